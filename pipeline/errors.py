@@ -1,0 +1,47 @@
+"""The exceptions, named by what the caller does about them.
+
+LeadtimeError                 base: its text is one clear line for people; the command line prints it and exits with 2
+├── UsageError                the request cannot be served as asked (missing file, wrong policy, busy port): change it
+├── Unreachable               Kafka or a registry does not answer: check the address, try again
+├── Retryable                 a provider could not do it now: try again after `retry_after` seconds
+├── Rejected                  a provider or an actuator will never do this: do not try again
+├── Poison                    one record cannot be read: put it aside with its reason, go on with its neighbours
+└── Fenced                    a successor owns this partition: end the process, publish nothing more
+"""
+
+
+class LeadtimeError(Exception):
+    """Base of all errors that we raise on purpose."""
+
+
+class UsageError(LeadtimeError):
+    """What was asked for cannot be done as asked."""
+
+
+class Unreachable(LeadtimeError):
+    """A peer does not answer."""
+
+
+class Retryable(LeadtimeError):
+    """Try again after `retry_after` seconds."""
+
+    def __init__(self, message: str, retry_after: float) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class Rejected(LeadtimeError):
+    """Will never succeed: do not retry."""
+
+
+class Poison(LeadtimeError):
+    """One record that cannot be read; `reason` is the short code that its dead letter carries."""
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        super().__init__(f"{reason}: {detail}" if detail else reason)
+        self.reason = reason
+        self.detail = detail
+
+
+class Fenced(LeadtimeError):
+    """A successor has taken this partition over."""
