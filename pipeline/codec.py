@@ -1,0 +1,190 @@
+"""Avro on the wire, one record at a time; batches of raw records are in `decode`.
+
+Two framings, told apart by their first byte and both readable everywhere:
+- single-object encoding: `C3 01`, the schema's CRC-64-AVRO fingerprint (8 bytes, little-endian), the body
+  (Avro specification 1.12, "Single-object encoding"); needs no registry and is the default;
+- Confluent wire format: `00`, the schema's id in a registry (4 bytes, big-endian), the body; written when a
+  registry's URL is set.
+"""
+
+import io
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, cast
+
+from confluent_kafka.schema_registry import Schema, SchemaRegistryClient
+from confluent_kafka.schema_registry.error import SchemaRegistryError
+from fastavro import parse_schema, schemaless_reader, schemaless_writer
+from fastavro.schema import fingerprint, to_parsing_canonical_form
+
+import schemas
+from pipeline.errors import Poison, Unreachable
+
+SINGLE_OBJECT = b"\xc3\x01"
+CONFLUENT = b"\x00"
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Writer:
+    """The schema that a record was written with.
+
+    Attributes:
+        name: of the record, as the folder in `schemas/` is called.
+        version: as published; None for one that only a registry knows.
+        schema: as JSON.
+        parsed: as fastavro wants it.
+        prefix: the single-object header.
+    """
+
+    name: str
+    version: int | None
+    schema: Mapping[str, Any]
+    parsed: Any
+    prefix: bytes
+
+
+def _writer(name: str, version: int | None, schema: dict[str, Any]) -> Writer:
+    crc = fingerprint(to_parsing_canonical_form(schema), "CRC-64-AVRO")
+    # fastavro gives the fingerprint's bytes in little-endian order already, as hex.
+    return Writer(name, version, schema, parse_schema(schema), SINGLE_OBJECT + bytes.fromhex(crc))
+
+
+@cache
+def published(name: str) -> Writer:
+    """The newest version of a record's schema: what is written, and what readers see."""
+    return _published()[name][-1]
+
+
+@cache
+def _published() -> dict[str, list[Writer]]:
+    return {
+        name: [_writer(name, number, schema) for number, schema in schemas.versions(name).items()]
+        for name in schemas.names()
+    }
+
+
+@cache
+def _by_prefix() -> dict[bytes, Writer]:
+    return {writer.prefix: writer for group in _published().values() for writer in group}
+
+
+@cache
+def _by_full_name() -> dict[str, str]:
+    """Record names by the schema's full name: `leadtime.Metric` -> `metric`."""
+    return {
+        f"{group[-1].schema['namespace']}.{group[-1].schema['name']}": name
+        for name, group in _published().items()
+    }
+
+
+class Codec:
+    """Encodes with one framing, decodes both.
+
+    Args:
+        registry_url: of a Confluent-compatible schema registry; None: single-object encoding.
+    """
+
+    def __init__(self, registry_url: str | None = None) -> None:
+        self.registry_url = registry_url
+        self._registry = SchemaRegistryClient({"url": registry_url}) if registry_url else None
+        self._prefixes: dict[str, bytes] = {}
+        self._by_id: dict[bytes, Writer] = {}
+
+    def prefix(self, name: str) -> bytes:
+        """What stands before the body of each record of that name.
+
+        Raises:
+            Unreachable: the registry does not answer, or refuses the schema.
+        """
+        if name not in self._prefixes:
+            writer = published(name)
+            if self._registry is None:
+                self._prefixes[name] = writer.prefix
+            else:
+                try:
+                    number = self._registry.register_schema(
+                        f"leadtime.{name}", Schema(json.dumps(writer.schema), "AVRO")
+                    )
+                except (SchemaRegistryError, OSError) as error:
+                    raise Unreachable(f"schema registry {self.registry_url}: {error}") from None
+                self._prefixes[name] = CONFLUENT + number.to_bytes(4, "big")
+        return self._prefixes[name]
+
+    def encode(self, name: str, record: Record) -> bytes:
+        """One record on the wire.
+
+        Raises:
+            ValueError: a field is missing or has the wrong type.
+        """
+        out = io.BytesIO()
+        out.write(self.prefix(name))
+        schemaless_writer(out, published(name).parsed, record)
+        return out.getvalue()
+
+    def split(self, data: bytes) -> tuple[Writer, int]:
+        """The schema that a message was written with, and where its body begins.
+
+        Raises:
+            Poison: `empty`, `unknown-framing` or `unknown-schema`.
+        """
+        if data[:2] == SINGLE_OBJECT:
+            writer = _by_prefix().get(bytes(data[:10]))
+            if writer is None:
+                raise Poison("unknown-schema", f"fingerprint {bytes(data[2:10]).hex()}")
+            return writer, 10
+        if data[:1] == CONFLUENT:
+            return self._registered(bytes(data[1:5])), 5
+        raise Poison("unknown-framing" if data else "empty", f"first bytes {bytes(data[:2]).hex()}")
+
+    def _registered(self, number: bytes) -> Writer:
+        if number not in self._by_id:
+            if self._registry is None or len(number) < 4:
+                raise Poison("unknown-schema", "a registry's id, and no registry is set")
+            try:
+                schema = json.loads(str(self._registry.get_schema(int.from_bytes(number, "big")).schema_str))
+            except SchemaRegistryError as error:
+                if error.http_status_code != 404:
+                    raise Unreachable(f"schema registry {self.registry_url}: {error}") from None
+                raise Poison("unknown-schema", f"id {int.from_bytes(number, 'big')}") from None
+            except OSError as error:
+                raise Unreachable(f"schema registry {self.registry_url}: {error}") from None
+            name = _by_full_name().get(f"{schema.get('namespace')}.{schema.get('name')}")
+            if name is None:
+                raise Poison("unknown-schema", f"a record {schema.get('name')!r}")
+            self._by_id[number] = _writer(name, None, schema)
+        return self._by_id[number]
+
+    def decode(self, data: bytes) -> tuple[str, Record]:
+        """The record's name and its fields, by the newest schema (defaults filled).
+
+        Raises:
+            Poison: `empty`, `unknown-framing`, `unknown-schema`, `truncated` or `overlong`.
+        """
+        writer, start = self.split(data)
+        return writer.name, decode_body(writer, data[start:])
+
+
+def decode_body(writer: Writer, body: bytes) -> Record:
+    """One Avro body, read by the newest schema.
+
+    Raises:
+        Poison: `truncated` (or otherwise not such a body) or `overlong`.
+    """
+    stream = io.BytesIO(body)
+    try:
+        reader = published(writer.name)
+        record = schemaless_reader(stream, writer.parsed, None if reader is writer else reader.parsed)
+    except (EOFError, ValueError, IndexError, KeyError, OverflowError, UnicodeDecodeError, TypeError) as error:
+        raise Poison("truncated", f"{type(error).__name__}: {error}") from None
+    except MemoryError:
+        raise Poison("truncated", "a length beyond memory") from None
+    if stream.tell() != len(body):
+        raise Poison("overlong", f"{len(body) - stream.tell()} bytes after the record")
+    return cast("Record", record)
+
+
+DEFAULT = Codec()
+encode, decode = DEFAULT.encode, DEFAULT.decode

@@ -1,0 +1,104 @@
+"""One frozen settings object; the environment and the secrets' files are read here, once, and nowhere else."""
+
+import json
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from pipeline.errors import UsageError
+
+DEMO_PSEUDONYM_KEY = "leadtime-demo-pseudonym-key-not-a-secret"
+
+
+class PseudonymKey(BaseSettings):
+    """A secret for pseudonyms and the first tick (unix seconds of event time) at which it is used."""
+
+    model_config = SettingsConfigDict(frozen=True)
+
+    key_id: str
+    secret: SecretStr
+    valid_from: int = 0
+
+
+class Settings(BaseSettings):
+    """All that can be set, from `LEADTIME_*` in the environment; an argument of the command line wins."""
+
+    model_config = SettingsConfigDict(env_prefix="LEADTIME_", frozen=True, extra="forbid")
+
+    bootstrap: str | None = None
+    """Address of a Kafka cluster, host:port[,host:port]; none: the embedded one is started."""
+    kafka: dict[str, str] = {}
+    """More client options by their librdkafka names (security.protocol, sasl.*, ssl.*), as a JSON object."""
+    registry_url: str | None = None
+    """A Confluent-compatible schema registry; none: Avro single-object encoding."""
+    prefix: str = ""
+    """Put before every topic, consumer group and transactional id: several installations on one cluster."""
+    partitions: int = Field(default=4, ge=1, le=1024)
+    """Of every partitioned topic; fixed for the life of an installation (a user belongs to one partition)."""
+    replication: int = Field(default=1, ge=1)
+    data_dir: Path = Path(".leadtime")
+    """Where the embedded broker, the local provider and generated keys keep their files."""
+
+    tick_s: int = Field(default=60, ge=1, le=3600)
+    lateness_s: int = Field(default=0, ge=0)
+    """How far event time must have passed a tick's end before its frame closes."""
+    idle_s: float = Field(default=10.0, gt=0)
+    """A live partition without records for so long by the wall clock gets a watermark record."""
+    max_age_s: float = Field(default=7 * 86400.0, gt=0)
+    """A record older than its produce time by more is refused (a week: a producer's backlog after an outage)."""
+    max_ahead_s: float = Field(default=300.0, ge=0)
+    """A record stamped later than its produce time by more is refused (5 minutes: clocks drift)."""
+
+    model: str | None = None
+    """Folder of a released model; none: the newest in models/released/."""
+    scenarios: int = Field(default=4096, ge=64)
+    """Per app and tick: 4,096 leave 41 scenarios above the 99 % bound, 4 above 99.9 %."""
+    seed: int = 0
+    user_capacity: int = Field(default=2_000_000, ge=1)
+    """Users whose state one partition keeps at most (2.5 KB each)."""
+    snapshot_frames: int = Field(default=16, ge=1)
+    """Messages folded between two snapshots: what a successor folds again at most."""
+    event_time: bool = False
+    """The clock of actuators and of waiting is the topics' (replay), not the wall's (live)."""
+    observation_wait_s: float = Field(default=5.0, ge=0)
+    """How long a plan waits for its actuator's last observation (live); a replay waits as long as it takes."""
+    hold_after_s: float = Field(default=30.0, gt=0)
+    """A tick that lacks a shard for so long by the wall clock brings a hold notice."""
+
+    pseudonym_keys: tuple[PseudonymKey, ...] = ()
+    """Keys by `valid_from`; none: a fixed demo key, refused outside demo and tests unless data is already public."""
+    signing_key_file: Path | None = None
+    """Ed25519 private key (PEM) that signs commands; none: made in data_dir at first use."""
+    demo_keys: bool = False
+    """Fixed pseudonym and signing keys, so that two runs give the same bytes. Demo and tests only."""
+    metrics_port: int | None = None
+    """Serve Prometheus metrics on this loopback port."""
+
+    @field_validator("pseudonym_keys", mode="before")
+    @classmethod
+    def _keys(cls, value: Any) -> Any:
+        if isinstance(value, str) and Path(value).is_file():
+            value = json.loads(Path(value).read_text())
+        return value
+
+    @cached_property
+    def group(self) -> str:
+        """Prefix of consumer groups and transactional ids."""
+        return f"{self.prefix}leadtime"
+
+
+def load(**overrides: Any) -> Settings:
+    """Settings from the environment with what is not None in `overrides` put over it.
+
+    Raises:
+        UsageError: a value is not allowed; one line that names it.
+    """
+    try:
+        return Settings(**{key: value for key, value in overrides.items() if value is not None})
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"])
+        raise UsageError(f"setting {name}: {first['msg']}") from None
