@@ -1,0 +1,298 @@
+"""A cloud in this process: start-up times, failed launches, spot interruptions, draining, and the bill.
+
+Nothing happens by itself: a target's life is a discrete-event simulation on event time. Each instance draws
+its whole fate when it is launched (when it is ready or fails, when it is interrupted), from its serial number
+and the seed alone, so that the answer at a moment does not depend on how often, or in which steps, was asked
+before. An instance that fails or is interrupted is followed by a successor, so that the desired count is
+reached again.
+
+State is one JSON file a target, replaced whole, after each change: killed between any two lines it is as it
+was before the command or after it, and the repeated command is answered with the stored result.
+"""
+
+import fcntl
+import time
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import asdict
+from hashlib import blake2b
+from math import exp, inf, log
+from pathlib import Path
+from urllib.parse import quote
+
+from pipeline.actuators.provider import Observation, Provider, Record, Result
+from pipeline.actuators.simulated import Faults, Instance, LocalOffer, State
+from pipeline.commands import Target
+from pipeline.errors import Rejected, Retryable, UsageError
+
+KEPT_S = 86_400.0
+"""How far back of the last change a target can be observed: a restarted actuator observes its last ticks
+again (a few minutes); a day is ample and bounds the file."""
+KEPT_RESULTS = 64
+"""Results kept per target; an older repeat is refused by its epoch."""
+
+
+class LocalProvider(Provider):
+    """The simulated cloud of one folder.
+
+    Args:
+        folder: of its state; one process at a time uses it.
+        tick_s: for the ticks from which an offer's versions are valid.
+        seed: of every draw.
+        faults: what goes wrong.
+        sleep: how a hanging call spends its time.
+
+    Raises:
+        UsageError: another process uses the folder.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        tick_s: int,
+        seed: int = 0,
+        faults: Faults | None = None,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self.folder, self.tick_s, self.seed, self.sleep = folder, tick_s, seed, sleep
+        self.faults = faults or Faults()
+        folder.mkdir(parents=True, exist_ok=True)
+        self._lock = (folder / "lock").open("w")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self._lock.close()
+            raise UsageError(f"another actuator uses {folder}: stop it first") from None
+        self._offers: dict[str, list[LocalOffer]] = {}
+        self._saved: dict[str, State | None] = {}
+        self._views: dict[str, State] = {}
+
+    def close(self) -> None:
+        """Let another process use the folder."""
+        self._lock.close()
+
+    def offered(self, price: Record) -> None:
+        """Keep every version of an offer; the newest that is valid at a launch decides its fate."""
+        versions = self._offers.setdefault(price["offer_id"], [])
+        offer = LocalOffer.of(price)
+        versions[:] = sorted(
+            [*(known for known in versions if known.version != offer.version), offer],
+            key=lambda known: (known.valid_from_tick, known.version),
+        )
+
+    def start(self, target: Target, count: int, at_s: float) -> None:
+        """Begin with so many ready instances at `at_s`; a target that is known already stays as it is."""
+        if self._load(target.ref) is not None:
+            return
+        state = State(started_s=at_s, clock_s=at_s, desired=count, changes=[(at_s, 1, "")])
+        for _ in range(count):
+            self._launch(state, target, at_s, running=True)
+        self._save(target.ref, state)
+
+    def apply(self, command: Record, now_s: float) -> Result:
+        """Grow by launching, shrink by draining; see `Provider.apply`."""
+        target = Target.of(command)
+        stored = self._load(target.ref)
+        if stored is not None and command["id"] in stored.results:
+            return Result(**stored.results[command["id"]])
+        offer = self._offer(target, now_s)
+        self._misbehave(target, command, now_s)
+        if stored is not None and command["epoch"] < stored.epoch:
+            raise Rejected("older-epoch")
+        if (
+            offer.tier == "RESERVED"
+            and offer.owned_count is not None
+            and command["desired"] > offer.owned_count
+        ):
+            raise Rejected(f"only {offer.owned_count} are reserved")
+        state = deepcopy(self._at(target, now_s)) or State(started_s=now_s, clock_s=now_s)
+        now_s = max(now_s, state.clock_s)
+        state.clock_s, state.epoch = now_s, command["epoch"]
+        before, generation = state.desired, state.changes[-1][1] if state.changes else 0
+        state.desired = command["desired"]
+        for _ in range(before, state.desired):
+            self._launch(state, target, now_s)
+        self._release(state, now_s, before - state.desired, command["drain_s"], command["victim_rule"])
+        if state.desired != before or not state.changes:
+            state.changes.append((now_s, generation + 1, command["id"]))
+        result = Result(before, state.desired, now_s, state.changes[-1][1], f"local-{command['id'][:8]}")
+        state.results[command["id"]] = asdict(result)
+        self._forget(state, offer)
+        self._save(target.ref, state)
+        return result
+
+    def observe(self, target: Target, now_s: float, since_s: float | None = None) -> Observation:
+        """Any moment from a day before the last change on."""
+        offer = self._offer(target, now_s)
+        state = self._at(target, now_s)
+        if state is None:
+            return Observation(0, 0, offer.allocatable, generation=0, least_ready=0, billed_h=0.0)
+        states = [instance.state(now_s) for instance in state.instances]
+        current = next((change for change in reversed(state.changes) if change[0] <= now_s), (now_s, 0, ""))
+        return Observation(
+            ready=states.count("ready"),
+            pending=states.count("pending"),
+            draining=states.count("draining"),
+            failed=states.count("failed"),
+            interrupted=states.count("interrupted"),
+            allocatable=offer.allocatable,
+            generation=current[1],
+            command_id=current[2],
+            pending_ready_s=tuple(
+                sorted(
+                    self._remaining_s(offer, now_s - instance.requested_s)
+                    for instance, what in zip(state.instances, states, strict=True)
+                    if what == "pending"
+                )
+            ),
+            least_ready=None if since_s is None else self.least_ready(target, since_s, now_s),
+            billed_h=self._billed_s(state, offer, now_s) / 3600,
+        )
+
+    def least_ready(self, target: Target, from_s: float, to_s: float) -> int:
+        """The least number of ready instances at any moment of [from_s, to_s)."""
+        state = self._at(target, to_s)
+        if state is None:
+            return 0
+        # The number falls only where an instance leaves, so the least is at the start or at such a moment.
+        moments = {from_s}
+        for one in state.instances:
+            moments.update(at_s for at_s in (one.leaves_s, one.released_s) if from_s < at_s < to_s)
+        return min(sum(one.state(at_s) == "ready" for one in state.instances) for at_s in moments)
+
+    def billed_h(self, target: Target, now_s: float) -> float:
+        """Instance-hours billed up to `now_s`.
+
+        On-demand and spot: from the launch request to the end, each at least the offer's billing minimum.
+        Reserved: all that is owned, since the target's start, used or not.
+        """
+        return self.observe(target, now_s).billed_h or 0.0
+
+    # The simulation.
+
+    def _at(self, target: Target, now_s: float) -> State | None:
+        """The target's state with all that has happened up to `now_s`; None before its start."""
+        view = self._views.get(target.ref)
+        if view is None or view.clock_s > now_s:
+            saved = self._load(target.ref)
+            if saved is None:
+                return None
+            view = self._views[target.ref] = deepcopy(saved)
+        while True:
+            leaving = [
+                one
+                for one in view.instances
+                if one.leaves_s <= now_s and one.leaves_s < one.released_s and not one.succeeded
+            ]
+            if not leaving:
+                break
+            first = min(leaving, key=lambda one: (one.leaves_s, one.serial))
+            first.succeeded = True
+            self._launch(view, target, first.leaves_s)
+        view.clock_s = max(view.clock_s, now_s)
+        return view
+
+    def _launch(self, state: State, target: Target, at_s: float, *, running: bool = False) -> None:
+        """Add one instance; `running`: it is ready at once."""
+        offer, faults = self._offer(target, at_s), self.faults
+        state.serial += 1
+
+        def draw(what: str) -> float:
+            return self._uniform(target.ref, str(state.serial), what)
+
+        startup_s = exp(offer.startup().inv_cdf(draw("startup"))) * faults.startup
+        failure = offer.launch_failure if faults.launch_failure is None else faults.launch_failure
+        lasting = target.ref in faults.permanent
+        ready_s = at_s if running else at_s + startup_s
+        if not running and (lasting or draw("failure") < failure):
+            given_up_s = inf if lasting else ready_s + faults.launch_retry_s
+            state.instances.append(Instance(state.serial, at_s, inf, leaves_s=given_up_s, ends_s=ready_s))
+            return
+        rate = faults.interruption_h if faults.interruption_h is not None and offer.tier == "SPOT" else None
+        rate = offer.interruption_h if rate is None else rate
+        # Exponential by inversion: -ln(1 - u) / rate; u < 1.
+        notice_s = ready_s - log(1.0 - draw("interruption")) / rate * 3600 if rate > 0 else inf
+        state.instances.append(
+            Instance(state.serial, at_s, ready_s, leaves_s=notice_s, ends_s=notice_s + offer.notice_s)
+        )
+
+    def _release(self, state: State, now_s: float, count: int, drain_s: float, rule: str) -> None:
+        """Let `count` go: first what does not serve (failed, pending), then ready ones by the victim rule."""
+        rank = {"failed": 0, "pending": 1, "ready": 2}
+        age = 1 if rule == "OLDEST" else -1
+        live = [one for one in state.instances if one.state(now_s) in rank]
+        live.sort(key=lambda one: (rank[one.state(now_s)], age * one.serial))
+        for one in live[: max(count, 0)]:
+            one.drain_s = drain_s if one.state(now_s) == "ready" else 0.0
+            one.released_s = now_s
+
+    def _remaining_s(self, offer: LocalOffer, age_s: float) -> float:
+        """How long a pending instance of that age takes at most, with 99 %: what anybody can know of it.
+
+        The quantile of a start-up time T given T > age: F⁻¹(F(age) + 0.99 (1 − F(age))) − age.
+        """
+        startup = offer.startup()
+        passed = startup.cdf(log(age_s / self.faults.startup)) if age_s > 0 else 0.0
+        level = min(passed + 0.99 * (1 - passed), 1 - 1e-12)
+        return max(exp(startup.inv_cdf(level)) * self.faults.startup - age_s, 0.0)
+
+    def _billed_s(self, state: State, offer: LocalOffer, now_s: float) -> float:
+        if offer.tier == "RESERVED":
+            return (offer.owned_count or 0) * max(now_s - state.started_s, 0.0)
+        return state.billed_s + sum(
+            max(min(one.end_s, now_s) - one.requested_s, offer.billing_min_s)
+            for one in state.instances
+            if one.requested_s <= now_s
+        )
+
+    def _forget(self, state: State, offer: LocalOffer) -> None:
+        """Drop what ended long ago; its bill stays."""
+        horizon_s = state.clock_s - KEPT_S
+        kept: list[Instance] = []
+        for one in state.instances:
+            if max(one.end_s, min(one.leaves_s, one.released_s)) < horizon_s:
+                state.billed_s += max(one.end_s - one.requested_s, offer.billing_min_s)
+            else:
+                kept.append(one)
+        state.instances = kept
+        recent = [change for change in state.changes[:-1] if change[0] >= horizon_s]
+        state.changes = [*recent, state.changes[-1]]
+        state.results = dict(list(state.results.items())[-KEPT_RESULTS:])
+
+    def _misbehave(self, target: Target, command: Record, now_s: float) -> None:
+        """The faults of one call; drawn by command and moment, so that a retry has its own luck."""
+        if target.ref in self.faults.rejected:
+            raise Rejected("rejected by configuration")
+        if self._uniform(command["id"], repr(now_s), "hang") < self.faults.hang:
+            self.sleep(self.faults.hang_s)
+            raise Retryable("gave no answer", self.faults.retry_after_s)
+        if self._uniform(command["id"], repr(now_s), "unavailable") < self.faults.unavailable:
+            raise Retryable("unavailable", self.faults.retry_after_s)
+
+    def _uniform(self, *key: str) -> float:
+        """A number in (0, 1) that is a function of the seed and the key alone: 53 bits of BLAKE2b."""
+        digest = blake2b("\n".join((str(self.seed), *key)).encode(), digest_size=8).digest()
+        return (int.from_bytes(digest, "big") // 2**11 + 0.5) / 2**53
+
+    def _offer(self, target: Target, at_s: float) -> LocalOffer:
+        versions = self._offers.get(target.offer_id)
+        if not versions:
+            raise Rejected(f"no offer {target.offer_id!r}")
+        valid = [offer for offer in versions if offer.valid_from_tick * self.tick_s <= at_s]
+        return valid[-1] if valid else versions[0]
+
+    # The files.
+
+    def _path(self, ref: str) -> Path:
+        return self.folder / f"{quote(ref, safe='')}.json"
+
+    def _load(self, ref: str) -> State | None:
+        if ref not in self._saved:
+            path = self._path(ref)
+            self._saved[ref] = State.read(path) if path.exists() else None
+        return self._saved[ref]
+
+    def _save(self, ref: str, state: State) -> None:
+        state.write(self._path(ref))
+        self._saved[ref], self._views[ref] = state, deepcopy(state)

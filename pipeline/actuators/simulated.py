@@ -1,0 +1,174 @@
+"""What the local provider simulates: an offer's figures, the faults, one instance's fate, one target's
+state."""
+
+import json
+import os
+from dataclasses import asdict, dataclass, field
+from math import inf, log
+from pathlib import Path
+from statistics import NormalDist
+from typing import Any
+
+from pipeline.actuators.provider import Record
+from pipeline.errors import UsageError
+
+Z99 = NormalDist().inv_cdf(0.99)
+
+
+@dataclass(frozen=True)
+class Faults:
+    """What goes wrong, injected by configuration; the defaults follow the offer's own figures.
+
+    Attributes:
+        startup: factor on every start-up time.
+        launch_failure: probability that a launch fails; None: the offer's.
+        launch_retry_s: after a failure, until the next attempt.
+        permanent: targets (`app/offer`) whose launches always fail, and are not tried again.
+        interruption_h: interruptions per hour of every spot instance; None: the offer's.
+        rejected: targets whose commands are rejected.
+        unavailable: probability that one call of `apply` is answered with `Retryable`.
+        retry_after_s: which then asks for so much patience.
+        hang: probability that one call of `apply` hangs for `hang_s` (wall clock) and then fails as
+            `Retryable`.
+    """
+
+    startup: float = 1.0
+    launch_failure: float | None = None
+    launch_retry_s: float = 60.0
+    permanent: frozenset[str] = frozenset()
+    interruption_h: float | None = None
+    rejected: frozenset[str] = frozenset()
+    unavailable: float = 0.0
+    retry_after_s: float = 30.0
+    hang: float = 0.0
+    hang_s: float = 60.0
+
+    @classmethod
+    def read(cls, path: Path) -> "Faults":
+        """From a JSON object of the attributes; the defaults where there is no file.
+
+        Raises:
+            UsageError: not such an object.
+        """
+        if not path.exists():
+            return cls()
+        try:
+            values = json.loads(path.read_text())
+            sets = {name: frozenset(values[name]) for name in ("permanent", "rejected") if name in values}
+            return cls(**values | sets)
+        except (ValueError, TypeError) as error:
+            raise UsageError(f"faults in {path}: {error}") from None
+
+
+@dataclass(frozen=True)
+class LocalOffer:
+    """One version of an offer: what the simulation needs of a `price` record."""
+
+    valid_from_tick: int
+    version: int
+    tier: str
+    allocatable: dict[str, float]
+    startup_p50_s: float
+    startup_p99_s: float
+    launch_failure: float
+    interruption_h: float
+    notice_s: float
+    billing_min_s: float
+    owned_count: int | None
+
+    @classmethod
+    def of(cls, price: Record) -> "LocalOffer":
+        """From a decoded `price`."""
+        overhead = {item["metric"]: item["value"] for item in price["reserved_overhead"]}
+        return cls(
+            valid_from_tick=price["valid_from_tick"],
+            version=price["version"],
+            tier=price["tier"],
+            allocatable={c["metric"]: c["value"] - overhead.get(c["metric"], 0.0) for c in price["capacity"]},
+            startup_p50_s=price["startup_p50_s"],
+            startup_p99_s=price["startup_p99_s"],
+            launch_failure=price["launch_failure"],
+            interruption_h=price["interruption"] if price["tier"] == "SPOT" else 0.0,
+            notice_s=price["notice_s"],
+            billing_min_s=price["billing_min_s"],
+            owned_count=price["owned_count"],
+        )
+
+    def startup(self) -> NormalDist:
+        """Distribution of the logarithm of the start-up time: lognormal through the offer's median and 99
+        %."""
+        median = max(self.startup_p50_s, 1e-3)
+        return NormalDist(log(median), max(log(max(self.startup_p99_s, median) / median) / Z99, 1e-9))
+
+
+@dataclass
+class Instance:
+    """One instance's fate; times are event time in unix seconds, infinite where it never happens.
+
+    Attributes:
+        ready_s: infinite where the launch fails.
+        leaves_s: no longer counted on: when its interruption is announced, or a failed launch is given up.
+            Then its successor is launched.
+        ends_s: not there any more by itself (failed, or taken at the end of its notice), and not billed
+            after.
+        released_s, drain_s: chosen by a shrink, and for how long it then drains.
+        succeeded: the successor is launched.
+    """
+
+    serial: int
+    requested_s: float
+    ready_s: float
+    leaves_s: float
+    ends_s: float
+    released_s: float = inf
+    drain_s: float = 0.0
+    succeeded: bool = False
+
+    def state(self, at_s: float) -> str:
+        """One of Observation's five, or "" while it does not exist."""
+        if at_s < self.requested_s or at_s >= max(self.leaves_s, self.ends_s):
+            return ""
+        if at_s >= self.released_s:
+            return "draining" if at_s < self.end_s else ""
+        if at_s >= self.ends_s:
+            return "failed"
+        if at_s >= self.leaves_s:
+            return "interrupted"
+        return "ready" if at_s >= self.ready_s else "pending"
+
+    @property
+    def end_s(self) -> float:
+        """When it is gone for good, as far as is decided."""
+        return min(self.ends_s, self.released_s + self.drain_s)
+
+
+@dataclass
+class State:
+    """One target. `changes`: (event time, generation, command id), oldest first."""
+
+    started_s: float
+    clock_s: float
+    desired: int = 0
+    epoch: int = -1
+    serial: int = 0
+    billed_s: float = 0.0
+    instances: list[Instance] = field(default_factory=list[Instance])
+    changes: list[tuple[float, int, str]] = field(default_factory=list[tuple[float, int, str]])
+    results: dict[str, dict[str, Any]] = field(default_factory=dict[str, dict[str, Any]])
+
+    @classmethod
+    def read(cls, path: Path) -> "State":
+        """As `write` wrote it."""
+        values = json.loads(path.read_text())
+        values["instances"] = [Instance(**instance) for instance in values["instances"]]
+        values["changes"] = [(at_s, generation, command) for at_s, generation, command in values["changes"]]
+        return cls(**values)
+
+    def write(self, path: Path) -> None:
+        """Replace the file: written beside it, forced to disk, renamed over it."""
+        draft = path.with_suffix(".draft")
+        with draft.open("w") as file:
+            json.dump(asdict(self), file)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(path)

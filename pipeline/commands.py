@@ -1,0 +1,238 @@
+"""Commands: how one is made and signed, and when an actuator accepts one.
+
+A command is the record `command`: the desired absolute count of one target. What is signed, so that any
+language
+can do it: Ed25519 (RFC 8032) over the Avro binary body (no header) of the record, written with the schema
+version that its `schema_version` names, with an empty `signature`. `key_id` is inside and so is signed as
+well.
+
+An actuator judges, in this order (the first that fails is the result's `reason`):
+1. `forged`         no signature, a key that it does not trust, or a signature that does not fit;
+2. `replayed`       an id that it has accepted before;
+3. `older-epoch`    the target has followed a command of this epoch or a newer one;
+4. `expired`        event time has reached `expires`;
+5. `out-of-bounds`  `desired` outside [`min_allowed`, `max_allowed`], or negative;
+6. `conflict`       the target is no longer as the plan saw it: `expected_generation` differs.
+Only what is accepted moves the target's epoch, so an epoch never goes back, and a forged one moves nothing.
+"""
+
+import io
+from collections import OrderedDict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import cache
+from hashlib import blake2b
+from typing import Any
+
+from cryptography.exceptions import InvalidSignature
+from fastavro import parse_schema, schemaless_writer
+
+import schemas
+from pipeline.keys import Keyring, SigningKey
+
+Record = dict[str, Any]
+SCHEMA_VERSION = 1
+
+REMEMBERED = 100_000
+"""Accepted ids kept for the reason `replayed` (about 10 MB). An id older than these is refused all the same,
+as `older-epoch`: the epoch of a target is kept for good."""
+
+FINAL = frozenset({"APPLIED", "NOOP", "REFUSED", "FAILED", "PARTIAL"})
+"""Statuses after which nothing more happens to a command; RETRYING is the other."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a command changes: `ref` is `app/offer`; the rest says where it is."""
+
+    provider: str
+    ref: str
+    kind: str = "NODES"
+    account: str = ""
+    region: str = ""
+
+    @classmethod
+    def of(cls, command: Record) -> "Target":
+        """The target of a decoded command."""
+        return cls(**command["target"])
+
+    @property
+    def offer_id(self) -> str:
+        """What is bought: the part after the last slash (an app's name may have slashes, an offer's id has
+        none)."""
+        return self.ref.rpartition("/")[2]
+
+    @property
+    def app(self) -> str:
+        """For whom."""
+        return self.ref.rpartition("/")[0]
+
+    def record(self) -> Record:
+        """As in the schema."""
+        return {
+            "kind": self.kind,
+            "provider": self.provider,
+            "account": self.account,
+            "region": self.region,
+            "ref": self.ref,
+        }
+
+
+def command_id(plan_id: str, ref: str, desired: int) -> str:
+    """BLAKE2b (16 bytes, hex) of plan, target and count, each ended by a line feed: the same plan asks
+    once."""
+    return blake2b(f"{plan_id}\n{ref}\n{desired}\n".encode(), digest_size=16).hexdigest()
+
+
+def build(
+    *,
+    plan_id: str,
+    order: int,
+    target: Target,
+    desired: int,
+    bounds: tuple[int, int],
+    epoch: int,
+    issued_tick: int,
+    issued_s: float,
+    lifetime_s: float,
+    key: SigningKey,
+    resources: dict[str, float] | None = None,
+    drain_s: float = 0.0,
+    victim_rule: str = "NEWEST",
+    expected_generation: int | None = None,
+    dry_run: bool = False,
+) -> Record:
+    """A signed command.
+
+    Args:
+        bounds: least and greatest count allowed.
+        epoch: the plan's tick.
+        issued_s: event time from which it may be applied, unix seconds.
+        lifetime_s: it expires so many seconds later.
+        resources: per unit, by metric; for targets whose unit can be sized.
+        expected_generation: of the target as the plan saw it; None: whatever it is.
+    """
+    command: Record = {
+        "schema_version": SCHEMA_VERSION,
+        "id": command_id(plan_id, target.ref, desired),
+        "plan_id": plan_id,
+        "order": order,
+        "target": target.record(),
+        "offer_id": target.offer_id,
+        "desired": desired,
+        "min_allowed": bounds[0],
+        "max_allowed": bounds[1],
+        "resources": None
+        if resources is None
+        else [{"metric": metric, "value": value} for metric, value in sorted(resources.items())],
+        "drain_s": drain_s,
+        "victim_rule": victim_rule,
+        "expected_generation": expected_generation,
+        "epoch": epoch,
+        "issued_tick": issued_tick,
+        "not_before": datetime.fromtimestamp(issued_s, UTC),
+        "expires": datetime.fromtimestamp(issued_s + lifetime_s, UTC),
+        "dry_run": dry_run,
+        "key_id": key.key_id,
+        "signature": b"",
+    }
+    return sign(command, key)
+
+
+@cache
+def _schema(version: int) -> Any:
+    return parse_schema(dict(schemas.versions("command")[version]))
+
+
+def signed_bytes(command: Record) -> bytes:
+    """What the signature is over (see the module).
+
+    Raises:
+        KeyError: a schema version that was never published.
+    """
+    out = io.BytesIO()
+    schemaless_writer(out, _schema(command["schema_version"]), {**command, "signature": b""})
+    return out.getvalue()
+
+
+def sign(command: Record, key: SigningKey) -> Record:
+    """The command with that key's id and signature."""
+    command = {**command, "key_id": key.key_id}
+    return {**command, "signature": key.private.sign(signed_bytes(command))}
+
+
+def verify(command: Record, ring: Keyring) -> bool:
+    """Whether a trusted key signed exactly this."""
+    public = ring.get(command["key_id"])
+    if public is None:
+        return False
+    try:
+        public.verify(command["signature"], signed_bytes(command))
+    except (InvalidSignature, KeyError):
+        return False
+    return True
+
+
+@dataclass
+class Ledger:
+    """What an actuator has accepted: the newest epoch per target, and recent ids.
+
+    `epochs` never loses a target and never goes back; `ids` keeps the last `REMEMBERED`.
+    """
+
+    epochs: dict[str, int] = field(default_factory=dict[str, int])
+    ids: OrderedDict[str, None] = field(default_factory=OrderedDict[str, None])
+
+    def accept(self, ref: str, epoch: int, identity: str) -> None:
+        """Note an accepted command; noting it again, or out of order, changes nothing that matters."""
+        self.epochs[ref] = max(epoch, self.epochs.get(ref, epoch))
+        self.ids[identity] = None
+        if len(self.ids) > REMEMBERED:
+            self.ids.popitem(last=False)
+
+
+def refusal(
+    command: Record, *, now_s: float, ledger: Ledger, ring: Keyring, generation: int | None = None
+) -> str | None:
+    """Why a command is refused, or None when it is accepted. Pure: the caller notes it in the ledger.
+
+    Args:
+        now_s: event time, unix seconds.
+        ring: public keys by id.
+        generation: of the target now, where somebody else than this very command set it; None: not to be
+            compared.
+    """
+    if not verify(command, ring):
+        return "forged"
+    if command["id"] in ledger.ids:
+        return "replayed"
+    last = ledger.epochs.get(command["target"]["ref"])
+    if last is not None and command["epoch"] <= last:
+        return "older-epoch"
+    if now_s >= command["expires"].timestamp():
+        return "expired"
+    if not max(0, command["min_allowed"]) <= command["desired"] <= command["max_allowed"]:
+        return "out-of-bounds"
+    if (
+        None not in (generation, command["expected_generation"])
+        and generation != command["expected_generation"]
+    ):
+        return "conflict"
+    return None
+
+
+def final(results: Iterable[Record]) -> dict[str, Record]:
+    """What became of each command, by id: its last result, where a refusal never overrules what an actuator
+    did.
+
+    A worker that restarts publishes its last commands again, and an attacker can, or can put a known id on a
+    forged
+    one: each is answered with a refusal, as often as it comes, and says nothing about the command that was
+        accepted.
+    """
+    outcome: dict[str, Record] = {}
+    for result in results:
+        if result["status"] != "REFUSED" or result["command_id"] not in outcome:
+            outcome[result["command_id"]] = result
+    return outcome
