@@ -1,0 +1,194 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from models.features import CHANGE_FLOOR, STEPS, TINY
+from models.lstm import CAP_PEAKS, BehaviourModel, Network, State, state_bytes, tensorflow
+
+TICKS = 6
+USERS = 1000
+
+
+@pytest.fixture(scope="module")
+def model() -> BehaviourModel:
+    import keras
+
+    tensorflow()
+    keras.utils.set_random_seed(7)
+    network = Network()
+    rng = np.random.default_rng(7)
+    for variable in network.variables:  # wild weights: nothing is hidden by a zero
+        variable.assign(np.asarray(variable) + 0.1 * rng.standard_normal(variable.shape))
+    return BehaviourModel(network, {"model_id": "untrained"})
+
+
+def samples(seed: int = 0, users: int = USERS) -> tuple[Any, Any, Any]:
+    """Values (tick, user, 5) over many magnitudes with a fifth absent, events (tick, user, 4), saturated."""
+    rng = np.random.default_rng(seed)
+    values = rng.lognormal(0, 3, (TICKS, users, 5)).astype(np.float32)
+    values[rng.random(values.shape) < 0.2] = np.nan
+    events = rng.lognormal(0, 1, (TICKS, users, 4)).astype(np.float32)
+    events[rng.random(events.shape) < 0.2] = np.nan
+    return values, events, rng.random(values.shape) < 0.1
+
+
+def run(
+    model: BehaviourModel, values: Any, events: Any, saturated: Any, *, tick_s: int = 300
+) -> tuple[State, Any, Any]:
+    state, out = model.initial_state(values.shape[1]), (None, None)
+    for t in range(len(values)):
+        state, *out = model.step(state, values[t], events[t], saturated[t], tick=4_000_000 + t, tick_s=tick_s)
+    return state, out[0], out[1]
+
+
+def steady(value: float, ticks: int, users: int = 1) -> tuple[Any, Any, Any]:
+    values = np.full((ticks, users, 5), value, np.float32)
+    return values, np.full((ticks, users, 4), np.nan, np.float32), np.zeros(values.shape, bool)
+
+
+@pytest.mark.parametrize("n", [1, 7, 125, 1000])
+def test_a_row_does_not_depend_on_its_batch_to_the_bit(model: BehaviourModel, n: int) -> None:
+    values, events, saturated = samples()
+    state, forecast, _ = run(model, values, events, saturated)
+    rows = np.random.default_rng(n).permutation(USERS)[:n]
+    some, part, _ = run(model, values[:, rows], events[:, rows], saturated[:, rows])
+    for name, array in state.items():
+        np.testing.assert_array_equal(some[name], array[rows], err_msg=name)
+    for name in ("location", "scale", "offsets"):
+        np.testing.assert_array_equal(getattr(part, name), getattr(forecast, name)[rows], err_msg=name)
+
+
+def test_stream_and_training_are_the_same_network(model: BehaviourModel) -> None:
+    rng = np.random.default_rng(3)
+    h, c = (rng.standard_normal((9, 64)).astype(np.float32) for _ in range(2))
+    inputs = rng.standard_normal((9, 40, model.network.lstm.cell.kernel.shape[0])).astype(np.float32)
+    whole, last_h, last_c = model.network.sequence(inputs, h, c)
+    for t in range(inputs.shape[1]):
+        one, h, c = model.network.step(inputs[:, t], h, c)
+        np.testing.assert_allclose(np.asarray(one), np.asarray(whole)[:, t], atol=1e-5)
+    np.testing.assert_allclose(np.asarray(h), np.asarray(last_h), atol=1e-5)
+    np.testing.assert_allclose(np.asarray(c), np.asarray(last_c), atol=1e-5)
+
+
+def test_state_fits_its_budget(model: BehaviourModel) -> None:
+    state = model.initial_state(3)
+    assert sum(array.nbytes for array in state.values()) == 3 * state_bytes()
+    assert state_bytes() <= 2_500  # DESIGN 13
+    assert all(array.dtype == np.float32 for array in state.values())
+
+
+def test_no_retracing_and_no_change_of_the_given_state(model: BehaviourModel) -> None:
+    values, events, saturated = samples()
+    state = model.initial_state(USERS)
+    before = {name: array.copy() for name, array in state.items()}
+    for n, tick_s in ((1, 10), (50, 60), (1000, 300)):
+        part = {name: array[:n] for name, array in state.items()}
+        model.step(part, values[0, :n], events[0, :n], saturated[0, :n], tick=5, tick_s=tick_s)
+    assert model._graph.experimental_get_tracing_count() == 1  # pyright: ignore[reportPrivateUsage]
+    for name, array in before.items():
+        np.testing.assert_array_equal(state[name], array)
+
+
+def test_forecasts_are_finite_monotone_and_capped(model: BehaviourModel) -> None:
+    state, forecast, _ = run(model, *samples())
+    assert forecast.shape == (USERS, 5, STEPS)
+    assert forecast.offsets.dtype == np.float16
+    seen = state["seen"] > 0
+    assert np.isfinite(forecast.grid()[seen]).all()
+    assert (np.diff(forecast.offsets[seen].astype(np.float32)) >= 0).all()
+    unit = np.maximum(state["root_change"] ** 2, CHANGE_FLOOR * state["level"] + TINY)
+    ceiling = CAP_PEAKS * (state["peak"] + unit)[seen][:, None] * (1 + 1e-6)
+    location_or_cap = np.maximum(forecast.location[seen], ceiling)
+    # float16 keeps 11 bits of an offset; the cap is in the offsets
+    slack = forecast.scale[seen] * np.abs(forecast.offsets[seen].astype(np.float32)).max(-1) * 2**-10
+    assert (forecast.at(3.5)[seen] <= location_or_cap + slack).all()
+
+
+def test_a_metric_never_seen_is_not_forecast(model: BehaviourModel) -> None:
+    values, events, saturated = steady(3.0, 4, users=2)
+    values[:, 0, 1] = np.nan
+    values[1:, 1, 2] = np.nan  # seen once, then silent: forecast from then on
+    _, forecast, _ = run(model, values, events, saturated)
+    assert np.isnan(forecast.location[0, 1]).all()
+    assert not np.isnan(np.delete(forecast.location[0], 1, axis=0)).any()
+    assert not np.isnan(forecast.location[1]).any()
+
+
+def test_running_statistics() -> None:
+    network = Network()
+    model = BehaviourModel(network, {"model_id": "fresh"})
+    values, events, saturated = steady(4.0, 3)
+    values[1:, 0, 0] = (6.0, 3.0)
+    state, _, _ = run(model, values, events, saturated)
+    at = {name: array[0, 0] for name, array in state.items() if array.ndim == 2}
+    assert at["last"] == 3
+    assert at["seen"] == at["ticks"] == 3
+    assert at["level"] == pytest.approx((4 + 6 + 3) / 3, rel=1e-6)  # plain mean until a day has passed
+    assert at["peak"] == pytest.approx(6 * 0.5 ** (300 / (7 * 86_400)), rel=1e-6)
+    # prior 0.1 * 4 counts as two samples: changes 2 at weight 1/3, then 3 at weight 1/4
+    first = 0.4 + (2 - 0.4) / 3
+    assert at["change"] == pytest.approx(first + (3 - first) / 4, rel=1e-6)
+    assert at["repeats"] == 0
+    assert state["repeats"][0, 1] == pytest.approx(1 - 1 / 3)  # the first sample has no one before it
+
+
+def test_seasonal_memory_holds_the_half_hour_of_the_day(model: BehaviourModel) -> None:
+    state = model.initial_state(1)
+    _, events, saturated = steady(0.0, 1)
+    day = 86_400 // 1_800
+    for tick, value in ((10, 2.0), (10 + day, 6.0), (11, 9.0)):
+        state, _, _ = model.step(
+            state, np.full((1, 5), value, np.float32), events[0], saturated[0], tick=tick, tick_s=1_800
+        )
+    assert state["seasonal"][0, 10].tolist() == [4.0] * 5  # mean of 2 and 6
+    assert state["seasonal"][0, 11].tolist() == [9.0] * 5
+    assert np.isnan(state["seasonal"][0, 12]).all()
+
+
+def test_saturated_samples_do_not_pull_demand_down(model: BehaviourModel) -> None:
+    values, events, saturated = steady(10.0, 3)
+    values[2, 0, :2] = (4.0, 12.0)
+    saturated[2] = True
+    state, _, flags = run(model, values, events, saturated)
+    assert state["last"][0, 0] == pytest.approx(10 - 0.05 * 6)
+    assert state["last"][0, 1] == 12
+    assert flags["censored"].all()
+    values[2] = np.nan
+    assert not run(model, values, events, saturated)[2]["censored"].any()
+
+
+def test_cold_start_is_said(model: BehaviourModel) -> None:
+    _, _, early = run(model, *steady(1.0, 11))
+    _, _, warm = run(model, *steady(1.0, 12))
+    assert early["cold_start"].tolist() == [True]
+    assert warm["cold_start"].tolist() == [False]
+
+
+def test_saved_and_loaded_bit_for_bit(model: BehaviourModel, tmp_path: Path) -> None:
+    model.save(tmp_path / "m")
+    again = BehaviourModel.load(tmp_path / "m")
+    assert again.model_id == "untrained"
+    a, b = (run(m, *samples(users=5))[1] for m in (model, again))
+    np.testing.assert_array_equal(a.offsets, b.offsets)
+    np.testing.assert_array_equal(a.location, b.location)
+
+
+def test_what_is_no_model_is_refused(model: BehaviourModel, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="holds no model"):
+        BehaviourModel.load(tmp_path)
+    model.save(tmp_path)
+    facts = json.loads((tmp_path / "model.json").read_text())
+    (tmp_path / "model.json").write_text(json.dumps(facts | {"weights_sha256": "0" * 64}))
+    with pytest.raises(ValueError, match="is not the file"):
+        BehaviourModel.load(tmp_path)
+
+
+def test_tensorflow_loads_silently_and_late() -> None:
+    code = "import sys, models.lstm; assert 'tensorflow' not in sys.modules; models.lstm.Network()"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout + done.stderr == ""
