@@ -21,7 +21,7 @@ from models.distribution import LEVELS, Z_MAX, Z_STEP, QuantileFunction
 CELLS: Final = LEVELS - 1  # intervals of the grid
 TOP: Final = np.nextafter(np.float32(CELLS), np.float32(0))  # the largest position whose cell is the last
 # Bytes of one array of normal scores. NumPy: 24 rows × 4,096 scenarios × 4 bytes = 384 KiB, one user, stays
-# in a core's cache; CuPy: 64 MiB, some 170 users a launch, with a dozen such arrays at most 1 GiB on the device.
+# in a core's cache; CuPy: 64 MiB, some 170 users a launch, a dozen such arrays are under 1 GiB on the device.
 CHUNK_BYTES: Final = {"numpy": 512 * 1024, "cupy": 64 * 1024 * 1024}
 # Users draw their scores from this many equally probable values, 16 random bits each: three times faster than
 # Philox normals on a core (4 against 12 ns), and a quantile is off by at most 1 / 65,536 in probability.
@@ -34,8 +34,8 @@ class Dependence:
     """How normal scores of one app's users depend on each other: a Gaussian copula, one factor per metric.
 
     The score of user u, metric m, step k is sqrt(shared[m]) F[m, k] + sqrt(1 - shared[m]) E[u, m, k]. F and
-    all E[u] are independent; each has correlation metric_correlation[m, n] × step_correlation^|k - l|, so every
-    score is standard normal.
+    all E[u] are independent; each has correlation metric_correlation[m, n] × step_correlation^|k - l|, so
+    every score is standard normal.
 
     shared: (metric) share of a score's variance that the app's factor explains, 0 to 1
     metric_correlation: (metric, metric), unit diagonal, positive semidefinite
