@@ -24,6 +24,7 @@ from pipeline.actuators.provider import Observation, Provider, Record, Result
 from pipeline.actuators.simulated import Faults, Instance, LocalOffer, State
 from pipeline.commands import Target
 from pipeline.errors import Rejected, Retryable, UsageError
+from pipeline.settings import Settings
 
 KEPT_S = 86_400.0
 """How far back of the last change a target can be observed: a restarted actuator observes its last ticks
@@ -296,3 +297,15 @@ class LocalProvider(Provider):
     def _save(self, ref: str, state: State) -> None:
         state.write(self._path(ref))
         self._saved[ref], self._views[ref] = state, deepcopy(state)
+
+
+def local_provider(settings: Settings) -> LocalProvider:
+    """The simulated cloud of the data folder; what goes wrong is in its `faults.json` (see `Faults`).
+
+    Raises:
+        UsageError: another process uses it, or the faults cannot be read.
+    """
+    folder = settings.data_dir / "local"
+    return LocalProvider(
+        folder, tick_s=settings.tick_s, seed=settings.seed, faults=Faults.read(folder / "faults.json")
+    )

@@ -1,0 +1,392 @@
+"""`leadtime actuator`: follows the signed commands of its providers, and reports what each target has.
+
+What survives a kill at any moment, and how:
+1. at the start `commands.results` is read to its end: the epochs and ids that were accepted, and which
+   message each result answers (header `command`: partition and offset); then `capacity.observed` (which
+   targets there are) and `prices`;
+2. a command is applied; the provider keeps its result durably, by command id;
+3. its results and then the observations are published (idempotent producer) and flushed;
+4. only then are the offsets committed, up to the oldest message that is not finished: a command that waits
+   for its plan or is being tried again, a plan that waits for its commands.
+Killed between 2 and 3, the command comes again and the provider answers with the stored result. Between 3 and
+4, it comes again, is known by its offset, and nothing is said twice; observations are published again, the
+same bytes. A *new* message with an id that was accepted before is a replay: refused.
+
+Two clocks. In a replay (`event_time`) the plans are the clock: when an app's plan for a tick and all of its
+commands are there, they are applied at the end of that tick, grow before shrink, and each of the app's
+targets is observed at that moment. Live, commands are applied when they come, and targets are observed after
+each change and once per tick.
+
+One process per provider: it reads all partitions by itself, because an app's plans and commands lie in
+different ones.
+"""
+
+import logging
+import signal
+import sys
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
+
+import structlog
+from confluent_kafka import OFFSET_BEGINNING, KafkaException, Message
+
+from pipeline import topics
+from pipeline.actuators.barrier import Barrier, Position
+from pipeline.actuators.executor import Executor, Outcome, Stopped, observed, result
+from pipeline.actuators.local import local_provider
+from pipeline.actuators.provider import Provider, Record
+from pipeline.actuators.wire import (
+    TIMEOUT_S,
+    Outbox,
+    Positions,
+    dead_letter,
+    header_of,
+    partitions,
+    position_of,
+    read_all,
+    reader,
+    value_of,
+)
+from pipeline.codec import Codec
+from pipeline.commands import FINAL, Target, verify
+from pipeline.errors import Poison, Unreachable
+from pipeline.keys import Keyring, keyring
+from pipeline.settings import Settings
+
+BATCH = 1_000  # messages a poll: a plan's commands are a few
+log = structlog.get_logger("leadtime.actuator")
+
+
+class Actuator:
+    """One actuator on Kafka.
+
+    Args:
+        providers: by the name that targets carry.
+        ring: public keys whose commands it follows.
+        clock: the wall's, unix seconds; used live only.
+        timeout_s: for one call of a provider.
+        stopping: asked within long calls.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        providers: Mapping[str, Provider],
+        ring: Keyring,
+        *,
+        clock: Callable[[], float] = time.time,
+        timeout_s: float = 10.0,
+        stopping: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self.settings, self.clock = settings, clock
+        self.executor = Executor(providers, ring, timeout_s, stopping)
+        self.barrier = Barrier()
+        self.positions = Positions()
+        self.codec = Codec(settings.registry_url)
+        self.plans = topics.name("plans", settings)
+        self.commands = topics.name("commands", settings)
+        self.prices = topics.name("prices", settings)
+        self.offers: dict[str, Record] = {}
+        self.targets: dict[str, set[str]] = defaultdict(set)  # offer ids by app
+        self._answered: dict[tuple[int, int], Record] = {}  # last result by a command's partition and offset
+        self._resuming: set[tuple[int, int]] = set()
+        self._at: dict[str, Position] = {}  # of commands that are not finished, by id
+        self._observed_tick = int(clock() // settings.tick_s) - 1
+        self._outbox = Outbox(settings)
+        self._consumer = reader(
+            settings,
+            f"actuator-{'-'.join(sorted(providers))}",
+            {"error_cb": lambda error: log.warning("kafka", error=error.str())},
+        )
+
+    def restore(self) -> None:
+        """Step 1 of the module's protocol.
+
+        Raises:
+            Unreachable: Kafka does not answer.
+        """
+        mine = [*partitions(self._consumer, self.plans), *partitions(self._consumer, self.commands)]
+        try:
+            committed = self._consumer.committed(mine, timeout=TIMEOUT_S)
+        except KafkaException as error:
+            raise Unreachable(f"offsets of the actuator: {error.args[0].str()}") from None
+        for at in committed:
+            at.offset = OFFSET_BEGINNING if at.offset < 0 else at.offset
+        begin = {at.partition: max(at.offset, 0) for at in committed if at.topic == self.commands}
+        for message, record in read_all(self.settings, "commands.results"):
+            if record["status"] != "REFUSED":
+                self.executor.ledger.accept(record["target"], record["epoch"], record["command_id"])
+            partition, _, offset = header_of(message, "command").partition(":")
+            if offset and int(offset) >= begin.get(int(partition), 0):
+                self._answered[int(partition), int(offset)] = record
+        self._resuming = {at for at, last in self._answered.items() if last["status"] not in FINAL}
+        for _, record in read_all(self.settings, "capacity.observed"):
+            self.targets[record["app"]].add(record["offer_id"])
+        followed: dict[int, int] = {}
+        for message, record in read_all(self.settings, "prices"):
+            self._price(record)
+            _, partition, offset = position_of(message)
+            followed[partition] = offset + 1
+        for at in partitions(self._consumer, self.prices):
+            at.offset = followed.get(at.partition, OFFSET_BEGINNING)
+            committed.append(at)
+        self._consumer.assign(committed)
+
+    def step(self, timeout_s: float) -> None:
+        """Steps 2 to 4, for the messages that are there within `timeout_s`.
+
+        Raises:
+            Unreachable: what was decided could not be published; nothing of it is committed.
+            Stopped: a provider's call was given up because the process is being stopped.
+        """
+        arrived: list[tuple[Position, Record]] = []
+        first = self._consumer.poll(timeout_s)
+        # `consume` waits for a whole batch or its timeout; with none it takes what is there.
+        for message in [] if first is None else [first, *self._consumer.consume(BATCH, timeout=0)]:
+            error = message.error()
+            if error is not None:
+                log.warning("kafka", error=error.str())
+                continue
+            position = position_of(message)
+            record = self._decode(message, position)
+            if position[0] == self.prices:
+                if record is not None:
+                    self._price(record)
+                continue
+            self.positions.read(position)
+            if record is None:
+                self.positions.finish(position)
+            else:
+                arrived.append((position, record))
+        for position, record in arrived:
+            if position[0] == self.plans:
+                self._plan(position, record)
+        commands = [item for item in arrived if item[0][0] == self.commands]
+        for position, record in sorted(commands, key=lambda item: (item[1]["epoch"], item[1]["order"])):
+            self._command(position, record)
+        if self.settings.event_time:
+            self._advance()
+        else:
+            self._live()
+        self._commit()
+
+    def close(self) -> None:
+        """Leave: nothing is committed beyond the last whole step."""
+        self._consumer.close()
+
+    # What arrives.
+
+    def _price(self, price: Record) -> None:
+        self.offers[price["offer_id"]] = price
+        provider = self.executor.providers.get(price["provider"])
+        if provider is not None:
+            provider.offered(price)
+
+    def _plan(self, position: Position, plan: Record) -> None:
+        if self.settings.event_time:
+            self.barrier.add_plan(position, plan)
+        else:
+            self._note_targets(plan)
+            self.positions.finish(position)
+
+    def _note_targets(self, plan: Record) -> None:
+        self.targets[plan["app"]].update(count["offer_id"] for count in plan["counts"])
+
+    def _command(self, position: Position, command: Record) -> None:
+        answer = self._answered.get(position[1:])
+        if answer and position[1:] in self._resuming:
+            self._resuming.discard(position[1:])
+            self._at[command["id"]] = position
+            self.executor.resume(command, answer)
+        if not self.settings.event_time:
+            self._submit(position, command, self.clock())
+        elif not verify(command, self.executor.ring):
+            self._refuse(position, command, "forged")
+        elif not self.barrier.add_command(position, command):
+            self._refuse(position, command, "replayed")
+
+    def _refuse(self, position: Position, command: Record, reason: str) -> None:
+        """Before its time has come in a replay; the command's own time stands in the result."""
+        if self.executor.owns(command) and self._answered.pop(position[1:], None) is None:
+            now_s = command["not_before"].timestamp()
+            self._answer(position, result(command, "REFUSED", reason, now_s))
+        self.positions.finish(position)
+
+    # What is done.
+
+    def _submit(self, position: Position, command: Record, now_s: float) -> None:
+        """Apply a command, unless its message has been answered or it is another actuator's."""
+        answer = self._answered.pop(position[1:], None)
+        if answer is None and self.executor.owns(command):
+            outcomes = self.executor.submit(command, now_s)
+            if outcomes[-1][1]["status"] == "REFUSED":  # perhaps a repeat of one that is being tried again
+                self._answer(position, outcomes[-1][1])
+                self.positions.finish(position)
+            else:
+                self._at[command["id"]] = position
+                self._settle(outcomes)
+        elif answer is None or answer["status"] in FINAL:
+            self.positions.finish(position)
+
+    def _settle(self, outcomes: Iterable[Outcome]) -> None:
+        for command, settled in outcomes:
+            position = self._at[command["id"]]
+            self._answer(position, settled)
+            if settled["status"] in FINAL:
+                self.positions.finish(position)
+                del self._at[command["id"]]
+            if not self.settings.event_time:
+                target = Target.of(command)
+                self.targets[target.app].add(target.offer_id)
+                self._observe(target.app, target.offer_id, int(self.clock() // self.settings.tick_s) - 1)
+
+    def _advance(self) -> None:
+        """A replay: each app's complete ticks, in order; then what no plan will take."""
+        if self._resuming:
+            return  # commands that were being tried again come first, or their retries would be late
+        for app in self.barrier.apps():
+            while (head := self.barrier.head(app)) is not None:
+                (position, plan), commands = head
+                if plan["tick"] > self.barrier.done.get(app, -1):
+                    if any(count["offer_id"] not in self.offers for count in plan["counts"]):
+                        break  # its price is on the way
+                    self._note_targets(plan)
+                    now_s = float((plan["tick"] + 1) * plan["tick_s"])
+                    self._settle(self.executor.retry(now_s, app))
+                    for at, command in commands:
+                        self._submit(at, command, now_s)
+                    for offer_id in sorted(self.targets[app]):
+                        self._observe(app, offer_id, plan["tick"], plan["tick_s"])
+                self.barrier.pop(app)
+                self.positions.finish(position)
+        for position, command in self.barrier.strays():
+            self._submit(position, command, self.barrier.clock_s[Target.of(command).app])
+
+    def _live(self) -> None:
+        self._settle(self.executor.retry(self.clock()))
+        tick = int(self.clock() // self.settings.tick_s) - 1
+        if tick > self._observed_tick:
+            self._observed_tick = tick
+            for app, offers in sorted(self.targets.items()):
+                for offer_id in sorted(offers):
+                    self._observe(app, offer_id, tick)
+
+    def _observe(self, app: str, offer_id: str, tick: int, tick_s: int | None = None) -> None:
+        """Publish `capacity.observed`, where the offer is one of this actuator's."""
+        price = self.offers.get(offer_id)
+        if price is None or price["provider"] not in self.executor.providers:
+            return
+        tick_s = tick_s or self.settings.tick_s
+        now_s = float((tick + 1) * tick_s) if self.settings.event_time else self.clock()
+        target = Target(price["provider"], f"{app}/{offer_id}", region=price["region"])
+        record = self.executor.observe(target, tick, tick_s, now_s)
+        if record is not None:
+            self._outbox.publish("capacity.observed", "capacity_observed", target.ref, record)
+
+    # Kafka.
+
+    def _decode(self, message: Message, position: Position) -> Record | None:
+        """A record's fields; what cannot be read becomes a dead letter."""
+        wanted = {self.plans: "plan", self.commands: "command", self.prices: "price"}[position[0]]
+        try:
+            name, record = self.codec.decode(value_of(message))
+            if name != wanted:
+                raise Poison("wrong-schema", f"a {name} on {position[0]}")
+        except Poison as error:
+            letter = dead_letter(message, error)
+            self._outbox.publish("dead-letters", "dead_letter", "/".join(map(str, position)), letter)
+            return None
+        return record
+
+    def _answer(self, at: Position, record: Record) -> None:
+        headers = {"command": f"{at[1]}:{at[2]}"}
+        self._outbox.publish("commands.results", "command_result", record["target"], record, headers)
+
+    def _commit(self) -> None:
+        self._outbox.flush()
+        offsets = self.positions.to_commit()
+        if offsets:
+            try:
+                self._consumer.commit(offsets=offsets, asynchronous=False)
+            except KafkaException as error:
+                raise Unreachable(f"offsets of the actuator: {error.args[0].str()}") from None
+
+
+def run(
+    settings: Settings,
+    providers: Mapping[str, Provider] | None = None,
+    *,
+    stop: threading.Event | None = None,
+    ready: Callable[[], None] = lambda: None,
+) -> None:
+    """Run an actuator until SIGTERM, SIGINT or `stop`.
+
+    Args:
+        providers: by the name that targets carry; none: the local one, in the data folder.
+        stop: for callers that run it in a thread (signals are then theirs).
+        ready: called once it follows commands.
+
+    Raises:
+        UsageError: no key to verify with, or another actuator uses the local provider's folder.
+        Unreachable: Kafka does not answer.
+    """
+    if not structlog.is_configured():
+        structlog.configure(
+            wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
+            logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        )
+    stopping = stop or threading.Event()
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: stopping.set())
+    ring = keyring(settings)
+    local = None
+    if providers is None:
+        local = local_provider(settings)
+        providers = {"local": local}
+    actuator = Actuator(settings, providers, ring, stopping=stopping.is_set)
+    try:
+        actuator.restore()
+        ready()
+        while not stopping.is_set():
+            actuator.step(0.1)
+    except Stopped:
+        pass
+    finally:
+        actuator.close()
+        if local is not None:
+            local.close()
+
+
+def starting_capacity(settings: Settings, counts: Mapping[str, Mapping[str, int]], tick: int) -> None:
+    """Give targets of the local provider so many ready instances at the start of `tick`, and say so.
+
+    Publishes `capacity.observed` for `tick` - 1, from which the plan for `tick` can start. A target that
+    exists already keeps its state. Reserved offers belong in here with 0 as well: they are billed from this
+    moment on.
+
+    Args:
+        counts: by app and offer id; the offers' prices must be on the topic `prices`.
+
+    Raises:
+        UsageError: another process uses the local provider's folder.
+        Unreachable: Kafka does not answer.
+    """
+    outbox, local = Outbox(settings), local_provider(settings)
+    at_s = float(tick * settings.tick_s)
+    try:
+        prices = [price for _, price in read_all(settings, "prices")]
+        regions = {price["offer_id"]: price["region"] for price in prices}
+        for price in prices:
+            local.offered(price)
+        for app, offers in sorted(counts.items()):
+            for offer_id, count in sorted(offers.items()):
+                target = Target("local", f"{app}/{offer_id}", region=regions.get(offer_id, ""))
+                local.start(target, count, at_s)
+                record = observed(target, tick - 1, local.observe(target, at_s))
+                outbox.publish("capacity.observed", "capacity_observed", target.ref, record)
+        outbox.flush()
+    finally:
+        local.close()

@@ -1,0 +1,84 @@
+"""A replay's clock: the plans of an app, in order, each when all of its commands are there.
+
+Plans and commands come from different topics, in any order. A plan says how many commands it issued. Only
+signed commands are counted, or a forged one could take the place of a real one.
+"""
+
+from collections import defaultdict, deque
+from dataclasses import dataclass, field
+
+from pipeline.actuators.provider import Record
+from pipeline.commands import Target
+
+Position = tuple[str, int, int]
+"""Topic, partition and offset of a message."""
+Item = tuple[Position, Record]
+
+
+@dataclass
+class Barrier:
+    """Holds plans and commands of apps until they belong together.
+
+    Attributes:
+        done: the last tick of each app that was complete.
+        clock_s: the end of that tick, event time.
+    """
+
+    done: dict[str, int] = field(default_factory=dict[str, int])
+    clock_s: dict[str, float] = field(default_factory=dict[str, float])
+    _plans: dict[str, deque[Item]] = field(default_factory=lambda: defaultdict(deque))
+    _commands: dict[str, dict[str, Item]] = field(default_factory=lambda: defaultdict(dict))
+
+    def add_plan(self, position: Position, plan: Record) -> None:
+        """Queue an app's next plan."""
+        self._plans[plan["app"]].append((position, plan))
+
+    def add_command(self, position: Position, command: Record) -> bool:
+        """Hold a signed command for its plan; False where it is a repeat of one that is held."""
+        held = self._commands[command["plan_id"]]
+        if command["id"] in held:
+            return False
+        held[command["id"]] = (position, command)
+        return True
+
+    def head(self, app: str) -> tuple[Item, list[Item]] | None:
+        """The app's next plan with its commands in `order`, if they are all there. Nothing is removed."""
+        plans = self._plans.get(app)
+        if not plans:
+            return None
+        commands = list(self._commands.get(plans[0][1]["plan_id"], {}).values())
+        # A repeated plan (its worker restarted) is dropped by the caller; its commands are strays.
+        if plans[0][1]["tick"] > self.done.get(app, -1) and len(commands) < plans[0][1]["commands_issued"]:
+            return None
+        return plans[0], sorted(commands, key=lambda item: (item[1]["order"], item[1]["id"]))
+
+    def pop(self, app: str) -> None:
+        """The head is dealt with: event time of the app is the end of its tick."""
+        _, plan = self._plans[app].popleft()
+        if plan["tick"] > self.done.get(app, -1):
+            self._commands.pop(plan["plan_id"], None)
+            self.done[app] = plan["tick"]
+            self.clock_s[app] = float((plan["tick"] + 1) * plan["tick_s"])
+
+    def apps(self) -> list[str]:
+        """Apps with plans that wait, by name."""
+        return sorted(app for app, plans in self._plans.items() if plans)
+
+    def strays(self) -> list[Item]:
+        """Remove and return the commands that no plan will take: of a tick that is done, or expired.
+
+        They are judged by themselves: repeats, attacks, and commands that came too late.
+        """
+        strays: list[Item] = []
+        for plan_id, held in list(self._commands.items()):
+            for identity, (position, command) in list(held.items()):
+                app = Target.of(command).app
+                if app not in self.done:
+                    continue
+                late = command["epoch"] <= self.done[app]
+                if late or command["expires"].timestamp() <= self.clock_s[app]:
+                    strays.append((position, command))
+                    del held[identity]
+            if not held:
+                del self._commands[plan_id]
+        return sorted(strays, key=lambda item: (item[1]["epoch"], item[1]["order"], item[1]["id"]))

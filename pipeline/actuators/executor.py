@@ -1,0 +1,248 @@
+"""From commands to results, without Kafka: accept or refuse, apply within a timeout, try again, observe.
+
+Statuses: REFUSED (see `pipeline.commands`; the target is untouched), APPLIED or PARTIAL (the provider
+accepted it, also when it was at that count already), NOOP (a dry run), RETRYING (comes again after
+`retry_after_s`), FAILED (the provider will never do it, or it expired or was superseded while it was being
+tried again).
+"""
+
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+
+import structlog
+
+from pipeline.actuators.provider import Observation, Provider, Record
+from pipeline.commands import Ledger, Target, refusal
+from pipeline.errors import Rejected, Retryable
+from pipeline.keys import Keyring
+
+T = TypeVar("T")
+log = structlog.get_logger("leadtime.actuator")
+
+Outcome = tuple[Record, Record]
+"""A command and its result."""
+
+STEP_S = 0.1
+"""How often a waiting call looks whether the process is being stopped: it must end within a second."""
+SHORTEST_RETRY_S = 1.0
+"""A provider that asks for less would be called without a pause."""
+
+
+class Stopped(Exception):
+    """The process is being stopped while a provider's call is under way: its outcome is not known."""
+
+
+@dataclass(frozen=True)
+class Retry:
+    """An accepted command that is to be applied (again) at `due_s`, event time."""
+
+    command: Record
+    due_s: float
+
+
+@dataclass
+class Executor:
+    """One actuator's decisions.
+
+    Attributes:
+        providers: by the name that targets carry.
+        ring: public keys that it trusts.
+        timeout_s: by the wall clock, for one call of a provider.
+        stopping: whether the process is being stopped.
+        ledger: what was accepted.
+        retries: by target.
+    """
+
+    providers: Mapping[str, Provider]
+    ring: Keyring
+    timeout_s: float = 10.0
+    stopping: Callable[[], bool] = lambda: False
+    ledger: Ledger = field(default_factory=Ledger)
+    retries: dict[str, Retry] = field(default_factory=dict[str, Retry])
+
+    def owns(self, command: Record) -> bool:
+        """Whether its target is with a provider of this actuator; the others are for other actuators."""
+        return command["target"]["provider"] in self.providers
+
+    def submit(self, command: Record, now_s: float) -> list[Outcome]:
+        """Judge and apply a command at event time `now_s`; before its result, that of a retry which it
+        replaces.
+
+        Raises:
+            Stopped: nothing is decided; the command must be submitted again after the restart.
+        """
+        ref = command["target"]["ref"]
+        reason = refusal(
+            command,
+            now_s=now_s,
+            ledger=self.ledger,
+            ring=self.ring,
+            generation=self._foreign_generation(command, now_s),
+        )
+        if reason is not None:
+            return [(command, result(command, "REFUSED", reason, now_s))]
+        replaced = self.retries.pop(ref, None)
+        outcomes: list[Outcome] = []
+        if replaced is not None:
+            outcomes.append((replaced.command, result(replaced.command, "FAILED", "superseded", now_s)))
+        wait_s = command["not_before"].timestamp() - now_s
+        if command["dry_run"]:
+            settled = result(command, "NOOP", "dry-run", now_s)
+        elif wait_s > 0:
+            self.retries[ref] = Retry(command, now_s + wait_s)
+            settled = result(command, "RETRYING", "not-before", now_s, retry_after_s=wait_s)
+        else:
+            settled = self._attempt(command, now_s)
+        self.ledger.accept(ref, command["epoch"], command["id"])
+        return [*outcomes, (command, settled)]
+
+    def retry(self, now_s: float, app: str | None = None) -> list[Outcome]:
+        """What is due by `now_s` (of one app), applied at the moment it is due, in order of time.
+
+        Raises:
+            Stopped: as `submit`.
+        """
+        outcomes: list[Outcome] = []
+        while True:
+            due = [
+                (retry.due_s, ref)
+                for ref, retry in self.retries.items()
+                if retry.due_s <= now_s and (app is None or Target.of(retry.command).app == app)
+            ]
+            if not due:
+                return outcomes
+            due_s, ref = min(due)
+            command = self.retries[ref].command
+            if due_s >= command["expires"].timestamp():
+                settled = result(command, "FAILED", "expired", due_s)
+            else:
+                settled = self._attempt(command, due_s)
+            if settled["status"] != "RETRYING":
+                del self.retries[ref]
+            outcomes.append((command, settled))
+
+    def resume(self, command: Record, last: Record) -> None:
+        """After a restart: go on with a command whose last result was RETRYING."""
+        due_s = last["requested_ts"].timestamp() + last["retry_after_s"]
+        self.retries[command["target"]["ref"]] = Retry(command, due_s)
+
+    def observe(self, target: Target, tick: int, tick_s: int, now_s: float) -> Record | None:
+        """The record `capacity_observed` of the last whole tick, as it is now; None where the provider cannot
+        tell.
+
+        Args:
+            now_s: in a replay the end of the tick, live a moment of the tick after it.
+        """
+        provider = self.providers[target.provider]
+        try:
+            seen = self._bounded(lambda: provider.observe(target, now_s, float(tick * tick_s)))
+        except (Retryable, Rejected) as error:
+            log.warning("no observation", target=target.ref, tick=tick, error=str(error))
+            return None
+        return observed(target, tick, seen)
+
+    def _foreign_generation(self, command: Record, now_s: float) -> int | None:
+        """The target's generation, unless this very command set it (a kill came between doing and saying
+        so)."""
+        if command["expected_generation"] is None:
+            return None
+        target = Target.of(command)
+        try:
+            seen = self._bounded(lambda: self.providers[target.provider].observe(target, now_s))
+        except (Retryable, Rejected):
+            return None  # `apply` meets the same obstacle, and says so
+        return None if seen.command_id == command["id"] else seen.generation
+
+    def _attempt(self, command: Record, now_s: float) -> Record:
+        provider = self.providers[command["target"]["provider"]]
+        try:
+            done = self._bounded(lambda: provider.apply(command, now_s))
+        except Retryable as error:
+            wait_s = max(float(error.retry_after), SHORTEST_RETRY_S)
+            self.retries[command["target"]["ref"]] = Retry(command, now_s + wait_s)
+            return result(command, "RETRYING", str(error), now_s, retry_after_s=wait_s)
+        except Rejected as error:
+            return result(command, "FAILED", str(error), now_s)
+        return result(
+            command,
+            "PARTIAL" if done.partial else "APPLIED",
+            "",
+            now_s,
+            before=done.before,
+            after=done.after,
+            accepted_ts=datetime.fromtimestamp(done.accepted_s, UTC),
+            provider_request_id=done.request_id,
+            generation=done.generation,
+        )
+
+    def _bounded(self, call: Callable[[], T]) -> T:
+        """A provider's call in a thread of its own, given up after the timeout (the thread is left
+        behind)."""
+        outcome: list[T] = []
+        errors: list[BaseException] = []
+
+        def body() -> None:
+            try:
+                outcome.append(call())
+            except BaseException as error:
+                errors.append(error)
+
+        # A daemon: one that hangs must not hold up the exit.
+        thread = threading.Thread(target=body, daemon=True)
+        thread.start()
+        waited_s = 0.0
+        while thread.is_alive() and waited_s < self.timeout_s:
+            thread.join(min(STEP_S, self.timeout_s - waited_s))
+            waited_s += STEP_S
+            if thread.is_alive() and self.stopping():
+                raise Stopped
+        if errors:
+            raise errors[0]
+        if not outcome:
+            raise Retryable(f"no answer within {self.timeout_s:g} s", self.timeout_s)
+        return outcome[0]
+
+
+def result(command: Record, status: str, reason: str, now_s: float, **more: Any) -> Record:
+    """The record `command_result`."""
+    return {
+        "schema_version": 1,
+        "command_id": command["id"],
+        "target": command["target"]["ref"],
+        "epoch": command["epoch"],
+        "status": status,
+        "reason": reason,
+        "before": None,
+        "after": None,
+        "requested_ts": datetime.fromtimestamp(now_s, UTC),
+        "accepted_ts": None,
+        "ready_ts": None,
+        "retry_after_s": None,
+        "provider_request_id": None,
+        "generation": None,
+    } | more
+
+
+def observed(target: Target, tick: int, seen: Observation) -> Record:
+    """The record `capacity_observed`."""
+    return {
+        "schema_version": 1,
+        "tick": tick,
+        "target": target.ref,
+        "app": target.app,
+        "offer_id": target.offer_id,
+        "ready": seen.ready,
+        "pending": seen.pending,
+        "draining": seen.draining,
+        "failed": seen.failed,
+        "interrupted": seen.interrupted,
+        "least_ready": seen.least_ready,
+        "pending_ready_s": list(seen.pending_ready_s),
+        "allocatable": [{"metric": metric, "value": value} for metric, value in seen.allocatable.items()],
+        "generation": seen.generation,
+        "managed_by": seen.managed_by,
+        "billed_h": seen.billed_h,
+    }

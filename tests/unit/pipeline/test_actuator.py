@@ -1,0 +1,293 @@
+"""The actuator's decisions without Kafka: executor, barrier and positions."""
+
+import threading
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.actuators.barrier import Barrier
+from pipeline.actuators.executor import Executor, Stopped
+from pipeline.actuators.provider import Observation, Provider, Result
+from pipeline.actuators.wire import Positions
+from pipeline.codec import encode
+from pipeline.commands import Target, build
+from pipeline.errors import Rejected, Retryable
+from pipeline.keys import demo_key
+
+KEY = demo_key()
+Answer = Callable[[dict[str, Any], float], Result]
+
+
+def at(seconds: float) -> datetime:
+    return datetime.fromtimestamp(seconds, UTC)
+
+
+class Scripted(Provider):
+    """Answers `apply` from a script; counts the calls."""
+
+    def __init__(self, *script: Exception | float, generation: int = 7, command_id: str = "") -> None:
+        self.script, self.generation, self.command_id = list(script), generation, command_id
+        self.calls: list[float] = []
+
+    def apply(self, command: dict[str, Any], now_s: float) -> Result:
+        self.calls.append(now_s)
+        step = self.script.pop(0) if self.script else None
+        if isinstance(step, Exception):
+            raise step
+        if step is not None:
+            time.sleep(step)
+        return Result(2, command["desired"], now_s, self.generation + 1)
+
+    def observe(self, target: Target, now_s: float, since_s: float | None = None) -> Observation:
+        return Observation(2, 1, {"cpu": 3.5}, self.generation, command_id=self.command_id, least_ready=1)
+
+
+def command(epoch: int = 10, desired: int = 3, ref: str = "shop/od-4", **more: Any) -> dict[str, Any]:
+    """Issued at the end of tick `epoch` of 60 s, good for 300 s."""
+    values: dict[str, Any] = {
+        "plan_id": f"{ref}-{epoch}",
+        "order": 0,
+        "target": Target("local", ref),
+        "desired": desired,
+        "bounds": (0, 8),
+        "epoch": epoch,
+        "issued_tick": epoch,
+        "issued_s": (epoch + 1) * 60.0,
+        "lifetime_s": 300.0,
+        "key": KEY,
+    }
+    return build(**values | more)
+
+
+def executor(provider: Provider, **more: Any) -> Executor:
+    return Executor({"local": provider}, KEY.keyring, **more)
+
+
+def summary(outcomes: list[tuple[dict[str, Any], dict[str, Any]]]) -> list[tuple[int, str, str]]:
+    for _, settled in outcomes:
+        encode("command_result", settled)  # all are records
+    return [(asked["epoch"], settled["status"], settled["reason"]) for asked, settled in outcomes]
+
+
+def test_applied_with_all_that_the_provider_said() -> None:
+    [(_, settled)] = executor(Scripted()).submit(command(), 660.0)
+    assert settled["status"] == "APPLIED"
+    assert (settled["before"], settled["after"], settled["generation"]) == (2, 3, 8)
+    assert settled["requested_ts"] == settled["accepted_ts"] == at(660.0)
+
+
+def test_refused_commands_do_not_reach_the_provider() -> None:
+    provider = Scripted()
+    desk = executor(provider)
+    forged = command() | {"desired": 8}
+    assert summary(desk.submit(forged, 660.0)) == [(10, "REFUSED", "forged")]
+    assert summary(desk.submit(command(), 1e6)) == [(10, "REFUSED", "expired")]
+    assert summary(desk.submit(command(desired=8, bounds=(0, 4)), 660.0)) == [
+        (10, "REFUSED", "out-of-bounds")
+    ]
+    assert provider.calls == []
+    assert summary(desk.submit(command(), 660.0)) == [(10, "APPLIED", "")]
+    assert summary(desk.submit(command(), 660.0)) == [(10, "REFUSED", "replayed")]
+    assert summary(desk.submit(command(desired=4), 660.0)) == [(10, "REFUSED", "older-epoch")]
+    assert summary(desk.submit(command(epoch=9), 660.0)) == [(9, "REFUSED", "older-epoch")]
+    assert provider.calls == [660.0]
+
+
+def test_a_dry_run_is_judged_but_not_applied() -> None:
+    provider = Scripted()
+    assert summary(executor(provider).submit(command(dry_run=True), 660.0)) == [(10, "NOOP", "dry-run")]
+    assert provider.calls == []
+
+
+def test_a_conflict_unless_the_command_itself_made_the_change() -> None:
+    asked = command(expected_generation=6)
+    assert summary(executor(Scripted()).submit(asked, 660.0)) == [(10, "REFUSED", "conflict")]
+    applied_before_a_kill = Scripted(command_id=asked["id"])
+    assert summary(executor(applied_before_a_kill).submit(asked, 660.0)) == [(10, "APPLIED", "")]
+
+
+def test_retried_when_due_and_at_that_moment() -> None:
+    provider = Scripted(Retryable("busy", 30.0), Retryable("busy", 45.0))
+    desk = executor(provider)
+    assert summary(desk.submit(command(), 660.0)) == [(10, "RETRYING", "busy")]
+    assert desk.retry(689.9) == []
+    assert desk.retry(10_000.0, app="another") == []
+    assert summary(desk.retry(10_000.0, app="shop")) == [(10, "RETRYING", "busy"), (10, "APPLIED", "")]
+    assert provider.calls == [660.0, 690.0, 735.0]
+    assert desk.retries == {}
+
+
+def test_retries_end_with_the_command() -> None:
+    provider = Scripted(*(Retryable("busy", 200.0) for _ in range(9)))
+    desk = executor(provider)
+    desk.submit(command(), 660.0)
+    # due at 860 and at 1060; expires at 960
+    assert summary(desk.retry(10_000.0)) == [(10, "RETRYING", "busy"), (10, "FAILED", "expired")]
+    assert provider.calls == [660.0, 860.0]
+
+
+def test_a_newer_command_replaces_one_that_is_being_retried() -> None:
+    desk = executor(Scripted(Retryable("busy", 90.0)))
+    desk.submit(command(10), 660.0)
+    assert summary(desk.submit(command(11), 720.0)) == [(10, "FAILED", "superseded"), (11, "APPLIED", "")]
+    assert desk.retry(10_000.0) == []
+
+
+def test_a_provider_that_asks_for_no_patience_is_given_some() -> None:
+    provider = Scripted(Retryable("busy", 0.0))
+    desk = executor(provider)
+    desk.submit(command(), 660.0)
+    assert desk.retry(660.5) == []
+    assert summary(desk.retry(661.0)) == [(10, "APPLIED", "")]
+
+
+def test_a_command_waits_for_its_time() -> None:
+    provider = Scripted()
+    desk = executor(provider)
+    assert summary(desk.submit(command(), 600.0)) == [(10, "RETRYING", "not-before")]
+    assert summary(desk.retry(700.0)) == [(10, "APPLIED", "")]
+    assert provider.calls == [660.0]
+
+
+def test_resumed_after_a_restart() -> None:
+    first = executor(Scripted(Retryable("busy", 30.0)))
+    [(asked, last)] = first.submit(command(), 660.0)
+    provider = Scripted()
+    successor = executor(provider)
+    successor.ledger.accept(last["target"], last["epoch"], last["command_id"])
+    successor.resume(asked, last)
+    assert summary(successor.retry(700.0)) == [(10, "APPLIED", "")]
+    assert provider.calls == [690.0]
+
+
+def test_rejected_has_failed() -> None:
+    assert summary(executor(Scripted(Rejected("quota"))).submit(command(), 660.0)) == [
+        (10, "FAILED", "quota")
+    ]
+
+
+def test_a_defect_of_a_provider_is_not_hidden() -> None:
+    with pytest.raises(ZeroDivisionError):
+        executor(Scripted(ZeroDivisionError())).submit(command(), 660.0)
+
+
+def test_a_hang_is_given_up_after_the_timeout() -> None:
+    desk = executor(Scripted(5.0), timeout_s=0.2)
+    began_s = time.monotonic()
+    assert summary(desk.submit(command(), 660.0)) == [(10, "RETRYING", "no answer within 0.2 s")]
+    assert time.monotonic() - began_s < 2.0
+    assert desk.retries["shop/od-4"].due_s == 661.0
+
+
+def test_a_stop_does_not_wait_for_a_hang() -> None:
+    stopping = threading.Event()
+    desk = executor(Scripted(5.0), stopping=stopping.is_set)
+    threading.Timer(0.1, stopping.set).start()
+    began_s = time.monotonic()
+    with pytest.raises(Stopped):
+        desk.submit(command(), 660.0)
+    assert time.monotonic() - began_s < 1.0
+    assert desk.ledger.epochs == {}
+
+
+def test_an_observation_is_a_record_of_the_tick() -> None:
+    record = executor(Scripted()).observe(Target("local", "a/b/od-4"), 10, 60, 660.0)
+    assert record is not None
+    encode("capacity_observed", record)
+    assert (record["tick"], record["app"], record["offer_id"]) == (10, "a/b", "od-4")
+    assert (record["ready"], record["pending"], record["least_ready"], record["generation"]) == (2, 1, 1, 7)
+
+
+def test_other_providers_commands_are_not_ours() -> None:
+    desk = executor(Scripted())
+    assert desk.owns(command())
+    assert not desk.owns(command(target=Target("aws", "shop/od-4")))
+
+
+def plan(tick: int, issued: int = 0, app: str = "shop") -> dict[str, Any]:
+    return {
+        "plan_id": f"{app}/od-4-{tick}",
+        "app": app,
+        "tick": tick,
+        "tick_s": 60,
+        "commands_issued": issued,
+        "counts": [],
+    }
+
+
+@given(
+    st.permutations(
+        [("plan", 10), ("plan", 11), *(("command", epoch, n) for epoch in (10, 11) for n in (0, 1, 2))]
+    )
+)
+def test_a_tick_is_complete_with_all_of_its_commands_in_any_order_of_arrival(events: list[Any]) -> None:
+    # The plans of one app keep their order: they share a partition.
+    plans = iter([10, 11])
+    barrier = Barrier()
+    done: list[Any] = []
+    for offset, event in enumerate(events):
+        if event[0] == "plan":
+            barrier.add_plan(("plans", 0, offset), plan(next(plans), issued=3))
+        else:
+            _, epoch, n = event
+            assert barrier.add_command(("commands", 0, offset), command(epoch, desired=n, order=2 - n))
+        while (head := barrier.head("shop")) is not None:
+            done.append((head[0][1]["tick"], [item[1]["desired"] for item in head[1]]))
+            barrier.pop("shop")
+        assert barrier.strays() == []
+    assert done == [(10, [2, 1, 0]), (11, [2, 1, 0])]
+    assert barrier.clock_s == {"shop": 720.0}
+
+
+def test_a_repeat_does_not_complete_a_tick() -> None:
+    barrier = Barrier()
+    barrier.add_plan(("plans", 0, 0), plan(10, issued=2))
+    assert barrier.add_command(("commands", 0, 0), command(10, desired=1))
+    assert not barrier.add_command(("commands", 0, 1), command(10, desired=1))
+    assert barrier.head("shop") is None
+
+
+def test_a_repeated_plan_is_no_new_tick_and_its_commands_are_strays() -> None:
+    barrier = Barrier()
+    barrier.add_plan(("plans", 0, 0), plan(10, issued=1))
+    barrier.add_command(("commands", 0, 0), command(10))
+    barrier.pop("shop")
+    barrier.add_plan(("plans", 0, 1), plan(10, issued=1))
+    head = barrier.head("shop")
+    assert head is not None
+    assert head[1] == []
+    barrier.add_command(("commands", 0, 1), command(10))
+    barrier.pop("shop")
+    assert [position for position, _ in barrier.strays()] == [("commands", 0, 1)]
+    assert barrier.strays() == []
+    assert barrier.done == {"shop": 10}
+
+
+def test_a_command_that_expired_before_its_plan_waits_no_longer() -> None:
+    barrier = Barrier()
+    barrier.add_command(("commands", 0, 0), command(12, lifetime_s=-200.0))  # 780 - 200 = 580 s
+    assert barrier.strays() == []  # no plan yet: the app has no clock
+    barrier.add_plan(("plans", 0, 0), plan(10))
+    barrier.pop("shop")
+    assert len(barrier.strays()) == 1
+
+
+def test_offsets_go_up_to_the_oldest_that_is_not_finished() -> None:
+    positions = Positions()
+
+    def committed() -> list[tuple[str, int, int]]:
+        return [(one.topic, one.partition, one.offset) for one in positions.to_commit()]
+
+    for offset in (5, 6, 7):
+        positions.read(("commands", 1, offset))
+    positions.finish(("commands", 1, 5))
+    positions.finish(("commands", 1, 7))
+    assert committed() == [("commands", 1, 6)]
+    assert committed() == []
+    positions.finish(("commands", 1, 6))
+    assert committed() == [("commands", 1, 8)]
