@@ -1,0 +1,41 @@
+# Everything from a fresh clone: needs make and Python 3.11 to 3.13; uv is used when it is there, else put into .tools/.
+
+# The first of these that runs and is of a supported version (a name on PATH may be a shim for one not installed).
+PYTHON := $(shell for python in python3 python3.11 python3.12 python3.13; do \
+	$$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null \
+	&& command -v $$python && break; done)
+UV := $(shell command -v uv || echo .tools/bin/uv)
+SYNCED := .venv/.synced
+
+.PHONY: demo test lint types setup
+
+demo: $(SYNCED)
+	@echo "demo: a trace through all stages on an embedded Kafka"
+	@.venv/bin/leadtime demo $(ARGS)
+
+test: $(SYNCED)
+	@echo "test: unit, then integration on a real Kafka, then faults"
+	@.venv/bin/python -m pytest $(ARGS)
+
+lint: $(SYNCED)
+	@echo "lint: ruff's rules and format"
+	@.venv/bin/ruff check --quiet
+	@.venv/bin/ruff format --check --quiet
+
+types: $(SYNCED)
+	@echo "types: basedpyright"
+	@.venv/bin/basedpyright --warnings
+
+setup: $(SYNCED)
+
+$(SYNCED): pyproject.toml uv.lock | $(UV)
+	@test -n "$(PYTHON)" || { echo "setup: no Python 3.11 to 3.13 found on PATH" >&2; exit 2; }
+	@echo "setup: the locked dependencies into .venv, with $(PYTHON)"
+	@$(UV) sync --locked --quiet --python $(PYTHON)
+	@touch $@
+
+.tools/bin/uv:
+	@test -n "$(PYTHON)" || { echo "setup: no Python 3.11 to 3.13 found on PATH" >&2; exit 2; }
+	@echo "setup: uv into .tools"
+	@$(PYTHON) -m venv .tools
+	@.tools/bin/python -m pip install --quiet --disable-pip-version-check uv
