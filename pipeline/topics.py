@@ -6,7 +6,7 @@ from typing import Any
 from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient, NewTopic
 
-from pipeline.broker import connection
+from pipeline.client import connection
 from pipeline.errors import Unreachable, UsageError
 from pipeline.settings import Settings
 
@@ -82,7 +82,10 @@ TOPICS: dict[str, Topic] = {
     "state.simulator": Topic((), "block", retention_ms=None, compaction_lag_ms=0),
     "state.allocator": Topic((), "block", retention_ms=None, compaction_lag_ms=0),
     "dead-letters": Topic(
-        ("dead_letter",), "topic/partition/offset", retention_ms=30 * DAY_MS, max_message_bytes=2 * 1024 * 1024
+        ("dead_letter",),
+        "topic/partition/offset",
+        retention_ms=30 * DAY_MS,
+        max_message_bytes=2 * 1024 * 1024,
     ),
 }
 

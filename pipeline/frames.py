@@ -1,0 +1,235 @@
+"""Raw records of one partition -> tick frames, as a function of the topics alone.
+
+A `Lane` is one raw topic's partition; a `Shard` is the two lanes of one partition number. Per lane, event time is
+the running maximum over its good records and watermarks, in offset order:
+
+- a record is late iff the running maximum *before* it is at or past its tick's end plus the allowed lateness;
+- a lane has passed tick t at the first offset whose running maximum *including* it is at or past t's end plus the
+  lateness: c(t). A frame closes when both lanes have passed it, one frame a tick from the first, gapless;
+- to resume after frame t a lane starts at the smallest offset of a record of a later tick, or at c(t), whichever
+  is less, with the running maximum as of that offset. Read again from there, what belongs to closed ticks is
+  skipped, what was late is late again.
+
+Nothing here depends on how the records were batched, when, or by which process.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from models.aggregation import Grouped, group
+from models.features import EVENT_KINDS, METRICS
+
+NEVER = -(2**63)
+Columns = dict[str, np.ndarray]
+
+
+@dataclass
+class Lane:
+    """One raw topic's partition.
+
+    Attributes:
+        topic: logical name.
+        running_max: greatest event time so far, microseconds.
+        next_offset: of the next record.
+        first: event time of the first record, from which the frames begin.
+        rows: records of open ticks in offset order; `before` is the running maximum before each.
+        passed: offsets at which the running maximum grew, and to what.
+        late: offsets of late records, from c(last closed tick) on.
+    """
+
+    topic: str
+    rows: Columns
+    running_max: int = NEVER
+    next_offset: int = 0
+    first: int | None = None
+    passed_offset: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    passed_max: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    late: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+
+    def add(
+        self, offset: np.ndarray, ts: np.ndarray, rows: Columns, is_row: np.ndarray, shard: "Shard"
+    ) -> np.ndarray:
+        """Take good records and watermarks in offset order.
+
+        Args:
+            offset, ts: (message,) of records and watermarks, microseconds.
+            rows: (record,) columns of the records alone.
+            is_row: (message,) False for watermarks.
+            shard: knows the tick, the lateness and what is closed.
+
+        Returns:
+            (record,) which of the records are late.
+        """
+        if not len(offset):
+            return np.zeros(0, bool)
+        if self.first is None:
+            self.first = int(ts[0])
+        after = np.maximum.accumulate(np.maximum(ts, self.running_max))
+        before = np.concatenate([[self.running_max], after[:-1]])
+        grew = after > before
+        self.passed_offset = np.concatenate([self.passed_offset, offset[grew]])
+        self.passed_max = np.concatenate([self.passed_max, after[grew]])
+        self.running_max = int(after[-1])
+
+        tick, before = ts[is_row] // shard.tick_us, before[is_row]
+        late = before >= (tick + 1) * shard.tick_us + shard.lateness_us
+        self.late = np.concatenate([self.late, offset[is_row][late]])
+        keep = ~late & (tick > shard.closed)
+        if keep.any():
+            new = {"offset": offset[is_row], "before": before, "tick": tick, **rows}
+            self.rows = {
+                name: np.concatenate([self.rows[name], column[keep]]) if self.rows else column[keep]
+                for name, column in new.items()
+            }
+        return late
+
+    def passed_at(self, time_us: int) -> tuple[int, int]:
+        """c: the first offset at which the running maximum reached a time, and the maximum before it."""
+        at = int(np.searchsorted(self.passed_max, time_us))
+        return int(self.passed_offset[at]), int(self.passed_max[at - 1]) if at else NEVER
+
+    def forget(self, closed: int, closing: int) -> None:
+        """Drop what closed ticks no longer need; `closing` is c of the last one."""
+        keep = self.rows["tick"] > closed if self.rows else np.zeros(0, bool)
+        self.rows = {name: column[keep] for name, column in self.rows.items()}
+        since = max(int(np.searchsorted(self.passed_offset, closing)) - 1, 0)
+        self.passed_offset, self.passed_max = self.passed_offset[since:], self.passed_max[since:]
+        self.late = self.late[self.late >= closing]
+
+
+@dataclass(frozen=True)
+class Resume:
+    """Where a lane resumes: RECORDS, `behaviour.frames.resume`."""
+
+    topic: str
+    offset: int
+    running_max: int
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One closed tick: its groups, where to resume, and how many records were refused as late."""
+
+    seq: int
+    tick: int
+    groups: Grouped
+    codes: np.ndarray
+    resume: tuple[Resume, ...]
+    watermark_us: int
+    late: int
+
+
+@dataclass
+class Shard:
+    """The lanes of one partition, the clock that they make, and its frames."""
+
+    number: int
+    tick_s: int
+    lateness_s: int
+    metrics: Lane
+    events: Lane
+    closed: int = NEVER
+    seq: int = 0
+
+    def __post_init__(self) -> None:
+        self.tick_us, self.lateness_us = self.tick_s * 1_000_000, self.lateness_s * 1_000_000
+
+    @property
+    def lanes(self) -> tuple[Lane, Lane]:
+        """Metrics, events."""
+        return self.metrics, self.events
+
+    def restore(self, frame: dict[str, Any]) -> None:
+        """Continue after a frame that was published."""
+        self.closed, self.seq = frame["tick"], frame["seq"] + 1
+        for lane in self.lanes:
+            resume = next(r for r in frame["resume"] if r["topic"] == lane.topic)
+            lane.next_offset, lane.running_max = resume["offset"], resume["running_max"]
+            lane.first = 0  # no longer asked for: the first frame is long closed
+            lane.passed_offset, lane.passed_max = np.array([-1]), np.array([lane.running_max])
+
+    def due(self) -> tuple[int, int] | None:
+        """First and last tick that both lanes have passed and that have no frame yet."""
+        firsts = [lane.first for lane in self.lanes if lane.first is not None]
+        if len(firsts) < len(self.lanes):
+            return None
+        if self.closed == NEVER:
+            # A record that is not late belongs to this tick or a later one: nothing comes before the first frame.
+            self.closed = (min(firsts) - self.lateness_us) // self.tick_us - 1
+        passed = min(lane.running_max for lane in self.lanes)
+        last = (passed - self.lateness_us) // self.tick_us - 1
+        return (self.closed + 1, last) if last > self.closed else None
+
+    def close(self, last: int, order: np.ndarray) -> Iterator[Frame]:
+        """The frames of the ticks that are due, in order.
+
+        Args:
+            last: tick to close, with all before it; at most the last that is due.
+            order: (code,) position of each user code in the order of pseudonyms.
+        """
+        grouped = self._group(last, order)
+        codes = np.argsort(order, kind="stable")
+        tails = [self._tail(lane) for lane in self.lanes]
+        since = [self._since(lane) for lane in self.lanes]
+        for tick in range(self.closed + 1, last + 1):
+            end = (tick + 1) * self.tick_us + self.lateness_us
+            resume: list[Resume] = []
+            late = 0
+            for number, lane in enumerate(self.lanes):
+                closing, before = lane.passed_at(end)
+                late += int(((lane.late >= since[number]) & (lane.late < closing)).sum())
+                since[number] = closing
+                offset, running_max = self._resume(tails[number], tick)
+                resume.append(
+                    Resume(lane.topic, *((offset, running_max) if offset < closing else (closing, before)))
+                )
+            groups = grouped.of(tick)
+            yield Frame(self.seq, tick, groups, codes[groups.user], tuple(resume), end, late)
+            self.seq += 1
+        self.closed = last
+        for lane, closing in zip(self.lanes, since, strict=True):
+            lane.forget(last, closing)
+
+    def _group(self, last: int, order: np.ndarray) -> Grouped:
+        rows, events = (
+            {name: c[lane.rows["tick"] <= last] for name, c in lane.rows.items()} for lane in self.lanes
+        )
+        empty = np.zeros(0, np.int64)
+        return group(
+            tick=rows.get("tick", empty),
+            user=order[rows.get("code", empty)],
+            interval_s=rows.get("interval_s", np.zeros(0)),
+            values=rows.get("values", np.zeros((0, len(METRICS)))),
+            saturated=rows.get("saturated", np.zeros((0, len(METRICS)), bool)),
+            event_tick=events.get("tick", empty),
+            event_user=order[events.get("code", empty)],
+            kind=events.get("kind", empty),
+            count=events.get("count", np.zeros(0)),
+            kinds=len(EVENT_KINDS),
+            tick_s=self.tick_s,
+        )
+
+    def _since(self, lane: Lane) -> int:
+        """c of the last closed tick: late records before it are in an earlier frame's count."""
+        return lane.passed_at((self.closed + 1) * self.tick_us + self.lateness_us)[0] if self.seq else 0
+
+    @staticmethod
+    def _tail(lane: Lane) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Ticks ascending, and from each on the smallest offset with the running maximum before it."""
+        empty = np.zeros(0, np.int64)
+        tick = lane.rows.get("tick", empty)
+        by_tick = np.argsort(tick, kind="stable")[::-1]
+        offset = lane.rows.get("offset", empty)[by_tick]
+        smallest = np.minimum.accumulate(offset) if len(offset) else offset
+        position = np.searchsorted(lane.rows.get("offset", empty), smallest)
+        before = lane.rows.get("before", empty)[position]
+        return tick[by_tick][::-1], smallest[::-1], before[::-1]
+
+    @staticmethod
+    def _resume(tail: tuple[np.ndarray, np.ndarray, np.ndarray], tick: int) -> tuple[int, int]:
+        ticks, offsets, befores = tail
+        at = int(np.searchsorted(ticks, tick, side="right"))
+        return (int(offsets[at]), int(befores[at])) if at < len(ticks) else (2**63 - 1, NEVER)

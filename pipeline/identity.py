@@ -1,0 +1,149 @@
+"""Who a record belongs to: partition keys, the partitioner, and pseudonyms. Raw user ids never leave ingest."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+
+import numpy as np
+import polars as pl
+
+from pipeline.errors import UsageError
+from pipeline.settings import DEMO_PSEUDONYM_KEY, Settings
+
+PSEUDONYM_BYTES = 16
+MAX_USERS = 2_000_000
+"""Users of a partition whose pseudonym is remembered; beyond that all are worked out anew."""
+
+
+def entity(app: str, user: str | None, scope: str = "USER", instance: str | None = None) -> str:
+    """The partition key: `app/user`; usage that is no user's (scope SHARED, APP, INSTANCE) counts as one more.
+
+    >>> entity("shop", "ann"), entity("shop", None, "SHARED"), entity("shop", None, "INSTANCE", "i-7")
+    ('shop/ann', 'shop/#SHARED', 'shop/#INSTANCE:i-7')
+    """
+    if scope == "USER":
+        return f"{app}/{user}"
+    return f"{app}/#{scope}:{instance}" if instance else f"{app}/#{scope}"
+
+
+def murmur2(data: bytes) -> int:
+    """Austin Appleby's MurmurHash2 (32 bits) with Kafka's seed, as in org.apache.kafka.common.utils.Utils."""
+    m, mask = 0x5BD1E995, 0xFFFFFFFF
+    h = 0x9747B28C ^ len(data)
+    whole = len(data) & ~3
+    for i in range(0, whole, 4):
+        k = (int.from_bytes(data[i : i + 4], "little") * m) & mask
+        k = ((k ^ (k >> 24)) * m) & mask
+        h = ((h * m) & mask) ^ k
+    if tail := data[whole:]:
+        h = ((h ^ int.from_bytes(tail, "little")) * m) & mask
+    h = ((h ^ (h >> 13)) * m) & mask
+    return h ^ (h >> 15)
+
+
+def partition_of(key: str, partitions: int) -> int:
+    """Where Java's default partitioner (librdkafka: murmur2_random) puts a key."""
+    return (murmur2(key.encode()) & 0x7FFFFFFF) % partitions
+
+
+@dataclass(frozen=True)
+class Key:
+    """A pseudonymisation key, used for ticks that start at `valid_from` (unix seconds) or later."""
+
+    key_id: str
+    secret: bytes
+    valid_from: int
+
+    def pseudonym(self, key: str) -> bytes:
+        """Keyed BLAKE2b of `app/user`, 16 bytes: the same user is the same pseudonym until the key rotates."""
+        return blake2b(key.encode(), digest_size=PSEUDONYM_BYTES, key=self.secret).digest()
+
+
+class KeyRing:
+    """Keys by the tick from which they are valid: which one is used is a function of event time alone.
+
+    Raises:
+        UsageError: no key is set (and demo keys are not asked for), or none is valid from the beginning.
+    """
+
+    def __init__(self, keys: Sequence[Key]) -> None:
+        self.keys = sorted(keys, key=lambda key: key.valid_from)
+        if not self.keys or self.keys[0].valid_from > 0:
+            raise UsageError("LEADTIME_PSEUDONYM_KEYS: the first key must have valid_from 0")
+
+    @classmethod
+    def of(cls, settings: Settings) -> "KeyRing":
+        """The keys of an installation."""
+        if settings.demo_keys:
+            return cls([Key("demo", DEMO_PSEUDONYM_KEY.encode(), 0)])
+        if not settings.pseudonym_keys:
+            raise UsageError(
+                "LEADTIME_PSEUDONYM_KEYS is not set: a JSON list of {key_id, secret, valid_from}, or a file with it"
+            )
+        return cls(
+            [
+                Key(key.key_id, key.secret.get_secret_value().encode()[:64], key.valid_from)
+                for key in settings.pseudonym_keys
+            ]
+        )
+
+    def until(self, tick_start_s: int) -> int:
+        """The first second after it at which another key is used."""
+        return min((key.valid_from for key in self.keys if key.valid_from > tick_start_s), default=2**62)
+
+    def at(self, tick_start_s: int) -> Key:
+        """The key for the tick that starts then (unix seconds)."""
+        return next(
+            key for key in reversed(self.keys) if key.valid_from <= tick_start_s or key is self.keys[0]
+        )
+
+
+class Directory:
+    """Codes for the users of one partition: app, pseudonym and right partition, worked out once each."""
+
+    def __init__(self, partitions: int) -> None:
+        self.partitions = partitions
+        self.codes: dict[str, int] = {}
+        self.keys: list[str] = []
+        self.apps: list[str] = []
+        self.partition: list[int] = []
+        self._pseudonyms: tuple[str, list[bytes]] = ("", [])
+
+    def code(self, rows: pl.DataFrame) -> np.ndarray:
+        """(row,) code of each record's user."""
+        columns = [rows["app"].to_list(), rows["user"].to_list()]
+        if "scope" in rows.columns:
+            columns += [rows["scope"].cast(pl.String).to_list(), rows["instance"].to_list()]
+        return np.fromiter(
+            (self._code(app, *rest) for app, *rest in zip(*columns, strict=True)), np.int64, rows.height
+        )
+
+    def _code(self, app: str, user: str | None, scope: str = "USER", instance: str | None = None) -> int:
+        key = entity(app, user, scope, instance)
+        found = self.codes.get(key)
+        if found is None:
+            found = self.codes[key] = len(self.keys)
+            self.keys.append(key)
+            self.apps.append(app)
+            self.partition.append(partition_of(key, self.partitions))
+        return found
+
+    def pseudonyms(self, key: Key) -> list[bytes]:
+        """By code, under one key."""
+        if self._pseudonyms[0] != key.key_id:
+            self._pseudonyms = (key.key_id, [])
+        known = self._pseudonyms[1]
+        known.extend(key.pseudonym(name) for name in self.keys[len(known) :])
+        return known
+
+    def order(self, key: Key) -> np.ndarray:
+        """(code,) position in the order of pseudonyms."""
+        pseudonyms = self.pseudonyms(key)
+        order = np.empty(len(pseudonyms), np.int64)
+        order[sorted(range(len(pseudonyms)), key=pseudonyms.__getitem__)] = np.arange(len(pseudonyms))
+        return order
+
+    def forget(self) -> None:
+        """Begin anew when there are too many; only when no code is in use."""
+        if len(self.keys) > MAX_USERS:
+            self.__init__(self.partitions)

@@ -1,0 +1,315 @@
+"""Stage 1: raw records -> tick frames. `leadtime ingest` runs it; any number share the partitions.
+
+For each batch of one partition of a raw topic, in this order (a crash between any two repeats, and loses nothing):
+1. decode, check, and take what is good into the lane;
+2. publish a dead letter for each bad or late record, and flush: no frame may say "resume behind it" before;
+3. publish the frames that are closed; their resume positions are the only ones that count.
+On assignment of a partition, the newest complete frame says where to resume. A second ingest of the same
+partition publishes the same frames under the same numbers; consumers drop them.
+"""
+
+import hashlib
+import threading
+import time
+from collections.abc import Sequence
+
+import numpy as np
+import polars as pl
+from confluent_kafka import Consumer, KafkaError, Message, Producer, TopicPartition
+
+from models.features import EVENT_KINDS, METRICS
+from pipeline import reading, topics, validate
+from pipeline.client import connection
+from pipeline.codec import Codec, Record
+from pipeline.decode import decode_batch
+from pipeline.errors import Unreachable
+from pipeline.frames import Columns, Frame, Lane, Shard
+from pipeline.identity import PSEUDONYM_BYTES, Directory, Key, KeyRing
+from pipeline.settings import Settings
+
+RAW = ("telemetry.metrics", "telemetry.events")
+RECORD = {"telemetry.metrics": "metric", "telemetry.events": "event"}
+SHIFT_HEADER = "shift_us"
+"""Header in which a replay says how far its event times lie behind the wall clock; no replay: no header."""
+BATCH = 20_000
+DEAD_BYTES = 256 * 1024
+
+
+class Partition:
+    """One partition number of both raw topics."""
+
+    def __init__(self, number: int, settings: Settings, codec: Codec, keys: KeyRing) -> None:
+        self.settings, self.codec, self.keys = settings, codec, keys
+        self.shard = Shard(number, settings.tick_s, settings.lateness_s, *(Lane(topic, {}) for topic in RAW))
+        self.directory = Directory(settings.partitions)
+        self.touched = dict.fromkeys(RAW, 0.0)
+
+    def lane(self, topic: str) -> Lane:
+        """The lane of a raw topic."""
+        return self.shard.lanes[RAW.index(topic)]
+
+    def take(self, topic: str, messages: Sequence[Message]) -> list[Record]:
+        """Fold a batch of one lane's messages; return the dead letters."""
+        lane = self.lane(topic)
+        messages = [message for message in messages if message.offset() >= lane.next_offset]
+        if not messages:
+            return []
+        lane.next_offset = messages[-1].offset() + 1
+        values = [message.value() for message in messages]
+        decoded, poisons = decode_batch(self.codec, values, (RECORD[topic], "watermark"))
+        produced = np.array([message.timestamp()[1] * 1000 for message in messages])
+        shift = np.array([shift_of(message) for message in messages])
+        bad = {index: (poison.reason, poison.detail) for index, poison in poisons.items()}
+
+        index, ts, rows = [], [], {}
+        for name, (at, frame) in decoded.items():
+            reason = validate.refusals(
+                name, frame, produced[at], shift[at], self.settings.max_age_s, self.settings.max_ahead_s
+            )
+            good = reason == ""
+            if name != "watermark":
+                code = np.full(frame.height, -1)
+                code[good] = self.directory.code(frame.filter(good))
+                belongs = np.array(self.directory.partition + [-1])[code] == self.shard.number
+                reason[good & ~belongs] = "wrong-partition"
+                good &= belongs
+                rows = _columns(name, frame.filter(good)) | {"code": code[good]}
+                records = at[good]
+            bad |= {i: (str(why), "") for i, why in zip(at[~good].tolist(), reason[~good], strict=True)}
+            index.append(at[good])
+            ts.append(frame["ts"].to_physical().to_numpy()[good])
+        if index:
+            place = np.concatenate(index)
+            by_offset = np.argsort(place, kind="stable")
+            place, when = place[by_offset], np.concatenate(ts)[by_offset]
+            is_row = np.isin(place, records) if rows else np.zeros(len(place), bool)
+            offset = np.array([message.offset() for message in messages])
+            late = lane.add(offset[place], when, rows, is_row, self.shard)
+            bad |= dict.fromkeys(place[is_row][late].tolist(), ("late", ""))
+        return [_dead_letter(topic, messages[i], *bad[i]) for i in sorted(bad)]
+
+    def close(self) -> list[list[Record]]:
+        """The frames that are due, each as its parts."""
+        out: list[list[Record]] = []
+        tick_s = self.shard.tick_s
+        while due := self.shard.due():
+            key = self.keys.at(due[0] * tick_s)
+            last = min(due[1], -(-self.keys.until(due[0] * tick_s) // tick_s) - 1)
+            names = self.directory.pseudonyms(key)
+            out += [
+                self._record(frame, key, names) for frame in self.shard.close(last, self.directory.order(key))
+            ]
+        if not any(len(lane.rows.get("code", ())) for lane in self.shard.lanes):
+            self.directory.forget()
+        return out
+
+    def _record(self, frame: Frame, key: Key, names: list[bytes]) -> list[Record]:
+        users = b"".join(names[code] for code in frame.codes.tolist())
+        of_app = [self.directory.apps[code] for code in frame.codes.tolist()]
+        apps = sorted(set(of_app))
+        where = {app: number for number, app in enumerate(apps)}
+        index = np.fromiter((where[app] for app in of_app), "<u4", len(of_app))
+        groups = frame.groups
+        size = PSEUDONYM_BYTES + 4 + 4 + 5 * len(METRICS) + 4 * len(EVENT_KINDS)
+        per_part = topics.MESSAGE_BYTES // 2 // size
+        of = max(1, -(-len(of_app) // per_part))
+        common = {
+            "shard": self.shard.number,
+            "seq": frame.seq,
+            "of": of,
+            "tick": frame.tick,
+            "tick_start": frame.tick * self.shard.tick_us,
+            "tick_s": self.shard.tick_s,
+            "resume": [vars(resume) for resume in frame.resume],
+            "watermark": frame.watermark_us,
+            "key_id": key.key_id,
+            "apps": apps,
+            "metrics": list(METRICS),
+            "kinds": list(EVENT_KINDS),
+            "late": frame.late,
+        }
+        parts: list[Record] = []
+        for part in range(of):
+            rows = slice(part * per_part, (part + 1) * per_part)
+            parts.append(
+                common
+                | {
+                    "part": part,
+                    "users": users[rows.start * PSEUDONYM_BYTES : rows.stop * PSEUDONYM_BYTES],
+                    "app_index": index[rows].tobytes(),
+                    "values": groups.values[rows].T.astype("<f4").tobytes(),
+                    "rates": groups.rates[rows].T.astype("<f4").tobytes(),
+                    "samples": groups.samples[rows].astype("<u4").tobytes(),
+                    "saturated": groups.saturated[rows].T.astype(np.uint8).tobytes(),
+                }
+            )
+        return parts
+
+
+def shift_of(message: Message) -> int:
+    """Microseconds by which a replay shifts event time, 0 without the header."""
+    for name, value in message.headers() or ():
+        if name == SHIFT_HEADER and value:
+            try:
+                return int(value)
+            except ValueError:
+                return 0
+    return 0
+
+
+def _columns(name: str, rows: pl.DataFrame) -> Columns:
+    if name == "metric":
+        return {
+            "interval_s": rows["interval_s"].to_numpy(),
+            "values": validate.metric_values(rows),
+            "saturated": validate.saturated(rows),
+        }
+    return {"kind": validate.kind_index(rows), "count": rows["count"].to_numpy()}
+
+
+def _dead_letter(topic: str, message: Message, reason: str, detail: str) -> Record:
+    key, value = message.key(), message.value()
+    for name, data in (("key", key), ("value", value)):
+        if data is not None and len(data) > DEAD_BYTES:
+            digest = hashlib.sha256(data).hexdigest()
+            detail += f"{'; ' if detail else ''}{name} cut from {len(data)} bytes, sha256 {digest}"
+    return {
+        "topic": topic,
+        "partition": message.partition(),
+        "offset": message.offset(),
+        "reason": reason,
+        "detail": detail,
+        "key": None if key is None else key[:DEAD_BYTES],
+        "value": None if value is None else value[:DEAD_BYTES],
+    }
+
+
+class Ingest:
+    """The process: consumes the raw topics in a group, one `Partition` for each number it is assigned."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings, self.codec, self.keys = settings, Codec(settings.registry_url), KeyRing.of(settings)
+        self.partitions: dict[int, Partition] = {}
+        self.names = {topics.name(topic, settings): topic for topic in RAW}
+        self.live = not settings.event_time
+        self.producer = Producer(
+            {
+                **connection(settings),
+                "enable.idempotence": True,
+                "linger.ms": 2,
+                "compression.type": "lz4",
+                "message.max.bytes": 2 * 1024 * 1024,
+            }
+        )
+        self.consumer = Consumer(
+            {
+                **connection(settings),
+                "group.id": f"{settings.group}-ingest",
+                # Both topics' partition n go to one process: `range` deals them out alike.
+                "partition.assignment.strategy": "range",
+                "enable.auto.commit": False,
+                "auto.offset.reset": "earliest",
+                "session.timeout.ms": 10_000,
+                "fetch.message.max.bytes": 4 * 1024 * 1024,
+            }
+        )
+
+    def run(self, stop: threading.Event) -> None:
+        """Until `stop` is set.
+
+        Raises:
+            Unreachable: a message could not be delivered, or Kafka reports what it cannot recover from.
+        """
+        self.consumer.subscribe(list(self.names), on_assign=self._assigned, on_revoke=self._revoked)
+        try:
+            while not stop.is_set():
+                self.step(self.consumer.consume(BATCH, timeout=0.05))
+        finally:
+            self.consumer.close()
+
+    def step(self, messages: Sequence[Message]) -> None:
+        """One batch: dead letters first, then frames (see the module's protocol)."""
+        batches: dict[tuple[int, str], list[Message]] = {}
+        for message in messages:
+            if (error := message.error()) is not None:
+                if error.fatal() or error.code() == KafkaError.TOPIC_AUTHORIZATION_FAILED:
+                    raise Unreachable(error.str())
+                continue
+            batches.setdefault((message.partition(), self.names[message.topic()]), []).append(message)
+        for (number, topic), batch in sorted(batches.items()):
+            partition = self.partitions[number]
+            partition.touched[topic] = time.monotonic()
+            self.live &= shift_of(batch[-1]) == 0
+            for letter in partition.take(topic, batch):
+                key = f"{letter['topic']}/{letter['partition']}/{letter['offset']}"
+                self._produce("dead-letters", "dead_letter", letter, number, key.encode())
+        self._flush()
+        for number in sorted({number for number, _ in batches}):
+            for parts in self.partitions[number].close():
+                for part in parts:
+                    self._produce("behaviour.frames", "frame", part, number, str(number).encode())
+        self._flush()
+        if self.live:
+            self._idle()
+
+    def _idle(self) -> None:
+        """Write a watermark into each partition that has been idle: the clock touches the topic, never a frame."""
+        now = time.monotonic()
+        for partition in self.partitions.values():
+            for topic, touched in partition.touched.items():
+                if now - touched >= self.settings.idle_s:
+                    partition.touched[topic] = now
+                    ts = int((time.time() - self.settings.idle_s) * 1e6)
+                    self._produce(topic, "watermark", {"ts": ts}, partition.shard.number, None)
+
+    def _produce(self, topic: str, name: str, record: Record, partition: int, key: bytes | None) -> None:
+        while True:
+            try:
+                self.producer.produce(
+                    topics.name(topic, self.settings),
+                    self.codec.encode(name, record),
+                    key,
+                    partition,
+                    on_delivery=_delivered,
+                )
+                break
+            except BufferError:
+                self.producer.poll(0.1)
+        self.producer.poll(0)
+
+    def _flush(self) -> None:
+        if self.producer.flush(60):
+            raise Unreachable("messages were not delivered within 60 s")
+
+    def _assigned(self, consumer: Consumer, assigned: list[TopicPartition]) -> None:
+        for number in sorted({tp.partition for tp in assigned}):
+            partition = Partition(number, self.settings, self.codec, self.keys)
+            partition.touched = dict.fromkeys(RAW, time.monotonic())
+            newest = reading.newest(self.settings, "behaviour.frames", number, self._complete)
+            if newest is not None:
+                partition.shard.restore(newest)
+            self.partitions[number] = partition
+        for tp in assigned:
+            lane = self.partitions[tp.partition].lane(self.names[tp.topic])
+            tp.offset = lane.next_offset
+        consumer.assign(assigned)
+
+    def _revoked(self, _: Consumer, revoked: list[TopicPartition]) -> None:
+        for tp in revoked:
+            self.partitions.pop(tp.partition, None)
+
+    def _complete(self, messages: list[Message]) -> Record | None:
+        """The newest frame of which all parts are there."""
+        parts: dict[int, set[int]] = {}
+        newest: Record | None = None
+        for message in messages:
+            _, frame = self.codec.decode(message.value() or b"")
+            parts.setdefault(frame["seq"], set()).add(frame["part"])
+            if len(parts[frame["seq"]]) == frame["of"] and (newest is None or frame["seq"] > newest["seq"]):
+                newest = frame
+        return newest
+
+
+def _delivered(error: KafkaError | None, _: Message) -> None:
+    if error is not None:
+        raise Unreachable(f"a message was not delivered: {error.str()}")

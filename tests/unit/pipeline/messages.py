@@ -1,0 +1,56 @@
+"""Messages as confluent-kafka gives them, made by hand."""
+
+from dataclasses import dataclass, field
+
+from pipeline import codec
+
+NOW_US = 1_700_000_040_000_000  # a whole minute
+TICK_S = 60
+
+
+@dataclass
+class FakeMessage:
+    body: bytes | None
+    at: int = 0
+    number: int = 0
+    produced_us: int = NOW_US
+    name: str = "telemetry.metrics"
+    given: list[tuple[str, bytes]] = field(default_factory=list)
+    of_key: bytes | None = b"key"
+
+    def value(self) -> bytes | None:
+        return self.body
+
+    def key(self) -> bytes | None:
+        return self.of_key
+
+    def offset(self) -> int:
+        return self.at
+
+    def partition(self) -> int:
+        return self.number
+
+    def topic(self) -> str:
+        return self.name
+
+    def timestamp(self) -> tuple[int, int]:
+        return 1, self.produced_us // 1000
+
+    def headers(self) -> list[tuple[str, bytes]]:
+        return self.given
+
+    def error(self) -> None:
+        return None
+
+
+def metric(ts: int = NOW_US, user: str | None = "ann", app: str = "shop", **fields: object) -> bytes:
+    return codec.encode("metric", {"ts": ts, "interval_s": 60.0, "app": app, "user": user, "cpu": 1.0} | fields)
+
+
+def event(ts: int = NOW_US, user: str = "ann", app: str = "shop", **fields: object) -> bytes:
+    record = {"ts": ts, "event_id": "", "app": app, "user": user, "kind": "API_CALL"} | fields
+    return codec.encode("event", record)
+
+
+def watermark(ts: int) -> bytes:
+    return codec.encode("watermark", {"ts": ts})
