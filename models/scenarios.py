@@ -7,6 +7,7 @@ step); units are those of the metrics.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import blake2b
@@ -212,26 +213,26 @@ def _normal_levels(scenarios: int) -> NDArray[np.float32]:
 
 
 def required(
-    demand: NDArray[np.floating[Any]], confidence: float, window: slice
+    demand: NDArray[np.floating[Any]], confidence: float, window: slice, metrics: Sequence[int]
 ) -> tuple[NDArray[np.float32], float]:
     """Demand to be met, (step, metric), and the common level alpha of these marginal quantiles.
 
-    Alpha is the smallest level whose marginal quantiles hold jointly, over all metrics and all steps of
-    `window`, in at least the asked share of the scenarios. Steps outside the window get the same level.
+    Alpha is the smallest level whose marginal quantiles hold jointly, over these metrics and all steps of
+    `window`, in at least the asked share of the scenarios. Other metrics and steps get the same level.
 
-    demand: (scenario, step, metric).
+    demand: (scenario, step, metric); metrics: indices of the governed ones.
     """
     scenarios = demand.shape[0]
     rising = np.sort(demand, axis=0)
-    inside = demand[:, window]
+    inside, quantiles = demand[:, window, metrics], rising[:, window, metrics]
     low, high = (
         math.ceil(confidence * scenarios - 1e-9),
         scenarios,
-    )  # in ranks; at the largest all scenarios hold
+    )  # ranks; at the largest all scenarios hold
     enough = low
     while low < high:
         rank = (low + high) // 2
-        held = (inside <= rising[rank - 1, window]).all(axis=(1, 2)).sum()
+        held = (inside <= quantiles[rank - 1]).all(axis=(1, 2)).sum()
         low, high = (low, rank) if held >= enough else (rank + 1, high)
     return rising[high - 1].astype(np.float32), high / scenarios
 

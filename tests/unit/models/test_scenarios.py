@@ -148,16 +148,18 @@ def test_reconciled_marginals_are_the_average_of_both_and_ranks_stay():
 def test_required_holds_jointly_in_just_the_asked_share():
     demand = draw(normal_users(10, 2, 4), Dependence.independent(2))
     window = slice(1, 4)
-    curve, alpha = required(demand, 0.95, window)
+    curve, alpha = required(demand, 0.95, window, [0, 1])
     held = (demand[:, window] <= curve[window]).all(axis=(1, 2)).mean()
     assert 0.95 <= held < 0.95 + 7 / S  # one rank less in all six cells loses at most six scenarios
     # six independent cells: alpha⁶ = 0.95, alpha = 0.9915
     assert alpha == pytest.approx(0.95 ** (1 / 6), abs=0.003)
     assert curve.shape == (4, 2)
+    # with one metric promised: alpha³ = 0.95
+    assert required(demand, 0.95, window, [1])[1] == pytest.approx(0.95 ** (1 / 3), abs=0.003)
 
 
 def test_required_of_a_constant_is_the_constant():
-    curve, _ = required(np.full((100, 3, 1), 2.5, np.float32), 0.99, slice(0, 3))
+    curve, _ = required(np.full((100, 3, 1), 2.5, np.float32), 0.99, slice(0, 3), [0])
     assert np.array_equal(curve, np.full((3, 1), 2.5))
 
 

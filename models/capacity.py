@@ -1,0 +1,242 @@
+"""From demand to capacity: policies, offers, what is running, and how many replicas a demand needs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Tier = Literal["RESERVED", "ON_DEMAND", "SPOT"]
+MODES: Final = ("shadow", "canary", "auto", "paused")
+SCALE_DOWN: Final = ("never", "drain", "any")
+# Replicas below which a rounding is not a need: float32 errs by 6e-8 × 100 replicas = 6e-6.
+ROUNDING: Final = 1e-5
+SATURATED_EXTRA: Final = 0.5  # a saturated user counts 1.5 times its usage (RECORDS, "Censoring")
+
+
+@dataclass(frozen=True)
+class Offer:
+    """Something that can be bought, an instance at a time.
+
+    allocatable: per metric, what an instance has for replicas (instance - system - daemons)
+    price_h: per hour; interruption_h: interruptions per hour; launch_failure: 0 to 1
+    pool: what is taken back together; owned_count: instances already paid, for RESERVED
+    """
+
+    offer_id: str
+    provider: str
+    region: str
+    zone: str
+    tier: Tier
+    allocatable: Mapping[str, float]
+    price_h: float
+    startup_p50_s: float
+    startup_p90_s: float
+    startup_p99_s: float
+    launch_failure: float = 0.0
+    interruption_h: float = 0.0
+    pool: str = ""
+    owned_count: int = 0
+
+
+@dataclass(frozen=True)
+class Observed:
+    """Instances of one offer as last reported. Draining, failed and interrupted ones are not counted on."""
+
+    ready: int = 0
+    pending: int = 0
+    draining: int = 0
+    failed: int = 0
+    interrupted: int = 0
+    generation: int = 0
+
+    @property
+    def running(self) -> int:
+        """Instances that serve or will."""
+        return self.ready + self.pending
+
+
+@dataclass(frozen=True)
+class Policy:
+    """How an app's capacity is decided; the fields of the record `policies`.
+
+    unit, overhead, base, target_utilisation: per metric, see `load`; a utilisation that is absent is 1.
+    min, max, max_up, max_down: replicas, the last two a tick; beyond_max: share by which max may be exceeded.
+    budget: per hour, None = no limit; min_on_demand: share of the replicas that are not spot.
+    providers, regions: allowed, empty = all. churn_threshold: share of the cost below which nothing shrinks.
+    """
+
+    app: str
+    governed: tuple[str, ...]
+    unit: Mapping[str, float]
+    version: int = 0
+    valid_from_tick: int = 0
+    author: str = ""
+    mode: str = "shadow"
+    allocation_group: str = ""
+    confidence: float = 0.99
+    overhead: Mapping[str, float] = field(default_factory=dict[str, float])
+    base: Mapping[str, float] = field(default_factory=dict[str, float])
+    target_utilisation: Mapping[str, float] = field(default_factory=dict[str, float])
+    rps_per_replica: float | None = None
+    latency_slo_s: float | None = None
+    min: int = 0
+    max: int = 1000
+    beyond_max: float = 0.0
+    budget: float | None = None
+    min_on_demand: float = 0.0
+    spot_return_wait_s: float = 600.0
+    providers: tuple[str, ...] = ()
+    regions: tuple[str, ...] = ()
+    zone_share: float | None = None
+    max_up: int | None = None
+    max_down: int | None = None
+    hold_s: float = 600.0
+    idle_after_s: float = 3600.0
+    scale_down: str = "any"
+    drain_s: float = 0.0
+    churn_threshold: float = 0.02
+    promotion_gates: Mapping[str, float] = field(default_factory=dict[str, float])
+    fallback: str = "reactive"
+    learner: bool = False
+
+    @property
+    def limit(self) -> int:
+        """Most replicas that may be asked for: the maximum, and what it may be exceeded by."""
+        return math.floor(self.max * (1 + self.beyond_max) + ROUNDING)
+
+    def size(self, metric: str) -> float:
+        """What one replica has of a metric; for requests its rate, where that is given."""
+        if metric == "requests" and self.rps_per_replica is not None:
+            return self.rps_per_replica
+        return self.unit[metric]
+
+    def usable(self, metric: str) -> float:
+        """What one replica takes of a metric's demand, at its target utilisation and less its overhead."""
+        return self.target_utilisation.get(metric, 1.0) * self.size(metric) - self.overhead.get(metric, 0.0)
+
+
+def validate(policy: Policy) -> Policy:
+    """The policy, if it can be followed.
+
+    Raises:
+        ValueError: one line that names the app, the field and what is wrong with it.
+    """
+    named = {*policy.unit} | ({"requests"} if policy.rps_per_replica is not None else set())
+    amounts = {"unit": policy.unit, "overhead": policy.overhead, "base": policy.base}
+    rules = [
+        (policy.app != "", "app must not be empty"),
+        (policy.mode in MODES, f"mode must be one of {', '.join(MODES)}, got {policy.mode!r}"),
+        (0 < policy.confidence < 1, f"confidence must be between 0 and 1, got {policy.confidence}"),
+        (len(policy.governed) > 0, "governed must name at least one metric"),
+        *((m in named, f"unit has no size for the governed metric {m}") for m in policy.governed),
+        *(
+            (math.isfinite(value) and value >= 0, f"{name} of {metric} must be at least 0, got {value}")
+            for name, values in amounts.items()
+            for metric, value in values.items()
+        ),
+        *(
+            (0 < share <= 1, f"target_utilisation of {metric} must be above 0 and at most 1, got {share}")
+            for metric, share in policy.target_utilisation.items()
+        ),
+        *(
+            (
+                m not in named or policy.usable(m) > 0,
+                f"overhead of {m} leaves nothing of a replica at its target utilisation",
+            )
+            for m in policy.governed
+        ),
+        (policy.min >= 0, f"min must be at least 0, got {policy.min}"),
+        (policy.max >= policy.min, f"max ({policy.max}) is below min ({policy.min})"),
+        (policy.beyond_max >= 0, f"beyond_max must be at least 0, got {policy.beyond_max}"),
+        (policy.budget is None or policy.budget >= 0, f"budget must be at least 0, got {policy.budget}"),
+        (0 <= policy.min_on_demand <= 1, f"min_on_demand must be in 0 to 1, got {policy.min_on_demand}"),
+        *(
+            (step is None or step >= 1, f"{name} must be at least 1, got {step}")
+            for name, step in (("max_up", policy.max_up), ("max_down", policy.max_down))
+        ),
+        *(
+            (math.isfinite(span) and span >= 0, f"{name} must be at least 0 seconds, got {span}")
+            for name in ("hold_s", "idle_after_s", "drain_s", "spot_return_wait_s")
+            for span in (getattr(policy, name),)
+        ),
+        (
+            policy.scale_down in SCALE_DOWN,
+            f"scale_down must be one of {', '.join(SCALE_DOWN)}, got {policy.scale_down!r}",
+        ),
+        (
+            0 <= policy.churn_threshold < 1,
+            f"churn_threshold must be at least 0 and below 1, got {policy.churn_threshold}",
+        ),
+    ]
+    for holds, message in rules:
+        if not holds:
+            raise ValueError(f"policy of {policy.app or '?'}: {message}")
+    return policy
+
+
+def load(
+    demand: NDArray[np.floating[Any]], metrics: Sequence[str], policy: Policy
+) -> NDArray[np.floating[Any]]:
+    """Replicas that each governed metric needs, not rounded: (b + D) / (ρ u - o), (..., governed).
+
+    b the app's base, D demand, u the unit's size, ρ the target utilisation, o a replica's overhead (RECORDS,
+    "From demand to capacity"). Governed metrics that `metrics` lacks are left out; NaN demand needs nothing.
+
+    demand: (..., metric), in the order of `metrics`.
+    """
+    names = governed(metrics, policy)
+    index = [metrics.index(name) for name in names]
+    base = np.array([policy.base.get(name, 0.0) for name in names], dtype=demand.dtype)
+    usable = np.array([policy.usable(name) for name in names], dtype=demand.dtype)
+    return np.nan_to_num((base + demand[..., index]) / usable, nan=0.0)
+
+
+def governed(metrics: Sequence[str], policy: Policy) -> tuple[str, ...]:
+    """The governed metrics among those forecast, in the policy's order."""
+    return tuple(name for name in policy.governed if name in metrics)
+
+
+def replicas(loads: NDArray[np.floating[Any]], policy: Policy) -> NDArray[np.int32]:
+    """Whole replicas for loads (..., governed): the largest over metrics, at least the policy's minimum."""
+    whole = np.ceil(loads.max(axis=-1, initial=0.0) - ROUNDING).astype(np.int32)
+    return np.maximum(whole, np.int32(policy.min))
+
+
+def floor_demand(usage: NDArray[np.float64], saturated: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Demand that the present usage proves, (metric): a saturated user counts 1.5 times, once.
+
+    usage: (metric), the app's; saturated: (metric), the part of it that saturated users have.
+    """
+    return usage + SATURATED_EXTRA * saturated
+
+
+def replicas_per_instance(offer: Offer, policy: Policy) -> int:
+    """Whole replicas that fit in an instance: a floor per resource, the least of them; 0 = of no use."""
+    fits = [
+        math.floor(room / policy.unit[metric] + ROUNDING) if math.isfinite(room) else 0
+        for metric, room in offer.allocatable.items()
+        if policy.unit.get(metric, 0.0) > 0
+    ]
+    return max(0, min(fits, default=0))
+
+
+def why_unusable(offer: Offer, policy: Policy) -> str | None:
+    """Why an offer may not be bought, or None."""
+    if policy.providers and offer.provider not in policy.providers:
+        return f"provider {offer.provider} is not allowed"
+    if policy.regions and offer.region not in policy.regions:
+        return f"region {offer.region} is not allowed"
+    if not (math.isfinite(offer.price_h) and offer.price_h >= 0):
+        return f"price {offer.price_h} is not a price"
+    if not 0 <= offer.launch_failure < 1:
+        return f"launch failure {offer.launch_failure} is not a share below 1"
+    if offer.tier == "SPOT" and policy.min_on_demand >= 1:
+        return "the policy buys no spot"
+    if replicas_per_instance(offer, policy) < 1:
+        return "a replica does not fit"
+    return None
