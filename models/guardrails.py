@@ -1,0 +1,244 @@
+"""What an allocator must not do, whatever the forecast: a pure function over the desired counts.
+
+In order, each naming itself where it acts:
+
+1. `paused`, `missing_telemetry`: what is commanded stands.
+2. `idle`: after `idle_after_s` of reported zeros, and only where the minimum is 0, nothing is needed.
+3. `doubtful_telemetry`, `scale_down_never`: nothing shrinks.
+4. `hold_time`: replicas are not released below the largest number desired within the last `hold_s`.
+5. `churn`: savings under the threshold are not worth a change, if what runs holds the promise.
+6. `max_up`, `max_down`, `canary`: the change per tick is bounded.
+7. `grow_before_shrink`: an offer shrinks only as far as ready capacity that stays carries what is needed.
+8. `reactive_floor`, `minimum`: capacity for the present usage, and the policy's minimum, whatever came before.
+9. `maximum`: never above it, whatever came before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from models.capacity import Policy
+
+# Of an app's known users, the share that must have reported for a release: with fewer, quiet cannot be told from
+# loss. A lost partition of 8 takes 12 %, which must be noticed; single missing samples take less.
+REPORTING_SHARE: Final = 0.9
+CANARY_SHARE: Final = 0.1  # of the instances may change in a tick, and at least one: a mistake costs a tenth
+
+Counts = dict[str, int]
+
+
+@dataclass(frozen=True)
+class Telemetry:
+    """What was heard of an app in the tick: users that reported, users known, whether all reported zero."""
+
+    reporting: int
+    known: int
+    idle: bool = False
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """Offers as the guard rails see them, those to keep or to buy first in front.
+
+    offers: ids by preference; size: replicas per instance; price: per instance and hour; most: instances up to
+    which a guard rail may buy, 0 = none; ready, pending: instances
+    """
+
+    offers: tuple[str, ...]
+    size: Mapping[str, int]
+    price: Mapping[str, float]
+    most: Mapping[str, int]
+    ready: Mapping[str, int]
+    pending: Mapping[str, int]
+
+    @property
+    def running(self) -> Counts:
+        """Instances that serve or will."""
+        return {o: self.ready[o] + self.pending[o] for o in self.offers}
+
+    def replicas(self, counts: Mapping[str, int]) -> int:
+        """Replicas that these instances carry."""
+        return sum(self.size[o] * counts[o] for o in self.offers)
+
+    def ready_replicas(self, counts: Mapping[str, int]) -> int:
+        """Replicas that serve now and would stay: pending instances are given up before ready ones."""
+        return sum(self.size[o] * min(self.ready[o], counts[o]) for o in self.offers)
+
+    def cost(self, counts: Mapping[str, int]) -> float:
+        """Price per hour of these instances."""
+        return sum(self.price[o] * counts[o] for o in self.offers)
+
+
+@dataclass(frozen=True)
+class Guarded:
+    """Counts that may be commanded, the guard rails that acted, the app's memory for the next tick (JSON)."""
+
+    counts: Counts
+    guardrails: tuple[str, ...]
+    memory: dict[str, Any]
+
+
+def guard(
+    desired: Mapping[str, int],
+    fleet: Fleet,
+    policy: Policy,
+    *,
+    floor: int,
+    needed_now: int,
+    running_holds: bool,
+    telemetry: Telemetry,
+    memory: Mapping[str, Any],
+    now_s: float,
+) -> Guarded:
+    """Desired counts, bounded (see the module for the order).
+
+    floor: replicas for the present usage; needed_now: replicas that ready instances must carry until new ones can
+    be there; running_holds: whether what runs would keep the promise; memory: what `guard` gave the tick before,
+    {} at first; now_s: the tick's end.
+    """
+    acted: list[str] = []
+    running = fleet.running
+    commanded = {o: int(memory.get("counts", {}).get(o, running[o])) for o in fleet.offers}
+    if policy.mode == "paused":
+        return Guarded(commanded, ("paused",), dict(memory))
+    if telemetry.reporting == 0:
+        return Guarded(commanded, ("missing_telemetry",), {**memory, "zero_since_s": None})
+
+    zero_since_s = memory.get("zero_since_s")
+    zero_since_s = (now_s if zero_since_s is None else zero_since_s) if telemetry.idle else None
+    counts = {o: desired.get(o, 0) for o in fleet.offers}
+    least = max(policy.min, 1)
+    if policy.min == 0 and zero_since_s is not None and now_s - zero_since_s >= policy.idle_after_s:
+        counts, floor, needed_now, least = dict.fromkeys(fleet.offers, 0), 0, 0, 0
+        acted.append("idle")
+    history = _remember(memory.get("desired", []), now_s, fleet.replicas(counts), policy.hold_s)
+
+    def apply(name: str, bounded: Counts) -> None:
+        nonlocal counts
+        if bounded != counts:
+            counts = bounded
+            acted.append(name)
+
+    if telemetry.reporting < REPORTING_SHARE * telemetry.known:
+        apply("doubtful_telemetry", _only_grown(counts, fleet))
+    if policy.scale_down == "never":
+        apply("scale_down_never", _only_grown(counts, fleet))
+    held = min(int(history[0][1]), fleet.replicas(running))
+    apply("hold_time", _kept(counts, fleet, held))
+    apply("churn", _without_churn(counts, fleet, policy, running_holds))
+    unit = dict.fromkeys(fleet.offers, 1)
+    if policy.max_up is not None:
+        apply("max_up", _bounded(counts, fleet, fleet.size, up=policy.max_up))
+    if policy.max_down is not None:
+        apply("max_down", _bounded(counts, fleet, fleet.size, down=policy.max_down))
+    if policy.mode == "canary":
+        change = max(1, int(CANARY_SHARE * sum(running.values())))
+        apply("canary", _bounded(counts, fleet, unit, up=change, down=change))
+    apply("grow_before_shrink", _grown_before_shrunk(counts, fleet, needed_now))
+    apply("reactive_floor", _raised(counts, fleet, floor))
+    apply("minimum", _raised(counts, fleet, least))
+    apply("maximum", _lowered(counts, fleet, policy.limit))
+
+    after: dict[str, Any] = {"desired": history, "zero_since_s": zero_since_s}
+    if policy.mode != "shadow":  # a shadow plan commands nothing
+        after["counts"] = dict(counts)
+    return Guarded(counts, tuple(acted), after)
+
+
+def _remember(
+    history: Sequence[Sequence[float]], now_s: float, replicas: int, hold_s: float
+) -> list[list[float]]:
+    """[time, replicas] of the last `hold_s`, those that a later one exceeds left out: a falling sequence."""
+    kept = [[t, r] for t, r in history if now_s - t < hold_s and r > replicas]
+    return [*kept, [now_s, replicas]]
+
+
+def _kept(counts: Counts, fleet: Fleet, replicas: int) -> Counts:
+    """Counts with running instances kept, in order of preference, up to so many replicas."""
+    return _added(counts, fleet, replicas, fleet.running)
+
+
+def _added(counts: Mapping[str, int], fleet: Fleet, replicas: int, most: Mapping[str, int]) -> Counts:
+    """Counts raised by preference, each offer's to its `most`, until they carry so many replicas."""
+    result, missing = dict(counts), replicas - fleet.replicas(counts)
+    for o in fleet.offers:
+        more = min(most[o] - result[o], -(-missing // fleet.size[o]))
+        if missing > 0 and more > 0:
+            result[o] += more
+            missing -= more * fleet.size[o]
+    return result
+
+
+def _only_grown(counts: Counts, fleet: Fleet) -> Counts:
+    """What runs, and of the wanted growth as much as brings the replicas wanted."""
+    return _added(fleet.running, fleet, fleet.replicas(counts), counts)
+
+
+def _without_churn(counts: Counts, fleet: Fleet, policy: Policy, running_holds: bool) -> Counts:
+    """What runs, where it holds the promise and the change would save too little."""
+    running = fleet.running
+    shrinks = any(counts[o] < running[o] for o in fleet.offers)
+    saving = fleet.cost(running) - fleet.cost(counts)
+    if running_holds and shrinks and saving < policy.churn_threshold * fleet.cost(running):
+        return running
+    return counts
+
+
+def _bounded(
+    counts: Counts,
+    fleet: Fleet,
+    weight: Mapping[str, int],
+    *,
+    up: float = float("inf"),
+    down: float = float("inf"),
+) -> Counts:
+    """Counts whose changes weigh at most `up` and `down`; a change of one instance is always allowed.
+
+    Growth is granted in order of preference, release in the opposite order.
+    """
+    result = fleet.running
+    for offers, sign, budget in ((fleet.offers, 1, up), (fleet.offers[::-1], -1, down)):
+        granted = False
+        for o in offers:
+            wanted = sign * (counts[o] - fleet.running[o])
+            if wanted <= 0:
+                continue
+            allowed = wanted if budget == float("inf") else min(wanted, int(budget // weight[o]))
+            if allowed == 0 and not granted:
+                allowed = 1
+            granted = granted or allowed > 0
+            budget = max(0, budget - allowed * weight[o])
+            result[o] += sign * allowed
+    return result
+
+
+def _grown_before_shrunk(counts: Counts, fleet: Fleet, needed: int) -> Counts:
+    """Counts with ready instances kept until the others that are ready carry what is needed."""
+    result = dict(counts)
+    spare = fleet.ready_replicas(fleet.ready) - needed
+    for o in fleet.offers[::-1]:
+        release = min(max(0, fleet.ready[o] - counts[o]), max(0, spare // fleet.size[o]))
+        if counts[o] < fleet.ready[o]:
+            result[o] = fleet.ready[o] - release
+            spare -= release * fleet.size[o]
+    return result
+
+
+def _raised(counts: Counts, fleet: Fleet, replicas: int) -> Counts:
+    """Counts that carry at least so many replicas: running instances kept first, then more, by preference."""
+    kept = _kept(counts, fleet, replicas)
+    return _added(kept, fleet, replicas, fleet.most)
+
+
+def _lowered(counts: Counts, fleet: Fleet, replicas: int) -> Counts:
+    """Counts that carry at most so many replicas: growth is given up first, then what runs, last first."""
+    result = dict(counts)
+    for keep in (fleet.running, dict.fromkeys(fleet.offers, 0)):
+        for o in fleet.offers[::-1]:
+            excess = fleet.replicas(result) - replicas
+            surplus = max(0, result[o] - keep[o])
+            if excess > 0 and surplus > 0:
+                result[o] -= min(surplus, -(-excess // fleet.size[o]))
+    return result
