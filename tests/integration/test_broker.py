@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 from aiokafka import AIOKafkaProducer
-from confluent_kafka import Consumer, KafkaError, Producer
+from confluent_kafka import Consumer, KafkaError, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -49,10 +49,8 @@ def publish(settings: Settings, topic: str, value: bytes) -> None:
 
 
 def published(settings: Settings, topic: str, count: int) -> list[bytes | None]:
-    consumer = Consumer(
-        connection(settings) | {"group.id": f"{settings.prefix}g", "auto.offset.reset": "earliest"}
-    )
-    consumer.subscribe([topic])
+    consumer = Consumer(connection(settings) | {"group.id": "none is joined"})
+    consumer.assign([TopicPartition(topic, 0, 0)])
     messages = consumer.consume(count, timeout=20)
     consumer.close()
     return [message.value() for message in messages]
