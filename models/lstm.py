@@ -103,9 +103,9 @@ class Network:
 
 
 def forecast_grid(
-    tf: Any, parameters: Any, state: dict[str, Any], seasons: list[Any]
+    tf: Any, parameters: Any, state: dict[str, Any], seasons: list[Any], levels: NDArray[np.float32]
 ) -> tuple[Any, Any, Any]:
-    """Location, scale (..., 5, 6) and offsets (..., 5, 6, 21) of the sinh-arcsinh forecasts.
+    """Location, scale (..., 5, 6) and offsets (..., 5, 6, level) of the sinh-arcsinh forecasts.
 
     Persistence is the starting point: location is the last value, pulled towards the recent mean, the daily
     level and the season's mean at the target, and moved in units of the scale.
@@ -115,6 +115,7 @@ def forecast_grid(
         parameters: (..., 5, 6, 7) of the head.
         state: `advance`'s fields, each (..., 5).
         seasons: seasonal means at the steps AHEAD, each (..., 5), NaN where unknown.
+        levels: standard normal, (level): Z, or part of it in training.
     """
     last = state["last"][..., None]
     # a target between two of the steps AHEAD takes the nearest: (0, 2, 5) serve steps 0 | 1 2 3 | 4 5
@@ -133,7 +134,7 @@ def forecast_grid(
     # head bias 0 starts at a tail of 0.6: changes are heavier than the normal
     tail = tf.clip_by_value(0.6 * tf.exp(tail), *TAIL_LIMITS)
     skew = SKEW_LIMIT * tf.tanh(skew)
-    offsets = sinh_arcsinh(tf, Z, skew[..., None], tail[..., None])
+    offsets = sinh_arcsinh(tf, levels, skew[..., None], tail[..., None])
     highest = (CAP_PEAKS * (state["peak"][..., None] + unit) - location) / scale
     offsets = tf.clip_by_value(
         offsets, -OFFSET_LIMIT, tf.clip_by_value(highest, 0.0, OFFSET_LIMIT)[..., None]
@@ -295,7 +296,7 @@ def _compile(network: Network) -> Any:
             tf.tile(rate, [rows, 1]),
         )
         parameters, h, c = network.step(inputs, state["h"], state["c"])
-        location, scale, offsets = forecast_grid(tf, parameters, new, means[1:])
+        location, scale, offsets = forecast_grid(tf, parameters, new, means[1:], Z)
         known = new["seen"][..., None] > 0.5
         location = tf.where(known, location, np.float32(np.nan))
         offsets = tf.cast(tf.reshape(offsets, [rows, metrics, STEPS, LEVELS]), tf.float16)

@@ -1,0 +1,103 @@
+"""How forecast errors move together, from the normal scores of what happened."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import ndtri
+
+from models.features import METRICS, STEPS, horizon_steps
+from models.lstm import BehaviourModel
+from models.scenarios import Dependence
+from models.scoring import forecasts
+
+SCORE_LIMIT = 1e-4  # PIT kept this far from 0 and 1, so that a score is finite: at most 3.7
+MIN_PAIRS = 200  # joint observations for a correlation; fewer are noise of a tenth and more
+
+
+def normal_scores(
+    model: BehaviourModel,
+    values: NDArray[np.float32],
+    events: NDArray[np.float32],
+    saturated: NDArray[np.bool_],
+    *,
+    first_tick: int,
+    tick_s: int,
+    score_from: int,
+    seed: int = 0,
+) -> NDArray[np.float32]:
+    """Normal scores of the randomised PIT, (tick, user, metric, step) by the tick of the forecast.
+
+    NaN where not forecast, absent, saturated, or made before row `score_from`. Arguments as `scoring.evaluate`.
+    """
+    rng = np.random.default_rng(seed)
+    steps = horizon_steps(tick_s)
+    total = len(values)
+    scores = np.full((total - score_from, values.shape[1], len(METRICS), STEPS), np.nan, np.float32)
+    stream = forecasts(model, values, events, saturated, first_tick=first_tick, tick_s=tick_s)
+    for t, forecast in enumerate(stream):
+        for k, step in enumerate(steps):
+            if score_from <= t < total - step:
+                y = np.where(saturated[t + step], np.nan, values[t + step])
+                pit = forecast[:, :, k].pit(y, rng.random(y.shape))
+                scores[t - score_from, :, :, k] = ndtri(np.clip(pit, SCORE_LIMIT, 1 - SCORE_LIMIT))
+    return scores
+
+
+def dependence(scores: list[NDArray[np.float32]]) -> Dependence:
+    """Dependence from the normal scores (tick, user, metric, step) of one or more sets of users.
+
+    Shared: mean correlation over pairs of users and steps, per metric, at least 0; a metric that no two users have
+    takes the mean of the others. Metric correlation: mean over users and steps of the correlation within a user, made
+    positive semidefinite. Step correlation: mean over users and metrics between a forecast's consecutive steps.
+    """
+    metrics = range(len(METRICS))
+    shared = np.full(len(METRICS), np.nan)
+    between = np.eye(len(METRICS))
+    for m in metrics:
+        pairs = [
+            _correlation(s[:, a, m, k], s[:, b, m, k])
+            for s in scores
+            for k in range(STEPS)
+            for a in range(s.shape[1])
+            for b in range(a)
+        ]
+        shared[m] = np.clip(_mean(pairs), 0, 1)
+        for other in range(m):
+            within = [
+                _correlation(s[:, u, m, k], s[:, u, other, k])
+                for s in scores
+                for k in range(STEPS)
+                for u in range(s.shape[1])
+            ]
+            between[m, other] = between[other, m] = np.nan_to_num(_mean(within))
+    steps = [
+        _correlation(s[:, u, m, k], s[:, u, m, k + 1])
+        for s in scores
+        for u in range(s.shape[1])
+        for m in metrics
+        for k in range(STEPS - 1)
+    ]
+    known = ~np.isnan(shared)
+    shared[~known] = shared[known].mean() if known.any() else 0.0
+    return Dependence(shared, _semidefinite(between), float(np.nan_to_num(_mean(steps))))
+
+
+def _correlation(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
+    both = ~np.isnan(a) & ~np.isnan(b)
+    if both.sum() < MIN_PAIRS or a[both].std() == 0 or b[both].std() == 0:
+        return float("nan")
+    return float(np.corrcoef(a[both], b[both])[0, 1])
+
+
+def _mean(values: list[float]) -> float:
+    known = [value for value in values if not np.isnan(value)]
+    return float(np.mean(known)) if known else float("nan")
+
+
+def _semidefinite(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The matrix without its negative eigenvalues, scaled back to a unit diagonal."""
+    value, vector = np.linalg.eigh(matrix)
+    fixed = (vector * np.maximum(value, 1e-6)) @ vector.T
+    size = np.sqrt(np.diag(fixed))
+    return fixed / np.outer(size, size)

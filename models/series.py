@@ -1,0 +1,151 @@
+"""Series to train on: users, groups of users, coarser ticks, and changes as the world might make them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from hashlib import blake2b
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.features import METRICS, STEPS, horizon_steps
+
+HELD_OUT: Final = 5  # one user of so many
+
+Array = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Series:
+    """One user's consecutive ticks.
+
+    values (tick, 5) NaN = absent, events (tick, 4) likewise, saturated (tick, 5); error (5, 6): mean absolute
+    change over each step of the horizon, in units of the metric, by which losses are divided; 0 = not scored.
+    """
+
+    name: str
+    tick_s: int
+    first_tick: int
+    values: Array
+    events: Array
+    saturated: NDArray[np.bool_]
+    error: Array
+
+    @classmethod
+    def of(
+        cls, name: str, tick_s: int, first_tick: int, values: Array, events: Array, saturated: Any
+    ) -> Series:
+        """A series with its scoring scale."""
+        error = np.zeros((len(METRICS), STEPS), np.float32)
+        for k, step in enumerate(horizon_steps(tick_s)):
+            change = np.abs(values[step:] - values[:-step]).astype(np.float64)
+            known = ~np.isnan(change)
+            mean = np.where(known, change, 0).sum(0) / np.maximum(known.sum(0), 1)
+            size = np.nansum(np.abs(values), axis=0, dtype=np.float64) / np.maximum(
+                (~np.isnan(values)).sum(0), 1
+            )
+            error[:, k] = np.maximum(mean, 1e-3 * size)  # the rival's floor in SCORING
+        return cls(name, tick_s, first_tick, values, events, saturated, error)
+
+    def part(self, start: int, stop: int) -> Series:
+        """Rows start to stop."""
+        return replace(
+            self,
+            first_tick=self.first_tick + start,
+            values=self.values[start:stop],
+            events=self.events[start:stop],
+            saturated=self.saturated[start:stop],
+        )
+
+
+def held_out(name: str) -> bool:
+    """The fixed fifth of users that no training sees: BLAKE2b-64 of the name, modulo 5, is 0."""
+    return int.from_bytes(blake2b(name.encode(), digest_size=8).digest(), "big") % HELD_OUT == 0
+
+
+def coarser(series: Series, ticks: int) -> Series:
+    """The series on ticks `ticks` times as long: means; saturated if any sample was."""
+    begin = -series.first_tick % ticks
+    n = (len(series.values) - begin) // ticks
+
+    def mean(x: Array) -> Array:
+        x = x[begin : begin + n * ticks].reshape(n, ticks, -1)
+        known = ~np.isnan(x)
+        total = np.where(known, x, 0).sum(1) / np.maximum(known.sum(1), 1)
+        return np.where(known.any(1), total, np.nan).astype(np.float32)
+
+    hit = series.saturated[begin : begin + n * ticks].reshape(n, ticks, -1).any(1)
+    first = (series.first_tick + begin) // ticks
+    name = f"{series.name}/{ticks}"
+    return Series.of(name, series.tick_s * ticks, first, mean(series.values), mean(series.events), hit)
+
+
+def groups(series: list[Series], sizes: list[int], seed: int) -> list[Series]:
+    """Totals of random groups of series of one tick length: an application is forecast by the same model.
+
+    A total is saturated where a fifth of it is.
+    """
+    rng = np.random.default_rng(seed)
+    low, high = min(s.first_tick for s in series), max(s.first_tick + len(s.values) for s in series)
+    out: list[Series] = []
+    for size in sizes:
+        values = np.zeros((high - low, len(METRICS)))
+        events = np.zeros((high - low, series[0].events.shape[1]))
+        known, told, hit = np.zeros(values.shape, bool), np.zeros(events.shape, bool), np.zeros(values.shape)
+        for i in rng.choice(len(series), min(size, len(series)), replace=False):
+            s = series[i]
+            at = slice(s.first_tick - low, s.first_tick - low + len(s.values))
+            values[at] += np.nan_to_num(s.values)
+            hit[at] += np.where(s.saturated, np.nan_to_num(s.values), 0)
+            events[at] += np.nan_to_num(s.events)
+            known[at] |= ~np.isnan(s.values)
+            told[at] |= ~np.isnan(s.events)
+        total = np.where(known, values, np.nan).astype(np.float32)
+        rates = np.where(told, events, np.nan).astype(np.float32)
+        out.append(
+            Series.of(
+                f"group-{len(out)}",
+                series[0].tick_s,
+                low,
+                total,
+                rates,
+                known & (hit >= 0.2 * values) & (hit > 0),
+            )
+        )
+    return out
+
+
+def augmented(series: Series, rng: np.random.Generator) -> Series:
+    """A stretch changed as the world might: other metrics, absent metrics and samples, artificial saturation."""
+    values, events, saturated = series.values.copy(), series.events.copy(), series.saturated.copy()
+    error = series.error
+    if rng.random() < 0.25:  # what is learnt of one metric serves another
+        order = rng.permutation(len(METRICS))
+        values, saturated, error = values[:, order], saturated[:, order], error[order]
+    present = np.flatnonzero(~np.isnan(values).all(0))
+    if len(present) > 1 and rng.random() < 0.2:
+        values[:, rng.choice(present, rng.integers(1, len(present)), replace=False)] = np.nan
+    if rng.random() < 0.2:
+        gone = rng.random(len(values)) < rng.uniform(0, 0.2)
+        values[gone], events[gone] = np.nan, np.nan
+    if rng.random() < 0.2:
+        events[:] = np.nan
+    if rng.random() < 0.1 and len(present):
+        m = int(rng.choice(present))
+        limit = (
+            np.nanquantile(values[:, m], rng.uniform(0.7, 0.99))
+            if (~np.isnan(values[:, m])).any()
+            else np.nan
+        )
+        with np.errstate(invalid="ignore"):
+            over = values[:, m] >= limit
+        values[over, m], saturated[over, m] = limit, True
+    scale = np.float32(10 ** rng.uniform(-2, 2))
+    return replace(
+        series,
+        values=values * scale,
+        events=events,
+        saturated=saturated,
+        error=(error * scale).astype(np.float32),
+    )

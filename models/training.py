@@ -1,0 +1,293 @@
+"""Training: truncated sequences with carried state, pinball loss on the published grid's levels.
+
+Rows of a batch are stretches of series. A stretch starts from the state of a new user and is read in chunks; the
+state is carried from chunk to chunk and gradients stop between them. The running statistics run inside the same
+graph as in the stream (`features.advance`), so nothing that the network sees differs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+import numpy as np
+from scipy.special import ndtr
+
+from models import features
+from models.distribution import Z
+from models.features import AHEAD, METRICS, STATE, STEPS, horizon_steps
+from models.lstm import BehaviourModel, Network, State, forecast_grid, initial_state, tensorflow
+from models.series import Array, Series, augmented
+
+# Every second level of the grid: four parameters a distribution are fixed by eleven levels as by 21
+LEVELS_Z: Final = Z[::2]
+# CRPS weighs level z by its density; the floor lets the levels beyond 99 % matter for what the 99 % bound costs
+TAIL_WEIGHT: Final = 0.02
+LEAK: Final = 0.02  # of the slope below zero, where a positive value cannot otherwise pull a quantile up
+CHUNK: Final = 48  # ticks of backpropagation
+ROWS: Final = 128
+STRETCH: Final = (200, 6000)  # ticks of a stretch, log-uniform: cold starts and three weeks of five minutes
+RATE: Final = (2e-3, 5e-5)  # Adam's, by a cosine
+CLIP: Final = 1.0  # global norm
+PATIENCE: Final = 5  # checks without a better one
+
+
+class Batches:
+    """Chunks of many stretches side by side; `take` refills rows that have ended."""
+
+    def __init__(
+        self, series: list[Series], rows: int, rng: np.random.Generator | None, skip: list[int] | None = None
+    ) -> None:
+        """Random augmented stretches from `rng`; without it, the series themselves, once, from their start.
+
+        Targets of chunks that begin before row `skip` of a series are not scored.
+        """
+        self._skip = skip or [0] * rows
+        self._series = series
+        self._rng = rng
+        self._rows: list[Series | None] = [None] * rows
+        self._at = np.zeros(rows, int)
+        if rng is None:
+            self._rows = [*series]
+        # long series are drawn more often, by the root of their length
+        weight = np.sqrt([len(s.values) for s in series])
+        self._weight = weight / weight.sum()
+        self.state: State = initial_state(rows)
+
+    def take(self, chunk: int) -> dict[str, Any] | None:
+        """The next chunk of every row, or None when a single pass has ended."""
+        rows = len(self._rows)
+        batch: dict[str, Any] = {
+            "values": np.full((rows, chunk, len(METRICS)), np.nan, np.float32),
+            "events": np.full((rows, chunk, len(features.EVENT_KINDS)), np.nan, np.float32),
+            "saturated": np.zeros((rows, chunk, len(METRICS)), bool),
+            "target": np.full((rows, chunk, len(METRICS), STEPS), np.nan, np.float32),
+            "censored": np.zeros((rows, chunk, len(METRICS), STEPS), bool),
+            "error": np.ones((rows, len(METRICS), STEPS), np.float32),
+        }
+        ticks, lengths = np.zeros((rows, chunk), np.int64), np.full((rows, 1), 300, np.int64)
+        steps = np.tile(np.array(horizon_steps(300)), (rows, 1))
+        if self._rng is None and all(self._done(row) for row in range(rows)):
+            return None
+        for row in range(rows):
+            if self._rng is not None and self._done(row):
+                self._renew(row, self._rng)
+            series, at = self._rows[row], int(self._at[row])
+            assert series is not None
+            lengths[row], steps[row] = series.tick_s, horizon_steps(series.tick_s)
+            ticks[row] = series.first_tick + at + np.arange(chunk)
+            n = max(0, min(chunk, len(series.values) - at))
+            batch["values"][row, :n] = series.values[at : at + n]
+            batch["events"][row, :n] = series.events[at : at + n]
+            batch["saturated"][row, :n] = series.saturated[at : at + n]
+            for k, step in enumerate(steps[row]):
+                part = slice(at + step, at + step + n)
+                m = len(series.values[part])
+                batch["target"][row, :m, :, k] = series.values[part]
+                batch["censored"][row, :m, :, k] = series.saturated[part]
+            batch["error"][row] = series.error if at >= self._skip[row] else 0
+            self._at[row] += chunk
+        seconds = ticks * lengths
+        batch["slots"] = np.stack(
+            [
+                features.slot(seconds),
+                *(features.slot((ticks + steps[:, k : k + 1]) * lengths) for k in AHEAD),
+            ],
+            -1,
+        ).astype(np.int32)
+        batch["time"] = features.calendar(seconds, np.broadcast_to(lengths, seconds.shape))
+        batch["rate"] = features.rates(lengths[:, 0])
+        return batch
+
+    def _done(self, row: int) -> bool:
+        series = self._rows[row]
+        return series is None or self._at[row] >= len(series.values) - 1
+
+    def _renew(self, row: int, rng: np.random.Generator) -> None:
+        series = self._series[int(rng.choice(len(self._series), p=self._weight))]
+        length = int(np.exp(rng.uniform(*np.log(STRETCH))))
+        start = int(rng.integers(0, max(1, len(series.values) - length + 1)))
+        self._rows[row], self._at[row] = augmented(series.part(start, start + length), rng), 0
+        for name, fresh in initial_state(1).items():
+            self.state[name][row] = fresh[0]
+
+
+def pinball(tf: Any, quantiles: Any, target: Any, censored: Any, error: Any) -> Any:
+    """Weighted pinball loss, twice, in units of `error`: the CRPS but for the tail's weight; its sum and count.
+
+    A censored target is a lower bound: quantiles above it are not penalised (RECORDS, "Censoring").
+
+    Args:
+        tf: the tensorflow module.
+        quantiles: (..., metric, step, 11) before the clamp at zero.
+        target: (..., metric, step), NaN = not scored.
+        censored: (..., metric, step).
+        error: of a Series, broadcast over time; 0 = not scored.
+    """
+    density = np.exp(-(LEVELS_Z**2) / 2) / np.sqrt(2 * np.pi) + TAIL_WEIGHT
+    weights = (2 * density / density.sum()).astype(np.float32)
+    levels: Array = ndtr(LEVELS_Z.astype(np.float64)).astype(np.float32)
+    scored = tf.logical_and(tf.logical_not(tf.math.is_nan(target)), error > 0)
+    y = tf.where(scored, target, 0.0)[..., None]
+    over = tf.where(quantiles < 0.0, LEAK * tf.where(y > 0.0, quantiles, 0.0), quantiles)
+    short = y - over
+    below = tf.where(censored[..., None], 0.0, (levels - 1.0) * short)
+    loss = tf.reduce_sum(weights * tf.maximum(levels * short, below), axis=-1)
+    share = tf.cast(scored, tf.float32)
+    loss = tf.where(scored, loss / tf.where(error > 0, error, 1.0), 0.0)
+    return tf.reduce_sum(loss), tf.reduce_sum(share)
+
+
+class Trainer:
+    """The graphs of training: one chunk with or without an update of the weights."""
+
+    def __init__(self, network: Network, updates: int) -> None:
+        tf = tensorflow()
+        import keras
+
+        self.network = network
+        schedule: Any = keras.optimizers.schedules.CosineDecay(RATE[0], updates, alpha=RATE[1] / RATE[0])
+        self._adam = keras.optimizers.Adam(schedule, global_clipnorm=CLIP)
+        self._adam.build(network.variables)
+        self._update = tf.function(
+            lambda s, b: self._chunk(s, b, update=True), autograph=False, jit_compile=False
+        )
+        self._score = tf.function(
+            lambda s, b: self._chunk(s, b, update=False), autograph=False, jit_compile=False
+        )
+
+    def run(self, batches: Batches, chunk: int, *, update: bool) -> tuple[float, float] | None:
+        """Loss of the next chunk, summed, and its count; None at the end. Carries the state."""
+        batch = batches.take(chunk)
+        if batch is None:
+            return None
+        graph = self._update if update else self._score
+        loss, count, state = graph(batches.state, batch)
+        batches.state = {name: np.array(value) for name, value in state.items()}
+        return float(loss), float(count)
+
+    def _chunk(
+        self, state: dict[str, Any], batch: dict[str, Any], *, update: bool
+    ) -> tuple[Any, Any, dict[str, Any]]:
+        tf = tensorflow()
+        statistics, inputs, path, seasons = _read(tf, state, batch)
+        with tf.GradientTape() as tape:
+            parameters, h, c = self.network.sequence(inputs, state["h"], state["c"])
+            location, scale, offsets = forecast_grid(tf, parameters, path, seasons, LEVELS_Z)
+            quantiles = location[..., None] + scale[..., None] * offsets
+            seen = tf.cast(path["seen"] > 0.5, tf.float32)[..., None]
+            error = batch["error"][:, None] * seen
+            loss, count = pinball(tf, quantiles, batch["target"], batch["censored"], error)
+            mean = loss / tf.maximum(count, 1.0)
+        if update:
+            gradients = tape.gradient(mean, [v.value for v in self.network.variables])
+            self._adam.apply_gradients(list(zip(gradients, self.network.variables, strict=True)))
+        return loss, count, statistics | {"h": h, "c": c}
+
+
+def _read(
+    tf: Any, state: dict[str, Any], batch: dict[str, Any]
+) -> tuple[dict[str, Any], Any, dict[str, Any], Any]:
+    """Running statistics over a chunk: last state; inputs (row, time, FEATURES); fields and seasons per tick."""
+    names = [name for name in STATE if not name.startswith("seasonal")]
+    kept = ("last", "recent", "level", "root_change", "peak", "seen")
+    rows, ticks = tf.shape(batch["values"])[0], tf.shape(batch["values"])[1]
+    first, index = {name: state[name] for name in names}, tf.range(rows)
+
+    def body(t: Any, fields: Any, seasonal: Any, count: Any, out: Any) -> Any:
+        slots = batch["slots"][:, t]
+        means = [tf.gather(seasonal, slots[:, i], batch_dims=1) for i in range(1 + len(AHEAD))]
+        counts = [tf.gather(count, slots[:, i], batch_dims=1)[:, None] for i in range(1 + len(AHEAD))]
+        fields, (mean, number), inputs = features.advance(
+            tf,
+            fields,
+            batch["values"][:, t],
+            batch["events"][:, t],
+            batch["saturated"][:, t],
+            list(zip(means, counts, strict=True)),
+            batch["time"][:, t],
+            batch["rate"],
+        )
+        where = tf.stack([index, slots[:, 0]], axis=1)
+        seasonal = tf.tensor_scatter_nd_update(seasonal, where, mean)
+        count = tf.tensor_scatter_nd_update(count, where, number[:, 0])
+        row = tf.concat([inputs, *(fields[name] for name in kept), *means[1:]], axis=1)
+        return t + 1, fields, seasonal, count, out.write(t, row)
+
+    out = tf.TensorArray(tf.float32, size=ticks)
+    loop = (0, first, state["seasonal"], state["seasonal_count"], out)
+    _, fields, seasonal, count, out = tf.while_loop(
+        lambda t, *_: t < ticks, body, loop, parallel_iterations=1
+    )
+    path = tf.stop_gradient(tf.transpose(out.stack(), [1, 0, 2]))
+    sizes = [features.FEATURES, *[len(METRICS)] * (len(kept) + len(AHEAD))]
+    path = tf.ensure_shape(path, [None, None, sum(sizes)])
+    inputs, *parts = tf.split(path, sizes, axis=-1)
+    last = fields | {"seasonal": seasonal, "seasonal_count": count}
+    return last, inputs, dict(zip(kept, parts, strict=False)), parts[len(kept) :]
+
+
+def fit(
+    train: list[Series],
+    check: list[tuple[Series, int]],
+    *,
+    model_id: str,
+    seed: int,
+    updates: int,
+    check_every: int = 500,
+    rows: int = ROWS,
+    stop: Callable[[], bool] = lambda: False,
+    progress: Callable[[int, int, float, float], None] = lambda done, total, loss, best: None,
+) -> BehaviourModel:
+    """Fit a network; keeps the weights of the best check.
+
+    Args:
+        train: series to learn from.
+        check: series for early stopping, and the row from which each counts.
+        model_id: of the model to make.
+        seed: of weights, stretches and augmentation: equal arguments give equal weights on one machine.
+        updates: of the weights, at most.
+        check_every: updates between checks.
+        rows: stretches side by side.
+        stop: asked before every update, so that a caller with a clock can end the training.
+        progress: called with (updates done, updates, loss, best check so far).
+    """
+    tensorflow()
+    import keras
+
+    keras.utils.set_random_seed(seed)
+    network = Network()
+    trainer = Trainer(network, updates)
+    batches = Batches(train, rows, np.random.default_rng(seed))
+    best, kept, worse = np.inf, _copies(network), 0
+    for done in range(1, updates + 1):
+        if stop() or worse >= PATIENCE:
+            break
+        ran = trainer.run(batches, CHUNK, update=True)
+        assert ran is not None, "random stretches never end"
+        if done % check_every == 0 or done == updates:
+            score = checked(trainer, check)
+            worse = 0 if score < best else worse + 1
+            if score < best:
+                best, kept = score, _copies(network)
+        progress(done, updates, ran[0] / max(ran[1], 1), float(best))
+    if not np.isfinite(best):
+        kept = _copies(network)
+    for variable, value in zip(network.variables, kept, strict=True):
+        variable.assign(value)
+    return BehaviourModel(network, {"model_id": model_id})
+
+
+def _copies(network: Network) -> list[Array]:
+    return [np.asarray(v).copy() for v in network.variables]
+
+
+def checked(trainer: Trainer, check: list[tuple[Series, int]]) -> float:
+    """Mean loss over the checked rows of series, one causal pass; the rows before them warm the state up."""
+    if not check:
+        return np.inf
+    batches = Batches([s for s, _ in check], len(check), None, [start for _, start in check])
+    total, count = 0.0, 0.0
+    while (ran := trainer.run(batches, 4 * CHUNK, update=False)) is not None:
+        total, count = total + ran[0], count + ran[1]
+    return total / count if count else np.inf

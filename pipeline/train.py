@@ -1,0 +1,310 @@
+"""`leadtime train` and `leadtime evaluate`: fit and score the behaviour model on trace files."""
+
+from __future__ import annotations
+
+import hashlib
+import json as jsonlib
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import numpy as np
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from models import calibration, scoring, series, synthetic, training
+from models.features import DAY_S
+from models.lstm import BehaviourModel
+from models.series import Series
+from pipeline import trace
+from pipeline.errors import UsageError
+
+LATER_S: Final = (
+    14 * DAY_S
+)  # the last two weeks of a trace, or its last quarter where it is shorter than eight
+GROUP_SIZES: Final = [2, 3, 5, 8, 10, 15, 25, 35, 50, 75] * 3
+DEPENDENCE_TICKS: Final = 2_000  # a week of five minutes: correlations to 0.02 a pair, many pairs
+SYNTHETIC: Final = (
+    (1, 60, 4 * 1440),
+    (2, 60, 4 * 1440),
+    (3, 10, 8640),
+    (4, 300, 14 * 288),
+)  # seed, tick_s, ticks
+
+
+@dataclass(frozen=True)
+class Source:
+    """Users of one trace file with one interval, as arrays and as series (each on its own stretch of time)."""
+
+    path: Path
+    panel: trace.Panel
+    users: list[Series]
+
+    @property
+    def later(self) -> int:
+        """First row of the panel's test window."""
+        ticks = len(self.panel.ticks)
+        return ticks - min(LATER_S // self.panel.tick_s, ticks // 4)
+
+
+def load(path: Path) -> list[Source]:
+    """A trace file as one source per interval of its users.
+
+    Raises:
+        UsageError: as `trace.read`.
+    """
+    sources: list[Source] = []
+    for part in trace.by_interval(trace.read(path)):
+        panel = trace.to_panel(part)
+        users: list[Series] = []
+        for u, (app, user) in enumerate(zip(panel.apps, panel.users, strict=True)):
+            known = np.flatnonzero(~np.isnan(panel.values[:, u]).all(-1))
+            at = slice(known[0], known[-1] + 1) if len(known) else slice(0)
+            users.append(
+                Series.of(
+                    f"{app}/{user}",
+                    panel.tick_s,
+                    int(panel.ticks[at.start or 0]),
+                    panel.values[at, u],
+                    panel.events[at, u],
+                    panel.saturated[at, u],
+                )
+            )
+        sources.append(Source(path, panel, users))
+    return sources
+
+
+def simulated(seed: int, tick_s: int, ticks: int) -> list[Series]:
+    """A synthetic population as series; its events lead its demand."""
+    people = synthetic.population(seed=seed, tick_s=tick_s, ticks=ticks, apps=2, users_per_app=15)
+    return [
+        Series.of(
+            f"synthetic-{seed}/{people.apps[u]}/{people.users[u]}",
+            tick_s,
+            int(people.ticks[0]),
+            people.values[:, u],
+            people.events[:, u],
+            people.saturated[:, u],
+        )
+        for u in range(len(people.users))
+    ]
+
+
+def split(source: Source) -> tuple[list[Series], list[tuple[Series, int]]]:
+    """What trains, and what stops the training early, with the row from which it counts.
+
+    Nothing of the test window is in either. Users held out stop the training by the window before it.
+    """
+    fit: list[Series] = []
+    check: list[tuple[Series, int]] = []
+    for user in source.users:
+        ticks = len(user.values)
+        later = min(LATER_S // user.tick_s, ticks // 4)
+        if series.held_out(user.name):
+            start = max(0, ticks - 2 * later - 7 * DAY_S // user.tick_s)
+            check.append((user.part(start, ticks - later), ticks - 2 * later - start))
+        else:
+            fit.append(user.part(0, ticks - later))
+    return fit, check
+
+
+def train(
+    traces: Annotated[list[Path], typer.Argument(help="Trace files, Parquet or CSV.")],
+    out: Annotated[Path, typer.Option(help="Folder of the new model; its name is the model's id.")],
+    seed: Annotated[int, typer.Option(help="Of weights and batches: equal seeds give equal models.")] = 0,
+    updates: Annotated[int, typer.Option(min=1, help="Updates of the weights.")] = 4000,
+    minutes: Annotated[float, typer.Option(min=0.1, help="Stop earlier, at this time.")] = 60.0,
+    json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+) -> None:
+    """Fit the behaviour model on traces and a simulated population, and score it on users and time held out."""
+    sources = [source for path in traces for source in load(path)]
+    fit: list[Series] = []
+    check: list[tuple[Series, int]] = []
+    for source in sources:
+        some, held = split(source)
+        fit, check = fit + some, check + held
+        if len(some) > 5:
+            fit += series.groups(some, [size for size in GROUP_SIZES if size <= len(some)], seed)
+        if source.panel.tick_s == 60:
+            fit += [series.coarser(one, 5) for one in some]
+    for population in SYNTHETIC:
+        fit += simulated(*population)
+    end = time.monotonic() + 60 * minutes
+    with _progress("updates") as bar:
+        task = bar.add_task("training", total=updates, note="")
+
+        def show(done: int, _total: int, loss: float, best: float) -> None:
+            bar.update(task, completed=done, note=f"loss {loss:.3f}, best check {best:.4f}")
+
+        model = training.fit(
+            fit,
+            check,
+            model_id=out.name,
+            seed=seed,
+            updates=updates,
+            stop=lambda: time.monotonic() > end,
+            progress=show,
+        )
+    model.facts |= {
+        "seed": seed,
+        "updates": updates,
+        "held_out": "users whose BLAKE2b-64 of app/user is 0 modulo 5, and the end of every user: 14 days or a quarter",
+        "trained_on": [_origin(path, [s for s in sources if s.path == path]) for path in traces],
+        "synthetic": [{"seed": s, "tick_s": t, "ticks": n} for s, t, n in SYNTHETIC],
+    }
+    model.facts["dependence"] = _dependence(model, sources)
+    model.save(out)  # scoring takes minutes: what was fitted is not lost with it
+    model.facts["scores"] = {}
+    for source in sources:
+        scores = _score(model, source)
+        if scores is not None:
+            name = f"{source.path.name}, {source.panel.tick_s} s"
+            model.facts["scores"][name] = {"summary": scores.summary(), "by_metric_and_step": scores.table()}
+    model.save(out)
+    _tell(model.facts, json)
+
+
+def evaluate(
+    trace_file: Annotated[Path, typer.Option("--trace", help="Trace file, Parquet or CSV.")],
+    model: Annotated[Path, typer.Option(help="Folder of the model.")],
+    tick_s: Annotated[int | None, typer.Option(help="Tick length; by default the trace's interval.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+) -> None:
+    """Score a model over a whole trace, causally, beside persistence; the first day warms both up."""
+    behaviour = _open(model)
+    panel = trace.to_panel(trace.read(trace_file), tick_s)
+    ticks = len(panel.ticks)
+    with _progress("ticks") as bar:
+        task = bar.add_task("evaluating", total=ticks, note="")
+        scores = scoring.evaluate(
+            behaviour,
+            panel.values,
+            panel.events,
+            panel.saturated,
+            panel.users,
+            first_tick=int(panel.ticks[0]),
+            tick_s=panel.tick_s,
+            score_from=min(DAY_S // panel.tick_s, ticks // 4),
+            progress=lambda done, _: bar.update(task, completed=done),
+        )
+    _tell(
+        {
+            "trace": str(trace_file),
+            "model_id": behaviour.model_id,
+            "tick_s": panel.tick_s,
+            "by_metric_and_step": scores.table(),
+            **scores.summary(),
+        },
+        json,
+    )
+
+
+def _open(path: Path) -> BehaviourModel:
+    try:
+        return BehaviourModel.load(path)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+
+
+def _score(model: BehaviourModel, source: Source) -> scoring.Scores | None:
+    """Users held out, over the test window; the eight days before it warm up the state and the rival."""
+    panel = source.panel
+    users = [u for u, user in enumerate(source.users) if series.held_out(user.name)]
+    if not users:
+        return None
+    start = max(0, source.later - 8 * DAY_S // panel.tick_s)
+    return scoring.evaluate(
+        model,
+        panel.values[start:, users],
+        panel.events[start:, users],
+        panel.saturated[start:, users],
+        [panel.users[u] for u in users],
+        first_tick=int(panel.ticks[start]),
+        tick_s=panel.tick_s,
+        score_from=source.later - start,
+    )
+
+
+def _dependence(model: BehaviourModel, sources: list[Source]) -> dict[str, Any]:
+    """Of users held out, over the ticks before the test window; a day warms up."""
+    scores: list[np.ndarray[Any, np.dtype[np.float32]]] = []
+    for source in sources:
+        panel = source.panel
+        users = [u for u, user in enumerate(source.users) if series.held_out(user.name)]
+        start = max(0, source.later - DEPENDENCE_TICKS)
+        warm = max(0, start - DAY_S // panel.tick_s)
+        if users:
+            scores.append(
+                calibration.normal_scores(
+                    model,
+                    panel.values[warm : source.later, users],
+                    panel.events[warm : source.later, users],
+                    panel.saturated[warm : source.later, users],
+                    first_tick=int(panel.ticks[warm]),
+                    tick_s=panel.tick_s,
+                    score_from=start - warm,
+                )
+            )
+    found = calibration.dependence(scores)
+    return {
+        "shared": found.shared.round(4).tolist(),
+        "metric_correlation": found.metric_correlation.round(4).tolist(),
+        "step_correlation": round(found.step_correlation, 4),
+    }
+
+
+def _origin(path: Path, sources: list[Source]) -> dict[str, Any]:
+    """What of a file was learnt from: enough to tell whether a trace was in the training."""
+    return {
+        "file": path.name,
+        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "parts": [
+            {
+                "tick_s": source.panel.tick_s,
+                "from_s": int(source.panel.ticks[0]) * source.panel.tick_s,
+                "until_s": int(source.panel.ticks[source.later]) * source.panel.tick_s,
+                "users": len(source.users),
+                "users_held_out": sum(series.held_out(user.name) for user in source.users),
+            }
+            for source in sources
+        ],
+    }
+
+
+def _progress(unit: str) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed}/{task.total} " + unit),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+        console=Console(stderr=True),
+    )
+
+
+def _tell(facts: dict[str, Any], json: bool) -> None:
+    """One JSON object, or the same for people."""
+    if json:
+        sys.stdout.write(jsonlib.dumps(facts) + "\n")
+        return
+    console = Console()
+    for name, value in facts.items():
+        if name == "by_metric_and_step":
+            console.print(_table(value))
+        elif name == "scores":
+            for title, score in value.items():
+                console.print(_table(score["by_metric_and_step"], title))
+                console.print(score["summary"])
+        elif not isinstance(value, (dict, list)):
+            console.print(f"{name}: {value:.4g}" if isinstance(value, float) else f"{name}: {value}")
+
+
+def _table(rows: list[dict[str, Any]], title: str | None = None) -> Table:
+    table = Table(*(rows[0] if rows else ()), title=title)
+    for row in rows:
+        table.add_row(*(f"{value:.3f}" if isinstance(value, float) else str(value) for value in row.values()))
+    return table
