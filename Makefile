@@ -27,6 +27,7 @@ types: $(SYNCED)
 	@.venv/bin/basedpyright --warnings
 
 setup: $(SYNCED)
+	@:
 
 $(SYNCED): pyproject.toml uv.lock | $(UV)
 	@test -n "$(PYTHON)" || { echo "setup: no Python 3.11 to 3.13 found on PATH" >&2; exit 2; }

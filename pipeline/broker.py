@@ -381,7 +381,7 @@ def cluster(settings: Settings) -> Generator[Settings]:
 
 def broker(
     port: Annotated[
-        int | None, typer.Option(help="Loopback port; default: a free one.", min=1, max=65535)
+        int | None, typer.Option(help="Loopback port; default: a free one.", min=1024, max=65535)
     ] = None,
     data: Annotated[
         Path | None, typer.Option(help="Folder that keeps the topics; default: in the data folder.")
