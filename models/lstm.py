@@ -39,6 +39,9 @@ TAIL_LIMITS: Final = (0.35, 3.0)
 WEIGHTS: Final = "weights.npz"
 CARD: Final = "model.json"
 
+RELEASED: Final = Path(__file__).parent / "released"
+DEFAULT_MODEL: Final = RELEASED / "lstm64-2026-11"
+
 State = dict[str, NDArray[np.float32]]
 _SLOW: Final = tuple(name for name in STATE if not name.startswith("seasonal"))  # fields that enter the graph
 

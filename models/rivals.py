@@ -27,7 +27,7 @@ def persistence_quantiles(
         step: ticks ahead.
         levels: (level) probabilities.
         window: residuals of this many ticks are kept.
-        refresh: their quantiles are renewed at every multiple of this many ticks.
+        refresh: their quantiles are renewed at every multiple of this many ticks, and before at powers of two.
 
     Returns:
         (level, len(rows), user), never negative; NaN before the first value or with under 12 residuals.
@@ -35,8 +35,9 @@ def persistence_quantiles(
     out = np.full((len(levels), len(rows), values.shape[1]), np.nan, np.float32)
     begin = rows.start
     while begin < rows.stop:
-        end = min(rows.stop, (begin // refresh + 1) * refresh)
-        renewed = begin // refresh * refresh
+        stride = min(refresh, max(16, 1 << begin.bit_length() >> 1))  # in the beginning at powers of two
+        renewed = begin // stride * stride
+        end = min(rows.stop, renewed + stride)
         known = values[max(0, renewed - window - step + 1) : renewed + 1]
         residuals = known[step:] - known[:-step] if len(known) > step else known[:0]
         out[:, begin - rows.start : end - rows.start] = _quantiles(residuals, levels)[:, None]

@@ -18,7 +18,7 @@ from rich.table import Table
 
 from models import calibration, scoring, series, synthetic, training
 from models.features import DAY_S
-from models.lstm import BehaviourModel
+from models.lstm import DEFAULT_MODEL, BehaviourModel
 from models.series import Series
 from pipeline import trace
 from pipeline.errors import UsageError
@@ -170,7 +170,7 @@ def train(
 
 def evaluate(
     trace_file: Annotated[Path, typer.Option("--trace", help="Trace file, Parquet or CSV.")],
-    model: Annotated[Path, typer.Option(help="Folder of the model.")],
+    model: Annotated[Path, typer.Option(help="Folder of the model.")] = DEFAULT_MODEL,
     tick_s: Annotated[int | None, typer.Option(help="Tick length; by default the trace's interval.")] = None,
     json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
 ) -> None:

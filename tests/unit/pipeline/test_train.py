@@ -1,0 +1,103 @@
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from models.lstm import BehaviourModel
+from models.series import held_out
+from models.synthetic import columns, population
+from pipeline import train as module
+from pipeline.errors import UsageError
+
+
+@pytest.fixture(scope="module")
+def command() -> typer.Typer:
+    app = typer.Typer()
+    app.command("train")(module.train)
+    app.command("evaluate")(module.evaluate)
+    return app
+
+
+@pytest.fixture(scope="module")
+def trace_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Seven simulated users over three hours of minutes; at least one is held out."""
+    people = population(seed=1, apps=1, users_per_app=7, ticks=180, start_tick=28_000_000)
+    assert 0 < sum(held_out(f"{people.apps[0]}/{user}") for user in people.users) < 7
+    frames = []
+    for u, user in enumerate(people.users):
+        data = dict(zip(columns(), [*people.values[:, u].T, *people.events[:, u].T], strict=True))
+        frames.append(pl.DataFrame(data).with_columns(app=pl.lit(people.apps[u]), user=pl.lit(user)))
+    start = pl.from_epoch(pl.Series(people.ticks * 60)).dt.replace_time_zone("UTC")
+    path = tmp_path_factory.mktemp("trace") / "small.parquet"
+    pl.concat([frame.with_columns(ts=start) for frame in frames]).write_parquet(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def trained(
+    command: typer.Typer, trace_file: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, Any]:
+    out = tmp_path_factory.mktemp("models") / "tiny"
+    module_synthetic, module.SYNTHETIC = module.SYNTHETIC, ((1, 60, 120),)
+    try:
+        done = CliRunner().invoke(
+            command,
+            ["train", str(trace_file), "--out", str(out), "--updates", "2", "--json"],
+            catch_exceptions=False,
+        )
+    finally:
+        module.SYNTHETIC = module_synthetic
+    assert done.exit_code == 0
+    return out, json.loads(done.stdout)
+
+
+def test_train_writes_a_model_that_says_where_it_comes_from(
+    trained: tuple[Path, Any], trace_file: Path
+) -> None:
+    out, facts = trained
+    model = BehaviourModel.load(out)
+    assert model.facts == facts
+    assert model.model_id == "tiny"
+    (origin,) = facts["trained_on"]
+    assert origin["file"] == "small.parquet"
+    assert origin["sha256"] == hashlib.sha256(trace_file.read_bytes()).hexdigest()
+    (part,) = origin["parts"]
+    # the last quarter of 180 minutes is not learnt from
+    assert part["until_s"] - part["from_s"] == 135 * 60
+    assert model.dependence.shared.shape == (5,)
+    assert "small.parquet, 60 s" in facts["scores"]
+
+
+def test_evaluate_reports_per_metric_and_step(
+    command: typer.Typer, trained: tuple[Path, Any], trace_file: Path
+) -> None:
+    arguments = ["evaluate", "--trace", str(trace_file), "--model", str(trained[0]), "--json"]
+    done = CliRunner().invoke(command, arguments, catch_exceptions=False)
+    report = json.loads(done.stdout)
+    assert {"crps_ratio", "coverage_95_min", "coverage_95_max", "users", "ticks", "excluded"} <= set(report)
+    assert report["users"] == 7
+    assert len(report["by_metric_and_step"]) == 5 * 6
+    assert {"metric", "step", "crps_ratio", "coverage_95", "bound_99", "slack_99"} <= set(
+        report["by_metric_and_step"][0]
+    )
+
+
+def test_evaluate_for_people_is_a_table(
+    command: typer.Typer, trained: tuple[Path, Any], trace_file: Path
+) -> None:
+    arguments = ["evaluate", "--trace", str(trace_file), "--model", str(trained[0])]
+    done = CliRunner().invoke(command, arguments, catch_exceptions=False, env={"COLUMNS": "200"})
+    assert "coverage_95" in done.stdout
+    assert "memory" in done.stdout
+
+
+def test_what_cannot_be_evaluated_is_said(trace_file: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="holds no model"):
+        module.evaluate(trace_file, tmp_path)
+    with pytest.raises(UsageError, match="no such file"):
+        module.load(tmp_path / "none.csv")
