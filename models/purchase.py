@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -219,7 +219,12 @@ def choose(market: Market, policy: Policy, confidence: float, levels: Sequence[f
     found.sort(
         key=lambda p: (not p.feasible, p.cost if p.feasible else p.risk, -market_size(market, p), p.cost)
     )
-    return Choice(found[0], tuple(found[1:]), cost_at)
+    best, wanted = found[0], np.sort(market.need.max(axis=0))
+    if wanted[ranks[confidence]] > policy.limit:
+        short = f"{wanted[ranks[confidence]]} replicas are needed, the maximum is {policy.limit}"
+        best = replace(best, risk=1 - market.holds(best.counts), feasible=False, short=short)
+    cost_at = {c: cost if wanted[ranks[c]] <= policy.limit else None for c, cost in cost_at.items()}
+    return Choice(best, tuple(found[1:]), cost_at)
 
 
 def market_size(market: Market, purchase: Purchase) -> int:

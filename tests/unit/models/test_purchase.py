@@ -122,6 +122,7 @@ def test_confidence_decides_how_much_of_a_rare_need_is_bought():
     choice = choose(found, POLICY, 0.99, (0.95, 0.99, 0.999))
     assert choice.best.counts == {"od": 10}
     assert choice.cost_at == {0.95: 5.0, 0.99: 10.0, 0.999: 10.0}
+    assert choose(found, replace(POLICY, max=15), 0.99, (0.95, 0.99)).cost_at == {0.95: 5.0, 0.99: None}
 
 
 def test_the_search_finds_what_trying_every_pair_finds():
@@ -177,7 +178,11 @@ def test_the_budget_drops_instances_and_says_so():
 def test_the_maximum_bounds_what_is_bought():
     best = choose(market([OD], 20), replace(POLICY, max=15), 0.99).best
     assert best.counts == {"od": 7}  # 14 replicas; 16 would be above
-    assert best.short == "the maximum drops 1 of 8 instances"
+    assert best.short == "20 replicas are needed, the maximum is 15"
+    assert (best.feasible, best.risk) == (False, 1.0)
+    # 15 replicas fit under the maximum, eight instances of two do not
+    odd = choose(market([OD], 15), replace(POLICY, max=15), 0.99).best
+    assert (odd.counts, odd.short) == ({"od": 7}, "the maximum drops 1 of 8 instances")
     assert choose(market([OD], 20), replace(POLICY, max=16), 0.99).best.counts == {"od": 8}
 
 
@@ -202,6 +207,6 @@ def test_a_step_that_only_a_slower_offer_could_serve_is_not_promised():
 
 def test_hundreds_of_instances_are_searched_on_a_coarser_grid():
     need = stream(np, 7).normal(4000, 100, S).astype(np.int32)
-    best = choose(market([SPOT, OD], need), POLICY, 0.99).best
+    best = choose(market([SPOT, OD], need), replace(POLICY, max=10_000), 0.99).best
     assert best.feasible
     assert best.cost < 0.5 * 2120  # on demand alone: (4000 + 2.33 × 100) / 2 = 2116 instances
