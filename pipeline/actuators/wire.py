@@ -174,7 +174,8 @@ def read_all(settings: Settings, logical: str) -> Generator[tuple[Message, Recor
         Unreachable: Kafka does not answer, or there is no such topic.
     """
     codec = Codec(settings.registry_url)
-    consumer = reader(settings, "reader", {"enable.partition.eof": True})  # commits nothing
+    # The broker holds a fetch at the end of a partition back: half a second by default, for each partition.
+    consumer = reader(settings, "reader", {"enable.partition.eof": True, "fetch.wait.max.ms": 10})
     try:
         left = partitions(consumer, topics.name(logical, settings))
         for at in left:
