@@ -1,5 +1,9 @@
 """Monte Carlo: marginals, dependence, sums with known truth, shards, reconciliation, packing."""
 
+import importlib
+import importlib.util
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -27,6 +31,13 @@ def draw(forecasts: QuantileFunction, dependence: Dependence, **changes: int) ->
     return simulate(np, forecasts, dependence, app=b"shop", **key)
 
 
+MODULES = [np, *([importlib.import_module("cupy")] if importlib.util.find_spec("cupy") else [])]
+
+
+def host(array: Any) -> np.ndarray:
+    return array.get() if hasattr(array, "get") else array
+
+
 def correlation(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.corrcoef(a, b)[0, 1])
 
@@ -43,9 +54,17 @@ def test_one_users_score_is_standard_normal():
     assert np.abs(z).max() <= Z_MAX + 1e-4
 
 
-def test_sum_of_independent_normals_has_their_quantiles():
+@pytest.mark.parametrize("xp", MODULES)
+def test_sum_of_independent_normals_has_their_quantiles(xp: Any):
     # 50 users of N(100, 1): the total is N(5000, sqrt(50)), so q99 = 5000 + 7.07 × 2.326 = 5016.4
-    totals = draw(normal_users(50, 1, 1), Dependence.independent(1), scenarios=65_536)[:, 0, 0]
+    users = normal_users(50, 1, 1)
+    users = QuantileFunction(xp.asarray(users.location), xp.asarray(users.scale), xp.asarray(users.offsets))
+    key: dict[str, Any] = {"app": b"shop", "tick": 7, "shard": 0, "scenarios": 65_536, "seed": 1}
+    packed, scale = pack(simulate(xp, users, Dependence.independent(1), **key))
+    assert packed.dtype == np.float16
+    totals = host(simulate(xp, users, Dependence.independent(1), **key))[:, 0, 0]
+    # float16 rounds to 2⁻¹¹ of the value
+    assert unpack(packed, scale)[:, 0, 0] == pytest.approx(totals, rel=2**-11)
     for level in (0.05, 0.5, 0.95, 0.99):
         truth = 5000 + np.sqrt(50) * ndtri(level)
         density = np.exp(-(ndtri(level) ** 2) / 2) / np.sqrt(2 * np.pi * 50)
