@@ -27,6 +27,9 @@ CHUNK_BYTES: Final = {"numpy": 512 * 1024, "cupy": 64 * 1024 * 1024}
 # Users draw their scores from this many equally probable values, 16 random bits each: three times faster than
 # Philox normals on a core (4 against 12 ns), and a quantile is off by at most 1 / 65,536 in probability.
 SCORE_LEVELS: Final = 65_536
+# OpenBLAS multiplies with one thread up to 2¹⁸ multiplications. More threads gain nothing on matrices this small
+# and, where processors are shared, wait for each other: 20 times slower was measured.
+BLAS_PRODUCTS: Final = 200_000
 TABLE_USERS: Final = 128  # users whose grids are unpacked at once: 128 × 24 × 20 cells × 2 × 4 bytes = 4.9 MB
 
 
@@ -121,7 +124,7 @@ def simulate(
 
     scores = xp.asarray(_score_table())
     draws = _normals(xp, stream(xp, seed, app, tick), (steps * metrics, half), scores)
-    factor = (factor_map @ draws).reshape(steps, metrics, half)[:, active].reshape(rows, half)
+    factor = _mixed(xp, factor_map, draws).reshape(steps, metrics, half)[:, active].reshape(rows, half)
 
     own = stream(xp, seed, app, tick, shard)
     chunk = max(1, CHUNK_BYTES[xp.__name__] // (4 * rows * scenarios))
@@ -132,7 +135,7 @@ def simulate(
         for begin in range(0, intercept.shape[0], chunk):
             part = slice(begin, begin + chunk)
             draws = _normals(xp, own, (intercept[part].shape[0], rows, half), scores)
-            _add_users(xp, xp.matmul(own_map, draws) + factor, intercept[part], slope[part], acc)
+            _add_users(xp, _mixed(xp, own_map, draws) + factor, intercept[part], slope[part], acc)
     total[:, :, active] = acc.reshape(steps, active.size, scenarios).transpose(2, 0, 1)
     return total
 
@@ -165,6 +168,16 @@ def _add_users(xp: Any, deviation: Any, intercept: Any, slope: Any, acc: Any) ->
     xp.clip(position, xp.float32(0), xp.float32(np.inf), out=position)  # faster than maximum
     for user in range(users):
         acc += position[user]
+
+
+def _mixed(xp: Any, matrix: Any, draws: Any) -> Any:
+    """Product of a matrix (row, row) and draws (..., row, half), some columns at a time."""
+    result = xp.empty_like(draws)
+    width = draws.shape[-1] if xp is not np else max(1, BLAS_PRODUCTS // matrix.size)
+    for begin in range(0, draws.shape[-1], width):
+        part = (..., slice(begin, begin + width))
+        xp.matmul(matrix, draws[part], out=result[part])
+    return result
 
 
 def _gather(xp: Any, table: Any, index: Any) -> Any:
