@@ -30,7 +30,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 
 import structlog
-from confluent_kafka import OFFSET_BEGINNING, KafkaException, Message
+from confluent_kafka import OFFSET_BEGINNING, Message
 
 from pipeline import topics
 from pipeline.actuators.barrier import Barrier, Position
@@ -43,6 +43,7 @@ from pipeline.actuators.wire import (
     Positions,
     dead_letter,
     header_of,
+    offsets_call,
     partitions,
     position_of,
     read_all,
@@ -51,7 +52,7 @@ from pipeline.actuators.wire import (
 )
 from pipeline.codec import Codec
 from pipeline.commands import FINAL, Target, verify
-from pipeline.errors import Poison, Unreachable
+from pipeline.errors import Poison
 from pipeline.keys import Keyring, keyring
 from pipeline.settings import Settings
 
@@ -108,10 +109,7 @@ class Actuator:
             Unreachable: Kafka does not answer.
         """
         mine = [*partitions(self._consumer, self.plans), *partitions(self._consumer, self.commands)]
-        try:
-            committed = self._consumer.committed(mine, timeout=TIMEOUT_S)
-        except KafkaException as error:
-            raise Unreachable(f"offsets of the actuator: {error.args[0].str()}") from None
+        committed = offsets_call(lambda: self._consumer.committed(mine, timeout=TIMEOUT_S))
         for at in committed:
             at.offset = OFFSET_BEGINNING if at.offset < 0 else at.offset
         begin = {at.partition: max(at.offset, 0) for at in committed if at.topic == self.commands}
@@ -308,10 +306,7 @@ class Actuator:
         self._outbox.flush()
         offsets = self.positions.to_commit()
         if offsets:
-            try:
-                self._consumer.commit(offsets=offsets, asynchronous=False)
-            except KafkaException as error:
-                raise Unreachable(f"offsets of the actuator: {error.args[0].str()}") from None
+            offsets_call(lambda: self._consumer.commit(offsets=offsets, asynchronous=False))
 
 
 def run(

@@ -13,7 +13,6 @@ was before the command or after it, and the repeated command is answered with th
 import fcntl
 import time
 from collections.abc import Callable
-from copy import deepcopy
 from dataclasses import asdict
 from hashlib import blake2b
 from math import exp, inf, log
@@ -107,7 +106,8 @@ class LocalProvider(Provider):
             and command["desired"] > offer.owned_count
         ):
             raise Rejected(f"only {offer.owned_count} are reserved")
-        state = deepcopy(self._at(target, now_s)) or State(started_s=now_s, clock_s=now_s)
+        state = self._at(target, now_s)
+        state = State(started_s=now_s, clock_s=now_s) if state is None else state.copy()
         now_s = max(now_s, state.clock_s)
         state.clock_s, state.epoch = now_s, command["epoch"]
         before, generation = state.desired, state.changes[-1][1] if state.changes else 0
@@ -179,7 +179,7 @@ class LocalProvider(Provider):
             saved = self._load(target.ref)
             if saved is None:
                 return None
-            view = self._views[target.ref] = deepcopy(saved)
+            view = self._views[target.ref] = saved.copy()
         while True:
             leaving = [
                 one
@@ -296,7 +296,7 @@ class LocalProvider(Provider):
 
     def _save(self, ref: str, state: State) -> None:
         state.write(self._path(ref))
-        self._saved[ref], self._views[ref] = state, deepcopy(state)
+        self._saved[ref], self._views[ref] = state, state.copy()
 
 
 def local_provider(settings: Settings) -> LocalProvider:

@@ -3,7 +3,8 @@ state."""
 
 import json
 import os
-from dataclasses import asdict, dataclass, field
+from copy import copy
+from dataclasses import dataclass, field, replace
 from math import inf, log
 from pathlib import Path
 from statistics import NormalDist
@@ -156,6 +157,15 @@ class State:
     changes: list[tuple[float, int, str]] = field(default_factory=list[tuple[float, int, str]])
     results: dict[str, dict[str, Any]] = field(default_factory=dict[str, dict[str, Any]])
 
+    def copy(self) -> "State":
+        """One that can be changed without changing this one (`deepcopy` takes ten times as long)."""
+        return replace(
+            self,
+            instances=[copy(one) for one in self.instances],
+            changes=list(self.changes),
+            results=dict(self.results),
+        )
+
     @classmethod
     def read(cls, path: Path) -> "State":
         """As `write` wrote it."""
@@ -168,7 +178,7 @@ class State:
         """Replace the file: written beside it, forced to disk, renamed over it."""
         draft = path.with_suffix(".draft")
         with draft.open("w") as file:
-            json.dump(asdict(self), file)
+            json.dump({**vars(self), "instances": [vars(one) for one in self.instances]}, file)
             file.flush()
             os.fsync(file.fileno())
         draft.replace(path)

@@ -1,9 +1,10 @@
 """What an actuator needs of Kafka: read a topic whole, publish and flush, and which messages are finished."""
 
+import time
 from collections import defaultdict
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import suppress
-from typing import Any
+from typing import Any, TypeVar
 
 from confluent_kafka import (
     OFFSET_BEGINNING,
@@ -23,6 +24,7 @@ from pipeline.codec import Codec
 from pipeline.errors import Poison, Unreachable
 from pipeline.settings import Settings
 
+T = TypeVar("T")
 TIMEOUT_S = 30.0
 """A broker that restarts is back within 10 s."""
 
@@ -150,6 +152,33 @@ def reader(settings: Settings, group: str, more: Mapping[str, Any] | None = None
             **(more or {}),
         }
     )
+
+
+COORDINATOR_MOVES = frozenset(
+    {
+        KafkaError.NOT_COORDINATOR,
+        KafkaError.COORDINATOR_NOT_AVAILABLE,
+        KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+        KafkaError._WAIT_COORD,
+    }
+)
+"""The group's broker is being found: after a start, or after it has moved."""
+
+
+def offsets_call(call: Callable[[], T]) -> T:
+    """Ask for or commit a group's offsets, again while its broker is being found.
+
+    Raises:
+        Unreachable: it cannot be.
+    """
+    deadline = time.monotonic() + TIMEOUT_S
+    while True:
+        try:
+            return call()
+        except KafkaException as error:
+            if error.args[0].code() not in COORDINATOR_MOVES or time.monotonic() > deadline:
+                raise Unreachable(f"offsets of the actuator: {error.args[0].str()}") from None
+        time.sleep(0.05)
 
 
 def partitions(consumer: Consumer, topic: str) -> list[TopicPartition]:
