@@ -298,7 +298,7 @@ class Ingest:
         for tp in revoked:
             self.partitions.pop(tp.partition, None)
 
-    def _complete(self, messages: list[Message]) -> Record | None:
+    def _complete(self, messages: list[Message], _: bool) -> Record | None:
         """The newest frame of which all parts are there."""
         parts: dict[int, set[int]] = {}
         newest: Record | None = None

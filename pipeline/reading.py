@@ -26,6 +26,7 @@ def reader(settings: Settings) -> Consumer:
             "enable.auto.commit": False,
             "isolation.level": "read_committed",
             "enable.partition.eof": True,
+            "auto.offset.reset": "earliest",
             "fetch.message.max.bytes": 4 * 1024 * 1024,
         }
     )
@@ -101,24 +102,23 @@ def newest(
     settings: Settings,
     logical: str,
     partition: int,
-    found: Callable[[list[Message]], T | None],
+    found: Callable[[list[Message], bool], T | None],
     count: int = 64,
 ) -> T | None:
     """Read a partition backwards in growing windows until `found` sees what it needs in one.
 
     Args:
         settings, logical, partition: where.
-        found: gets the last messages in order; None asks for more.
+        found: gets the last messages in order, and whether these are all there are; None asks for more.
         count: messages of the first window; each further one is four times as long.
     """
     low, high = bounds(settings, logical, partition)
     while True:
         start = max(low, high - count)
-        result = (
-            found(list(read(settings, logical, {partition: start}, {partition: high})))
-            if start < high
-            else None
+        messages = (
+            list(read(settings, logical, {partition: start}, {partition: high})) if start < high else []
         )
+        result = found(messages, start == low)
         if result is not None or start == low:
             return result
         count *= 4

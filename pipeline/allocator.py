@@ -1,0 +1,279 @@
+"""Stage 4: scenarios of all shards -> for each app its total's forecast, a plan, and signed commands.
+
+When a tick is complete (see `barrier`), for each app in order: step the app's total by the same behaviour model,
+reconcile the scenarios with it, allocate. Plans exist only for complete ticks, in order. A plan for tick t starts
+from capacity observed at t - 1; in a replay it waits for it, so that plans are a function of the topics.
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Any
+
+import numpy as np
+
+from models.allocation import allocate
+from models.distribution import QuantileFunction
+from models.features import METRICS, horizon_steps
+from models.guardrails import Telemetry
+from models.lstm import BehaviourModel, State
+from models.scenarios import reconcile
+from pipeline import plans, reading, side_inputs
+from pipeline.barrier import Barrier, Demand
+from pipeline.codec import Codec, Record
+from pipeline.forecasts import forecast_records
+from pipeline.identity import PSEUDONYM_BYTES
+from pipeline.keys import SigningKey
+from pipeline.settings import Settings
+from pipeline.side_inputs import SideInputs
+from pipeline.state import Publish
+
+TOTAL_WEIGHT = 0.5
+"""Weight of the app's own total against the sum of its users (DESIGN 5: half and half was 0.84 of the rival's slack)."""
+SATURATED_SHARE = 0.1
+"""From a tenth of an app's usage on, its total counts as a lower bound: below, the error is within a scenario's."""
+REPLAY_WAIT_S = 3600.0
+
+
+@dataclass
+class App:
+    """What is kept of an app: its total's model state (one row), and the guard rails' memory.
+
+    `metrics` and `offers` are those of the last plan. `managed` says whether an actuator had reported its capacity before its first plan. In a replay only such an app
+    is planned from observations, and waits for them.
+    """
+
+    group: str
+    state: State
+    memory: dict[str, Any]
+    managed: bool
+    metrics: tuple[str, ...] = ()
+    offers: tuple[str, ...] = ()
+
+
+class Allocator:
+    """One partition of `scenarios` (see `pipeline.state` for when its methods are called)."""
+
+    def __init__(
+        self,
+        shard: int,
+        model: BehaviourModel,
+        inputs: SideInputs,
+        codec: Codec,
+        publish: Publish,
+        key: SigningKey,
+        settings: Settings,
+    ) -> None:
+        self.shard, self.model, self.inputs, self.codec, self.publish = shard, model, inputs, codec, publish
+        self.key, self.settings = key, settings
+        self.barrier = Barrier(settings.partitions)
+        self.apps: dict[str, App] = {}
+        self.seq, self.tick_s = 0, settings.tick_s
+        self.pinned: dict[str, Record] = {}
+        self.noticed: int | None = None
+        self.waiting_since_s: tuple[int, float] | None = None
+
+    @property
+    def done(self) -> int:
+        """The last tick that was planned."""
+        return -1 if self.barrier.planned is None else self.barrier.planned
+
+    def fold(self, value: bytes) -> int | None:
+        """Take a scenario or a marker; plan all ticks that it completes."""
+        name, record = self.codec.decode(value)
+        if not self.barrier.add(name, record):
+            return None
+        self.tick_s = record["tick_s"]
+        while (tick := self.barrier.next_tick()) is not None and not self.barrier.missing(tick):
+            self._plan(tick, self.barrier.pop(tick))
+        return record["tick"]
+
+    def hold(self, now_s: float) -> None:
+        """Say which shards the next tick lacks, once, after it has waited for long; the commands stand.
+
+        Args:
+            now_s: by the wall clock.
+        """
+        tick = self.barrier.next_tick()
+        if tick is None or tick == self.noticed:
+            return
+        if self.waiting_since_s is None or self.waiting_since_s[0] != tick:
+            self.waiting_since_s = (tick, now_s)
+        elif now_s - self.waiting_since_s[1] >= self.settings.hold_after_s:
+            self.noticed = tick
+            since = int(self.waiting_since_s[1] * 1e6)
+            for group in sorted({app.group for app in self.apps.values()}):
+                notice = {
+                    "allocation_group": group,
+                    "tick": tick,
+                    "missing": self.barrier.missing(tick),
+                    "since": since,
+                }
+                self.publish("hold.notices", "hold_notice", notice, partition=self.shard, key=group)
+
+    def _plan(self, tick: int, scenarios: Mapping[str, list[Record]]) -> None:
+        demands = {app: Demand.of(parts) for app, parts in scenarios.items()}
+        for app, parts in scenarios.items():
+            if app not in self.apps:
+                managed = bool(self.inputs.observed(app, tick))
+                self.apps[app] = App(parts[0]["allocation_group"], self.model.initial_state(1), {}, managed)
+        steps = [step * self.tick_s for step in horizon_steps(self.tick_s)]
+        head: Record = {"tick": tick, "tick_s": self.tick_s, "steps": steps}
+        for app in self.apps.keys() - demands.keys():  # nobody is heard of: what is commanded stands
+            demands[app] = Demand.silent(self.apps[app].metrics, len(steps))
+        if self.apps:
+            names = sorted(self.apps)
+            totals = self._step_totals(names, demands, head)
+            for row, app in enumerate(names):
+                self._plan_app(app, demands[app], totals[row], head)
+            self.seq += 1
+
+    def _step_totals(self, names: list[str], demands: Mapping[str, Demand], head: Record) -> QuantileFunction:
+        """Step all apps' totals; publish and return their forecasts (app, metric, step)."""
+        heard = np.array([[demands[app].heard] for app in names])
+        usage = np.where(heard, [demands[app].usage for app in names], np.nan)
+        held = np.array([demands[app].saturated for app in names])
+        events = np.array([demands[app].rates for app in names], np.float32)
+        state = {
+            name: np.concatenate([self.apps[app].state[name] for app in names])
+            for name in self.apps[names[0]].state
+        }
+        values = usage.astype(np.float32)
+        saturated = np.nan_to_num(held) > SATURATED_SHARE * np.nan_to_num(usage)
+        after, totals, flags = self.model.step(
+            state, values, events, saturated, tick=head["tick"], tick_s=head["tick_s"]
+        )
+        for row, app in enumerate(names):
+            self.apps[app].state = {name: array[row : row + 1] for name, array in after.items()}
+        ids = [blake2b(app.encode(), digest_size=PSEUDONYM_BYTES).digest() for app in names]
+        frame = {name: head[name] for name in ("tick", "tick_s")} | {
+            "shard": self.shard,
+            "seq": self.seq,
+            "tick_start": head["tick"] * head["tick_s"] * 1_000_000,
+        }
+        for record in forecast_records(frame, self.model.model_id, ids, names, totals, flags, values, events):
+            self.publish("forecasts.apps", "forecast", record, partition=self.shard, key=str(self.shard))
+        return totals
+
+    def _plan_app(self, app: str, demand: Demand, total: QuantileFunction, head: Record) -> None:
+        kept, tick, tick_s = self.apps[app], head["tick"], head["tick_s"]
+        kept.metrics = demand.metrics
+        pinned = self.pinned.pop(f"{app}@{tick}", None)
+        policy_record = self._policy(app, tick, pinned)
+        policy = side_inputs.policy_of(policy_record)
+        prices = self._prices(kept.group, tick, pinned)
+        observed = self._observed(app, kept, tick)
+        index = [METRICS.index(metric) for metric in demand.metrics]
+        before = kept.memory.get("counts") or {o: r["ready"] + r["pending"] for o, r in observed.items()}
+        plan, kept.memory = allocate(
+            reconcile(np, demand.scenarios, total[index], TOTAL_WEIGHT),
+            metrics=demand.metrics,
+            steps_s=head["steps"],
+            offers=[side_inputs.offer_of(price) for price in prices.values()],
+            observed={offer: side_inputs.observed_of(record) for offer, record in observed.items()},
+            policy=policy,
+            usage=demand.usage[index],
+            saturated=demand.saturated[index],
+            telemetry=Telemetry(demand.reporting, demand.users, idle=bool(np.nansum(demand.usage) == 0)),
+            memory=kept.memory,
+            now_s=float((tick + 1) * tick_s),
+            seed=self.settings.seed,
+            app=app.encode(),
+            tick=tick,
+        )
+        kept.offers = tuple(sorted(plan.counts))
+        record = plans.plan_record(
+            plan,
+            head,
+            app=app,
+            group=kept.group,
+            policy=policy,
+            metrics=demand.metrics,
+            versions={
+                "policy": f"{policy_record['app']}@{policy_record['version']}",
+                "prices": [f"{offer}@{price['version']}" for offer, price in prices.items()],
+                "calendar": [],
+                "model": self.model.model_id,
+                "adjustment": "",
+            },
+            observed=observed,
+            shard=self.shard,
+            seq=self.seq,
+            seed=self.settings.seed,
+        )
+        issued = plans.command_records(record, policy, prices, before, observed, self.key)
+        record["commands_issued"] = len(issued)
+        for command in issued:
+            self.publish("commands", "command", command, partition=self.shard, key=command["target"]["ref"])
+        self.publish("plans", "plan", record, partition=self.shard, key=app)
+
+    def _policy(self, app: str, tick: int, pinned: Record | None) -> Record:
+        """The app's policy at a tick, else the default's, else the built-in one."""
+        if pinned is not None:
+            name, _, version = pinned["policy"].rpartition("@")
+            found = self.inputs.at("policies", name, tick, int(version))
+        else:
+            found = self.inputs.at("policies", app, tick) or self.inputs.at(
+                "policies", plans.DEFAULT_POLICY, tick
+            )
+        return found or self.codec.decode(self.codec.encode("policy", plans.default_policy(app)))[1]
+
+    def _prices(self, group: str, tick: int, pinned: Record | None) -> dict[str, Record]:
+        """Offers by id; reserved ones that are committed to another allocation group are not this one's."""
+        versions = None
+        if pinned is not None:
+            parts = [name.rpartition("@") for name in pinned["prices"]]
+            versions = {offer: int(version) for offer, _, version in parts}
+        found = self.inputs.all_at("prices", tick, versions)
+        return {p["offer_id"]: p for p in found if p["commitment_id"] in (None, "", group)}
+
+    def _observed(self, app: str, kept: App, tick: int) -> dict[str, Record]:
+        """What the app's targets had at the end of the tick before, by offer."""
+        if not self.settings.event_time:
+            self.inputs.wait_observed(app, tick - 1, self.settings.observation_wait_s)
+        elif not kept.managed:
+            return {}
+        else:
+            self.inputs.wait_observed(app, tick - 1, REPLAY_WAIT_S, kept.offers)
+        return self.inputs.observed(app, tick)
+
+    def blocks(self) -> Iterable[tuple[bytes, bytes]]:
+        """The position, and each app."""
+        position = {"planned": self.barrier.planned, "latest": self.barrier.latest, "seq": self.seq}
+        yield b"position", json.dumps(position).encode()
+        for name, app in sorted(self.apps.items()):
+            arrays = {field: array.tobytes().hex() for field, array in sorted(app.state.items())}
+            kept = {"group": app.group, "memory": app.memory, "managed": app.managed, "state": arrays}
+            kept |= {"metrics": app.metrics, "offers": app.offers}
+            yield b"app-" + name.encode(), json.dumps(kept).encode()
+
+    def restore(self, blocks: Mapping[bytes, bytes]) -> None:
+        """Continue from the last snapshot, with the versions that later plans used already."""
+        if b"position" in blocks:
+            position = json.loads(blocks[b"position"])
+            self.barrier.planned, self.seq = position["planned"], position["seq"]
+            # Markers of planned ticks alone: those of later ticks come again, as their scenarios do.
+            self.barrier.latest = {
+                int(shard): min(tick, self.done) for shard, tick in position["latest"].items()
+            }
+        like = self.model.initial_state(1)
+        for key, value in blocks.items():
+            if key.startswith(b"app-"):
+                kept = json.loads(value)
+                state = {
+                    field: np.frombuffer(bytes.fromhex(data), like[field].dtype).reshape(like[field].shape)
+                    for field, data in kept["state"].items()
+                }
+                names = (tuple(kept[field]) for field in ("metrics", "offers"))
+                self.apps[key[4:].decode()] = App(
+                    kept["group"], state, kept["memory"], kept["managed"], *names
+                )
+        self.pinned = reading.newest(self.settings, "plans", self.shard, self._used) or {}
+
+    def _used(self, messages: list[Any], whole: bool) -> dict[str, Record] | None:
+        """Versions that plans after the snapshot used, by plan id; None where more messages are needed."""
+        found = [self.codec.decode(message.value())[1] for message in messages]
+        if not whole and all(plan["tick"] > self.done for plan in found):
+            return None
+        return {plan["plan_id"]: plan["versions"] for plan in found if plan["tick"] > self.done}

@@ -1,0 +1,140 @@
+"""A plan as a record with its decision, and the commands that follow from it."""
+
+import math
+from collections.abc import Mapping, Sequence
+from decimal import Decimal
+
+from models.allocation import Plan
+from models.capacity import Policy
+from pipeline import commands
+from pipeline.codec import Record
+from pipeline.keys import SigningKey
+
+DEFAULT_POLICY = "*"
+"""Policy of apps that have none of their own."""
+LIFETIME_S = 600.0
+"""A command that was not applied within two of the longest ticks is stale: the next plan knows better."""
+_CENT = Decimal("0.000001")
+
+
+def default_policy(app: str) -> Record:
+    """For an app nobody has described: shadow mode, and a replica of one core and 4 GiB, the usual ratio."""
+    return {
+        "app": app,
+        "version": 0,
+        "valid_from_tick": 0,
+        "mode": "shadow",
+        "allocation_group": "",
+        "governed": ["cpu", "memory"],
+        "unit": [{"metric": "cpu", "value": 1.0}, {"metric": "memory", "value": float(4 * 2**30)}],
+    }
+
+
+def money(amount: float) -> Decimal:
+    """An amount as records carry it: six decimals; what is not finite has no price and is written as the largest."""
+    return Decimal(amount if math.isfinite(amount) else 10**11).quantize(_CENT)
+
+
+def plan_record(
+    plan: Plan,
+    head: Record,
+    *,
+    app: str,
+    group: str,
+    policy: Policy,
+    metrics: Sequence[str],
+    versions: Record,
+    observed: Mapping[str, Record],
+    shard: int,
+    seq: int,
+    seed: int,
+) -> Record:
+    """The record `plans` of a tick; `head` gives tick, tick_s and steps."""
+    return {
+        "plan_id": f"{app}@{head['tick']}",
+        "allocation_group": group,
+        "app": app,
+        "shard": shard,
+        "seq": seq,
+        "mode": policy.mode,
+        "tick": head["tick"],
+        "tick_s": head["tick_s"],
+        "confidence_asked": plan.confidence_asked,
+        "confidence_planned": plan.confidence_planned,
+        "steps": head["steps"],
+        "metrics": list(metrics),
+        "required": plan.required.astype(float).tolist(),
+        "alpha": plan.alpha,
+        "window": list(plan.window),
+        "replicas": list(plan.replicas),
+        "counts": [{"offer_id": o, "desired": list(n)} for o, n in sorted(plan.counts.items())],
+        "cost": money(plan.cost),
+        "currency": "USD",
+        "cost_at": [
+            {"confidence": level, "cost": None if cost is None else money(cost)}
+            for level, cost in plan.cost_at.items()
+        ],
+        "binding": None if plan.binding is None else {"metric": plan.binding[0], "step_s": plan.binding[1]},
+        "reactive_floor": plan.reactive_floor,
+        "observed_generation": max((record["generation"] for record in observed.values()), default=0),
+        "observed_tick": max((record["tick"] for record in observed.values()), default=-1),
+        "alternatives": [
+            {
+                "counts": [{"offer_id": o, "desired": n} for o, n in sorted(other.counts.items())],
+                "cost": money(other.cost),
+                "risk": other.risk,
+                "reason": other.reason,
+            }
+            for other in plan.alternatives
+        ],
+        "guardrails": list(plan.guardrails),
+        "feasible": plan.feasible,
+        "reason": plan.reason,
+        "commands_issued": 0,
+        "versions": versions,
+        "seed": seed,
+    }
+
+
+def command_records(
+    plan: Record,
+    policy: Policy,
+    prices: Mapping[str, Record],
+    before: Mapping[str, int],
+    observed: Mapping[str, Record],
+    key: SigningKey,
+) -> list[Record]:
+    """Signed commands for what a plan changes, growth first; none in modes that only watch.
+
+    Args:
+        plan: its record.
+        prices: by offer.
+        before: counts that were commanded before.
+        observed: by offer, what the plan started from.
+        key: signs.
+    """
+    if policy.mode in ("shadow", "paused"):
+        return []
+    desired = {count["offer_id"]: count["desired"][0] for count in plan["counts"]}
+    changed = [offer for offer, count in desired.items() if count != before.get(offer, 0)]
+    changed.sort(key=lambda offer: (desired[offer] < before.get(offer, 0), offer))
+    issued_s = float((plan["tick"] + 1) * plan["tick_s"])
+    return [
+        commands.build(
+            plan_id=plan["plan_id"],
+            order=order,
+            target=commands.Target(
+                prices[offer]["provider"], f"{plan['app']}/{offer}", region=prices[offer]["region"]
+            ),
+            desired=desired[offer],
+            bounds=(0, max(desired[offer], policy.limit)),
+            epoch=plan["tick"],
+            issued_tick=plan["tick"],
+            issued_s=issued_s,
+            lifetime_s=max(LIFETIME_S, 2.0 * plan["tick_s"]),
+            key=key,
+            drain_s=policy.drain_s if desired[offer] < before.get(offer, 0) else 0.0,
+            expected_generation=observed[offer]["generation"] if offer in observed else None,
+        )
+        for order, offer in enumerate(changed)
+    ]

@@ -1,0 +1,26 @@
+"""Where released models are."""
+
+from pathlib import Path
+
+import models
+from pipeline.errors import UsageError
+from pipeline.settings import Settings
+
+FOLDER = Path(models.__file__).parent / "released"
+
+
+def folder(settings: Settings) -> Path:
+    """The folder of the model that an installation uses: the one that is set, else the newest released.
+
+    Raises:
+        UsageError: there is none.
+    """
+    if settings.model is not None:
+        for candidate in (Path(settings.model), FOLDER / settings.model):
+            if (candidate / "model.json").is_file():
+                return candidate
+        raise UsageError(f"no model {settings.model!r}: neither a folder with model.json nor a released one")
+    found = sorted(path.parent for path in FOLDER.glob("*/model.json"))
+    if not found:
+        raise UsageError("no model is released: `leadtime train` makes one")
+    return found[-1]

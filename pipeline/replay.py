@@ -1,0 +1,263 @@
+"""A trace, or a window of topics, into the raw topics: at real speed, N times it, or as fast as it goes.
+
+Replay is a producer that knows what comes next, so it promises it: after each tick a watermark goes into every
+partition of both raw topics, also where no record went. A header says how far event time lies behind the wall
+clock (a trace of 2013 is not absurd); the message's own timestamp stays the produce time, or retention would
+delete the replay.
+"""
+
+import heapq
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import NamedTuple
+
+import polars as pl
+from confluent_kafka import Producer, TopicPartition
+
+from models.features import EVENT_KINDS, METRICS
+from pipeline import reading, topics
+from pipeline.client import connection
+from pipeline.codec import DEFAULT, Codec
+from pipeline.errors import Poison, Unreachable, UsageError
+from pipeline.identity import entity, partition_of
+from pipeline.ingest import RAW, SHIFT_HEADER
+from pipeline.settings import Settings
+from pipeline.trace import EVENTS, LIMIT, Trace
+
+
+class Item(NamedTuple):
+    """One message to be: event time in microseconds, logical topic, partition and value."""
+
+    ts_us: int
+    topic: str
+    key: str
+    value: bytes
+
+
+@dataclass(frozen=True)
+class Window:
+    """Ticks [first, last] of a trace."""
+
+    first: int
+    last: int
+    tick_s: int
+
+    @property
+    def ticks(self) -> int:
+        """How many."""
+        return self.last - self.first + 1
+
+    @classmethod
+    def of(cls, trace: Trace, tick_s: int, ticks: int | None = None, start: datetime | None = None) -> "Window":
+        """The trace's ticks, from `start` on, at most so many.
+
+        Raises:
+            UsageError: nothing of the trace lies in it.
+        """
+        times = trace.frame["ts"].dt.epoch("us")
+        least, most = int(times[0]), int(times[-1])
+        first = max(least, int(start.timestamp() * 1e6) if start else least) // 1_000_000 // tick_s
+        last = most // 1_000_000 // tick_s
+        if ticks is not None:
+            last = min(last, first + ticks - 1)
+        if first > last:
+            raise UsageError(f"the trace ends before {start}: {datetime.fromtimestamp(most / 1e6, UTC)}")
+        return cls(first, last, tick_s)
+
+    def select(self, trace: Trace) -> pl.DataFrame:
+        """The trace's rows in it, in order."""
+        tick = pl.col("ts").dt.epoch("us") // (self.tick_s * 1_000_000)
+        return trace.frame.filter(tick.is_between(self.first, self.last))
+
+
+def records(rows: pl.DataFrame, interval_s: int, codec: Codec = DEFAULT) -> Iterator[Item]:
+    """A trace's rows as raw records: one metric sample each, and one event record per kind that is not zero.
+
+    Args:
+        rows: as `Trace.frame`, sorted by time.
+        interval_s: that a sample stands for; event rates times it are counts.
+        codec: encodes.
+    """
+    metrics = [name for name in METRICS if name in rows.columns]
+    limits = {name: name.removeprefix(LIMIT) for name in rows.columns if name.startswith(LIMIT)}
+    events = {name: name.removeprefix(EVENTS) for name in rows.columns if name.startswith(EVENTS)}
+    for number, row in enumerate(rows.with_columns(pl.col("ts").dt.epoch("us")).iter_rows(named=True)):
+        ts, app, user = row["ts"], row["app"], row["user"]
+        key = entity(app, user)
+        if any(row[name] is not None for name in metrics):
+            record = {
+                "ts": ts,
+                "interval_s": float(interval_s),
+                "app": app,
+                "user": user,
+                "limits": [{"metric": m, "value": row[name]} for name, m in limits.items() if row[name] is not None],
+                "producer": "replay",
+                "producer_seq": number,
+                **{name: row[name] for name in metrics},
+            }
+            yield Item(ts, RAW[0], key, codec.encode("metric", record))
+        for name, kind in events.items():
+            if row[name]:
+                event = {
+                    "ts": ts,
+                    "event_id": f"{number}.{kind}",
+                    "app": app,
+                    "user": user,
+                    "kind": kind if kind in EVENT_KINDS else "OTHER",
+                    "name": kind,
+                    "count": row[name] * interval_s,
+                }
+                yield Item(ts, RAW[1], key, codec.encode("event", event))
+
+
+def window_of_topics(
+    settings: Settings,
+    since: datetime | None = None,
+    until: datetime | None = None,
+    offsets: tuple[int, int] | None = None,
+) -> Iterator[Item]:
+    """Raw records of a cluster's topics, by produce time or by offset, merged by event time; only read.
+
+    What cannot be decoded has no event time and goes with its predecessor: the replay refuses it again.
+
+    Raises:
+        Unreachable: the cluster does not answer.
+    """
+    lanes = [
+        _lane(settings, topic, number, since, until, offsets)
+        for topic in RAW
+        for number in range(settings.partitions)
+    ]
+    return heapq.merge(*lanes, key=lambda item: item.ts_us)
+
+
+def _lane(
+    settings: Settings,
+    topic: str,
+    number: int,
+    since: datetime | None,
+    until: datetime | None,
+    offsets: tuple[int, int] | None,
+) -> Iterator[Item]:
+    low, high = reading.bounds(settings, topic, number)
+    if offsets is not None:
+        low, high = max(low, offsets[0]), min(high, offsets[1])
+    consumer = reading.reader(settings)
+    try:
+        for moment, is_end in ((since, False), (until, True)):
+            if moment is not None:
+                at = TopicPartition(topics.name(topic, settings), number, int(moment.timestamp() * 1000))
+                found = consumer.offsets_for_times([at], timeout=reading.POLL_S)[0].offset
+                found = high if found < 0 else found
+                low, high = (low, min(high, found)) if is_end else (max(low, found), high)
+    finally:
+        consumer.close()
+    if low >= high:
+        return
+    codec, ts_us = Codec(settings.registry_url), -(2**63)
+    for message in reading.read(settings, topic, {number: low}, {number: high}):
+        value = message.value() or b""
+        try:
+            name, record = codec.decode(value)
+            ts_us = max(ts_us, int(record["ts"].timestamp() * 1e6))
+        except Poison:
+            name = ""
+        if name != "watermark":
+            yield Item(ts_us, topic, (message.key() or b"").decode(errors="replace"), value)
+
+
+class Replayer:
+    """Publishes items tick by tick.
+
+    Args:
+        settings: where to, and the length of a tick.
+        clock, sleep: wall clock in unix seconds, and how to wait for it.
+    """
+
+    def __init__(
+        self, settings: Settings, clock: Callable[[], float] = time.time, sleep: Callable[[float], None] = time.sleep
+    ) -> None:
+        self.settings, self.clock, self.sleep = settings, clock, sleep
+        self.codec = Codec(settings.registry_url)
+        self.tick_us = settings.tick_s * 1_000_000
+        self.producer = Producer(
+            {
+                **connection(settings),
+                "enable.idempotence": True,
+                "linger.ms": 5,
+                "compression.type": "lz4",
+                "message.max.bytes": 4 * 1024 * 1024,
+            }
+        )
+        self.failed: str | None = None
+        self.sent = 0
+
+    def run(
+        self, items: Iterator[Item], speed: float | None = None, progress: Callable[[int], None] = lambda _: None
+    ) -> int:
+        """Publish everything; return the number of records.
+
+        Args:
+            items: in the order of time.
+            speed: event seconds a wall second; None: as fast as it goes.
+            progress: called after each tick with the number of records so far.
+
+        Raises:
+            Unreachable: something was not delivered.
+        """
+        first = next(items, None)
+        if first is None:
+            return 0
+        tick = first.ts_us // self.tick_us
+        begun, start_us = self.clock(), tick * self.tick_us
+        headers = self._headers(tick)
+        self._watermarks(start_us, headers)
+        for item in self._chain(first, items):
+            while item.ts_us >= (tick + 1) * self.tick_us:
+                tick += 1
+                self._watermarks(tick * self.tick_us, headers)
+                progress(self.sent)
+                if speed is not None:
+                    self.sleep(max(0.0, begun + (tick * self.tick_us - start_us) / 1e6 / speed - self.clock()))
+                headers = self._headers(tick)
+            self._send(item.topic, item.value, item.key, partition_of(item.key, self.settings.partitions), headers)
+            self.sent += 1
+        self._watermarks((tick + 1) * self.tick_us + self.settings.lateness_s * 1_000_000, headers)
+        if self.producer.flush(60) or self.failed:
+            raise Unreachable(f"the replay was not delivered: {self.failed or 'no answer within 60 s'}")
+        progress(self.sent)
+        return self.sent
+
+    @staticmethod
+    def _chain(first: Item, rest: Iterator[Item]) -> Iterator[Item]:
+        yield first
+        yield from rest
+
+    def _headers(self, tick: int) -> list[tuple[str, bytes]]:
+        """How far the end of a tick lies behind the wall clock."""
+        return [(SHIFT_HEADER, str(int(self.clock() * 1e6) - (tick + 1) * self.tick_us).encode())]
+
+    def _watermarks(self, ts_us: int, headers: list[tuple[str, bytes]]) -> None:
+        value = self.codec.encode("watermark", {"ts": ts_us})
+        for topic in RAW:
+            for number in range(self.settings.partitions):
+                self._send(topic, value, None, number, headers)
+
+    def _send(
+        self, topic: str, value: bytes, key: str | None, number: int, headers: list[tuple[str, bytes]]
+    ) -> None:
+        while True:
+            try:
+                self.producer.produce(
+                    topics.name(topic, self.settings), value, key, number, headers=headers, on_delivery=self._delivered
+                )
+                break
+            except BufferError:
+                self.producer.poll(0.05)
+        self.producer.poll(0)
+
+    def _delivered(self, error: object, _: object) -> None:
+        if error is not None:
+            self.failed = str(error)

@@ -1,0 +1,195 @@
+"""What a decision needs beside the stream: policies, prices, calendar, models, adjustments and observed capacity.
+
+Every process reads these topics whole, from the beginning, in a thread. Versions carry the tick from which they are
+valid: tick t uses the newest with `valid_from_tick` <= t. What a plan used is in its decision record, so that a
+stage that plans the tick again after a kill uses the same, also where a newer version has come since.
+"""
+
+import threading
+from collections.abc import Iterable, Mapping
+
+import structlog
+from confluent_kafka import OFFSET_BEGINNING, KafkaError, TopicPartition
+
+from models.capacity import Observed, Offer, Policy, validate
+from pipeline import topics
+from pipeline.codec import Codec, Record
+from pipeline.errors import Poison, Unreachable
+from pipeline.reading import POLL_S, reader
+from pipeline.settings import Settings
+
+VERSIONED = {
+    "policies": "app",
+    "prices": "offer_id",
+    "calendar": "id",
+    "models": "model_id",
+    "adjustments": "app",
+}
+"""Topics of versioned inputs, and the field that says of what."""
+OBSERVED = "capacity.observed"
+KEPT_TICKS = 2048
+"""Observations kept of a target: a successor plans again from its last snapshot, some hundred ticks at most."""
+_LOG = structlog.get_logger()
+
+Versions = dict[str, list[Record]]
+
+
+class SideInputs:
+    """A copy of the side topics that is always on its way to being current.
+
+    Args:
+        settings: where.
+        logical: the topics to follow.
+    """
+
+    def __init__(self, settings: Settings, logical: Iterable[str] = (*VERSIONED, OBSERVED)) -> None:
+        self.settings, self.codec = settings, Codec(settings.registry_url)
+        self.names = {topics.name(topic, settings): topic for topic in logical}
+        self.inputs: dict[str, Versions] = {topic: {} for topic in VERSIONED}
+        self.observations: dict[str, dict[str, dict[int, Record]]] = {}
+        self.changed = threading.Condition()
+        self._behind: set[tuple[str, int]] = set()
+        self._stop = threading.Event()
+        self._failure: Exception | None = None
+        self._thread = threading.Thread(target=self._follow, name="side-inputs", daemon=True)
+
+    def start(self) -> "SideInputs":
+        """Read everything that is there, then keep following.
+
+        Raises:
+            Unreachable: the topics cannot be read.
+        """
+        consumer = reader(self.settings)
+        positions: list[TopicPartition] = []
+        for name in self.names:
+            found = consumer.list_topics(name, timeout=POLL_S).topics[name]
+            if found.error is not None:
+                raise Unreachable(f"topic {name}: {found.error.str()}")
+            positions += [TopicPartition(name, number, OFFSET_BEGINNING) for number in found.partitions]
+        self._behind = {(tp.topic, tp.partition) for tp in positions}
+        consumer.assign(positions)
+        self._consumer = consumer
+        self._thread.start()
+        with self.changed:
+            if not self.changed.wait_for(
+                lambda: not self._behind or self._failure is not None, timeout=POLL_S
+            ):
+                raise Unreachable("side inputs: no answer")
+        return self
+
+    def stop(self) -> None:
+        """End the thread."""
+        self._stop.set()
+        self._thread.join(5)
+
+    def _follow(self) -> None:
+        while not self._stop.is_set():
+            for message in self._consumer.consume(1000, timeout=0.05):
+                error, topic = message.error(), message.topic() or ""
+                with self.changed:
+                    if error is None:
+                        self._take(self.names[topic], message.value())
+                    elif error.code() == KafkaError._PARTITION_EOF:
+                        self._behind.discard((topic, message.partition()))
+                    self.changed.notify_all()
+        self._consumer.close()
+
+    def _take(self, topic: str, value: bytes | None) -> None:
+        if value is None:
+            return
+        try:
+            _, record = self.codec.decode(value)
+            if topic == OBSERVED:
+                kept = self.observations.setdefault(record["app"], {}).setdefault(record["offer_id"], {})
+                kept[record["tick"]] = record
+                while len(kept) > KEPT_TICKS:
+                    del kept[min(kept)]
+                return
+            if topic == "policies":
+                validate(policy_of(record))
+        except (Poison, ValueError) as error:
+            _LOG.warning("side input ignored", topic=topic, error=str(error))
+            return
+        versions = self.inputs[topic].setdefault(record[VERSIONED[topic]], [])
+        versions[:] = [known for known in versions if known["version"] != record["version"]] + [record]
+        versions.sort(key=lambda known: (known["valid_from_tick"], known["version"]))
+
+    def at(self, topic: str, name: str, tick: int, pinned: int | None = None) -> Record | None:
+        """The version valid at a tick, or the one that an earlier plan of this tick used."""
+        with self.changed:
+            versions = self.inputs[topic].get(name, [])
+            if pinned is not None:
+                return next((known for known in versions if known["version"] == pinned), None)
+            valid = [known for known in versions if known["valid_from_tick"] <= tick]
+        return valid[-1] if valid else None
+
+    def all_at(self, topic: str, tick: int, pinned: Mapping[str, int] | None = None) -> list[Record]:
+        """The valid version of each, by name; with `pinned` those and no others."""
+        with self.changed:
+            names = sorted(self.inputs[topic] if pinned is None else pinned)
+        found = (self.at(topic, name, tick, None if pinned is None else pinned[name]) for name in names)
+        return [record for record in found if record is not None]
+
+    def observed(self, app: str, before_tick: int) -> dict[str, Record]:
+        """By offer, the newest observation of a tick before that one."""
+        with self.changed:
+            targets = {
+                o: [t for t in ticks if t < before_tick]
+                for o, ticks in self.observations.get(app, {}).items()
+            }
+            return {o: self.observations[app][o][max(ticks)] for o, ticks in targets.items() if ticks}
+
+    def wait_observed(self, app: str, tick: int, wait_s: float, expected: Iterable[str] = ()) -> bool:
+        """Whether all of an app's targets, `expected` ones among them, have been observed at a tick or later.
+
+        Waits for it, `wait_s` at most.
+        """
+
+        def there() -> bool:
+            offers = self.observations.get(app, {})
+            return all(max(offers.get(offer, {}), default=-1) >= tick for offer in {*offers, *expected})
+
+        with self.changed:
+            return self.changed.wait_for(there, timeout=wait_s)
+
+
+def _amounts(pairs: list[Record]) -> dict[str, float]:
+    return {pair["metric"]: pair["value"] for pair in pairs}
+
+
+def policy_of(record: Record) -> Policy:
+    """A policy record as the allocator's mathematics wants it."""
+    plain = {name: record[name] for name in Policy.__dataclass_fields__ if name in record}
+    for name in ("unit", "overhead", "base", "target_utilisation", "promotion_gates"):
+        plain[name] = _amounts(record[name])
+    for name in ("governed", "providers", "regions"):
+        plain[name] = tuple(record[name])
+    plain["budget"] = None if record["budget"] is None else float(record["budget"])
+    return Policy(**plain)
+
+
+def offer_of(record: Record) -> Offer:
+    """A price record as the allocator's mathematics wants it: capacity less what system and daemons take."""
+    reserved = _amounts(record["reserved_overhead"])
+    capacity = _amounts(record["capacity"])
+    return Offer(
+        offer_id=record["offer_id"],
+        provider=record["provider"],
+        region=record["region"],
+        zone=record["zone"],
+        tier=record["tier"],
+        allocatable={metric: value - reserved.get(metric, 0.0) for metric, value in capacity.items()},
+        price_h=float(record["price"]),
+        startup_p50_s=record["startup_p50_s"],
+        startup_p90_s=record["startup_p90_s"],
+        startup_p99_s=record["startup_p99_s"],
+        launch_failure=record["launch_failure"],
+        interruption_h=record["interruption"],
+        pool=record["pool"],
+        owned_count=record["owned_count"] or 0,
+    )
+
+
+def observed_of(record: Record) -> Observed:
+    """An observation as the allocator's mathematics wants it."""
+    return Observed(**{name: record[name] for name in Observed.__dataclass_fields__})

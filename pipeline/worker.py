@@ -1,0 +1,120 @@
+"""The Faust app: three agents on one consumer group. Wiring only; each stage is readable alone in its module."""
+
+import importlib
+import logging
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import faust
+import numpy as np
+
+from models.lstm import BehaviourModel
+from pipeline import released, topics
+from pipeline.allocator import Allocator
+from pipeline.client import connection, faust_credentials
+from pipeline.codec import Codec
+from pipeline.keys import signing_key
+from pipeline.profiler import Profiler
+from pipeline.settings import Settings
+from pipeline.side_inputs import SideInputs
+from pipeline.simulator import Simulator
+from pipeline.state import Agent, Outputs
+
+SNAPSHOT_IDLE_S = 1.0
+"""How often partitions that went quiet are snapshot, and waiting ticks are looked at."""
+FETCH_BYTES = 4 * topics.MESSAGE_BYTES
+"""Of one partition in one fetch: some large messages, and not so many small ones that shards drift far apart."""
+
+
+def array_module() -> ModuleType:
+    """CuPy where it is installed and finds a GPU, else NumPy."""
+    try:
+        cupy = importlib.import_module("cupy")
+        if cupy.cuda.runtime.getDeviceCount() > 0:
+            return cupy
+    except Exception:
+        return np
+    return np
+
+
+def build(settings: Settings) -> faust.App:
+    """The worker's app: profiler, simulator and allocator over the topics of an installation.
+
+    Raises:
+        UsageError: no released model, or no signing key.
+        Unreachable: Kafka does not answer.
+    """
+    app = faust.App(
+        f"{settings.group}-worker",
+        broker=[f"kafka://{address}" for address in connection(settings)["bootstrap.servers"].split(",")],
+        broker_credentials=faust_credentials(settings),
+        value_serializer="raw",
+        key_serializer="raw",
+        web_enabled=False,
+        topic_allow_declare=False,
+        topic_disable_leader=True,
+        consumer_auto_offset_reset="earliest",
+        consumer_max_fetch_size=FETCH_BYTES,
+        broker_session_timeout=8,  # the default left a dead worker's partitions unowned for over 26 s
+        broker_heartbeat_interval=1,
+        broker_commit_interval=1,
+        stream_wait_empty=False,  # else held acknowledgements hang the shutdown
+        stream_buffer_maxsize=16,  # counts messages, and ours are large
+        datadir=str(settings.data_dir / "faust"),
+    )
+    model = BehaviourModel.load(released.folder(settings))
+    codec, outputs = Codec(settings.registry_url), Outputs(settings)
+    inputs, key, xp = SideInputs(settings).start(), signing_key(settings), array_module()
+
+    def profiler(shard: int) -> Profiler:
+        return Profiler(shard, model, codec, outputs.publish, settings.user_capacity)
+
+    def simulator(shard: int) -> Simulator:
+        return Simulator(
+            shard,
+            xp,
+            model.dependence,
+            inputs,
+            codec,
+            outputs.publish,
+            partitions=settings.partitions,
+            scenarios=settings.scenarios,
+            seed=settings.seed,
+        )
+
+    def allocator(shard: int) -> Allocator:
+        return Allocator(shard, model, inputs, codec, outputs.publish, key, settings)
+
+    agents: list[Agent] = []
+    for name, topic, make in (
+        ("profiler", "behaviour.frames", profiler),
+        ("simulator", "forecasts", simulator),
+        ("allocator", "scenarios", allocator),
+    ):
+        agent = Agent(name, settings, outputs, make)
+        channel = app.topic(topics.name(topic, settings), value_type=bytes, partitions=settings.partitions)
+        app.agent(channel, name=name)(agent.serve)
+        agents.append(agent)
+
+    async def snapshot(*_: Any, **__: Any) -> None:
+        for agent in agents:
+            await agent.snapshot_all()
+
+    app.on_partitions_revoked.connect(snapshot)
+    app.on_before_shutdown.connect(snapshot)
+    app.timer(SNAPSHOT_IDLE_S)(snapshot)
+
+    @app.timer(SNAPSHOT_IDLE_S)
+    async def hold() -> None:
+        for agent in agents:
+            await agent.watch()
+
+    return app
+
+
+def run(settings: Settings) -> None:
+    """`leadtime worker`: until SIGTERM or SIGINT."""
+    Path(settings.data_dir).mkdir(parents=True, exist_ok=True)
+    app = build(settings)
+    faust.Worker(app, loglevel=logging.WARNING, redirect_stdouts=False).execute_from_commandline()
