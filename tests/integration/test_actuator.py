@@ -269,16 +269,20 @@ def test_killed_at_any_step_everything_is_done_once(
 ) -> None:
     actuator = run.start()
     publish(replay, command(replay, 10, 4, expected_generation=1), plan(10, issued=1))
-    at = {
-        "before applying": (LocalProvider, "apply"),
-        "after applying": (Outbox, "publish"),
-        "after publishing": (type(actuator), "_commit"),
-    }[where]
     with monkeypatch.context() as patch:
-        if where == "after publishing":
-            patch.setattr(*at, lambda self: (self._outbox.flush(), _killed()))  # pyright: ignore
+        if where == "before applying":
+            patch.setattr(LocalProvider, "apply", _killed)
+        elif where == "after applying":
+            patch.setattr(Outbox, "publish", _killed)
         else:
-            patch.setattr(*at, _killed)
+            flush = Outbox.flush
+
+            def flush_and_die(outbox: Outbox) -> None:
+                flush(outbox)
+                if results(replay):  # not in a step that found nothing to do yet
+                    raise Killed
+
+            patch.setattr(Outbox, "flush", flush_and_die)
         with pytest.raises(Killed):
             run.until(lambda: False)
 
