@@ -267,7 +267,7 @@ def _killed(*_: Any, **__: Any) -> None:
 def test_killed_at_any_step_everything_is_done_once(
     replay: Settings, run: Run, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
-    actuator = run.start()
+    run.start()
     publish(replay, command(replay, 10, 4, expected_generation=1), plan(10, issued=1))
     with monkeypatch.context() as patch:
         if where == "before applying":
