@@ -18,7 +18,7 @@ class Grouped:
         user: (group,) int64: position in the order of pseudonyms.
         values: (group, metric) float32, NaN = absent: mean over time, weighted by each sample's interval.
         saturated: (group, metric) bool: some sample was a lower bound.
-        samples: (group,) uint32: metric samples.
+        samples, events: (group,) uint32: metric samples and event records.
         rates: (group, kind) float32, 1/s, NaN = no event.
     """
 
@@ -27,6 +27,7 @@ class Grouped:
     values: np.ndarray
     saturated: np.ndarray
     samples: np.ndarray
+    events: np.ndarray
     rates: np.ndarray
 
     def of(self, tick: int) -> "Grouped":
@@ -79,5 +80,6 @@ def group(
         values=mean,
         saturated=hit,
         samples=np.bincount(sample_row, minlength=groups).astype(np.uint32),
+        events=np.bincount(event_row, minlength=groups).astype(np.uint32),
         rates=np.where(cells > 0, cells / tick_s, np.nan).astype(np.float32),
     )

@@ -110,7 +110,7 @@ class Partition:
         where = {app: number for number, app in enumerate(apps)}
         index = np.fromiter((where[app] for app in of_app), "<u4", len(of_app))
         groups = frame.groups
-        size = PSEUDONYM_BYTES + 4 + 4 + 5 * len(METRICS) + 4 * len(EVENT_KINDS)
+        size = PSEUDONYM_BYTES + 4 + 4 + 4 + 5 * len(METRICS) + 4 * len(EVENT_KINDS)
         per_part = topics.MESSAGE_BYTES // 2 // size
         of = max(1, -(-len(of_app) // per_part))
         common = {
@@ -140,6 +140,7 @@ class Partition:
                     "values": groups.values[rows].T.astype("<f4").tobytes(),
                     "rates": groups.rates[rows].T.astype("<f4").tobytes(),
                     "samples": groups.samples[rows].astype("<u4").tobytes(),
+                    "events": groups.events[rows].astype("<u4").tobytes(),
                     "saturated": groups.saturated[rows].T.astype(np.uint8).tobytes(),
                 }
             )

@@ -84,6 +84,19 @@ class Settings(BaseSettings):
             value = json.loads(Path(value).read_text())
         return value
 
+    def environment(self) -> dict[str, str]:
+        """What a process of its own must have in its environment to get the same settings."""
+        variables: dict[str, str] = {}
+        for name in type(self).model_fields:
+            value = getattr(self, name)
+            if name == "pseudonym_keys":
+                value = [{**key.model_dump(), "secret": key.secret.get_secret_value()} for key in value]
+            if value is None or value == [] or value == {}:
+                continue
+            text = value if isinstance(value, str) else json.dumps(value, default=str)
+            variables[f"LEADTIME_{name.upper()}"] = text.strip('"')
+        return variables
+
     @cached_property
     def group(self) -> str:
         """Prefix of consumer groups and transactional ids."""

@@ -69,6 +69,7 @@ def test_a_tick_is_the_time_weighted_mean_of_samples_and_the_rate_of_events() ->
     assert rates["DB_QUERY"] == pytest.approx(30 / TICK_S)
     assert np.isnan(rates["INTERACTION"])
     assert np.frombuffer(first["samples"], "<u4").tolist() == [2]
+    assert np.frombuffer(first["events"], "<u4").tolist() == [3]
     assert values(second, "values", 0)[METRICS.index("cpu")] == 100.0
     assert (first["seq"], second["seq"]) == (0, 1)
     assert first["users"] == RING.keys[0].pseudonym("shop/ann")

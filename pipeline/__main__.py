@@ -1,0 +1,5 @@
+"""`python -m pipeline`: the same as `leadtime`."""
+
+from pipeline.cli import main
+
+main()

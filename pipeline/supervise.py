@@ -1,0 +1,138 @@
+"""Stages as processes of their own, restarted with back-off when they die, and never left behind."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO
+
+import structlog
+
+from pipeline.errors import UsageError
+
+STAGES = ("ingest", "worker", "actuator")
+FIRST_BACKOFF_S, LONGEST_BACKOFF_S = 0.5, 30.0
+STEADY_S = 60.0
+"""A stage that ran for so long starts again at the first back-off."""
+TERM_S = 15.0
+USAGE_EXIT = 2
+"""A stage that ends with it was asked for something impossible: starting it again cannot help."""
+_LOG = structlog.get_logger()
+
+
+def die_with_parent() -> None:
+    """In a stage: end as by SIGTERM when the supervisor is gone, whatever ended it (its end of our stdin closes)."""
+
+    def wait() -> None:
+        while sys.stdin.buffer.read(1):
+            continue
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=wait, name="parent", daemon=True).start()
+
+
+@dataclass
+class Stage:
+    """One process, its log, and when it is to be started again."""
+
+    name: str
+    command: Sequence[str]
+    environment: Mapping[str, str]
+    log: Path
+    process: subprocess.Popen[bytes] | None = None
+    started_s: float = 0.0
+    backoff_s: float = FIRST_BACKOFF_S
+    again_s: float | None = None
+    restarts: int = 0
+
+    def start(self, now_s: float) -> None:
+        """Start it; its output goes to the end of its log."""
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                self.command, stdin=subprocess.PIPE, stdout=log, stderr=log, env={**os.environ, **self.environment}
+            )
+        self.started_s, self.again_s = now_s, None
+
+    def tail(self, lines: int = 12) -> str:
+        """The end of its log."""
+        return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
+
+
+@dataclass
+class Supervisor:
+    """Runs stages until stopped.
+
+    Args:
+        environment: settings for the stages (`Settings.environment`).
+        folder: of logs and of `stages.json`, which says each stage's process id.
+        note: told, in one line, when a stage dies.
+        clock: monotonic seconds.
+    """
+
+    environment: Mapping[str, str]
+    folder: Path
+    note: Callable[[str], None] = lambda text: print(text, file=sys.stderr)
+    clock: Callable[[], float] = time.monotonic
+    stages: dict[str, Stage] = field(default_factory=dict[str, Stage])
+    _lock: IO[str] | None = None
+
+    def start(self, names: Sequence[str] = STAGES) -> None:
+        """Start the stages."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for name in names:
+            command = [sys.executable, "-m", "pipeline", name, "--supervised"]
+            stage = Stage(name, command, self.environment, self.folder / f"{name}.log")
+            self.stages[name] = stage
+            stage.start(self.clock())
+        self._write()
+
+    def poll(self) -> None:
+        """Start again what died; call it about once a second.
+
+        Raises:
+            UsageError: a stage said that it cannot run as asked; its own line.
+        """
+        now_s = self.clock()
+        for stage in self.stages.values():
+            process = stage.process
+            if process is not None and process.poll() is not None:
+                if process.returncode == USAGE_EXIT:
+                    raise UsageError(stage.tail(1).removeprefix("leadtime: ") or f"{stage.name} cannot start")
+                if now_s - stage.started_s > STEADY_S:
+                    stage.backoff_s = FIRST_BACKOFF_S
+                self.note(f"{stage.name} ended ({_how(process.returncode)}); again in {stage.backoff_s:g} s")
+                stage.process, stage.again_s = None, now_s + stage.backoff_s
+                stage.backoff_s = min(2 * stage.backoff_s, LONGEST_BACKOFF_S)
+            elif stage.again_s is not None and now_s >= stage.again_s:
+                stage.restarts += 1
+                stage.start(now_s)
+                self._write()
+
+    def stop(self) -> None:
+        """SIGTERM to all, SIGKILL to who is still there after a while."""
+        running = [stage.process for stage in self.stages.values() if stage.process is not None]
+        for process in running:
+            process.terminate()
+        deadline = self.clock() + TERM_S
+        for process in running:
+            try:
+                process.wait(max(0.1, deadline - self.clock()))
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+            if process.stdin is not None:
+                process.stdin.close()
+
+    def _write(self) -> None:
+        pids = {name: stage.process.pid for name, stage in self.stages.items() if stage.process is not None}
+        (self.folder / "stages.json").write_text(json.dumps(pids))
+
+
+def _how(code: int) -> str:
+    return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit {code}"
