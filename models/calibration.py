@@ -1,17 +1,25 @@
-"""How forecast errors move together, from the normal scores of what happened."""
+"""What the normal scores of what happened say: which levels to publish, and how errors move together."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import ndtri
+from scipy.special import ndtr, ndtri
 
+from models.distribution import Z
 from models.features import METRICS, STEPS, horizon_steps
 from models.lstm import BehaviourModel
 from models.scenarios import Dependence
 from models.scoring import forecasts
 
+Array = NDArray[np.float32]
+
 SCORE_LIMIT = 1e-4  # PIT kept this far from 0 and 1, so that a score is finite: at most 3.7
+MIN_SCORES = 5_000  # with fewer, less than one lies beyond 3.5
+WIDER = 2.0
+LEVEL_LIMIT = 6.0  # asinh(6) = 2.5: offsets stay under sinh((2.5 + 1.5) / 0.35) = 45,000, inside float16
 MIN_PAIRS = 200  # joint observations for a correlation; fewer are noise of a tenth and more
 
 
@@ -42,6 +50,30 @@ def normal_scores(
                 pit = forecast[:, :, k].pit(y, rng.random(y.shape))
                 scores[t - score_from, :, :, k] = ndtri(np.clip(pit, SCORE_LIMIT, 1 - SCORE_LIMIT))
     return scores
+
+
+def published_levels(model: BehaviourModel, scores: Callable[[BehaviourModel], list[Array]]) -> Array:
+    """Level of the sinh-arcsinh to publish at each level of Z, (5, 6, 21), so that past scores come out normal.
+
+    The scores' own quantiles at the probabilities of Z, pooled over users, per metric and step; Z where there are
+    too few. Scores are taken from forecasts on a grid twice as wide, since outliers lie beyond a grid that is too
+    narrow.
+
+    Args:
+        model: not calibrated.
+        scores: gives a model's normal scores, arrays (tick, user, metric, step), of users and time held out.
+    """
+    wide = BehaviourModel(model.network, model.facts | {"levels": (WIDER * Z).tolist()})
+    found = scores(wide)
+    levels = np.tile(Z, (len(METRICS), STEPS, 1))
+    for m in range(len(METRICS)):
+        for k in range(STEPS):
+            pool = np.concatenate([s[:, :, m, k].ravel() for s in found]) if found else np.empty(0)
+            pool = pool[~np.isnan(pool)]
+            if len(pool) >= MIN_SCORES:
+                own = WIDER * np.quantile(pool, ndtr(Z.astype(np.float64)))
+                levels[m, k] = np.maximum.accumulate(np.clip(own, -LEVEL_LIMIT, LEVEL_LIMIT))
+    return levels.astype(np.float32)
 
 
 def dependence(scores: list[NDArray[np.float32]]) -> Dependence:

@@ -118,7 +118,7 @@ def forecast_grid(
         parameters: (..., 5, 6, 7) of the head.
         state: `advance`'s fields, each (..., 5).
         seasons: seasonal means at the steps AHEAD, each (..., 5), NaN where unknown.
-        levels: standard normal, (level): Z, or part of it in training.
+        levels: standard normal, (level) or (5, 6, level): those of Z after calibration, or part of Z in training.
     """
     last = state["last"][..., None]
     # a target between two of the steps AHEAD takes the nearest: (0, 2, 5) serve steps 0 | 1 2 3 | 4 5
@@ -152,7 +152,13 @@ class BehaviourModel:
         self.network = network
         self.facts = facts
         self.model_id: str = facts["model_id"]
-        self._graph = _compile(network)
+        self._graph = _compile(network, self.levels)
+
+    @property
+    def levels(self) -> NDArray[np.float32]:
+        """Level of the sinh-arcsinh that is published at each level of Z, (5, 6, 21): Z until calibrated."""
+        levels = np.array(self.facts.get("levels", Z), np.float32)
+        return np.broadcast_to(levels, (len(METRICS), STEPS, LEVELS))
 
     @classmethod
     def load(cls, path: Path) -> BehaviourModel:
@@ -254,7 +260,7 @@ def state_bytes() -> int:
     return sum(array.nbytes for array in initial_state(1).values())
 
 
-def _compile(network: Network) -> Any:
+def _compile(network: Network, levels: NDArray[np.float32]) -> Any:
     """The graph of one step: no retracing for any n, no XLA."""
     tf = tensorflow()
 
@@ -299,7 +305,7 @@ def _compile(network: Network) -> Any:
             tf.tile(rate, [rows, 1]),
         )
         parameters, h, c = network.step(inputs, state["h"], state["c"])
-        location, scale, offsets = forecast_grid(tf, parameters, new, means[1:], Z)
+        location, scale, offsets = forecast_grid(tf, parameters, new, means[1:], levels)
         known = new["seen"][..., None] > 0.5
         location = tf.where(known, location, np.float32(np.nan))
         offsets = tf.cast(tf.reshape(offsets, [rows, metrics, STEPS, LEVELS]), tf.float16)

@@ -27,7 +27,7 @@ LATER_S: Final = (
     14 * DAY_S
 )  # the last two weeks of a trace, or its last quarter where it is shorter than eight
 GROUP_SIZES: Final = [2, 3, 5, 8, 10, 15, 25, 35, 50, 75] * 3
-DEPENDENCE_TICKS: Final = 2_000  # a week of five minutes: correlations to 0.02 a pair, many pairs
+CALIBRATION_TICKS: Final = 4_000  # two weeks of five minutes
 SYNTHETIC: Final = (
     (1, 60, 4 * 1440),
     (2, 60, 4 * 1440),
@@ -156,7 +156,7 @@ def train(
         "trained_on": [_origin(path, [s for s in sources if s.path == path]) for path in traces],
         "synthetic": [{"seed": s, "tick_s": t, "ticks": n} for s, t, n in SYNTHETIC],
     }
-    model.facts["dependence"] = _dependence(model, sources)
+    model = calibrated(model, sources)
     model.save(out)  # scoring takes minutes: what was fitted is not lost with it
     model.facts["scores"] = {}
     for source in sources:
@@ -229,13 +229,15 @@ def _score(model: BehaviourModel, source: Source) -> scoring.Scores | None:
     )
 
 
-def _dependence(model: BehaviourModel, sources: list[Source]) -> dict[str, Any]:
-    """Of users held out, over the ticks before the test window; a day warms up."""
+def _scores_before(
+    model: BehaviourModel, sources: list[Source]
+) -> list[np.ndarray[Any, np.dtype[np.float32]]]:
+    """Normal scores of users held out, over the ticks before the test window; a day warms up."""
     scores: list[np.ndarray[Any, np.dtype[np.float32]]] = []
     for source in sources:
         panel = source.panel
         users = [u for u, user in enumerate(source.users) if series.held_out(user.name)]
-        start = max(0, source.later - DEPENDENCE_TICKS)
+        start = max(0, source.later - CALIBRATION_TICKS)
         warm = max(0, start - DAY_S // panel.tick_s)
         if users:
             scores.append(
@@ -249,12 +251,20 @@ def _dependence(model: BehaviourModel, sources: list[Source]) -> dict[str, Any]:
                     score_from=start - warm,
                 )
             )
-    found = calibration.dependence(scores)
-    return {
+    return scores
+
+
+def calibrated(model: BehaviourModel, sources: list[Source]) -> BehaviourModel:
+    """The model with its published levels and the dependence of its errors."""
+    levels = calibration.published_levels(model, lambda wide: _scores_before(wide, sources))
+    model = BehaviourModel(model.network, model.facts | {"levels": levels.round(3).tolist()})
+    found = calibration.dependence(_scores_before(model, sources))
+    model.facts["dependence"] = {
         "shared": found.shared.round(4).tolist(),
         "metric_correlation": found.metric_correlation.round(4).tolist(),
         "step_correlation": round(found.step_correlation, 4),
     }
+    return model
 
 
 def _origin(path: Path, sources: list[Source]) -> dict[str, Any]:

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from models.distribution import Z
 from models.features import CHANGE_FLOOR, STEPS, TINY
-from models.lstm import CAP_PEAKS, BehaviourModel, Network, State, state_bytes, tensorflow
+from models.lstm import CAP_PEAKS, DEFAULT_MODEL, BehaviourModel, Network, State, state_bytes, tensorflow
 
 TICKS = 6
 USERS = 1000
@@ -107,6 +108,23 @@ def test_forecasts_are_finite_monotone_and_capped(model: BehaviourModel) -> None
     # float16 keeps 11 bits of an offset; the cap is in the offsets
     slack = forecast.scale[seen] * np.abs(forecast.offsets[seen].astype(np.float32)).max(-1) * 2**-10
     assert (forecast.at(3.5)[seen] <= location_or_cap + slack).all()
+
+
+def test_calibrated_levels_are_published(model: BehaviourModel) -> None:
+    wide = BehaviourModel(model.network, {"model_id": "wide", "levels": (2 * Z).tolist()})
+    a, b = (run(m, *samples(users=20))[1] for m in (model, wide))
+    # the wide model's level 1.4 is the other's 2.8, both on the grid
+    np.testing.assert_allclose(b.at(1.4), a.at(2.8), rtol=2e-3)
+    np.testing.assert_array_equal(a.location, b.location)
+
+
+def test_the_released_model_loads_and_knows_its_dependence() -> None:
+    released = BehaviourModel.load(DEFAULT_MODEL)
+    assert released.model_id == DEFAULT_MODEL.name
+    assert released.dependence.shared.shape == (5,)
+    assert (released.dependence.shared >= 0).all()
+    assert (np.diff(released.levels, axis=-1) >= 0).all()
+    assert (DEFAULT_MODEL / "MODEL_CARD.md").is_file()
 
 
 def test_a_metric_never_seen_is_not_forecast(model: BehaviourModel) -> None:

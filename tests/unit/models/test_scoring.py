@@ -5,7 +5,6 @@ import pytest
 from scipy.special import ndtr
 
 from models import scoring
-from models.calibration import dependence
 from models.distribution import QuantileFunction, Z
 from models.lstm import BehaviourModel, Network
 from models.rivals import persistence_quantiles
@@ -155,28 +154,3 @@ def test_persistence_carries_the_last_value_over_a_gap() -> None:
     values[50:55] = np.nan
     out = persistence_quantiles(values, range(52, 53), 1, np.array([0.5]), window=60, refresh=1)
     assert out[0, 0, 0] == 49 + 1
-
-
-def test_dependence_of_scores_is_estimated() -> None:
-    rng = np.random.default_rng(2)
-    ticks, users = 4000, 4
-    mixed = np.linalg.cholesky(np.array([[1, 0.6], [0.6, 1]]))
-
-    def draw(n: int) -> Any:
-        """(tick, n, 2 metrics, 6 steps) with AR(1) of 0.5 over steps."""
-        noise = rng.standard_normal((ticks, n, 2, 6))
-        for k in range(1, 6):
-            noise[..., k] = 0.5 * noise[..., k - 1] + np.sqrt(0.75) * noise[..., k]
-        return np.einsum("ab,tnbk->tnak", mixed, noise)
-
-    scores = np.full((ticks, users, 5, 6), np.nan, np.float32)
-    scores[:, :, :2] = np.sqrt(0.3) * draw(1) + np.sqrt(0.7) * draw(users)
-    found = dependence([scores])
-    # standard error of a correlation of 4,000 ticks is 0.016; means of many are within 0.03
-    np.testing.assert_allclose(
-        found.shared, 0.3, atol=0.03
-    )  # of the metrics without data: the mean of the others
-    assert found.metric_correlation[0, 1] == pytest.approx(0.6, abs=0.03)
-    assert found.step_correlation == pytest.approx(0.5, abs=0.03)
-    assert np.linalg.eigvalsh(found.metric_correlation).min() >= 0
-    np.testing.assert_allclose(np.diag(found.metric_correlation), 1)

@@ -1,0 +1,92 @@
+from typing import Any
+
+import numpy as np
+import pytest
+
+from models.calibration import LEVEL_LIMIT, dependence, normal_scores, published_levels
+from models.distribution import QuantileFunction, Z
+from models.lstm import BehaviourModel, Network
+
+
+class Normal:
+    """Stands for a BehaviourModel that forecasts normal(10, 1) for every metric."""
+
+    def initial_state(self, n: int) -> dict[str, Any]:
+        return {}
+
+    def step(self, state: Any, values: Any, *_: Any, tick: int, tick_s: int) -> Any:
+        shape = (len(values), 5, 6)
+        offsets = np.broadcast_to(Z.astype(np.float16), (*shape, 21))
+        return (
+            state,
+            QuantileFunction(np.full(shape, 10, np.float32), np.ones(shape, np.float32), offsets),
+            {},
+        )
+
+
+def test_normal_scores_are_standard_units_of_the_error() -> None:
+    values = np.full((20, 1, 5), np.nan, np.float32)
+    values[:, 0, 0] = 10 + np.linspace(-2, 2, 20)
+    saturated = np.zeros(values.shape, bool)
+    saturated[15] = True
+    events = np.full((20, 1, 4), np.nan, np.float32)
+    model: Any = Normal()
+    scores = normal_scores(model, values, events, saturated, first_tick=0, tick_s=300, score_from=8)
+    assert scores.shape == (12, 1, 5, 6)
+    # the forecast of row 8 + t for three ticks ahead is compared with row 11 + t
+    np.testing.assert_allclose(scores[:4, 0, 0, 2], values[11:15, 0, 0] - 10, atol=2e-3)
+    assert np.isnan(scores[4, 0, 0, 2])  # saturated
+    assert np.isnan(scores[9:, 0, 0, 2]).all()  # beyond the end
+    assert np.isnan(scores[:, :, 1:]).all()
+
+
+def test_levels_stretch_where_outcomes_were_wider_than_forecast() -> None:
+    rng = np.random.default_rng(0)
+    asked: list[BehaviourModel] = []
+
+    def scores(model: BehaviourModel) -> list[Any]:
+        asked.append(model)
+        found = rng.normal(0, 1.5, (40_000, 1, 5, 6)).astype(np.float32)
+        found[..., 4, :] = np.nan
+        return [found / 2]  # on a grid twice as wide, a score is half
+
+    levels = published_levels(BehaviourModel(Network(), {"model_id": "x"}), scores)
+    np.testing.assert_allclose(asked[0].levels, np.broadcast_to(2 * Z, (5, 6, 21)))
+    body = np.abs(Z) < 2.5
+    # standard error of a 99.4 % quantile of 40,000 is 0.03 standard deviations of 1.5
+    np.testing.assert_allclose(levels[0, :, body], np.broadcast_to(1.5 * Z[body, None], (15, 6)), atol=0.15)
+    np.testing.assert_array_equal(levels[4], np.broadcast_to(Z, (6, 21)))
+    assert np.abs(levels).max() <= LEVEL_LIMIT
+    assert (np.diff(levels, axis=-1) >= 0).all()
+
+
+def test_dependence_of_scores_is_estimated() -> None:
+    rng = np.random.default_rng(2)
+    ticks, users = 4000, 4
+    mixed = np.linalg.cholesky(np.array([[1, 0.6], [0.6, 1]]))
+
+    def draw(n: int) -> Any:
+        """(tick, n, 2 metrics, 6 steps) with AR(1) of 0.5 over steps."""
+        noise = rng.standard_normal((ticks, n, 2, 6))
+        for k in range(1, 6):
+            noise[..., k] = 0.5 * noise[..., k - 1] + np.sqrt(0.75) * noise[..., k]
+        return np.einsum("ab,tnbk->tnak", mixed, noise)
+
+    scores = np.full((ticks, users, 5, 6), np.nan, np.float32)
+    scores[:, :, :2] = np.sqrt(0.3) * draw(1) + np.sqrt(0.7) * draw(users)
+    found = dependence([scores])
+    # standard error of a correlation of 4,000 ticks is 0.016; means of many are within 0.03
+    np.testing.assert_allclose(
+        found.shared, 0.3, atol=0.03
+    )  # of the metrics without data: the mean of the others
+    assert found.metric_correlation[0, 1] == pytest.approx(0.6, abs=0.03)
+    assert found.step_correlation == pytest.approx(0.5, abs=0.03)
+    assert np.linalg.eigvalsh(found.metric_correlation).min() >= 0
+    np.testing.assert_allclose(np.diag(found.metric_correlation), 1)
+
+
+def test_dependence_without_data_is_independence() -> None:
+    found = dependence([])
+    assert found.shared.tolist() == [0] * 5
+    np.testing.assert_allclose(found.metric_correlation, np.eye(5))
+    assert found.step_correlation == 0
