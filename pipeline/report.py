@@ -1,0 +1,384 @@
+"""A run as one page: how well it went, in figures and in pictures. Nothing on it is loaded from elsewhere."""
+
+import math
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from html import escape
+from typing import Any
+
+import numpy as np
+
+from pipeline import charts
+from pipeline.charts import Moment
+from pipeline.outcome import AppRun
+
+HERO_TICKS = 72
+"""Of the opening picture: a tick is then 12 px wide, and six hours are seen at five minutes, one at a minute."""
+CHARTS = 12
+SHOWN_TICKS = 1000
+"""Of a longer run the last are drawn: more than pixels tell no more, and the page stays small."""
+NONE = "–"
+DEFINITIONS = (
+    "Hit rate: share of app-ticks in which the least ready capacity within the tick covered the demand, "
+    "in every governed metric; the warm-up and ticks without a measurement are left out.",
+    "Cost: what the ready and starting instances of each policy cost over the whole run, at the same prices.",
+    "Coverage: share of outcomes inside the 95 % interval of the forecast made one tick before (95 % is right).",
+    "Held: ticks in which telemetry was missing and the last plan stood.",
+    "Capacity and demand are in replicas; demand is not rounded.",
+)
+
+
+def page(title: str, runs: Sequence[AppRun], summary: Mapping[str, Any], notes: Sequence[str]) -> str:
+    """A self-contained HTML page about a run.
+
+    Args:
+        title: of the page.
+        runs: what came of it, per app.
+        summary: the run's figures, under the names that `leadtime demo --json` has; any may be missing.
+        notes: what a reader must know to judge it; the definitions are added.
+    """
+    chosen = hero(runs)
+    charted = sorted(runs, key=lambda run: -_total(run.cost))[:CHARTS]
+    parts = [
+        f"<header><h1>{escape(title)}</h1>{_when(runs)}</header>",
+        _hero(*chosen) if chosen else "<p>There was no app in this run.</p>",
+        _headline(runs, summary),
+        _facts(runs, summary),
+    ]
+    if charted:
+        which = f"the {CHARTS} of {len(runs)} that cost most" if len(runs) > CHARTS else "dearest first"
+        parts += [
+            f"<h2>App by app <small>{which}</small></h2>",
+            _legend(charted),
+            *(_chart(run) for run in charted),
+        ]
+    if len(runs) > 1:
+        parts.append(_apps(runs))
+    lines = "".join(f"<li>{escape(note)}</li>" for note in (*notes, *DEFINITIONS))
+    parts.append(f'<section class="notes"><h2>Notes</h2><ul>{lines}</ul></section>')
+    return _PAGE.format(title=escape(title), style=_style(), body="\n".join(parts))
+
+
+def hero(runs: Sequence[AppRun]) -> tuple[AppRun, slice] | None:
+    """The app and the stretch of HERO_TICKS that tell most: None without a tick.
+
+    Among all stretches after the warm-up, by, in this order: the reactive policy misses and we never do; how many
+    ticks more it misses than we; how many replicas it lacks in them; whether this is in the middle of the stretch;
+    how much demand varies. The first of equals.
+    """
+    best: tuple[tuple[float, ...], AppRun, slice] | None = None
+    for run in runs:
+        ticks = len(run.demand)
+        width = min(ticks, HERO_TICKS)
+        our, late = run.missed, run.reactive_missed
+        lacking = np.where(late, np.nan_to_num(run.demand - run.reactive), 0.0)
+        for start in range(min(run.warm_up, ticks - width), ticks - width + 1) if ticks else ():
+            window = slice(start, start + width)
+            ours, theirs = int(our[window].sum()), int(late[window].sum())
+            centre = float(np.flatnonzero(late[window]).mean()) if theirs else 0.0
+            demand = run.demand[window]
+            measured = demand[~np.isnan(demand)]
+            spread = float(np.ptp(measured)) / max(float(measured.max()), 1e-9) if len(measured) else 0.0
+            key = (
+                float(theirs > 0 and ours == 0),
+                float(theirs - ours),
+                float(lacking[window].sum()),
+                -abs(centre - (width - 1) / 2),
+                spread,
+            )
+            if best is None or key > best[0]:
+                best = key, run, window
+    return None if best is None else best[1:]
+
+
+def moment(run: AppRun, window: slice) -> Moment | None:
+    """The longest stretch in a window in which the reactive policy was short (of equals, by most replicas) and we were
+    not; None without one.
+
+    Our capacity was ready for it from the tick on since which it covered the first tick of the stretch. That is not
+    said where it was so from the window's start on, or where demand had been as high in between.
+    """
+    short = np.flatnonzero((run.reactive_missed & ~run.missed)[window]) + window.start
+    if not len(short):
+        return None
+    stretches = np.split(short, np.flatnonzero(np.diff(short) > 1) + 1)
+    lacking = run.demand - run.reactive
+    longest = max(stretches, key=lambda stretch: (len(stretch), float(lacking[stretch].sum())))
+    first, over = int(longest[0]), int(longest[-1]) + 1
+    lacked = np.flatnonzero(run.ready[window.start : first] < run.demand[first])
+    ready = window.start + int(lacked[-1]) + 1 if len(lacked) else first
+    ahead = ready < first and not (run.demand[ready:first] >= run.demand[first]).any()
+    return Moment(ready if ahead else None, first, over)
+
+
+def _when(runs: Sequence[AppRun]) -> str:
+    if not runs or not len(runs[0].demand):
+        return ""
+    run = runs[0]
+    start, end = (_time(run.start_s + tick * run.tick_s) for tick in (0, len(run.demand)))
+    return f"<p>{start} to {end} UTC · {len(run.demand):,} ticks of {run.tick_s} s</p>"
+
+
+def _time(seconds: float) -> str:
+    return f"{datetime.fromtimestamp(seconds, UTC):%-d %b %Y %H:%M}"
+
+
+def _hero(run: AppRun, window: slice) -> str:
+    theirs, ours = int(run.reactive_missed[window].sum()), int(run.missed[window].sum())
+    scored, at = int(run.scored[window].sum()), moment(run, window)
+    if theirs > ours:
+        headline = f"The reactive policy was short in {theirs} of {scored} ticks; Leadtime in {_count(ours)}."
+    elif theirs or ours:
+        headline = f"Leadtime was short in {_count(ours)} of {scored} ticks; the reactive policy in {theirs}."
+    elif scored:
+        headline = "Neither policy was ever short in this run."
+    else:
+        headline = "No tick of this run could be scored."
+    start, end = (_time(run.start_s + tick * run.tick_s) for tick in (window.start, window.stop))
+    why = "the reactive policy missed most while ours did not" if theirs > ours else "demand varied most"
+    picture = charts.svg(charts.run_figure(run, window, at, cut=False), escape(f"{run.app}: {headline}"))
+    return (
+        f'<section class="hero"><h2>{headline}</h2><p><b>{escape(run.app)}</b>, {start} to {end} UTC. Of all '
+        f"apps and stretches of {window.stop - window.start} ticks, the one in which {why}."
+        f'</p>{_legend([run])}<div class="wide">{picture}</div></section>'
+    )
+
+
+def _count(number: int) -> str:
+    return "none" if number == 0 else f"{number:,}"
+
+
+def _legend(runs: Sequence[AppRun]) -> str:
+    present = {tier for run in runs for tier in charts.tiers_of(run)}
+    items = [
+        ('<path d="M0 9 L9 4 L18 8 L26 3" stroke="var(--ink)" fill="none" stroke-width="2"/>', "demand"),
+        ('<rect width="26" height="12" fill="var(--forecast)"/>', "95 % of the forecast, one tick before"),
+        (
+            '<path d="M0 9 H10 V3 H26" stroke="var(--ours)" fill="none" stroke-width="2.6"/>',
+            "ready capacity, Leadtime",
+        ),
+        (
+            '<path d="M0 9 H14 V3 H26" stroke="var(--reactive)" fill="none" stroke-width="2" '
+            'stroke-dasharray="5 2"/>',
+            "ready capacity, reactive",
+        ),
+        ('<circle cx="13" cy="6" r="4.5" fill="var(--ours)"/>', "Leadtime short"),
+        ('<path d="M9 2 l8 8 m0 -8 l-8 8" stroke="var(--reactive)" stroke-width="2.2"/>', "reactive short"),
+    ]
+    for tier in [*charts.TIERS, *sorted(present - charts.TIERS.keys())]:
+        if tier in present:
+            name = charts.TIER_NAMES.get(tier, tier or "no tier")
+            fill = name if tier in charts.TIERS else "other"
+            stripes = '<path d="M4 12 L16 0 M14 12 L26 0" stroke="var(--paper)" stroke-width="1.6"/>'
+            mark = f'<rect width="26" height="12" fill="var(--{fill})"/>{stripes if tier == "SPOT" else ""}'
+            items.append((mark, f"{escape(name)} instances"))
+    spans = "".join(
+        f'<span><svg viewBox="0 0 26 12" width="26" height="12" aria-hidden="true">{mark}</svg>{text}</span>'
+        for mark, text in items
+    )
+    return f'<p class="legend">{spans}</p>'
+
+
+def _headline(runs: Sequence[AppRun], summary: Mapping[str, Any]) -> str:
+    currency = str(summary.get("currency") or (runs[0].currency if runs else "USD"))
+    hit, their_hit = _given(summary, "hit_rate"), _given(summary, "reactive_hit_rate")
+    cost, their_cost = _given(summary, "cost"), _given(summary, "reactive_cost")
+    missed = [
+        sum(int(m.sum()) for m in of) for of in ([r.missed for r in runs], [r.reactive_missed for r in runs])
+    ]
+    saved = (cost / their_cost - 1) if their_cost else math.nan
+    rows = [
+        ("Hit rate", percent(hit), percent(their_hit), _signed((hit - their_hit) * 100, " points")),
+        ("Misses", f"{missed[0]:,}", f"{missed[1]:,}", _signed(missed[0] - missed[1], "", digits=0)),
+        ("Cost", money(cost, currency), money(their_cost, currency), _signed(saved * 100, " %", digits=1)),
+        ("95 % interval covers", percent(_given(summary, "coverage_95")), "", ""),
+    ]
+    head = ("", "Leadtime", "Reactive policy", "Difference")
+    return f"<section><h2>The whole run</h2>{_table(head, rows)}</section>"
+
+
+def _facts(runs: Sequence[AppRun], summary: Mapping[str, Any]) -> str:
+    given = {"apps": len(runs), "held": sum(int(run.held.sum()) for run in runs), **summary}
+    shown = {
+        "apps": "apps",
+        "users": "users",
+        "ticks": "ticks",
+        "records": "records",
+        "records_per_s": "records/s",
+        "forecasts": "forecasts",
+        "plans": "plans",
+        "held": "held app-ticks",
+        "commands": "commands",
+        "applied": "applied",
+        "late": "late records",
+        "dead_letters": "dead letters",
+        "wall_s": "seconds in all",
+    }
+    tiles = "".join(
+        f"<div><dt>{label}</dt><dd>{number(_given(given, name))}</dd></div>"
+        for name, label in shown.items()
+        if name in given
+    )
+    return f'<dl class="facts">{tiles}</dl>'
+
+
+def _chart(run: AppRun) -> str:
+    window = slice(max(0, len(run.demand) - SHOWN_TICKS), len(run.demand))
+    cut = f" · the last {SHOWN_TICKS:,} ticks" if window.start else ""
+    scored = int(run.scored.sum())
+    said = (
+        f"hit rate {percent(_hits(run.missed, scored))}, reactive {percent(_hits(run.reactive_missed, scored))} · "
+        f"cost {money(_total(run.cost), run.currency)}, "
+        f"reactive {money(_total(run.reactive_cost), run.currency)}{cut}"
+    )
+    picture = charts.svg(charts.run_figure(run, window), escape(f"{run.app}: {said}"))
+    return (
+        f"<figure><figcaption><b>{escape(run.app)}</b> {escape(said)}</figcaption>"
+        f'<div class="wide">{picture}</div></figure>'
+    )
+
+
+def _apps(runs: Sequence[AppRun]) -> str:
+    rows: list[tuple[str, ...]] = []
+    for run in runs:
+        scored = int(run.scored.sum())
+        measured = run.demand[~np.isnan(run.demand)]
+        rows.append(
+            (
+                run.app,
+                number(float(measured.mean()) if len(measured) else math.nan),
+                number(float(measured.max()) if len(measured) else math.nan),
+                percent(_hits(run.missed, scored)),
+                percent(_hits(run.reactive_missed, scored)),
+                money(_total(run.cost), run.currency),
+                money(_total(run.reactive_cost), run.currency),
+                f"{int(run.held.sum()):,}",
+            )
+        )
+    head = ("App", "Mean demand", "Peak", "Hit rate", "reactive", "Cost", "reactive", "Held")
+    return f'<section><h2>All apps</h2><div class="wide">{_table(head, rows)}</div></section>'
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Of plain text, which is escaped here."""
+    top = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in head)
+    body = "".join(
+        f'<tr><th scope="row">{escape(row[0])}</th>{"".join(f"<td>{escape(cell)}</td>" for cell in row[1:])}</tr>'
+        for row in rows
+    )
+    return f"<table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _given(summary: Mapping[str, Any], name: str) -> float:
+    """A figure of the summary; NaN where there is none."""
+    value = summary.get(name)
+    try:
+        return math.nan if value is None else float(value)
+    except (TypeError, ValueError):
+        return math.nan
+
+
+def _total(cost: np.ndarray) -> float:
+    return float(np.nansum(cost))
+
+
+def _hits(missed: np.ndarray, scored: int) -> float:
+    return 1 - int(missed.sum()) / scored if scored else math.nan
+
+
+def percent(share: float) -> str:
+    """A share for people: 0.99417 -> 99.42 %; never rounded up to 100 %."""
+    if not math.isfinite(share):
+        return NONE
+    return "100 %" if share == 1 else f"{min(share, 0.9999):.2%}".replace("%", " %")
+
+
+def money(amount: float, currency: str) -> str:
+    """An amount for people: cents, or four digits below one."""
+    if not math.isfinite(amount):
+        return NONE
+    figure = f"{amount:,.2f}" if abs(amount) >= 1 or amount == 0 else f"{amount:.4f}"
+    return f"${figure}" if currency == "USD" else f"{figure} {currency}"
+
+
+def number(value: float) -> str:
+    """A number for people: thousands apart, three digits below a hundred."""
+    if not math.isfinite(value):
+        return NONE
+    return f"{value:,.0f}" if value == int(value) or abs(value) >= 100 else f"{value:.3g}"
+
+
+def _signed(value: float, unit: str, digits: int = 2) -> str:
+    return f"{value:+,.{digits}f}{unit}".replace("-", "−") if math.isfinite(value) else NONE
+
+
+def _style() -> str:
+    light = "".join(f"--{name}:{colour};" for name, colour in charts.THEME.items())
+    dark = "".join(f"--{name}:{colour};" for name, colour in _DARK.items())
+    return _CSS.replace("/*light*/", light).replace("/*dark*/", dark)
+
+
+_DARK = {
+    "ink": "#e8ebf0",
+    "muted": "#98a3b3",
+    "rule": "#2d3542",
+    "paper": "#12161d",
+    "forecast": "#28506e",
+    "ours": "#4cb5f5",
+    "reactive": "#ff9248",
+    "reserved": "#6d7f97",
+    "on-demand": "#56b4e9",
+    "spot": "#f0c75e",
+    "other": "#cc79a7",
+}
+
+_PAGE = """<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
+<meta name="color-scheme" content="light dark">
+<title>{title}</title>
+<style>{style}</style>
+</head>
+<body>
+<main>
+{body}
+</main>
+</body>
+</html>
+"""
+
+_CSS = """
+:root{/*light*/}
+@media (prefers-color-scheme: dark){:root{/*dark*/}}
+*{box-sizing:border-box}
+body{margin:0;background:var(--paper);color:var(--ink);font:15px/1.5 system-ui,-apple-system,"Segoe UI",sans-serif}
+main{max-width:1120px;margin:0 auto;padding:28px 20px 60px}
+h1{font-size:22px;margin:0}
+header p{margin:2px 0 0;color:var(--muted)}
+h2{font-size:19px;margin:36px 0 8px}
+h2 small{font-weight:400;font-size:14px;color:var(--muted);margin-left:6px}
+.hero h2{font-size:28px;line-height:1.2;margin:26px 0 6px}
+.hero p{margin:4px 0 8px}
+.legend{display:flex;flex-wrap:wrap;gap:4px 18px;font-size:13px;margin:6px 0;color:var(--muted)}
+.legend span{white-space:nowrap}
+.legend svg{margin-right:6px;vertical-align:-1px}
+.wide{overflow-x:auto}
+.wide>svg{display:block;width:100%;min-width:680px;height:auto}
+svg text{font-family:inherit!important}
+figure{margin:22px 0 34px}
+figcaption{border-top:1px solid var(--rule);padding-top:12px}
+figcaption b{font-size:17px;margin-right:8px}
+table{border-collapse:collapse;font-variant-numeric:tabular-nums}
+th,td{padding:6px 18px 6px 0;text-align:right;border-bottom:1px solid var(--rule);font-weight:400}
+tbody th,th:first-child{text-align:left;overflow-wrap:anywhere}
+thead th{color:var(--muted);font-size:13px}
+td:nth-child(2){font-weight:600}
+.facts{display:flex;flex-wrap:wrap;gap:10px 30px;margin:20px 0}
+.facts div{display:flex;flex-direction:column-reverse}
+.facts dt{color:var(--muted);font-size:13px}
+.facts dd{margin:0;font-size:19px;font-variant-numeric:tabular-nums}
+.notes li{margin:4px 0;color:var(--muted)}
+"""
