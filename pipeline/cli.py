@@ -1,25 +1,141 @@
 """The `leadtime` command. Every command has --json: one object on stdout; progress and complaints go to stderr."""
 
-import sys
+import json
+import signal
+import threading
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
 
 import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from pipeline.broker import broker
-from pipeline.errors import LeadtimeError
+from pipeline import admin, stages, topics
+from pipeline import trace as traces
+from pipeline.broker import broker, cluster
+from pipeline.client import reachable
+from pipeline.demo import demo
+from pipeline.errors import UsageError
+from pipeline.explain import explain
+from pipeline.observe import observe
+from pipeline.settings import load
+from pipeline.stages import run
+from pipeline.supervise import STAGES, Supervisor
 from pipeline.train import evaluate, train
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
-app.command()(broker)
-app.command()(train)
-app.command()(evaluate)
+for command in (
+    demo,
+    broker,
+    observe,
+    explain,
+    train,
+    evaluate,
+    stages.ingest,
+    stages.worker,
+    stages.actuator,
+):
+    app.command()(command)
+app.add_typer(admin.topics_app, name="topics")
+app.add_typer(admin.policies_app, name="policies")
+app.add_typer(admin.prices_app, name="prices")
+app.add_typer(admin.calendar_app, name="calendar")
+app.add_typer(admin.models_app, name="models")
+
+Bootstrap = Annotated[str | None, typer.Option(help="Kafka, host:port; default: LEADTIME_BOOTSTRAP.")]
+Prefix = Annotated[str | None, typer.Option(help="Of topics and groups; default: LEADTIME_PREFIX.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+
+
+@app.command()
+def up(
+    bootstrap: Bootstrap = None,
+    prefix: Prefix = None,
+    tick: Annotated[int | None, typer.Option(min=1, help="Length of a tick in seconds.")] = None,
+    only: Annotated[str, typer.Option(help="Which stages, by comma.")] = ",".join(STAGES),
+    as_json: AsJson = False,
+) -> None:
+    """Run all stages against a cluster, or an embedded one where none is set, and start again what dies."""
+    names = [name.strip() for name in only.split(",")]
+    if unknown := set(names) - set(STAGES):
+        raise UsageError(f"no stage {', '.join(sorted(unknown))}: there are {', '.join(STAGES)}")
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    with cluster(load(bootstrap=bootstrap, prefix=prefix, tick_s=tick)) as settings:
+        topics.create(settings)
+        supervisor = Supervisor(settings.environment(), settings.data_dir / "stages")
+        supervisor.start(names)
+        pids = {name: stage.process.pid for name, stage in supervisor.stages.items() if stage.process}
+        facts = {"bootstrap": settings.bootstrap, "logs": str(supervisor.folder), "stages": pids}
+        print(
+            json.dumps(facts) if as_json else f"Kafka at {settings.bootstrap}; logs in {supervisor.folder}",
+            flush=True,
+        )
+        try:
+            while not stop.wait(0.5):
+                supervisor.poll()
+        finally:
+            supervisor.stop()
+
+
+@app.command()
+def replay(
+    trace: Annotated[Path | None, typer.Argument(help="Trace file; none: a window of topics.")] = None,
+    source_prefix: Annotated[
+        str | None, typer.Option(help="Without a trace: prefix of the topics to read.")
+    ] = None,
+    since: Annotated[
+        datetime | None, typer.Option(help="From this time on (UTC): of the trace, or of producing.")
+    ] = None,
+    until: Annotated[datetime | None, typer.Option(help="Topics: up to this produce time (UTC).")] = None,
+    offsets: Annotated[str | None, typer.Option(help="Topics: FROM:TO, of every partition.")] = None,
+    ticks: Annotated[int | None, typer.Option(min=1, help="Trace: at most so many ticks.")] = None,
+    speed: Annotated[
+        float | None, typer.Option(min=0.001, help="Event seconds a second; default: as fast as it goes.")
+    ] = None,
+    bootstrap: Bootstrap = None,
+    prefix: Prefix = None,
+    as_json: AsJson = False,
+) -> None:
+    """Publish a trace, or a window of topics, into the raw topics."""
+    from pipeline.replay import Replayer, Window, records, window_of_topics
+
+    settings = load(bootstrap=bootstrap, prefix=prefix)
+    reachable(settings)
+    since, until = (None if at is None else at.replace(tzinfo=UTC) for at in (since, until))
+    begun = time.monotonic()
+    if trace is not None:
+        read = traces.read(trace)
+        window = Window.of(read, settings.tick_s, ticks, since)
+        rows = window.select(read)
+        total, items = rows.height, records(rows, read.tick_s)
+    else:
+        if source_prefix is None or source_prefix == settings.prefix:
+            raise UsageError("topics replay into others: give --source-prefix, and another --prefix")
+        source = settings.model_copy(update={"prefix": source_prefix})
+        total, items = None, window_of_topics(source, since, until, _offsets(offsets))
+    topics.create(settings)
+    columns = (TextColumn("replayed {task.completed:,.0f} records"), BarColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("", total=total)
+        sent = Replayer(settings).run(items, speed, lambda count: progress.update(task, completed=count))
+    facts = {"records": sent, "wall_s": round(time.monotonic() - begun, 3)}
+    print(json.dumps(facts) if as_json else f"{sent:,} records in {facts['wall_s']} s")
+
+
+def _offsets(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    try:
+        first, last = (int(part) for part in text.split(":"))
+    except ValueError:
+        raise UsageError(f"--offsets {text}: not FROM:TO") from None
+    return first, last
 
 
 def main() -> None:
-    """Run a command; what we raise on purpose is one line and exit code 2."""
-    try:
-        app()
-    except LeadtimeError as error:
-        print(f"leadtime: {error}", file=sys.stderr)
-        sys.exit(2)
-    except BrokenPipeError:  # `leadtime ... | head`
-        sys.exit(0)
+    """Run a command."""
+    run(app)

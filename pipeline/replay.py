@@ -50,7 +50,9 @@ class Window:
         return self.last - self.first + 1
 
     @classmethod
-    def of(cls, trace: Trace, tick_s: int, ticks: int | None = None, start: datetime | None = None) -> "Window":
+    def of(
+        cls, trace: Trace, tick_s: int, ticks: int | None = None, start: datetime | None = None
+    ) -> "Window":
         """The trace's ticks, from `start` on, at most so many.
 
         Raises:
@@ -92,7 +94,9 @@ def records(rows: pl.DataFrame, interval_s: int, codec: Codec = DEFAULT) -> Iter
                 "interval_s": float(interval_s),
                 "app": app,
                 "user": user,
-                "limits": [{"metric": m, "value": row[name]} for name, m in limits.items() if row[name] is not None],
+                "limits": [
+                    {"metric": m, "value": row[name]} for name, m in limits.items() if row[name] is not None
+                ],
                 "producer": "replay",
                 "producer_seq": number,
                 **{name: row[name] for name in metrics},
@@ -177,7 +181,10 @@ class Replayer:
     """
 
     def __init__(
-        self, settings: Settings, clock: Callable[[], float] = time.time, sleep: Callable[[float], None] = time.sleep
+        self,
+        settings: Settings,
+        clock: Callable[[], float] = time.time,
+        sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self.settings, self.clock, self.sleep = settings, clock, sleep
         self.codec = Codec(settings.registry_url)
@@ -195,7 +202,10 @@ class Replayer:
         self.sent = 0
 
     def run(
-        self, items: Iterator[Item], speed: float | None = None, progress: Callable[[int], None] = lambda _: None
+        self,
+        items: Iterator[Item],
+        speed: float | None = None,
+        progress: Callable[[int], None] = lambda _: None,
     ) -> int:
         """Publish everything; return the number of records.
 
@@ -220,9 +230,13 @@ class Replayer:
                 self._watermarks(tick * self.tick_us, headers)
                 progress(self.sent)
                 if speed is not None:
-                    self.sleep(max(0.0, begun + (tick * self.tick_us - start_us) / 1e6 / speed - self.clock()))
+                    self.sleep(
+                        max(0.0, begun + (tick * self.tick_us - start_us) / 1e6 / speed - self.clock())
+                    )
                 headers = self._headers(tick)
-            self._send(item.topic, item.value, item.key, partition_of(item.key, self.settings.partitions), headers)
+            self._send(
+                item.topic, item.value, item.key, partition_of(item.key, self.settings.partitions), headers
+            )
             self.sent += 1
         self._watermarks((tick + 1) * self.tick_us + self.settings.lateness_s * 1_000_000, headers)
         if self.producer.flush(60) or self.failed:
@@ -251,7 +265,12 @@ class Replayer:
         while True:
             try:
                 self.producer.produce(
-                    topics.name(topic, self.settings), value, key, number, headers=headers, on_delivery=self._delivered
+                    topics.name(topic, self.settings),
+                    value,
+                    key,
+                    number,
+                    headers=headers,
+                    on_delivery=self._delivered,
                 )
                 break
             except BufferError:

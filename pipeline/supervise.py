@@ -55,7 +55,11 @@ class Stage:
         """Start it; its output goes to the end of its log."""
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                self.command, stdin=subprocess.PIPE, stdout=log, stderr=log, env={**os.environ, **self.environment}
+                self.command,
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+                env={**os.environ, **self.environment},
             )
         self.started_s, self.again_s = now_s, None
 
@@ -86,7 +90,7 @@ class Supervisor:
         """Start the stages."""
         self.folder.mkdir(parents=True, exist_ok=True)
         for name in names:
-            command = [sys.executable, "-m", "pipeline", name, "--supervised"]
+            command = [sys.executable, "-m", "pipeline.stages", name, "--supervised"]
             stage = Stage(name, command, self.environment, self.folder / f"{name}.log")
             self.stages[name] = stage
             stage.start(self.clock())

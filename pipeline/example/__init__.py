@@ -1,0 +1,1 @@
+"""The committed example from which the demo starts."""

@@ -1,0 +1,117 @@
+"""Policies, prices and starting capacity for the apps of a trace, from `demo.toml`."""
+
+import math
+import tomllib
+from dataclasses import dataclass
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from models.features import METRICS
+from pipeline.codec import Record
+from pipeline.replay import Window
+from pipeline.trace import Trace
+
+FILE = Path(__file__).parent / "demo.toml"
+
+
+@dataclass(frozen=True)
+class Example:
+    """What is published before a replay.
+
+    Attributes:
+        policies, prices: records.
+        starting: instances by app and offer, ready at the first tick.
+    """
+
+    policies: list[Record]
+    prices: list[Record]
+    starting: dict[str, dict[str, int]]
+
+    @classmethod
+    def of(cls, trace: Trace, window: Window, file: Path = FILE) -> "Example":
+        """Size the example for a window of a trace."""
+        example = tomllib.loads(file.read_text())
+        sizing = example["sizing"]
+        policies: list[Record] = []
+        prices: list[Record] = []
+        starting: dict[str, dict[str, int]] = {}
+        for app, medians in _medians(trace, window).items():
+            governed = [m for m in sizing["governed"] if m in medians] or [
+                m for m in ["requests"] if m in medians
+            ]
+            unit = {m: medians[m] / sizing["median_replicas"] for m in governed or sorted(medians)}
+            amounts = [{"metric": m, "value": value} for m, value in unit.items()]
+            policies.append(
+                {
+                    "app": app,
+                    "version": 1,
+                    "valid_from_tick": 0,
+                    "author": "demo",
+                    "allocation_group": app,
+                    "governed": list(unit),
+                    "unit": amounts,
+                    **example["policy"],
+                }
+            )
+            offers = [_price(app, unit, offer, sizing["median_replicas"]) for offer in example["offer"]]
+            prices += offers
+            starting[app] = _starting(offers, example["offer"], sizing)
+        return cls(policies, prices, starting)
+
+
+def _medians(trace: Trace, window: Window) -> dict[str, dict[str, float]]:
+    """Per app and metric the median over ticks of the sum over users; metrics whose median is 0 are left out."""
+    rows = window.select(trace)
+    metrics = [m for m in METRICS if m in rows.columns]
+    tick = (pl.col("ts").dt.epoch("us") // (window.tick_s * 1_000_000)).alias("tick")
+    users = rows.group_by("app", "user", tick).agg(pl.col(metrics).mean())
+    apps = (
+        users.group_by("app", "tick").agg(pl.col(metrics).sum()).group_by("app").agg(pl.col(metrics).median())
+    )
+    return {
+        row["app"]: {m: row[m] for m in metrics if row[m]} or {metrics[0]: 1.0}
+        for row in apps.sort("app").iter_rows(named=True)
+    }
+
+
+def _price(app: str, unit: dict[str, float], offer: dict[str, Any], median: float) -> Record:
+    tier, per = offer["tier"], offer["replicas"]
+    p50, p90, p99 = offer["startup_s"]
+    record = {
+        "offer_id": f"{app.replace('/', '_')}.{tier.lower().replace('_', '-')}",
+        "version": 1,
+        "valid_from_tick": 0,
+        "provider": "local",
+        "region": "here",
+        "zone": "here-1",
+        "tier": tier,
+        "instance_type": f"{per}-replicas",
+        "capacity": [{"metric": m, "value": value * per} for m, value in unit.items()],
+        "price": Decimal(offer["price"]),
+        "commitment_id": app,
+        "owned_count": round(offer["owned_share"] * median / per) if "owned_share" in offer else None,
+        "startup_p50_s": p50,
+        "startup_p90_s": p90,
+        "startup_p99_s": p99,
+        "pool": f"{app}.{tier.lower()}",
+    }
+    return record | {
+        key: offer[key] for key in ("launch_failure", "interruption", "notice_s") if key in offer
+    }
+
+
+def _starting(
+    offers: list[Record], templates: list[dict[str, Any]], sizing: dict[str, Any]
+) -> dict[str, int]:
+    """All that is reserved, the rest on demand."""
+    replicas = sizing["starting_share"] * sizing["median_replicas"]
+    counts: dict[str, int] = {}
+    for record, offer in zip(offers, templates, strict=True):
+        wanted = math.ceil(replicas / offer["replicas"])
+        most = {"RESERVED": record["owned_count"] or 0, "SPOT": 0}.get(offer["tier"], wanted)
+        counts[record["offer_id"]] = min(wanted, most)
+        replicas -= counts[record["offer_id"]] * offer["replicas"]
+    return counts

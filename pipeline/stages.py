@@ -1,0 +1,80 @@
+"""The stages as commands, one process each; apart from the others so that a stage starts with what it needs."""
+
+import logging
+import os
+import signal
+import sys
+import threading
+from typing import Annotated, Any
+
+# Small products gain nothing from threads, and lose a lot to them on a loaded machine (models/scenarios).
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+import structlog
+import typer
+
+from pipeline.client import reachable
+from pipeline.errors import LeadtimeError
+from pipeline.settings import Settings, load
+from pipeline.supervise import die_with_parent
+
+Bootstrap = Annotated[str | None, typer.Option(help="Kafka, host:port; default: LEADTIME_BOOTSTRAP.")]
+Prefix = Annotated[str | None, typer.Option(help="Of topics and groups; default: LEADTIME_PREFIX.")]
+Supervised = Annotated[bool, typer.Option("--supervised", hidden=True)]
+
+
+def _stage(supervised: bool, **given: Any) -> tuple[Settings, threading.Event]:
+    """Settings of a stage whose Kafka answers, and the event that SIGTERM and SIGINT set."""
+    if supervised:
+        die_with_parent()
+    settings, stop = load(**given), threading.Event()
+    reachable(settings)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    return settings, stop
+
+
+def ingest(bootstrap: Bootstrap = None, prefix: Prefix = None, supervised: Supervised = False) -> None:
+    """Run ingest: raw records to tick frames."""
+    from pipeline.ingest import Ingest
+
+    settings, stop = _stage(supervised, bootstrap=bootstrap, prefix=prefix)
+    Ingest(settings).run(stop)
+
+
+def worker(bootstrap: Bootstrap = None, prefix: Prefix = None, supervised: Supervised = False) -> None:
+    """Run a worker: profiler, simulator and allocator."""
+    from pipeline import worker as agents
+
+    settings, _ = _stage(supervised, bootstrap=bootstrap, prefix=prefix)
+    agents.run(settings)
+
+
+def actuator(bootstrap: Bootstrap = None, prefix: Prefix = None, supervised: Supervised = False) -> None:
+    """Run the actuator of the local provider."""
+    from pipeline import actuator as actuators
+
+    settings, stop = _stage(supervised, bootstrap=bootstrap, prefix=prefix)
+    actuators.run(settings, stop=stop)
+
+
+def run(app: typer.Typer) -> None:
+    """Run a command line; what we raise on purpose is one line and exit code 2."""
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+    try:
+        app()
+    except LeadtimeError as error:
+        print(f"leadtime: {error}", file=sys.stderr)
+        sys.exit(2)
+    except BrokenPipeError:  # `leadtime ... | head`
+        sys.exit(0)
+
+
+if __name__ == "__main__":
+    stage_app = typer.Typer(pretty_exceptions_enable=False, add_completion=False)
+    for stage in (ingest, worker, actuator):
+        stage_app.command()(stage)
+    run(stage_app)

@@ -1,0 +1,254 @@
+"""A run's outcome from what it published, beside a reactive policy on the same demand, offers and start."""
+
+import json
+import math
+import tempfile
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from models.autoscalers import HorizontalPodAutoscaler, HpaSettings
+from models.capacity import Policy, load, replicas_per_instance
+from models.features import METRICS
+from pipeline import commands
+from pipeline.actuators.local import LocalProvider
+from pipeline.codec import Record
+from pipeline.outcome import AppRun
+from pipeline.replay import Window
+from pipeline.side_inputs import offer_of, policy_of
+from pipeline.watch import Watch
+
+WARM_UP_TICKS = 12
+"""Not scored: capacity that was started with, and users' first hour of five-minute ticks. Both policies alike."""
+
+
+def app_run(
+    app: str, watch: Watch, policy: Policy, prices: Sequence[Record], start: Mapping[str, int], window: Window
+) -> AppRun:
+    """One app's outcome, tick by tick."""
+    ticks = range(window.first, window.last + 1)
+    usage = np.array([watch.usage[app].get(tick, np.full(len(METRICS), np.nan)) for tick in ticks])
+    governed = [METRICS.index(metric) for metric in policy.governed]
+    unknown = np.isnan(usage[:, governed]).all(axis=1)
+    demand = np.where(unknown, np.nan, load(usage, METRICS, policy).max(axis=1))
+    per = {p["offer_id"]: replicas_per_instance(offer_of(p), policy) for p in prices}
+    counts = {o: _series(watch.observed[app][o], ticks, "least_ready") for o in per}
+    billed = {
+        o: _series(watch.observed[app][o], range(window.first - 1, window.last + 1), "billed_h") for o in per
+    }
+    cost = sum(
+        (np.diff(billed[p["offer_id"]], prepend=0.0)[1:] * float(p["price"]) for p in prices),
+        np.zeros(window.ticks),
+    )
+    reactive, reactive_cost = _reactive(app, usage, policy, prices, per, start, window)
+    low, mean, high = _fan(app, watch, policy, ticks)
+    return AppRun(
+        app=app,
+        tick_s=window.tick_s,
+        start_s=window.first * window.tick_s,
+        demand=demand,
+        low=low,
+        mean=mean,
+        high=high,
+        required=_required(watch.plans[app], ticks, window.tick_s),
+        ready=np.sum([counts[o] * per[o] for o in per], axis=0),
+        reactive=reactive,
+        counts=counts,
+        tiers={p["offer_id"]: p["tier"] for p in prices},
+        cost=cost,
+        reactive_cost=reactive_cost,
+        held=np.array(
+            ["missing_telemetry" in watch.plans[app].get(t, {"guardrails": []})["guardrails"] for t in ticks]
+        ),
+        warm_up=min(WARM_UP_TICKS, window.ticks // 4),
+    )
+
+
+def _series(records: Mapping[int, Record], ticks: range, field: str) -> np.ndarray:
+    """A field by tick, the last known value where a tick has none."""
+    values, last = np.zeros(len(ticks)), 0.0
+    for place, tick in enumerate(ticks):
+        record = records.get(tick)
+        if record is not None:
+            value = record["ready"] if record[field] is None and field == "least_ready" else record[field]
+            last = last if value is None else float(value)
+        values[place] = last
+    return values
+
+
+def _fan(app: str, watch: Watch, policy: Policy, ticks: range) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """95 % interval and mean, one tick ahead, of the governed metric that needs the most replicas."""
+    fan = np.full((3, len(ticks)), np.nan)
+    for place, tick in enumerate(ticks):
+        record = watch.totals[app].get(tick - 1)
+        names = [m for m in policy.governed if record is not None and m in record["metrics"]]
+        if record is None or not names:
+            continue
+        shape = (-1, len(record["metrics"]), len(record["steps"]))
+        ahead = np.stack(
+            [
+                np.frombuffer(record[c], "<f4").reshape(shape)[record["row"], :, 0]
+                for c in ("lo95", "mean", "hi95")
+            ]
+        )
+        needs = load(ahead, record["metrics"], policy)
+        fan[:, place] = needs[:, needs[2].argmax()]
+    return fan[0], fan[1], fan[2]
+
+
+def _required(plans: Mapping[int, Record], ticks: range, tick_s: int) -> np.ndarray:
+    """Replicas that the plan made the lead time before asked for."""
+    required = np.full(len(ticks), np.nan)
+    for tick, plan in plans.items():
+        lead = plan["window"][0] // tick_s
+        if tick + lead in ticks:
+            required[tick + lead - ticks.start] = plan["replicas"][lead - 1]
+    return required
+
+
+def _reactive(
+    app: str,
+    usage: np.ndarray,
+    policy: Policy,
+    prices: Sequence[Record],
+    per: Mapping[str, int],
+    start: Mapping[str, int],
+    window: Window,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Least ready replicas and cost by tick of Kubernetes' HPA at its defaults: reserved first, then on demand."""
+    scaler = HorizontalPodAutoscaler(
+        HpaSettings({m: policy.size(m) for m in policy.governed}, policy.min, policy.max)
+    )
+    bought = sorted((p for p in prices if p["tier"] != "SPOT"), key=lambda p: p["tier"] != "RESERVED")
+    ready, cost = np.zeros(window.ticks), np.zeros(window.ticks)
+    with tempfile.TemporaryDirectory() as folder:
+        cloud = LocalProvider(Path(folder), tick_s=window.tick_s)
+        targets = {p["offer_id"]: commands.Target("local", f"{app}/{p['offer_id']}") for p in bought}
+        for price in bought:
+            cloud.offered(price)
+            cloud.start(
+                targets[price["offer_id"]], start[price["offer_id"]], float(window.first * window.tick_s)
+            )
+        counts, billed = {p["offer_id"]: start[p["offer_id"]] for p in bought}, dict.fromkeys(targets, 0.0)
+        for place in range(window.ticks):
+            from_s = float((window.first + place) * window.tick_s)
+            to_s = from_s + window.tick_s
+            serving = 0
+            for price in bought:
+                offer = price["offer_id"]
+                seen = cloud.observe(targets[offer], to_s, from_s)
+                ready[place] += (seen.least_ready or 0) * per[offer]
+                serving += seen.ready * per[offer]
+                cost[place] += ((seen.billed_h or 0.0) - billed[offer]) * float(price["price"])
+                billed[offer] = seen.billed_h or 0.0
+            measured = {m: usage[place, METRICS.index(m)] for m in policy.governed}
+            left = scaler.decide({m: v for m, v in measured.items() if not math.isnan(v)}, serving, to_s)
+            for price in bought:
+                offer = price["offer_id"]
+                wanted = -(-left // per[offer])
+                wanted = min(wanted, price["owned_count"] or 0) if price["tier"] == "RESERVED" else wanted
+                left = max(0, left - wanted * per[offer])
+                if wanted != counts[offer]:
+                    counts[offer] = wanted
+                    order = {"id": f"{place}.{offer}", "epoch": place, "target": targets[offer].record()}
+                    order |= {"desired": wanted, "drain_s": 0.0, "victim_rule": "NEWEST"}
+                    cloud.apply(order, to_s)
+        cloud.close()
+    return ready, cost
+
+
+def outcome(
+    watch: Watch,
+    policies: Sequence[Record],
+    prices: Sequence[Record],
+    start: Mapping[str, Mapping[str, int]],
+    window: Window,
+) -> list[AppRun]:
+    """All apps' outcomes, in the order of their names."""
+    codec = watch.codec
+    full = [codec.decode(codec.encode("policy", record))[1] for record in policies]
+    offers = [codec.decode(codec.encode("price", record))[1] for record in prices]
+    return [
+        app_run(
+            policy["app"],
+            watch,
+            policy_of(policy),
+            [p for p in offers if p["commitment_id"] == policy["allocation_group"]],
+            start[policy["app"]],
+            window,
+        )
+        for policy in sorted(full, key=lambda record: record["app"])
+    ]
+
+
+def totals(runs: Sequence[AppRun], watch: Watch) -> dict[str, Any]:
+    """The figures of a run: hit rates over app-ticks after the warm-up, costs of the same ticks."""
+    scored = sum(int(run.scored.sum()) for run in runs)
+    final = commands.final(watch.results)
+    status = Counter(final[i]["status"] if i in final else "OPEN" for i in watch.commands)
+
+    def rate(missed: int) -> float | None:
+        return 1 - missed / scored if scored else None
+
+    share = watch.coverage.share
+    return {
+        "frames": watch.counts["frames"],
+        "framed": watch.counts["samples"] + watch.counts["events"],
+        "forecasts": watch.counts["forecasts"],
+        "plans": sum(len(plans) for plans in watch.plans.values()),
+        "held": sum(int(run.held.sum()) for run in runs),
+        "hold_notices": len(watch.notices),
+        "commands": len(watch.commands),
+        "applied": status["APPLIED"],
+        "commands_by_status": dict(sorted(status.items())),
+        "dead_letters": len(watch.dead_letters),
+        "dead_letters_by_reason": dict(
+            sorted(Counter(r["reason"] for r in watch.dead_letters.values()).items())
+        ),
+        "late": watch.counts["late"],
+        "coverage_95": None if math.isnan(share) else share,
+        "coverage_scored": watch.coverage.scored,
+        "coverage_censored": watch.coverage.censored,
+        "warm_up_ticks": runs[0].warm_up if runs else 0,
+        "scored_app_ticks": scored,
+        "hit_rate": rate(sum(int(run.missed.sum()) for run in runs)),
+        "reactive_hit_rate": rate(sum(int(run.reactive_missed.sum()) for run in runs)),
+        "cost": sum(float(run.cost[run.warm_up :].sum()) for run in runs),
+        "reactive_cost": sum(float(run.reactive_cost[run.warm_up :].sum()) for run in runs),
+        "currency": "USD",
+    }
+
+
+def write(folder: Path, watch: Watch) -> None:
+    """Plans, commands, results and dead letters as JSON lines: the same bytes for the same topics.
+
+    Repeats are dropped, and lines sorted by what identifies them: topics have no order across partitions.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    plans = [plan for app in sorted(watch.plans) for _, plan in sorted(watch.plans[app].items())]
+    issued = sorted(watch.commands.values(), key=lambda c: (c["epoch"], c["plan_id"], c["order"]))
+    results = sorted(
+        commands.final(watch.results).values(), key=lambda r: (r["epoch"], r["target"], r["command_id"])
+    )
+    letters = [watch.dead_letters[origin] for origin in sorted(watch.dead_letters)]
+    for name, records in (
+        ("plans", plans),
+        ("commands", issued),
+        ("results", results),
+        ("dead_letters", letters),
+    ):
+        lines = "".join(json.dumps(record, default=_plain, sort_keys=True) + "\n" for record in records)
+        (folder / f"{name}.jsonl").write_text(lines)
+
+
+def _plain(value: Any) -> str:
+    return (
+        value.hex()
+        if isinstance(value, bytes)
+        else value.isoformat()
+        if hasattr(value, "isoformat")
+        else str(value)
+    )

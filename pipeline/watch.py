@@ -1,0 +1,180 @@
+"""Follows a run's output topics: progress while it goes, and everything for its summary. Only reads."""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+
+import numpy as np
+from confluent_kafka import OFFSET_BEGINNING, TopicPartition
+
+from models.distribution import QuantileFunction
+from models.features import METRICS
+from models.scenarios import stream
+from pipeline import commands, reading, topics
+from pipeline.codec import Codec, Record
+from pipeline.forecasts import unpack
+from pipeline.identity import PSEUDONYM_BYTES
+from pipeline.settings import Settings
+
+FOLLOWED = (
+    "behaviour.frames", "forecasts", "forecasts.apps", "plans", "commands", "commands.results", "capacity.observed",
+    "hold.notices", "dead-letters",
+)  # fmt: skip
+
+
+class Coverage:
+    """Share of what happened that lay inside the 95 % intervals, over users, metrics and steps.
+
+    By the randomised probability integral transform (SCORING): ties with a flat part are split by a seeded draw.
+    Censored samples are scored apart: what they were cannot be known.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+        self.scored = self.inside = self.censored = 0
+        self._made: dict[int, dict[int, tuple[dict[bytes, int], list[str], list[int], QuantileFunction]]] = {}
+
+    def add(self, parts: list[Record]) -> None:
+        """A shard's forecasts of one tick: they hold what was observed in it, and what is expected next."""
+        head = parts[0]
+        shard, tick, tick_s = head["shard"], head["tick"], head["tick_s"]
+        forecast, observed, censored, _ = unpack(parts)
+        users = b"".join(part["users"] for part in parts)
+        ids = [users[i : i + PSEUDONYM_BYTES] for i in range(0, len(users), PSEUDONYM_BYTES)]
+        made = self._made.setdefault(shard, {})
+        for before, (rows, metrics, steps, quantiles) in made.items():
+            common = [m for m in head["metrics"] if m in metrics]
+            known = [user for user in ids if user in rows]
+            if (tick - before) * tick_s not in steps or not common or not known:
+                continue
+            here = np.ix_([ids.index(u) for u in known], [head["metrics"].index(m) for m in common])
+            there = np.ix_([rows[u] for u in known], [metrics.index(m) for m in common])
+            step = steps.index((tick - before) * tick_s)
+            part = QuantileFunction(
+                *(getattr(quantiles, f)[:, :, step][there] for f in ("location", "scale", "offsets"))
+            )
+            draws = stream(np, self.seed, b"coverage", shard, before, tick).random(part.shape)
+            pit = part.pit(observed[here], draws)
+            counted = ~np.isnan(pit) & ~censored[here]
+            self.scored += int(counted.sum())
+            self.inside += int((counted & (pit >= 0.025) & (pit <= 0.975)).sum())
+            self.censored += int((~np.isnan(pit) & censored[here]).sum())
+        made[tick] = ({user: row for row, user in enumerate(ids)}, head["metrics"], head["steps"], forecast)
+        for old in [t for t in made if (tick - t) * tick_s >= head["steps"][-1]]:
+            del made[old]
+
+    @property
+    def share(self) -> float:
+        """NaN before anything is scored."""
+        return self.inside / self.scored if self.scored else float("nan")
+
+
+class Watch:
+    """Everything that a run publishes, without repeats."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings, self.codec = settings, Codec(settings.registry_url)
+        self.names = {topics.name(topic, settings): topic for topic in FOLLOWED}
+        self.counts: Counter[str] = Counter()
+        self.usage: dict[str, dict[int, np.ndarray]] = defaultdict(dict)
+        self.totals: dict[str, dict[int, Record]] = defaultdict(dict)
+        self.plans: dict[str, dict[int, Record]] = defaultdict(dict)
+        self.commands: dict[str, Record] = {}
+        self.results: list[Record] = []
+        self.observed: dict[str, dict[str, dict[int, Record]]] = defaultdict(lambda: defaultdict(dict))
+        self.dead_letters: dict[tuple[str, int, int], Record] = {}
+        self.notices: list[Record] = []
+        self.coverage = Coverage(settings.seed)
+        self._seen: set[tuple[str, int, int, int]] = set()
+        self._parts: dict[tuple[int, int], list[Record]] = {}
+        self._consumer = reading.reader(settings)
+        positions: list[TopicPartition] = []
+        for name in self.names:
+            found = self._consumer.list_topics(name, timeout=reading.POLL_S).topics[name]
+            positions += [TopicPartition(name, number, OFFSET_BEGINNING) for number in found.partitions]
+        self._consumer.assign(positions)
+
+    def poll(self, timeout_s: float = 0.2) -> int:
+        """Take what has come; say how many messages that was."""
+        messages = self._consumer.consume(500, timeout=timeout_s)
+        taken = 0
+        for message in messages:
+            if message.error() is None:
+                self._take(self.names[message.topic() or ""], self.codec.decode(message.value() or b"")[1])
+                taken += 1
+        return taken
+
+    def close(self) -> None:
+        """Stop following."""
+        self._consumer.close()
+
+    def _new(self, topic: str, record: Record) -> bool:
+        key = (topic, record["shard"], record["seq"], record["part"])
+        if key in self._seen:
+            return False
+        self._seen.add(key)
+        return True
+
+    def _take(self, topic: str, record: Record) -> None:
+        if topic == "behaviour.frames" and self._new(topic, record):
+            self._frame(record)
+        elif topic == "forecasts" and self._new(topic, record):
+            self._forecast(record)
+        elif topic == "forecasts.apps" and self._new(topic, record):
+            for row, index in enumerate(np.frombuffer(record["app_index"], "<u4")):
+                self.totals[record["apps"][index]][record["tick"]] = record | {"row": row}
+        elif topic == "plans":
+            self.plans[record["app"]].setdefault(record["tick"], record)
+        elif topic == "commands":
+            self.commands.setdefault(record["id"], record)
+        elif topic == "commands.results":
+            self.results.append(record)
+        elif topic == "capacity.observed":
+            self.observed[record["app"]][record["offer_id"]].setdefault(record["tick"], record)
+        elif topic == "hold.notices":
+            self.notices.append(record)
+        elif topic == "dead-letters":
+            self.dead_letters.setdefault((record["topic"], record["partition"], record["offset"]), record)
+
+    def _frame(self, frame: Record) -> None:
+        users = len(frame["users"]) // PSEUDONYM_BYTES
+        index = np.frombuffer(frame["app_index"], "<u4")
+        values = np.frombuffer(frame["values"], "<f4").reshape(len(METRICS), users).astype(np.float64)
+        self.counts["frames"] += frame["part"] == 0
+        self.counts["samples"] += int(np.frombuffer(frame["samples"], "<u4").sum())
+        self.counts["events"] += int(np.frombuffer(frame["events"], "<u4").sum())
+        self.counts["late"] += frame["late"] if frame["part"] == 0 else 0
+        for number, app in enumerate(frame["apps"]):
+            mine = values[:, index == number]
+            if not mine.shape[1]:
+                continue
+            here = np.where(np.isnan(mine).all(axis=1), np.nan, np.nansum(mine, axis=1))
+            before = self.usage[app].get(frame["tick"], np.full(len(METRICS), np.nan))
+            both = np.nansum([before, here], axis=0)
+            self.usage[app][frame["tick"]] = np.where(np.isnan(before) & np.isnan(here), np.nan, both)
+
+    def _forecast(self, record: Record) -> None:
+        self.counts["forecasts"] += len(record["users"]) // PSEUDONYM_BYTES
+        key = (record["shard"], record["tick"])
+        parts = self._parts.setdefault(key, [])
+        parts.append(record)
+        if len(parts) == record["of"]:
+            self.coverage.add(sorted(self._parts.pop(key), key=lambda part: part["part"]))
+
+    def planned_until(self, apps: Iterable[str]) -> int | None:
+        """The last tick for which all of these apps have a plan; None before the first."""
+        newest = [max(self.plans[app], default=None) for app in apps]
+        return None if None in newest or not newest else min(tick for tick in newest if tick is not None)
+
+    def settled(self) -> bool:
+        """Whether every plan's commands are there and have a final result, and its targets are observed."""
+        final = commands.final(self.results)
+        issued = sum(plan["commands_issued"] for plans in self.plans.values() for plan in plans.values())
+        if len(self.commands) < issued or not all(
+            i in final and final[i]["status"] in commands.FINAL for i in self.commands
+        ):
+            return False
+        return all(
+            max(self.plans[app]) in ticks
+            for app, offers in self.observed.items()
+            for ticks in offers.values()
+        )
