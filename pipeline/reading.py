@@ -13,6 +13,7 @@ from pipeline.settings import Settings
 
 T = TypeVar("T")
 
+_PASSING = (KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE)
 POLL_S = 30.0
 """Longer without a message before the end: the broker is gone."""
 
@@ -87,15 +88,18 @@ def read(
 def bounds(settings: Settings, logical: str, partition: int) -> tuple[int, int]:
     """First offset, and the one after the last."""
     consumer = reader(settings)
+    at = TopicPartition(topics.name(logical, settings), partition)
+    deadline = time.monotonic() + POLL_S
     try:
-        low, high = consumer.get_watermark_offsets(
-            TopicPartition(topics.name(logical, settings), partition), timeout=POLL_S
-        )
-    except KafkaException as error:
-        raise Unreachable(f"topic {logical}: {error.args[0].str()}") from None
+        while True:
+            try:
+                return consumer.get_watermark_offsets(at, timeout=POLL_S)
+            except KafkaException as error:  # a topic just made may not have a leader yet
+                if error.args[0].code() not in _PASSING or time.monotonic() > deadline:
+                    raise Unreachable(f"topic {at.topic}: {error.args[0].str()}") from None
+                time.sleep(0.1)
     finally:
         consumer.close()
-    return low, high
 
 
 def newest(

@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from typing import NamedTuple
 
 import polars as pl
+import structlog
 from confluent_kafka import Producer, TopicPartition
 
 from models.features import EVENT_KINDS, METRICS
@@ -25,6 +26,8 @@ from pipeline.identity import entity, partition_of
 from pipeline.ingest import RAW, SHIFT_HEADER
 from pipeline.settings import Settings
 from pipeline.trace import EVENTS, LIMIT, Trace
+
+_LOG = structlog.get_logger()
 
 
 class Item(NamedTuple):
@@ -162,14 +165,16 @@ def _lane(
         return
     codec, ts_us = Codec(settings.registry_url), -(2**63)
     for message in reading.read(settings, topic, {number: low}, {number: high}):
-        value = message.value() or b""
+        value, key = message.value() or b"", (message.key() or b"").decode(errors="replace")
         try:
             name, record = codec.decode(value)
             ts_us = max(ts_us, int(record["ts"].timestamp() * 1e6))
+            if name == "watermark":
+                continue
+            key = entity(record["app"], record["user"], record.get("scope", "USER"), record.get("instance"))
         except Poison:
-            name = ""
-        if name != "watermark":
-            yield Item(ts_us, topic, (message.key() or b"").decode(errors="replace"), value)
+            _LOG.debug("replayed as it is", topic=topic, partition=number, offset=message.offset())
+        yield Item(ts_us, topic, key, value)
 
 
 class Replayer:
