@@ -1,0 +1,269 @@
+"""`leadtime topics`, `policies`, `prices`, `calendar` and `models`: look at the side inputs, and change them."""
+
+import json
+import time
+from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from confluent_kafka import KafkaException
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from pipeline import reading, topics
+from pipeline.actuators.wire import Outbox
+from pipeline.client import connection, quiet_admin, reachable
+from pipeline.codec import DEFAULT, Codec, Record
+from pipeline.errors import Poison, Unreachable, UsageError
+from pipeline.settings import Settings, load
+from pipeline.side_files import read_calendar, read_policies, read_prices
+from pipeline.side_inputs import VERSIONED
+
+__all__ = ["AsJson", "Bootstrap", "Prefix", "publish", "read_calendar", "read_policies", "read_prices"]
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+Bootstrap = Annotated[
+    str | None, typer.Option(help="Kafka's address, host:port.", show_default="LEADTIME_BOOTSTRAP")
+]
+Prefix = Annotated[
+    str | None, typer.Option(help="Put before every topic's name.", show_default="LEADTIME_PREFIX")
+]
+FromTick = Annotated[
+    int | None,
+    typer.Option(
+        help="Tick from which it holds, where the file does not say.",
+        show_default="0 at first, then the next",
+    ),
+]
+COLUMNS = {
+    "policies": "app version valid_from_tick mode confidence governed unit min max allocation_group",
+    "prices": "offer_id version valid_from_tick provider region tier capacity price currency owned_count startup_p99_s",
+    "calendar": "id version valid_from_tick kind start end apps lift_mean cancelled",
+    "models": "model_id version valid_from_tick uri parent",
+}
+"""What `list` shows of each record; `--json` has all fields."""
+
+
+def published(settings: Settings, topic: str) -> dict[str, dict[int, Record]]:
+    """All published versions of a side input: by name, by version.
+
+    Raises:
+        UsageError, Unreachable: Kafka does not answer, or there is no such topic.
+    """
+    reachable(settings)
+    codec, found = Codec(settings.registry_url), dict[str, dict[int, Record]]()
+    for message in reading.read(settings, topic):
+        value = message.value()
+        if value is None:
+            continue
+        try:
+            _, record = codec.decode(value)
+        except Poison:  # whoever reads side inputs leaves it out as well
+            continue
+        found.setdefault(record[VERSIONED[topic]], {})[record["version"]] = record
+    return found
+
+
+def publish(
+    settings: Settings,
+    topic: str,
+    schema_name: str,
+    records: Iterable[Record],
+    *,
+    from_tick: int | None = None,
+    clock: Callable[[], float] = time.time,
+) -> list[Record]:
+    """Publish versions of a side input; all of them, or none where one is refused. Twice is as good as once.
+
+    A record without `version` becomes the one after the newest. One without `valid_from_tick` is valid from
+    `from_tick`; without that, a first version from tick 0 and a later one from the next tick by the wall clock.
+
+    Args:
+        settings: where.
+        topic, schema_name: of the side input, such as "policies" and "policy".
+        records: as `read_policies` gives them.
+        from_tick: where a record has no tick of its own.
+        clock: wall clock in unix seconds.
+
+    Returns:
+        The records as they are on the topic.
+
+    Raises:
+        UsageError: a version is there already, with other values (a replay must find what it was).
+        Unreachable: Kafka does not answer, or there is no such topic.
+    """
+    known, whole, new = published(settings, topic), list[Record](), list[Record]()
+    following = int(clock() // settings.tick_s) + 1
+    for given in records:
+        name = given[VERSIONED[topic]]
+        versions = known.setdefault(name, {})
+        number = given.get("version", max(versions, default=0) + 1)
+        default = following if versions else 0
+        if number in versions:
+            default = versions[number]["valid_from_tick"]
+        valid = {"version": number, "valid_from_tick": default if from_tick is None else from_tick}
+        record = DEFAULT.decode(DEFAULT.encode(schema_name, valid | given))[1]
+        if versions.get(number, record) != record:
+            raise UsageError(f"{schema_name} {name}: version {number} is published with other values")
+        if number not in versions:
+            new.append(record)
+        versions[number] = record
+        whole.append(record)
+    outbox = Outbox(settings)
+    for record in new:
+        outbox.publish(topic, schema_name, f"{record[VERSIONED[topic]]}@{record['version']}", record)
+    outbox.flush()
+    return whole
+
+
+def _plain(value: object) -> str:
+    return value.isoformat() if isinstance(value, datetime) else str(value)  # decimals: exact, as text
+
+
+def _json(value: object) -> None:
+    print(json.dumps(value, default=_plain))
+
+
+def _text(value: Any) -> str:
+    """A field for people: amounts as `cpu 2, memory 4 GiB`."""
+    if isinstance(value, list):
+        return ", ".join(_text(item) for item in value)
+    if isinstance(value, dict):
+        amount = value["value"]
+        is_memory = value.get("metric") == "memory" and amount >= 1024**2
+        return f"{value.get('metric', value.get('name'))} " + (
+            f"{amount / 1024**3:.6g} GiB" if is_memory else f"{amount:g}"
+        )
+    return "" if value is None else _plain(value)
+
+
+def _table(rows: Sequence[Record], columns: Sequence[str]) -> None:
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=1000)  # into a pipe, whole lines; on a terminal, what fits
+    table = Table(*columns, box=None, pad_edge=False)
+    for row in rows:
+        table.add_row(*(Text(_text(row[name])) for name in columns))  # Text: names may hold [markup]
+    console.print(table)
+
+
+def _lister(topic: str) -> Callable[..., None]:
+    def listed(as_json: AsJson = False, bootstrap: Bootstrap = None, prefix: Prefix = None) -> None:
+        found = published(load(bootstrap=bootstrap, prefix=prefix), topic)
+        newest = [versions[max(versions)] for _, versions in sorted(found.items())]
+        if as_json:
+            _json({topic: newest})
+        else:
+            _table(newest, COLUMNS[topic].split())
+
+    return listed
+
+
+def _setter(topic: str, schema_name: str, read: Callable[[Path], list[Record]]) -> Callable[..., None]:
+    def put(
+        file: Path,
+        from_tick: FromTick = None,
+        as_json: AsJson = False,
+        bootstrap: Bootstrap = None,
+        prefix: Prefix = None,
+    ) -> None:
+        records = read(file)
+        done = publish(
+            load(bootstrap=bootstrap, prefix=prefix), topic, schema_name, records, from_tick=from_tick
+        )
+        said = [
+            {name: row[name] for name in (VERSIONED[topic], "version", "valid_from_tick")} for row in done
+        ]
+        if as_json:
+            _json({topic: said})
+        else:
+            _table(said, list(said[0]))
+
+    return put
+
+
+topics_app = typer.Typer(no_args_is_help=True, help="The topics: which there are, and make them.")
+policies_app = typer.Typer(no_args_is_help=True, help="How each app's capacity is decided.")
+prices_app = typer.Typer(no_args_is_help=True, help="What can be bought.")
+calendar_app = typer.Typer(no_args_is_help=True, help="Campaigns, seasons and maintenance known ahead.")
+models_app = typer.Typer(no_args_is_help=True, help="Released models.")
+for _app, _topic, _what in (
+    (policies_app, "policies", "each policy"),
+    (prices_app, "prices", "each offer"),
+    (calendar_app, "calendar", "each event"),
+    (models_app, "models", "each model"),
+):
+    _app.command("list", help=f"The newest version of {_what}.")(_lister(_topic))
+policies_app.command("set", help="Check a file of [[policy]] tables and publish them.")(
+    _setter("policies", "policy", read_policies)
+)
+prices_app.command("set", help="Check a file of [[price]] tables and publish them.")(
+    _setter("prices", "price", read_prices)
+)
+calendar_app.command("set", help="Check a file of [[event]] tables and publish them.")(
+    _setter("calendar", "calendar", read_calendar)
+)
+
+
+@policies_app.command("check")
+def check(file: Path, as_json: AsJson = False) -> None:
+    """Check a file of [[policy]] tables; publish nothing."""
+    apps = [record["app"] for record in read_policies(file)]
+    if as_json:
+        _json({"policies": apps})
+    else:
+        print(f"{file}: {len(apps)} good: {', '.join(apps)}")
+
+
+@policies_app.command("show")
+def show(
+    app: str,
+    version: Annotated[int | None, typer.Option(help="Which.", show_default="the newest")] = None,
+    as_json: AsJson = False,
+    bootstrap: Bootstrap = None,
+    prefix: Prefix = None,
+) -> None:
+    """One policy with all its fields."""
+    versions = published(load(bootstrap=bootstrap, prefix=prefix), "policies").get(app, {})
+    number = max(versions, default=0) if version is None else version
+    if number not in versions:
+        which = "is no policy" if version is None else f"is no version {version} of the policy"
+        raise UsageError(f"there {which} of app {app}")
+    if as_json:
+        _json(versions[number])
+    else:
+        _table([{"field": n, "value": v} for n, v in versions[number].items()], ["field", "value"])
+
+
+@topics_app.command("create")
+def create(as_json: AsJson = False, bootstrap: Bootstrap = None, prefix: Prefix = None) -> None:
+    """Make the topics that are missing."""
+    settings = load(bootstrap=bootstrap, prefix=prefix)
+    reachable(settings)
+    made = topics.create(settings)
+    if as_json:
+        _json({"created": made})
+    else:
+        print(f"created: {', '.join(made)}" if made else "all topics are there")
+
+
+@topics_app.command("list")
+def list_topics(as_json: AsJson = False, bootstrap: Bootstrap = None, prefix: Prefix = None) -> None:
+    """Every topic, whether it is there, and with what it is made."""
+    settings = load(bootstrap=bootstrap, prefix=prefix)
+    reachable(settings)
+    try:
+        there = quiet_admin(connection(settings)).list_topics(timeout=reading.POLL_S).topics
+    except KafkaException as error:
+        raise Unreachable(f"Kafka at {settings.bootstrap}: {error.args[0].str()}") from None
+    rows = topics.describe(settings)
+    for row in rows:
+        found = there.get(row["name"])
+        row |= {"exists": found is not None, "partitions": len(found.partitions if found else ())}
+    if as_json:
+        _json({"topics": rows})
+    else:
+        _table(rows, ["name", "exists", "partitions", "key", "schemas", "cleanup.policy"])

@@ -1,0 +1,294 @@
+"""`leadtime observe`: this machine's own telemetry, a user for each command that runs on it.
+
+What is measured, and to whom it belongs:
+- a user is a command's name, and processes of one name add up. Never a command line or an environment: they hold
+  secrets. The names that use most, at most `top` of them, are sent with scope USER;
+- everything else is nobody's and goes out once with scope SHARED, so that the app's total is the machine's:
+  what the machine has used less what those users have, at least what the other processes have (some containers
+  hide the machine's counters). The kernel's threads and processes that began and ended unseen are in it;
+- cpu in cores, from processor time. Memory is the resident set: it counts a page shared by two processes twice,
+  but is free; the proportional set would cost a walk over each process's pages, and its owner's rights;
+- disk in bytes/s from each process's I/O counters where we may read them (our own processes; all, as root);
+- network in bytes/s only for the machine, in SHARED: no system that psutil knows counts it by process.
+"""
+
+import json
+import platform
+import signal
+import sys
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from heapq import nlargest
+from typing import Annotated, Any, NamedTuple
+
+import psutil
+import typer
+
+from models.features import SATURATED_SHARE
+from pipeline import topics
+from pipeline.actuators.wire import Outbox
+from pipeline.admin import AsJson, Bootstrap, Prefix
+from pipeline.client import reachable
+from pipeline.codec import Record
+from pipeline.identity import entity
+from pipeline.settings import Settings, load
+
+NAME_LENGTH = 15
+"""What the kernel itself keeps of a name; psutil completes longer ones from the command line, which is not ours."""
+SHORTEST_S = 0.2
+"""Processor time is counted in hundredths of a second: a shorter sample would be mostly rounding."""
+_ATTRIBUTES = ["name", "create_time", "cpu_times", "memory_info"] + (
+    ["io_counters"] if hasattr(psutil.Process, "io_counters") else []
+)
+_BUSY = ("user", "nice", "system", "irq", "softirq")  # not steal: another machine's work
+_IDLE = ("idle", "iowait")
+
+
+@dataclass(frozen=True)
+class Process:
+    """One process: its name, processor seconds and disk bytes since it began (None: not ours to read), and memory."""
+
+    name: str
+    cpu_s: float
+    memory_bytes: int
+    disk_bytes: int | None
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What one look at the machine finds.
+
+    Attributes:
+        at_s: unix seconds.
+        cores, memory_total: what there is.
+        busy_s, idle_s: processor seconds of all cores since the start.
+        memory_bytes: not available to others.
+        network_bytes, disk_bytes: since the start, in both directions; None: not known.
+        processes: by process id and time of creation (ids are used again).
+    """
+
+    at_s: float
+    cores: int
+    memory_total: int
+    busy_s: float
+    idle_s: float
+    memory_bytes: int
+    network_bytes: int
+    disk_bytes: int | None
+    processes: Mapping[tuple[int, float], Process]
+
+
+class Usage(NamedTuple):
+    """Cores, bytes and bytes/s; None: not known."""
+
+    cpu: float = 0.0
+    memory: float = 0.0
+    disk: float | None = None
+
+    def plus(self, other: "Usage") -> "Usage":
+        """Both together; what is known of either is known."""
+        disks = [disk for disk in (self.disk, other.disk) if disk is not None]
+        return Usage(self.cpu + other.cpu, self.memory + other.memory, sum(disks) if disks else None)
+
+
+def look(
+    clock: Callable[[], float] = time.time,
+    processes: Callable[[list[str]], Iterable[psutil.Process]] = psutil.process_iter,
+) -> Machine:
+    """The machine as it is now; processes that end or hide meanwhile are left out."""
+    found: dict[tuple[int, float], Process] = {}
+    for process in processes(_ATTRIBUTES):
+        info: dict[str, Any] = process.info
+        if info["cpu_times"] is None or info["memory_info"] is None:
+            continue
+        counters = info.get("io_counters")
+        found[process.pid, info["create_time"]] = Process(
+            # A name may be any bytes; what is not text must not stop its neighbours.
+            name=(info["name"] or "").encode(errors="replace").decode(errors="replace")[:NAME_LENGTH],
+            cpu_s=info["cpu_times"].user + info["cpu_times"].system,
+            memory_bytes=info["memory_info"].rss,
+            disk_bytes=None if counters is None else counters.read_bytes + counters.write_bytes,
+        )
+    times, memory = psutil.cpu_times(), psutil.virtual_memory()
+    cards = psutil.net_io_counters(pernic=True)
+    try:
+        disk = psutil.disk_io_counters()
+    except NotImplementedError:  # a container without /proc/diskstats
+        disk = None
+    return Machine(
+        at_s=clock(),
+        cores=psutil.cpu_count() or 1,
+        memory_total=memory.total,
+        busy_s=sum(getattr(times, name, 0.0) for name in _BUSY),
+        idle_s=sum(getattr(times, name, 0.0) for name in _IDLE),
+        memory_bytes=memory.total - memory.available,
+        network_bytes=sum(
+            card.bytes_sent + card.bytes_recv
+            for name, card in cards.items()
+            if not name.lower().startswith("lo")  # loopback, as each system calls it
+        ),
+        disk_bytes=None if disk is None else disk.read_bytes + disk.write_bytes,
+        processes=found,
+    )
+
+
+def usage(before: Machine, after: Machine, interval_s: float) -> dict[str, Usage]:
+    """What the processes of each name used; the kernel's threads, which have no memory of their own, under ""."""
+    totals: defaultdict[str, Usage] = defaultdict(Usage)
+    for key, now in after.processes.items():
+        then = before.processes.get(key, Process(now.name, 0.0, 0, 0))  # new: all of it is of this interval
+        disk = None if now.disk_bytes is None or then.disk_bytes is None else now.disk_bytes - then.disk_bytes
+        used = Usage(
+            max(0.0, now.cpu_s - then.cpu_s) / interval_s,
+            float(now.memory_bytes),
+            None if disk is None else max(0, disk) / interval_s,
+        )
+        name = now.name if now.memory_bytes else ""
+        totals[name] = totals[name].plus(used)
+    return dict(totals)
+
+
+def samples(app: str, before: Machine, after: Machine, interval_s: float, top: int) -> list[Record]:
+    """`metric` records of an interval: a user for each of the `top` names, and SHARED, as the module says.
+
+    The machine's cores and memory are everybody's limits. Where the processors, or the memory, are used up to
+    `SATURATED_SHARE` all who were using them are saturated: what they wanted was more than what they got.
+
+    Args:
+        app: name of the machine as an app.
+        before, after: two looks at it.
+        interval_s: seconds between them, by a clock that nobody sets.
+        top: names that become users.
+    """
+    names = usage(before, after, interval_s)
+    own = {name: used for name, used in names.items() if name}
+
+    def share(name: str) -> tuple[float, str]:
+        return max(own[name].cpu / after.cores, own[name].memory / after.memory_total), name
+
+    users = nlargest(top, own, key=share)
+    rest, theirs = Usage(), Usage()
+    for name, used in names.items():
+        if name in users:
+            theirs = theirs.plus(used)
+        else:
+            rest = rest.plus(used)
+    shared = Usage(
+        max((after.busy_s - before.busy_s) / interval_s - theirs.cpu, rest.cpu),
+        max(after.memory_bytes - theirs.memory, rest.memory),
+        rest.disk
+        if after.disk_bytes is None or before.disk_bytes is None
+        else max(
+            (after.disk_bytes - before.disk_bytes) / interval_s - (theirs.disk or 0.0), rest.disk or 0.0
+        ),
+    )
+    busy, idle = after.busy_s - before.busy_s, after.idle_s - before.idle_s
+    no_cpu = busy > 0 and busy >= SATURATED_SHARE * (busy + idle)
+    no_memory = after.memory_bytes >= SATURATED_SHARE * after.memory_total
+
+    def record(user: str | None, used: Usage, network: float | None) -> Record:
+        return {
+            "ts": int(after.at_s * 1e6),
+            "interval_s": interval_s,
+            "app": app,
+            "user": user,
+            "scope": "SHARED" if user is None else "USER",
+            **used._asdict(),
+            "network": network,
+            "limits": [
+                {"metric": "cpu", "value": float(after.cores)},
+                {"metric": "memory", "value": float(after.memory_total)},
+            ],
+            "saturated": (no_cpu and used.cpu > 0) or no_memory,
+            "producer": "observe",
+        }
+
+    network = max(0, after.network_bytes - before.network_bytes) / interval_s
+    return [record(name, own[name], None) for name in users] + [record(None, shared, network)]
+
+
+@dataclass
+class Summary:
+    """What was published."""
+
+    app: str
+    records: int = 0
+    users: set[str] = field(default_factory=set[str])
+    seconds: float = 0.0
+
+
+def publish(
+    settings: Settings,
+    app: str,
+    interval_s: float,
+    top: int,
+    wait: Callable[[float], bool],
+    see: Callable[[], Machine] = look,
+    clock: Callable[[], float] = time.monotonic,
+) -> Summary:
+    """Publish a sample an interval until `wait` says that it is the end.
+
+    Args:
+        settings: where to.
+        app, interval_s, top: as in `samples`.
+        wait: waits so many seconds; whether that is the end.
+        see: looks at the machine.
+        clock: seconds, by a clock that nobody sets.
+
+    Raises:
+        Unreachable: Kafka does not take the records.
+    """
+    outbox, done = Outbox(settings), Summary(app)
+    began = last = clock()
+    before = see()
+    while not wait(max(0.0, last + interval_s - clock())):
+        after, now = see(), clock()
+        for record in samples(app, before, after, now - last, top):
+            record["producer_seq"] = done.records
+            outbox.publish(
+                "telemetry.metrics", "metric", entity(app, record["user"], record["scope"]), record
+            )
+            done.records += 1
+            if record["user"] is not None:
+                done.users.add(record["user"])
+        outbox.flush()
+        before, last = after, now
+    done.seconds = last - began
+    return done
+
+
+def observe(
+    app: Annotated[str, typer.Option(help="The app's name.", show_default="this host's")] = "",
+    interval: Annotated[
+        float, typer.Option(help="Seconds between samples.", min=SHORTEST_S, max=3600.0)
+    ] = 5.0,
+    top: Annotated[int, typer.Option(help="Commands that become users.", min=1, max=10_000)] = 30,
+    duration: Annotated[float | None, typer.Option(help="Seconds until it ends; default: Ctrl-C.")] = None,
+    as_json: AsJson = False,
+    bootstrap: Bootstrap = None,
+    prefix: Prefix = None,
+) -> None:
+    """Publish this machine's own telemetry, by command: CPU, memory and disk, and the network of all."""
+    settings = load(bootstrap=bootstrap, prefix=prefix)
+    reachable(settings)
+    topics.create(settings)
+    app = app or platform.node() or "machine"
+    ended = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: ended.set())
+    until = None if duration is None else time.monotonic() + duration
+
+    def wait(seconds: float) -> bool:
+        left = seconds if until is None else until - time.monotonic()
+        return (until is not None and left < SHORTEST_S) or ended.wait(min(seconds, left))
+
+    print(f"observing this machine as app {app}, a sample every {interval:g} s", file=sys.stderr, flush=True)
+    done = publish(settings, app, interval, top, wait)
+    numbers = {"records": done.records, "users": len(done.users), "seconds": round(done.seconds, 3)}
+    if as_json:
+        print(json.dumps({"app": app, **numbers}))
+    else:
+        print(f"{app}: {done.records} records of {len(done.users)} users in {done.seconds:.0f} s")

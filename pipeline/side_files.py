@@ -1,0 +1,312 @@
+"""Policies, prices and calendar events from TOML files, checked.
+
+A table [[policy]], [[price]] or [[event]] for each record, with the field names of its schema; what is left out has
+the schema's default. An amount by metric is an inline table, as in `unit = {cpu = 2, memory = "4GiB"}`; money is a
+number or a string; a time without an offset is in the record's `timezone`, else UTC. A refusal is one line: the
+file, the record, the field, and what is wrong with it.
+"""
+
+import math
+import re
+import tomllib
+from collections import Counter
+from collections.abc import Callable, Mapping
+from datetime import UTC, date, datetime
+from datetime import time as clock_time
+from decimal import Decimal, InvalidOperation
+from pathlib import Path
+from typing import Any, cast
+from zoneinfo import ZoneInfo
+
+from models.capacity import validate
+from models.features import METRICS
+from pipeline.codec import DEFAULT, Record, published
+from pipeline.errors import UsageError
+from pipeline.side_inputs import offer_of, policy_of
+
+Rules = list[tuple[bool, str]]
+
+SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(?:([kKMGTP])(i?))?B?")
+"""A number, and after it a power of 1000 (k, M, G, T, P), or of 1024 with an i; a B may follow: 512MiB, 2GB, 4Gi."""
+MONEY_PLACES, MONEY_MAX = 6, Decimal(10) ** 12  # the schema's scale, and its 18 digits less those
+DAY_S = 86_400.0
+_RANGES = {"int": 2**31, "long": 2**63}
+
+
+def read_policies(path: Path) -> list[Record]:
+    """The policies of a file, without `version` and `valid_from_tick` where it does not give them.
+
+    An app without an allocation group is one by itself.
+
+    Raises:
+        UsageError: the file cannot be read, or a policy cannot be followed.
+    """
+
+    def check(record: Record) -> Rules:
+        try:
+            validate(policy_of(record))
+        except ValueError as error:
+            return [(False, str(error).partition(": ")[2])]
+        return []
+
+    return _read(path, "policy", "policy", "app", check, {"allocation_group": "app"})
+
+
+def read_prices(path: Path) -> list[Record]:
+    """The offers of a file, without `version` and `valid_from_tick` where it does not give them.
+
+    Raises:
+        UsageError: the file cannot be read, or an offer makes no sense.
+    """
+    return _read(path, "price", "price", "offer_id", _price_rules, {})
+
+
+def read_calendar(path: Path) -> list[Record]:
+    """The calendar's events of a file, without `version` and `valid_from_tick` where it does not give them.
+
+    Raises:
+        UsageError: the file cannot be read, or an event makes no sense.
+    """
+    return _read(
+        path, "event", "calendar", "id", _event_rules, {"lift_low": "lift_mean", "lift_high": "lift_mean"}
+    )
+
+
+def _price_rules(record: Record) -> Rules:
+    offer = offer_of(record)
+    startup = (offer.startup_p50_s, offer.startup_p90_s, offer.startup_p99_s)
+    seconds = {name: record[name] for name in ("billing_min_s", "notice_s")}
+    counts = {name: record[name] for name in ("owned_count", "quota_limit", "egress")}
+    return [
+        (record["provider"] != "", "provider must not be empty"),
+        (record["instance_type"] != "", "instance_type must not be empty"),
+        (len(offer.allocatable) > 0, "capacity must name at least one metric"),
+        *(
+            (value > 0, f"capacity of {metric} must be above what reserved_overhead takes of it")
+            for metric, value in offer.allocatable.items()
+        ),
+        (record["price"] >= 0, f"price must be at least 0, got {record['price']}"),
+        (
+            re.fullmatch("[A-Z]{3}", record["currency"]) is not None,
+            f"currency must be an ISO code such as USD, got {record['currency']!r}",
+        ),
+        (
+            0 <= startup[0] <= startup[1] <= startup[2] <= DAY_S,
+            f"startup_p50_s, startup_p90_s, startup_p99_s must rise within 0 to {DAY_S:g}, got {startup}",
+        ),
+        (
+            0 <= offer.launch_failure < 1,
+            f"launch_failure must be from 0 to below 1, got {offer.launch_failure}",
+        ),
+        # More than one a second is a unit mistaken.
+        (
+            0 <= offer.interruption_h <= 3600,
+            f"interruption must be in 0 to 3600 an hour, got {offer.interruption_h}",
+        ),
+        *(
+            (0 <= span <= 30 * DAY_S, f"{name} must be 0 to 30 days, got {span}")
+            for name, span in seconds.items()
+        ),
+        *(
+            (count is None or count >= 0, f"{name} must be at least 0, got {count}")
+            for name, count in counts.items()
+        ),
+        (
+            offer.tier != "RESERVED" or record["owned_count"] is not None,
+            "owned_count is missing: the tier is RESERVED",
+        ),
+        (
+            record["quota_limit"] is None or record["quota_group"] is not None,
+            "quota_group is missing: there is a quota_limit",
+        ),
+    ]
+
+
+def _event_rules(record: Record) -> Rules:
+    lift = (record["lift_low"], record["lift_mean"], record["lift_high"])
+    return [
+        (record["end"] > record["start"], f"end ({record['end']}) must be after start ({record['start']})"),
+        (len(record["apps"]) > 0, "apps must name at least one"),
+        (0 <= lift[0] <= lift[1] <= lift[2], f"lift_low, lift_mean, lift_high must rise from 0, got {lift}"),
+        (0 <= record["probability"] <= 1, f"probability must be in 0 to 1, got {record['probability']}"),
+        (record["lead_s"] >= 0, f"lead_s must be at least 0, got {record['lead_s']}"),
+    ]
+
+
+def _read(
+    path: Path,
+    table: str,
+    schema: str,
+    identity: str,
+    check: Callable[[Record], Rules],
+    same: Mapping[str, str],
+) -> list[Record]:
+    """The records of a file's tables; `same`: fields that, left out, are as another."""
+    records: list[Record] = []
+    for number, row in enumerate(_tables(path, table), 1):
+        name = row.get(identity)
+        where = f"{path}: {table} {name if isinstance(name, str) and name else number}"
+        try:
+            record = _record(schema, {new: row[old] for new, old in same.items() if old in row} | row)
+        except ValueError as error:
+            raise UsageError(f"{where}: {error}") from None
+        rules = [
+            (record[identity] != "", f"{identity} must not be empty"),
+            (
+                record["version"] >= 1 or "version" not in row,
+                f"version must be at least 1, got {record['version']}",
+            ),
+            *check(record),
+        ]
+        for holds, message in rules:
+            if not holds:
+                raise UsageError(f"{where}: {message}")
+        for name in ("version", "valid_from_tick"):
+            if name not in row:
+                del record[name]
+        records.append(record)
+    for (name, version), count in Counter((r[identity], r.get("version")) for r in records).items():
+        if count > 1:
+            which = "give each its version" if version is None else f"version {version}"
+            raise UsageError(f"{path}: {table} {name}: is there {count} times: {which}")
+    return records
+
+
+def _tables(path: Path, table: str) -> list[dict[str, Any]]:
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror}") from None
+    except ValueError as error:  # neither UTF-8 nor TOML
+        raise UsageError(f"{path}: not a TOML file: {error}") from None
+    rows = document.pop(table, None)
+    if document:
+        raise UsageError(f"{path}: {', '.join(document)}: only tables [[{table}]] belong here")
+    if (
+        not isinstance(rows, list)
+        or not rows
+        or not all(isinstance(row, dict) for row in cast("list[Any]", rows))
+    ):
+        raise UsageError(f"{path}: no tables [[{table}]]")
+    return cast("list[dict[str, Any]]", rows)
+
+
+def _record(schema: str, row: Mapping[str, Any]) -> Record:
+    """A table as a record of the schema, defaults filled, an absent version and tick 0.
+
+    Raises:
+        ValueError: names the field and what is wrong with it.
+    """
+    fields = {field["name"]: field for field in published(schema).schema["fields"]}
+    del fields["schema_version"]  # ours to say
+    given = {"version": 0, "valid_from_tick": 0} | dict(row)
+    for name in given:
+        if name not in fields:
+            raise ValueError(
+                f"there is no field {name}; there are {', '.join(n for n in fields if n not in given)}"
+            )
+    zone = given.get("timezone", "UTC")
+    record: Record = {}
+    for name, field in fields.items():
+        if name in given:
+            try:
+                record[name] = _value(field["type"], given[name], zone)
+            except ValueError as error:
+                raise ValueError(f"{name} {error}") from None
+            except OverflowError:
+                raise ValueError(f"{name} is out of range: {given[name]}") from None
+        elif "default" not in field:
+            raise ValueError(f"{name} is missing")
+    return DEFAULT.decode(DEFAULT.encode(schema, record))[1]
+
+
+def _value(kind: Any, value: Any, zone: Any) -> Any:
+    """A TOML value as the Avro type wants it.
+
+    Raises:
+        ValueError: what it must be; the field's name belongs before it.
+    """
+    if isinstance(kind, list):
+        return _value(next(one for one in kind if one != "null"), value, zone)
+    if isinstance(kind, dict):
+        kind = cast("dict[str, Any]", kind)
+        match kind:
+            case {"logicalType": "decimal"}:
+                return _money(value)
+            case {"logicalType": "timestamp-micros"}:
+                return _time(value, zone)
+            case {"type": "enum", "symbols": symbols} if value not in symbols:
+                raise ValueError(f"must be one of {', '.join(symbols)}, got {value!r}")
+            case {"type": "array", "items": "string"}:
+                if not isinstance(value, list) or not all(
+                    isinstance(x, str) and x for x in cast("list[Any]", value)
+                ):
+                    raise ValueError(f'must be a list of names such as ["a", "b"], got {value!r}')
+            case {"type": "array", "items": {"name": name}}:
+                return _amounts(value, None if name == "Gate" else METRICS)
+            case _:
+                pass
+        return value
+    kinds = {"string": str, "boolean": bool, "int": int, "long": int, "double": int | float}
+    if not isinstance(value, kinds[kind]) or (isinstance(value, bool) and kind != "boolean"):
+        names = {"string": "text", "boolean": "true or false", "double": "a number"}
+        raise ValueError(f"must be {names.get(kind, 'a whole number')}, got {value!r}")
+    if kind in _RANGES and not -_RANGES[kind] <= value < _RANGES[kind]:
+        raise ValueError(f"is out of range: {value}")
+    if kind == "double" and not math.isfinite(value):
+        raise ValueError(f"must be a finite number, got {value}")
+    return value
+
+
+def _amounts(value: Any, allowed: tuple[str, ...] | None) -> list[Record]:
+    if not isinstance(value, dict):
+        raise ValueError(f'must be a table such as {{cpu = 2, memory = "4GiB"}}, got {value!r}')
+    amounts: list[Record] = []
+    for metric, amount in cast("dict[str, Any]", value).items():
+        if allowed is not None and metric not in allowed:
+            raise ValueError(f"must be by metric ({', '.join(allowed)}), got {metric!r}")
+        amounts.append({"metric": metric, "value": _amount(metric, amount)})
+    return amounts
+
+
+def _amount(metric: str, value: Any) -> float:
+    """A number, or a size such as 512MiB or 2GB."""
+    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+        if value < 0:
+            raise ValueError(f"of {metric} must be at least 0, got {value}")
+        return float(value)
+    size = SIZE.fullmatch(value) if isinstance(value, str) else None
+    if size is None:
+        raise ValueError(f"of {metric} must be a number or a size such as 512MiB, got {value!r}")
+    number, power, binary = size.groups()
+    return float(number) * (1024 if binary else 1000) ** (
+        " kMGTP".index(power.replace("K", "k")) if power else 0
+    )
+
+
+def _money(value: Any) -> Decimal:
+    try:
+        if not isinstance(value, str | int | float) or isinstance(value, bool):
+            raise InvalidOperation
+        money = Decimal(str(value))
+    except InvalidOperation:
+        raise ValueError(f"must be an amount of money, got {value!r}") from None
+    if not money.is_finite() or abs(money) >= MONEY_MAX:
+        raise ValueError(f"is out of range: {value}")
+    rounded = round(money, MONEY_PLACES)
+    if rounded != money:
+        raise ValueError(f"has more than {MONEY_PLACES} decimals: {value}")
+    return rounded
+
+
+def _time(value: Any, zone: Any) -> datetime:
+    if isinstance(value, date) and not isinstance(value, datetime):
+        value = datetime.combine(value, clock_time())
+    if not isinstance(value, datetime):
+        raise ValueError(f"must be a time such as 2026-11-27T09:00:00, got {value!r}")
+    if value.tzinfo is None:
+        try:
+            value = value.replace(tzinfo=ZoneInfo(zone))
+        except (KeyError, ValueError, TypeError, OSError):  # ZoneInfoNotFoundError is a KeyError
+            raise ValueError(f"cannot be told: there is no timezone {zone!r}") from None
+    return value.astimezone(UTC)

@@ -1,0 +1,165 @@
+"""Side inputs on real Kafka: versions, what a second `set` does, and what the commands print."""
+
+import json
+import subprocess
+import sys
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from pipeline import admin, topics
+from pipeline.actuators.wire import Outbox
+from pipeline.admin import publish, published, read_calendar, read_policies, read_prices
+from pipeline.client import connection
+from pipeline.errors import Unreachable, UsageError
+from pipeline.settings import Settings
+from pipeline.side_inputs import SideInputs
+from tests.unit.pipeline.test_admin import EVENT, POLICY, PRICE
+
+NOW_S = 1_700_000_030.0
+"""Half-way through tick 28333333 of 60 s (1,699,999,980 to 1,700,000,040)."""
+NEXT = 28_333_334
+
+
+@pytest.fixture
+def there(settings: Settings) -> Settings:
+    topics.create(settings)
+    return settings
+
+
+def policies(folder: Path, text: str) -> list[dict[str, Any]]:
+    (folder / "policies.toml").write_text(text)
+    return read_policies(folder / "policies.toml")
+
+
+def ticks(settings: Settings, topic: str = "policies", name: str = "shop") -> dict[int, int]:
+    return {n: record["valid_from_tick"] for n, record in published(settings, topic)[name].items()}
+
+
+def test_the_first_version_holds_from_the_beginning_and_the_next_from_the_next_tick(
+    there: Settings, tmp_path: Path
+) -> None:
+    (first,) = publish(there, "policies", "policy", policies(tmp_path, POLICY), clock=lambda: NOW_S)
+    assert (first["version"], first["valid_from_tick"]) == (1, 0)
+    changed = policies(tmp_path, POLICY + "max = 7")
+    publish(there, "policies", "policy", changed, clock=lambda: NOW_S)
+    publish(there, "policies", "policy", changed, clock=lambda: NOW_S, from_tick=5)
+    assert ticks(there) == {1: 0, 2: NEXT, 3: 5}
+
+    inputs = SideInputs(there).start()
+    try:
+        valid = [inputs.at("policies", "shop", tick) for tick in (4, 5, NEXT)]
+    finally:
+        inputs.stop()
+    assert [record and record["version"] for record in valid] == [1, 3, 2]
+    assert [record and record["max"] for record in valid] == [1000, 7, 7]
+
+
+def test_a_version_stays_what_it_was(there: Settings, tmp_path: Path) -> None:
+    given = policies(tmp_path, POLICY + "version = 4")
+    for _ in range(2):  # the same once more changes nothing, also when the clock has gone on
+        publish(there, "policies", "policy", given, clock=lambda: NOW_S)
+    assert ticks(there) == {4: 0}
+    other = POLICY.replace("shop", "bank") + POLICY + "version = 4\nmax = 9"
+    with pytest.raises(UsageError, match="policy shop: version 4 is published with other values"):
+        publish(there, "policies", "policy", policies(tmp_path, other), clock=lambda: NOW_S)
+    assert set(published(there, "policies")) == {"shop"}, "one refused, none published"
+
+
+def test_what_cannot_be_read_does_not_stop_the_rest(there: Settings, tmp_path: Path) -> None:
+    outbox = Outbox(there)
+    outbox._producer.produce(topics.name("policies", there), b"not a policy", b"shop@9")
+    outbox._producer.produce(topics.name("policies", there), None, b"shop@8")
+    outbox.flush()
+    publish(there, "policies", "policy", policies(tmp_path, POLICY))
+    assert ticks(there) == {1: 0}
+
+
+def test_prices_and_events_arrive_as_they_were_written(there: Settings, tmp_path: Path) -> None:
+    for text, topic, schema, read in (
+        (PRICE, "prices", "price", read_prices),
+        (EVENT, "calendar", "calendar", read_calendar),
+    ):
+        (tmp_path / "file.toml").write_text(text)
+        (given,) = read(tmp_path / "file.toml")
+        done = publish(there, topic, schema, [given])
+        assert done == [given | {"version": 1, "valid_from_tick": 0}]
+        (versions,) = published(there, topic).values()
+        assert versions == {1: done[0]}
+    assert published(there, "prices")["aws-m5"][1]["price"] == Decimal("0.214")
+
+
+def run(settings: Settings, *arguments: str) -> str:
+    commands = typer.Typer()
+    for name in ("topics", "policies", "prices", "calendar", "models"):
+        commands.add_typer(getattr(admin, f"{name}_app"), name=name)
+    given = ["--bootstrap", str(settings.bootstrap), "--prefix", settings.prefix]
+    result = CliRunner().invoke(commands, [*arguments, *given], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def test_the_commands(settings: Settings, tmp_path: Path) -> None:
+    rows = json.loads(run(settings, "topics", "list", "--json"))["topics"]
+    assert {row["name"] for row in rows} == {settings.prefix + name for name in topics.TOPICS}
+    assert {(row["exists"], row["partitions"]) for row in rows} == {(False, 0)}
+    made = json.loads(run(settings, "topics", "create", "--json"))["created"]
+    assert sorted(made) == sorted(row["name"] for row in rows)
+    assert run(settings, "topics", "create") == "all topics are there\n"
+    rows = json.loads(run(settings, "topics", "list", "--json"))["topics"]
+    assert {row["name"]: row["partitions"] for row in rows if row["partitions"] == 1} == {
+        settings.prefix + name: 1 for name, topic in topics.TOPICS.items() if not topic.partitioned
+    }
+    assert f"{settings.prefix}dead-letters" in run(settings, "topics", "list")
+
+    for name, text in (("policies", POLICY), ("prices", PRICE), ("calendar", EVENT)):
+        (tmp_path / name).write_text(text)
+    file = str(tmp_path / "policies")
+    said = json.loads(run(settings, "policies", "set", file, "--from-tick", "3", "--json"))
+    assert said == {"policies": [{"app": "shop", "version": 1, "valid_from_tick": 3}]}
+    run(settings, "policies", "set", file)
+    run(settings, "prices", "set", str(tmp_path / "prices"))
+    run(settings, "calendar", "set", str(tmp_path / "calendar"))
+
+    (policy,) = json.loads(run(settings, "policies", "list", "--json"))["policies"]
+    assert (policy["version"], policy["unit"][0]) == (2, {"metric": "cpu", "value": 2.0})
+    assert "cpu 2, memory 4 GiB" in run(settings, "policies", "list")
+    shown = json.loads(run(settings, "policies", "show", "shop", "--version", "1", "--json"))
+    assert shown == policy | {"version": 1, "valid_from_tick": 3}
+    assert "allocation_group" in run(settings, "policies", "show", "shop")
+    (price,) = json.loads(run(settings, "prices", "list", "--json"))["prices"]
+    assert price["price"] == "0.214000"
+    (event,) = json.loads(run(settings, "calendar", "list", "--json"))["calendar"]
+    assert event["start"] == "2026-11-27T14:00:00+00:00"
+    assert json.loads(run(settings, "models", "list", "--json")) == {"models": []}
+    for arguments in (("show", "bank"), ("show", "shop", "--version", "9")):
+        with pytest.raises(UsageError, match=r"there is no (policy|version 9 of the policy) of app"):
+            run(settings, "policies", *arguments)
+
+
+def test_a_topic_that_is_not_there_is_one_line(settings: Settings) -> None:
+    with pytest.raises(Unreachable, match=f"topic {settings.prefix}policies: "):
+        run(settings, "policies", "list")
+
+
+def test_a_broker_that_is_not_there_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
+    (tmp_path / "policies.toml").write_text(POLICY)
+    with pytest.raises(UsageError, match="no Kafka address"):
+        connection(Settings())
+    result = subprocess.run(
+        [
+            *(sys.executable, "-m", "pipeline", "policies", "set", str(tmp_path / "policies.toml")),
+            *("--bootstrap", "127.0.0.1:9"),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 2
+    assert result.stdout == ""
+    assert result.stderr.startswith("leadtime: Kafka at 127.0.0.1:9 does not answer")
+    assert result.stderr.count("\n") == 1
