@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka.admin import NewTopic
 
-from pipeline.client import connection
+from pipeline.client import connection, quiet_admin
 from pipeline.errors import Unreachable, UsageError
 from pipeline.settings import Settings
 
@@ -104,7 +104,7 @@ def create(settings: Settings, timeout_s: float = 30.0) -> list[str]:
         Unreachable: the cluster does not answer.
         UsageError: a topic exists with another number of partitions (users would move between them).
     """
-    admin = AdminClient(connection(settings))
+    admin = quiet_admin(connection(settings))
     try:
         existing = admin.list_topics(timeout=timeout_s).topics
     except KafkaException as error:
