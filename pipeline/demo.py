@@ -8,7 +8,7 @@ import tempfile
 import threading
 import time
 import webbrowser
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -29,6 +29,8 @@ from pipeline.settings import Settings, load
 from pipeline.supervise import Supervisor
 from pipeline.watch import Watch
 
+PARTITIONS = 2
+"""One for each core of a small machine: each costs every app a simulation of its own per tick."""
 STALL_S = 180.0
 """Without any message for so long the run has failed: the slowest step, TensorFlow's start, takes ten seconds."""
 
@@ -62,6 +64,7 @@ def demo(
             bootstrap=bootstrap,
             data_dir=folder,
             tick_s=min(max(read.tick_s, 1), 3600),
+            partitions=PARTITIONS,
             demo_keys=True,
             event_time=True,
             prefix=f"demo-{int(time.time())}." if bootstrap else None,
@@ -98,18 +101,27 @@ def _folder(keep: Path | None) -> Iterator[Path]:
 
 
 class Run:
-    """One replay from an empty installation to its summary."""
+    """One replay from an empty installation to its summary.
+
+    Args:
+        settings: of the installation; without an address a Kafka is started for it.
+        trace, window: what is replayed.
+        console: for progress.
+        speed: event seconds a second; None: as fast as it goes.
+        each: called about twice a second while it runs.
+    """
 
     def __init__(
-        self, settings: Settings, trace: traces.Trace, window: Window, console: Console, speed: float | None
+        self,
+        settings: Settings,
+        trace: traces.Trace,
+        window: Window,
+        console: Console,
+        speed: float | None = None,
+        each: Callable[[Watch, Supervisor], None] = lambda *_: None,
     ) -> None:
-        self.settings, self.trace, self.window, self.console, self.speed = (
-            settings,
-            trace,
-            window,
-            console,
-            speed,
-        )
+        self.settings, self.trace, self.window, self.console = settings, trace, window, console
+        self.speed, self.each = speed, each
         self.rows = window.select(trace)
         self.apps = sorted(self.rows["app"].unique().to_list())
         self.begun_s = time.monotonic()
@@ -177,6 +189,7 @@ class Run:
                     raise failure[0]
                 if now - polled > 0.5:
                     supervisor.poll()
+                    self.each(watch, supervisor)
                     polled = now
                     done = watch.planned_until(self.apps)
                     if (

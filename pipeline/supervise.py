@@ -10,9 +10,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
-
-import structlog
 
 from pipeline.errors import UsageError
 
@@ -23,7 +20,6 @@ STEADY_S = 60.0
 TERM_S = 15.0
 USAGE_EXIT = 2
 """A stage that ends with it was asked for something impossible: starting it again cannot help."""
-_LOG = structlog.get_logger()
 
 
 def die_with_parent() -> None:
@@ -84,7 +80,6 @@ class Supervisor:
     note: Callable[[str], None] = lambda text: print(text, file=sys.stderr)
     clock: Callable[[], float] = time.monotonic
     stages: dict[str, Stage] = field(default_factory=dict[str, Stage])
-    _lock: IO[str] | None = None
 
     def start(self, names: Sequence[str] = STAGES) -> None:
         """Start the stages."""
@@ -110,6 +105,7 @@ class Supervisor:
                     raise UsageError(stage.tail(1).removeprefix("leadtime: ") or f"{stage.name} cannot start")
                 if now_s - stage.started_s > STEADY_S:
                     stage.backoff_s = FIRST_BACKOFF_S
+                _forget(process)
                 self.note(f"{stage.name} ended ({_how(process.returncode)}); again in {stage.backoff_s:g} s")
                 stage.process, stage.again_s = None, now_s + stage.backoff_s
                 stage.backoff_s = min(2 * stage.backoff_s, LONGEST_BACKOFF_S)
@@ -130,12 +126,16 @@ class Supervisor:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
-            if process.stdin is not None:
-                process.stdin.close()
+            _forget(process)
 
     def _write(self) -> None:
         pids = {name: stage.process.pid for name, stage in self.stages.items() if stage.process is not None}
         (self.folder / "stages.json").write_text(json.dumps(pids))
+
+
+def _forget(process: subprocess.Popen[bytes]) -> None:
+    if process.stdin is not None:
+        process.stdin.close()
 
 
 def _how(code: int) -> str:

@@ -1,0 +1,85 @@
+"""Stages are started again with back-off, and never left behind."""
+
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from pipeline.errors import UsageError
+from pipeline.supervise import FIRST_BACKOFF_S, STEADY_S, Stage, Supervisor
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def supervised(folder: Path, code: str, clock: Clock) -> tuple[Supervisor, Stage, list[str]]:
+    notes: list[str] = []
+    supervisor = Supervisor({"LEADTIME_X": "y"}, folder, notes.append, clock)
+    stage = Stage("dummy", [sys.executable, "-c", code], supervisor.environment, folder / "dummy.log")
+    supervisor.stages["dummy"] = stage
+    stage.start(clock())
+    return supervisor, stage, notes
+
+
+def test_what_dies_is_started_again_each_time_later(tmp_path: Path) -> None:
+    clock = Clock()
+    supervisor, stage, notes = supervised(tmp_path, "raise SystemExit(3)", clock)
+    for waits in (1, 2, 4):
+        assert stage.process is not None
+        stage.process.wait(10)
+        supervisor.poll()
+        assert stage.process is None
+        clock.now += FIRST_BACKOFF_S * waits - 0.01
+        supervisor.poll()
+        assert stage.process is None
+        clock.now += 0.02
+        supervisor.poll()
+    assert stage.restarts == 3
+    assert notes[0] == "dummy ended (exit 3); again in 0.5 s"
+    stage.process.wait(10)
+    clock.now += STEADY_S + 1  # it ran long this time
+    supervisor.poll()
+    assert notes[-1] == "dummy ended (exit 3); again in 0.5 s"
+    supervisor.stop()
+
+
+def test_a_stage_that_cannot_run_as_asked_ends_the_run_with_its_own_line(tmp_path: Path) -> None:
+    code = "import sys; print('leadtime: no such key', file=sys.stderr); sys.exit(2)"
+    supervisor, stage, _ = supervised(tmp_path, code, Clock())
+    assert stage.process is not None
+    stage.process.wait(10)
+    with pytest.raises(UsageError, match="^no such key$"):
+        supervisor.poll()
+    supervisor.stop()
+
+
+def test_a_stage_ends_when_its_supervisor_is_gone(tmp_path: Path) -> None:
+    code = "from pipeline.supervise import die_with_parent; import time; die_with_parent(); time.sleep(60)"
+    parent = (
+        "import subprocess, sys, time\n"
+        f"child = subprocess.Popen([sys.executable, '-c', {code!r}], stdin=subprocess.PIPE)\n"
+        "print(child.pid, flush=True)\ntime.sleep(60)\n"
+    )
+    supervisor, stage, _ = supervised(tmp_path, parent, Clock())
+    deadline = time.monotonic() + 20
+    while not (text := stage.log.read_text().strip()):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    child = psutil.Process(int(text))
+    assert stage.process is not None
+    stage.process.kill()
+    child.wait(20)
+    supervisor.stop()
+
+
+def test_stop_ends_all(tmp_path: Path) -> None:
+    supervisor, stage, _ = supervised(tmp_path, "import time; time.sleep(60)", Clock())
+    supervisor.stop()
+    assert stage.process is not None
+    assert stage.process.returncode is not None
