@@ -16,7 +16,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from models.distribution import QuantileFunction
 from pipeline.outcome import AppRun
@@ -386,7 +386,10 @@ def fan_figure(
             )
             axes.axvline(end_s / DAY_S, color=MUTED, linewidth=0.8, linestyle=":")
             axes.set_ylabel(f"{panel.metric} [{panel.unit}]")
-            axes.set_ylim(bottom=0)
+            if panel.unit.startswith("bytes"):
+                axes.yaxis.set_major_formatter(EngFormatter())
+            solid = np.concatenate([panel.observed, panel.capacity, panel.required])
+            axes.set_ylim(0, top_of(solid, panel.forecast.interval(0.99)[1], cut=False))
             axes.set_xlim(edges[0], edges[-1])
         _time_axis(axes_of[-1])
         handles, labels = axes_of[0].get_legend_handles_labels()

@@ -19,10 +19,9 @@ SHOWN_TICKS = 1000
 """Of a longer run the last are drawn: more than pixels tell no more, and the page stays small."""
 NONE = "–"
 DEFINITIONS = (
-    "Hit rate: share of app-ticks in which the least ready capacity within the tick covered the demand, "
-    "in every governed metric; the warm-up and ticks without a measurement are left out.",
-    "Cost: what the ready and starting instances of each policy cost over the whole run, at the same prices.",
-    "Coverage: share of outcomes inside the 95 % interval of the forecast made one tick before (95 % is right).",
+    "Short, or a miss: a scored tick in which the least ready capacity was below the measured demand. Shaded ticks are "
+    "the warm-up, which is not scored.",
+    "Coverage: share of outcomes inside the 95 % interval of the forecast made one tick before; 95 % is right.",
     "Held: ticks in which telemetry was missing and the last plan stood.",
     "Capacity and demand are in replicas; demand is not rounded.",
 )
@@ -35,10 +34,10 @@ def page(title: str, runs: Sequence[AppRun], summary: Mapping[str, Any], notes: 
         title: of the page.
         runs: what came of it, per app.
         summary: the run's figures, under the names that `leadtime demo --json` has; any may be missing.
-        notes: what a reader must know to judge it; the definitions are added.
+        notes: what a reader must know to judge it, with what hit rate and cost are; definitions of the rest are added.
     """
     chosen = hero(runs)
-    charted = sorted(runs, key=lambda run: -_total(run.cost))[:CHARTS]
+    charted = sorted(runs, key=lambda run: -_spent(run, run.cost))[:CHARTS]
     parts = [
         f"<header><h1>{escape(title)}</h1>{_when(runs)}</header>",
         _hero(*chosen) if chosen else "<p>There was no app in this run.</p>",
@@ -228,8 +227,8 @@ def _chart(run: AppRun) -> str:
     scored = int(run.scored.sum())
     said = (
         f"hit rate {percent(_hits(run.missed, scored))}, reactive {percent(_hits(run.reactive_missed, scored))} · "
-        f"cost {money(_total(run.cost), run.currency)}, "
-        f"reactive {money(_total(run.reactive_cost), run.currency)}{cut}"
+        f"cost {money(_spent(run, run.cost), run.currency)}, "
+        f"reactive {money(_spent(run, run.reactive_cost), run.currency)}{cut}"
     )
     picture = charts.svg(charts.run_figure(run, window), escape(f"{run.app}: {said}"))
     return (
@@ -250,8 +249,8 @@ def _apps(runs: Sequence[AppRun]) -> str:
                 number(float(measured.max()) if len(measured) else math.nan),
                 percent(_hits(run.missed, scored)),
                 percent(_hits(run.reactive_missed, scored)),
-                money(_total(run.cost), run.currency),
-                money(_total(run.reactive_cost), run.currency),
+                money(_spent(run, run.cost), run.currency),
+                money(_spent(run, run.reactive_cost), run.currency),
                 f"{int(run.held.sum()):,}",
             )
         )
@@ -278,8 +277,9 @@ def _given(summary: Mapping[str, Any], name: str) -> float:
         return math.nan
 
 
-def _total(cost: np.ndarray) -> float:
-    return float(np.nansum(cost))
+def _spent(run: AppRun, cost: np.ndarray) -> float:
+    """What was spent after the warm-up."""
+    return float(np.nansum(cost[run.warm_up :]))
 
 
 def _hits(missed: np.ndarray, scored: int) -> float:

@@ -124,8 +124,8 @@ def test_page_says_what_happened() -> None:
     # rises at tick 100: ready at 97 = 15 min before; reactive short for 2 ticks = 10 min
     assert "Leadtime ready 15 min ahead" in text
     assert "reactive policy short for 10 min" in text
-    # 2 of 190 scored ticks missed: 1 - 2 / 190 = 98.95 %; 200 ticks at 0.01 and 0.02
-    assert "hit rate 100 %, reactive 98.95 % · cost $2.00, reactive $4.00" in text
+    # 2 of 190 scored ticks missed: 1 - 2 / 190 = 98.95 %; they cost 0.01 and 0.02
+    assert "hit rate 100 %, reactive 98.95 % · cost $1.90, reactive $3.80" in text
     assert "apps are artificial groupings" in text
     assert "12 Aug 2013 09:40 to 13 Aug 2013 02:20 UTC · 200 ticks of 300 s" in text
 

@@ -1,0 +1,342 @@
+"""One decision's record for people: why an app has the instances that it has."""
+
+import io
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any, Final
+
+from rich.console import Console, Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from models import capacity
+from models.features import METRIC_UNITS, METRICS
+from pipeline import side_inputs
+from pipeline.codec import Record
+
+WIDTH: Final = 110
+"""Of text that goes to no terminal, in columns."""
+UNPRICED: Final = Decimal(10) ** 11  # what pipeline.plans.money writes for an amount that is not finite
+
+GUARD_RAILS: Final = {
+    "paused": "The policy is paused: what was commanded before stands.",
+    "missing_telemetry": "No user of the app reported in this tick: silence is not zero, so what was commanded stands.",
+    "idle": "Every user has reported zero for as long as the policy asks (idle_after_s): nothing is needed.",
+    "doubtful_telemetry": "Under nine in ten of the known users reported: quiet cannot be told from loss, nothing "
+    "shrinks.",
+    "scale_down_never": "The policy never scales down: nothing shrinks.",
+    "hold_time": "More was wanted within the policy's hold time (hold_s): it is not given back yet.",
+    "churn": "Shrinking would save less than the policy's churn_threshold, and what runs keeps the promise: nothing "
+    "changes.",
+    "max_up": "Growth was bounded by the policy's max_up replicas a tick: more was wanted.",
+    "max_down": "Release was bounded by the policy's max_down replicas a tick: less was wanted.",
+    "canary": "Canary mode: at most a tenth of the instances, and at least one, may change in a tick.",
+    "grow_before_shrink": "Ready instances stay until those that replace them are ready as well.",
+    "reactive_floor": "Raised to what the present usage needs, whatever the forecast says.",
+    "minimum": "Raised to the policy's minimum.",
+    "maximum": "Lowered to the policy's maximum: demand may exceed it.",
+}
+"""What each guard rail of models.guardrails did, in one sentence."""
+TIER_NAMES: Final = {"RESERVED": "reserved", "ON_DEMAND": "on-demand", "SPOT": "spot"}
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What a decision's record refers to, as far as it is still to be had.
+
+    Attributes:
+        policy: record of the policy that applied.
+        prices: records of the offers, by id.
+        commands: records of what was commanded.
+    """
+
+    policy: Record | None = None
+    prices: Mapping[str, Record] = field(default_factory=dict[str, Record])
+    commands: Sequence[Record] = ()
+
+
+def text(plan: Record, around: Surroundings | None = None) -> str:
+    """A plan's record as plain text, at most WIDTH columns wide.
+
+    Args:
+        plan: as `pipeline.codec.decode` gives it.
+        around: sizes, tiers and prices come from here; without it they are left out.
+    """
+    out = io.StringIO()
+    Console(file=out, width=WIDTH, color_system=None, force_terminal=False, legacy_windows=False).print(
+        document(plan, around or Surroundings())
+    )
+    return "\n".join(line.rstrip() for line in out.getvalue().splitlines()) + "\n"
+
+
+def document(plan: Record, around: Surroundings) -> RenderableType:
+    """A plan's record for a rich console."""
+    total = sum(_first(count) for count in plan["counts"])
+    price = "unpriced" if plan["cost"] >= UNPRICED else f"{_money(plan['cost'], plan['currency'])} an hour"
+    made = time((plan["tick"] + 1) * plan["tick_s"])
+    window = " to ".join(f"+{_span(step)}" for step in dict.fromkeys(plan["window"]))
+    parts: list[RenderableType] = [
+        Text(f"{plan['app']}: {_many(total, 'instance')}, {price}", "bold"),
+        Text(f"plan {plan['plan_id']}, mode {plan['mode']}, made {made} for {window} ahead"),
+    ]
+    for title, content in (
+        ("Why so many", _why(plan, around)),
+        ("Demand to be carried", _demand(plan, around)),
+        ("Instances", _instances(plan, around)),
+        ("Guard rails that acted", _guard_rails(plan)),
+        ("What confidence costs", _cost_at(plan)),
+        ("Rejected", _alternatives(plan)),
+        ("Commands", _commands(plan, around)),
+        ("Made from", _inputs(plan)),
+    ):
+        parts += [Text(""), Text(title, "bold"), *(Padding(item, (0, 0, 0, 2)) for item in content)]
+    return Group(*parts)
+
+
+def _why(plan: Record, around: Surroundings) -> Iterator[RenderableType]:
+    """From demand to replicas to instances, a sentence each."""
+    first, last = plan["window"]
+    within = [n for step, n in zip(plan["steps"], plan["replicas"], strict=True) if first <= step <= last]
+    needed = max(within, default=0)
+    if plan["binding"] is None:
+        yield Text(f"Demand does not set the number: the policy's minimum does ({_many(needed, 'replica')}).")
+    else:
+        metric, step = plan["binding"]["metric"], plan["binding"]["step_s"]
+        cell = plan["required"][plan["steps"].index(step)][plan["metrics"].index(metric)]
+        size = ""
+        if around.policy is not None:
+            policy = side_inputs.policy_of(around.policy)
+            size = f"; a replica takes {amount(policy.usable(metric), metric)}"
+        yield Text(
+            f"{metric} {_span(step)} ahead binds: the plan must carry {amount(cell, metric)} of it there{size}. "
+            f"Over all steps and metrics that is {_many(needed, 'replica')}."
+        )
+    asked, planned = plan["confidence_asked"], plan["confidence_planned"]
+    met = "is kept" if plan["feasible"] else "is NOT kept"
+    yield Text(
+        f"Confidence {_percent(asked)} was asked and {met}: the instances suffice in {_percent(planned)} of the "
+        f"scenarios, in all metrics and steps at once."
+    )
+    carried = replicas(plan, around)
+    total = _many(sum(_first(count) for count in plan["counts"]), "instance")
+    if carried is not None:
+        yield Text(
+            f"{total} carry {_many(carried, 'replica')}; the present usage alone needs {plan['reactive_floor']}."
+        )
+    else:
+        yield Text(
+            f"The present usage alone needs {_many(plan['reactive_floor'], 'replica')} (the reactive floor)."
+        )
+    yield Text(f"In the allocator's words: {plan['reason']}.")
+
+
+def _demand(plan: Record, around: Surroundings) -> Iterator[RenderableType]:
+    policy = None if around.policy is None else side_inputs.policy_of(around.policy)
+    governed = plan["metrics"] if policy is None else capacity.governed(plan["metrics"], policy)
+    table = _table("<ahead", *plan["metrics"], "replicas", "<")
+    binding = plan["binding"] or {}
+    for step, row, count in zip(plan["steps"], plan["required"], plan["replicas"], strict=True):
+        cells: list[str] = []
+        for metric, value in zip(plan["metrics"], row, strict=True):
+            needs = ""
+            if policy is not None and metric in governed:
+                load = (policy.base.get(metric, 0.0) + value) / policy.usable(metric)
+                needs = f" ({load:.1f})"
+            cells.append(amount(value, metric) + needs)
+        inside = plan["window"][0] <= step <= plan["window"][1]
+        remark = (
+            f"{binding['metric']} binds"
+            if binding.get("step_s") == step
+            else ""
+            if inside
+            else "not promised"
+        )
+        _row(table, f"+{_span(step)}", *cells, str(count), remark)
+    yield table
+    level, asked = _percent(plan["alpha"]), _percent(plan["confidence_asked"])
+    brackets = " In brackets: replicas that the metric needs." if policy is not None else ""
+    yield Text(
+        f"Quantiles at {level}: at this level of each, all hold at once in {asked} of the scenarios.{brackets}"
+    )
+
+
+def _instances(plan: Record, around: Surroundings) -> Iterator[RenderableType]:
+    table = _table("<offer", "<tier", "instances", "replicas each", "price/h", "together/h")
+    policy = None if around.policy is None else side_inputs.policy_of(around.policy)
+    for count in plan["counts"]:
+        number = "→".join(str(n) for n in dict.fromkeys(count["desired"])) or "0"
+        price = around.prices.get(count["offer_id"])
+        if price is None:
+            _row(table, count["offer_id"], "", number, "", "", "")
+            continue
+        each = None if policy is None else capacity.replicas_per_instance(side_inputs.offer_of(price), policy)
+        owned = price["owned_count"] or 0
+        sum_h = price["price"] * (owned if price["tier"] == "RESERVED" else _first(count))
+        _row(
+            table,
+            count["offer_id"],
+            TIER_NAMES.get(price["tier"], price["tier"]) + (f", {owned} owned" if owned else ""),
+            number,
+            "" if each is None else str(each),
+            _money(price["price"], plan["currency"]),
+            _money(sum_h, plan["currency"]),
+        )
+    if plan["counts"]:
+        yield table
+        if any(price["tier"] == "RESERVED" for price in around.prices.values()):
+            yield Text("What is reserved is paid in any case, used or not.")
+    else:
+        yield Text("No offer could be used.")
+
+
+def _guard_rails(plan: Record) -> Iterator[RenderableType]:
+    for name in plan["guardrails"]:
+        yield Text.assemble((name, "bold"), f": {GUARD_RAILS.get(name, 'a guard rail of a newer version')}")
+    if not plan["guardrails"]:
+        bought = "the instances are those of the cheapest purchase that keeps the promise"
+        yield Text(f"None: {bought}." if plan["feasible"] else "None.")
+
+
+def _cost_at(plan: Record) -> Iterator[RenderableType]:
+    table = _table("confidence", "cost/h")
+    for level in plan["cost_at"]:
+        cost = level["cost"]
+        _row(
+            table,
+            _percent(level["confidence"]),
+            "not feasible" if cost is None else _money(cost, plan["currency"]),
+        )
+    yield table if plan["cost_at"] else Text("Not known.")
+
+
+def _alternatives(plan: Record) -> Iterator[RenderableType]:
+    table = _table("<instances", "cost/h", "falls short in", "<why not")
+    for other in plan["alternatives"]:
+        counts = ", ".join(f"{c['desired']} {c['offer_id']}" for c in other["counts"] if c["desired"])
+        cells = (
+            counts or "none",
+            _money(other["cost"], plan["currency"]),
+            _percent(other["risk"]),
+            other["reason"],
+        )
+        _row(table, *cells)
+    yield table if plan["alternatives"] else Text("No other purchase was a candidate.")
+
+
+def _commands(plan: Record, around: Surroundings) -> Iterator[RenderableType]:
+    for command in sorted(around.commands, key=lambda c: c["order"]):
+        dry = " (dry run)" if command["dry_run"] else ""
+        expires = f"{command['expires']:%H:%M:%S}"
+        yield Text(
+            f"{command['order'] + 1}. {command['target']['ref']} to {command['desired']}, valid to {expires}{dry}"
+        )
+    if not plan["commands_issued"]:
+        watching = plan["mode"] in ("shadow", "paused")
+        yield Text(f"None: mode {plan['mode']} commands nothing." if watching else "None: nothing changes.")
+    elif not around.commands:
+        yield Text(f"{plan['commands_issued']} issued.")
+
+
+def _inputs(plan: Record) -> Iterator[RenderableType]:
+    versions = plan["versions"]
+    seen = f"of tick {plan['observed_tick']}, generation {plan['observed_generation']}"
+    lines = {
+        "telemetry": f"up to tick {plan['tick']} of {plan['tick_s']} s",
+        "capacity": seen if plan["observed_tick"] >= 0 else "none had been reported",
+        "policy": versions["policy"],
+        "prices": ", ".join(versions["prices"]),
+        "calendar": ", ".join(versions["calendar"]),
+        "adjustment": versions["adjustment"],
+        "model": versions["model"],
+        "seed": str(plan["seed"]),
+    }
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column()
+    table.add_column(overflow="fold")
+    for name, value in lines.items():
+        table.add_row(name, Text(value or "none"))
+    yield table
+
+
+def _table(*columns: str) -> Table:
+    """Without lines; a column whose name begins with "<" holds words, others numbers."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="")
+    for name in columns:
+        justify = "left" if name.startswith("<") else "right"
+        table.add_column(Text(name.removeprefix("<")), justify=justify, overflow="fold")
+    return table
+
+
+def _row(table: Table, *cells: str) -> None:
+    """Add cells as they are: rich would take [brackets] in a name for markup."""
+    table.add_row(*(Text(cell) for cell in cells))
+
+
+def replicas(plan: Record, around: Surroundings, step: int = 0) -> int | None:
+    """Replicas that the instances planned for a step carry; None where a size is not known."""
+    if around.policy is None or any(count["offer_id"] not in around.prices for count in plan["counts"]):
+        return None
+    policy = side_inputs.policy_of(around.policy)
+    sizes = {
+        offer: capacity.replicas_per_instance(side_inputs.offer_of(price), policy)
+        for offer, price in around.prices.items()
+    }
+    return sum(
+        sizes[count["offer_id"]] * (count["desired"][step] if count["desired"] else 0)
+        for count in plan["counts"]
+    )
+
+
+def _first(count: Record) -> int:
+    return count["desired"][0] if count["desired"] else 0
+
+
+def _many(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
+def _percent(share: float) -> str:
+    """A share to two decimals of a percent, which are never those of a whole it does not reach."""
+    return f"{100 * share:.4g} %" if share in (0, 1) else f"{min(max(100 * share, 0.01), 99.99):.4g} %"
+
+
+def _money(value: Decimal, currency: str) -> str:
+    return "unpriced" if value >= UNPRICED else f"{currency} {value:,.4f}"
+
+
+def _span(seconds: int) -> str:
+    return f"{seconds} s" if seconds < 120 or seconds % 60 else f"{seconds // 60} min"
+
+
+def time(seconds: float) -> str:
+    """Unix seconds for people."""
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M:%S} UTC"
+
+
+def amount(value: float, metric: str) -> str:
+    """An amount of a metric with its unit: bytes in powers of 1024."""
+    if not math.isfinite(value):
+        return "?"
+    unit = METRIC_UNITS[METRICS.index(metric)] if metric in METRICS else ""
+    if unit.startswith("bytes"):
+        power = min(4, max(0, int(math.log(max(abs(value), 1.0), 1024))))
+        value, unit = (
+            value / 1024**power,
+            ("B", "KiB", "MiB", "GiB", "TiB")[power] + unit.removeprefix("bytes"),
+        )
+    return f"{f'{value:,.0f}' if abs(value) >= 1000 else f'{value:.4g}'} {unit}".strip()
+
+
+def plain(value: Any) -> Any:
+    """A record as JSON has it: decimals as strings, as in the demo's files, and what is not finite as null."""
+    if isinstance(value, Mapping):
+        return {str(name): plain(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, Decimal):
+        return str(value)
+    return None if isinstance(value, float) and not math.isfinite(value) else value

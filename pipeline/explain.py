@@ -1,0 +1,248 @@
+"""`leadtime explain`: why an app has the instances that it has, read from the topics."""
+
+import contextlib
+import json
+import math
+import sys
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Final
+
+import numpy as np
+import typer
+from rich.console import Console
+
+from models import capacity
+from pipeline import decision, forecasts, plans, reading, side_inputs
+from pipeline.broker import cluster
+from pipeline.codec import Codec, Record
+from pipeline.decision import Surroundings
+from pipeline.errors import UsageError
+from pipeline.settings import Settings, load
+
+PAST_TICKS: Final = 48
+"""Of history in a plot: eight times the steps ahead, so that the rhythm is seen and the fan still has a ninth."""
+PANELS: Final = 3
+"""Metrics in a plot; more than so many are governed by no policy that we know."""
+
+
+def explain(
+    app: Annotated[str, typer.Argument(help="Which app.")],
+    tick: Annotated[int | None, typer.Option(help="The plan of this tick; default: the newest.")] = None,
+    at: Annotated[
+        str | None,
+        typer.Option(
+            help="The last plan made at this time or before: 2026-01-31T14:05 (UTC), or unix seconds."
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the record as one JSON object.")] = False,
+    plot: Annotated[
+        Path | None, typer.Option(help="Write a PNG of the forecast, the history and the planned capacity.")
+    ] = None,
+    bootstrap: Annotated[
+        str | None, typer.Option(help="Address of Kafka, host:port; default: the embedded one.")
+    ] = None,
+    prefix: Annotated[str | None, typer.Option(help="Of the installation's topics.")] = None,
+) -> None:
+    """Why an app has the instances that it has: one decision's record."""
+    if tick is not None and at is not None:
+        raise UsageError("give --tick or --at, not both")
+    at_s = None if at is None else moment(at)
+    with cluster(load(bootstrap=bootstrap, prefix=prefix)) as settings:
+        topics = Topics(settings)
+        found = topics.plans(app)
+        plan = choose(found, app, tick, at_s)
+        around = topics.around(plan) if plot is not None or not as_json else Surroundings()
+        if plot is not None:
+            first = plan["tick"] - PAST_TICKS + 1
+            draw(plot, found, plan, around, topics.totals(app, first, plan["tick"]))
+            print(f"wrote {plot}", file=sys.stderr)
+    if as_json:
+        print(json.dumps(decision.plain(plan)))
+    elif sys.stdout.isatty():
+        Console().print(decision.document(plan, around))
+    else:
+        print(decision.text(plan, around), end="")
+
+
+def moment(at: str) -> float:
+    """Unix seconds of a time, given as these or in ISO 8601; without a zone it is UTC.
+
+    Raises:
+        UsageError: it is neither.
+    """
+    try:
+        seconds = float(at)
+    except ValueError:
+        seconds = math.nan
+        with contextlib.suppress(ValueError):
+            parsed = datetime.fromisoformat(at)
+            seconds = (parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)).timestamp()
+    if not math.isfinite(seconds):
+        raise UsageError(f"--at {at}: give a time as 2026-01-31T14:05 (UTC) or as unix seconds")
+    return seconds
+
+
+def choose(found: Mapping[int, Record], app: str, tick: int | None, at_s: float | None) -> Record:
+    """The plan of a tick, the last one made at a time or before, or the newest.
+
+    Args:
+        found: the app's plans by tick, at least one.
+        app: its name.
+        tick, at_s: at most one of them.
+
+    Raises:
+        UsageError: there is none; the line says which there are.
+    """
+    first, last = min(found), max(found)
+    if tick is None and at_s is None:
+        return found[last]
+    if at_s is not None:
+        ends = {number: (number + 1) * plan["tick_s"] for number, plan in found.items()}
+        tick = max((number for number, end in ends.items() if end <= at_s), default=None)
+        if tick is None:
+            raise UsageError(
+                f"no plan of {app} had been made then: the first is of {decision.time(ends[first])}"
+            )
+    if tick is None or tick not in found:
+        raise UsageError(
+            f"no plan of {app} for tick {tick}: there are {len(found)}, of ticks {first} to {last}"
+        )
+    return found[tick]
+
+
+class Topics:
+    """The topics that a decision is in, read whole.
+
+    Args:
+        settings: of a cluster that answers.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings, self.codec = settings, Codec(settings.registry_url)
+
+    def plans(self, app: str) -> dict[int, Record]:
+        """An app's plans by tick.
+
+        Raises:
+            UsageError: there is none of this app; the line says of which apps there are.
+        """
+        apps: set[str] = set()
+        found: dict[int, Record] = {}
+        for message in reading.read(self.settings, "plans"):
+            key = (message.key() or b"").decode(errors="replace")
+            apps.add(key)
+            if key == app:
+                plan = self.codec.decode(message.value() or b"")[1]
+                found[plan["tick"]] = plan
+        if not found:
+            names = sorted(apps)
+            more = f" and {len(names) - 20} more" if len(names) > 20 else ""
+            there = (
+                f"there are plans of: {', '.join(names[:20])}{more}" if names else "the topic plans is empty"
+            )
+            raise UsageError(f"no plan of app {app!r}; {there}")
+        return found
+
+    def around(self, plan: Record) -> Surroundings:
+        """Policy, prices and commands of a plan."""
+        policy = None
+        wanted = plan["versions"]
+        for record in self._records("policies"):
+            if f"{record['app']}@{record['version']}" == wanted["policy"]:
+                policy = record
+        if policy is None and wanted["policy"] == f"{plan['app']}@0":
+            default = self.codec.encode("policy", plans.default_policy(plan["app"]))
+            policy = self.codec.decode(default)[1]
+        prices = {
+            record["offer_id"]: record
+            for record in self._records("prices")
+            if f"{record['offer_id']}@{record['version']}" in wanted["prices"]
+        }
+        start = f"{plan['app']}/".encode()
+        commands = [
+            record
+            for record in (self._records("commands", start) if plan["commands_issued"] else ())
+            if record["plan_id"] == plan["plan_id"]
+        ]
+        return Surroundings(policy, prices, commands)
+
+    def totals(self, app: str, first: int, last: int) -> dict[int, tuple[Record, int]]:
+        """Forecast records with an app's total, and its row in them, by tick from `first` to `last`."""
+        found: dict[int, tuple[Record, int]] = {}
+        for record in self._records("forecasts.apps"):
+            if first <= record["tick"] <= last and app in record["apps"]:
+                rows = np.flatnonzero(np.frombuffer(record["app_index"], "<u4") == record["apps"].index(app))
+                if len(rows):
+                    found[record["tick"]] = record, int(rows[0])
+        return found
+
+    def _records(self, logical: str, start: bytes = b"") -> Iterator[Record]:
+        for message in reading.read(self.settings, logical):
+            if (message.key() or b"").startswith(start) and message.value() is not None:
+                yield self.codec.decode(message.value() or b"")[1]
+
+
+def draw(
+    path: Path,
+    found: Mapping[int, Record],
+    plan: Record,
+    around: Surroundings,
+    totals: Mapping[int, tuple[Record, int]],
+) -> None:
+    """A picture of a decision: history, fan and what the planned instances carry, by governed metric.
+
+    Args:
+        path: of the PNG file.
+        found: the app's plans by tick.
+        plan: the one that is explained.
+        around: its policy and prices.
+        totals: forecast records with the app's total, and its row in them, by tick.
+
+    Raises:
+        UsageError: there is no forecast, or the file cannot be written.
+    """
+    from pipeline import charts  # matplotlib takes half a second that the text need not wait for
+
+    tick, app = plan["tick"], plan["app"]
+    if tick not in totals:
+        raise UsageError(f"the topic forecasts.apps has no forecast of {app} made at tick {tick}")
+    record, row = totals[tick]
+    fan = forecasts.unpack([record])[0][row]
+    policy = None if around.policy is None else side_inputs.policy_of(around.policy)
+    names = [metric for metric in plan["metrics"] if metric in record["metrics"]]
+    if policy is not None:
+        names = list(capacity.governed(names, policy)) or names
+    past = min(PAST_TICKS, tick - min(totals) + 1)
+    before = range(tick - past + 1, tick + 1)
+    carried = [decision.replicas(found[t - 1], around, 0) if t - 1 in found else None for t in before]
+    carried += [decision.replicas(plan, around, step) for step in range(len(plan["steps"]))]
+    replicas = np.array([np.nan if n is None else n for n in carried], float)
+    panels: list[charts.Panel] = []
+    for metric in names[:PANELS]:
+        observed = np.array([_usage(totals.get(t), metric) for t in before])
+        at = record["metrics"].index(metric)
+        required = np.array(plan["required"], float)[:, plan["metrics"].index(metric)]
+        carries = np.full(len(replicas), np.nan)
+        if policy is not None and metric in policy.governed:
+            carries = replicas * policy.usable(metric) - policy.base.get(metric, 0.0)
+        panels.append(charts.Panel(metric, record["units"][at], observed, carries, fan[at], required))
+    if not panels:
+        raise UsageError(f"the forecast of {app} made at tick {tick} has no metric of the plan")
+    end_s = float((tick + 1) * plan["tick_s"])
+    title = f"{app}: forecast and plan of {decision.time(end_s)}"
+    figure = charts.fan_figure(title, panels, end_s=end_s, tick_s=plan["tick_s"], steps_s=plan["steps"])
+    try:
+        charts.png(figure, path)
+    except OSError as error:
+        raise UsageError(f"--plot {path}: {error}") from None
+
+
+def _usage(total: tuple[Record, int] | None, metric: str) -> float:
+    """An app's usage of a metric in the tick of a forecast record; NaN where it has none."""
+    if total is None or metric not in total[0]["metrics"]:
+        return math.nan
+    record, row = total
+    usage = np.frombuffer(record["observed"], "<f4").reshape(-1, len(record["metrics"]))
+    return float(usage[row, record["metrics"].index(metric)])
