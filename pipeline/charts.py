@@ -128,7 +128,7 @@ def run_figure(run: AppRun, window: slice, moment: Moment | None = None, cut: bo
             height_ratios=(3.6, 0.7, 1.0),
             hspace=0.16,
             left=0.125,
-            right=0.99,
+            right=0.98,
             bottom=0.095,
             top=0.88 if moment else 0.975,
         )
