@@ -19,6 +19,7 @@ from pipeline.client import reachable
 from pipeline.demo import demo
 from pipeline.errors import UsageError
 from pipeline.explain import explain
+from pipeline.keys import signing_key
 from pipeline.observe import observe
 from pipeline.settings import load
 from pipeline.stages import run
@@ -66,6 +67,7 @@ def up(
         signal.signal(number, lambda *_: stop.set())
     with cluster(load(bootstrap=bootstrap, prefix=prefix, tick_s=tick)) as settings:
         topics.create(settings)
+        signing_key(settings)  # made before the first actuator asks whom to trust
         supervisor = Supervisor(settings.environment(), settings.data_dir / "stages")
         supervisor.start(names)
         pids = {name: stage.process.pid for name, stage in supervisor.stages.items() if stage.process}

@@ -1,5 +1,7 @@
 """Who a record belongs to: partition keys, the partitioner, and pseudonyms. Raw user ids never leave ingest."""
 
+import json
+import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -7,10 +9,12 @@ from hashlib import blake2b
 import numpy as np
 import polars as pl
 
+from pipeline import keys
 from pipeline.errors import UsageError
-from pipeline.settings import DEMO_PSEUDONYM_KEY, Settings
+from pipeline.settings import Settings
 
 PSEUDONYM_BYTES = 16
+DEMO_KEY = b"leadtime-demo-pseudonym-key-not-a-secret"
 MAX_USERS = 2_000_000
 """Users of a partition whose pseudonym is remembered; beyond that all are worked out anew."""
 
@@ -63,29 +67,37 @@ class KeyRing:
     """Keys by the tick from which they are valid: which one is used is a function of event time alone.
 
     Raises:
-        UsageError: no key is set (and demo keys are not asked for), or none is valid from the beginning.
+        UsageError: no key is valid from the beginning.
     """
 
-    def __init__(self, keys: Sequence[Key]) -> None:
-        self.keys = sorted(keys, key=lambda key: key.valid_from)
+    def __init__(self, ring: Sequence[Key]) -> None:
+        self.keys = sorted(ring, key=lambda key: key.valid_from)
         if not self.keys or self.keys[0].valid_from > 0:
-            raise UsageError("LEADTIME_PSEUDONYM_KEYS: the first key must have valid_from 0")
+            raise UsageError("pseudonym keys: the first one must have valid_from 0")
 
     @classmethod
     def of(cls, settings: Settings) -> "KeyRing":
-        """The keys of an installation."""
+        """The keys of an installation.
+
+        Raises:
+            UsageError: the file that is set cannot be read as such a list.
+        """
         if settings.demo_keys:
-            return cls([Key("demo", DEMO_PSEUDONYM_KEY.encode(), 0)])
-        if not settings.pseudonym_keys:
+            return cls([Key("demo", DEMO_KEY, 0)])
+        path = settings.pseudonym_keys_file or settings.data_dir / "keys" / "pseudonyms.json"
+        if settings.pseudonym_keys_file is None:
+            first = [{"key_id": "1", "secret": secrets.token_hex(32), "valid_from": 0}]
+            keys.write_once(path, json.dumps(first).encode())
+        try:
+            found = json.loads(path.read_bytes())
+            # BLAKE2b takes at most 64 bytes of key
+            return cls([Key(k["key_id"], k["secret"].encode()[:64], int(k["valid_from"])) for k in found])
+        except OSError as error:
+            raise UsageError(f"pseudonym keys {path}: {error.strerror}") from None
+        except (ValueError, TypeError, KeyError, AttributeError):
             raise UsageError(
-                "LEADTIME_PSEUDONYM_KEYS is not set: a JSON list of {key_id, secret, valid_from}, or a file with it"
-            )
-        return cls(
-            [
-                Key(key.key_id, key.secret.get_secret_value().encode()[:64], key.valid_from)
-                for key in settings.pseudonym_keys
-            ]
-        )
+                f"pseudonym keys {path}: not a JSON list of {{key_id, secret, valid_from}}"
+            ) from None
 
     def until(self, tick_start_s: int) -> int:
         """The first second after it at which another key is used."""

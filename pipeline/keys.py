@@ -72,20 +72,25 @@ def demo_key() -> SigningKey:
 
 def generate(path: Path) -> SigningKey:
     """Make a private key at `path`; a key that is there already (or that another process made first) wins."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     private = Ed25519PrivateKey.generate()
+    write_once(path, private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    return read_private(path)
+
+
+def write_once(path: Path, secret: bytes) -> None:
+    """Put a secret into a file for its owner alone; a file that is there already stays as it is."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     # Written whole under another name and linked, so that no reader ever sees half a key.
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(handle, "wb") as file:
-        file.write(private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+        file.write(secret)
     try:
         os.link(draft, path)
     except FileExistsError:
-        return read_private(path)
+        return
     finally:
         draft.unlink()
-    return SigningKey(private)
 
 
 def read_private(path: Path) -> SigningKey:

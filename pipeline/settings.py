@@ -5,22 +5,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from pipeline.errors import UsageError
-
-DEMO_PSEUDONYM_KEY = "leadtime-demo-pseudonym-key-not-a-secret"
-
-
-class PseudonymKey(BaseSettings):
-    """A secret for pseudonyms and the first tick (unix seconds of event time) at which it is used."""
-
-    model_config = SettingsConfigDict(frozen=True)
-
-    key_id: str
-    secret: SecretStr
-    valid_from: int = 0
 
 
 class Settings(BaseSettings):
@@ -68,33 +56,22 @@ class Settings(BaseSettings):
     hold_after_s: float = Field(default=30.0, gt=0)
     """A tick that lacks a shard for so long by the wall clock brings a hold notice."""
 
-    pseudonym_keys: tuple[PseudonymKey, ...] = ()
-    """Keys by `valid_from`; none: a fixed demo key, refused outside demo and tests unless data is already public."""
+    pseudonym_keys_file: Path | None = None
+    """JSON list of {key_id, secret, valid_from}: keys for pseudonyms, each used for ticks that start at `valid_from`
+    (unix seconds of event time) or later; none: one is made in data_dir at first use. All ingests need the same."""
     signing_key_file: Path | None = None
     """Ed25519 private key (PEM) that signs commands; none: made in data_dir at first use."""
     demo_keys: bool = False
     """Fixed pseudonym and signing keys, so that two runs give the same bytes. Demo and tests only."""
-    metrics_port: int | None = None
-    """Serve Prometheus metrics on this loopback port."""
-
-    @field_validator("pseudonym_keys", mode="before")
-    @classmethod
-    def _keys(cls, value: Any) -> Any:
-        if isinstance(value, str) and Path(value).is_file():
-            value = json.loads(Path(value).read_text())
-        return value
 
     def environment(self) -> dict[str, str]:
         """What a process of its own must have in its environment to get the same settings."""
         variables: dict[str, str] = {}
         for name in type(self).model_fields:
             value = getattr(self, name)
-            if name == "pseudonym_keys":
-                value = [{**key.model_dump(), "secret": key.secret.get_secret_value()} for key in value]
-            if value is None or value == [] or value == {}:
-                continue
-            text = value if isinstance(value, str) else json.dumps(value, default=str)
-            variables[f"LEADTIME_{name.upper()}"] = text.strip('"')
+            if value is not None and value != {}:
+                text = str(value) if isinstance(value, str | Path) else json.dumps(value)
+                variables[f"LEADTIME_{name.upper()}"] = text
         return variables
 
     @cached_property
@@ -115,3 +92,5 @@ def load(**overrides: Any) -> Settings:
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"])
         raise UsageError(f"setting {name}: {first['msg']}") from None
+    except SettingsError as error:
+        raise UsageError(f"environment: {error}") from None
