@@ -15,6 +15,9 @@ from functools import cache
 from typing import Any, cast
 
 from confluent_kafka.schema_registry import Schema, SchemaRegistryClient
+from confluent_kafka.schema_registry.common._httpx_compat import (  # pyright: ignore[reportPrivateUsage]
+    httpx,  # what its client raises when nobody answers comes as it is
+)
 from confluent_kafka.schema_registry.error import SchemaRegistryError
 from fastavro import parse_schema, schemaless_reader, schemaless_writer
 from fastavro.schema import fingerprint, to_parsing_canonical_form
@@ -108,7 +111,7 @@ class Codec:
                     number = self._registry.register_schema(
                         f"leadtime.{name}", Schema(json.dumps(writer.schema), "AVRO")
                     )
-                except (SchemaRegistryError, OSError) as error:
+                except (SchemaRegistryError, httpx.TransportError) as error:
                     raise Unreachable(f"schema registry {self.registry_url}: {error}") from None
                 self._prefixes[name] = CONFLUENT + number.to_bytes(4, "big")
         return self._prefixes[name]
@@ -149,7 +152,7 @@ class Codec:
                 if error.http_status_code != 404:
                     raise Unreachable(f"schema registry {self.registry_url}: {error}") from None
                 raise Poison("unknown-schema", f"id {int.from_bytes(number, 'big')}") from None
-            except OSError as error:
+            except httpx.TransportError as error:
                 raise Unreachable(f"schema registry {self.registry_url}: {error}") from None
             name = _by_full_name().get(f"{schema.get('namespace')}.{schema.get('name')}")
             if name is None:
@@ -177,7 +180,15 @@ def decode_body(writer: Writer, body: bytes) -> Record:
     try:
         reader = published(writer.name)
         record = schemaless_reader(stream, writer.parsed, None if reader is writer else reader.parsed)
-    except (EOFError, ValueError, IndexError, KeyError, OverflowError, UnicodeDecodeError, TypeError) as error:
+    except (
+        EOFError,
+        ValueError,
+        IndexError,
+        KeyError,
+        OverflowError,
+        UnicodeDecodeError,
+        TypeError,
+    ) as error:
         raise Poison("truncated", f"{type(error).__name__}: {error}") from None
     except MemoryError:
         raise Poison("truncated", "a length beyond memory") from None
