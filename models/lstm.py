@@ -186,7 +186,10 @@ class BehaviourModel:
         arrays = {variable.path: np.asarray(variable) for variable in self.network.variables}
         np.savez(path / WEIGHTS, **arrays)  # pyright: ignore[reportArgumentType]
         self.facts["weights_sha256"] = hashlib.sha256((path / WEIGHTS).read_bytes()).hexdigest()
-        (path / CARD).write_text(json.dumps(self.facts, indent=2) + "\n")
+        lines = (
+            f"{json.dumps(name)}: {json.dumps(value, allow_nan=False)}" for name, value in self.facts.items()
+        )
+        (path / CARD).write_text("{\n" + ",\n".join(lines) + "\n}\n")
 
     @property
     def dependence(self) -> Dependence:

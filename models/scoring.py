@@ -69,10 +69,10 @@ class Scores:
             scored, self.crps / n / np.where(scored, np.maximum(self.rival_crps / n, floor), 1), np.nan
         )
 
-    def table(self) -> list[dict[str, float | int | str]]:
-        """One row per metric and step that was scored."""
+    def table(self) -> list[dict[str, Any]]:
+        """One row per metric and step that was scored; slack_matched is None where no swept level holds 99 %."""
         ratio = self.crps_ratio()
-        rows: list[dict[str, float | int | str]] = []
+        rows: list[dict[str, Any]] = []
         for m, metric in enumerate(METRICS):
             for k in range(STEPS):
                 n, mine = self.count[:, m, k].sum(), ratio[:, m, k]
@@ -85,7 +85,7 @@ class Scores:
                         ("rival_", self.rival_held, self.rival_slack),
                     )
                 }
-                row: dict[str, float | int | str] = {
+                row: dict[str, Any] = {
                     "metric": metric,
                     "step": k + 1,
                     "crps_ratio": float(np.exp(np.nanmean(np.log(np.maximum(mine, 1e-9))))),
@@ -96,9 +96,8 @@ class Scores:
                 for name, (held, slack) in bounds.items():
                     row[f"{name}bound_99"] = float(held[PUBLISHED])
                     row[f"{name}slack_99"] = float(slack[PUBLISHED])
-                    row[f"{name}slack_matched"] = float(
-                        np.interp(0.99, held, slack, left=np.nan, right=np.nan)
-                    )
+                    within = held[0] <= 0.99 <= held[-1]
+                    row[f"{name}slack_matched"] = float(np.interp(0.99, held, slack)) if within else None
                 rows.append(row)
         return rows
 

@@ -139,10 +139,11 @@ def _bursts(rng: np.random.Generator, ticks: int, apps: int, tick_s: int) -> NDA
 def _later(events: NDArray[np.float32], lead: float, smear: float) -> NDArray[np.float64]:
     """Events (tick, 4) as work `lead` ticks later, split over the two nearest, smeared over about `smear`."""
     whole, share = int(lead), lead % 1
-    delay = np.zeros(whole + 2)
-    delay[whole], delay[whole + 1] = 1 - share, share
+    delayed = np.zeros((len(events) + whole + 1, events.shape[1]))
+    delayed[whole : whole + len(events)] = (1 - share) * events
+    delayed[whole + 1 :] += share * events
     keep = np.exp(-1 / max(smear, 1e-3))
-    return _smooth(keep, (1 - keep) * signal.convolve(events, delay[:, None])[: len(events)])
+    return _smooth(keep, (1 - keep) * delayed[: len(events)])
 
 
 def _smooth(keep: float, x: NDArray[np.float64]) -> NDArray[np.float64]:
