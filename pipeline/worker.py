@@ -117,4 +117,6 @@ def run(settings: Settings) -> None:
     """`leadtime worker`: until SIGTERM or SIGINT."""
     Path(settings.data_dir).mkdir(parents=True, exist_ok=True)
     app = build(settings)
-    faust.Worker(app, loglevel=logging.WARNING, redirect_stdouts=False).execute_from_commandline()
+    faust_worker = faust.Worker(app, loglevel=logging.WARNING, quiet=True, redirect_stdouts=False)
+    faust_worker.spinner = None  # it writes escape codes to what is no terminal
+    faust_worker.execute_from_commandline()
