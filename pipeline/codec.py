@@ -83,6 +83,12 @@ def _by_full_name() -> dict[str, str]:
     }
 
 
+@cache
+def _registry(url: str) -> SchemaRegistryClient:
+    """One client, and so one connection, for all codecs of a process."""
+    return SchemaRegistryClient({"url": url})
+
+
 class Codec:
     """Encodes with one framing, decodes both.
 
@@ -92,7 +98,7 @@ class Codec:
 
     def __init__(self, registry_url: str | None = None) -> None:
         self.registry_url = registry_url
-        self._registry = SchemaRegistryClient({"url": registry_url}) if registry_url else None
+        self._registry = _registry(registry_url) if registry_url else None
         self._prefixes: dict[str, bytes] = {}
         self._by_id: dict[bytes, Writer] = {}
 
