@@ -26,7 +26,7 @@ def die_with_parent() -> None:
     """In a stage: end as by SIGTERM when the supervisor is gone, whatever ended it (its end of our stdin closes)."""
 
     def wait() -> None:
-        while sys.stdin.buffer.read(1):
+        while os.read(0, 1):  # unbuffered: a lock held by this thread would abort the interpreter's end
             continue
         os.kill(os.getpid(), signal.SIGTERM)
 
