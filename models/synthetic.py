@@ -12,7 +12,6 @@ from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import signal
 
 from models.features import DAY_S, EVENT_KINDS, METRICS
 
@@ -148,6 +147,8 @@ def _later(events: NDArray[np.float32], lead: float, smear: float) -> NDArray[np
 
 def _smooth(keep: float, x: NDArray[np.float64]) -> NDArray[np.float64]:
     """y[t] = keep y[t-1] + x[t], along the first axis."""
+    from scipy import signal  # here: it brings scipy.stats, over a second that every command would pay
+
     return np.asarray(signal.lfilter([1.0], [1.0, -keep], x, axis=0))
 
 
