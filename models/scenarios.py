@@ -57,9 +57,17 @@ class Dependence:
 
     def root(self, steps: int) -> NDArray[np.float64]:
         """A, (step × metric, step × metric), such that A e has F's correlation for e standard normal."""
-        lag = np.abs(np.subtract.outer(np.arange(steps), np.arange(steps)))
-        root = np.kron(_square_root(self.step_correlation**lag), _square_root(self.metric_correlation))
-        return root.astype(np.float64)
+        return _kronecker_root(self.metric_correlation.tobytes(), self.step_correlation, steps)
+
+
+@lru_cache(maxsize=64)
+def _kronecker_root(metric_correlation: bytes, step_correlation: float, steps: int) -> NDArray[np.float64]:
+    """`Dependence.root`, kept: the same few are asked for with every app and tick."""
+    metrics = np.frombuffer(metric_correlation, np.float64)
+    lag = np.abs(np.subtract.outer(np.arange(steps), np.arange(steps)))
+    width = math.isqrt(metrics.size)
+    root = np.kron(_square_root(step_correlation**lag), _square_root(metrics.reshape(width, width)))
+    return root.astype(np.float64)
 
 
 def _square_root(correlation: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
@@ -207,16 +215,31 @@ def reconcile(xp: Any, demand: Any, total: QuantileFunction, weight: Any) -> Any
     demand: (scenario, step, metric); total: (metric, step); weight: 0 to 1, scalar or (step, metric). Where
     the total is NaN demand stays as it is.
     """
-    scenarios = demand.shape[0]
-    levels = xp.asarray(_normal_levels(scenarios))
-    order = xp.argsort(demand, axis=0, kind="stable")
-    quantiles = total[:, :, None].at(levels).transpose(2, 1, 0)  # (scenario, step, metric), rising
-    weight = xp.where(xp.isfinite(quantiles[0]), xp.asarray(weight, dtype=xp.float32), xp.float32(0))
-    rising = xp.take_along_axis(demand, order, axis=0)
+    levels = xp.asarray(_normal_levels(demand.shape[0]))
+    rising, order = _ranked(xp, demand)
+    quantiles = total[:, :, None].at(levels).transpose(1, 0, 2)  # (step, metric, scenario), rising
+    weight = xp.where(xp.isfinite(quantiles[..., 0]), xp.asarray(weight, dtype=xp.float32), xp.float32(0))[
+        ..., None
+    ]
     blend = xp.where(weight > 0, (1 - weight) * rising + weight * xp.nan_to_num(quantiles), rising)
-    result = xp.empty_like(demand)
-    xp.put_along_axis(result, order, blend.astype(demand.dtype), axis=0)
-    return result
+    result = xp.empty_like(rising)
+    xp.put_along_axis(result, order, blend.astype(rising.dtype), axis=-1)
+    return xp.ascontiguousarray(result.transpose(2, 0, 1))
+
+
+def _ranked(xp: Any, demand: Any) -> tuple[Any, Any]:
+    """Demand rising over the scenarios, and which scenario each is, both (step, metric, scenario).
+
+    Ties keep their order, whatever the machine: the keys sorted are a value's bits, which rise with it where it
+    is not negative, and below them its index. Unlike a stable sort of floats that runs in vector registers.
+
+    demand: (scenario, step, metric) float32, not negative.
+    """
+    column = xp.ascontiguousarray(demand.transpose(1, 2, 0), dtype=xp.float32)
+    keys = column.view(xp.uint32).astype(xp.uint64) << xp.uint64(32)
+    keys = xp.sort(keys | xp.arange(column.shape[-1], dtype=xp.uint64), axis=-1)
+    order = (keys & xp.uint64(0xFFFFFFFF)).astype(xp.intp)
+    return (keys >> xp.uint64(32)).astype(xp.uint32).view(xp.float32), order
 
 
 @lru_cache(maxsize=4)
@@ -236,7 +259,9 @@ def required(
     demand: (scenario, step, metric); metrics: indices of the governed ones.
     """
     scenarios = demand.shape[0]
-    rising = np.sort(demand, axis=0)
+    rising = np.sort(demand.transpose(1, 2, 0), axis=-1).transpose(
+        2, 0, 1
+    )  # columns that lie together sort fast
     inside, quantiles = demand[:, window, metrics], rising[:, window, metrics]
     low, high = (
         math.ceil(confidence * scenarios - 1e-9),
