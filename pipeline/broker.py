@@ -24,12 +24,11 @@ from typing import IO, Annotated, Self
 import typer
 from confluent_kafka import KafkaException
 
-from pipeline.client import connection, faust_credentials, quiet_admin, reachable
+from pipeline.client import quiet_admin, reachable
 from pipeline.errors import Unreachable, UsageError
 from pipeline.maven import jars
+from pipeline.options import AsJson
 from pipeline.settings import Settings, load
-
-__all__ = ["EmbeddedKafka", "broker", "cluster", "connection", "faust_credentials", "reachable"]
 
 COORDINATE = "org.apache.kafka:kafka_2.13:4.1.0+org.slf4j:slf4j-simple:1.7.36"
 """Kafka and, as it logs through SLF4J and brings no back end, the smallest back end of that API version."""
@@ -386,7 +385,7 @@ def broker(
     data: Annotated[
         Path | None, typer.Option(help="Folder that keeps the topics; default: in the data folder.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Run the embedded Kafka alone in the foreground, until Ctrl-C or SIGTERM."""
     ended = threading.Event()

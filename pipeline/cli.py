@@ -21,6 +21,7 @@ from pipeline.errors import UsageError
 from pipeline.explain import explain
 from pipeline.keys import signing_key
 from pipeline.observe import observe
+from pipeline.options import AsJson, Bootstrap, Prefix, Speed
 from pipeline.settings import load
 from pipeline.stages import run
 from pipeline.supervise import STAGES, Supervisor
@@ -44,10 +45,6 @@ app.add_typer(admin.policies_app, name="policies")
 app.add_typer(admin.prices_app, name="prices")
 app.add_typer(admin.calendar_app, name="calendar")
 app.add_typer(admin.models_app, name="models")
-
-Bootstrap = Annotated[str | None, typer.Option(help="Kafka, host:port; default: LEADTIME_BOOTSTRAP.")]
-Prefix = Annotated[str | None, typer.Option(help="Of topics and groups; default: LEADTIME_PREFIX.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 
 @app.command()
@@ -95,9 +92,7 @@ def replay(
     until: Annotated[datetime | None, typer.Option(help="Topics: up to this produce time (UTC).")] = None,
     offsets: Annotated[str | None, typer.Option(help="Topics: FROM:TO, of every partition.")] = None,
     ticks: Annotated[int | None, typer.Option(min=1, help="Trace: at most so many ticks.")] = None,
-    speed: Annotated[
-        float | None, typer.Option(min=0.001, help="Event seconds a second; default: as fast as it goes.")
-    ] = None,
+    speed: Speed = None,
     bootstrap: Bootstrap = None,
     prefix: Prefix = None,
     as_json: AsJson = False,

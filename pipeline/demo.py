@@ -8,7 +8,7 @@ import tempfile
 import threading
 import time
 import webbrowser
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -24,6 +24,7 @@ from pipeline.actuator import starting_capacity
 from pipeline.broker import cluster
 from pipeline.errors import LeadtimeError
 from pipeline.example.setup import Example
+from pipeline.options import AsJson, Speed
 from pipeline.replay import Replayer, Window, records
 from pipeline.settings import Settings, load
 from pipeline.supervise import Supervisor
@@ -43,9 +44,7 @@ def demo(
     start: Annotated[
         datetime | None, typer.Option(help="Begin there (UTC); default: the trace's beginning.")
     ] = None,
-    speed: Annotated[
-        float | None, typer.Option(min=0.001, help="Event seconds a second; default: as fast as it goes.")
-    ] = None,
+    speed: Speed = None,
     headless: Annotated[bool, typer.Option("--headless", help="Do not open the page in a browser.")] = False,
     out: Annotated[
         Path | None, typer.Option(help="Folder for plans, commands, results as JSON lines, and the page.")
@@ -54,7 +53,7 @@ def demo(
         Path | None, typer.Option(help="Folder that keeps the broker's and the stages' data and logs.")
     ] = None,
     bootstrap: Annotated[str | None, typer.Option(help="Kafka to use; default: an embedded one.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Replay a trace through all stages and show what came of it, beside a reactive policy."""
     console = Console(stderr=True)
@@ -88,7 +87,7 @@ def _default_trace() -> traces.Trace:
 
 
 @contextlib.contextmanager
-def _folder(keep: Path | None) -> Iterator[Path]:
+def _folder(keep: Path | None) -> Generator[Path]:
     if keep is not None:
         keep.mkdir(parents=True, exist_ok=True)
         yield keep.resolve()
@@ -166,7 +165,7 @@ class Run:
                 items = records(self.rows, self.trace.tick_s)
                 Replayer(self.settings).run(items, self.speed, lambda count: setattr(self, "sent", count))
                 self.replayed_s = time.monotonic() - self.begun_s
-            except BaseException as error:  # noqa: BLE001 - told by the main thread
+            except BaseException as error:  # told by the main thread
                 failure.append(error)
 
         replaying = threading.Thread(target=send, name="replay", daemon=True)

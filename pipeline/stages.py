@@ -15,11 +15,10 @@ import typer
 
 from pipeline.client import reachable
 from pipeline.errors import LeadtimeError
+from pipeline.options import Bootstrap, Prefix
 from pipeline.settings import Settings, load
 from pipeline.supervise import die_with_parent
 
-Bootstrap = Annotated[str | None, typer.Option(help="Kafka, host:port; default: LEADTIME_BOOTSTRAP.")]
-Prefix = Annotated[str | None, typer.Option(help="Of topics and groups; default: LEADTIME_PREFIX.")]
 Supervised = Annotated[bool, typer.Option("--supervised", hidden=True)]
 
 

@@ -21,7 +21,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from faust.transport.drivers.aiokafka import credentials_to_aiokafka_auth
 
-from pipeline.broker import EmbeddedKafka, cluster, connection, faust_credentials, reachable
+from pipeline.broker import EmbeddedKafka, cluster
+from pipeline.client import connection, faust_credentials, reachable
 from pipeline.errors import Unreachable, UsageError
 from pipeline.settings import Settings
 

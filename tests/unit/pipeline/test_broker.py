@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from faust.auth import SASLCredentials, SSLCredentials
 
-from pipeline.broker import EmbeddedKafka, cluster, connection, faust_credentials, free_port, reachable
+from pipeline.broker import EmbeddedKafka, cluster, free_port
+from pipeline.client import connection, faust_credentials, reachable
 from pipeline.errors import Unreachable, UsageError
 from pipeline.settings import Settings
 

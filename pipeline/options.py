@@ -1,0 +1,16 @@
+"""Options that several commands have, so that they read the same everywhere."""
+
+from typing import Annotated
+
+import typer
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+Bootstrap = Annotated[
+    str | None, typer.Option(help="Kafka's address, host:port.", show_default="LEADTIME_BOOTSTRAP")
+]
+Prefix = Annotated[
+    str | None, typer.Option(help="Put before every topic's name.", show_default="LEADTIME_PREFIX")
+]
+Speed = Annotated[
+    float | None, typer.Option(min=0.001, help="Event seconds a second; default: as fast as it goes.")
+]
