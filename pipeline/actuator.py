@@ -33,27 +33,18 @@ import structlog
 from confluent_kafka import OFFSET_BEGINNING, Message
 
 from pipeline import topics
-from pipeline.actuators.barrier import Barrier, Position
+from pipeline.actuators.barrier import Barrier
 from pipeline.actuators.executor import Executor, Outcome, Stopped, observed, result
 from pipeline.actuators.local import local_provider
 from pipeline.actuators.provider import Provider, Record
-from pipeline.actuators.wire import (
-    TIMEOUT_S,
-    Outbox,
-    Positions,
-    dead_letter,
-    header_of,
-    offsets_call,
-    partitions,
-    position_of,
-    read_all,
-    reader,
-    value_of,
-)
+from pipeline.actuators.wire import TIMEOUT_S, Positions, offsets_call
 from pipeline.codec import Codec
 from pipeline.commands import FINAL, Target, verify
 from pipeline.errors import Poison
 from pipeline.keys import Keyring, keyring
+from pipeline.messages import Position, dead_letter, header_of, letter_key, position_of
+from pipeline.outputs import Outputs
+from pipeline.reading import reader, records, whole
 from pipeline.settings import Settings
 
 BATCH = 1_000  # messages a poll: a plan's commands are a few
@@ -95,11 +86,11 @@ class Actuator:
         self._resuming: set[tuple[int, int]] = set()
         self._at: dict[str, Position] = {}  # of commands that are not finished, by id
         self._observed_tick = int(clock() // settings.tick_s) - 1
-        self._outbox = Outbox(settings)
+        self._outputs = Outputs(settings)
         self._consumer = reader(
             settings,
             f"actuator-{'-'.join(sorted(providers))}",
-            {"error_cb": lambda error: log.warning("kafka", error=error.str())},
+            {"error_cb": lambda error: log.warning("kafka", error=error.str()), "log_level": 0},
         )
 
     def restore(self) -> None:
@@ -108,26 +99,26 @@ class Actuator:
         Raises:
             Unreachable: Kafka does not answer.
         """
-        mine = [*partitions(self._consumer, self.plans), *partitions(self._consumer, self.commands)]
+        mine = [*whole(self._consumer, self.plans), *whole(self._consumer, self.commands)]
         committed = offsets_call(lambda: self._consumer.committed(mine, timeout=TIMEOUT_S))
         for at in committed:
             at.offset = OFFSET_BEGINNING if at.offset < 0 else at.offset
         begin = {at.partition: max(at.offset, 0) for at in committed if at.topic == self.commands}
-        for message, record in read_all(self.settings, "commands.results"):
+        for message, record in records(self.settings, "commands.results"):
             if record["status"] != "REFUSED":
                 self.executor.ledger.accept(record["target"], record["epoch"], record["command_id"])
             partition, _, offset = header_of(message, "command").partition(":")
             if offset and int(offset) >= begin.get(int(partition), 0):
                 self._answered[int(partition), int(offset)] = record
         self._resuming = {at for at, last in self._answered.items() if last["status"] not in FINAL}
-        for _, record in read_all(self.settings, "capacity.observed"):
+        for _, record in records(self.settings, "capacity.observed"):
             self.targets[record["app"]].add(record["offer_id"])
         followed: dict[int, int] = {}
-        for message, record in read_all(self.settings, "prices"):
+        for message, record in records(self.settings, "prices"):
             self._price(record)
             _, partition, offset = position_of(message)
             followed[partition] = offset + 1
-        for at in partitions(self._consumer, self.prices):
+        for at in whole(self._consumer, self.prices):
             at.offset = followed.get(at.partition, OFFSET_BEGINNING)
             committed.append(at)
         self._consumer.assign(committed)
@@ -281,29 +272,31 @@ class Actuator:
         target = Target(price["provider"], f"{app}/{offer_id}", region=price["region"])
         record = self.executor.observe(target, tick, tick_s, now_s)
         if record is not None:
-            self._outbox.publish("capacity.observed", "capacity_observed", target.ref, record)
+            self._outputs.publish("capacity.observed", "capacity_observed", record, key=target.ref)
 
     # Kafka.
 
     def _decode(self, message: Message, position: Position) -> Record | None:
         """A record's fields; what cannot be read becomes a dead letter."""
-        wanted = {self.plans: "plan", self.commands: "command", self.prices: "price"}[position[0]]
+        topic = {self.plans: "plans", self.commands: "commands", self.prices: "prices"}[position[0]]
         try:
-            name, record = self.codec.decode(value_of(message))
-            if name != wanted:
-                raise Poison("wrong-schema", f"a {name} on {position[0]}")
+            name, record = self.codec.decode(message.value() or b"")
+            if name not in topics.TOPICS[topic].schemas:
+                raise Poison("wrong-schema", f"a {name} on {topic}")
         except Poison as error:
-            letter = dead_letter(message, error)
-            self._outbox.publish("dead-letters", "dead_letter", "/".join(map(str, position)), letter)
+            letter = dead_letter(topic, message, error.reason, error.detail)
+            self._outputs.publish("dead-letters", "dead_letter", letter, key=letter_key(letter))
             return None
         return record
 
     def _answer(self, at: Position, record: Record) -> None:
         headers = {"command": f"{at[1]}:{at[2]}"}
-        self._outbox.publish("commands.results", "command_result", record["target"], record, headers)
+        self._outputs.publish(
+            "commands.results", "command_result", record, key=record["target"], headers=headers
+        )
 
     def _commit(self) -> None:
-        self._outbox.flush()
+        self._outputs.flush()
         offsets = self.positions.to_commit()
         if offsets:
             offsets_call(lambda: self._consumer.commit(offsets=offsets, asynchronous=False))
@@ -369,10 +362,10 @@ def starting_capacity(settings: Settings, counts: Mapping[str, Mapping[str, int]
         UsageError: another process uses the local provider's folder.
         Unreachable: Kafka does not answer.
     """
-    outbox, local = Outbox(settings), local_provider(settings)
+    outputs, local = Outputs(settings), local_provider(settings)
     at_s = float(tick * settings.tick_s)
     try:
-        prices = [price for _, price in read_all(settings, "prices")]
+        prices = [price for _, price in records(settings, "prices")]
         regions = {price["offer_id"]: price["region"] for price in prices}
         for price in prices:
             local.offered(price)
@@ -381,7 +374,7 @@ def starting_capacity(settings: Settings, counts: Mapping[str, Mapping[str, int]
                 target = Target("local", f"{app}/{offer_id}", region=regions.get(offer_id, ""))
                 local.start(target, count, at_s)
                 record = observed(target, tick - 1, local.observe(target, at_s))
-                outbox.publish("capacity.observed", "capacity_observed", target.ref, record)
-        outbox.flush()
+                outputs.publish("capacity.observed", "capacity_observed", record, key=target.ref)
+        outputs.flush()
     finally:
         local.close()

@@ -14,23 +14,17 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline import reading, topics
-from pipeline.actuators.wire import Outbox
 from pipeline.client import connection, quiet_admin, reachable
-from pipeline.codec import DEFAULT, Codec, Record
-from pipeline.errors import Poison, Unreachable, UsageError
+from pipeline.codec import DEFAULT, Record
+from pipeline.errors import Unreachable, UsageError
+from pipeline.options import AsJson, Bootstrap, Prefix
+from pipeline.outputs import Outputs
 from pipeline.settings import Settings, load
 from pipeline.side_files import read_calendar, read_policies, read_prices
 from pipeline.side_inputs import VERSIONED
 
-__all__ = ["AsJson", "Bootstrap", "Prefix", "publish", "read_calendar", "read_policies", "read_prices"]
+__all__ = ["publish", "read_calendar", "read_policies", "read_prices"]
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
-Bootstrap = Annotated[
-    str | None, typer.Option(help="Kafka's address, host:port.", show_default="LEADTIME_BOOTSTRAP")
-]
-Prefix = Annotated[
-    str | None, typer.Option(help="Put before every topic's name.", show_default="LEADTIME_PREFIX")
-]
 FromTick = Annotated[
     int | None,
     typer.Option(
@@ -54,15 +48,8 @@ def published(settings: Settings, topic: str) -> dict[str, dict[int, Record]]:
         UsageError, Unreachable: Kafka does not answer, or there is no such topic.
     """
     reachable(settings)
-    codec, found = Codec(settings.registry_url), dict[str, dict[int, Record]]()
-    for message in reading.read(settings, topic):
-        value = message.value()
-        if value is None:
-            continue
-        try:
-            _, record = codec.decode(value)
-        except Poison:  # whoever reads side inputs leaves it out as well
-            continue
+    found: dict[str, dict[int, Record]] = {}
+    for _, record in reading.records(settings, topic):
         found.setdefault(record[VERSIONED[topic]], {})[record["version"]] = record
     return found
 
@@ -112,10 +99,11 @@ def publish(
             new.append(record)
         versions[number] = record
         whole.append(record)
-    outbox = Outbox(settings)
+    outputs = Outputs(settings)
     for record in new:
-        outbox.publish(topic, schema_name, f"{record[VERSIONED[topic]]}@{record['version']}", record)
-    outbox.flush()
+        key = f"{record[VERSIONED[topic]]}@{record['version']}"
+        outputs.publish(topic, schema_name, record, key=key)
+    outputs.flush()
     return whole
 
 

@@ -8,31 +8,31 @@ On assignment of a partition, the newest complete frame says where to resume. A 
 partition publishes the same frames under the same numbers; consumers drop them.
 """
 
-import hashlib
 import threading
 import time
 from collections.abc import Sequence
+from itertools import compress
 
 import numpy as np
 import polars as pl
-from confluent_kafka import Consumer, KafkaError, Message, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
 
 from models.features import EVENT_KINDS, METRICS
 from pipeline import reading, topics, validate
-from pipeline.client import connection
 from pipeline.codec import Codec, Record
 from pipeline.decode import decode_batch
 from pipeline.errors import Unreachable
 from pipeline.frames import Columns, Frame, Lane, Shard
 from pipeline.identity import PSEUDONYM_BYTES, Directory, Key, KeyRing
+from pipeline.messages import Received, dead_letter, header_of, letter_key, position_of
+from pipeline.outputs import Outputs
 from pipeline.settings import Settings
 
-RAW = ("telemetry.metrics", "telemetry.events")
+RAW: tuple[str, str] = ("telemetry.metrics", "telemetry.events")
 RECORD = {"telemetry.metrics": "metric", "telemetry.events": "event"}
 SHIFT_HEADER = "shift_us"
 """Header in which a replay says how far its event times lie behind the wall clock; no replay: no header."""
 BATCH = 20_000
-DEAD_BYTES = 256 * 1024
 
 
 class Partition:
@@ -40,7 +40,8 @@ class Partition:
 
     def __init__(self, number: int, settings: Settings, codec: Codec, keys: KeyRing) -> None:
         self.settings, self.codec, self.keys = settings, codec, keys
-        self.shard = Shard(number, settings.tick_s, settings.lateness_s, *(Lane(topic, {}) for topic in RAW))
+        metrics, events = (Lane(topic, {}) for topic in RAW)
+        self.shard = Shard(number, settings.tick_s, settings.lateness_s, metrics, events)
         self.directory = Directory(settings.partitions)
         self.touched = dict.fromkeys(RAW, 0.0)
 
@@ -48,20 +49,25 @@ class Partition:
         """The lane of a raw topic."""
         return self.shard.lanes[RAW.index(topic)]
 
-    def take(self, topic: str, messages: Sequence[Message]) -> list[Record]:
+    def take(self, topic: str, messages: Sequence[Received]) -> list[Record]:
         """Fold a batch of one lane's messages; return the dead letters."""
         lane = self.lane(topic)
-        messages = [message for message in messages if message.offset() >= lane.next_offset]
-        if not messages:
+        offset = np.array([position_of(message)[2] for message in messages], np.int64)
+        new = offset >= lane.next_offset
+        if not new.any():
             return []
-        lane.next_offset = messages[-1].offset() + 1
+        messages, offset = list(compress(messages, new)), offset[new]
+        lane.next_offset = int(offset[-1]) + 1
         values = [message.value() for message in messages]
         decoded, poisons = decode_batch(self.codec, values, (RECORD[topic], "watermark"))
         produced = np.array([message.timestamp()[1] * 1000 for message in messages])
         shift = np.array([shift_of(message) for message in messages])
         bad = {index: (poison.reason, poison.detail) for index, poison in poisons.items()}
 
-        index, ts, rows = [], [], {}
+        index: list[np.ndarray] = []
+        ts: list[np.ndarray] = []
+        rows: Columns = {}
+        records = np.zeros(0, np.int64)
         for name, (at, frame) in decoded.items():
             reason = validate.refusals(
                 name, frame, produced[at], shift[at], self.settings.max_age_s, self.settings.max_ahead_s
@@ -70,7 +76,7 @@ class Partition:
             if name != "watermark":
                 code = np.full(frame.height, -1)
                 code[good] = self.directory.code(frame.filter(good))
-                belongs = np.array(self.directory.partition + [-1])[code] == self.shard.number
+                belongs = np.array([*self.directory.partition, -1])[code] == self.shard.number
                 reason[good & ~belongs] = "wrong-partition"
                 good &= belongs
                 rows = _columns(name, frame.filter(good)) | {"code": code[good]}
@@ -82,11 +88,10 @@ class Partition:
             place = np.concatenate(index)
             by_offset = np.argsort(place, kind="stable")
             place, when = place[by_offset], np.concatenate(ts)[by_offset]
-            is_row = np.isin(place, records) if rows else np.zeros(len(place), bool)
-            offset = np.array([message.offset() for message in messages])
+            is_row = np.isin(place, records)
             late = lane.add(offset[place], when, rows, is_row, self.shard)
             bad |= dict.fromkeys(place[is_row][late].tolist(), ("late", ""))
-        return [_dead_letter(topic, messages[i], *bad[i]) for i in sorted(bad)]
+        return [dead_letter(topic, messages[i], *bad[i]) for i in sorted(bad)]
 
     def close(self) -> list[list[Record]]:
         """The frames that are due, each as its parts."""
@@ -147,15 +152,12 @@ class Partition:
         return parts
 
 
-def shift_of(message: Message) -> int:
+def shift_of(message: Received) -> int:
     """Microseconds by which a replay shifts event time, 0 without the header."""
-    for name, value in message.headers() or ():
-        if name == SHIFT_HEADER and value:
-            try:
-                return int(value)
-            except ValueError:
-                return 0
-    return 0
+    try:
+        return int(header_of(message, SHIFT_HEADER) or 0)
+    except ValueError:  # UnicodeDecodeError is one
+        return 0
 
 
 def _columns(name: str, rows: pl.DataFrame) -> Columns:
@@ -168,23 +170,6 @@ def _columns(name: str, rows: pl.DataFrame) -> Columns:
     return {"kind": validate.kind_index(rows), "count": rows["count"].to_numpy()}
 
 
-def _dead_letter(topic: str, message: Message, reason: str, detail: str) -> Record:
-    key, value = message.key(), message.value()
-    for name, data in (("key", key), ("value", value)):
-        if data is not None and len(data) > DEAD_BYTES:
-            digest = hashlib.sha256(data).hexdigest()
-            detail += f"{'; ' if detail else ''}{name} cut from {len(data)} bytes, sha256 {digest}"
-    return {
-        "topic": topic,
-        "partition": message.partition(),
-        "offset": message.offset(),
-        "reason": reason,
-        "detail": detail,
-        "key": None if key is None else key[:DEAD_BYTES],
-        "value": None if value is None else value[:DEAD_BYTES],
-    }
-
-
 class Ingest:
     """The process: consumes the raw topics in a group, one `Partition` for each number it is assigned."""
 
@@ -193,26 +178,16 @@ class Ingest:
         self.partitions: dict[int, Partition] = {}
         self.names = {topics.name(topic, settings): topic for topic in RAW}
         self.live = not settings.event_time
-        self.producer = Producer(
+        # As large as what the topic dead-letters takes.
+        self.outputs = Outputs(settings, {"compression.type": "lz4", "message.max.bytes": 2 * 1024 * 1024})
+        self.consumer = reading.reader(
+            settings,
+            "ingest",
             {
-                **connection(settings),
-                "enable.idempotence": True,
-                "linger.ms": 2,
-                "compression.type": "lz4",
-                "message.max.bytes": 2 * 1024 * 1024,
-            }
-        )
-        self.consumer = Consumer(
-            {
-                **connection(settings),
-                "group.id": f"{settings.group}-ingest",
                 # Both topics' partition n go to one process: `range` deals them out alike.
                 "partition.assignment.strategy": "range",
-                "enable.auto.commit": False,
-                "auto.offset.reset": "earliest",
                 "session.timeout.ms": 10_000,
-                "fetch.message.max.bytes": 4 * 1024 * 1024,
-            }
+            },
         )
 
     def run(self, stop: threading.Event) -> None:
@@ -236,20 +211,21 @@ class Ingest:
                 if error.fatal() or error.code() == KafkaError.TOPIC_AUTHORIZATION_FAILED:
                     raise Unreachable(error.str())
                 continue
-            batches.setdefault((message.partition(), self.names[message.topic()]), []).append(message)
+            name, number, _ = position_of(message)
+            batches.setdefault((number, self.names[name]), []).append(message)
         for (number, topic), batch in sorted(batches.items()):
             partition = self.partitions[number]
             partition.touched[topic] = time.monotonic()
             self.live &= shift_of(batch[-1]) == 0
             for letter in partition.take(topic, batch):
-                key = f"{letter['topic']}/{letter['partition']}/{letter['offset']}"
-                self._produce("dead-letters", "dead_letter", letter, number, key.encode())
-        self._flush()
+                key = letter_key(letter)
+                self.outputs.publish("dead-letters", "dead_letter", letter, key=key, partition=number)
+        self.outputs.flush()
         for number in sorted({number for number, _ in batches}):
             for parts in self.partitions[number].close():
                 for part in parts:
-                    self._produce("behaviour.frames", "frame", part, number, str(number).encode())
-        self._flush()
+                    self.outputs.publish("behaviour.frames", "frame", part, key=str(number), partition=number)
+        self.outputs.flush()
         if self.live:
             self._idle()
 
@@ -261,26 +237,8 @@ class Ingest:
                 if now - touched >= self.settings.idle_s:
                     partition.touched[topic] = now
                     ts = int((time.time() - self.settings.idle_s) * 1e6)
-                    self._produce(topic, "watermark", {"ts": ts}, partition.shard.number, None)
-
-    def _produce(self, topic: str, name: str, record: Record, partition: int, key: bytes | None) -> None:
-        while True:
-            try:
-                self.producer.produce(
-                    topics.name(topic, self.settings),
-                    self.codec.encode(name, record),
-                    key,
-                    partition,
-                    on_delivery=_delivered,
-                )
-                break
-            except BufferError:
-                self.producer.poll(0.1)
-        self.producer.poll(0)
-
-    def _flush(self) -> None:
-        if self.producer.flush(60):
-            raise Unreachable("messages were not delivered within 60 s")
+                    mark = {"ts": ts}
+                    self.outputs.publish(topic, "watermark", mark, key=None, partition=partition.shard.number)
 
     def _assigned(self, consumer: Consumer, assigned: list[TopicPartition]) -> None:
         for number in sorted({tp.partition for tp in assigned}):
@@ -299,7 +257,7 @@ class Ingest:
         for tp in revoked:
             self.partitions.pop(tp.partition, None)
 
-    def _complete(self, messages: list[Message], _: bool) -> Record | None:
+    def _complete(self, messages: list[Message], _: object) -> Record | None:
         """The newest frame of which all parts are there."""
         parts: dict[int, set[int]] = {}
         newest: Record | None = None
@@ -309,8 +267,3 @@ class Ingest:
             if len(parts[frame["seq"]]) == frame["of"] and (newest is None or frame["seq"] > newest["seq"]):
                 newest = frame
         return newest
-
-
-def _delivered(error: KafkaError | None, _: Message) -> None:
-    if error is not None:
-        raise Unreachable(f"a message was not delivered: {error.str()}")

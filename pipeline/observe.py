@@ -29,11 +29,11 @@ import typer
 
 from models.features import SATURATED_SHARE
 from pipeline import topics
-from pipeline.actuators.wire import Outbox
-from pipeline.admin import AsJson, Bootstrap, Prefix
 from pipeline.client import reachable
 from pipeline.codec import Record
 from pipeline.identity import entity
+from pipeline.options import AsJson, Bootstrap, Prefix
+from pipeline.outputs import Outputs
 from pipeline.settings import Settings, load
 
 NAME_LENGTH = 15
@@ -241,20 +241,19 @@ def publish(
     Raises:
         Unreachable: Kafka does not take the records.
     """
-    outbox, done = Outbox(settings), Summary(app)
+    outputs, done = Outputs(settings), Summary(app)
     began = last = clock()
     before = see()
     while not wait(max(0.0, last + interval_s - clock())):
         after, now = see(), clock()
         for record in samples(app, before, after, now - last, top):
             record["producer_seq"] = done.records
-            outbox.publish(
-                "telemetry.metrics", "metric", entity(app, record["user"], record["scope"]), record
-            )
+            key = entity(app, record["user"], record["scope"])
+            outputs.publish("telemetry.metrics", "metric", record, key=key)
             done.records += 1
             if record["user"] is not None:
                 done.users.add(record["user"])
-        outbox.flush()
+        outputs.flush()
         before, last = after, now
     done.seconds = last - began
     return done

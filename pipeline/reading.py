@@ -2,13 +2,16 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import TypeVar
+from contextlib import suppress
+from typing import Any, TypeVar
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from pipeline import topics
 from pipeline.client import connection
-from pipeline.errors import Unreachable
+from pipeline.codec import Codec, Record
+from pipeline.errors import Poison, Unreachable
+from pipeline.messages import position_of
 from pipeline.settings import Settings
 
 T = TypeVar("T")
@@ -18,20 +21,40 @@ POLL_S = 30.0
 """Longer without a message before the end: the broker is gone."""
 
 
-def reader(settings: Settings, more: Mapping[str, int] | None = None) -> Consumer:
-    """A consumer outside of any group: positions are assigned by hand and never committed."""
+def reader(settings: Settings, group: str = "reader", more: Mapping[str, Any] | None = None) -> Consumer:
+    """A consumer that begins at the beginning and commits only what it is told to.
+
+    Args:
+        settings: where.
+        group: within this installation; readers that never commit share one.
+        more: options of librdkafka.
+    """
     return Consumer(
         {
             **connection(settings),
-            "group.id": f"{settings.group}-reader",
+            "group.id": f"{settings.group}-{group}",
             "enable.auto.commit": False,
             "isolation.level": "read_committed",
-            "enable.partition.eof": True,
             "auto.offset.reset": "earliest",
             "fetch.message.max.bytes": 4 * 1024 * 1024,
             **(more or {}),
         }
     )
+
+
+def whole(consumer: Consumer, topic: str) -> list[TopicPartition]:
+    """All partitions of a topic, by its name on the cluster, from their beginning.
+
+    Raises:
+        Unreachable: Kafka does not answer, or there is no such topic.
+    """
+    try:
+        found = consumer.list_topics(topic, timeout=POLL_S).topics[topic]
+    except KafkaException as error:
+        raise Unreachable(f"Kafka does not answer: {error.args[0].str()}") from None
+    if found.error is not None:
+        raise Unreachable(f"topic {topic}: {found.error.str()} (`leadtime topics create` makes it)")
+    return [TopicPartition(topic, number, OFFSET_BEGINNING) for number in sorted(found.partitions)]
 
 
 def read(
@@ -53,38 +76,51 @@ def read(
     """
     topic = topics.name(logical, settings)
     # The broker holds a fetch at the end back, half a second by default: 1.2 s of a small topic's read, now 0.1 s.
-    consumer = reader(settings, {"fetch.wait.max.ms": 10})
+    more = {"enable.partition.eof": True, "fetch.wait.max.ms": 10, "log_level": 0}  # what is wrong is raised
+    consumer = reader(settings, more=more)
     try:
         if partitions is None:
-            found = consumer.list_topics(topic, timeout=POLL_S).topics[topic]
-            if found.error is not None:
-                raise Unreachable(f"topic {topic}: {found.error.str()}")
-            partitions = dict.fromkeys(found.partitions, OFFSET_BEGINNING)
-        ends = {p: (end or {}).get(p, 2**63 - 1) for p in partitions}
-        consumer.assign([TopicPartition(topic, p, offset) for p, offset in partitions.items()])
-        open_partitions = set(partitions)
+            begin = whole(consumer, topic)
+        else:
+            begin = [TopicPartition(topic, number, offset) for number, offset in partitions.items()]
+        ends = {at.partition: (end or {}).get(at.partition, 2**63 - 1) for at in begin}
+        consumer.assign(begin)
+        open_partitions = set(ends)
         waited = time.monotonic()
         while open_partitions:
             messages = consumer.consume(10_000, timeout=0.1)
-            if messages:
-                waited = time.monotonic()
-            elif time.monotonic() > waited + POLL_S:
-                raise Unreachable(f"topic {topic}: no answer for {POLL_S:g} s")
             for message in messages:
-                error, number = message.error(), message.partition()
+                error = message.error()
                 if error is None:
-                    if message.offset() < ends[number]:
+                    _, number, offset = position_of(message)
+                    if offset < ends[number]:
                         yield message
-                    if message.offset() + 1 >= ends[number]:
+                    if offset + 1 >= ends[number]:
                         open_partitions.discard(number)
                 elif error.code() == KafkaError._PARTITION_EOF:
-                    open_partitions.discard(number)
-                else:
+                    open_partitions.discard(position_of(message)[1])
+                elif not error.retriable():
                     raise Unreachable(f"topic {topic}: {error.str()}")
+            if messages:
+                waited = time.monotonic()  # what the caller did with them is no wait
+            elif time.monotonic() > waited + POLL_S:
+                raise Unreachable(f"topic {topic}: no answer for {POLL_S:g} s")
     except KafkaException as error:
         raise Unreachable(f"topic {topic}: {error.args[0].str()}") from None
     finally:
         consumer.close()
+
+
+def records(settings: Settings, logical: str) -> Iterator[tuple[Message, Record]]:
+    """Every record of a topic up to its end as it is now; deletions, and what cannot be read, are left out.
+
+    Raises:
+        Unreachable: the broker does not answer, or the topic does not exist.
+    """
+    codec = Codec(settings.registry_url)
+    for message in read(settings, logical):
+        with suppress(Poison):
+            yield message, codec.decode(message.value() or b"")[1]
 
 
 def bounds(settings: Settings, logical: str, partition: int) -> tuple[int, int]:

@@ -15,15 +15,15 @@ from typing import NamedTuple
 
 import polars as pl
 import structlog
-from confluent_kafka import Producer, TopicPartition
+from confluent_kafka import TopicPartition
 
 from models.features import EVENT_KINDS, METRICS
 from pipeline import reading, topics
-from pipeline.client import connection
 from pipeline.codec import DEFAULT, Codec
-from pipeline.errors import Poison, Unreachable, UsageError
+from pipeline.errors import Poison, UsageError
 from pipeline.identity import entity, partition_of
 from pipeline.ingest import RAW, SHIFT_HEADER
+from pipeline.outputs import Outputs
 from pipeline.settings import Settings
 from pipeline.trace import EVENTS, LIMIT, Trace
 
@@ -194,16 +194,9 @@ class Replayer:
         self.settings, self.clock, self.sleep = settings, clock, sleep
         self.codec = Codec(settings.registry_url)
         self.tick_us = settings.tick_s * 1_000_000
-        self.producer = Producer(
-            {
-                **connection(settings),
-                "enable.idempotence": True,
-                "linger.ms": 5,
-                "compression.type": "lz4",
-                "message.max.bytes": 4 * 1024 * 1024,
-            }
-        )
-        self.failed: str | None = None
+        # As large as what the raw topics take: a window of topics holds what came.
+        more = {"linger.ms": 5, "compression.type": "lz4", "message.max.bytes": 4 * 1024 * 1024}
+        self.outputs = Outputs(settings, more)
         self.sent = 0
 
     def run(
@@ -239,13 +232,11 @@ class Replayer:
                         max(0.0, begun + (tick * self.tick_us - start_us) / 1e6 / speed - self.clock())
                     )
                 headers = self._headers(tick)
-            self._send(
-                item.topic, item.value, item.key, partition_of(item.key, self.settings.partitions), headers
-            )
+            number = partition_of(item.key, self.settings.partitions)
+            self.outputs.send(item.topic, item.value, key=item.key, partition=number, headers=headers)
             self.sent += 1
         self._watermarks((tick + 1) * self.tick_us + self.settings.lateness_s * 1_000_000, headers)
-        if self.producer.flush(60) or self.failed:
-            raise Unreachable(f"the replay was not delivered: {self.failed or 'no answer within 60 s'}")
+        self.outputs.flush()
         progress(self.sent)
         return self.sent
 
@@ -254,34 +245,12 @@ class Replayer:
         yield first
         yield from rest
 
-    def _headers(self, tick: int) -> list[tuple[str, bytes]]:
+    def _headers(self, tick: int) -> dict[str, str]:
         """How far the end of a tick lies behind the wall clock."""
-        return [(SHIFT_HEADER, str(int(self.clock() * 1e6) - (tick + 1) * self.tick_us).encode())]
+        return {SHIFT_HEADER: str(int(self.clock() * 1e6) - (tick + 1) * self.tick_us)}
 
-    def _watermarks(self, ts_us: int, headers: list[tuple[str, bytes]]) -> None:
+    def _watermarks(self, ts_us: int, headers: dict[str, str]) -> None:
         value = self.codec.encode("watermark", {"ts": ts_us})
         for topic in RAW:
             for number in range(self.settings.partitions):
-                self._send(topic, value, None, number, headers)
-
-    def _send(
-        self, topic: str, value: bytes, key: str | None, number: int, headers: list[tuple[str, bytes]]
-    ) -> None:
-        while True:
-            try:
-                self.producer.produce(
-                    topics.name(topic, self.settings),
-                    value,
-                    key,
-                    number,
-                    headers=headers,
-                    on_delivery=self._delivered,
-                )
-                break
-            except BufferError:
-                self.producer.poll(0.05)
-        self.producer.poll(0)
-
-    def _delivered(self, error: object, _: object) -> None:
-        if error is not None:
-            self.failed = str(error)
+                self.outputs.send(topic, value, key=None, partition=number, headers=headers)

@@ -9,13 +9,13 @@ import threading
 from collections.abc import Iterable, Mapping
 
 import structlog
-from confluent_kafka import OFFSET_BEGINNING, KafkaError, TopicPartition
+from confluent_kafka import KafkaError
 
 from models.capacity import Observed, Offer, Policy, validate
 from pipeline import topics
 from pipeline.codec import Codec, Record
 from pipeline.errors import Poison, Unreachable
-from pipeline.reading import POLL_S, reader
+from pipeline.reading import POLL_S, reader, whole
 from pipeline.settings import Settings
 
 VERSIONED = {
@@ -59,13 +59,8 @@ class SideInputs:
         Raises:
             Unreachable: the topics cannot be read.
         """
-        consumer = reader(self.settings)
-        positions: list[TopicPartition] = []
-        for name in self.names:
-            found = consumer.list_topics(name, timeout=POLL_S).topics[name]
-            if found.error is not None:
-                raise Unreachable(f"topic {name}: {found.error.str()}")
-            positions += [TopicPartition(name, number, OFFSET_BEGINNING) for number in found.partitions]
+        consumer = reader(self.settings, more={"enable.partition.eof": True})
+        positions = [at for name in self.names for at in whole(consumer, name)]
         self._behind = {(tp.topic, tp.partition) for tp in positions}
         consumer.assign(positions)
         self._consumer = consumer

@@ -20,12 +20,12 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol, runtime_checkable
 
 import structlog
-from confluent_kafka import KafkaError, KafkaException, Message, Producer
+from confluent_kafka import KafkaError, KafkaException, Producer
 
 from pipeline import reading, topics
 from pipeline.client import connection
-from pipeline.codec import Codec, Record
-from pipeline.errors import Fenced, Unreachable
+from pipeline.errors import Fenced
+from pipeline.outputs import Outputs
 from pipeline.settings import Settings
 
 TIMEOUT_S = 30
@@ -34,7 +34,7 @@ EXIT = 3
 _LOG = structlog.get_logger()
 
 Publish = Callable[..., None]
-"""publish(topic, name, record, *, partition, key): see `Outputs.publish`."""
+"""publish(topic, name, record, *, key, partition): see `Outputs.publish`."""
 
 
 class Stage(Protocol):
@@ -69,49 +69,6 @@ class Waiting(Protocol):
     def hold(self, now_s: float) -> None:
         """Called about once a second, by the wall clock."""
         ...
-
-
-class Outputs:
-    """One idempotent producer for all that a process publishes."""
-
-    def __init__(self, settings: Settings) -> None:
-        self.settings, self.codec = settings, Codec(settings.registry_url)
-        self._failed: KafkaError | None = None
-        self._producer = Producer(
-            {
-                **connection(settings),
-                "enable.idempotence": True,
-                "linger.ms": 2,
-                # A scenario message is 0.2 MB: the default of 100,000 messages would be 20 GB.
-                "queue.buffering.max.kbytes": 256 * 1024,
-            }
-        )
-
-    def publish(self, topic: str, name: str, record: Record, *, partition: int, key: str) -> None:
-        """Encode and hand to the producer; delivery is certain only after `flush`."""
-        data = self.codec.encode(name, record)
-        while True:
-            try:
-                self._producer.produce(
-                    topics.name(topic, self.settings), data, key, partition, on_delivery=self._delivered
-                )
-                break
-            except BufferError:
-                self._producer.poll(0.1)
-        self._producer.poll(0)
-
-    def _delivered(self, error: KafkaError | None, _: Message) -> None:
-        self._failed = self._failed or error
-
-    def flush(self) -> None:
-        """Return when everything is acknowledged.
-
-        Raises:
-            Unreachable: something was not delivered.
-        """
-        left = self._producer.flush(TIMEOUT_S)
-        if left or self._failed is not None:
-            raise Unreachable(f"outputs were not delivered: {self._failed.str() if self._failed else left}")
 
 
 class Owned:

@@ -4,7 +4,6 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable
 
 import numpy as np
-from confluent_kafka import OFFSET_BEGINNING, TopicPartition
 
 from models.distribution import QuantileFunction
 from models.features import METRICS
@@ -87,11 +86,7 @@ class Watch:
         self._seen: set[tuple[str, int, int, int]] = set()
         self._parts: dict[tuple[int, int], list[Record]] = {}
         self._consumer = reading.reader(settings)
-        positions: list[TopicPartition] = []
-        for name in self.names:
-            found = self._consumer.list_topics(name, timeout=reading.POLL_S).topics[name]
-            positions += [TopicPartition(name, number, OFFSET_BEGINNING) for number in found.partitions]
-        self._consumer.assign(positions)
+        self._consumer.assign([at for name in self.names for at in reading.whole(self._consumer, name)])
 
     def poll(self, timeout_s: float = 0.2) -> int:
         """Take what has come; say how many messages that was."""

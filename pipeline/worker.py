@@ -15,11 +15,12 @@ from pipeline.allocator import Allocator
 from pipeline.client import connection, faust_credentials
 from pipeline.codec import Codec
 from pipeline.keys import signing_key
+from pipeline.outputs import Outputs
 from pipeline.profiler import Profiler
 from pipeline.settings import Settings
 from pipeline.side_inputs import SideInputs
 from pipeline.simulator import Simulator
-from pipeline.state import Agent, Outputs
+from pipeline.state import Agent
 
 SNAPSHOT_IDLE_S = 1.0
 """How often partitions that went quiet are snapshot, and waiting ticks are looked at."""
@@ -105,11 +106,11 @@ def build(settings: Settings) -> faust.App:
     app.on_before_shutdown.connect(snapshot)
     app.timer(SNAPSHOT_IDLE_S)(snapshot)
 
-    @app.timer(SNAPSHOT_IDLE_S)
     async def hold() -> None:
         for agent in agents:
             await agent.watch()
 
+    app.timer(SNAPSHOT_IDLE_S)(hold)
     return app
 
 

@@ -9,9 +9,8 @@ from dataclasses import dataclass, field
 
 from pipeline.actuators.provider import Record
 from pipeline.commands import Target
+from pipeline.messages import Position
 
-Position = tuple[str, int, int]
-"""Topic, partition and offset of a message."""
 Item = tuple[Position, Record]
 
 

@@ -12,10 +12,10 @@ import typer
 from typer.testing import CliRunner
 
 from pipeline import admin, topics
-from pipeline.actuators.wire import Outbox
 from pipeline.admin import publish, published, read_calendar, read_policies, read_prices
 from pipeline.client import connection
 from pipeline.errors import Unreachable, UsageError
+from pipeline.outputs import Outputs
 from pipeline.settings import Settings
 from pipeline.side_inputs import SideInputs
 from tests.unit.pipeline.test_admin import EVENT, POLICY, PRICE
@@ -71,10 +71,10 @@ def test_a_version_stays_what_it_was(there: Settings, tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_read_does_not_stop_the_rest(there: Settings, tmp_path: Path) -> None:
-    outbox = Outbox(there)
-    outbox._producer.produce(topics.name("policies", there), b"not a policy", b"shop@9")
-    outbox._producer.produce(topics.name("policies", there), None, b"shop@8")
-    outbox.flush()
+    outputs = Outputs(there)
+    outputs.send("policies", b"not a policy", key="shop@9")
+    outputs.send("policies", None, key="shop@8")
+    outputs.flush()
     publish(there, "policies", "policy", policies(tmp_path, POLICY))
     assert ticks(there) == {1: 0}
 

@@ -8,10 +8,10 @@ import pytest
 import typer
 from typer.testing import CliRunner, Result
 
-from pipeline import codec, topics
-from pipeline.actuators.wire import Outbox
+from pipeline import topics
 from pipeline.errors import UsageError
 from pipeline.explain import explain
+from pipeline.outputs import Outputs
 from pipeline.settings import Settings
 from tests.unit.pipeline.test_decision import plan, surroundings
 from tests.unit.pipeline.test_explain import total
@@ -21,11 +21,10 @@ from tests.unit.pipeline.test_explain import total
 def decided(settings: Settings) -> Settings:
     """Plans of two apps on two partitions, and what they were made from."""
     topics.create(settings)
-    outbox = Outbox(settings)
+    outputs = Outputs(settings)
 
     def put(topic: str, name: str, record: dict[str, Any], key: str, partition: int = 0) -> None:
-        body = codec.encode(name, record)
-        outbox._producer.produce(topics.name(topic, settings), body, key.encode(), partition=partition)
+        outputs.publish(topic, name, record, key=key, partition=partition)
 
     around = surroundings()
     for tick in (99, 100):
@@ -55,7 +54,7 @@ def decided(settings: Settings) -> Settings:
     put("prices", "price", around.prices["spot"] | {"version": 8, "tier": "RESERVED"}, "spot@8")
     for plan_id in ("shop@99", "shop@100"):
         put("commands", "command", dict(around.commands[0]) | {"plan_id": plan_id}, "shop/od", 1)
-    outbox.flush()
+    outputs.flush()
     return settings
 
 

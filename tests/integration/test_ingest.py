@@ -4,7 +4,7 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 from confluent_kafka import Producer
@@ -41,13 +41,13 @@ def both(settings: Settings, ts: int) -> list[tuple[str, int, bytes]]:
     ]
 
 
-def run_until(settings: Settings, done: object, timeout_s: float = 60.0) -> None:
+def run_until(settings: Settings, done: Callable[[], bool], timeout_s: float = 60.0) -> None:
     stop = threading.Event()
     thread = threading.Thread(target=Ingest(settings).run, args=(stop,))
     thread.start()
     try:
         deadline = time.monotonic() + timeout_s
-        while not done():  # type: ignore[operator]
+        while not done():
             assert time.monotonic() < deadline
             assert thread.is_alive()
             time.sleep(0.2)
@@ -64,7 +64,7 @@ def records_of(settings: Settings, topic: str) -> list[dict]:
     return [decode(message.value() or b"")[1] for message in reading.read(settings, topic)]
 
 
-def bad_record(kind: int, ts: int, user: str, here: int, settings: Settings) -> tuple[str, int, bytes]:
+def bad_record(kind: int, ts: int, user: str, here: int, settings: Settings) -> tuple[int, bytes]:
     elsewhere = (here + 1) % settings.partitions
     good = metric(ts, user)
     return [
@@ -88,7 +88,7 @@ def test_ten_thousand_good_and_a_thousand_bad(settings: Settings) -> None:
     settings = settings.model_copy(update={"event_time": True, "tick_s": 60})
     users = [f"user{i}" for i in range(300)]
     batch: list[tuple[str, int, bytes]] = []
-    for number in range(GOOD):
+    for _ in range(GOOD):
         user = rng.choice(users)
         here = partition_of(f"shop/{user}", settings.partitions)
         batch.append(

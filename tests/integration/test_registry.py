@@ -17,12 +17,12 @@ from jgo.maven import MavenContext
 
 import schemas
 from pipeline import codec, reading, topics
-from pipeline.actuators.wire import Outbox
 from pipeline.broker import free_port
 from pipeline.codec import Codec
 from pipeline.errors import Poison
 from pipeline.identity import entity
 from pipeline.ingest import Ingest
+from pipeline.outputs import Outputs
 from pipeline.settings import Settings
 
 GROUP, ARTIFACT, VERSION = "io.apicurio", "apicurio-registry-app", "3.3.3"
@@ -104,10 +104,10 @@ def test_ingest_reads_both_framings_into_one_frame(url: str, settings: Settings)
     topics.create(settings)
     ts = int(time.time() * 1e6)
     for user, its in (("ann", settings), ("bob", registered)):
-        outbox = Outbox(its)
+        outputs = Outputs(its)
         record = {"ts": ts, "interval_s": 1.0, "app": "shop", "user": user, "cpu": 2.0}
-        outbox.publish("telemetry.metrics", "metric", entity("shop", user), record)
-        outbox.flush()
+        outputs.publish("telemetry.metrics", "metric", record, key=entity("shop", user))
+        outputs.flush()
     first = [message.value() or b"" for message in reading.read(settings, "telemetry.metrics")]
     assert [value[:1] for value in first] == [b"\xc3", b"\x00"]
 
