@@ -12,6 +12,7 @@ from hashlib import blake2b
 from typing import Any
 
 import numpy as np
+from confluent_kafka import Message
 
 from models.allocation import allocate
 from models.distribution import QuantileFunction
@@ -30,7 +31,7 @@ from pipeline.side_inputs import SideInputs
 from pipeline.state import Publish
 
 TOTAL_WEIGHT = 0.5
-"""Weight of the app's own total against the sum of its users (DESIGN 5: half and half was 0.84 of the rival's slack)."""
+"""Of the app's own total against the sum of its users (DESIGN 5: half and half was 0.84 of the rival's slack)."""
 SATURATED_SHARE = 0.1
 """From a tenth of an app's usage on, its total counts as a lower bound: below, the error is within a scenario's."""
 REPLAY_WAIT_S = 3600.0
@@ -40,8 +41,8 @@ REPLAY_WAIT_S = 3600.0
 class App:
     """What is kept of an app: its total's model state (one row), and the guard rails' memory.
 
-    `metrics` and `offers` are those of the last plan. `managed` says whether an actuator had reported its capacity before its first plan. In a replay only such an app
-    is planned from observations, and waits for them.
+    `metrics` and `offers` are those of the last plan. `managed` says whether an actuator had reported its capacity
+    before its first plan: in a replay only such an app is planned from observations, and waits for them.
     """
 
     group: str
@@ -271,9 +272,9 @@ class Allocator:
                 )
         self.pinned = reading.newest(self.settings, "plans", self.shard, self._used) or {}
 
-    def _used(self, messages: list[Any], whole: bool) -> dict[str, Record] | None:
+    def _used(self, messages: list[Message], whole: bool) -> dict[str, Record] | None:
         """Versions that plans after the snapshot used, by plan id; None where more messages are needed."""
-        found = [self.codec.decode(message.value())[1] for message in messages]
+        found = [self.codec.decode(message.value() or b"")[1] for message in messages]
         if not whole and all(plan["tick"] > self.done for plan in found):
             return None
         return {plan["plan_id"]: plan["versions"] for plan in found if plan["tick"] > self.done}

@@ -73,9 +73,9 @@ def _usage(rows: pl.DataFrame) -> Refusals:
             "nan",
             rows.select(pl.any_horizontal(pl.col(METRICS).is_nan().fill_null(False))).to_series().to_numpy(),
         ),
-        ("infinite", np.isinf(values).any(axis=1)),
-        ("negative", (values < 0).any(axis=1)),
-        ("absurd", (values > bound).any(axis=1)),
+        ("infinite", np.any(np.isinf(values), axis=1)),
+        ("negative", np.any(values < 0, axis=1)),
+        ("absurd", np.any(values > bound, axis=1)),
         ("bad-interval", _outside(rows["interval_s"], MAX_INTERVAL_S) | (rows["interval_s"] == 0).to_numpy()),
     ]
 

@@ -6,6 +6,7 @@ import random
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
@@ -49,7 +50,7 @@ def trace() -> Trace:
 
 def run(
     settings: Settings, name: str, folder: Path, each: Callable[[Watch, Supervisor], None] = lambda *_: None
-) -> tuple[dict[str, object], dict[str, dict[tuple[object, ...], bytes]]]:
+) -> tuple[dict[str, Any], dict[str, dict[tuple[object, ...], bytes]]]:
     """A run's figures, and the first occurrence of each compared record; a repeat must be the same bytes."""
     here = settings.model_copy(
         update={

@@ -44,7 +44,9 @@ class FakeMessage:
 
 
 def metric(ts: int = NOW_US, user: str | None = "ann", app: str = "shop", **fields: object) -> bytes:
-    return codec.encode("metric", {"ts": ts, "interval_s": 60.0, "app": app, "user": user, "cpu": 1.0} | fields)
+    return codec.encode(
+        "metric", {"ts": ts, "interval_s": 60.0, "app": app, "user": user, "cpu": 1.0} | fields
+    )
 
 
 def event(ts: int = NOW_US, user: str = "ann", app: str = "shop", **fields: object) -> bytes:

@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -43,22 +45,25 @@ def damage(data: bytes, how: int, at: int, byte: int) -> bytes:
         max_size=4,
     ),
 )
-def test_what_is_accepted_is_what_fastavro_accepts_and_neighbours_are_untouched(good, bad) -> None:
+def test_what_is_accepted_is_what_fastavro_accepts_and_neighbours_are_untouched(
+    good: list[bytes], bad: list[tuple[bytes, int, int, int, int]]
+) -> None:
     batch = list(good)
     for body, how, at, byte, place in bad:
         batch.insert(place % (len(batch) + 1), damage(body, how, at, byte))
     decoded, poisons = decode_batch(DEFAULT, batch, ("metric", "watermark"))
-    rows = {}
+    rows: dict[int, tuple[str, dict[str, Any]]] = {}
     for name, (indices, frame) in decoded.items():
         for index, row in zip(indices.tolist(), frame.drop("ts").to_dicts(), strict=True):
             rows[index] = (name, row)
     assert sorted([*rows, *poisons]) == list(range(len(batch)))
     for index, value in enumerate(batch):
-        try:
-            name, record = DEFAULT.decode(value)
-        except Poison as poison:
-            assert poisons[index].reason == poison.reason
+        if index in poisons:
+            with pytest.raises(Poison) as caught:
+                DEFAULT.decode(value)
+            assert caught.value.reason == poisons[index].reason
             continue
+        name, record = DEFAULT.decode(value)
         assert rows[index][0] == name
         for key in ("interval_s", "app", "user", "scope", "cpu", "limits", "saturated", "producer_seq"):
             if name == "metric":

@@ -1,8 +1,9 @@
 """Frames are a function of the topics alone: batches, restarts and interleaving do not matter."""
 
 import random
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,9 +21,9 @@ METRIC, EVENT = "telemetry.metrics", "telemetry.events"
 RING = KeyRing([Key("k1", b"one", 0)])
 
 
-def partition(ring: KeyRing = RING, **options: object) -> Partition:
-    given = {"tick_s": TICK_S, "partitions": 1, "max_age_s": 86_400.0} | options
-    return Partition(0, Settings(**given), DEFAULT, ring)
+def partition(ring: KeyRing = RING, **options: Any) -> Partition:
+    given: dict[str, Any] = {"tick_s": TICK_S, "partitions": 1, "max_age_s": 86_400.0}
+    return Partition(0, Settings(**given | options), DEFAULT, ring)
 
 
 def messages(topic: str, bodies: Iterable[bytes | None], first: int = 0) -> list[FakeMessage]:
@@ -169,16 +170,18 @@ def test_murmur2_is_javas() -> None:
     }
 
 
+Body = Callable[[], bytes]
+
 users = st.sampled_from(["ann", "bob", "eve"])
 times = st.integers(0, 6 * TICK_S).map(lambda s: NOW_US + s * 1_000_000)
 amounts = st.integers(0, 40).map(lambda n: n / 7)
-metric_bodies = st.one_of(
+metric_body = st.one_of(
     st.builds(lambda ts, user, cpu: partial(metric, ts, user, cpu=cpu), times, users, amounts),
     st.builds(lambda ts, user: partial(metric, ts, user, cpu=-1.0), times, users),
     st.builds(lambda ts: partial(watermark, ts), times),
     st.just(lambda: b"junk"),
 )
-event_bodies = st.one_of(
+event_body = st.one_of(
     st.builds(lambda ts, user, count: partial(event, ts, user, count=count), times, users, amounts),
     st.builds(lambda ts: partial(watermark, ts), times),
 )
@@ -186,22 +189,22 @@ event_bodies = st.one_of(
 
 @settings(deadline=None, max_examples=80)
 @given(
-    st.lists(metric_bodies, max_size=25),
-    st.lists(event_bodies, max_size=10),
+    st.lists(metric_body, max_size=25),
+    st.lists(event_body, max_size=10),
     st.integers(0, 2**32).map(random.Random),
     st.sampled_from([0, 30, 90]),
 )
 def test_frames_do_not_depend_on_batches_interleaving_or_restarts(
-    metric_part, event_part, chance, lateness_s
+    metric_bodies: list[Body], event_bodies: list[Body], chance: random.Random, lateness_s: int
 ) -> None:
-    metric_part, event_part = ([body() for body in part] for part in (metric_part, event_part))
+    metric_part, event_part = ([body() for body in part] for part in (metric_bodies, event_bodies))
     end = [watermark(minute(12))]
     lanes = {METRIC: messages(METRIC, metric_part + end), EVENT: messages(EVENT, event_part + end)}
     for stream in lanes.values():
         for message in stream:
             message.produced_us = NOW_US + 10**9
 
-    def run(batched: bool) -> tuple[list[bytes], dict]:
+    def run(batched: bool) -> tuple[list[bytes], dict[tuple[str, int], dict]]:
         part = partition(lateness_s=lateness_s, max_ahead_s=10_000.0)
         frames: list[dict] = []
         letters: dict[tuple[str, int], dict] = {}

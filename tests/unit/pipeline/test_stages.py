@@ -21,6 +21,7 @@ from pipeline.profiler import Profiler, Users
 from pipeline.settings import Settings
 from pipeline.side_inputs import SideInputs
 from pipeline.simulator import Simulator
+from pipeline.state import Publish, Stage
 from tests.unit.pipeline.messages import NOW_US, TICK_S, FakeMessage, event, metric, watermark
 
 TICKS = 6
@@ -118,9 +119,7 @@ PRICES = [
 ]
 
 
-def drive(
-    make: Callable[[Callable[..., None]], object], inputs: list[bytes], restart_at: int | None
-) -> Published:
+def drive(make: Callable[[Publish], Stage], inputs: list[bytes], restart_at: int | None) -> Published:
     """Fold everything; where asked, throw the stage away after a snapshot some messages before, as a kill does."""
     published: Published = []
 
@@ -164,7 +163,7 @@ def test_a_restored_profiler_publishes_the_same(
 ) -> None:
     inputs = frames(installation, 0, USERS)
 
-    def make(publish: Callable[..., None]) -> Profiler:
+    def make(publish: Publish) -> Profiler:
         return Profiler(0, model, DEFAULT, publish, 100)
 
     whole, broken = (drive(make, inputs, at) for at in (None, restart_at))
@@ -213,8 +212,8 @@ def forecasts(
     return [DEFAULT.encode(name, record) for _, name, record, _ in published]
 
 
-def simulator(settings: Settings, shard: int) -> Callable[[Callable[..., None]], Simulator]:
-    def make(publish: Callable[..., None]) -> Simulator:
+def simulator(settings: Settings, shard: int) -> Callable[[Publish], Simulator]:
+    def make(publish: Publish) -> Simulator:
         return Simulator(
             shard, np, Dependence.independent(len(METRICS)), FakeInputs(settings, [policy("shop"), policy("blog")]),
             DEFAULT, publish, partitions=settings.partitions, scenarios=settings.scenarios, seed=0,
@@ -257,11 +256,11 @@ def scenarios(model: BehaviourModel, settings: Settings) -> list[bytes]:
 
 def allocator(
     model: BehaviourModel, settings: Settings, monkeypatch: pytest.MonkeyPatch, policies: list[Record]
-) -> Callable[[Callable[..., None]], Allocator]:
+) -> Callable[[Publish], Allocator]:
     monkeypatch.setattr("pipeline.reading.newest", lambda *_: None)
     monkeypatch.setattr(SideInputs, "wait_observed", lambda *_: True)
 
-    def make(publish: Callable[..., None]) -> Allocator:
+    def make(publish: Publish) -> Allocator:
         inputs = FakeInputs(settings, policies, PRICES)
         return Allocator(0, model, inputs, DEFAULT, publish, keys.signing_key(settings), settings)
 
@@ -348,7 +347,13 @@ def test_side_inputs_by_tick(installation: Settings) -> None:
     inputs = FakeInputs(
         installation, [*versions, policy("shop", version=3, valid_from_tick=5, confidence=2.0)]
     )
-    assert [inputs.at("policies", "shop", tick)["version"] for tick in (0, 9, 10, 99)] == [1, 1, 2, 2]
-    assert inputs.at("policies", "shop", 99, pinned=1)["version"] == 1
+
+    def at(tick: int, pinned: int | None = None) -> Record:
+        found = inputs.at("policies", "shop", tick, pinned)
+        assert found is not None
+        return found
+
+    assert [at(tick)["version"] for tick in (0, 9, 10, 99)] == [1, 1, 2, 2]
+    assert at(99, pinned=1)["version"] == 1
     assert inputs.at("policies", "blog", 0) is None
-    assert side_inputs.policy_of(inputs.at("policies", "shop", 10)).max == 5
+    assert side_inputs.policy_of(at(10)).max == 5

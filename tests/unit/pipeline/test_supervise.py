@@ -54,7 +54,7 @@ def test_a_stage_that_cannot_run_as_asked_ends_the_run_with_its_own_line(tmp_pat
     supervisor, stage, _ = supervised(tmp_path, code, Clock())
     assert stage.process is not None
     stage.process.wait(10)
-    with pytest.raises(UsageError, match="^no such key$"):
+    with pytest.raises(UsageError, match=r"^no such key$"):
         supervisor.poll()
     supervisor.stop()
 
