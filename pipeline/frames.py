@@ -13,6 +13,7 @@ the running maximum over its good records and watermarks, in offset order:
 Nothing here depends on how the records were batched, when, or by which process.
 """
 
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,6 +24,8 @@ from models.aggregation import Grouped, group
 from models.features import EVENT_KINDS, METRICS
 
 NEVER = -(2**63)
+Attribute = tuple[int, int, str, str]
+"""Of an event: the user's code, the position of its kind, key and value."""
 Columns = dict[str, np.ndarray]
 
 
@@ -111,7 +114,7 @@ class Resume:
 
 @dataclass(frozen=True)
 class Frame:
-    """One closed tick: its groups, where to resume, and how many records were refused as late."""
+    """One closed tick: its groups, where to resume, how many records were refused as late, counts by attribute."""
 
     seq: int
     tick: int
@@ -120,6 +123,7 @@ class Frame:
     resume: tuple[Resume, ...]
     watermark_us: int
     late: int
+    attributes: Counter[Attribute]
 
 
 @dataclass
@@ -174,6 +178,7 @@ class Shard:
         codes = np.argsort(order, kind="stable")
         tails = [self._tail(lane) for lane in self.lanes]
         since = [self._since(lane) for lane in self.lanes]
+        attributes = self._attributes()
         for tick in range(self.closed + 1, last + 1):
             end = (tick + 1) * self.tick_us + self.lateness_us
             resume: list[Resume] = []
@@ -187,7 +192,9 @@ class Shard:
                     Resume(lane.topic, *((offset, running_max) if offset < closing else (closing, before)))
                 )
             groups = grouped.of(tick)
-            yield Frame(self.seq, tick, groups, codes[groups.user], tuple(resume), end, late)
+            yield Frame(
+                self.seq, tick, groups, codes[groups.user], tuple(resume), end, late, attributes[tick]
+            )
             self.seq += 1
         self.closed = last
         for lane, closing in zip(self.lanes, since, strict=True):
@@ -211,6 +218,17 @@ class Shard:
             kinds=len(EVENT_KINDS),
             tick_s=self.tick_s,
         )
+
+    def _attributes(self) -> defaultdict[int, Counter[Attribute]]:
+        """Counts by tick of the attributes that events came with."""
+        counts: defaultdict[int, Counter[Attribute]] = defaultdict(Counter)
+        rows = self.events.rows
+        tagged = np.flatnonzero(rows["tagged"]).tolist() if rows else []
+        for row in tagged:
+            code, kind = int(rows["code"][row]), int(rows["kind"][row])
+            for key, value in rows["attributes"][row]:
+                counts[int(rows["tick"][row])][code, kind, key, value] += rows["count"][row]
+        return counts
 
     def _since(self, lane: Lane) -> int:
         """c of the last closed tick: late records before it are in an earlier frame's count."""

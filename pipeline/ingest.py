@@ -10,6 +10,7 @@ partition publishes the same frames under the same numbers; consumers drop them.
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Sequence
 from itertools import compress
 
@@ -33,6 +34,8 @@ RECORD = {"telemetry.metrics": "metric", "telemetry.events": "event"}
 SHIFT_HEADER = "shift_us"
 """Header in which a replay says how far its event times lie behind the wall clock; no replay: no header."""
 BATCH = 20_000
+ATTRIBUTES = 256
+"""Attribute values of a frame at most: 256 of the longest are 40 KB, a tenth of a message."""
 
 
 class Partition:
@@ -79,7 +82,7 @@ class Partition:
                 belongs = np.array([*self.directory.partition, -1])[code] == self.shard.number
                 reason[good & ~belongs] = "wrong-partition"
                 good &= belongs
-                rows = _columns(name, frame.filter(good)) | {"code": code[good]}
+                rows = self._columns(name, frame.filter(good)) | {"code": code[good]}
                 records = at[good]
             bad |= {i: (str(why), "") for i, why in zip(at[~good].tolist(), reason[~good], strict=True)}
             index.append(at[good])
@@ -107,6 +110,32 @@ class Partition:
         if not any(len(lane.rows.get("code", ())) for lane in self.shard.lanes):
             self.directory.forget()
         return out
+
+    def _columns(self, name: str, rows: pl.DataFrame) -> Columns:
+        if name == "metric":
+            return {
+                "interval_s": rows["interval_s"].to_numpy(),
+                "values": validate.metric_values(rows),
+                "saturated": validate.saturated(rows),
+            }
+        attributes = validate.attributes(rows, self.settings.event_attributes)
+        return {
+            "kind": validate.kind_index(rows),
+            "count": rows["count"].to_numpy(),
+            "attributes": attributes,
+            "tagged": np.fromiter(map(len, attributes), bool, len(attributes)),
+        }
+
+    def _attributes(self, frame: Frame) -> list[Record]:
+        """Rates by app and attribute, the most frequent in front."""
+        by_app: Counter[tuple[str, str, str, str]] = Counter()
+        for (code, kind, key, value), count in frame.attributes.items():
+            by_app[self.directory.apps[code], EVENT_KINDS[kind], key, value] += count
+        most = sorted(by_app.items(), key=lambda item: (-item[1], item[0]))[:ATTRIBUTES]
+        names = ("app", "kind", "key", "value")
+        return [
+            {**dict(zip(names, at, strict=True)), "rate": count / self.shard.tick_s} for at, count in most
+        ]
 
     def _record(self, frame: Frame, key: Key, names: list[bytes]) -> list[Record]:
         users = b"".join(names[code] for code in frame.codes.tolist())
@@ -140,6 +169,7 @@ class Partition:
                 common
                 | {
                     "part": part,
+                    "attributes": self._attributes(frame) if part == 0 else [],
                     "users": users[rows.start * PSEUDONYM_BYTES : rows.stop * PSEUDONYM_BYTES],
                     "app_index": index[rows].tobytes(),
                     "values": groups.values[rows].T.astype("<f4").tobytes(),
@@ -158,16 +188,6 @@ def shift_of(message: Received) -> int:
         return int(header_of(message, SHIFT_HEADER) or 0)
     except ValueError:  # UnicodeDecodeError is one
         return 0
-
-
-def _columns(name: str, rows: pl.DataFrame) -> Columns:
-    if name == "metric":
-        return {
-            "interval_s": rows["interval_s"].to_numpy(),
-            "values": validate.metric_values(rows),
-            "saturated": validate.saturated(rows),
-        }
-    return {"kind": validate.kind_index(rows), "count": rows["count"].to_numpy()}
 
 
 class Ingest:

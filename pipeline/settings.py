@@ -39,6 +39,8 @@ class Settings(BaseSettings):
     """A record older than its produce time by more is refused (a week: a producer's backlog after an outage)."""
     max_ahead_s: float = Field(default=300.0, ge=0)
     """A record stamped later than its produce time by more is refused (5 minutes: clocks drift)."""
+    event_attributes: frozenset[str] = frozenset()
+    """Keys of event attributes that pass ingest, as rates of the app; no other attribute leaves it."""
 
     model: str | None = None
     """Folder of a released model; none: the newest in models/released/."""
@@ -70,6 +72,7 @@ class Settings(BaseSettings):
         for name in type(self).model_fields:
             value = getattr(self, name)
             if value is not None and value != {}:
+                value = sorted(value) if isinstance(value, frozenset) else value
                 text = str(value) if isinstance(value, str | Path) else json.dumps(value)
                 variables[f"LEADTIME_{name.upper()}"] = text
         return variables

@@ -1,6 +1,6 @@
 """Which decoded records are refused, and why: the first reason that applies is the dead letter's."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
 import polars as pl
@@ -12,6 +12,7 @@ ABSURD = {"cpu": 1e5, "memory": 1e15, "network": 1e13, "disk": 1e13, "requests":
 MAX_ID_BYTES = 1024
 MAX_INTERVAL_S = 86_400.0
 MAX_COUNT = 1e9
+ATTRIBUTE_CHARS = 64
 
 Refusals = list[tuple[str, np.ndarray]]
 
@@ -116,3 +117,13 @@ def kind_index(rows: pl.DataFrame) -> np.ndarray:
     """(row,) position of each event's kind in EVENT_KINDS."""
     positions: Mapping[str, int] = {kind: index for index, kind in enumerate(EVENT_KINDS)}
     return rows["kind"].cast(pl.String).replace_strict(positions, return_dtype=pl.Int64).to_numpy()
+
+
+def attributes(rows: pl.DataFrame, allowed: Collection[str]) -> np.ndarray:
+    """(row,) object: the (key, value) pairs of each event whose key is allowed; values cut at 64 characters."""
+    pairs = np.empty(rows.height, object)
+    pairs[:] = [()] * rows.height
+    if allowed:
+        for row, given in enumerate(rows["attributes"].to_list()):
+            pairs[row] = tuple((a["key"], a["value"][:ATTRIBUTE_CHARS]) for a in given if a["key"] in allowed)
+    return pairs

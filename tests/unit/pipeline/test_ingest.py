@@ -47,6 +47,11 @@ def flush(part: Partition, until: int, offset: int) -> list[dict]:
     return [record for parts in part.close() for record in parts]
 
 
+def flush_of(part: Partition, events: list[bytes]) -> list[dict[str, Any]]:
+    part.take(EVENT, messages(EVENT, events))
+    return flush(part, minute(2), 9)
+
+
 def test_a_tick_is_the_time_weighted_mean_of_samples_and_the_rate_of_events() -> None:
     part = partition()
     bodies = [
@@ -160,6 +165,25 @@ def test_usage_of_no_single_user_is_one_more_entity_and_a_gap_gives_empty_frames
     part.take(METRIC, messages(METRIC, [metric(user=None, scope="SHARED"), metric(), metric(user=None)]))
     frames = flush(part, minute(3), 3)
     assert [len(frame["users"]) // 16 for frame in frames] == [2, 0, 0]
+
+
+def test_only_allow_listed_attributes_leave_ingest_and_of_the_app_alone() -> None:
+    part = partition(event_attributes=frozenset({"device"}))
+    device, secret = {"key": "device", "value": "phone"}, {"key": "email", "value": "ann@example.org"}
+    events = [
+        event(minute(0), "ann", attributes=[device, secret], count=2.0),
+        event(minute(0), "bob", attributes=[device], count=4.0),
+        event(minute(0), "bob", attributes=[secret]),
+        event(minute(1), "bob", kind="DB_QUERY", attributes=[{"key": "device", "value": "x" * 100}]),
+    ]
+    part.take(EVENT, messages(EVENT, events))
+    first, second = flush(part, minute(2), 9)
+    assert first["attributes"] == [
+        {"app": "shop", "kind": "API_CALL", "key": "device", "value": "phone", "rate": 6 / TICK_S}
+    ]
+    assert [(a["kind"], a["value"]) for a in second["attributes"]] == [("DB_QUERY", "x" * 64)]
+    assert b"example.org" not in DEFAULT.encode("frame", first)
+    assert flush_of(partition(), events)[0]["attributes"] == []
 
 
 def test_murmur2_is_javas() -> None:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.special import ndtr
 
-from models.distribution import Z, QuantileFunction
+from models.distribution import QuantileFunction, Z
 from models.features import EVENT_KINDS, METRICS
 from pipeline.codec import Record, decode, encode
 from pipeline.forecasts import forecast_records
