@@ -10,7 +10,7 @@ from models.lstm import BehaviourModel, State
 from pipeline.codec import Codec, Record
 from pipeline.forecasts import forecast_records
 from pipeline.identity import PSEUDONYM_BYTES
-from pipeline.state import Publish
+from pipeline.state import Numbered, Publish
 
 BLOCK_USERS = 200
 """Users of a state block: 200 x 2.5 KB stay under the 512 KiB of a message."""
@@ -67,42 +67,18 @@ class Users:
         ]
 
 
-class Profiler:
+class Profiler(Numbered):
     """One partition's users (see `pipeline.state` for when its methods are called)."""
 
     def __init__(
         self, shard: int, model: BehaviourModel, codec: Codec, publish: Publish, capacity: int
     ) -> None:
-        self.shard, self.model, self.codec, self.publish = shard, model, codec, publish
+        super().__init__(shard, codec)
+        self.model, self.publish = model, publish
         self.users = Users(model, capacity)
-        self.seq = -1
-        self.parts: list[Record] = []
 
-    @property
-    def done(self) -> int:
-        """Sequence number of the last frame folded."""
-        return self.seq
-
-    def fold(self, value: bytes) -> int | None:
-        """One part of a frame; the last one steps the model and publishes the forecasts.
-
-        Raises:
-            RuntimeError: a frame is missing.
-        """
-        _, frame = self.codec.decode(value)
-        if frame["seq"] <= self.seq or any(
-            p["seq"] == frame["seq"] and p["part"] == frame["part"] for p in self.parts
-        ):
-            return None
-        if self.seq >= 0 and frame["seq"] != self.seq + 1:
-            raise RuntimeError(f"gap in shard {self.shard}: frame {self.seq} is followed by {frame['seq']}")
-        self.parts = [p for p in self.parts if p["seq"] == frame["seq"]] + [frame]
-        if len(self.parts) == frame["of"]:
-            self._step(sorted(self.parts, key=lambda part: part["part"]))
-            self.seq, self.parts = frame["seq"], []
-        return frame["seq"]
-
-    def _step(self, parts: list[Record]) -> None:
+    def whole(self, parts: list[Record]) -> None:
+        """Step the model by a frame and publish the forecasts."""
         frame = parts[0]
         tick, tick_s = frame["tick"], frame["tick_s"]
         ids = [

@@ -14,10 +14,10 @@ from pipeline.codec import Codec, Record
 from pipeline.forecasts import unpack
 from pipeline.identity import partition_of
 from pipeline.side_inputs import SideInputs
-from pipeline.state import Publish
+from pipeline.state import Numbered, Publish
 
 
-class Simulator:
+class Simulator(Numbered):
     """One partition's forecasts (see `pipeline.state` for when its methods are called).
 
     Args:
@@ -41,36 +41,12 @@ class Simulator:
         scenarios: int,
         seed: int,
     ) -> None:
-        self.shard, self.xp, self.dependence, self.inputs = shard, xp, dependence, inputs
-        self.codec, self.publish = codec, publish
+        super().__init__(shard, codec)
+        self.xp, self.dependence, self.inputs, self.publish = xp, dependence, inputs, publish
         self.partitions, self.scenarios, self.seed = partitions, scenarios, seed
-        self.seq = -1
-        self.parts: list[Record] = []
 
-    @property
-    def done(self) -> int:
-        """Sequence number of the last tick simulated."""
-        return self.seq
-
-    def fold(self, value: bytes) -> int | None:
-        """One part of a tick's forecasts; the last one simulates and publishes.
-
-        Raises:
-            RuntimeError: a tick is missing.
-        """
-        _, forecast = self.codec.decode(value)
-        seq, part = forecast["seq"], forecast["part"]
-        if seq <= self.seq or any(p["seq"] == seq and p["part"] == part for p in self.parts):
-            return None
-        if self.seq >= 0 and seq != self.seq + 1:
-            raise RuntimeError(f"gap in shard {self.shard}: forecast {self.seq} is followed by {seq}")
-        self.parts = [p for p in self.parts if p["seq"] == seq] + [forecast]
-        if len(self.parts) == forecast["of"]:
-            self._simulate(sorted(self.parts, key=lambda p: p["part"]))
-            self.seq, self.parts = seq, []
-        return seq
-
-    def _simulate(self, parts: list[Record]) -> None:
+    def whole(self, parts: list[Record]) -> None:
+        """Simulate a tick and publish its scenarios, then the markers."""
         head = parts[0]
         tick = head["tick"]
         apps = np.concatenate([np.frombuffer(p["app_index"], "<u4") for p in parts])

@@ -16,6 +16,7 @@ A gap, a fenced producer or any other exception ends the process; its supervisor
 import asyncio
 import os
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol, runtime_checkable
 
@@ -24,6 +25,7 @@ from confluent_kafka import KafkaError, KafkaException, Producer
 
 from pipeline import reading, topics
 from pipeline.client import connection
+from pipeline.codec import Codec, Record
 from pipeline.errors import Fenced
 from pipeline.outputs import Outputs
 from pipeline.settings import Settings
@@ -60,6 +62,47 @@ class Stage(Protocol):
     def blocks(self) -> Iterable[tuple[bytes, bytes]]:
         """What has changed since the last call."""
         ...
+
+
+class Numbered(ABC):
+    """A stage of one shard's records, which are numbered without gaps and may come in parts.
+
+    Args:
+        shard: the partition.
+        codec: decodes the parts.
+    """
+
+    def __init__(self, shard: int, codec: Codec) -> None:
+        self.shard, self.codec = shard, codec
+        self.seq = -1
+        self.parts: list[Record] = []
+
+    @abstractmethod
+    def whole(self, parts: list[Record]) -> None:
+        """All parts of the next record are there, in order: take it, and publish what follows."""
+
+    @property
+    def done(self) -> int:
+        """Number of the last record taken."""
+        return self.seq
+
+    def fold(self, value: bytes) -> int | None:
+        """One part of a record; the last one makes it `whole`.
+
+        Raises:
+            RuntimeError: a record is missing.
+        """
+        name, part = self.codec.decode(value)
+        seq = part["seq"]
+        if seq <= self.seq or any(p["seq"] == seq and p["part"] == part["part"] for p in self.parts):
+            return None
+        if self.seq >= 0 and seq != self.seq + 1:
+            raise RuntimeError(f"gap in shard {self.shard}: {name} {self.seq} is followed by {seq}")
+        self.parts = [p for p in self.parts if p["seq"] == seq] + [part]
+        if len(self.parts) == part["of"]:
+            self.whole(sorted(self.parts, key=lambda p: p["part"]))
+            self.seq, self.parts = seq, []
+        return seq
 
 
 @runtime_checkable

@@ -8,30 +8,19 @@ from typing import Any
 from pipeline.actuator import Actuator
 from pipeline.actuators.local import Faults, LocalProvider, local_provider
 from pipeline.codec import Record
-from pipeline.commands import Target, build
 from pipeline.keys import keyring, signing_key
 from pipeline.outputs import Outputs
 from pipeline.reading import records
 from pipeline.settings import Settings
+from tests.unit.pipeline import messages
 
 OFFERS = {"od-4": "ON_DEMAND", "re-4": "RESERVED"}
 
 
 def command(settings: Settings, tick: int, desired: int, app: str = "shop", **more: Any) -> Record:
     offer_id = more.pop("offer_id", "od-4")
-    values: Record = {
-        "plan_id": f"{app}-{tick}",
-        "order": 0,
-        "target": Target(provider="local", ref=f"{app}/{offer_id}", region="eu"),
-        "desired": desired,
-        "bounds": (0, 8),
-        "epoch": tick,
-        "issued_tick": tick,
-        "issued_s": (tick + 1) * 60.0,
-        "lifetime_s": 300.0,
-        "key": signing_key(settings),
-    }
-    return build(**values | more)
+    values: Record = {"plan_id": f"{app}-{tick}", "key": signing_key(settings)}
+    return messages.command(tick, desired, f"{app}/{offer_id}", **values | more)
 
 
 def plan(tick: int, issued: int, app: str = "shop") -> Record:

@@ -4,24 +4,9 @@ import numpy as np
 import pytest
 
 from models.calibration import LEVEL_LIMIT, dependence, normal_scores, published_levels
-from models.distribution import QuantileFunction, Z
+from models.distribution import Z
 from models.lstm import BehaviourModel, Network
-
-
-class Normal:
-    """Stands for a BehaviourModel that forecasts normal(10, 1) for every metric."""
-
-    def initial_state(self, n: int) -> dict[str, Any]:
-        return {}
-
-    def step(self, state: Any, values: Any, *_: Any, tick: int, tick_s: int) -> Any:
-        shape = (len(values), 5, 6)
-        offsets = np.broadcast_to(Z.astype(np.float16), (*shape, 21))
-        return (
-            state,
-            QuantileFunction(np.full(shape, 10, np.float32), np.ones(shape, np.float32), offsets),
-            {},
-        )
+from tests.unit.models.normal import Normal
 
 
 def test_normal_scores_are_standard_units_of_the_error() -> None:

@@ -5,10 +5,10 @@ import pytest
 from scipy.special import ndtr
 
 from models import scoring
-from models.distribution import QuantileFunction, Z
 from models.lstm import BehaviourModel, Network
 from models.rivals import persistence_quantiles
 from models.scoring import CRPS_LEVELS, PUBLISHED, crps
+from tests.unit.models.normal import Normal
 
 
 def series(ticks: int, users: int, seed: int = 0) -> Any:
@@ -16,22 +16,6 @@ def series(ticks: int, users: int, seed: int = 0) -> Any:
     values = np.full((ticks, users, 5), np.nan, np.float32)
     values[..., 0] = np.random.default_rng(seed).normal(10, 1, (ticks, users))
     return values
-
-
-class Normal:
-    """Stands for a BehaviourModel that forecasts the true normal(10, 1) of `series`."""
-
-    def initial_state(self, n: int) -> dict[str, Any]:
-        return {}
-
-    def step(self, state: Any, values: Any, *_: Any, tick: int, tick_s: int) -> Any:
-        shape = (len(values), 5, 6)
-        offsets = np.broadcast_to(Z.astype(np.float16), (*shape, 21))
-        return (
-            state,
-            QuantileFunction(np.full(shape, 10, np.float32), np.ones(shape, np.float32), offsets),
-            {},
-        )
 
 
 def score(model: Any, values: Any, saturated: Any = None, start: int = 100, **changes: Any) -> scoring.Scores:

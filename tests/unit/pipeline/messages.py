@@ -1,8 +1,12 @@
-"""Messages as confluent-kafka gives them, made by hand."""
+"""Messages as confluent-kafka gives them, and records to put in them, made by hand."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from pipeline import codec
+from pipeline.codec import Record
+from pipeline.commands import Target, build
+from pipeline.keys import demo_key
 
 NOW_US = 1_700_000_040_000_000  # a whole minute
 TICK_S = 60
@@ -56,3 +60,20 @@ def event(ts: int = NOW_US, user: str = "ann", app: str = "shop", **fields: obje
 
 def watermark(ts: int) -> bytes:
     return codec.encode("watermark", {"ts": ts})
+
+
+def command(epoch: int = 10, desired: int = 3, ref: str = "shop/od-4", **more: Any) -> Record:
+    """A signed command, issued at the end of tick `epoch` of 60 s, good for 300 s."""
+    values: dict[str, Any] = {
+        "plan_id": f"{ref}-{epoch}",
+        "order": 0,
+        "target": Target("local", ref, region="eu"),
+        "desired": desired,
+        "bounds": (0, 8),
+        "epoch": epoch,
+        "issued_tick": epoch,
+        "issued_s": (epoch + 1) * 60.0,
+        "lifetime_s": 300.0,
+        "key": demo_key(),
+    }
+    return build(**values | more)

@@ -15,9 +15,10 @@ from pipeline.actuators.executor import Executor, Stopped
 from pipeline.actuators.provider import Observation, Provider, Result
 from pipeline.actuators.wire import Positions
 from pipeline.codec import encode
-from pipeline.commands import Target, build
+from pipeline.commands import Target
 from pipeline.errors import Rejected, Retryable
 from pipeline.keys import demo_key
+from tests.unit.pipeline.messages import command
 
 KEY = demo_key()
 Answer = Callable[[dict[str, Any], float], Result]
@@ -45,23 +46,6 @@ class Scripted(Provider):
 
     def observe(self, target: Target, now_s: float, since_s: float | None = None) -> Observation:
         return Observation(2, 1, {"cpu": 3.5}, self.generation, command_id=self.command_id, least_ready=1)
-
-
-def command(epoch: int = 10, desired: int = 3, ref: str = "shop/od-4", **more: Any) -> dict[str, Any]:
-    """Issued at the end of tick `epoch` of 60 s, good for 300 s."""
-    values: dict[str, Any] = {
-        "plan_id": f"{ref}-{epoch}",
-        "order": 0,
-        "target": Target("local", ref),
-        "desired": desired,
-        "bounds": (0, 8),
-        "epoch": epoch,
-        "issued_tick": epoch,
-        "issued_s": (epoch + 1) * 60.0,
-        "lifetime_s": 300.0,
-        "key": KEY,
-    }
-    return build(**values | more)
 
 
 def executor(provider: Provider, **more: Any) -> Executor:

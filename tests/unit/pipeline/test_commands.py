@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.codec import decode, encode
-from pipeline.commands import Ledger, Target, build, command_id, final, refusal, sign, signed_bytes, verify
+from pipeline.commands import Ledger, Target, command_id, final, refusal, sign, signed_bytes, verify
 from pipeline.keys import SigningKey, demo_key
+from tests.unit.pipeline import messages
 
 KEY = demo_key()
 OTHER = SigningKey(Ed25519PrivateKey.from_private_bytes(b"another key, for tests only.....".ljust(32)))
@@ -18,20 +19,9 @@ TARGET = Target(provider="local", ref="shop/od-4", region="eu")
 
 
 def command(desired: int = 3, epoch: int = 10, **more: Any) -> dict[str, Any]:
-    """A command of tick `epoch` (60 s), issued at the tick's end and good for 300 s."""
-    values: dict[str, Any] = {
-        "plan_id": f"plan-{epoch}",
-        "order": 0,
-        "target": TARGET,
-        "desired": desired,
-        "bounds": (1, 8),
-        "epoch": epoch,
-        "issued_tick": epoch,
-        "issued_s": (epoch + 1) * 60.0,
-        "lifetime_s": 300.0,
-        "key": KEY,
-    }
-    return build(**values | more)
+    """Of tick `epoch`, for `TARGET`; at least one instance."""
+    values: dict[str, Any] = {"plan_id": f"plan-{epoch}", "target": TARGET, "bounds": (1, 8)}
+    return messages.command(epoch, desired, **values | more)
 
 
 def judge(
