@@ -44,7 +44,7 @@ from pipeline.errors import Poison
 from pipeline.keys import Keyring, keyring
 from pipeline.messages import Position, dead_letter, header_of, letter_key, position_of
 from pipeline.outputs import Outputs
-from pipeline.reading import reader, records, whole
+from pipeline.reading import batch, reader, records, whole
 from pipeline.settings import Settings
 
 BATCH = 1_000  # messages a poll: a plan's commands are a few
@@ -131,9 +131,7 @@ class Actuator:
             Stopped: a provider's call was given up because the process is being stopped.
         """
         arrived: list[tuple[Position, Record]] = []
-        first = self._consumer.poll(timeout_s)
-        # `consume` waits for a whole batch or its timeout; with none it takes what is there.
-        for message in [] if first is None else [first, *self._consumer.consume(BATCH, timeout=0)]:
+        for message in batch(self._consumer, BATCH, timeout_s):
             error = message.error()
             if error is not None:
                 log.warning("kafka", error=error.str())

@@ -111,7 +111,7 @@ class Run:
         trace, window: what is replayed.
         console: for progress.
         speed: event seconds a second; None: as fast as it goes.
-        each: called about twice a second while it runs.
+        each: called after each look at what was published.
         notes: for the end of the page.
     """
 
@@ -187,6 +187,7 @@ class Run:
                 now = time.monotonic()
                 if watch.poll():
                     heard = now
+                self.each(watch, supervisor)
                 if watch.counts["forecasts"] and self.first_forecast_s is None:
                     self.first_forecast_s = now - self.begun_s
                     self._say("first forecast")
@@ -194,7 +195,6 @@ class Run:
                     raise failure[0]
                 if now - polled > 0.5:
                     supervisor.poll()
-                    self.each(watch, supervisor)
                     polled = now
                     done = watch.planned_until(self.apps)
                     if (

@@ -219,7 +219,7 @@ class Ingest:
         self.consumer.subscribe(list(self.names), on_assign=self._assigned, on_revoke=self._revoked)
         try:
             while not stop.is_set():
-                self.step(self.consumer.consume(BATCH, timeout=0.05))
+                self.step(reading.batch(self.consumer, BATCH, 0.05))
         finally:
             self.consumer.close()
 

@@ -37,6 +37,7 @@ def reader(settings: Settings, group: str = "reader", more: Mapping[str, Any] | 
             "isolation.level": "read_committed",
             "auto.offset.reset": "earliest",
             "fetch.message.max.bytes": 4 * 1024 * 1024,
+            "log_level": 0,  # what is wrong is raised, or comes as a message's error
             **(more or {}),
         }
     )
@@ -76,7 +77,7 @@ def read(
     """
     topic = topics.name(logical, settings)
     # The broker holds a fetch at the end back, half a second by default: 1.2 s of a small topic's read, now 0.1 s.
-    more = {"enable.partition.eof": True, "fetch.wait.max.ms": 10, "log_level": 0}  # what is wrong is raised
+    more = {"enable.partition.eof": True, "fetch.wait.max.ms": 10}
     consumer = reader(settings, more=more)
     try:
         if partitions is None:
@@ -121,6 +122,18 @@ def records(settings: Settings, logical: str) -> Iterator[tuple[Message, Record]
     for message in read(settings, logical):
         with suppress(Poison):
             yield message, codec.decode(message.value() or b"")[1]
+
+
+def batch(consumer: Consumer, most: int, timeout_s: float) -> list[Message]:
+    """What is there, at once: `consume` alone waits for a whole batch or its timeout.
+
+    Args:
+        consumer: assigned or subscribed.
+        most: messages.
+        timeout_s: for the first of them.
+    """
+    first = consumer.poll(timeout_s)
+    return [] if first is None else [first, *consumer.consume(most - 1, timeout=0)]
 
 
 def bounds(settings: Settings, logical: str, partition: int) -> tuple[int, int]:

@@ -15,7 +15,7 @@ from models.capacity import Observed, Offer, Policy, validate
 from pipeline import topics
 from pipeline.codec import Codec, Record
 from pipeline.errors import Poison, Unreachable
-from pipeline.reading import POLL_S, reader, whole
+from pipeline.reading import POLL_S, batch, reader, whole
 from pipeline.settings import Settings
 
 VERSIONED = {
@@ -79,7 +79,7 @@ class SideInputs:
 
     def _follow(self) -> None:
         while not self._stop.is_set():
-            for message in self._consumer.consume(1000, timeout=0.05):
+            for message in batch(self._consumer, 1000, 0.05):
                 error, topic = message.error(), message.topic() or ""
                 with self.changed:
                     if error is None:

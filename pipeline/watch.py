@@ -90,7 +90,7 @@ class Watch:
 
     def poll(self, timeout_s: float = 0.2) -> int:
         """Take what has come; say how many messages that was."""
-        messages = self._consumer.consume(500, timeout=timeout_s)
+        messages = reading.batch(self._consumer, 500, timeout_s)
         taken = 0
         for message in messages:
             if message.error() is None:

@@ -24,7 +24,7 @@ from pipeline.state import Agent
 
 SNAPSHOT_IDLE_S = 1.0
 """How often partitions that went quiet are snapshot, and waiting ticks are looked at."""
-FETCH_BYTES = 4 * topics.MESSAGE_BYTES
+FETCH_BYTES = 16 * topics.MESSAGE_BYTES
 """Of one partition in one fetch: some large messages, and not so many small ones that shards drift far apart."""
 
 

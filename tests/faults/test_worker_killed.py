@@ -23,7 +23,7 @@ from pipeline.supervise import Supervisor
 from pipeline.trace import Trace
 from pipeline.watch import Watch
 
-TICKS = 40
+TICKS = 50
 COMPARED = (
     "behaviour.frames",
     "forecasts",
@@ -91,7 +91,7 @@ def test_a_killed_worker_changes_nothing(settings: Settings, folder: Path) -> No
     assert figures["commands"] > 0
     assert figures["dead_letters"] == figures["held"] == figures["late"] == 0
 
-    moments = sorted(random.Random(11).sample(range(3, TICKS - 5), 2))
+    moments = sorted(random.Random(11).sample(range(3, TICKS // 2), 2))
 
     def kill(watch: Watch, supervisor: Supervisor) -> None:
         planned = watch.planned_until(["app-0", "app-1"])
