@@ -3,7 +3,9 @@
 import contextlib
 import hashlib
 import json as jsonlib
+import os
 import shutil
+import sys
 import tempfile
 import threading
 import time
@@ -78,8 +80,15 @@ def demo(
         print(jsonlib.dumps(figures))
     else:
         _show(figures, page)
-    if not headless:
+    if not headless and _has_screen():
         webbrowser.open(page.as_uri())
+
+
+def _has_screen() -> bool:
+    """Whether a browser would have somewhere to open; a text browser would take the terminal over."""
+    return sys.platform in ("darwin", "win32") or any(
+        os.environ.get(n) for n in ("DISPLAY", "WAYLAND_DISPLAY")
+    )
 
 
 def _default_trace() -> traces.Trace:
