@@ -6,6 +6,7 @@ where s began later than t, and whether or not it sent any scenarios here. What 
 last ticks again, the same bytes) is dropped.
 """
 
+from collections import Counter
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -25,6 +26,7 @@ class Barrier:
         planned: the last tick that was planned; None before the first.
         latest: the newest marker's tick, by shard.
         pending: by tick and app, the parts by (shard, part).
+        sent: by tick, what markers say was sent here: (shard, app).
     """
 
     partitions: int
@@ -33,6 +35,8 @@ class Barrier:
     pending: dict[int, dict[str, dict[tuple[int, int], Record]]] = field(
         default_factory=dict[int, dict[str, dict[tuple[int, int], Record]]]
     )
+
+    sent: dict[int, set[tuple[int, str]]] = field(default_factory=dict[int, set[tuple[int, str]]])
 
     def add(self, name: str, record: Record) -> bool:
         """Take a scenario or a marker; False where it is known already."""
@@ -44,6 +48,7 @@ class Barrier:
             if self.latest.get(shard, tick - 1) >= tick:
                 return False
             self.latest[shard] = tick
+            self.sent.setdefault(tick, set()).update((shard, app) for app in record["apps"])
             return True
         parts = apps.setdefault(record["app"], {})
         if (shard, record["part"]) in parts:
@@ -60,10 +65,19 @@ class Barrier:
         return [shard for shard in range(self.partitions) if self.latest.get(shard, tick - 1) < tick]
 
     def pop(self, tick: int) -> dict[str, list[Record]]:
-        """A complete tick's scenarios by app, in the order of shards and parts; it counts as planned."""
+        """A complete tick's scenarios by app, in the order of shards and parts; it counts as planned.
+
+        An app of which something that was sent is not there any more (deleted by retention while no allocator ran)
+        is left out: half of its demand is not its demand.
+        """
         self.planned = tick
-        apps = self.pending.pop(tick)
-        return {app: [apps[app][place] for place in sorted(apps[app])] for app in sorted(apps)}
+        apps, sent = self.pending.pop(tick), self.sent.pop(tick, set())
+        torn = {app for shard, app in sent if not any(place[0] == shard for place in apps.get(app, {}))}
+        for app, parts in apps.items():
+            counts = Counter(shard for shard, _ in parts)
+            if any(counts[shard] != part["of"] for (shard, _), part in parts.items()):
+                torn.add(app)
+        return {app: [apps[app][place] for place in sorted(apps[app])] for app in sorted(apps.keys() - torn)}
 
 
 @dataclass(frozen=True)
