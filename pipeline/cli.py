@@ -108,17 +108,19 @@ def replay(
         read = traces.read(trace)
         window = Window.of(read, settings.tick_s, ticks, since)
         rows = window.select(read)
-        total, items = rows.height, records(rows, read.tick_s)
+        total, items, last = rows.height, records(rows, read.tick_s), window.last
     else:
         if source_prefix is None or source_prefix == settings.prefix:
             raise UsageError("topics replay into others: give --source-prefix, and another --prefix")
         source = settings.model_copy(update={"prefix": source_prefix})
-        total, items = None, window_of_topics(source, since, until, _offsets(offsets))
+        total, items, last = None, window_of_topics(source, since, until, _offsets(offsets)), None
     topics.create(settings)
     columns = (TextColumn("replayed {task.completed:,.0f} records"), BarColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("", total=total)
-        sent = Replayer(settings).run(items, speed, lambda count: progress.update(task, completed=count))
+        sent = Replayer(settings).run(
+            items, speed, lambda count: progress.update(task, completed=count), last
+        )
     facts = {"records": sent, "wall_s": round(time.monotonic() - begun, 3)}
     print(json.dumps(facts) if as_json else f"{sent:,} records in {facts['wall_s']} s")
 

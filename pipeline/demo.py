@@ -178,7 +178,9 @@ class Run:
         def send() -> None:
             try:
                 items = records(self.rows, self.trace.tick_s)
-                Replayer(self.settings).run(items, self.speed, lambda count: setattr(self, "sent", count))
+                Replayer(self.settings).run(
+                    items, self.speed, lambda count: setattr(self, "sent", count), self.window.last
+                )
                 self.replayed_s = time.monotonic() - self.begun_s
             except BaseException as error:  # told by the main thread
                 failure.append(error)

@@ -204,6 +204,7 @@ class Replayer:
         items: Iterator[Item],
         speed: float | None = None,
         progress: Callable[[int], None] = lambda _: None,
+        last: int | None = None,
     ) -> int:
         """Publish everything; return the number of records.
 
@@ -211,6 +212,7 @@ class Replayer:
             items: in the order of time.
             speed: event seconds a wall second; None: as fast as it goes.
             progress: called after each tick with the number of records so far.
+            last: tick up to which watermarks go on after the last item; None: its own.
 
         Raises:
             Unreachable: something was not delivered.
@@ -222,19 +224,24 @@ class Replayer:
         begun, start_us = self.clock(), tick * self.tick_us
         headers = self._headers(tick)
         self._watermarks(start_us, headers)
+
+        def advance() -> None:
+            nonlocal tick, headers
+            tick += 1
+            self._watermarks(tick * self.tick_us, headers)
+            progress(self.sent)
+            if speed is not None:
+                self.sleep(max(0.0, begun + (tick * self.tick_us - start_us) / 1e6 / speed - self.clock()))
+            headers = self._headers(tick)
+
         for item in self._chain(first, items):
             while item.ts_us >= (tick + 1) * self.tick_us:
-                tick += 1
-                self._watermarks(tick * self.tick_us, headers)
-                progress(self.sent)
-                if speed is not None:
-                    self.sleep(
-                        max(0.0, begun + (tick * self.tick_us - start_us) / 1e6 / speed - self.clock())
-                    )
-                headers = self._headers(tick)
+                advance()
             number = partition_of(item.key, self.settings.partitions)
             self.outputs.send(item.topic, item.value, key=item.key, partition=number, headers=headers)
             self.sent += 1
+        while last is not None and tick < last:
+            advance()
         self._watermarks((tick + 1) * self.tick_us + self.settings.lateness_s * 1_000_000, headers)
         self.outputs.flush()
         progress(self.sent)

@@ -14,7 +14,7 @@ from pipeline.client import connection
 from pipeline.codec import decode
 from pipeline.identity import partition_of
 from pipeline.ingest import Ingest
-from pipeline.replay import Replayer, window_of_topics
+from pipeline.replay import Item, Replayer, window_of_topics
 from pipeline.settings import Settings
 from tests.unit.pipeline.messages import event, metric, watermark
 
@@ -192,3 +192,13 @@ def test_a_window_of_topics_replays_to_the_same_frames(settings: Settings) -> No
     assert content(target) == content(source)
     part = window_of_topics(source, offsets=(0, 3))
     assert sum(1 for _ in part) <= 8
+
+
+def test_a_replay_goes_on_to_the_end_of_its_window_where_a_trace_is_sparse(settings: Settings) -> None:
+    topics.create(settings)
+    settings = settings.model_copy(update={"event_time": True, "tick_s": 10})
+    items = iter([Item(50_000_000, "telemetry.metrics", "shop/ann", metric(50_000_000))])
+    assert Replayer(settings).run(items, last=9) == 1
+    run_until(settings, lambda: end_of(settings, "behaviour.frames") >= 20)
+    ticks = sorted((frame["shard"], frame["tick"]) for frame in records_of(settings, "behaviour.frames"))
+    assert ticks == [(shard, tick) for shard in range(4) for tick in range(5, 10)]
