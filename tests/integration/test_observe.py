@@ -90,8 +90,9 @@ def test_this_machine_as_it_is_passes_ingest(there: Settings) -> None:
         time.sleep(seconds)
         return next(ends)
 
-    done = publish(there, "host", 0.4, 8, wait)
-    assert done.records == 4 * 9
+    # One command and SHARED: how many more a machine runs is not given, this test's own is.
+    done = publish(there, "host", 0.4, 1, wait)
+    assert done.records == 4 * 2
     records = [
         codec.decode(message.value() or b"")[1] for message in reading.read(there, "telemetry.metrics")
     ]
