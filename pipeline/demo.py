@@ -141,7 +141,7 @@ class Run:
         self.begun_s = time.monotonic()
         self.sent = 0
         self.first_forecast_s: float | None = None
-        self.replayed_s = self.planned_s = 0.0
+        self.planned_s = 0.0
 
     def go(self, page: Path, out: Path | None) -> dict[str, Any]:
         """Run it; write the page and the files; return the figures."""
@@ -181,7 +181,6 @@ class Run:
                 Replayer(self.settings).run(
                     items, self.speed, lambda count: setattr(self, "sent", count), self.window.last
                 )
-                self.replayed_s = time.monotonic() - self.begun_s
             except BaseException as error:  # told by the main thread
                 failure.append(error)
 

@@ -2,11 +2,9 @@
 
 from pathlib import Path
 
-import models
+from models.lstm import RELEASED
 from pipeline.errors import UsageError
 from pipeline.settings import Settings
-
-FOLDER = Path(models.__file__).parent / "released"
 
 
 def folder(settings: Settings) -> Path:
@@ -16,11 +14,11 @@ def folder(settings: Settings) -> Path:
         UsageError: there is none.
     """
     if settings.model is not None:
-        for candidate in (Path(settings.model), FOLDER / settings.model):
+        for candidate in (Path(settings.model), RELEASED / settings.model):
             if (candidate / "model.json").is_file():
                 return candidate
         raise UsageError(f"no model {settings.model!r}: neither a folder with model.json nor a released one")
-    found = sorted(path.parent for path in FOLDER.glob("*/model.json"))
+    found = sorted(path.parent for path in RELEASED.glob("*/model.json"))
     if not found:
         raise UsageError("no model is released: `leadtime train` makes one")
     return found[-1]
