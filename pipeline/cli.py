@@ -18,6 +18,7 @@ from pipeline.broker import broker, cluster
 from pipeline.client import reachable
 from pipeline.demo import demo
 from pipeline.errors import UsageError
+from pipeline.evaluate import evaluate
 from pipeline.explain import explain
 from pipeline.keys import signing_key
 from pipeline.observe import observe
@@ -25,7 +26,7 @@ from pipeline.options import AsJson, Bootstrap, Prefix, Speed
 from pipeline.settings import load
 from pipeline.stages import run
 from pipeline.supervise import STAGES, Supervisor
-from pipeline.train import evaluate, train
+from pipeline.train import train
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
 for command in (

@@ -1,10 +1,8 @@
-"""`leadtime train` and `leadtime evaluate`: fit and score the behaviour model on trace files."""
+"""`leadtime train`: fit the behaviour model on trace files and score it on users and time held out."""
 
 from __future__ import annotations
 
 import hashlib
-import json as jsonlib
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,16 +10,13 @@ from typing import Annotated, Any, Final
 
 import numpy as np
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
 from models import calibration, scoring, series, synthetic, training
 from models.features import DAY_S
-from models.lstm import DEFAULT_MODEL, BehaviourModel
+from models.lstm import BehaviourModel
 from models.series import Series
 from pipeline import trace
-from pipeline.errors import UsageError
+from pipeline.display import progress, tell
 
 LATER_S: Final = (
     14 * DAY_S
@@ -134,7 +129,7 @@ def train(
     for population in SYNTHETIC:
         fit += simulated(*population)
     end = time.monotonic() + 60 * minutes
-    with _progress("updates") as bar:
+    with progress("updates") as bar:
         task = bar.add_task("training", total=updates, note="")
 
         def show(done: int, _total: int, loss: float, best: float) -> None:
@@ -165,49 +160,7 @@ def train(
             name = f"{source.path.name}, {source.panel.tick_s} s"
             model.facts["scores"][name] = {"summary": scores.summary(), "by_metric_and_step": scores.table()}
     model.save(out)
-    _tell(model.facts, json)
-
-
-def evaluate(
-    trace_file: Annotated[Path, typer.Option("--trace", help="Trace file, Parquet or CSV.")],
-    model: Annotated[Path, typer.Option(help="Folder of the model.")] = DEFAULT_MODEL,
-    tick_s: Annotated[int | None, typer.Option(help="Tick length; by default the trace's interval.")] = None,
-    json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
-) -> None:
-    """Score a model over a whole trace, causally, beside persistence; the first day warms both up."""
-    behaviour = _open(model)
-    panel = trace.to_panel(trace.read(trace_file), tick_s)
-    ticks = len(panel.ticks)
-    with _progress("ticks") as bar:
-        task = bar.add_task("evaluating", total=ticks, note="")
-        scores = scoring.evaluate(
-            behaviour,
-            panel.values,
-            panel.events,
-            panel.saturated,
-            panel.users,
-            first_tick=int(panel.ticks[0]),
-            tick_s=panel.tick_s,
-            score_from=min(DAY_S // panel.tick_s, ticks // 4),
-            progress=lambda done, _: bar.update(task, completed=done),
-        )
-    _tell(
-        {
-            "trace": str(trace_file),
-            "model_id": behaviour.model_id,
-            "tick_s": panel.tick_s,
-            "by_metric_and_step": scores.table(),
-            **scores.summary(),
-        },
-        json,
-    )
-
-
-def _open(path: Path) -> BehaviourModel:
-    try:
-        return BehaviourModel.load(path)
-    except ValueError as error:
-        raise UsageError(str(error)) from error
+    tell(model.facts, json)
 
 
 def _score(model: BehaviourModel, source: Source) -> scoring.Scores | None:
@@ -283,38 +236,3 @@ def _origin(path: Path, sources: list[Source]) -> dict[str, Any]:
             for source in sources
         ],
     }
-
-
-def _progress(unit: str) -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.completed}/{task.total} " + unit),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
-        console=Console(stderr=True),
-    )
-
-
-def _tell(facts: dict[str, Any], json: bool) -> None:
-    """One JSON object, or the same for people."""
-    if json:
-        sys.stdout.write(jsonlib.dumps(facts) + "\n")
-        return
-    console = Console()
-    for name, value in facts.items():
-        if name == "by_metric_and_step":
-            console.print(_table(value))
-        elif name == "scores":
-            for title, score in value.items():
-                console.print(_table(score["by_metric_and_step"], title))
-                console.print(score["summary"])
-        elif not isinstance(value, (dict, list)):
-            console.print(f"{name}: {value:.4g}" if isinstance(value, float) else f"{name}: {value}")
-
-
-def _table(rows: list[dict[str, Any]], title: str | None = None) -> Table:
-    table = Table(*(rows[0] if rows else ()), title=title)
-    for row in rows:
-        table.add_row(*(f"{value:.3f}" if isinstance(value, float) else str(value) for value in row.values()))
-    return table

@@ -13,13 +13,14 @@ from models.series import held_out
 from models.synthetic import columns, population
 from pipeline import train as module
 from pipeline.errors import UsageError
+from pipeline.evaluate import evaluate
 
 
 @pytest.fixture(scope="module")
 def command() -> typer.Typer:
     app = typer.Typer()
     app.command("train")(module.train)
-    app.command("evaluate")(module.evaluate)
+    app.command("evaluate")(evaluate)
     return app
 
 
@@ -98,6 +99,6 @@ def test_evaluate_for_people_is_a_table(
 
 def test_what_cannot_be_evaluated_is_said(trace_file: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="holds no model"):
-        module.evaluate(trace_file, tmp_path)
+        evaluate(trace_file, tmp_path)
     with pytest.raises(UsageError, match="no such file"):
         module.load(tmp_path / "none.csv")
