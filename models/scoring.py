@@ -1,130 +1,68 @@
-"""Scores of forecasts, as SCORING defines them, for one causal pass over a trace beside persistence."""
+"""One causal pass of the streaming step over a trace, scored beside rivals as SCORING defines it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtri
 
-from models import rivals
-from models.distribution import QuantileFunction
-from models.features import DAY_S, METRICS, STEPS, horizon_steps
+from models.distribution import LEVELS as GRID
+from models.distribution import Z_MAX, Z_STEP, QuantileFunction
+from models.features import DAY_S, horizon_steps
 from models.lstm import BehaviourModel
+from models.rivals import Rival
+from models.rivals.residual import persistence
+from models.scores import BOUND, BOUND_LEVELS, CRPS_LEVELS, HELD_LEVELS, LEVELS, Scores, Sums
 
-CRPS_LEVELS: Final = np.arange(1, 100) / 100
-# levels swept for slack at the same realised rate
-BOUND_LEVELS: Final = np.array(
-    [0.9, 0.95, 0.97, 0.98, 0.985, 0.99, 0.993, 0.995, 0.997, 0.998, 0.999, 0.9995]
-)
-PUBLISHED: Final = int(np.flatnonzero(BOUND_LEVELS == 0.99)[0])
-RIVAL_WINDOW_S: Final = 7 * DAY_S
-RIVAL_REFRESH_S: Final = 3 * 3_600  # 1/56 of the window: finer changes no figure and costs the sort each time
-RIVAL_FLOOR: Final = 1e-3  # of the user's mean |y|
-REPEATS: Final = 0.95  # users with a larger share of exact repeats have no upper limit on coverage
-BLOCK: Final = 256  # ticks scored at once: 99 levels × 256 × 125 users × 4 bytes = 13 MB
+BLOCK: Final = 288  # forecasts of a user scored at once: 117 levels × 288 × 125 users × 4 bytes = 17 MB
+MOST_DAYS: Final = 100  # of a longer window, more days than one are summed together
+
+_CRPS: Final = np.searchsorted(LEVELS, CRPS_LEVELS)
+_BOUNDS: Final = np.searchsorted(LEVELS, BOUND_LEVELS)
+_LOW, _HIGH, _BOUND = (int(i) for i in np.searchsorted(LEVELS, [0.025, 0.975, BOUND]))
+_EDGES: Final = np.concatenate([[0.0], LEVELS, [1.0]])
+_POSITION: Final = np.clip((ndtri(LEVELS) + Z_MAX) / Z_STEP, 0, GRID - 1)
+_LEFT: Final = np.minimum(_POSITION.astype(int), GRID - 2)
+_SHARE: Final = (_POSITION - _LEFT).astype(np.float32)
+
+Array = NDArray[np.float32]
 
 
 def crps(quantiles: NDArray[np.floating[Any]], y: NDArray[np.floating[Any]]) -> NDArray[np.floating[Any]]:
     """Twice the mean pinball loss over the 99 levels: quantiles (99, ...), y (...)."""
-    error = y - quantiles
-    levels = CRPS_LEVELS.reshape(-1, *[1] * y.ndim).astype(np.float32)
-    return 2 * np.maximum(levels * error, (levels - 1) * error).mean(0)
+    over = quantiles - y
+    tilted = np.tensordot(CRPS_LEVELS.astype(over.dtype), over, 1)
+    return 2 * (np.maximum(over, 0, out=over).sum(0) - tilted) / len(CRPS_LEVELS)
 
 
-@dataclass(frozen=True)
-class Scores:
-    """Sums over scored ticks, each (user, metric, step); (bound, user, metric, step) for the swept bounds."""
+def quantiles_of(forecast: QuantileFunction) -> Array:
+    """Values at LEVELS, (level, ...): `QuantileFunction.at` without a gather for each element."""
+    offsets = np.moveaxis(forecast.offsets, -1, 0).astype(np.float32)
+    left, right = offsets[_LEFT], offsets[_LEFT + 1]
+    share = _SHARE.reshape(-1, *[1] * forecast.location.ndim)
+    out = np.minimum(left + share * (right - left), right, out=left)
+    out *= forecast.scale
+    out += forecast.location
+    return np.maximum(out, 0, out=out)
 
-    users: list[str]
-    count: NDArray[np.float64]
-    sum_y: NDArray[np.float64]
-    repeats: NDArray[np.float64]
-    censored: NDArray[np.float64]
-    crps: NDArray[np.float64]
-    rival_crps: NDArray[np.float64]
-    covered: NDArray[np.float64]
-    inside: NDArray[np.float64]
-    held: NDArray[np.float64]
-    slack: NDArray[np.float64]
-    rival_held: NDArray[np.float64]
-    rival_slack: NDArray[np.float64]
 
-    @classmethod
-    def zeros(cls, users: list[str]) -> Scores:
-        """Nothing scored yet."""
-        shape = (len(users), len(METRICS), STEPS)
-        bounds = (len(BOUND_LEVELS), *shape)
-        return cls(users, *(np.zeros(shape) for _ in range(8)), *(np.zeros(bounds) for _ in range(4)))
+def pit_of(quantiles: Array, y: Array, u: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Randomised PIT of y (...) in quantiles (level, ...) at LEVELS, exact as to which levels it is below.
 
-    def crps_ratio(self) -> NDArray[np.float64]:
-        """Per user, metric and step: CRPS over the rival's; NaN where nothing was scored or all is zero."""
-        n = np.maximum(self.count, 1)
-        floor = RIVAL_FLOOR * self.sum_y / n
-        scored = (self.count > 0) & (self.sum_y > 0)
-        return np.where(
-            scored, self.crps / n / np.where(scored, np.maximum(self.rival_crps / n, floor), 1), np.nan
-        )
-
-    def table(self) -> list[dict[str, Any]]:
-        """One row per metric and step that was scored; slack_matched is None where no swept level holds 99 %."""
-        ratio = self.crps_ratio()
-        rows: list[dict[str, Any]] = []
-        for m, metric in enumerate(METRICS):
-            for k in range(STEPS):
-                n, mine = self.count[:, m, k].sum(), ratio[:, m, k]
-                if not n or np.isnan(mine).all():
-                    continue
-                bounds = {
-                    name: (held[:, :, m, k].sum(1) / n, slack[:, :, m, k].sum(1) / self.sum_y[:, m, k].sum())
-                    for name, held, slack in (
-                        ("", self.held, self.slack),
-                        ("rival_", self.rival_held, self.rival_slack),
-                    )
-                }
-                row: dict[str, Any] = {
-                    "metric": metric,
-                    "step": k + 1,
-                    "crps_ratio": float(np.exp(np.nanmean(np.log(np.maximum(mine, 1e-9))))),
-                    "users_worse_than_rival": float((mine > 1).sum() / (~np.isnan(mine)).sum()),
-                    "coverage_95": float(self.covered[:, m, k].sum() / n),
-                    "inside_95": float(self.inside[:, m, k].sum() / n),
-                }
-                for name, (held, slack) in bounds.items():
-                    row[f"{name}bound_99"] = float(held[PUBLISHED])
-                    row[f"{name}slack_99"] = float(slack[PUBLISHED])
-                    within = held[0] <= 0.99 <= held[-1]
-                    row[f"{name}slack_matched"] = float(np.interp(0.99, held, slack)) if within else None
-                rows.append(row)
-        return rows
-
-    def summary(self) -> dict[str, float | int]:
-        """Whole-trace figures: see SCORING; coverage limits are over metrics and steps."""
-        ratio, rows = self.crps_ratio(), self.table()
-        coverage = [float(row["coverage_95"]) for row in rows]
-        n = self.count.sum()
-        if not rows:
-            return {"users": 0, "ticks": 0, "excluded": len(self.users)}
-        by_user = self.covered.sum((1, 2)) / np.maximum(self.count.sum((1, 2)), 1)
-        still = self.repeats.sum((1, 2)) > REPEATS * self.count.sum((1, 2))
-        scored = ~np.isnan(ratio).all((1, 2))
-        fine = (by_user >= 0.92) & ((by_user <= 0.98) | still)
-        return {
-            "crps_ratio": float(np.exp(np.nanmean(np.log(np.maximum(ratio, 1e-9))))),
-            "coverage_95": float(self.covered.sum() / n),
-            "coverage_95_min": min(coverage),
-            "coverage_95_max": max(coverage),
-            "users_covered_92_to_98": float(fine[scored].mean()),
-            "bound_99": float(self.held[PUBLISHED].sum() / n),
-            "rival_bound_99": float(self.rival_held[PUBLISHED].sum() / n),
-            "users": int(scored.sum()),
-            "ticks": int(self.count.max()),
-            "excluded": int((~scored).sum()),
-            "censored": int(self.censored.sum()),
-        }
+    Between two levels, and from end to end of a flat part at y, u in [0, 1) says where. A flat part ends half way
+    to the next level, or at 0 or 1 beyond the last.
+    """
+    below, upto = (quantiles < y).sum(0), (quantiles <= y).sum(0)
+    middle = (_EDGES[1:] + _EDGES[:-1]) / 2
+    middle[0], middle[-1] = 0, 1
+    tied = upto > below
+    low = np.where(tied, middle[below], _EDGES[below])
+    high = np.where(tied, middle[upto], _EDGES[upto + 1 - tied])
+    return low + u * (high - low)
 
 
 def forecasts(
@@ -155,56 +93,72 @@ def evaluate(
     first_tick: int,
     tick_s: int,
     score_from: int,
+    rivals: Sequence[Rival] = (),
+    every: int = 1,
     seed: int = 0,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Scores:
-    """Score one causal pass of the streaming step beside persistence; the model's forecasts as published.
+    """Score one causal pass of the streaming step beside rivals, on the ticks that all of them forecast.
 
     Args:
         model: the model to score.
         values: (tick, user, 5), NaN where absent; `events` (tick, user, 4) and `saturated` (tick, user, 5).
         events: rates in 1/s.
-        saturated: such targets are counted as censored and not scored.
+        saturated: such targets are counted as censored and scored apart.
         users: (user) names.
         first_tick: number of the first tick.
         tick_s: tick length in seconds.
         score_from: forecasts made before this row warm up the state and are not scored.
+        rivals: of these values; persistence where none is given.
+        every: score the forecasts of every so many ticks.
         seed: of the randomised PIT.
         progress: called with (ticks done, ticks).
     """
-    scores = Scores.zeros(users)
+    rivals = rivals or [persistence(values, tick_s=tick_s)]
     rng = np.random.default_rng(seed)
-    steps = horizon_steps(tick_s)
-    block: list[QuantileFunction] = []
+    total, length = len(values), DAY_S // tick_s
+    day = (first_tick + np.arange(total)) // max(1, length)
+    days = day - day[min(score_from, total - 1)]
+    merged = max(1, math.ceil((int(days[-1]) + 1) / MOST_DAYS))
+    scores = Scores.zeros(users, int(days[-1]) // merged + 1, [rival.name for rival in rivals])
+    measured = np.flatnonzero(~np.isnan(values).all((0, 1)))
+    pending: list[QuantileFunction] = []
     start = score_from
-    total = len(values)
-    stream = forecasts(model, values, events, saturated, first_tick=first_tick, tick_s=tick_s)
-    for t, forecast in enumerate(stream):
-        if t >= score_from:
-            block.append(forecast)
-        if block and (len(block) == BLOCK or t == total - 1):
-            for m in range(len(METRICS)):
-                for k, step in enumerate(steps):
-                    _score(
-                        scores,
-                        _part(block, m, k),
-                        values[..., m],
-                        saturated[..., m],
-                        start,
-                        step,
-                        m,
-                        k,
-                        tick_s,
-                        rng,
-                    )
-            start, block = t + 1, []
+    for t, forecast in enumerate(
+        forecasts(model, values, events, saturated, first_tick=first_tick, tick_s=tick_s)
+    ):
+        if t >= score_from and (t - score_from) % every == 0:
+            start = start if pending else t
+            pending.append(forecast)
+        ends = t == total - 1 or days[t + 1] // merged != days[t] // merged
+        if pending and (ends or len(pending) == BLOCK):
+            rows = range(start, start + every * len(pending), every)
+            block = int(days[start]) // merged
+            scores.ticks[block] += len(rows)
+            for m in measured:
+                part = _part(pending, int(m))
+                for k, step in enumerate(horizon_steps(tick_s)):
+                    n = len(range(rows.start, min(rows.stop, total - step), every))
+                    if n:
+                        _score(
+                            scores,
+                            part[:n, :, k],
+                            rivals,
+                            values[..., m],
+                            saturated[..., m],
+                            rows[:n],
+                            step,
+                            (block, int(m), k),
+                            rng,
+                        )
+            pending = []
         progress(t + 1, total)
     return scores
 
 
-def _part(block: list[QuantileFunction], m: int, k: int) -> QuantileFunction:
-    """(tick, user) of one metric and step."""
-    parts = [forecast[:, m, k] for forecast in block]
+def _part(forecasts: list[QuantileFunction], m: int) -> QuantileFunction:
+    """(tick, user, step) of one metric."""
+    parts = [forecast[:, m] for forecast in forecasts]
     return QuantileFunction(
         np.stack([p.location for p in parts]),
         np.stack([p.scale for p in parts]),
@@ -215,48 +169,54 @@ def _part(block: list[QuantileFunction], m: int, k: int) -> QuantileFunction:
 def _score(
     scores: Scores,
     forecast: QuantileFunction,
+    rivals: Sequence[Rival],
     values: NDArray[np.float32],
     saturated: NDArray[np.bool_],
-    start: int,
+    rows: range,
     step: int,
-    m: int,
-    k: int,
-    tick_s: int,
+    at: tuple[int, int, int],
     rng: np.random.Generator,
 ) -> None:
-    """Add the forecasts (tick, user) of one metric and step made from row `start`, where a target exists."""
-    n = min(forecast.shape[0], len(values) - start - step)
-    if n <= 0 or np.isnan(values).all():
-        return
-    forecast, rows = forecast[:n], range(start, start + n)
-    y, hit = values[start + step : start + step + n], saturated[start + step : start + step + n]
-    rival = rivals.persistence_quantiles(
-        values,
-        rows,
-        step,
-        np.concatenate([CRPS_LEVELS, BOUND_LEVELS]),
-        window=RIVAL_WINDOW_S // tick_s,
-        refresh=max(1, RIVAL_REFRESH_S // tick_s),
-    )
-    usable = ~np.isnan(y) & ~np.isnan(forecast.location) & ~np.isnan(rival[0])
-    scores.censored[:, m, k] += (usable & hit).sum(0)
-    ok = usable & ~hit
+    """Add the forecasts (row, user) of one metric made at `rows`, all with a target, to block, metric and step."""
+    block, m, k = at
+    targets = np.array(rows) + step
+    y, hit = values[targets], saturated[targets]
+    theirs = [rival.quantiles(m, rows, step, LEVELS) for rival in rivals]
+    usable = ~np.isnan(y) & ~np.isnan(forecast.location)
+    for quantiles in theirs:
+        usable &= ~np.isnan(quantiles[0])
+    ok, censored = usable & ~hit, usable & hit
 
-    def add(total: NDArray[np.float64], amount: Any) -> None:
-        total[..., m, k] += np.where(ok, amount, 0).sum(-2, dtype=np.float64)
+    def add(total: NDArray[np.float32], amount: Any, of: NDArray[np.bool_] = ok) -> None:
+        total[block, ..., m, k] += np.where(of, amount, 0).sum(-2, dtype=np.float64)
 
     add(scores.count, 1)
-    add(scores.sum_y, y)
-    add(scores.repeats, y == values[start + step - 1 : start + step - 1 + n])
-    add(scores.crps, crps(forecast.at(ndtri(CRPS_LEVELS)[:, None, None]), y))
-    add(scores.rival_crps, crps(rival[: len(CRPS_LEVELS)], y))
-    pit = forecast.pit(y, rng.random(y.shape))
-    lo, hi = forecast.interval()
-    add(scores.covered, (pit >= 0.025) & (pit <= 0.975))
-    add(scores.inside, (lo <= y) & (y <= hi))
-    bounds = forecast.at(ndtri(BOUND_LEVELS)[:, None, None])
-    add(scores.held, pit <= BOUND_LEVELS[:, None, None])
-    add(scores.slack, np.maximum(bounds - y, 0))
-    theirs = rival[len(CRPS_LEVELS) :]
-    add(scores.rival_held, y <= theirs)
-    add(scores.rival_slack, np.maximum(theirs - y, 0))
+    add(scores.censored, 1, censored)
+    add(scores.sum_y, np.abs(y))
+    add(scores.repeats, y == values[targets - 1])
+    u = rng.random(y.shape)
+    mine = quantiles_of(forecast)
+    # the model's own PIT knows where a flat part ends between two levels
+    todo = [(scores.model, mine, forecast.pit(y, u))]
+    todo += [(scores.rivals[r.name], q, pit_of(q, y, u)) for r, q in zip(rivals, theirs, strict=True)]
+    for sums, quantiles, pit in todo:
+        _add(add, sums, quantiles, pit, y, censored)
+
+
+def _add(
+    add: Callable[..., None],
+    sums: Sums,
+    quantiles: Array,
+    pit: NDArray[np.floating[Any]],
+    y: Array,
+    censored: NDArray[np.bool_],
+) -> None:
+    """One forecaster's amounts: quantiles (level, row, user) at LEVELS, its PIT and y (row, user)."""
+    loss = crps(quantiles[_CRPS], y)
+    add(sums.crps, loss)
+    add(sums.covered, (pit >= LEVELS[_LOW]) & (pit <= LEVELS[_HIGH]))
+    add(sums.inside, (quantiles[_LOW] <= y) & (y <= quantiles[_HIGH]))
+    add(sums.held, pit <= HELD_LEVELS[:, None, None])
+    add(sums.slack, np.maximum(quantiles[_BOUNDS] - y, 0))
+    add(sums.censored_crps, loss, censored)
+    add(sums.censored_held, y <= quantiles[_BOUND], censored)

@@ -2,12 +2,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from scipy.special import ndtr
+from scipy.special import ndtr, ndtri
 
 from models import scoring
+from models.distribution import QuantileFunction
 from models.lstm import BehaviourModel, Network
-from models.rivals import persistence_quantiles
-from models.scoring import CRPS_LEVELS, PUBLISHED, crps
+from models.scores import CRPS_LEVELS, LEVELS
+from models.scoring import crps
 from tests.unit.models.normal import Normal
 
 
@@ -42,19 +43,28 @@ def test_crps_is_twice_the_mean_pinball_loss() -> None:
 def test_a_perfect_forecast_is_calibrated() -> None:
     scores = score(Normal(), series(3000, 4))
     (row, *_) = scores.table()
+    theirs = row["rivals"]["persistence"]
     n = 4 * 2899
     # standard errors with n = 11,600: 0.95 ± 0.002, 0.99 ± 0.0009; three of them
     assert row["coverage_95"] == pytest.approx(0.95, abs=0.006)
     assert row["bound_99"] == pytest.approx(0.99, abs=0.003)
-    assert scores.count[:, 0, 0].sum() == n
+    assert row["samples"] == scores.count[..., 0, 0].sum() == n
     # CRPS of N(0,1) is 1/sqrt(pi) = 0.564 (0.559 over the 99 levels); persistence errs by N(0, 2)
-    assert (scores.crps[:, 0, 0] / scores.count[:, 0, 0]).mean() == pytest.approx(0.56, abs=0.02)
-    assert row["crps_ratio"] == pytest.approx(1 / np.sqrt(2), abs=0.02)
+    assert row["crps"] == pytest.approx(0.56, abs=0.02)
+    assert row["crps_ratio"]["persistence"] == pytest.approx(1 / np.sqrt(2), abs=0.02)
+    assert theirs["coverage_95"] == pytest.approx(0.95, abs=0.01)
     # slack: E(12.326 - x)+ = 2.33 over a mean of 10
     assert row["slack_99"] == pytest.approx(0.233, abs=0.005)
+    # at the same realised 99 % persistence, whose error is wider by sqrt(2), needs about that much more
+    assert row["slack_99_matched"] == pytest.approx(0.233, abs=0.02)
+    assert row["slack_ratio"]["persistence"] == pytest.approx(1 / np.sqrt(2), abs=0.06)
+    assert row["reliability"]["realised"] == pytest.approx(row["reliability"]["nominal"], abs=0.015)
     summary = scores.summary()
     assert (summary["users"], summary["excluded"]) == (4, 0)
-    assert summary["users_covered_92_to_98"] == 1
+    assert summary["users_within_92_98"] == 1
+    assert summary["coverage_95_min"] <= summary["coverage_95"] <= summary["coverage_95_max"]
+    low, high = summary["intervals_95"]["coverage_95"]
+    assert 0.94 < low < summary["coverage_95"] < high < 0.96
 
 
 def test_sharper_or_wider_than_the_truth_shows_in_coverage() -> None:
@@ -76,8 +86,13 @@ def test_censored_targets_are_counted_and_not_scored() -> None:
     saturated = np.zeros(values.shape, bool)
     saturated[200:250] = True
     whole, part = score(Normal(), values), score(Normal(), values, saturated)
-    assert part.censored[0, 0].tolist() == [50] * 6
-    assert (whole.count - part.count)[0, 0].tolist() == [50] * 6
+    assert part.censored.sum(0)[0, 0].tolist() == [50] * 6
+    assert (whole.count - part.count).sum(0)[0, 0].tolist() == [50] * 6
+    row, without = part.table()[0], whole.table()[0]
+    assert (row["censored"], without["censored"], without["censored_crps"]) == (50, 0, None)
+    both = row["crps"] * row["samples"] + row["censored_crps"] * 50
+    assert both == pytest.approx(without["crps"] * without["samples"], rel=1e-5)
+    assert row["censored_bound_99"] == pytest.approx(0.99, abs=0.05)
 
 
 def test_nothing_to_score() -> None:
@@ -89,9 +104,44 @@ def test_blocks_and_seeds_do_not_change_sums(monkeypatch: pytest.MonkeyPatch) ->
     a = score(Normal(), values)
     monkeypatch.setattr(scoring, "BLOCK", 77)
     b = score(Normal(), values)
-    np.testing.assert_allclose(a.crps, b.crps, rtol=1e-6)
-    np.testing.assert_allclose(a.rival_slack, b.rival_slack, rtol=1e-6)
-    assert PUBLISHED == 5
+    np.testing.assert_allclose(a.model.crps, b.model.crps, rtol=1e-5)
+    np.testing.assert_allclose(a.rivals["persistence"].slack, b.rivals["persistence"].slack, rtol=1e-5)
+
+
+def test_a_block_is_a_day_and_only_every_so_many_ticks_are_scored() -> None:
+    scores = score(Normal(), series(700, 1), every=10)
+    # rows 100 to 287 are of the first day, to 575 of the second
+    assert scores.ticks.tolist() == [19, 29, 12]
+    # five targets of the last forecast, at row 690, are in the trace, and one of step 10 would not be
+    assert scores.count[:, 0, 0].tolist() == [[19] * 6, [29] * 6, [12] * 6]
+
+
+def test_pit_of_quantiles() -> None:
+    quantiles = np.linspace(0, 10, len(LEVELS), dtype=np.float32)[:, None]
+    i = int(np.flatnonzero(LEVELS == 0.5)[0])
+    between = (quantiles[i] + quantiles[i + 1]) / 2
+    assert scoring.pit_of(quantiles, between, np.zeros(1))[0] == 0.5
+    assert scoring.pit_of(quantiles, between, np.full(1, 0.5))[0] == pytest.approx(0.505)
+    assert scoring.pit_of(quantiles, np.full(1, 11, np.float32), np.zeros(1))[0] == LEVELS[-1]
+    # zero up to the median: a zero may lie anywhere below it
+    quantiles[: i + 1] = 0
+    pit = scoring.pit_of(np.tile(quantiles, 1000), np.zeros(1000, np.float32), np.arange(1000) / 1000)
+    assert pit[0] == 0
+    assert (pit <= 0.25).mean() == pytest.approx(0.25 / 0.505, abs=0.002)
+
+
+def test_quantiles_are_those_of_the_forecast() -> None:
+    rng = np.random.default_rng(0)
+    offsets = np.sort(rng.normal(0, 2, (3, 2, 21)), axis=-1).astype(np.float16)
+    forecast = QuantileFunction(
+        rng.random((3, 2), np.float32) * 3, rng.random((3, 2), np.float32) + 0.1, offsets
+    )
+    levels = ndtri(LEVELS)[:, None, None].astype(np.float32)
+    np.testing.assert_allclose(scoring.quantiles_of(forecast), forecast.at(levels), rtol=1e-4, atol=1e-5)
+    # a flat part is flat to the bit, at the value of the grid: a tie with the last value is seen
+    offsets[..., 5:12] = offsets[..., 5:6]
+    flat = scoring.quantiles_of(forecast)[(LEVELS > 0.05) & (LEVELS < 0.6)]
+    np.testing.assert_array_equal(flat, np.tile(np.maximum(forecast.grid()[..., 5], 0), (len(flat), 1, 1)))
 
 
 def test_one_pass_of_the_network_is_causal() -> None:
@@ -107,34 +157,3 @@ def test_one_pass_of_the_network_is_causal() -> None:
     for t in range(30):
         np.testing.assert_array_equal(a[t].location, b[t].location)
     assert not np.array_equal(a[30].location, b[30].location, equal_nan=True)
-
-
-def test_persistence_with_residual_quantiles() -> None:
-    values = np.cumsum(np.ones((100, 2), np.float32), axis=0)  # rises by one per tick
-    values[:, 1] = np.nan
-    out = persistence_quantiles(values, range(50, 60), 3, np.array([0.1, 0.5]), window=40, refresh=10)
-    assert out.shape == (2, 10, 2)
-    # last value t + 1 plus residuals that are all 3
-    np.testing.assert_allclose(out[:, :, 0], np.tile(np.arange(54.0, 64.0), (2, 1)))
-    assert np.isnan(out[:, :, 1]).all()
-
-
-def test_persistence_reads_only_its_past_and_its_window() -> None:
-    values = np.random.default_rng(0).normal(50, 1, (300, 1)).astype(np.float32)
-    levels = np.array([0.05, 0.5, 0.95])
-    changed = values.copy()
-    changed[200:] = 0
-    changed[:100] = 90
-    a, b = (
-        persistence_quantiles(v, range(150, 200), 1, levels, window=45, refresh=5) for v in (values, changed)
-    )
-    np.testing.assert_array_equal(a, b)
-    few = persistence_quantiles(values, range(8, 9), 1, levels, window=45, refresh=1)
-    assert np.isnan(few).all()  # eight residuals are under twelve
-
-
-def test_persistence_carries_the_last_value_over_a_gap() -> None:
-    values = np.arange(60, dtype=np.float32)[:, None]
-    values[50:55] = np.nan
-    out = persistence_quantiles(values, range(52, 53), 1, np.array([0.5]), window=60, refresh=1)
-    assert out[0, 0, 0] == 49 + 1

@@ -1,0 +1,78 @@
+"""The forecasters that we compare with, each causal and fairly tuned, behind one interface."""
+
+from __future__ import annotations
+
+from typing import Final, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.rivals.deepar import DeepAR
+from models.rivals.exponential import ets
+from models.rivals.residual import Array, persistence, seasonal_naive
+
+NAMES: Final = ("persistence", "seasonal_naive", "ets", "deepar")
+
+
+class Rival(Protocol):
+    """A forecaster of all users of one panel."""
+
+    @property
+    def name(self) -> str:
+        """One of NAMES."""
+        ...
+
+    def quantiles(self, metric: int, rows: range, step: int, levels: NDArray[np.float64]) -> Array:
+        """Forecasts (level, row, user) of a metric, `step` ticks ahead of each row and from nothing after it.
+
+        Levels increase; quantiles are never negative, and NaN where there is no forecast.
+        """
+        ...
+
+
+def make(
+    name: str,
+    values: Array,
+    *,
+    first_tick: int,
+    tick_s: int,
+    warm_up: int,
+    train: Array | None = None,
+    seed: int = 0,
+) -> Rival:
+    """A rival of this name for values (tick, user, 5), NaN where absent.
+
+    Args:
+        name: one of NAMES.
+        values: what it forecasts.
+        first_tick: number of the first tick of `values` and of `train`.
+        tick_s: tick length in seconds.
+        warm_up: rows before the first that is scored: from these it may choose its parameters.
+        train: (tick, user, 5) of other users, before the first tick that is scored; for deepar.
+        seed: for what is random in it.
+
+    Raises:
+        ImportError: it needs the dependency group `rivals`, which is not installed.
+        ValueError: no such rival, or deepar without `train`.
+    """
+    match name:
+        case "persistence":
+            return persistence(values, tick_s=tick_s)
+        case "seasonal_naive":
+            return seasonal_naive(values, tick_s=tick_s, warm_up=warm_up)
+        case "ets":
+            return ets(values, tick_s=tick_s, warm_up=warm_up)
+        case "deepar":
+            if train is None or np.isnan(train).all():
+                raise ValueError("deepar needs users to train on who are not scored")
+            return DeepAR(
+                train,
+                values,
+                train_tick=first_tick,
+                first_tick=first_tick,
+                tick_s=tick_s,
+                warm_up=warm_up,
+                seed=seed,
+            )
+        case _:
+            raise ValueError(f"no rival {name!r}; known are {', '.join(NAMES)}")

@@ -1,0 +1,191 @@
+"""DeepAR of gluonts on torch, trained on the spot; it needs the dependency group `rivals`."""
+
+from __future__ import annotations
+
+import importlib
+import tempfile
+import warnings
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.features import DAY_S, METRICS, horizon_steps
+
+HIDDEN: Final = 64
+CONTEXT: Final = 72  # ticks
+EPOCHS: Final = 40
+BATCHES: Final = 100  # an epoch
+BATCH: Final = 64
+SAMPLES: Final = 200
+LEARNING_RATE: Final = 2e-3
+MINIMUM_SCALE: Final = 0.01  # of a series' mean: an all-zero context would blow its lags up by 1e10
+LONGEST: Final = 1_500  # ticks of the longest lag: a day of minutes
+
+Array = NDArray[np.float32]
+
+
+def frequency(tick_s: int) -> str:
+    """The tick length as pandas names it."""
+    return f"{tick_s // 60}min" if tick_s % 60 == 0 else f"{tick_s}s"
+
+
+def lags(known: list[int], tick_s: int) -> list[int]:
+    """gluonts' own lags up to LONGEST, and a day with its neighbours where that is not longer."""
+    day = DAY_S // tick_s
+    wanted = {*known, day - 1, day, day + 1}
+    return sorted(lag for lag in wanted if 1 <= lag <= LONGEST)
+
+
+class DeepAR:
+    """One DeepAR over every user and metric, the metric as category; time, age and lags as inputs.
+
+    Two layers of 64 units, Student-t, mean scaling. Forecasts are quantiles of 200 sampled paths.
+    """
+
+    name = "deepar"
+
+    def __init__(
+        self,
+        train: Array,
+        values: Array,
+        *,
+        train_tick: int,
+        first_tick: int,
+        tick_s: int,
+        warm_up: int,
+        seed: int = 0,
+        **changes: Any,
+    ) -> None:
+        """Train, and make ready to forecast.
+
+        Args:
+            train: (tick, user, 5) of users and times that are not scored, NaN where absent.
+            values: (tick, user, 5) to forecast.
+            train_tick: number of the first tick of `train`; `first_tick` of `values`.
+            first_tick: see `train_tick`.
+            tick_s: tick length in seconds.
+            warm_up: rows of `values` before the first that is scored, whose mean scales a series.
+            seed: of weights, batches and samples.
+            changes: arguments of gluonts' DeepAREstimator other than ours, for tuning.
+
+        Raises:
+            ImportError: the group `rivals` is not installed.
+        """
+        self._torch: Any = importlib.import_module("torch")
+        deepar: Any = importlib.import_module("gluonts.torch.model.deepar")
+        sampler: Any = importlib.import_module("gluonts.transform").ExpectedNumInstanceSampler
+        self._pandas: Any = importlib.import_module("pandas")
+        importlib.import_module("lightning.pytorch").seed_everything(seed, verbose=False)
+        freq = frequency(tick_s)
+        known = importlib.import_module("gluonts.time_feature").get_lags_for_frequency(freq)
+        self._freq, self._tick_s, self._values, self._first = freq, tick_s, values, first_tick
+        self._steps = horizon_steps(tick_s)
+        ahead = self._steps[-1]
+        with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            estimator = deepar.DeepAREstimator(
+                **{
+                    "freq": freq,
+                    "prediction_length": ahead,
+                    "context_length": CONTEXT,
+                    "hidden_size": HIDDEN,
+                    "lags_seq": lags(known, tick_s),
+                    "num_feat_static_cat": 1,
+                    "cardinality": [len(METRICS)],
+                    "lr": LEARNING_RATE,
+                    "batch_size": BATCH,
+                    "num_batches_per_epoch": BATCHES,
+                    "train_sampler": sampler(num_instances=4.0, min_past=CONTEXT, min_future=ahead),
+                    "trainer_kwargs": {
+                        "max_epochs": EPOCHS,
+                        "accelerator": "cpu",
+                        "logger": False,
+                        "default_root_dir": folder,
+                        "enable_progress_bar": False,
+                        "enable_model_summary": False,
+                    },
+                    **changes,
+                }
+            )
+            make = estimator.create_lightning_module
+
+            def make_bounded() -> Any:
+                module = make()
+                module.model.scaler.minimum_scale = MINIMUM_SCALE
+                return module
+
+            estimator.create_lightning_module = make_bounded
+            own = scale_of(train)
+            data = [self._entry(train[:, u, m] / own[u, m], train_tick, m) for u, m in _measured(train)]
+            trained = estimator.train_model(data, shuffle_buffer_length=20 * BATCH, cache_data=True)
+        self._net: Any = trained.trained_net.model.eval()
+        self._past: int = self._net._past_length
+        self._scale = scale_of(values[:warm_up])
+        self._inputs = {
+            (u, m): self._transformed(trained.transformation, values[:, u, m] / self._scale[u, m], m)
+            for u, m in _measured(values)
+        }
+        self._sampled: tuple[int, range, Array] | None = None
+
+    def quantiles(self, metric: int, rows: range, step: int, levels: NDArray[np.float64]) -> Array:
+        """(level, row, user), never negative; NaN where the user has no such metric."""
+        if self._sampled is None or self._sampled[:2] != (metric, rows):
+            self._sampled = metric, rows, self._samples(metric, rows)
+        paths = self._sampled[2][..., step - 1]
+        return np.maximum(np.quantile(paths, levels, axis=-1), 0).astype(np.float32)
+
+    def _entry(self, series: Array, first_tick: int, metric: int) -> dict[str, Any]:
+        start = self._pandas.Timestamp(first_tick * self._tick_s, unit="s")
+        return {
+            "start": self._pandas.Period(start, freq=self._freq),
+            "target": series,
+            "feat_static_cat": np.array([metric]),
+        }
+
+    def _transformed(self, transformation: Any, series: Array, metric: int) -> tuple[Any, Any, Any]:
+        """Target, observed and features (tick, feature) of a whole series, each preceded by `past` empty ticks."""
+        (entry,) = transformation([self._entry(series, self._first, metric)], is_train=False)
+        before = self._past
+        return (
+            np.pad(entry["target"], (before, 0)),
+            np.pad(entry["observed_values"], (before, 0)),
+            np.pad(entry["time_feat"].T, ((before, 0), (0, 0))),
+        )
+
+    def _samples(self, metric: int, rows: range) -> Array:
+        """(row, user, path, step ahead) of every step, from what is known at each row."""
+        users = [u for u, m in self._inputs if m == metric]
+        ahead = self._steps[-1]
+        out = np.full((len(rows), self._values.shape[1], SAMPLES, ahead), np.nan, np.float32)
+        torch = self._torch
+        for u in users:
+            target, observed, features = self._inputs[u, metric]
+            for begin in range(0, len(rows), BATCH):
+                some = np.array(rows[begin : begin + BATCH])
+                past = some[:, None] + 1 + np.arange(self._past)
+                future = some[:, None] + 1 + self._past + np.arange(ahead)
+                with torch.no_grad():
+                    paths = self._net(
+                        feat_static_cat=torch.full((len(some), 1), metric, dtype=torch.long),
+                        feat_static_real=torch.zeros((len(some), 1)),
+                        past_time_feat=torch.from_numpy(features[past]).float(),
+                        past_target=torch.from_numpy(target[past]).float(),
+                        past_observed_values=torch.from_numpy(observed[past]).float(),
+                        future_time_feat=torch.from_numpy(features[future]).float(),
+                        num_parallel_samples=SAMPLES,
+                    )
+                out[begin : begin + len(some), u] = paths.numpy() * self._scale[u, metric]
+        return out
+
+
+def scale_of(values: Array) -> Array:
+    """Mean |value| of each series (user, 5); 1 where there is none."""
+    size, count = np.nansum(np.abs(values), axis=0, dtype=np.float64), (~np.isnan(values)).sum(0)
+    return np.where(size > 0, size / np.maximum(count, 1), 1).astype(np.float32)
+
+
+def _measured(values: Array) -> list[tuple[int, int]]:
+    """User and metric of each series that has a sample."""
+    known = ~np.isnan(values).all(0)
+    return [(int(u), int(m)) for u, m in np.argwhere(known)]
