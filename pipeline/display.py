@@ -4,11 +4,25 @@ from __future__ import annotations
 
 import json as jsonlib
 import sys
-from typing import Any
+from typing import Any, Final
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+
+COLUMNS: Final = {
+    "metric": "metric",
+    "step": "step",
+    "crps_ratio": "CRPS ratio to",
+    "coverage_95": "95 % covers",
+    "inside_95": "closed",
+    "users_within_92_98": "users in 92-98 %",
+    "bound_99": "99 % holds",
+    "slack_99_matched": "slack at 99 %",
+    "slack_ratio": "slack ratio to",
+    "censored": "censored",
+}
+"""Columns of a table of scores: field of a row, heading; a field of several rivals has a column for each."""
 
 
 def progress(unit: str) -> Progress:
@@ -36,12 +50,25 @@ def tell(facts: dict[str, Any], json: bool) -> None:
             for title, score in value.items():
                 console.print(_table(score["by_metric_and_step"], title))
                 console.print(score["summary"])
+        elif name == "summary":
+            console.print(value)
         elif not isinstance(value, (dict, list)):
             console.print(f"{name}: {value:.4g}" if isinstance(value, float) else f"{name}: {value}")
 
 
 def _table(rows: list[dict[str, Any]], title: str | None = None) -> Table:
-    table = Table(*(rows[0] if rows else ()), title=title)
+    shown: list[dict[str, Any]] = []
     for row in rows:
+        flat: dict[str, Any] = {}
+        for field, heading in COLUMNS.items():
+            value = row.get(field)
+            flat |= (
+                {f"{heading} {k}": v for k, v in value.items()}
+                if isinstance(value, dict)
+                else {heading: value}
+            )
+        shown.append(flat)
+    table = Table(*(shown[0] if shown else ()), title=title)
+    for row in shown:
         table.add_row(*(f"{value:.3f}" if isinstance(value, float) else str(value) for value in row.values()))
     return table

@@ -2,52 +2,132 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Final
 
+import numpy as np
 import typer
 
-from models import scoring
+from models import rivals, scoring, series
 from models.features import DAY_S
 from models.lstm import DEFAULT_MODEL, BehaviourModel
-from pipeline import trace
+from pipeline import scorecard, trace
 from pipeline.display import progress, tell
 from pipeline.errors import UsageError
+from pipeline.options import AsJson
+
+UNITS: Final = {"s": 1, "m": 60, "h": 3_600, "d": DAY_S, "w": 7 * DAY_S}
+DEFAULT_RIVALS: Final = ("persistence", "seasonal_naive")
+WARM_UP_S: Final = (
+    8 * DAY_S
+)  # before a window that is chosen: a day, and the week of residuals that rivals keep
+
+
+@dataclass(frozen=True)
+class Window:
+    """Rows of a panel: the pass goes from `begin` to `stop`, forecasts made at `score` or later are scored."""
+
+    begin: int
+    score: int
+    stop: int
 
 
 def evaluate(
     trace_file: Annotated[Path, typer.Option("--trace", help="Trace file, Parquet or CSV.")],
     model: Annotated[Path, typer.Option(help="Folder of the model.")] = DEFAULT_MODEL,
-    tick_s: Annotated[int | None, typer.Option(help="Tick length; by default the trace's interval.")] = None,
-    json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+    tick_s: Annotated[
+        int | None, typer.Option("--tick", help="Seconds of a tick; by default the trace's interval.")
+    ] = None,
+    warm_up: Annotated[
+        str | None,
+        typer.Option(
+            help="Run and not scored before the scored window, as 12h or 8d; by default a day or the first quarter,"
+            " and eight days or what there is before --from."
+        ),
+    ] = None,
+    begin: Annotated[
+        str | None,
+        typer.Option("--from", help="Start of the scored window, ISO 8601; default: after the warm-up."),
+    ] = None,
+    until: Annotated[str | None, typer.Option(help="End of the scored window, ISO 8601.")] = None,
+    users: Annotated[
+        list[str] | None,
+        typer.Option(help="Users to score: user or app/user, * and ? match, @FILE lists; repeat for more."),
+    ] = None,
+    held_out: Annotated[
+        bool, typer.Option("--held-out", help="Score only users whose hash keeps them out of training.")
+    ] = False,
+    rival: Annotated[
+        list[str] | None,
+        typer.Option(
+            help=f"Of {', '.join(rivals.NAMES)}; repeat for more.", show_default=", ".join(DEFAULT_RIVALS)
+        ),
+    ] = None,
+    every: Annotated[int, typer.Option(min=1, help="Score the forecasts of every so many ticks.")] = 1,
+    without_events: Annotated[
+        bool, typer.Option("--without-events", help="Hide the trace's events from the model.")
+    ] = False,
+    plot: Annotated[Path | None, typer.Option(help="Write reliability and ratios as a PNG file.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the randomised PIT, the bootstrap and DeepAR.")] = 0,
+    json: AsJson = False,
 ) -> None:
-    """Score a model over a whole trace, causally, beside persistence; the first day warms both up."""
+    """Score a model over a trace, causally, beside its rivals, as SCORING defines it.
+
+    The summary is over cpu, memory, network and disk, those that there are, at steps 1, 3 and 6; its ratios of
+    slack are to the first rival.
+    """
+    names = list(dict.fromkeys(rival or DEFAULT_RIVALS))
+    for name in names:
+        if name not in rivals.NAMES:
+            raise UsageError(f"no rival {name!r}; known are {', '.join(rivals.NAMES)}")
+    if plot is not None and not plot.parent.is_dir():
+        raise UsageError(f"{plot}: no such folder {plot.parent}")
     behaviour = _open(model)
     panel = trace.to_panel(trace.read(trace_file), tick_s)
-    ticks = len(panel.ticks)
+    chosen = _chosen(panel, users, held_out)
+    window = window_of(panel, warm_up, begin, until)
+    part = slice(window.begin, window.stop), chosen
+    values, events, saturated = panel.values[part], panel.events[part], panel.saturated[part]
+    if without_events:
+        events = np.full_like(events, np.nan)
+    beside = [_rival(name, panel, chosen, window, seed) for name in names]
     with progress("ticks") as bar:
-        task = bar.add_task("evaluating", total=ticks, note="")
+        task = bar.add_task("evaluating", total=len(values), note="")
         scores = scoring.evaluate(
             behaviour,
-            panel.values,
-            panel.events,
-            panel.saturated,
-            panel.users,
-            first_tick=int(panel.ticks[0]),
+            values,
+            events,
+            saturated,
+            [panel.users[u] for u in chosen],
+            first_tick=int(panel.ticks[window.begin]),
             tick_s=panel.tick_s,
-            score_from=min(DAY_S // panel.tick_s, ticks // 4),
+            score_from=window.score - window.begin,
+            rivals=beside,
+            every=every,
+            seed=seed,
             progress=lambda done, _: bar.update(task, completed=done),
         )
-    tell(
-        {
-            "trace": str(trace_file),
-            "model_id": behaviour.model_id,
-            "tick_s": panel.tick_s,
-            "by_metric_and_step": scores.table(),
-            **scores.summary(),
-        },
-        json,
-    )
+    rows = scores.table()
+    report: dict[str, Any] = {
+        "trace": str(trace_file),
+        "model_id": behaviour.model_id,
+        "tick_s": panel.tick_s,
+        "from": _iso(panel, window.score),
+        "until": _iso(panel, window.stop),
+        "warm_up_s": (window.score - window.begin) * panel.tick_s,
+        "every": every,
+        "without_events": without_events,
+        "rivals": names,
+        "by_metric_and_step": rows,
+        "summary": scores.summary(seed),
+    }
+    if plot is not None:
+        scorecard.write(plot, report, scores)
+    tell(report, json)
 
 
 def _open(path: Path) -> BehaviourModel:
@@ -55,3 +135,109 @@ def _open(path: Path) -> BehaviourModel:
         return BehaviourModel.load(path)
     except ValueError as error:
         raise UsageError(str(error)) from error
+
+
+def _chosen(panel: trace.Panel, patterns: list[str] | None, held_out: bool) -> list[int]:
+    """Columns of the users to score.
+
+    Raises:
+        UsageError: a pattern that no user matches, a list that cannot be read, or none left.
+    """
+    names = [f"{app}/{user}" for app, user in zip(panel.apps, panel.users, strict=True)]
+    chosen = set(range(len(names)))
+    if patterns is not None:
+        wanted = [pattern for given in patterns for pattern in _listed(given)]
+        chosen = set[int]()
+        for pattern in wanted:
+            matching = {
+                u
+                for u, name in enumerate(names)
+                if fnmatchcase(name, pattern) or fnmatchcase(panel.users[u], pattern)
+            }
+            if not matching:
+                raise UsageError(f"no user {pattern!r} in the trace; it has {', '.join(names[:3])}, ...")
+            chosen |= matching
+    if held_out:
+        chosen = {u for u in chosen if series.held_out(names[u])}
+    if not chosen:
+        raise UsageError("no users to score: none of the chosen is held out")
+    return sorted(chosen)
+
+
+def _listed(given: str) -> list[str]:
+    if not given.startswith("@"):
+        return [given]
+    try:
+        lines = Path(given[1:]).read_text().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{given[1:]}: cannot be read: {error}") from error
+    return [line.strip() for line in lines if line.strip()]
+
+
+def window_of(panel: trace.Panel, warm_up: str | None, begin: str | None, until: str | None) -> Window:
+    """The rows to run and to score.
+
+    Raises:
+        UsageError: a duration or time that cannot be read, or nothing to score, or no room for the warm-up.
+    """
+    ticks, tick_s = panel.ticks, panel.tick_s
+    stop = len(ticks) if until is None else int(np.searchsorted(ticks * tick_s, _time(until)))
+    warm = None if warm_up is None else -(-_duration(warm_up) // tick_s)
+    if begin is None:
+        score = min(DAY_S // tick_s, len(ticks) // 4) if warm is None else warm
+        start = 0
+    else:
+        score = int(np.searchsorted(ticks * tick_s, _time(begin)))
+        start = max(0, score - WARM_UP_S // tick_s) if warm is None else score - warm
+    span = f"the trace lasts from {_iso(panel, 0)} to {_iso(panel, len(ticks))}"
+    if start < 0 or (begin is None and warm is not None and score >= len(ticks)):
+        raise UsageError(f"no room for a warm-up of {warm_up}: {span}")
+    if score >= stop:
+        raise UsageError(f"nothing to score in the window: {span}")
+    return Window(start, score, stop)
+
+
+def _duration(text: str) -> int:
+    """Seconds of a duration as 90s, 30m, 12h, 8d or 1w."""
+    found = re.fullmatch(r"(\d+)([smhdw])", text.strip())
+    if found is None:
+        raise UsageError(f"{text!r} is no duration; as 90s, 30m, 12h, 8d or 1w")
+    return int(found[1]) * UNITS[found[2]]
+
+
+def _time(text: str) -> float:
+    """Unix seconds of a time in ISO 8601; UTC where it names no zone."""
+    try:
+        time = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise UsageError(f"{text!r} is no ISO 8601 time, as 2026-11-24T12:00:00Z") from error
+    return (time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp()
+
+
+def _iso(panel: trace.Panel, row: int) -> str:
+    """Start of a row's tick, which may be the one after the last."""
+    return datetime.fromtimestamp(int(panel.ticks[0] + row) * panel.tick_s, UTC).isoformat()
+
+
+def _rival(name: str, panel: trace.Panel, chosen: list[int], window: Window, seed: int) -> rivals.Rival:
+    """A rival for the window; one that is trained sees the times before it, of users not scored nor held out."""
+    others = [
+        u
+        for u, (app, user) in enumerate(zip(panel.apps, panel.users, strict=True))
+        if u not in chosen and not series.held_out(f"{app}/{user}")
+    ]
+    try:
+        return rivals.make(
+            name,
+            panel.values[window.begin : window.stop, chosen],
+            first_tick=int(panel.ticks[window.begin]),
+            tick_s=panel.tick_s,
+            warm_up=window.score - window.begin,
+            train=panel.values[: window.score, others] if others else None,
+            train_tick=int(panel.ticks[0]),
+            seed=seed,
+        )
+    except ImportError as error:
+        raise UsageError(f"rival {name} needs more packages ({error}): uv sync --group rivals") from error
+    except ValueError as error:
+        raise UsageError(f"rival {name}: {error}") from error

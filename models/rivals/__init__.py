@@ -38,6 +38,7 @@ def make(
     tick_s: int,
     warm_up: int,
     train: Array | None = None,
+    train_tick: int = 0,
     seed: int = 0,
 ) -> Rival:
     """A rival of this name for values (tick, user, 5), NaN where absent.
@@ -45,10 +46,11 @@ def make(
     Args:
         name: one of NAMES.
         values: what it forecasts.
-        first_tick: number of the first tick of `values` and of `train`.
+        first_tick: number of the first tick of `values`; `train_tick` of `train`.
         tick_s: tick length in seconds.
         warm_up: rows before the first that is scored: from these it may choose its parameters.
         train: (tick, user, 5) of other users, before the first tick that is scored; for deepar.
+        train_tick: see `first_tick`.
         seed: for what is random in it.
 
     Raises:
@@ -68,7 +70,7 @@ def make(
             return DeepAR(
                 train,
                 values,
-                train_tick=first_tick,
+                train_tick=train_tick,
                 first_tick=first_tick,
                 tick_s=tick_s,
                 warm_up=warm_up,
