@@ -84,6 +84,10 @@ def evaluate(
     for name in names:
         if name not in rivals.NAMES:
             raise UsageError(f"no rival {name!r}; known are {', '.join(rivals.NAMES)}")
+        try:
+            rivals.load(name)
+        except ImportError as error:
+            raise UsageError(f"rival {name} needs more packages ({error}): uv sync --group rivals") from error
     if plot is not None and not plot.parent.is_dir():
         raise UsageError(f"{plot}: no such folder {plot.parent}")
     behaviour = _open(model)
@@ -237,7 +241,5 @@ def _rival(name: str, panel: trace.Panel, chosen: list[int], window: Window, see
             train_tick=int(panel.ticks[0]),
             seed=seed,
         )
-    except ImportError as error:
-        raise UsageError(f"rival {name} needs more packages ({error}): uv sync --group rivals") from error
     except ValueError as error:
         raise UsageError(f"rival {name}: {error}") from error

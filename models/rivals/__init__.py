@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import Final, Protocol
 
 import numpy as np
@@ -11,7 +12,14 @@ from models.rivals.deepar import DeepAR
 from models.rivals.exponential import ets
 from models.rivals.residual import Array, persistence, seasonal_naive
 
-NAMES: Final = ("persistence", "seasonal_naive", "ets", "deepar")
+LIBRARIES: Final[dict[str, str | None]] = {
+    "persistence": None,
+    "seasonal_naive": None,
+    "ets": "statsforecast.models",
+    "deepar": "gluonts.torch.model.deepar",
+}
+"""The rivals, and the module of the dependency group `rivals` that each needs."""
+NAMES: Final = tuple(LIBRARIES)
 
 
 class Rival(Protocol):
@@ -28,6 +36,17 @@ class Rival(Protocol):
         Levels increase; quantiles are never negative, and NaN where there is no forecast.
         """
         ...
+
+
+def load(name: str) -> None:
+    """Load what a rival needs; before TensorFlow, for after it the LLVM in these libraries ends the process.
+
+    Raises:
+        ImportError: the dependency group `rivals` is not installed.
+    """
+    library = LIBRARIES[name]
+    if library is not None:
+        importlib.import_module(library)
 
 
 def make(
@@ -66,7 +85,7 @@ def make(
             return ets(values, tick_s=tick_s, warm_up=warm_up)
         case "deepar":
             if train is None or np.isnan(train).all():
-                raise ValueError("deepar needs users to train on who are not scored")
+                raise ValueError("needs users to train on who are not scored")
             return DeepAR(
                 train,
                 values,

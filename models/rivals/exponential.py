@@ -15,7 +15,7 @@ from models.rivals.residual import REFRESH_S, WINDOW_S, Array, Residual, carried
 REFIT_S: Final = 7 * DAY_S
 FIT_TICKS: Final = 2_016  # a week of five minutes
 MODEL: Final = "ZZN"  # error and trend are chosen; a day is longer than any season that ETS can carry
-PERSISTENCE: Final = (1.0, 0.0, 0.0)  # alpha, beta, phi
+PERSISTENCE: Final = (1.0, 0.0, 0.0, np.nan, np.nan)  # alpha, beta, phi; level and trend as they are
 
 
 def ets(values: Array, *, tick_s: int, warm_up: int) -> Residual:
@@ -35,10 +35,10 @@ def ets(values: Array, *, tick_s: int, warm_up: int) -> Residual:
     model: Any = importlib.import_module("statsforecast.models").AutoETS
     every = max(1, REFIT_S // tick_s)
     filled = carried(values)
-    fits = {
-        0 if row == warm_up else row: parameters(model, filled[max(0, row - FIT_TICKS) : row])
-        for row in range(warm_up, len(values), every)
-    }
+    first, after = parameters(model, filled[max(0, warm_up - FIT_TICKS) : warm_up])
+    fits = {0: first, warm_up: after}
+    for row in range(warm_up + every, len(values), every):
+        fits[row] = parameters(model, filled[row - min(row, FIT_TICKS) : row])[1]
     level, trend, phi = filtered(values, fits)
 
     def point(metric: int, rows: range, step: int) -> Array:
@@ -50,46 +50,58 @@ def ets(values: Array, *, tick_s: int, warm_up: int) -> Residual:
 
 
 def parameters(model: Any, history: Array) -> NDArray[np.float64]:
-    """Alpha, beta, phi of each series in history (tick, user, 5) without gaps, as (3, user, 5)."""
-    out = np.empty((3, history.shape[1], len(METRICS)))
-    out[:] = np.reshape(PERSISTENCE, (3, 1, 1))
+    """Fits of each series in history (tick, user, 5), without gaps: (2, 5, user, 5).
+
+    First with the level and trend from which the history starts, then with those at which it ends; alpha, beta,
+    phi, level, trend. What cannot be fitted gets those of PERSISTENCE.
+    """
+    out = np.empty((2, len(PERSISTENCE), history.shape[1], len(METRICS)))
+    out[:] = np.reshape(PERSISTENCE, (-1, 1, 1))
     for user in range(history.shape[1]):
         for metric in range(len(METRICS)):
             series = history[:, user, metric].astype(np.float64)
             series = series[~np.isnan(series)]
             if len(series) < 12 or np.ptp(series) == 0:
                 continue
+            mean = series.mean()
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                fitted: dict[str, Any] = (
-                    model(season_length=1, model=MODEL).fit(series / series.mean()).model_
-                )
+                fitted: dict[str, Any] = model(season_length=1, model=MODEL).fit(series / mean).model_
             alpha, beta, _, phi = fitted["par"][:4]
             trended = fitted["components"][1] != "N"
             damped = fitted["components"][3] == "D"
-            out[:, user, metric] = alpha, beta if trended else 0, (phi if damped else 1) if trended else 0
+            for end, state in enumerate((fitted["states"][0], fitted["states"][-1])):
+                level, trend = (mean * state[0], mean * state[1] if trended else 0)
+                phi_of = (phi if damped else 1) if trended else 0
+                out[end, :, user, metric] = alpha, beta if trended else 0, phi_of, level, trend
     return out
 
 
 def filtered(values: Array, fits: dict[int, NDArray[np.float64]]) -> tuple[Array, Array, Array]:
     """Level, trend and damping after each tick, (tick, user, 5), by the recursion of ETS with additive trend.
 
-    Additive and multiplicative errors share it: only their variance differs. A series starts at its first sample
-    without trend; a missing sample moves the level along the trend.
+    Additive and multiplicative errors share it: only their variance differs. A missing sample moves the level
+    along the trend.
 
     Args:
         values: (tick, user, 5), NaN where absent.
-        fits: row from which each set of parameters (3, user, 5) holds; one is 0.
+        fits: row from which each set of parameters (5, user, 5) holds; one is 0. Its level and trend are those before
+            that row (before the first sample of a series that starts later), NaN to go on with what there is.
     """
     levels, trends, phis = (np.empty(values.shape, np.float32) for _ in range(3))
-    level, trend = np.full(values.shape[1:], np.nan), np.zeros(values.shape[1:])
-    alpha, beta, phi = fits[0]
+    alpha, beta, phi, start, slope = fits[0]
+    level, trend = np.full(values.shape[1:], np.nan), np.nan_to_num(slope)
     for t in range(len(values)):
-        alpha, beta, phi = fits.get(t, (alpha, beta, phi))
         y = values[t].astype(np.float64)
-        moved = level + phi * trend
-        error = np.where(np.isnan(y), 0, y - moved)
-        level = np.where(np.isnan(level), y, moved + alpha * error)
-        trend = phi * trend + beta * np.nan_to_num(error)
+        if t and t in fits:
+            alpha, beta, phi, fresh, slope = fits[t]
+            known = ~np.isnan(fresh) & ~np.isnan(level)
+            level, trend = np.where(known, fresh, level), np.where(known, slope, trend)
+        begins = np.isnan(level) & ~np.isnan(y)
+        level = np.where(begins, np.where(np.isnan(start), y, start), level)
+        moved = np.where(np.isnan(level), level, level + phi * trend)
+        error = np.where(np.isnan(y) | np.isnan(moved), 0, y - moved)
+        level = moved + alpha * error
+        trend = np.where(np.isnan(level), trend, phi * trend + beta * error)
         levels[t], trends[t], phis[t] = level, trend, phi
     return levels, trends, phis

@@ -1,3 +1,5 @@
+import contextlib
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -132,6 +134,7 @@ class Chosen:
         self.model_ = {
             "components": "AANN" if rises else "MNNN",
             "par": [0.5, 0.25 if rises else nan, nan, nan, y[0], 0.0],
+            "states": np.array([[y[0], 0.0], [y[-1], y[-1] - y[-2]]]),
         }
         return self
 
@@ -139,21 +142,27 @@ class Chosen:
 def test_ets_takes_its_parameters_from_the_library() -> None:
     history = np.full((20, 2, 5), np.nan, np.float32)
     history[:, 0, 0], history[:, 1, 0], history[:, 1, 1] = np.arange(1, 21), 4 + np.arange(20) % 2, 7
-    alpha, beta, phi = exponential.parameters(Chosen, history)
-    assert (alpha[0, 0], beta[0, 0], phi[0, 0]) == (0.5, 0.25, 1)
-    assert (alpha[1, 0], beta[1, 0], phi[1, 0]) == (0.5, 0, 0)
-    assert (alpha[1, 1], beta[1, 1], phi[1, 1]) == exponential.PERSISTENCE  # constant: nothing to fit
+    before, after = exponential.parameters(Chosen, history)
+    assert before[:, 0, 0] == pytest.approx([0.5, 0.25, 1, 1, 0])
+    assert after[:, 0, 0] == pytest.approx([0.5, 0.25, 1, 20, 1])
+    assert after[:, 1, 0] == pytest.approx([0.5, 0, 0, 5, 0])
+    assert after[:, 1, 1].tolist() == pytest.approx(exponential.PERSISTENCE, nan_ok=True)  # constant
 
 
 def test_ets_goes_forward_by_its_recursion() -> None:
     values = cpu([10.0, 14.0, np.nan, 20.0])
-    fit = np.zeros((3, 1, 5))
-    fit[:, 0, 0] = 0.5, 0.25, 1.0
-    level, trend, _ = exponential.filtered(values, {0: fit, 3: np.where(fit == 0.5, 1.0, fit)})
+    fit, later = np.zeros((2, 5, 1, 5))
+    fit[:, 0, 0] = 0.5, 0.25, 1.0, 10, 0
+    later[:, 0, 0] = 1.0, 0.25, 1.0, np.nan, np.nan
+    level, trend, _ = exponential.filtered(values, {0: fit, 3: later})
     # 14 is 4 above the level: half of it moves the level, a quarter the trend; the gap follows the trend;
     # from row 3 alpha is 1
     assert level[:, 0, 0].tolist() == [10, 12, 13, 20]
     assert trend[:, 0, 0].tolist() == [0, 1, 1, 1 + 0.25 * (20 - 14)]
+    # a fit with states of its own puts them in place of those there are
+    later[3:, 0, 0] = 15, 2
+    level, trend, _ = exponential.filtered(values, {0: fit, 3: later})
+    assert (level[3, 0, 0], trend[3, 0, 0]) == (20, 2 + 0.25 * (20 - 17))
 
 
 def test_ets_forecasts_along_its_trend(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -179,3 +188,47 @@ def test_deepar_scales_each_series_and_names_its_ticks() -> None:
     assert [deepar.frequency(s) for s in (10, 60, 300, 3600)] == ["10s", "1min", "5min", "60min"]
     assert deepar.lags([1, 2, 9_000], 300) == [1, 2, 287, 288, 289]
     assert deepar.lags([1], 10) == [1]  # a day is longer than its memory
+
+
+class Tensor(np.ndarray):
+    """Stands for a tensor of torch."""
+
+    def float(self) -> Any:
+        return self.astype(np.float32)
+
+    def numpy(self) -> Any:
+        return np.asarray(self)
+
+
+def test_deepar_asks_its_network_with_what_was_known() -> None:
+    series = np.arange(1.0, 41.0, dtype=np.float32)
+    rival = object.__new__(deepar.DeepAR)
+    rival._torch = SimpleNamespace(
+        no_grad=contextlib.nullcontext,
+        from_numpy=lambda a: a.view(Tensor),
+        full=np.full,
+        zeros=np.zeros,
+        long=int,
+    )
+    rival._steps, rival._past, rival._values = (1, 2, 3), 5, cpu(series)
+    rival._scale, rival._sampled = np.full((1, 5), 2, np.float32), None
+    padded = np.pad(series / 2, (5, 0))
+    # one feature: the number of the tick, which is known ahead
+    rival._inputs = {(0, 0): (padded, padded > 0, np.arange(-5, 43, dtype=np.float32)[:, None])}
+    asked: list[Any] = []
+
+    def network(**inputs: Any) -> Any:
+        asked.append(inputs)
+        last, ahead = inputs["past_target"][:, -1:, None], inputs["future_time_feat"][:, None, :, 0]
+        return np.tile(last + 0 * ahead, (1, inputs["num_parallel_samples"], 1)).view(Tensor)
+
+    rival._net = network
+    rows = range(20, 30, 3)
+    out = rival.quantiles(0, rows, 2, LEVELS)
+    # the network gives back the last value that it saw: that of the row, in its own units
+    np.testing.assert_array_equal(out, np.tile(series[[20, 23, 26, 29], None], (3, 1, 1)))
+    assert asked[0]["past_time_feat"][0, :, 0].tolist() == [16, 17, 18, 19, 20]
+    assert asked[0]["future_time_feat"][0, :, 0].tolist() == [21, 22, 23]
+    rival.quantiles(0, rows, 1, LEVELS)
+    assert len(asked) == 1  # the paths of one pass serve every step
+    assert np.isnan(rival.quantiles(1, rows, 1, LEVELS)).all()

@@ -1,3 +1,4 @@
+import importlib
 import json
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,6 @@ import typer
 from typer.testing import CliRunner
 
 from models.lstm import BehaviourModel, Network
-from models.rivals import exponential
 from models.series import held_out
 from models.synthetic import columns, population
 from pipeline.errors import UsageError
@@ -168,7 +168,6 @@ def test_for_people_it_is_a_table(trace_file: Path, model: Path) -> None:
         ({"until": "2001-01-01"}, "nothing to score in the window"),
         ({"tick_s": 0}, "a tick must be at least 1 s"),
         ({"plot": Path("/nowhere/plot.png")}, "no such folder /nowhere"),
-        ({"rival": ["deepar"]}, "deepar needs users to train on"),
     ],
 )
 def test_what_cannot_be_done_is_said_in_a_line(
@@ -185,9 +184,17 @@ def test_a_rival_that_is_not_installed_is_said(
     def missing(name: str) -> Any:
         raise ModuleNotFoundError(f"No module named {name!r}")
 
-    monkeypatch.setattr(exponential.importlib, "import_module", missing)
+    monkeypatch.setattr(importlib, "import_module", missing)
     with pytest.raises(UsageError, match=r"rival ets .* uv sync --group rivals"):
         evaluate(trace_file, model, rival=["ets"])
+
+
+def test_deepar_needs_users_who_are_not_scored(
+    trace_file: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("models.rivals.load", lambda _: None)
+    with pytest.raises(UsageError, match="rival deepar: needs users to train on who are not scored"):
+        evaluate(trace_file, model, rival=["deepar"])
 
 
 def test_files_that_are_not_there(trace_file: Path, tmp_path: Path, model: Path) -> None:
