@@ -11,6 +11,7 @@ from typing import Annotated, Any, Final
 
 import numpy as np
 import typer
+from rich.console import Console
 
 from models import rivals, scoring, series
 from models.features import DAY_S
@@ -98,7 +99,10 @@ def evaluate(
     values, events, saturated = panel.values[part], panel.events[part], panel.saturated[part]
     if without_events:
         events = np.full_like(events, np.nan)
-    beside = [_rival(name, panel, chosen, window, seed) for name in names]
+    beside: list[rivals.Rival] = []
+    for name in names:
+        with Console(stderr=True).status(f"fitting {name} (deepar: some minutes)"):
+            beside.append(_rival(name, panel, chosen, window, seed))
     with progress("ticks") as bar:
         task = bar.add_task("evaluating", total=len(values), note="")
         scores = scoring.evaluate(

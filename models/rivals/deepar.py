@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import tempfile
 import warnings
 from typing import Any, Final
@@ -77,6 +78,7 @@ class DeepAR:
         deepar: Any = importlib.import_module("gluonts.torch.model.deepar")
         sampler: Any = importlib.import_module("gluonts.transform").ExpectedNumInstanceSampler
         self._pandas: Any = importlib.import_module("pandas")
+        logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
         importlib.import_module("lightning.pytorch").seed_everything(seed, verbose=False)
         freq = frequency(tick_s)
         known = importlib.import_module("gluonts.time_feature").get_lags_for_frequency(freq)
