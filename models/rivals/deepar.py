@@ -168,7 +168,8 @@ class DeepAR:
                 some = np.array(rows[begin : begin + BATCH])
                 past = some[:, None] + 1 + np.arange(self._past)
                 future = some[:, None] + 1 + self._past + np.arange(ahead)
-                with torch.no_grad():
+                with torch.no_grad(), warnings.catch_warnings():
+                    warnings.simplefilter("ignore")
                     paths = self._net(
                         feat_static_cat=torch.full((len(some), 1), metric, dtype=torch.long),
                         feat_static_real=torch.zeros((len(some), 1)),
