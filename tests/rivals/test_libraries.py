@@ -55,6 +55,7 @@ def waves() -> Any:
     return values
 
 
+@pytest.mark.timeout(1_200)
 def test_deepar_learns_and_reads_nothing_of_the_future(waves: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(deepar, "EPOCHS", 3)
     monkeypatch.setattr(deepar, "BATCHES", 50)
