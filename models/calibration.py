@@ -1,25 +1,19 @@
-"""What the normal scores of what happened say: which levels to publish, and how errors move together."""
+"""What the normal scores of what happened say: how errors move together."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import ndtr, ndtri
+from scipy.special import ndtri
 
-from models.distribution import Z
 from models.features import METRICS, STEPS, horizon_steps
-from models.lstm import BehaviourModel
+from models.lstm import BehaviourModel, State
 from models.scenarios import Dependence
 from models.scoring import forecasts
 
 Array = NDArray[np.float32]
 
 SCORE_LIMIT = 1e-4  # PIT kept this far from 0 and 1, so that a score is finite: at most 3.7
-MIN_SCORES = 5_000  # with fewer, less than one lies beyond 3.5
-WIDER = 2.0
-LEVEL_LIMIT = 6.0  # asinh(6) = 2.5: offsets stay under sinh((2.5 + 1.5) / 0.35) = 45,000, inside float16
 MIN_PAIRS = 200  # joint observations for a correlation; fewer are noise of a tenth and more
 
 
@@ -33,47 +27,38 @@ def normal_scores(
     tick_s: int,
     score_from: int,
     seed: int = 0,
-) -> NDArray[np.float32]:
-    """Normal scores of the randomised PIT, (tick, user, metric, step) by the tick of the forecast.
+) -> tuple[NDArray[np.float32], State]:
+    """Normal scores of the randomised PIT, (tick, user, metric, step) by the tick of the forecast; the last state.
 
     NaN where not forecast, absent, saturated, or made before row `score_from`. Arguments as `scoring.evaluate`.
     """
+    state = model.initial_state(values.shape[1])
     rng = np.random.default_rng(seed)
     steps = horizon_steps(tick_s)
     total = len(values)
     scores = np.full((total - score_from, values.shape[1], len(METRICS), STEPS), np.nan, np.float32)
     stream = forecasts(model, values, events, saturated, first_tick=first_tick, tick_s=tick_s)
-    for t, forecast in enumerate(stream):
+    for t, (state, forecast) in enumerate(stream):  # noqa: B007
         for k, step in enumerate(steps):
             if score_from <= t < total - step:
                 y = np.where(saturated[t + step], np.nan, values[t + step])
                 pit = forecast[:, :, k].pit(y, rng.random(y.shape))
                 scores[t - score_from, :, :, k] = ndtri(np.clip(pit, SCORE_LIMIT, 1 - SCORE_LIMIT))
-    return scores
+    return scores, state
 
 
-def published_levels(model: BehaviourModel, scores: Callable[[BehaviourModel], list[Array]]) -> Array:
-    """Level of the sinh-arcsinh to publish at each level of Z, (5, 6, 21), so that past scores come out normal.
+def prior(states: list[State]) -> dict[str, NDArray[np.float64]]:
+    """Where a new user's `shift` and `odds` begin: the mean of what users have learnt, over users and metrics.
 
-    The scores' own quantiles at the probabilities of Z, pooled over users, per metric and step; Z where there are
-    too few. Scores are taken from forecasts on a grid twice as wide, since outliers lie beyond a grid that is too
-    narrow.
-
-    Args:
-        model: not calibrated.
-        scores: gives a model's normal scores, arrays (tick, user, metric, step), of users and time held out.
+    Shapes (held, 1, tracked) and (part, 1): the same for all metrics. Of metrics with MIN_PAIRS samples and more.
     """
-    wide = BehaviourModel(model.network, model.facts | {"levels": (WIDER * Z).tolist()})
-    found = scores(wide)
-    levels = np.tile(Z, (len(METRICS), STEPS, 1))
-    for m in range(len(METRICS)):
-        for k in range(STEPS):
-            pool = np.concatenate([s[:, :, m, k].ravel() for s in found]) if found else np.empty(0)
-            pool = pool[~np.isnan(pool)]
-            if len(pool) >= MIN_SCORES:
-                own = WIDER * np.quantile(pool, ndtr(Z.astype(np.float64)))
-                levels[m, k] = np.maximum.accumulate(np.clip(own, -LEVEL_LIMIT, LEVEL_LIMIT))
-    return levels.astype(np.float32)
+    found: dict[str, NDArray[np.float64]] = {}
+    for name in ("shift", "odds") if states else ():
+        # metric as the second axis, so that a (user, metric) mask selects
+        learnt = [np.moveaxis(s[name].astype(np.float64), 2, 1)[s["seen"] >= MIN_PAIRS] for s in states]
+        pooled = np.concatenate(learnt)
+        found[name] = np.expand_dims(pooled.mean(0) if len(pooled) else np.zeros(pooled.shape[1:]), 1)
+    return found
 
 
 def dependence(scores: list[NDArray[np.float32]]) -> Dependence:

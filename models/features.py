@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import ndtr
 
 METRICS: Final = ("cpu", "memory", "network", "disk", "requests")
 METRIC_UNITS: Final = ("cores", "bytes", "bytes/s", "bytes/s", "1/s")
@@ -18,19 +19,28 @@ SATURATED_SHARE: Final = (
 )
 
 DAY_S: Final = 86_400
-SLOT_S: Final = 1_800  # the seasonal memory has one mean per half hour of the day
-SLOTS: Final = DAY_S // SLOT_S
+HOUR_S: Final = 3_600
+# The seasonal memory: means by slot of the day and of the hour, for what recurs daily and what recurs hourly.
+DAILY_SLOT_S: Final = 600
+HOURLY_SLOT_S: Final = 300
+DAILY_SLOTS: Final = DAY_S // DAILY_SLOT_S
+HOURLY_SLOTS: Final = HOUR_S // HOURLY_SLOT_S
+# A mean is kept as asinh((mean - level) / spread) in whole numbers: 720 + 120 bytes a user, where float32 of all
+# would be 3,120. One of 20 codes a unit is a twentieth of the user's spread; 127 of them reach 286 spreads.
+CODES: Final = {"daily": 20.0, "hourly": 5_000.0}
+UNKNOWN: Final = {"daily": -128, "hourly": -32_768}  # never seen in this slot
 
-AHEAD: Final = (
-    0,
-    2,
-    5,
-)  # the steps whose half hour's mean is a feature; a half hour is coarse against a step
+# Levels of persistence's own changes that are tracked: widths of the last value's quantiles, 1 step and 6 ahead
+KNOTS: Final = np.array([-2.8, -2.1, -1.4, -0.7, 0.7, 1.4, 2.1, 2.8], np.float32)
+WIDTH_STEPS: Final = (0, STEPS - 1)
+TRACKED: Final = (0, 2, STEPS - 1)  # steps whose forecasts are compared with what came (`models.mixture`)
+PAST: Final = 6  # values kept, so that a change over the last step is known when it has happened
 
-# What is kept of a user beside the LSTM's h and c: name -> shape. 347 float32 with the seasonal memory.
+# What is kept of a user beside the LSTM's h and c: name -> shape, kind
 PER_METRIC: Final = (
     "last",  # newest value, units of the metric as all up to `peak`
     "recent",  # mean of the last few ticks
+    "lately",  # mean of about five minutes
     "level",  # mean of about a day
     "root_change",  # mean of sqrt |change per tick| of about a day: the unit below is its square
     "change",  # mean |change per tick| of about a day
@@ -41,15 +51,18 @@ PER_METRIC: Final = (
     "seen",  # samples so far
     "age",  # ticks since the last one
 )
-STATE: Final[dict[str, tuple[int, ...]]] = {
-    **{name: (len(METRICS),) for name in PER_METRIC},
-    "event_mean": (len(EVENT_KINDS),),
-    "event_last": (len(EVENT_KINDS),),
-    "ticks": (1,),
-    "seasonal": (SLOTS, len(METRICS)),  # NaN: never seen in this half hour
-    "seasonal_count": (SLOTS,),
+STATE: Final[dict[str, tuple[tuple[int, ...], Any]]] = {
+    **{name: ((len(METRICS),), np.float32) for name in PER_METRIC},
+    "event_mean": ((len(EVENT_KINDS),), np.float32),
+    "event_last": ((len(EVENT_KINDS),), np.float32),
+    "ticks": ((1,), np.float32),
+    "past": ((PAST, len(METRICS)), np.float32),  # newest first; NaN: nothing yet
+    "width": ((len(WIDTH_STEPS), len(KNOTS), len(METRICS)), np.int16),  # log of |change| / unit at the knots
+    "daily": ((DAILY_SLOTS, len(METRICS)), np.int8),
+    "hourly": ((HOURLY_SLOTS, len(METRICS)), np.int16),
 }
-FEATURES: Final = 21 * len(METRICS) + 4 * len(EVENT_KINDS) + 8
+SEASONAL: Final = ("daily", "hourly")  # of these only the slots at hand enter the graph
+FEATURES: Final = 34 * len(METRICS) + 4 * len(EVENT_KINDS) + 10
 
 RECENT_RATE: Final = 0.25  # mean of about the last four ticks
 VOLATILITY_RATE: Final = 0.1  # ten ticks
@@ -60,6 +73,11 @@ SATURATED_DECAY: Final = (
 )
 CHANGE_FLOOR: Final = 1e-3  # of the level: the finest change that scoring tells apart (SCORING, CRPS)
 TINY: Final = 1e-9  # keeps an all-zero user's unit positive
+# Of a tracked width by |z|, against its own pinball loss: few targets pass a far level, so its steps are larger.
+WIDTH_GAIN: Final = np.array([0.15, 0.10, 0.05, 0.02, 0.02, 0.05, 0.10, 0.15], np.float32)
+WIDTH_START: Final = (0.4, 200.0)  # gains begin at the first and fall as 1 / (1 + samples / the second)
+WIDTH_LIMITS: Final = (-12.0, 12.0)
+WIDTH_UNIT: Final = 1 / 2_500  # of its sixteen bits, which reach 13
 
 
 def horizon_steps(tick_s: int) -> tuple[int, ...]:
@@ -89,37 +107,83 @@ def is_saturated(values: NDArray[np.floating[Any]], limits: NDArray[np.floating[
     )
 
 
-def slot(time_s: NDArray[np.integer[Any]] | int) -> Any:
-    """Half hour of the (UTC) day, 0 to 47, of a unix time."""
-    return time_s % DAY_S // SLOT_S
+def steps_of(tick_s: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
+    """`horizon_steps` for tick lengths (n): (n, 6)."""
+    return np.array([horizon_steps(int(length)) for length in tick_s], np.int64).reshape(-1, STEPS)
 
 
-def calendar(time_s: NDArray[np.integer[Any]], tick_s: NDArray[np.integer[Any]]) -> NDArray[np.float32]:
-    """Covariates of time, shape (..., 7), for unix times and tick lengths of shape (...).
+class Clock(NamedTuple):
+    """What a tick's time alone says, for n users or for all (n = 1).
 
-    Sine and cosine of the time of day, of its double frequency, and of the time of week; half the log of the
-    tick length in units of five minutes (1 s: -2.9, 1 h: 1.2).
+    daily, hourly: (n, 7) seasonal slots of the tick itself and of the targets of its six steps
+    time: (n, 9) covariates: sine and cosine of the time of day, of its double frequency, of the time of week and
+        of the hour; half the log of the tick length in units of five minutes (1 s: -2.9, 1 h: 1.2)
+    rate: (n, 7) running means' rates per tick: of a day (at least of 24 ticks), of five minutes, of a daily slot (a
+        quarter per day), of an hourly slot (a tenth per hour); decay of the peak (half in seven days); 1 where
+        the seasonal memory takes a value (once in five minutes); 1 where `past` does (six times a horizon)
+    reach: (n, 6) log of the step over log of the last one: 0 for one tick ahead, 1 for the last step
+    made, due: (n, 3) 1 where the forecast of a TRACKED step is kept, and where the one kept is of this tick: for one
+        tick ahead always; else one in flight at a time, every p ticks, p a prime of 7 or more, so that what recurs
+        every few ticks, hourly or daily is met in all its phases
     """
-    day = 2 * np.pi * (time_s % DAY_S) / DAY_S
-    week = 2 * np.pi * (time_s % (7 * DAY_S)) / (7 * DAY_S)
-    parts = [np.sin(day), np.cos(day), np.sin(2 * day), np.cos(2 * day), np.sin(week), np.cos(week)]
-    return np.stack([*parts, np.log(tick_s / 300.0) / 2], axis=-1).astype(np.float32)
+
+    daily: Any
+    hourly: Any
+    time: Any
+    rate: Any
+    reach: Any
+    made: Any
+    due: Any
 
 
-def rates(tick_s: NDArray[np.integer[Any]]) -> NDArray[np.float32]:
-    """Rates per tick of the running means, shape (..., 3), for tick lengths of shape (...).
+def clock(
+    tick: NDArray[np.integer[Any]], tick_s: NDArray[np.integer[Any]], steps: NDArray[np.int64]
+) -> Clock:
+    """Of ticks numbered (n), tick lengths in seconds (n) and `steps_of` these (n, 6)."""
+    ticks = np.concatenate([tick[:, None], tick[:, None] + steps], axis=1)
+    at = ticks * tick_s[:, None]
+    now = at[:, 0]
+    angles = (
+        (now, DAY_S, 1),
+        (now, DAY_S, 2),
+        (now, 7 * DAY_S, 1),
+        (now, HOUR_S, 1),
+    )
+    turns = [2 * np.pi * times * (t % period) / period for t, period, times in angles]
+    time = [wave(turn) for turn in turns for wave in (np.sin, np.cos)] + [np.log(tick_s / 300.0) / 2]
+    taken = np.maximum(tick_s, HOURLY_SLOT_S)
+    stride = -(-steps[:, -1] // PAST)
+    rate = [
+        np.minimum(tick_s / DAY_S, 1 / 24),
+        np.minimum(tick_s / HOURLY_SLOT_S, 1.0),
+        np.minimum(1 - 0.75 ** (taken / DAILY_SLOT_S), 0.5),
+        np.minimum(0.1 * taken / HOURLY_SLOT_S, 0.5),
+        0.5 ** (tick_s / (7 * DAY_S)),
+        now // HOURLY_SLOT_S != (now + tick_s) // HOURLY_SLOT_S,
+        tick % stride == 0,
+    ]
+    ahead = steps[:, TRACKED]
+    periods = {int(step): _period(int(step)) for step in np.unique(ahead)}
+    period = np.vectorize(periods.__getitem__, otypes=[np.int64])(ahead)
+    return Clock(
+        daily=(at % DAY_S // DAILY_SLOT_S).astype(np.int32),
+        hourly=(at % HOUR_S // HOURLY_SLOT_S).astype(np.int32),
+        time=np.stack(time, axis=-1).astype(np.float32),
+        rate=np.stack(rate, axis=-1).astype(np.float32),
+        reach=(np.log(steps) / np.log(steps[:, -1:])).astype(np.float32),
+        made=(tick[:, None] % period == 0).astype(np.float32),
+        due=((tick[:, None] - ahead) % period == 0).astype(np.float32),
+    )
 
-    Daily mean (a day in ticks, at least 24); seasonal memory (a quarter per half hour seen, so that a day
-    weighs 0.25); decay of the peak (half in seven days).
-    """
-    daily = np.minimum(tick_s / DAY_S, 1 / 24)
-    seasonal = np.minimum(1 - 0.75 ** (tick_s / SLOT_S), 0.5)
-    return np.stack([daily, seasonal, 0.5 ** (tick_s / (7 * DAY_S))], axis=-1).astype(np.float32)
 
-
-def target_slots(tick: Any, tick_s: Any, steps: Any) -> list[Any]:
-    """Half hours of the day: of the tick itself, then of the targets of the steps AHEAD."""
-    return [slot(tick * tick_s), *(slot((tick + steps[k]) * tick_s) for k in AHEAD)]
+def _period(step: int) -> int:
+    """Ticks from one forecast that is kept to the next: the first prime from 7 that is longer than the step."""
+    if step == 1:
+        return 1
+    period = max(7, step + 1)
+    while any(period % k == 0 for k in range(2, int(period**0.5) + 1)):
+        period += 1
+    return period
 
 
 def advance(
@@ -128,29 +192,32 @@ def advance(
     values: Any,
     events: Any,
     saturated: Any,
-    slots: list[tuple[Any, Any]],
+    daily: Any,
+    hourly: Any,
     time: Any,
     rate: Any,
-) -> tuple[dict[str, Any], tuple[Any, Any], Any]:
+) -> tuple[dict[str, Any], tuple[Any, Any], Any, tuple[Any, Any]]:
     """One tick of the running statistics of n users, and the network's inputs after it.
 
-    Runs in TensorFlow's graph (`tf` is the module), in training and stream alike. Only transcendental
-    functions depend on where a row lies in the batch; the caller pads n to full vector registers.
+    Runs in TensorFlow's graph (`tf` is the module), in training and stream alike. Users are the last axis, so that
+    every operation runs over long rows.
 
     Args:
         tf: the tensorflow module.
-        state: the PER_METRIC and event fields and "ticks" of STATE, each (n, ...).
-        values: (n, 5), NaN where absent, and `events` (n, 4) likewise.
+        state: the fields of STATE but the SEASONAL ones, each (..., n) float32 whatever keeps them.
+        values: (5, n), NaN where absent, and `events` (4, n) likewise.
         events: rates in 1/s.
-        saturated: (n, 5) bool: the value is a lower bound.
-        slots: seasonal memory of the current half hour and of those of AHEAD: mean (n, 5), count (n, 1).
-        time: `calendar`, (n, 7).
-        rate: `rates`, (n, 3).
+        saturated: (5, n) bool: the value is a lower bound.
+        daily: (7, 5, n) seasonal codes of the slots of `Clock.daily`, `hourly` (7, 5, n) likewise.
+        hourly: see there.
+        time: of `Clock`, (9, n).
+        rate: of `Clock`, (7, n) or (7, 1).
 
     Returns:
-        new state; new (mean, count) of the current half hour; features (n, FEATURES).
+        new state; new codes of the tick's own slots, (5, n) each; features (FEATURES, n); what the seasonal
+        memory expects at the targets, by day and by hour, each (5, 6, n), the last value where it is empty.
     """
-    daily, seasonal, decay = rate[:, 0:1], rate[:, 1:2], rate[:, 2:3]
+    slow, lately, day, hour, decay, taken, push = tf.unstack(rate, 7, axis=0)
     present = tf.logical_not(tf.math.is_nan(values))
     shown = tf.cast(present, tf.float32)
     seen, last = state["seen"], state["last"]
@@ -159,8 +226,8 @@ def advance(
     held = tf.logical_and(tf.logical_and(saturated, later), values < last)
     x = tf.where(held, last + SATURATED_DECAY * (values - last), tf.where(present, values, last))
     moved = tf.where(later, tf.abs(x - last), 0.0)
-    slow = tf.maximum(daily, 1.0 / (seen + 1.0))
-    slow_change = tf.maximum(daily, 1.0 / (seen + PRIOR_WEIGHT))
+    slow_change = tf.maximum(slow, 1.0 / (seen + PRIOR_WEIGHT))
+    slow = tf.maximum(slow, 1.0 / (seen + 1.0))
 
     def mean(name: str, target: Any, weight: Any, start: Any) -> Any:
         old = state[name]
@@ -170,6 +237,7 @@ def advance(
     new = {
         "last": x,
         "recent": mean("recent", x, RECENT_RATE, x),
+        "lately": mean("lately", x, lately, x),
         "level": mean("level", x, slow, x),
         "root_change": mean("root_change", tf.sqrt(moved), slow_change, tf.sqrt(prior)),
         "change": mean("change", moved, slow_change, prior),
@@ -181,32 +249,57 @@ def advance(
         "age": tf.where(present, 0.0, state["age"] + 1.0),
     }
     unit = unit_of(tf, new)
+    tracked = tf.logical_and(taken_of(tf, push), present)
+    oldest = state["past"][PAST - 1]
+    new["width"] = tf.stack(
+        [
+            _tracked(tf, state["width"][0], values - last, later, saturated, unit_of(tf, state), seen),
+            _tracked(tf, state["width"][1], values - oldest, tracked, saturated, unit_of(tf, state), seen),
+        ],
+        axis=0,
+    )
+    pushed = tf.concat([tf.where(new["seen"] > 0.5, x, np.float32(np.nan))[None], state["past"][:-1]], axis=0)
+    new["past"] = tf.where(taken_of(tf, push), pushed, state["past"])
 
-    now, count = slots[0]
-    fresh = tf.where(tf.math.is_nan(now), x, now + tf.maximum(seasonal, 1.0 / (count + 1.0)) * (x - now))
-    slot_now = tf.where(present, fresh, now), count + tf.reduce_max(shown, axis=1, keepdims=True)
+    spread = tf.maximum(new["spread"], unit)
+    own = _asinh(tf, (new["lately"] - new["level"]) / spread)
+    take = tf.logical_and(taken_of(tf, taken), present)
+    codes = (
+        _remembered(tf, "daily", daily[0], own, day, take),
+        _remembered(tf, "hourly", hourly[0], own, hour, take),
+    )
+    seasons: list[Any] = []
+    seasonal: list[Any] = []
+    empty: list[Any] = []
+    for name, memory in (("daily", daily), ("hourly", hourly)):
+        known, code = memory > UNKNOWN[name], memory / CODES[name]
+        grown = tf.exp(code)
+        target = tf.where(known, new["level"] + spread * (grown - 1.0 / grown) / 2.0, x)[1:]
+        seasons.append(tf.transpose(target, [1, 0, 2]))
+        seasonal += [(target[k] - x) / unit for k in (0, 2, 5)]
+        empty += [tf.where(known[0], code[0] - own, 0.0), 1.0 - tf.cast(known[-1], tf.float32)]
 
-    known = tf.logical_not(tf.math.is_nan(events))
-    event = tf.where(known, events, state["event_last"])
+    heard = tf.logical_not(tf.math.is_nan(events))
+    event = tf.where(heard, events, state["event_last"])
     event_mean = tf.where(
         state["ticks"] < 0.5, event, state["event_mean"] + VOLATILITY_RATE * (event - state["event_mean"])
     )
     new |= {"event_mean": event_mean, "event_last": event, "ticks": state["ticks"] + 1.0}
 
-    seasons = [tf.where(tf.math.is_nan(mean_), 0.0, mean_ - x) / unit for mean_, _ in slots[1:]]
     squashed = _asinh(
         tf,
         tf.concat(
             [
                 (x - last) * tf.cast(later, tf.float32) / unit,
                 (new["recent"] - x) / unit,
+                (new["lately"] - x) / unit,
                 (new["level"] - x) / unit,
                 (new["peak"] - x) / unit,
                 x / unit,
-                *seasons,
+                *seasonal,
                 (event - event_mean) / (event_mean + 1e-3),
             ],
-            axis=1,
+            axis=0,
         ),
     )
     logs = tf.math.log(
@@ -219,28 +312,67 @@ def advance(
                 tf.clip_by_value(unit / (new["level"] + TINY), 1e-4, 1e4),
                 1.0 + new["seen"],
                 1.0 + new["age"],
-                1.0 + tf.minimum(slots[0][1], 100.0) + 0.0 * x,
                 1.0 + event,
                 1.0 + state["event_last"],
                 1.0 + new["ticks"],
             ],
-            axis=1,
+            axis=0,
         )
     )
+    width = new["width"] * WIDTH_UNIT
     plain = [
         1.0 - shown,
         tf.cast(tf.logical_and(saturated, present), tf.float32),
         new["repeats"],
         tf.cast(x == 0.0, tf.float32),
-        *(tf.cast(tf.math.is_nan(mean_), tf.float32) for mean_, _ in (slots[1], slots[-1])),
-        1.0 - tf.cast(known, tf.float32),
+        *empty,
+        *(width[0, k] / 3.0 for k in (1, 3, 4, 6)),
+        *(width[1, k] / 3.0 for k in (1, 3, 4, 6)),
+        1.0 - tf.cast(heard, tf.float32),
     ]
     # asinh and log of ratios up to 1e4 reach 10: a third brings inputs to the order of one
-    return new, slot_now, tf.concat([squashed / 3.0, logs / 3.0, *plain, time], axis=1)
+    features = tf.concat([squashed / 3.0, logs / 3.0, *plain, time], axis=0)
+    return new, codes, features, (seasons[0], seasons[1])
+
+
+def taken_of(tf: Any, flag: Any) -> Any:
+    """A rate that is 0 or 1 as bool."""
+    return flag > 0.5
+
+
+def _tracked(tf: Any, width: Any, change: Any, known: Any, saturated: Any, unit: Any, seen: Any) -> Any:
+    """Log widths (knot, 5, n) after a change (5, n): each a step along its quantile's pinball loss.
+
+    Streaming quantile estimates in logs. A width grows at most to what was seen: a single burst does not carry it
+    beyond. A change that is only a lower bound widens and never narrows.
+    """
+    width = width * WIDTH_UNIT
+    known = tf.logical_and(known, tf.logical_not(tf.math.is_nan(change)))
+    change = tf.where(known, change, 0.0)
+    size = tf.math.log(tf.abs(change) / unit + 1e-30)
+    side = np.sign(KNOTS).reshape(-1, 1, 1)
+    beyond = ndtr(-np.abs(KNOTS)).astype(np.float32).reshape(-1, 1, 1)  # probability of passing the width
+    gain = WIDTH_GAIN.reshape(-1, 1, 1)
+    gain = tf.maximum(gain, WIDTH_START[0] / (1.0 + seen / WIDTH_START[1]))
+    passed = tf.logical_and(side * change > 0.0, size > width)
+    wider = tf.minimum(gain * (1.0 - beyond), size - width)
+    narrower = tf.where(saturated, 0.0, -gain * beyond)
+    moved = tf.clip_by_value(width + tf.where(passed, wider, narrower), *WIDTH_LIMITS)
+    return tf.round(tf.where(known, moved, width) / WIDTH_UNIT)
+
+
+def _remembered(tf: Any, name: str, code: Any, own: Any, rate: Any, take: Any) -> Any:
+    """A slot's code (5, n) after a value whose exact code is `own`: nearer by `rate`, by one code at least."""
+    target = own * CODES[name]
+    off = target - code
+    near = tf.sign(off) * tf.minimum(tf.abs(off), tf.maximum(rate * tf.abs(off), 1.0))
+    limit = -1.0 - UNKNOWN[name]
+    fresh = tf.clip_by_value(tf.where(code > UNKNOWN[name], code + near, target), -limit, limit)
+    return tf.where(take, tf.round(fresh), code)
 
 
 def unit_of(tf: Any, state: dict[str, Any]) -> Any:
-    """A user's unit of each metric (n, 5): squared mean root change per tick (robust to bursts), floored."""
+    """A user's unit of each metric (5, n): squared mean root change per tick (robust to bursts), floored."""
     return tf.maximum(state["root_change"] * state["root_change"], CHANGE_FLOOR * state["level"] + TINY)
 
 

@@ -1,9 +1,10 @@
 """The behaviour model: one LSTM step for many users at once; the same weights in training and in the stream.
 
     running statistics, features  = advance(state, sample)                      models/features.py
+    shift, odds                   = learn(forecasts whose target this is)       models/mixture.py
     h, c                          = LSTM(features, h, c)
     parameters                    = head([h, features])
-    forecast                      = sinh-arcsinh around the last value, in the user's units
+    forecast                      = average(sinh-arcsinh of the parameters, the user's own changes)
 
 TensorFlow is loaded with the first model, not with this module.
 """
@@ -22,17 +23,24 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from models import features
-from models.distribution import LEVELS, OFFSET_LIMIT, QuantileFunction, Z, sinh_arcsinh
-from models.features import EVENT_KINDS, METRICS, STATE, STEPS
+from models import features, mixture
+from models.blocks import BLOCK, Blocks, barrier, empty
+from models.distribution import LEVELS, OFFSET_LIMIT, QuantileFunction, Z
+from models.features import EVENT_KINDS, KNOTS, METRICS, SEASONAL, STEPS, TRACKED, UNKNOWN, WIDTH_UNIT
 from models.scenarios import Dependence
 
 UNITS: Final = 64
-HIDDEN: Final = 96
-PARAMETERS: Final = 7  # location, scale, skew, tail; pulls to the recent mean, the daily level, the season
-VECTOR: Final = 16  # float32 in the widest vector register: with full registers a row's place does not matter
+HIDDEN: Final = 64
+# location, scale, skew, tail; pulls to the recent mean, the daily level, the seasonal means of day and hour; shares
+# of the network against persistence in the centre, the lower and the upper tail
+PARAMETERS: Final = 11
+
 COLD_TICKS: Final = 12  # an hour of five-minute ticks: before it a forecast is mostly the population's
 CAP_PEAKS: Final = 4.0  # a forecast ends at four times the decaying maximum of the user
+SILENT_TICKS: Final = 6.0  # training has gaps of a few ticks; after longer ones what is known fades, ...
+SILENT_GROWTH: Final = (
+    0.3  # ... by the power with which changes grow over time: of a random walk 0.5, of noise 0
+)
 SKEW_LIMIT: Final = 1.5
 # asinh(3.5) = 1.97, so offsets stay below sinh((1.97 + 1.5) / 0.35) = 1e4, well inside float16
 TAIL_LIMITS: Final = (0.35, 3.0)
@@ -40,10 +48,18 @@ WEIGHTS: Final = "weights.npz"
 CARD: Final = "model.json"
 
 RELEASED: Final = Path(__file__).parent / "released"
-DEFAULT_MODEL: Final = RELEASED / "lstm64-2026-11"
+DEFAULT_MODEL: Final = RELEASED / "lstm64-2026-11b"
 
-State = dict[str, NDArray[np.float32]]
-_SLOW: Final = tuple(name for name in STATE if not name.startswith("seasonal"))  # fields that enter the graph
+State = dict[str, NDArray[Any]]
+# What is kept of a user: name -> shape, kind
+STATE: Final = {
+    "h": ((UNITS,), np.float32),
+    "c": ((UNITS,), np.float32),
+    **features.STATE,
+    **mixture.STATE,
+}
+# what enters the graph: of the seasonal memory only the slots at hand do
+_FIELDS: Final = {name: shape for name, (shape, _) in STATE.items() if name not in SEASONAL}
 
 
 @functools.cache
@@ -90,14 +106,33 @@ class Network:
         return [v for layer in (self.lstm, self.hidden, self.head) for v in layer.trainable_variables]
 
     def sequence(self, inputs: Any, h: Any, c: Any) -> tuple[Any, Any, Any]:
-        """Parameters (n, time, 5, 6, 7) for inputs (n, time, FEATURES) from h, c (n, 64), and new h, c."""
+        """Parameters (n, time, 5, 6, 11) for inputs (n, time, FEATURES) from h, c (n, 64), and new h, c."""
         hs, h, c = self.lstm(inputs, initial_state=[h, c])
         return self._parameters(hs, inputs), h, c
 
-    def step(self, inputs: Any, h: Any, c: Any) -> tuple[Any, Any, Any]:
-        """Parameters (n, 5, 6, 7) for inputs (n, FEATURES) from h, c (n, 64), and new h, c."""
-        _, (h, c) = self.lstm.cell(inputs, [h, c])
-        return self._parameters(h, inputs), h, c
+    def turned(self) -> list[tuple[Any, Any]]:
+        """The weights as they are now, for `step`: kernels (out, in) and biases (out, 1) of its four products."""
+        tf, cell = tensorflow(), self.lstm.cell
+        layers = [(cell.kernel, cell.bias), (cell.recurrent_kernel, np.zeros(4 * UNITS))]
+        layers += [(layer.kernel, layer.bias) for layer in (self.hidden, self.head)]
+        return [
+            (tf.constant(np.asarray(kernel).T.copy()), tf.constant(np.asarray(bias)[:, None], tf.float32))
+            for kernel, bias in layers
+        ]
+
+    @staticmethod
+    def step(turned: list[tuple[Any, Any]], inputs: Any, h: Any, c: Any) -> tuple[Any, Any, Any]:
+        """Parameters (5, 6, 11, n) for inputs (FEATURES, n) from h, c (64, n), and new h, c: users last.
+
+        What `sequence` does, whose arrays have users first.
+        """
+        tf = tensorflow()
+        (kernel, bias), (recurrent, _), (hidden, hidden_bias), (head, head_bias) = turned
+        put, keep, new, show = tf.split(kernel @ inputs + bias + recurrent @ h, 4, axis=0)
+        c = tf.sigmoid(keep) * c + tf.sigmoid(put) * tf.tanh(new)
+        h = tf.sigmoid(show) * tf.tanh(c)
+        out = head @ tf.tanh(hidden @ tf.concat([h, inputs], axis=0) + hidden_bias) + head_bias
+        return tf.reshape(out, [len(METRICS), STEPS, PARAMETERS, -1]), h, c
 
     def _parameters(self, h: Any, inputs: Any) -> Any:
         tf = tensorflow()
@@ -105,44 +140,73 @@ class Network:
         return tf.reshape(out, tf.concat([tf.shape(h)[:-1], [len(METRICS), STEPS, PARAMETERS]], axis=0))
 
 
-def forecast_grid(
-    tf: Any, parameters: Any, state: dict[str, Any], seasons: list[Any], levels: NDArray[np.float32]
-) -> tuple[Any, Any, Any]:
-    """Location, scale (..., 5, 6) and offsets (..., 5, 6, level) of the sinh-arcsinh forecasts.
+def shape_of(tf: Any, parameters: Any, state: dict[str, Any], seasons: tuple[Any, Any]) -> tuple[Any, Any]:
+    """Scale (5, 6, n) of the network's distribution, and its shape (6, 5, 6, n) as `mixture.average` takes it.
 
-    Persistence is the starting point: location is the last value, pulled towards the recent mean, the daily
-    level and the season's mean at the target, and moved in units of the scale.
+    Location is the last value, moved in units of the scale and pulled towards the recent mean, the daily level and the
+    seasonal means at the target. Persistence is the starting point: before training the location is the last value.
 
     Args:
         tf: the tensorflow module.
-        parameters: (..., 5, 6, 7) of the head.
-        state: `advance`'s fields, each (..., 5).
-        seasons: seasonal means at the steps AHEAD, each (..., 5), NaN where unknown.
-        levels: standard normal, (level) or (5, 6, level): those of Z after calibration, or part of Z in training.
+        parameters: (5, 6, 11, n) of the head.
+        state: `advance`'s fields last, recent, level, root_change and age, (5, n).
+        seasons: of `advance`, (5, 6, n) each.
     """
-    last = state["last"][..., None]
-    # a target between two of the steps AHEAD takes the nearest: (0, 2, 5) serve steps 0 | 1 2 3 | 4 5
-    nearest = tf.stack([seasons[i] for i in (0, 1, 1, 1, 2, 2)], axis=-1)
-    season = tf.where(tf.math.is_nan(nearest), last, nearest)
-    unit = features.unit_of(tf, state)[..., None]
-    move, log_scale, skew, tail, to_recent, to_level, to_season = tf.unstack(parameters, axis=-1)
-    scale = unit * tf.exp(tf.clip_by_value(log_scale, -7.0, 9.0))
-    location = (
-        last
-        + scale * tf.clip_by_value(move, -10.0, 10.0)
-        + tf.clip_by_value(to_recent, -0.5, 1.5) * (state["recent"][..., None] - last)
-        + tf.clip_by_value(to_level, -0.5, 1.5) * (state["level"][..., None] - last)
-        + tf.clip_by_value(to_season, -0.5, 1.5) * (season - last)
-    )
+    last = state["last"][:, None]
+    move, log_scale, skew, tail, to_recent, to_level, to_day, to_hour, *gates = tf.unstack(parameters, axis=2)
+    scale = _faded_unit(tf, state)[:, None] * tf.exp(tf.clip_by_value(log_scale, -7.0, 9.0))
+    pull = (
+        tf.clip_by_value(to_recent, -0.5, 1.5) * (state["recent"][:, None] - last)
+        + tf.clip_by_value(to_level, -0.5, 1.5) * (state["level"][:, None] - last)
+        + tf.clip_by_value(to_day, -0.5, 1.5) * (seasons[0] - last)
+        + tf.clip_by_value(to_hour, -0.5, 1.5) * (seasons[1] - last)
+    ) / scale
+    move = tf.clip_by_value(move, -10.0, 10.0) + pull
     # head bias 0 starts at a tail of 0.6: changes are heavier than the normal
     tail = tf.clip_by_value(0.6 * tf.exp(tail), *TAIL_LIMITS)
-    skew = SKEW_LIMIT * tf.tanh(skew)
-    offsets = sinh_arcsinh(tf, levels, skew[..., None], tail[..., None])
-    highest = (CAP_PEAKS * (state["peak"][..., None] + unit) - location) / scale
-    offsets = tf.clip_by_value(
-        offsets, -OFFSET_LIMIT, tf.clip_by_value(highest, 0.0, OFFSET_LIMIT)[..., None]
-    )
-    return location, scale, offsets
+    return scale, tf.stack([move, SKEW_LIMIT * tf.tanh(skew), tail, *gates], axis=0)
+
+
+def forecast_grid(
+    tf: Any,
+    scale: Any,
+    shape: Any,
+    state: dict[str, Any],
+    reach: Any,
+    z: NDArray[np.float32],
+    shift: Any = None,
+    odds: Any = None,
+) -> list[Any]:
+    """Offsets of the forecasts around the last value, in scales: a level's (5, 6, n) each.
+
+    Args:
+        tf: the tensorflow module.
+        scale: of `shape_of`, and `shape`.
+        shape: see there.
+        state: `advance`'s fields last, level, root_change, peak, age (5, n) and width.
+        reach: of `Clock`, (6, n) or (6, 1).
+        z: the standard-normal levels, (level).
+        shift: (held, 5, 6, n) of `mixture`, and `odds` (3, 5, n); none in training.
+        odds: see there.
+    """
+    unit = _faded_unit(tf, state)[:, None]
+    experts = mixture.average(tf, shape, scale, state["width"], unit, reach, z, shift, odds)
+    highest = tf.maximum(ceiling(tf, state)[:, None] - state["last"][:, None], 0.0) / scale
+    highest = tf.minimum(highest, OFFSET_LIMIT)
+    return [
+        tf.clip_by_value(b + w * (a - b), -OFFSET_LIMIT, highest) for a, b, w in zip(*experts, strict=True)
+    ]
+
+
+def _faded_unit(tf: Any, state: dict[str, Any]) -> Any:
+    """The user's unit (5, n), grown by the time without a sample."""
+    silent = tf.maximum(state["age"] / SILENT_TICKS, 1.0)
+    return features.unit_of(tf, state) * tf.exp(SILENT_GROWTH * tf.math.log(silent))
+
+
+def ceiling(tf: Any, state: dict[str, Any]) -> Any:
+    """The highest value that is forecast, (5, n)."""
+    return CAP_PEAKS * (state["peak"] + features.unit_of(tf, state))
 
 
 class BehaviourModel:
@@ -152,20 +216,15 @@ class BehaviourModel:
         self.network = network
         self.facts = facts
         self.model_id: str = facts["model_id"]
-        self._graph = _compile(network, self.levels)
-
-    @property
-    def levels(self) -> NDArray[np.float32]:
-        """Level of the sinh-arcsinh that is published at each level of Z, (5, 6, 21): Z until calibrated."""
-        levels = np.array(self.facts.get("levels", Z), np.float32)
-        return np.broadcast_to(levels, (len(METRICS), STEPS, LEVELS))
+        self._blocks = _compile(network)
 
     @classmethod
     def load(cls, path: Path) -> BehaviourModel:
         """The model in a folder `released/<model_id>`.
 
         Raises:
-            ValueError: the folder holds no model, or its weights are not those that model.json names.
+            ValueError: the folder holds no model, or its weights are not those that model.json names, or of another
+                shape than this network's.
         """
         try:
             facts = json.loads((path / CARD).read_text())
@@ -177,7 +236,13 @@ class BehaviourModel:
         network = Network()
         with np.load(path / WEIGHTS) as weights:
             for variable in network.variables:
-                variable.assign(weights[variable.path])
+                kept = weights[variable.path] if variable.path in weights else np.empty(0)
+                if kept.shape != tuple(variable.shape):
+                    raise ValueError(
+                        f"{path / WEIGHTS} is of another network: {variable.path} is {kept.shape}, "
+                        f"not {tuple(variable.shape)}"
+                    )
+                variable.assign(kept)
         return cls(network, facts)
 
     def save(self, path: Path) -> None:
@@ -202,8 +267,11 @@ class BehaviourModel:
         )
 
     def initial_state(self, n: int) -> State:
-        """State of n users never seen: the population's prior; arrays (n, ...) float32."""
-        return initial_state(n)
+        """State of n users never seen, arrays (n, ...); what is learnt online begins at the population's."""
+        state = initial_state(n)
+        for name, prior in self.facts.get("prior", {}).items():
+            state[name][:] = np.array(prior)
+        return state
 
     def step(
         self,
@@ -229,32 +297,50 @@ class BehaviourModel:
             new state; forecasts (n, 5, 6) [user, metric, step], NaN location where the metric was never seen;
             flags cold_start (n,) and censored (n, 5).
         """
-        slots = features.target_slots(tick, tick_s, features.horizon_steps(tick_s))
-        seasonal, count = state["seasonal"], state["seasonal_count"]
-        out, now, counted, location, scale, offsets = self._graph(
-            {name: state[name] for name in ("h", "c", *_SLOW)},
-            values,
-            events,
-            saturated,
-            [seasonal[:, i] for i in slots],
-            [count[:, i : i + 1] for i in slots],
-            features.calendar(np.array([tick * tick_s]), np.array([tick_s])),
-            features.rates(np.array([tick_s])),
+        length = np.array([tick_s])
+        clock = features.clock(np.array([tick]), length, features.steps_of(length))
+        slots = {"daily": clock.daily[0].tolist(), "hourly": clock.hourly[0].tolist()}
+        grid = (len(METRICS), STEPS)
+        *arrays, location, scale, offsets = empty(
+            len(values),
+            [
+                *((array.shape[1:], array.dtype) for array in state.values()),
+                *((grid, np.float32), (grid, np.float32), ((*grid, LEVELS), np.float16)),
+            ],
         )
-        new = {name: np.asarray(array) for name, array in out.items()}
-        new["seasonal"], new["seasonal_count"] = seasonal.copy(), count.copy()
-        new["seasonal"][:, slots[0]] = np.asarray(now)
-        new["seasonal_count"][:, slots[0]] = np.asarray(counted)[:, 0]
-        forecast = QuantileFunction(np.asarray(location), np.asarray(scale), np.asarray(offsets))
+        new: State = dict(zip(state, arrays, strict=True))
+        self._blocks(
+            given=[
+                *(state[name] for name in _FIELDS),
+                *(state[name][:, slot] for name in SEASONAL for slot in slots[name]),
+                values,
+                events,
+                saturated,
+            ],
+            shared=[clock.time.T, clock.rate.T, clock.reach.T, clock.made.T, clock.due.T],
+            copies=[(state[name], new[name]) for name in SEASONAL],
+            out=[
+                *(new[name] for name in _FIELDS),
+                *(new[name][:, slots[name][0]] for name in SEASONAL),
+                scale,
+            ],
+            offsets=offsets,
+        )
+        location[:] = np.where(new["seen"] > 0, new["last"], np.float32(np.nan))[..., None]
+        forecast = QuantileFunction(location, scale, offsets)
         flags = {"cold_start": new["ticks"][:, 0] < COLD_TICKS, "censored": saturated & ~np.isnan(values)}
         return new, forecast, flags
 
 
 def initial_state(n: int) -> State:
-    """State of n users never seen, each field (n, ...) float32."""
-    shapes = {"h": (UNITS,), "c": (UNITS,), **STATE}
-    state = {name: np.zeros((n, *shape), np.float32) for name, shape in shapes.items()}
-    state["seasonal"][:] = np.nan
+    """State of n users never seen, each field (n, ...)."""
+    state = {name: np.zeros((n, *shape), kind) for name, (shape, kind) in STATE.items()}
+    for name in SEASONAL:
+        state[name][:] = UNKNOWN[name]
+    for name in ("past", "made_last"):
+        state[name][:] = np.nan
+    # persistence begins with a change heavier than the normal
+    state["width"][:] = np.round(np.log(1.5 * np.abs(KNOTS)) / WIDTH_UNIT)[:, None]
     return state
 
 
@@ -263,56 +349,38 @@ def state_bytes() -> int:
     return sum(array.nbytes for array in initial_state(1).values())
 
 
-def _compile(network: Network, levels: NDArray[np.float32]) -> Any:
-    """The graph of one step: no retracing for any n, no XLA."""
+def _compile(network: Network) -> Blocks:
+    """The graph of one step."""
     tf = tensorflow()
+    turned, slots, metrics = network.turned(), 1 + STEPS, (len(METRICS),)
 
-    def spec(*shape: int | None, dtype: Any = tf.float32) -> Any:
-        return tf.TensorSpec(shape, dtype)
-
-    metrics, slots = len(METRICS), 1 + len(features.AHEAD)
-    fields = {"h": (UNITS,), "c": (UNITS,), **{name: STATE[name] for name in _SLOW}}
-    signature = [
-        {name: spec(None, *shape) for name, shape in fields.items()},
-        spec(None, metrics),
-        spec(None, len(EVENT_KINDS)),
-        spec(None, metrics, dtype=tf.bool),
-        [spec(None, metrics) for _ in range(slots)],
-        [spec(None, 1) for _ in range(slots)],
-        spec(1, 7),
-        spec(1, 3),
-    ]
-
-    @tf.function(input_signature=signature, autograph=False, jit_compile=False)
-    def graph(
-        state: Any, values: Any, events: Any, saturated: Any, means: Any, counts: Any, time: Any, rate: Any
-    ) -> Any:
-        n = tf.shape(values)[0]
-        padding = tf.math.floormod(-n, VECTOR)
-
-        def pad(array: Any) -> Any:
-            return tf.pad(array, [[0, padding], [0, 0]])
-
-        state, values, events, saturated, means, counts = tf.nest.map_structure(
-            pad, (state, values, events, saturated, means, counts)
+    def graph(*arrays: Any) -> tuple[list[Any], Any]:
+        *known, values, events, saturated, time, rate, reach, made, due = arrays
+        state = dict(zip(_FIELDS, known, strict=False))
+        saturated = saturated > 0.5
+        daily, hourly = (
+            tf.stack(known[len(state) + k * slots :][:slots], axis=0) for k in range(len(SEASONAL))
         )
-        rows = tf.shape(values)[0]
-        new, (now, counted), inputs = features.advance(
-            tf,
-            state,
-            values,
-            events,
-            saturated,
-            list(zip(means, counts, strict=True)),
-            tf.tile(time, [rows, 1]),
-            tf.tile(rate, [rows, 1]),
+        unit = features.unit_of(tf, state)
+        learnt = mixture.learn(tf, state, values, saturated, unit, ceiling(tf, state), due, reach)
+        time = tf.broadcast_to(time, (time.shape[0], BLOCK))
+        new, codes, inputs, seasons = features.advance(
+            tf, state, values, events, saturated, daily, hourly, time, rate
         )
-        parameters, h, c = network.step(inputs, state["h"], state["c"])
-        location, scale, offsets = forecast_grid(tf, parameters, new, means[1:], levels)
-        known = new["seen"][..., None] > 0.5
-        location = tf.where(known, location, np.float32(np.nan))
-        offsets = tf.cast(tf.reshape(offsets, [rows, metrics, STEPS, LEVELS]), tf.float16)
-        out = (new | {"h": h, "c": c}, now, counted, location, scale, offsets)
-        return tf.nest.map_structure(lambda array: array[:n], out)
+        names = list(new)
+        *fields, own_day, own_hour, inputs, by_day, by_hour, codes, odds = barrier(
+            [*new.values(), *codes, inputs, *seasons, *learnt]
+        )
+        new = dict(zip(names, fields, strict=True))
+        parameters, h, c = network.step(turned, inputs, state["h"], state["c"])
+        scale, shape = barrier(shape_of(tf, parameters, new, (by_day, by_hour)))
+        levels = forecast_grid(tf, scale, shape, new, reach, Z, mixture.for_steps(tf, codes), odds)
+        for k in range(1, LEVELS):  # shares differ from level to level: without this, quantiles might cross
+            levels[k] = tf.maximum(levels[k], levels[k - 1])
+        known = tf.where(new["seen"] > 0.5, new["last"], np.float32(np.nan))
+        new |= {"h": h, "c": c, "shift": codes, "odds": odds}
+        new |= mixture.remember(tf, state, made, known, scale, shape)
+        return [*(new[name] for name in _FIELDS), own_day, own_hour, scale], tf.stack(levels, axis=2)
 
-    return graph
+    given = [*_FIELDS.values(), *[metrics] * slots * len(SEASONAL), metrics, (len(EVENT_KINDS),), metrics]
+    return Blocks(tf, graph, given, [(9,), (7,), (STEPS,), (len(TRACKED),), (len(TRACKED),)])

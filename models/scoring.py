@@ -13,7 +13,7 @@ from scipy.special import ndtri
 from models.distribution import LEVELS as GRID
 from models.distribution import Z_MAX, Z_STEP, QuantileFunction
 from models.features import DAY_S, horizon_steps
-from models.lstm import BehaviourModel
+from models.lstm import BehaviourModel, State
 from models.rivals import Rival
 from models.rivals.residual import persistence
 from models.scores import BOUND, BOUND_LEVELS, CRPS_LEVELS, HELD_LEVELS, LEVELS, Scores, Sums
@@ -73,14 +73,14 @@ def forecasts(
     *,
     first_tick: int,
     tick_s: int,
-) -> Iterator[QuantileFunction]:
-    """The streaming step over (tick, user, ...) arrays, causally: one forecast (user, 5, 6) per tick."""
+) -> Iterator[tuple[State, QuantileFunction]]:
+    """The streaming step over (tick, user, ...) arrays, causally: per tick the state and a forecast (user, 5, 6)."""
     state = model.initial_state(values.shape[1])
     for t in range(len(values)):
         state, forecast, _ = model.step(
             state, values[t], events[t], saturated[t], tick=first_tick + t, tick_s=tick_s
         )
-        yield forecast
+        yield state, forecast
 
 
 def evaluate(
@@ -124,7 +124,7 @@ def evaluate(
     measured = np.flatnonzero(~np.isnan(values).all((0, 1)))
     pending: list[QuantileFunction] = []
     start = score_from
-    for t, forecast in enumerate(
+    for t, (_, forecast) in enumerate(
         forecasts(model, values, events, saturated, first_tick=first_tick, tick_s=tick_s)
     ):
         if t >= score_from and (t - score_from) % every == 0:

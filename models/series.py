@@ -20,8 +20,9 @@ Array = NDArray[np.float32]
 class Series:
     """One user's consecutive ticks.
 
-    values (tick, 5) NaN = absent, events (tick, 4) likewise, saturated (tick, 5); error (5, 6): mean absolute
-    change over each step of the horizon, in units of the metric, by which losses are divided; 0 = not scored.
+    values (tick, 5) NaN = absent, events (tick, 4) likewise, saturated (tick, 5); error (5, 6): CRPS of the
+    distribution of changes over each step of the horizon (persistence's, in units of the metric), by which losses
+    are divided; 0 = not scored. weight: how often it is drawn, beside the root of its length.
     """
 
     name: str
@@ -31,22 +32,27 @@ class Series:
     events: Array
     saturated: NDArray[np.bool_]
     error: Array
+    weight: float = 1.0
 
     @classmethod
     def of(
-        cls, name: str, tick_s: int, first_tick: int, values: Array, events: Array, saturated: Any
+        cls,
+        name: str,
+        tick_s: int,
+        first_tick: int,
+        values: Array,
+        events: Array,
+        saturated: Any,
+        weight: float = 1.0,
     ) -> Series:
         """A series with its scoring scale."""
         error = np.zeros((len(METRICS), STEPS), np.float32)
-        for k, step in enumerate(horizon_steps(tick_s)):
-            change = np.abs(values[step:] - values[:-step]).astype(np.float64)
-            known = ~np.isnan(change)
-            mean = np.where(known, change, 0).sum(0) / np.maximum(known.sum(0), 1)
-            size = np.nansum(np.abs(values), axis=0, dtype=np.float64) / np.maximum(
-                (~np.isnan(values)).sum(0), 1
-            )
-            error[:, k] = np.maximum(mean, 1e-3 * size)  # the rival's floor in SCORING
-        return cls(name, tick_s, first_tick, values, events, saturated, error)
+        for m in np.flatnonzero(~np.isnan(values).all(0)):
+            y = values[:, m].astype(np.float64)
+            for k, step in enumerate(horizon_steps(tick_s)):
+                # the rival's floor in SCORING
+                error[m, k] = max(_spread(y[step:] - y[:-step]), 1e-3 * np.nanmean(np.abs(y)))
+        return cls(name, tick_s, first_tick, values, events, saturated, error, weight)
 
     def part(self, start: int, stop: int) -> Series:
         """Rows start to stop."""
@@ -57,6 +63,13 @@ class Series:
             events=self.events[start:stop],
             saturated=self.saturated[start:stop],
         )
+
+
+def _spread(x: NDArray[np.float64]) -> float:
+    """CRPS of x's own distribution, half the mean difference of two of it (Gneiting and Raftery 2007, eq. 21)."""
+    x = np.sort(x[~np.isnan(x)])
+    n = len(x)
+    return float(x @ (2 * np.arange(n) - n + 1)) / n**2 if n else 0.0
 
 
 def held_out(name: str) -> bool:
@@ -111,6 +124,7 @@ def groups(series: list[Series], sizes: list[int], seed: int) -> list[Series]:
                 total,
                 rates,
                 known & (hit >= 0.2 * values) & (hit > 0),
+                series[0].weight,
             )
         )
     return out

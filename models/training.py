@@ -15,21 +15,25 @@ from scipy.special import ndtr
 
 from models import features
 from models.distribution import Z
-from models.features import AHEAD, METRICS, STATE, STEPS, horizon_steps
-from models.lstm import BehaviourModel, Network, State, forecast_grid, initial_state, tensorflow
+from models.features import METRICS, SEASONAL, STATE, STEPS, horizon_steps
+from models.lstm import BehaviourModel, Network, State, forecast_grid, initial_state, shape_of, tensorflow
 from models.series import Array, Series, augmented
 
 # Every second level of the grid: four parameters a distribution are fixed by eleven levels as by 21
 LEVELS_Z: Final = Z[::2]
-# CRPS weighs level z by its density; the floor lets the levels beyond 99 % matter for what the 99 % bound costs
-TAIL_WEIGHT: Final = 0.02
+# CRPS weighs level z by its density, and the levels on both sides of 99 % by nearly nothing: what the 99 % bound
+# costs is the product, so they weigh as 90 % does
+TAIL_WEIGHT: Final = np.where(np.abs(LEVELS_Z - 2.45) < 0.5, 0.1, 0.02)
 LEAK: Final = 0.02  # of the slope below zero, where a positive value cannot otherwise pull a quantile up
 CHUNK: Final = 48  # ticks of backpropagation
-ROWS: Final = 128
+ROWS: Final = 256
 STRETCH: Final = (200, 6000)  # ticks of a stretch, log-uniform: cold starts and three weeks of five minutes
 RATE: Final = (2e-3, 5e-5)  # Adam's, by a cosine
 CLIP: Final = 1.0  # global norm
 PATIENCE: Final = 5  # checks without a better one
+RATIO: Final = 0.6  # of persistence's loss: where a stretch's own begins, ...
+RATIO_RATE: Final = 0.1  # ... and how fast it follows, in chunks
+RATIO_LIMITS: Final = (0.1, 1.5)
 
 
 class Batches:
@@ -47,12 +51,13 @@ class Batches:
         self._rng = rng
         self._rows: list[Series | None] = [None] * rows
         self._at = np.zeros(rows, int)
+        self._ratio = np.full((rows, len(METRICS), STEPS), RATIO)
         if rng is None:
             self._rows = [*series]
         # long series are drawn more often, by the root of their length
-        weight = np.sqrt([len(s.values) for s in series])
+        weight = np.array([s.weight * len(s.values) ** 0.5 for s in series])
         self._weight = weight / weight.sum()
-        self.state: State = initial_state(rows)
+        self.state = _fresh(rows)
 
     def take(self, chunk: int) -> dict[str, Any] | None:
         """The next chunk of every row, or None when a single pass has ended."""
@@ -65,8 +70,8 @@ class Batches:
             "censored": np.zeros((rows, chunk, len(METRICS), STEPS), bool),
             "error": np.ones((rows, len(METRICS), STEPS), np.float32),
         }
-        ticks, lengths = np.zeros((rows, chunk), np.int64), np.full((rows, 1), 300, np.int64)
-        steps = np.tile(np.array(horizon_steps(300)), (rows, 1))
+        ticks, lengths = np.zeros((rows, chunk), np.int64), np.full(rows, 300)
+        steps = features.steps_of(lengths)
         if self._rng is None and all(self._done(row) for row in range(rows)):
             return None
         for row in range(rows):
@@ -85,19 +90,23 @@ class Batches:
                 m = len(series.values[part])
                 batch["target"][row, :m, :, k] = series.values[part]
                 batch["censored"][row, :m, :, k] = series.saturated[part]
-            batch["error"][row] = series.error if at >= self._skip[row] else 0
+            share = self._ratio[row] if self._rng is not None else 1.0
+            batch["error"][row] = series.error * share if at >= self._skip[row] else 0
             self._at[row] += chunk
-        seconds = ticks * lengths
-        batch["slots"] = np.stack(
-            [
-                features.slot(seconds),
-                *(features.slot((ticks + steps[:, k : k + 1]) * lengths) for k in AHEAD),
-            ],
-            -1,
-        ).astype(np.int32)
-        batch["time"] = features.calendar(seconds, np.broadcast_to(lengths, seconds.shape))
-        batch["rate"] = features.rates(lengths[:, 0])
+        clock = features.clock(ticks.ravel(), np.repeat(lengths, chunk), np.repeat(steps, chunk, axis=0))
+        batch |= {name: part.reshape(rows, chunk, -1) for name, part in clock._asdict().items()}
         return batch
+
+    def learn(self, loss: Array, count: Array) -> None:
+        """Follow the loss of every row, metric and step, (row, 5, 6) each, summed over the newest chunk.
+
+        Losses are divided by persistence's times a running mean of this ratio, so that the gradient is that of the
+        mean *log* ratio, as scoring's geometric mean over users asks.
+        """
+        scored = count > 0
+        ratio = self._ratio * loss / np.maximum(count, 1)
+        moved = np.where(scored, self._ratio + RATIO_RATE * (ratio - self._ratio), self._ratio)
+        self._ratio = np.clip(moved, *RATIO_LIMITS)
 
     def _done(self, row: int) -> bool:
         series = self._rows[row]
@@ -108,20 +117,29 @@ class Batches:
         length = int(np.exp(rng.uniform(*np.log(STRETCH))))
         start = int(rng.integers(0, max(1, len(series.values) - length + 1)))
         self._rows[row], self._at[row] = augmented(series.part(start, start + length), rng), 0
-        for name, fresh in initial_state(1).items():
+        self._ratio[row] = RATIO
+        for name, fresh in _fresh(1).items():
             self.state[name][row] = fresh[0]
 
 
+def _fresh(rows: int) -> State:
+    """State of new users, as float32 for the graph; without what is learnt online."""
+    kept = ("h", "c", *STATE)
+    return {name: field.astype(np.float32) for name, field in initial_state(rows).items() if name in kept}
+
+
 def pinball(tf: Any, quantiles: Any, target: Any, censored: Any, error: Any) -> Any:
-    """Weighted pinball loss, twice, in units of `error`: the CRPS but for the tail's weight; its sum and count.
+    """Weighted pinball loss, twice, in units of `error`: the CRPS but for the tail's weight.
+
+    Its sum over time and the count of targets, (row, metric, step) each.
 
     A censored target is a lower bound: quantiles above it are not penalised (RECORDS, "Censoring").
 
     Args:
         tf: the tensorflow module.
-        quantiles: (..., metric, step, 11) before the clamp at zero.
-        target: (..., metric, step), NaN = not scored.
-        censored: (..., metric, step).
+        quantiles: (row, time, metric, step, 11) before the clamp at zero.
+        target: (row, time, metric, step), NaN = not scored.
+        censored: (row, time, metric, step).
         error: of a Series, broadcast over time; 0 = not scored.
     """
     density = np.exp(-(LEVELS_Z**2) / 2) / np.sqrt(2 * np.pi) + TAIL_WEIGHT
@@ -135,7 +153,7 @@ def pinball(tf: Any, quantiles: Any, target: Any, censored: Any, error: Any) -> 
     loss = tf.reduce_sum(weights * tf.maximum(levels * short, below), axis=-1)
     share = tf.cast(scored, tf.float32)
     loss = tf.where(scored, loss / tf.where(error > 0, error, 1.0), 0.0)
-    return tf.reduce_sum(loss), tf.reduce_sum(share)
+    return tf.reduce_sum(loss, axis=1), tf.reduce_sum(share, axis=1)
 
 
 class Trainer:
@@ -150,21 +168,21 @@ class Trainer:
         self._adam = keras.optimizers.Adam(schedule, global_clipnorm=CLIP)
         self._adam.build(network.variables)
         self._update = tf.function(
-            lambda s, b: self._chunk(s, b, update=True), autograph=False, jit_compile=False
+            lambda s, b: self._chunk(s, b, update=True), autograph=False, jit_compile=True
         )
         self._score = tf.function(
-            lambda s, b: self._chunk(s, b, update=False), autograph=False, jit_compile=False
+            lambda s, b: self._chunk(s, b, update=False), autograph=False, jit_compile=True
         )
 
-    def run(self, batches: Batches, chunk: int, *, update: bool) -> tuple[float, float] | None:
-        """Loss of the next chunk, summed, and its count; None at the end. Carries the state."""
+    def run(self, batches: Batches, chunk: int, *, update: bool) -> tuple[Array, Array] | None:
+        """Loss of the next chunk and its count, (row, 5, 6) each; None at the end. Carries the state."""
         batch = batches.take(chunk)
         if batch is None:
             return None
         graph = self._update if update else self._score
         loss, count, state = graph(batches.state, batch)
         batches.state = {name: np.array(value) for name, value in state.items()}
-        return float(loss), float(count)
+        return np.asarray(loss), np.asarray(count)
 
     def _chunk(
         self, state: dict[str, Any], batch: dict[str, Any], *, update: bool
@@ -173,12 +191,20 @@ class Trainer:
         statistics, inputs, path, seasons = _read(tf, state, batch)
         with tf.GradientTape() as tape:
             parameters, h, c = self.network.sequence(inputs, state["h"], state["c"])
-            location, scale, offsets = forecast_grid(tf, parameters, path, seasons, LEVELS_Z)
-            quantiles = location[..., None] + scale[..., None] * offsets
-            seen = tf.cast(path["seen"] > 0.5, tf.float32)[..., None]
+            rows, ticks = tf.shape(inputs)[0], tf.shape(inputs)[1]
+            # (time, row) in one last axis, as the stream has users
+            parameters = tf.reshape(tf.transpose(parameters, [2, 3, 4, 1, 0]), [*parameters.shape[2:], -1])
+            reach = tf.reshape(tf.transpose(batch["reach"], [2, 1, 0]), [STEPS, -1])
+            scale, shape = shape_of(tf, parameters, path, seasons)
+            offsets = tf.stack(forecast_grid(tf, scale, shape, path, reach, LEVELS_Z), axis=2)
+            quantiles = path["last"][:, None, None] + scale[:, :, None] * offsets
+            quantiles = tf.reshape(quantiles, [len(METRICS), STEPS, len(LEVELS_Z), ticks, rows])
+            quantiles = tf.transpose(quantiles, [4, 3, 0, 1, 2])
+            seen = tf.transpose(tf.reshape(path["seen"], [len(METRICS), ticks, rows]), [2, 1, 0])
+            seen = tf.cast(seen > 0.5, tf.float32)[..., None]
             error = batch["error"][:, None] * seen
             loss, count = pinball(tf, quantiles, batch["target"], batch["censored"], error)
-            mean = loss / tf.maximum(count, 1.0)
+            mean = tf.reduce_sum(loss) / tf.maximum(tf.reduce_sum(count), 1.0)
         if update:
             gradients = tape.gradient(mean, [v.value for v in self.network.variables])
             self._adam.apply_gradients(list(zip(gradients, self.network.variables, strict=True)))
@@ -187,44 +213,60 @@ class Trainer:
 
 def _read(
     tf: Any, state: dict[str, Any], batch: dict[str, Any]
-) -> tuple[dict[str, Any], Any, dict[str, Any], Any]:
-    """Running statistics over a chunk: last state; inputs (row, time, FEATURES); fields and seasons per tick."""
-    names = [name for name in STATE if not name.startswith("seasonal")]
-    kept = ("last", "recent", "level", "root_change", "peak", "seen")
-    rows, ticks = tf.shape(batch["values"])[0], tf.shape(batch["values"])[1]
-    first, index = {name: state[name] for name in names}, tf.range(rows)
+) -> tuple[dict[str, Any], Any, dict[str, Any], tuple[Any, Any]]:
+    """Running statistics over a chunk: last state; inputs (row, time, FEATURES); fields and seasons per tick.
 
-    def body(t: Any, fields: Any, seasonal: Any, count: Any, out: Any) -> Any:
-        slots = batch["slots"][:, t]
-        means = [tf.gather(seasonal, slots[:, i], batch_dims=1) for i in range(1 + len(AHEAD))]
-        counts = [tf.gather(count, slots[:, i], batch_dims=1)[:, None] for i in range(1 + len(AHEAD))]
-        fields, (mean, number), inputs = features.advance(
+    Fields and seasons are (..., time times row), for `forecast_grid`.
+    """
+    names = [name for name in STATE if name not in SEASONAL]
+    kept = ("last", "recent", "level", "root_change", "peak", "age", "seen", "width")
+    metrics = len(METRICS)
+    shapes = [(features.FEATURES,), *(STATE[name][0] for name in kept), *[(metrics, STEPS)] * len(SEASONAL)]
+    rows, ticks = tf.shape(batch["values"])[0], tf.shape(batch["values"])[1]
+    index = tf.range(rows)
+
+    def last(array: Any) -> Any:
+        """Rows, the first axis, as the last one."""
+        return tf.transpose(array, [*range(1, len(array.shape)), 0])
+
+    def first(array: Any) -> Any:
+        return tf.transpose(array, [len(array.shape) - 1, *range(len(array.shape) - 1)])
+
+    def body(t: Any, fields: Any, seasonal: Any, out: Any) -> Any:
+        slots = {name: batch[name][:, t] for name in SEASONAL}
+        fields, codes, inputs, seasons = features.advance(
             tf,
             fields,
-            batch["values"][:, t],
-            batch["events"][:, t],
-            batch["saturated"][:, t],
-            list(zip(means, counts, strict=True)),
-            batch["time"][:, t],
-            batch["rate"],
+            *(last(batch[name][:, t]) for name in ("values", "events", "saturated")),
+            *(last(tf.gather(seasonal[name], slots[name], batch_dims=1)) for name in SEASONAL),
+            *(last(batch[name][:, t]) for name in ("time", "rate")),
         )
-        where = tf.stack([index, slots[:, 0]], axis=1)
-        seasonal = tf.tensor_scatter_nd_update(seasonal, where, mean)
-        count = tf.tensor_scatter_nd_update(count, where, number[:, 0])
-        row = tf.concat([inputs, *(fields[name] for name in kept), *means[1:]], axis=1)
-        return t + 1, fields, seasonal, count, out.write(t, row)
+        seasonal = {
+            name: tf.tensor_scatter_nd_update(
+                seasonal[name], tf.stack([index, slots[name][:, 0]], axis=1), first(code)
+            )
+            for name, code in zip(SEASONAL, codes, strict=True)
+        }
+        parts = [inputs, *(fields[name] for name in kept), *seasons]
+        return (
+            t + 1,
+            fields,
+            seasonal,
+            out.write(t, tf.concat([tf.reshape(p, [-1, rows]) for p in parts], axis=0)),
+        )
 
     out = tf.TensorArray(tf.float32, size=ticks)
-    loop = (0, first, state["seasonal"], state["seasonal_count"], out)
-    _, fields, seasonal, count, out = tf.while_loop(
-        lambda t, *_: t < ticks, body, loop, parallel_iterations=1
-    )
+    loop = (0, {name: last(state[name]) for name in names}, {name: state[name] for name in SEASONAL}, out)
+    _, fields, seasonal, out = tf.while_loop(lambda t, *_: t < ticks, body, loop, parallel_iterations=1)
     path = tf.stop_gradient(tf.transpose(out.stack(), [1, 0, 2]))
-    sizes = [features.FEATURES, *[len(METRICS)] * (len(kept) + len(AHEAD))]
-    path = tf.ensure_shape(path, [None, None, sum(sizes)])
-    inputs, *parts = tf.split(path, sizes, axis=-1)
-    last = fields | {"seasonal": seasonal, "seasonal_count": count}
-    return last, inputs, dict(zip(kept, parts, strict=False)), parts[len(kept) :]
+    sizes = [int(np.prod(shape)) for shape in shapes]
+    path = tf.ensure_shape(path, [sum(sizes), None, None])
+    inputs, *parts = tf.split(path, sizes, axis=0)
+    parts = [tf.reshape(part, [*shape, -1]) for part, shape in zip(parts, shapes[1:], strict=True)]
+    fields = {name: first(field) for name, field in fields.items()} | seasonal
+    rows, ticks = batch["values"].shape[:2]  # the LSTM wants to know
+    inputs = tf.reshape(tf.transpose(inputs, [2, 1, 0]), [rows, ticks, features.FEATURES])
+    return fields, inputs, dict(zip(kept, parts, strict=False)), tuple(parts[len(kept) :])
 
 
 def fit(
@@ -238,6 +280,7 @@ def fit(
     rows: int = ROWS,
     stop: Callable[[], bool] = lambda: False,
     progress: Callable[[int, int, float, float], None] = lambda done, total, loss, best: None,
+    checkpoint: Callable[[BehaviourModel], None] = lambda model: None,
 ) -> BehaviourModel:
     """Fit a network; keeps the weights of the best check.
 
@@ -251,6 +294,7 @@ def fit(
         rows: stretches side by side.
         stop: asked before every update, so that a caller with a clock can end the training.
         progress: called with (updates done, updates, loss, best check so far).
+        checkpoint: called with the model at every better check.
     """
     tensorflow()
     import keras
@@ -265,12 +309,15 @@ def fit(
             break
         ran = trainer.run(batches, CHUNK, update=True)
         assert ran is not None, "random stretches never end"
+        loss = ran[0].sum() / max(ran[1].sum(), 1)
+        batches.learn(*ran)
         if done % check_every == 0 or done == updates:
             score = checked(trainer, check)
             worse = 0 if score < best else worse + 1
             if score < best:
                 best, kept = score, _copies(network)
-        progress(done, updates, ran[0] / max(ran[1], 1), float(best))
+                checkpoint(BehaviourModel(network, {"model_id": model_id, "updates": done, "check": score}))
+        progress(done, updates, float(loss), float(best))
     if not np.isfinite(best):
         kept = _copies(network)
     for variable, value in zip(network.variables, kept, strict=True):
@@ -283,11 +330,15 @@ def _copies(network: Network) -> list[Array]:
 
 
 def checked(trainer: Trainer, check: list[tuple[Series, int]]) -> float:
-    """Mean loss over the checked rows of series, one causal pass; the rows before them warm the state up."""
+    """Ratio to persistence's loss, geometric mean over series, metrics and steps; causal.
+
+    The rows before those that are checked warm the state up.
+    """
     if not check:
         return np.inf
     batches = Batches([s for s, _ in check], len(check), None, [start for _, start in check])
-    total, count = 0.0, 0.0
+    total, count = np.zeros((2, len(check), len(METRICS), STEPS))
     while (ran := trainer.run(batches, 4 * CHUNK, update=False)) is not None:
         total, count = total + ran[0], count + ran[1]
-    return total / count if count else np.inf
+    scored = (count > 0) & (total > 0)
+    return float(np.exp(np.log(total[scored] / count[scored]).mean())) if scored.any() else np.inf

@@ -11,9 +11,9 @@ from typing import Annotated, Any, Final
 import numpy as np
 import typer
 
-from models import calibration, scoring, series, synthetic, training
-from models.features import DAY_S
-from models.lstm import BehaviourModel
+from models import calibration, machines, scoring, series, synthetic, training
+from models.features import DAY_S, EVENT_KINDS
+from models.lstm import BehaviourModel, State
 from models.series import Series
 from pipeline import trace
 from pipeline.display import progress, tell
@@ -29,6 +29,10 @@ SYNTHETIC: Final = (
     (3, 10, 8640),
     (4, 300, 14 * 288),
 )  # seed, tick_s, ticks
+MACHINES: Final = ((11, 10, 8640), (12, 60, 7 * 1440), (13, 300, 30 * 288), (14, 300, 30 * 288))  # likewise
+MACHINES_EACH: Final = 40
+SIMULATED_WEIGHT: Final = 0.4  # real series are drawn twice in three times
+MACHINE_GROUPS: Final = [2, 5, 10, 20, 30]
 
 
 @dataclass(frozen=True)
@@ -84,9 +88,29 @@ def simulated(seed: int, tick_s: int, ticks: int) -> list[Series]:
             people.values[:, u],
             people.events[:, u],
             people.saturated[:, u],
+            SIMULATED_WEIGHT,
         )
         for u in range(len(people.users))
     ]
+
+
+def machine_series(seed: int, tick_s: int, ticks: int) -> list[Series]:
+    """Simulated machines and totals of some of them as series; without events."""
+    values = machines.machines(seed=seed, users=MACHINES_EACH, ticks=ticks, tick_s=tick_s)
+    silent = np.full((ticks, len(EVENT_KINDS)), np.nan, np.float32)
+    each = [
+        Series.of(
+            f"machine-{seed}/{u}",
+            tick_s,
+            0,
+            values[:, u],
+            silent,
+            np.zeros(values[:, u].shape, bool),
+            SIMULATED_WEIGHT,
+        )
+        for u in range(MACHINES_EACH)
+    ]
+    return each + series.groups(each, MACHINE_GROUPS, seed)
 
 
 def split(source: Source) -> tuple[list[Series], list[tuple[Series, int]]]:
@@ -111,7 +135,7 @@ def train(
     traces: Annotated[list[Path], typer.Argument(help="Trace files, Parquet or CSV.")],
     out: Annotated[Path, typer.Option(help="Folder of the new model; its name is the model's id.")],
     seed: Annotated[int, typer.Option(help="Of weights and batches: equal seeds give equal models.")] = 0,
-    updates: Annotated[int, typer.Option(min=1, help="Updates of the weights.")] = 4000,
+    updates: Annotated[int, typer.Option(min=1, help="Updates of the weights.")] = 6000,
     minutes: Annotated[float, typer.Option(min=0.1, help="Stop earlier, at this time.")] = 60.0,
     json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
 ) -> None:
@@ -128,6 +152,8 @@ def train(
             fit += [series.coarser(one, 5) for one in some]
     for population in SYNTHETIC:
         fit += simulated(*population)
+    for population in MACHINES:
+        fit += machine_series(*population)
     end = time.monotonic() + 60 * minutes
     with progress("updates") as bar:
         task = bar.add_task("training", total=updates, note="")
@@ -143,6 +169,7 @@ def train(
             updates=updates,
             stop=lambda: time.monotonic() > end,
             progress=show,
+            checkpoint=lambda model: model.save(out),  # what a run that is cut off has reached
         )
     model.facts |= {
         "seed": seed,
@@ -150,6 +177,7 @@ def train(
         "held_out": "users whose BLAKE2b-64 of app/user is 0 modulo 5, and the end of every user: 14 days or a quarter",
         "trained_on": [_origin(path, [s for s in sources if s.path == path]) for path in traces],
         "synthetic": [{"seed": s, "tick_s": t, "ticks": n} for s, t, n in SYNTHETIC],
+        "machines": [{"seed": s, "tick_s": t, "ticks": n} for s, t, n in MACHINES],
     }
     model = calibrated(model, sources)
     model.save(out)  # scoring takes minutes: what was fitted is not lost with it
@@ -182,11 +210,11 @@ def _score(model: BehaviourModel, source: Source) -> scoring.Scores | None:
     )
 
 
-def _scores_before(
+def _before(
     model: BehaviourModel, sources: list[Source]
-) -> list[np.ndarray[Any, np.dtype[np.float32]]]:
-    """Normal scores of users held out, over the ticks before the test window; a day warms up."""
-    scores: list[np.ndarray[Any, np.dtype[np.float32]]] = []
+) -> list[tuple[np.ndarray[Any, np.dtype[np.float32]], State]]:
+    """Normal scores and last state of users held out, over the ticks before the test window; a day warms up."""
+    scores: list[tuple[np.ndarray[Any, np.dtype[np.float32]], State]] = []
     for source in sources:
         panel = source.panel
         users = [u for u, user in enumerate(source.users) if series.held_out(user.name)]
@@ -208,16 +236,18 @@ def _scores_before(
 
 
 def calibrated(model: BehaviourModel, sources: list[Source]) -> BehaviourModel:
-    """The model with its published levels and the dependence of its errors."""
-    levels = calibration.published_levels(model, lambda wide: _scores_before(wide, sources))
-    model = BehaviourModel(model.network, model.facts | {"levels": levels.round(3).tolist()})
-    found = calibration.dependence(_scores_before(model, sources))
-    model.facts["dependence"] = {
+    """The model with what a new user's calibration begins at, and the dependence of its errors."""
+    before = _before(model, sources)
+    prior = {
+        name: found.round(4).tolist() for name, found in calibration.prior([s for _, s in before]).items()
+    }
+    found = calibration.dependence([scores for scores, _ in before])
+    dependence = {
         "shared": found.shared.round(4).tolist(),
         "metric_correlation": found.metric_correlation.round(4).tolist(),
         "step_correlation": round(found.step_correlation, 4),
     }
-    return model
+    return BehaviourModel(model.network, model.facts | {"prior": prior, "dependence": dependence})
 
 
 def _origin(path: Path, sources: list[Source]) -> dict[str, Any]:

@@ -3,9 +3,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from models.calibration import LEVEL_LIMIT, dependence, normal_scores, published_levels
-from models.distribution import Z
-from models.lstm import BehaviourModel, Network
+from models.calibration import dependence, normal_scores, prior
 from tests.unit.models.normal import Normal
 
 
@@ -16,33 +14,13 @@ def test_normal_scores_are_standard_units_of_the_error() -> None:
     saturated[15] = True
     events = np.full((20, 1, 4), np.nan, np.float32)
     model: Any = Normal()
-    scores = normal_scores(model, values, events, saturated, first_tick=0, tick_s=300, score_from=8)
+    scores, _ = normal_scores(model, values, events, saturated, first_tick=0, tick_s=300, score_from=8)
     assert scores.shape == (12, 1, 5, 6)
     # the forecast of row 8 + t for three ticks ahead is compared with row 11 + t
     np.testing.assert_allclose(scores[:4, 0, 0, 2], values[11:15, 0, 0] - 10, atol=2e-3)
     assert np.isnan(scores[4, 0, 0, 2])  # saturated
     assert np.isnan(scores[9:, 0, 0, 2]).all()  # beyond the end
     assert np.isnan(scores[:, :, 1:]).all()
-
-
-def test_levels_stretch_where_outcomes_were_wider_than_forecast() -> None:
-    rng = np.random.default_rng(0)
-    asked: list[BehaviourModel] = []
-
-    def scores(model: BehaviourModel) -> list[Any]:
-        asked.append(model)
-        found = rng.normal(0, 1.5, (40_000, 1, 5, 6)).astype(np.float32)
-        found[..., 4, :] = np.nan
-        return [found / 2]  # on a grid twice as wide, a score is half
-
-    levels = published_levels(BehaviourModel(Network(), {"model_id": "x"}), scores)
-    np.testing.assert_allclose(asked[0].levels, np.broadcast_to(2 * Z, (5, 6, 21)))
-    body = np.abs(Z) < 2.5
-    # standard error of a 99.4 % quantile of 40,000 is 0.03 standard deviations of 1.5
-    np.testing.assert_allclose(levels[0, :, body], np.broadcast_to(1.5 * Z[body, None], (15, 6)), atol=0.15)
-    np.testing.assert_array_equal(levels[4], np.broadcast_to(Z, (6, 21)))
-    assert np.abs(levels).max() <= LEVEL_LIMIT
-    assert (np.diff(levels, axis=-1) >= 0).all()
 
 
 def test_dependence_of_scores_is_estimated() -> None:
@@ -75,3 +53,19 @@ def test_dependence_without_data_is_independence() -> None:
     assert found.shared.tolist() == [0] * 5
     np.testing.assert_allclose(found.metric_correlation, np.eye(5))
     assert found.step_correlation == 0
+
+
+def test_a_prior_is_the_mean_of_what_was_learnt_from_enough() -> None:
+    state: Any = {
+        "seen": np.array([[500, 0, 0, 0, 0], [500, 500, 0, 0, 199]], np.float32),
+        "shift": np.zeros((2, 3, 5, 3), np.int16),
+        "odds": np.zeros((2, 3, 5), np.float32),
+    }
+    state["shift"][0, 1, 0] = [30, 60, 90]
+    state["shift"][1, :, 4] = 1000  # of too few samples
+    state["odds"][1, 2, 1] = 0.6
+    found = prior([state])
+    # over three pairs of user and metric
+    np.testing.assert_allclose(found["shift"][:, 0], [[0, 0, 0], [10, 20, 30], [0, 0, 0]])
+    np.testing.assert_allclose(found["odds"], [[0], [0], [0.2]])
+    assert prior([]) == {}

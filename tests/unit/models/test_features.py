@@ -1,13 +1,14 @@
 import subprocess
 import sys
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.features import calendar, horizon_steps, is_saturated, slot
+from models.features import clock, horizon_steps, is_saturated, steps_of
 
 
 @pytest.mark.parametrize(
@@ -44,18 +45,35 @@ def test_saturated_from_98_percent_of_the_limit() -> None:
     assert is_saturated(values, limits).tolist() == [False, True, True, False, False]
 
 
-def test_slot_is_the_half_hour_of_the_day() -> None:
-    assert slot(86_400 * 3 + 5 * 3_600 + 1_799) == 10
-    assert slot(np.array([86_399, 86_400])).tolist() == [47, 0]
+def at(second: int, tick_s: int) -> Any:
+    length = np.array([tick_s])
+    return clock(np.array([second // tick_s]), length, steps_of(length))
 
 
-def test_calendar_repeats_after_a_week_and_knows_the_tick_length() -> None:
-    a = calendar(np.array([1_000_000]), np.array([300]))
-    b = calendar(np.array([1_000_000 + 7 * 86_400]), np.array([300]))
-    np.testing.assert_allclose(a, b, atol=1e-6)
-    assert a.shape == (1, 7)
-    assert a[0, 6] == 0  # log(300 / 300)
-    assert calendar(np.array([0]), np.array([300]))[0, :2].tolist() == [0, 1]  # midnight: sin 0, cos 0
+def test_slots_are_ten_minutes_of_the_day_and_five_of_the_hour() -> None:
+    now = at(86_400 * 3 + 5 * 3_600 + 1_500, 300)  # 05:25 and 5, 10, .. 30 minutes ahead
+    assert now.daily[0].tolist() == [32, 33, 33, 34, 34, 35, 35]
+    assert now.hourly[0].tolist() == [5, 6, 7, 8, 9, 10, 11]
+    late = at(86_400 - 600, 600)
+    assert late.daily[0, :2].tolist() == [143, 0]
+    assert late.hourly[0, :2].tolist() == [10, 0]
+
+
+def test_time_repeats_after_a_week_and_knows_the_tick_length() -> None:
+    a, b = at(1_000_200, 300), at(1_000_200 + 7 * 86_400, 300)
+    np.testing.assert_allclose(a.time, b.time, atol=1e-6)
+    assert a.time.shape == (1, 9)
+    assert a.time[0, 8] == 0  # log(300 / 300)
+    assert at(0, 300).time[0, :2].tolist() == [0, 1]  # midnight: sin 0, cos 0
+
+
+def test_rates_follow_the_tick_length() -> None:
+    five, one = at(0, 300).rate[0], at(240, 60).rate[0]
+    assert five[1] == 1  # a tick of five minutes is itself the mean of five minutes
+    assert one[1] == pytest.approx(0.2)
+    assert five[4] == pytest.approx(0.5 ** (300 / (7 * 86_400)))
+    assert five[5] == one[5] == 1  # the tick ends a slot of five minutes
+    assert at(180, 60).rate[0, 5] == 0
 
 
 def test_arrays_alone_do_not_load_tensorflow() -> None:

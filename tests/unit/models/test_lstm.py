@@ -1,3 +1,4 @@
+import hashlib
 import json
 import subprocess
 import sys
@@ -7,12 +8,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-from models.distribution import Z
-from models.features import CHANGE_FLOOR, STEPS, TINY
-from models.lstm import CAP_PEAKS, DEFAULT_MODEL, BehaviourModel, Network, State, state_bytes, tensorflow
+from models.features import CHANGE_FLOOR, CODES, STEPS, TINY, UNKNOWN
+from models.lstm import (
+    CAP_PEAKS,
+    DEFAULT_MODEL,
+    STATE,
+    BehaviourModel,
+    Network,
+    State,
+    state_bytes,
+    tensorflow,
+)
 
 TICKS = 6
-USERS = 1000
+USERS = 2500  # two full blocks and a part of one
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +61,7 @@ def steady(value: float, ticks: int, users: int = 1) -> tuple[Any, Any, Any]:
     return values, np.full((ticks, users, 4), np.nan, np.float32), np.zeros(values.shape, bool)
 
 
-@pytest.mark.parametrize("n", [1, 7, 125, 1000])
+@pytest.mark.parametrize("n", [1, 7, 125, 1000, 2500])
 def test_a_row_does_not_depend_on_its_batch_to_the_bit(model: BehaviourModel, n: int) -> None:
     values, events, saturated = samples()
     state, forecast, _ = run(model, values, events, saturated)
@@ -69,18 +78,22 @@ def test_stream_and_training_are_the_same_network(model: BehaviourModel) -> None
     h, c = (rng.standard_normal((9, 64)).astype(np.float32) for _ in range(2))
     inputs = rng.standard_normal((9, 40, model.network.lstm.cell.kernel.shape[0])).astype(np.float32)
     whole, last_h, last_c = model.network.sequence(inputs, h, c)
+    turned, h, c = model.network.turned(), h.T, c.T
     for t in range(inputs.shape[1]):
-        one, h, c = model.network.step(inputs[:, t], h, c)
-        np.testing.assert_allclose(np.asarray(one), np.asarray(whole)[:, t], atol=1e-5)
-    np.testing.assert_allclose(np.asarray(h), np.asarray(last_h), atol=1e-5)
-    np.testing.assert_allclose(np.asarray(c), np.asarray(last_c), atol=1e-5)
+        one, h, c = model.network.step(turned, inputs[:, t].T, h, c)
+        np.testing.assert_allclose(np.moveaxis(np.asarray(one), -1, 0), np.asarray(whole)[:, t], atol=1e-5)
+    np.testing.assert_allclose(np.asarray(h).T, np.asarray(last_h), atol=1e-5)
+    np.testing.assert_allclose(np.asarray(c).T, np.asarray(last_c), atol=1e-5)
 
 
 def test_state_fits_its_budget(model: BehaviourModel) -> None:
     state = model.initial_state(3)
     assert sum(array.nbytes for array in state.values()) == 3 * state_bytes()
     assert state_bytes() <= 2_500  # DESIGN 13
-    assert all(array.dtype == np.float32 for array in state.values())
+    kinds = {name: np.dtype(kind) for name, (_, kind) in STATE.items()}
+    assert {name: array.dtype for name, array in state.items()} == kinds
+    after, _, _ = model.step(state, *(part[0] for part in steady(1.0, 1, users=3)), tick=5, tick_s=60)
+    assert {name: array.dtype for name, array in after.items()} == kinds
 
 
 def test_no_retracing_and_no_change_of_the_given_state(model: BehaviourModel) -> None:
@@ -90,7 +103,7 @@ def test_no_retracing_and_no_change_of_the_given_state(model: BehaviourModel) ->
     for n, tick_s in ((1, 10), (50, 60), (1000, 300)):
         part = {name: array[:n] for name, array in state.items()}
         model.step(part, values[0, :n], events[0, :n], saturated[0, :n], tick=5, tick_s=tick_s)
-    assert model._graph.experimental_get_tracing_count() == 1  # pyright: ignore[reportPrivateUsage]
+    assert model._blocks.graph.experimental_get_tracing_count() == 1  # pyright: ignore[reportPrivateUsage]
     for name, array in before.items():
         np.testing.assert_array_equal(state[name], array)
 
@@ -110,12 +123,17 @@ def test_forecasts_are_finite_monotone_and_capped(model: BehaviourModel) -> None
     assert (forecast.at(3.5)[seen] <= location_or_cap + slack).all()
 
 
-def test_calibrated_levels_are_published(model: BehaviourModel) -> None:
-    wide = BehaviourModel(model.network, {"model_id": "wide", "levels": (2 * Z).tolist()})
-    a, b = (run(m, *samples(users=20))[1] for m in (model, wide))
-    # the wide model's level 1.4 is the other's 2.8, both on the grid
-    np.testing.assert_allclose(b.at(1.4), a.at(2.8), rtol=2e-3)
-    np.testing.assert_array_equal(a.location, b.location)
+def test_a_new_user_begins_at_the_populations_calibration(model: BehaviourModel) -> None:
+    shift = [[[-400.0] * 3], [[200.0] * 3], [[100.0] * 3]]
+    wide = BehaviourModel(model.network, {"model_id": "wide", "prior": {"shift": shift}})
+    assert wide.initial_state(2)["shift"][1, 0].tolist() == [[-400] * 3] * 5
+    assert (wide.initial_state(2)["odds"] == 0).all()
+    values, events, saturated = samples(users=20)
+    values = np.nan_to_num(values, nan=1.0)
+    a, b = (run(m, values[:1], events[:1], saturated[:1])[1] for m in (model, wide))
+    assert (b.at(1.96) >= a.at(1.96)).all()
+    assert (b.at(1.96) > a.at(1.96)).any()
+    np.testing.assert_array_equal(b.at(0.7), a.at(0.7))
 
 
 def test_the_released_model_loads_and_knows_its_dependence() -> None:
@@ -123,7 +141,7 @@ def test_the_released_model_loads_and_knows_its_dependence() -> None:
     assert released.model_id == DEFAULT_MODEL.name
     assert released.dependence.shared.shape == (5,)
     assert (released.dependence.shared >= 0).all()
-    assert (np.diff(released.levels, axis=-1) >= 0).all()
+    assert set(released.facts["prior"]) == {"shift", "odds"}
     assert (DEFAULT_MODEL / "MODEL_CARD.md").is_file()
 
 
@@ -155,17 +173,25 @@ def test_running_statistics() -> None:
     assert state["repeats"][0, 1] == pytest.approx(1 - 1 / 3)  # the first sample has no one before it
 
 
-def test_seasonal_memory_holds_the_half_hour_of_the_day(model: BehaviourModel) -> None:
+def test_seasonal_memory_holds_codes_of_the_slots_of_day_and_hour(model: BehaviourModel) -> None:
     state = model.initial_state(1)
     _, events, saturated = steady(0.0, 1)
-    day = 86_400 // 1_800
-    for tick, value in ((10, 2.0), (10 + day, 6.0), (11, 9.0)):
+    day = 86_400 // 600
+    # a jump at the tenth slot of the day (01:40, the ninth of the hour), on two days
+    for tick, value in ((9, 2.0), (10, 6.0), (11, 2.0), (10 + day, 6.0)):
         state, _, _ = model.step(
-            state, np.full((1, 5), value, np.float32), events[0], saturated[0], tick=tick, tick_s=1_800
+            state, np.full((1, 5), value, np.float32), events[0], saturated[0], tick=tick, tick_s=600
         )
-    assert state["seasonal"][0, 10].tolist() == [4.0] * 5  # mean of 2 and 6
-    assert state["seasonal"][0, 11].tolist() == [9.0] * 5
-    assert np.isnan(state["seasonal"][0, 12]).all()
+        for name, slot in (("daily", tick % day), ("hourly", tick * 2 % 12)):
+            apart = (state["lately"] - state["level"]) / state["spread"]
+            assert (
+                np.abs(state[name][0, slot] - np.arcsinh(apart) * CODES[name]) <= 0.51
+            ).all() or tick > day
+    assert state["daily"].dtype == np.int8
+    assert (state["daily"][0, 10] > state["daily"][0, 11]).all()
+    assert (state["daily"][0, 12] == UNKNOWN["daily"]).all()
+    assert (state["hourly"][0, [8, 10]] > UNKNOWN["hourly"]).all()
+    assert (state["hourly"][0, 1] == UNKNOWN["hourly"]).all()
 
 
 def test_saturated_samples_do_not_pull_demand_down(model: BehaviourModel) -> None:
@@ -204,6 +230,57 @@ def test_what_is_no_model_is_refused(model: BehaviourModel, tmp_path: Path) -> N
     (tmp_path / "model.json").write_text(json.dumps(facts | {"weights_sha256": "0" * 64}))
     with pytest.raises(ValueError, match="is not the file"):
         BehaviourModel.load(tmp_path)
+    with np.load(tmp_path / "weights.npz") as weights:
+        arrays = {name: weights[name] for name in weights}
+    arrays["hidden/kernel"] = np.zeros((3, 2))
+    np.savez(tmp_path / "weights.npz", **arrays)  # pyright: ignore[reportArgumentType]
+    digest = hashlib.sha256((tmp_path / "weights.npz").read_bytes()).hexdigest()
+    (tmp_path / "model.json").write_text(json.dumps(facts | {"weights_sha256": digest}))
+    with pytest.raises(ValueError, match=r"another network: hidden/kernel is \(3, 2\)"):
+        BehaviourModel.load(tmp_path)
+
+
+def odd_series(ticks: int) -> dict[str, Any]:
+    """CPU of users as the world has them, (tick): what a forecast must survive."""
+    t = np.arange(ticks)
+    gap = np.where((t > 100) & (t < 1100), np.nan, 5.0 + t % 3)
+    return {
+        "constant": np.full(ticks, 3.0),
+        "zero": np.zeros(ticks),
+        "one sample": np.where(t == 0, 3.0, np.nan),
+        "gap of days": gap,
+        "jump": np.where(t < 600, 1.0, 1e6) * (1 + t % 2),
+        "vanishes": np.where(t < 600, 1.0 + t % 4, np.nan),
+        "appears": np.where(t < 600, np.nan, 1.0 + t % 4),
+        "at its limit": np.full(ticks, 4.0),
+        "tiny": 1e-12 * (1 + t % 5),
+        "huge": 1e15 * (1 + t % 5),
+    }
+
+
+def test_odd_series_are_forecast_and_lost_knowledge_widens() -> None:
+    released = BehaviourModel.load(DEFAULT_MODEL)
+    series = odd_series(1200)
+    names = list(series)
+    state = released.initial_state(len(names))
+    width: list[Any] = []
+    for t in range(1200):
+        values = np.full((len(names), 5), np.nan, np.float32)
+        values[:, 0] = [series[name][t] for name in names]
+        hit = np.zeros(values.shape, bool)
+        hit[names.index("at its limit"), 0] = True
+        events = np.full((len(names), 4), np.nan, np.float32)
+        state, forecast, _ = released.step(state, values, events, hit, tick=4_000_000 + t, tick_s=300)
+        seen = state["seen"][:, 0] > 0
+        assert np.isfinite(forecast.grid()[seen, 0]).all()
+        lo, hi = forecast.interval()
+        assert (hi[seen, 0] >= lo[seen, 0]).all()
+        width.append((hi - lo)[:, 0, 0])
+    for name, last, silent in (("gap of days", 100, 1099), ("vanishes", 599, 1199)):
+        u = names.index(name)
+        assert width[silent][u] > 1.2 * width[last][u], name
+    assert width[-1][names.index("zero")] < 1e-6
+    assert width[-1][names.index("constant")] < 0.3
 
 
 def test_tensorflow_loads_silently_and_late() -> None:

@@ -151,7 +151,7 @@ def test_one_pass_of_the_network_is_causal() -> None:
     changed = values.copy()
     changed[30:] *= 3
     a, b = (
-        list(scoring.forecasts(model, v, events, saturated, first_tick=0, tick_s=300))
+        [f for _, f in scoring.forecasts(model, v, events, saturated, first_tick=0, tick_s=300)]
         for v in (values, changed)
     )
     for t in range(30):

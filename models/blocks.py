@@ -1,0 +1,150 @@
+"""A graph over many users in blocks of one size, compiled once by XLA and run side by side on all cores.
+
+Inside a block users are the last axis, so that every operation runs over long rows; outside they are the first.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import os
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.distribution import LEVELS
+from models.features import METRICS, STEPS
+
+# A multiple of the 16 float32 of a vector register; 1,024 would put a column's values, 4,096 bytes apart, into one
+# set of the cache: the copies at the border then take nine times as long.
+BLOCK: Final = 1008
+OFFSETS: Final = len(METRICS) * STEPS * LEVELS
+_ALIGNED: Final = 64  # bytes, for TensorFlow to take an array as it is
+
+Shapes = Sequence[tuple[int, ...]]
+
+
+def empty(n: int, kinds: Sequence[tuple[tuple[int, ...], Any]]) -> list[NDArray[Any]]:
+    """An array (n, *shape) for each shape and kind, side by side in one memory.
+
+    So that they are backed by large pages: the faults of small ones, some in each of many arrays, take a fifth of a
+    step's time. The memory is freed with the last of them.
+    """
+    sizes = [n * int(np.prod(shape)) * np.dtype(kind).itemsize for shape, kind in kinds]
+    starts = np.cumsum([0, *(-(-size // _ALIGNED) * _ALIGNED for size in sizes)]).tolist()
+    memory = np.empty(starts[-1], np.uint8)
+    return [
+        memory[start : start + size].view(kind).reshape(n, *shape)
+        for start, size, (shape, kind) in zip(starts, sizes, kinds, strict=False)
+    ]
+
+
+def barrier(arrays: Sequence[Any]) -> list[Any]:
+    """The same arrays, each computed once: XLA would compute some again in every place that reads them."""
+    return list(
+        importlib.import_module("tensorflow.compiler.tf2xla.python.xla").optimization_barrier(*arrays)
+    )
+
+
+class Blocks:
+    """`graph` for BLOCK users at a time.
+
+    All users pass through the one compiled size, the last block filled up with zeros, so that a user's result
+    depends to the bit neither on the batch nor on the place in it.
+    """
+
+    def __init__(
+        self, tf: Any, graph: Callable[..., tuple[Sequence[Any], Any]], given: Shapes, shared: Shapes
+    ) -> None:
+        """Compiles with the first call.
+
+        Args:
+            tf: the tensorflow module.
+            graph: of arrays (*shape, BLOCK) for `given`, then (*shape, 1) for `shared`; it returns a list of float32
+                (..., BLOCK) and the forecasts' offsets (5, 6, level, BLOCK).
+            given: shape of each array a user.
+            shared: shape of each array that is the same for all users.
+        """
+        self._tf = tf
+        self._ends = np.cumsum([0, *(int(np.prod(shape)) for shape in given)]).tolist()
+        self._local = threading.local()
+
+        def compiled(packed: Any, *others: Any) -> Any:
+            ends = zip(self._ends, self._ends[1:], given, strict=False)
+            out, offsets = graph(*(tf.reshape(packed[a:b], (*shape, BLOCK)) for a, b, shape in ends), *others)
+            # two levels in one number: half the moves when users become the first axis
+            (offsets,) = barrier([tf.cast(offsets, tf.float16)])
+            pairs = tf.cast(tf.bitcast(offsets, tf.uint16), tf.uint32)
+            pairs = tf.reshape(pairs, (OFFSETS // 2, 2, BLOCK))
+            pairs = pairs[:, 0] + pairs[:, 1] * 65_536
+            return tf.concat([tf.reshape(array, (-1, BLOCK)) for array in out], axis=0), pairs
+
+        sizes = [(self._ends[-1], BLOCK), *((*shape, 1) for shape in shared)]
+        signature = [tf.TensorSpec(size, tf.float32) for size in sizes]
+        self.graph = tf.function(compiled, input_signature=signature, autograph=False, jit_compile=True)
+
+    def __call__(
+        self,
+        given: Sequence[NDArray[Any]],
+        shared: Sequence[NDArray[np.float32]],
+        copies: Sequence[tuple[NDArray[Any], NDArray[Any]]],
+        out: Sequence[NDArray[Any]],
+        offsets: NDArray[np.float16],
+    ) -> None:
+        """Run the graph for n users.
+
+        Args:
+            given: arrays (n, *shape) of any kind.
+            shared: arrays (*shape, 1).
+            copies: arrays (n, ...) and where they are copied to, before `out` is written.
+            out: arrays (n, ...) to fill with what the graph returns.
+            offsets: (n, 5, 6, level) to fill likewise.
+        """
+        n = len(offsets)
+        pairs = offsets.reshape(n, OFFSETS).view(np.uint32)
+        constants = [self._tf.constant(array, self._tf.float32) for array in shared]
+        graph = self.graph.get_concrete_function()
+
+        def run(first: int) -> None:
+            part = slice(first, min(n, first + BLOCK))
+            size = part.stop - first
+            packed, tensor = self._packed()
+            packed[:, size:] = 0
+            for a, b, array in zip(self._ends, self._ends[1:], given, strict=False):
+                packed[a:b, :size] = array[part].reshape(size, -1).T
+            results, packed_pairs = (np.asarray(result) for result in graph(tensor, *constants))
+            for source, copy in copies:
+                copy[part] = source[part]
+            row = 0
+            for array in out:
+                rows = int(np.prod(array.shape[1:]))
+                array[part] = results[row : row + rows, :size].T.reshape(size, *array.shape[1:])
+                row += rows
+            pairs[part] = packed_pairs[:, :size].T
+
+        if n <= BLOCK:
+            for first in range(0, n, BLOCK):
+                run(first)
+        else:
+            for _ in _pool().map(run, range(0, n, BLOCK)):
+                pass
+
+    def _packed(self) -> tuple[NDArray[np.float32], Any]:
+        """This thread's input (row, BLOCK) and the tensor over the same memory."""
+        if not hasattr(self._local, "packed"):
+            shape = (self._ends[-1], BLOCK)
+            memory = np.zeros(shape[0] * shape[1] * 4 + _ALIGNED, np.uint8)
+            start = -memory.ctypes.data % _ALIGNED
+            packed = memory[start : start + shape[0] * shape[1] * 4].view(np.float32).reshape(shape)
+            self._local.packed = packed, self._tf.experimental.dlpack.from_dlpack(packed.__dlpack__())
+        return self._local.packed
+
+
+@functools.cache
+def _pool() -> ThreadPoolExecutor:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return ThreadPoolExecutor(cores, "step")

@@ -1,0 +1,246 @@
+"""What is published: the network and persistence averaged in quantiles, and corrected by what happened.
+
+At the standard-normal level z, around the last value and in the network's scales:
+
+    network      a = move + sinh((asinh(z) + shift + skew) / tail)
+    persistence  b = ± exp(width ± 1.1 shift) unit / scale, the tracked quantiles of the user's own changes
+    share        w = 1.2 sigmoid(gate + odds) - 0.1, within 0 and 1
+    published    q = b + w (a - b): one quantile function (comonotone)
+
+The network gives move, scale, skew, tail and the gates of centre and tails; widths are in `models.features`. Learnt
+here, for every user and metric, when a target arrives, each along its own pinball loss:
+
+    shift  by the published quantile: adaptive conformal inference (Gibbs and Candès 2021), at the ends of the 95 %
+           interval and at the 99 % bound, for the TRACKED steps; the steps between are interpolated
+    odds   by the gradient of q's loss: CRPS learning (Berrisch and Ziel 2021)
+
+A step's outcome is known h ticks later: what was said of it is kept until then, of one tick in `features.Clock.made`,
+and valued with the present shift, odds and widths: as it would be made now.
+
+Arrays have the batch last: (metric, step, level, ...).
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import ndtr
+
+from models.distribution import OFFSET_LIMIT
+from models.features import KNOTS, METRICS, TRACKED, WIDTH_UNIT
+
+# weight of a tracked step's shift in each of the six
+BETWEEN: Final = np.array([[1, 0.5, 0, 0, 0, 0], [0, 0.5, 1, 2 / 3, 1 / 3, 0], [0, 0, 0, 1 / 3, 2 / 3, 1]])
+FINEST: Final = 1e-4  # of a unit: tracked changes up to it are none
+SHARED: Final = ("centre", "lower", "upper")  # parts of the distribution with a gate each
+
+# Probabilities held: both ends of the 95 % interval and the 99 % bound. What is split at random on point masses
+# falls outside somewhat more often, so they aim beyond by what was seen on users held out before the test window.
+HELD: Final = np.array([0.0245, 0.9755, 0.9902], np.float32)
+LEARNT: Final = np.array([-2.1, -1.75, -1.4, -0.7, 0.0, 0.7, 1.4, 1.75, 2.1, 2.45], np.float32)
+# (tracked, held): of the later steps one target in seven is seen
+SHIFT_GAIN: Final = np.array([[0.02, 0.02, 0.04], [0.04, 0.04, 0.08], [0.04, 0.04, 0.08]], np.float32)
+SHIFT_LIMIT: Final = 1.5
+SHIFT_UNIT: Final = 1 / 20_000  # of its sixteen bits, which reach 1.6; the smallest step is 0.0003
+ODDS_GAIN: Final = 0.005
+ODDS_LIMIT: Final = 8.0
+PULL_LIMIT: Final = 10.0
+
+STATE: Final[dict[str, tuple[tuple[int, ...], Any]]] = {
+    "shift": ((len(HELD), len(METRICS), len(TRACKED)), np.int16),
+    "odds": ((len(SHARED), len(METRICS)), np.float32),
+    "made_last": ((len(METRICS), len(TRACKED)), np.float32),  # NaN: nothing to value
+    "made_scale": ((len(METRICS), len(TRACKED)), np.float32),
+    "made_shape": ((6, len(METRICS), len(TRACKED)), np.float16),  # move, skew, tail, gates
+}
+
+
+def parts(z: NDArray[np.float32]) -> NDArray[np.float32]:
+    """How much of a level (level) belongs to centre and tails, (3, level): the tails' from 0.7, all from 2.1."""
+    tails = np.clip((np.abs(z) - 0.7) / 1.4, 0, 1)
+    return np.stack([1 - tails, tails * (z < 0), tails * (z > 0)]).astype(np.float32)
+
+
+def held(z: float) -> int | None:
+    """The row of HELD whose shift moves a level: none nearer the median than 1.5."""
+    return None if abs(z) < 1.5 else 0 if z < 0 else 1 if z < 2.3 else 2
+
+
+def average(
+    tf: Any,
+    shape: Any,
+    scale: Any,
+    width: Any,
+    unit: Any,
+    reach: Any,
+    z: NDArray[np.float32],
+    shift: Any = None,
+    odds: Any = None,
+) -> tuple[list[Any], list[Any], list[Any]]:
+    """Network, persistence and share at every level: lists of (metric, step, ...), in scales around the last value.
+
+    Args:
+        tf: the tensorflow module.
+        shape: (6, metric, step, ...): move, skew, tail and three gates.
+        scale: (metric, step, ...) in units of the metric.
+        width: codes of `features.STATE`, (2, knot, metric, ...).
+        unit: (metric, 1, ...).
+        reach: of `features.Clock`, of the steps, (step, ...).
+        z: the levels, (level).
+        shift: (held, metric, step, ...); none before anything is learnt.
+        odds: (3, metric, ...); likewise.
+    """
+    move, skew, tail, *gates = tf.unstack(shape, axis=0)
+    slope = 1.0 / tail
+    skew = skew * slope
+    sizes = _sizes(tf, width, reach)
+    ratio = unit / scale
+    if odds is not None:
+        gates = [gate + odd[:, None] for gate, odd in zip(gates, tf.unstack(odds, axis=0), strict=True)]
+    moved = [] if shift is None else [(row * slope, tf.exp(1.1 * row)) for row in tf.unstack(shift, axis=0)]
+    network: list[Any] = []
+    persistence: list[Any] = []
+    share: list[Any] = []
+    for level, part in zip(z.tolist(), parts(z).T.tolist(), strict=True):
+        at = float(np.arcsinh(level)) * slope + skew
+        change = _at(tf, sizes, level) * ratio
+        row = held(level)
+        if moved and row is not None:
+            at += moved[row][0]
+            change = change * moved[row][1] if level > 0 else change / moved[row][1]
+        grown = tf.exp(at)
+        network.append(move + tf.clip_by_value((grown - 1.0 / grown) / 2.0, -OFFSET_LIMIT, OFFSET_LIMIT))
+        persistence.append(change)
+        gate = sum(share_ * gate for share_, gate in zip(part, gates, strict=True) if share_)
+        # beyond both ends of the sigmoid, so that a share of nothing leaves persistence's point mass as it is
+        share.append(tf.clip_by_value(1.2 * tf.sigmoid(gate) - 0.1, 0.0, 1.0))
+    return network, persistence, share
+
+
+def _sizes(tf: Any, width: Any, reach: Any) -> list[Any]:
+    """Tracked quantiles of changes at KNOTS, without sign, for each step: knots of (metric, step, ...), in units."""
+    logs = tf.unstack(width * WIDTH_UNIT, axis=1)  # (2, metric, ...) a knot
+    middle = len(KNOTS) // 2
+    for k in range(middle - 2, -1, -1):
+        logs[k] = tf.maximum(logs[k], logs[k + 1])
+    for k in range(middle + 1, len(KNOTS)):
+        logs[k] = tf.maximum(logs[k], logs[k - 1])
+    pairs = [(log[0][:, None], log[1][:, None]) for log in logs]
+    return [tf.maximum(tf.exp(one + reach * (six - one)) - FINEST, 0.0) for one, six in pairs]
+
+
+def _at(tf: Any, sizes: list[Any], z: float) -> Any:
+    """Change at a level from the sizes at KNOTS.
+
+    Halfway between knots, their geometric mean: tails are convex. Linear from the first one to 0 at 0, and beyond
+    the last one by the line through 0.
+    """
+    middle, sign, z = len(KNOTS) // 2, np.sign(z), abs(z)
+    own = sizes[middle:] if sign > 0 else sizes[middle - 1 :: -1]
+    levels = np.abs(KNOTS[middle:])
+    near = int(np.argmin(np.abs(levels - z)))
+    if abs(levels[near] - z) < 1e-6:
+        return sign * own[near]
+    if z < levels[0] or z > levels[-1]:
+        return own[near] * float(sign * z / levels[near])
+    above = int(np.searchsorted(levels, z))
+    assert abs(levels[above] + levels[above - 1] - 2 * z) < 1e-5, "levels halve the distance of knots"
+    return sign * tf.sqrt(own[above - 1] * own[above])
+
+
+def learn(
+    tf: Any,
+    state: dict[str, Any],
+    values: Any,
+    saturated: Any,
+    unit: Any,
+    ceiling: Any,
+    due: Any,
+    reach: Any,
+) -> tuple[Any, Any]:
+    """Shift codes and odds after a tick.
+
+    Args:
+        tf: the tensorflow module.
+        state: the fields of STATE and `width`, before the tick, batch last.
+        values: (metric, ...) targets, NaN where absent.
+        saturated: (metric, ...): such a target is known to be passed, not missed.
+        unit: (metric, ...) before the tick, and `ceiling`, the highest value that is forecast.
+        ceiling: see there.
+        due: of `features.Clock`, (tracked, ...).
+        reach: of `features.Clock`, (6, ...).
+    """
+    last, scale = state["made_last"], state["made_scale"]
+    known = tf.logical_and(due > 0.5, tf.logical_not(tf.math.is_nan(last + values[:, None])))
+    last, scale = tf.where(known, last, 0.0), tf.where(known, scale, 1.0)
+    y = tf.where(known, (values[:, None] - last) / scale, 0.0)
+    zero, most = (0.0 - last) / scale, (ceiling[:, None] - last) / scale
+    move, skew, tail, *gates = tf.unstack(state["made_shape"], axis=0)
+    shape = tf.stack([tf.where(known, part, kind) for part, kind in zip(
+        (move, skew, tail, *gates), (0.0, 0.0, 1.0, 0.0, 0.0, 0.0), strict=True)], axis=0)  # fmt: skip
+    shift, odds = state["shift"] * SHIFT_UNIT, state["odds"]
+    reach = tf.gather(reach, TRACKED, axis=0)
+    a, b, w = average(tf, shape, scale, state["width"], unit[:, None], reach, LEARNT, shift, odds)
+    q = [tf.minimum(tf.maximum(b_ + w_ * (a_ - b_), zero), most) for a_, b_, w_ in zip(a, b, w, strict=True)]
+    for j in range(1, len(q)):
+        q[j] = tf.maximum(q[j], q[j - 1])
+    passed = tf.logical_and(saturated[:, None], known)
+
+    def ascent(q: Any, tau: float) -> Any:
+        """Minus the gradient of the pinball loss, tau - 1{y <= q}. A tie lies on a point mass and says nothing, ...
+
+        ... but that zero is no miss of a lower quantile that is zero: what is above must not lift it for ever.
+        """
+        tie = tf.where(y == zero, -tau, 0.0) if tau < 0.5 else 0.0 * y
+        off = tf.where(y > q, tau, tf.where(y < q, tf.where(passed, 0.0, tau - 1.0), tie))
+        return tf.where(known, off, 0.0)
+
+    # levels 1.96 and 2.33 as they are published: interpolated
+    ends = (q[1] + 0.6 * (q[0] - q[1]), q[7] + 0.6 * (q[8] - q[7]), q[8] + 0.657 * (q[9] - q[8]))
+    steps = [
+        gain[:, None] * ascent(end, float(tau))
+        for gain, end, tau in zip(SHIFT_GAIN.T, ends, HELD, strict=True)
+    ]
+    shift = tf.clip_by_value(shift + tf.stack(steps, axis=0), -SHIFT_LIMIT, SHIFT_LIMIT)
+    spread = tf.abs(a[5] - a[3]) + tf.abs(b[5] - b[3]) + 1e-9
+    pull = [0.0 * odds[0] for _ in SHARED]
+    for j, (tau, part) in enumerate(
+        zip(ndtr(LEARNT.astype(float)).tolist(), parts(LEARNT).T.tolist(), strict=True)
+    ):
+        off = tf.clip_by_value((a[j] - b[j]) / spread, -PULL_LIMIT, PULL_LIMIT) * ascent(q[j], tau)
+        even = float(0.5 / np.sqrt(tau * (1 - tau)))  # far levels' losses are small
+        total = even * tf.reduce_sum(off, axis=1)
+        pull = [old + share * total if share else old for old, share in zip(pull, part, strict=True)]
+    odds = tf.clip_by_value(odds + ODDS_GAIN * tf.stack(pull, axis=0), -ODDS_LIMIT, ODDS_LIMIT)
+    return tf.round(shift / SHIFT_UNIT), odds
+
+
+def remember(tf: Any, state: dict[str, Any], made: Any, last: Any, scale: Any, shape: Any) -> dict[str, Any]:
+    """The fields `made_*` after a tick: of the steps that it keeps, what is now said.
+
+    Args:
+        tf: the tensorflow module.
+        state: the fields before the tick.
+        made: of `features.Clock`, (tracked, ...).
+        last: (metric, ...), NaN where never seen.
+        scale: (metric, 6, ...), and `shape` (6, metric, 6, ...), of this tick's forecast.
+        shape: see there.
+    """
+    now = made > 0.5
+    scale, shape = tf.gather(scale, TRACKED, axis=1), tf.gather(shape, TRACKED, axis=2)
+    return {
+        "made_last": tf.where(now, last[:, None] + 0.0 * scale, state["made_last"]),
+        "made_scale": tf.where(now, scale, state["made_scale"]),
+        "made_shape": tf.where(
+            now, tf.clip_by_value(shape, -OFFSET_LIMIT, OFFSET_LIMIT), state["made_shape"]
+        ),
+    }
+
+
+def for_steps(tf: Any, codes: Any) -> Any:
+    """Shift of all six steps (held, metric, 6, ...) from that of the tracked ones."""
+    rows = tf.unstack(codes * SHIFT_UNIT, axis=2)
+    steps = [sum(float(w) * row for w, row in zip(column, rows, strict=True) if w) for column in BETWEEN.T]
+    return tf.stack(steps, axis=2)

@@ -1,0 +1,163 @@
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy.special import ndtr
+
+from models import mixture
+from models.features import KNOTS, METRICS, WIDTH_UNIT
+from models.lstm import tensorflow
+from models.mixture import HELD, LEARNT, SHIFT_UNIT, STATE
+
+N = 3
+LEVELS = np.array([-2.1, -1.75, -0.35, 0.0, 1.05, 1.4, 2.1, 2.45, 3.5], np.float32)
+
+
+def shape(steps: int, *, move: float = 0.0, tail: float = 1.0, gate: float = 0.0, users: int = N) -> Any:
+    """A network that says the normal distribution, moved by `move`, with one gate for all levels."""
+    parts = (move, 0.0, tail, gate, gate, gate)
+    return np.stack([np.full((len(METRICS), steps, users), part, np.float32) for part in parts])
+
+
+def widths(of: Any, users: int = N) -> Any:
+    """Codes of persistence's sizes (knot), the same one step and six ahead."""
+    codes = np.round(np.log(np.asarray(of, np.float64)) / WIDTH_UNIT)
+    return np.tile(codes[None, :, None, None], (2, 1, len(METRICS), users)).astype(np.float32)
+
+
+def column(value: float, rows: int, users: int = N) -> Any:
+    return np.full((rows, users), value, np.float32)
+
+
+def average(gate: float, **learnt: Any) -> tuple[Any, Any, Any]:
+    tf = tensorflow()
+    sizes = [8.0, 4.0, 2.0, 1.0, 1.0, 3.0, 6.0, 24.0]  # of KNOTS
+    out = mixture.average(
+        tf,
+        shape(1, move=0.5, gate=gate),
+        np.full((len(METRICS), 1, N), 2.0, np.float32),
+        widths(sizes),
+        np.full((len(METRICS), 1, N), 10.0, np.float32),
+        column(0.0, 1),
+        LEVELS,
+        **learnt,
+    )
+    return tuple(np.stack([np.asarray(level) for level in part])[:, 0, 0, 0] for part in out)  # type: ignore[return-value]
+
+
+def test_both_experts_at_and_between_the_knots() -> None:
+    network, persistence, share = average(0.0)
+    np.testing.assert_allclose(network, 0.5 + LEVELS, rtol=1e-5)  # sinh(asinh(z)) = z
+    # a unit is five scales; halfway between knots the geometric mean, linear to 0 and beyond 2.8
+    sizes = [-4, -np.sqrt(4 * 2), -0.5, 0, np.sqrt(1 * 3), 3, 6, np.sqrt(6 * 24), 24 * 3.5 / 2.8]
+    np.testing.assert_allclose(persistence, 5 * np.array(sizes), rtol=1e-3)
+    np.testing.assert_allclose(share, 0.5, rtol=1e-5)  # 1.2 / 2 - 0.1
+
+
+@pytest.mark.parametrize(("gate", "share"), [(9.0, 1.0), (-9.0, 0.0), (0.0, 0.5)])
+def test_a_share_reaches_its_ends(gate: float, share: float) -> None:
+    np.testing.assert_allclose(average(gate)[2], share, atol=1e-6)
+
+
+def test_what_was_learnt_moves_its_own_levels_alone() -> None:
+    shift = np.zeros((len(HELD), len(METRICS), 1, N), np.float32)
+    shift[1] = 0.2
+    plain, moved = average(0.0), average(0.0, shift=shift)
+    upper = [6]  # of LEVELS, 2.1: between 1.5 and 2.3
+    others = [i for i in range(len(LEVELS)) if i not in upper]
+    np.testing.assert_allclose(moved[0][others], plain[0][others], rtol=1e-6)
+    np.testing.assert_allclose(moved[0][upper], 0.5 + np.sinh(np.arcsinh(2.1) + 0.2), rtol=1e-5)
+    np.testing.assert_allclose(moved[1][upper], plain[1][upper] * np.exp(0.22), rtol=1e-5)
+    odds = np.zeros((3, len(METRICS), N), np.float32)
+    odds[2] = np.log(3)  # of the upper tail: share 1.2 * 3/4 - 0.1
+    np.testing.assert_allclose(average(0.0, odds=odds)[2][[2, 3, 6]], [0.5, 0.5, 0.8], rtol=1e-5)
+
+
+def test_steps_between_take_what_is_between() -> None:
+    tf = tensorflow()
+    codes = np.zeros((3, 5, 3, 1), np.float32)
+    codes[0, 0, :, 0] = np.array([0.1, 0.2, 0.5]) / SHIFT_UNIT
+    steps = np.asarray(mixture.for_steps(tf, codes))[0, 0, :, 0]
+    np.testing.assert_allclose(steps, [0.1, 0.15, 0.2, 0.3, 0.4, 0.5], rtol=1e-5)
+
+
+def run(
+    changes: Any, *, move: float = 0.0, scale: float = 1.0, size: float = 1.0, saturated: bool = False
+) -> Any:
+    """State after one-step changes (tick, user) of a value of 100, whose network and widths stay as given."""
+    tf = tensorflow()
+    ticks, users = changes.shape
+    sizes = size * np.abs(KNOTS)
+    state = {
+        name: np.zeros((*dims, users), np.float32) if name != "made_last" else np.full((*dims, users), np.nan)
+        for name, (dims, _) in STATE.items()
+    }
+    state = {name: tf.constant(array, tf.float32) for name, array in state.items()}
+    width = tf.constant(widths(sizes, users))
+    unit, ceiling = tf.ones((5, users)), tf.fill((5, users), 1e6)
+    due, reach = tf.ones((3, users)) * [[1.0], [0.0], [0.0]], tf.zeros((6, users))
+    told, scales = tf.constant(shape(6, move=move, users=users)), tf.fill((5, 6, users), scale)
+    hit = tf.fill((5, users), saturated)
+
+    @tf.function(autograph=False)
+    def tick(state: Any, values: Any) -> Any:
+        shift, odds = mixture.learn(tf, state | {"width": width}, values, hit, unit, ceiling, due, reach)
+        made = mixture.remember(tf, state, due, tf.fill((5, users), 100.0), scales, told)
+        return {"shift": shift, "odds": odds, **made}
+
+    for t in range(ticks):
+        values = np.full((5, users), np.nan, np.float32)
+        values[0] = 100 + changes[t]
+        state = tick(state, tf.constant(values))
+    return {name: np.asarray(array) for name, array in state.items()}
+
+
+@pytest.mark.parametrize("wrong", [0.6, 1.2])
+def test_intervals_come_to_hold_what_they_promise(wrong: float) -> None:
+    changes = np.random.default_rng(0).standard_normal((2000, 64))
+    state = run(changes, scale=wrong, size=wrong)  # network and persistence alike: no share helps
+    centre, lower, upper = state["odds"][:, 0]
+    low, high, far = state["shift"][:, 0, 0] * SHIFT_UNIT
+
+    def at(z: float, moved: Any) -> Any:
+        """Both experts' average (user), at the share that the odds came to."""
+        tails = min((abs(z) - 0.7) / 1.4, 1)
+        odds = centre * (1 - tails) + (upper if z > 0 else lower) * tails
+        share = np.clip(1.2 / (1 + np.exp(-odds)) - 0.1, 0, 1)
+        network, persistence = np.sinh(np.arcsinh(z) + moved), z * np.exp(np.sign(z) * 1.1 * moved)
+        return wrong * (share * network + (1 - share) * persistence)
+
+    # the published ones are interpolated
+    ends = [
+        at(-1.75, low) + 0.6 * (at(-2.1, low) - at(-1.75, low)),
+        at(1.75, high) + 0.6 * (at(2.1, high) - at(1.75, high)),
+        at(2.1, high) + 0.657 * (at(2.45, far) - at(2.1, high)),
+    ]
+    # means over users: each one's last steps still move it by a gain of 0.02 to 0.04
+    assert (np.abs(ndtr(ends).mean(1) - HELD) < [0.006, 0.006, 0.004]).all()
+    assert (state["shift"][:, 1:] == 0).all()  # metrics without a value
+    assert (state["shift"][:, :, 1:] == 0).all()  # steps that were not due
+
+
+def test_the_worse_expert_loses_its_share() -> None:
+    changes = np.random.default_rng(1).standard_normal((400, 16))
+    biased = run(changes, move=3.0)["odds"][:, 0]
+    wide = run(changes, size=20.0)["odds"][:, 0]
+    assert (biased[0] < -0.5).all()
+    assert (wide[0] > 0.5).all()
+
+
+def test_a_saturated_target_narrows_nothing_and_a_gap_teaches_nothing() -> None:
+    low = np.full((50, 4), -3.0)
+    assert (run(low, saturated=True)["shift"][0, 0, 0] == 0).all()
+    assert (run(low)["shift"][0, 0, 0] < 0).all()
+    silent = run(np.full((20, 4), np.nan))
+    assert (silent["shift"] == 0).all()
+    assert (silent["odds"] == 0).all()
+    assert np.isfinite(silent["made_last"][:, 0]).all()
+
+
+def test_learnt_levels_are_at_knots_or_halfway() -> None:
+    on = np.abs(KNOTS)
+    for z in np.abs(LEARNT[LEARNT != 0]):
+        assert min(np.abs(on - z).min(), np.abs((on[:-1] + on[1:]) / 2 - z).min()) < 1e-5
