@@ -126,12 +126,10 @@ class Blocks:
                 row += rows
             pairs[part] = packed_pairs[:, :size].T
 
-        if n <= BLOCK:
-            for first in range(0, n, BLOCK):
-                run(first)
+        if 0 < n <= BLOCK:
+            run(0)
         else:
-            for _ in _pool().map(run, range(0, n, BLOCK)):
-                pass
+            list(_pool().map(run, range(0, n, BLOCK)))
 
     def _packed(self) -> tuple[NDArray[np.float32], Any]:
         """This thread's input (row, BLOCK) and the tensor over the same memory."""
