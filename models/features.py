@@ -217,7 +217,8 @@ def advance(
         new state; new codes of the tick's own slots, (5, n) each; features (FEATURES, n); what the seasonal
         memory expects at the targets, by day and by hour, each (5, 6, n), the last value where it is empty.
     """
-    slow, lately, day, hour, decay, taken, push = tf.unstack(rate, 7, axis=0)
+    slow, lately, day, hour, decay, *flags = tf.unstack(rate, 7, axis=0)
+    taken, push = (flag > 0.5 for flag in flags)
     present = tf.logical_not(tf.math.is_nan(values))
     shown = tf.cast(present, tf.float32)
     seen, last = state["seen"], state["last"]
@@ -248,22 +249,22 @@ def advance(
         "seen": seen + shown,
         "age": tf.where(present, 0.0, state["age"] + 1.0),
     }
-    unit = unit_of(tf, new)
-    tracked = tf.logical_and(taken_of(tf, push), present)
+    unit, before = unit_of(tf, new), unit_of(tf, state)
+    tracked = tf.logical_and(push, present)
     oldest = state["past"][PAST - 1]
     new["width"] = tf.stack(
         [
-            _tracked(tf, state["width"][0], values - last, later, saturated, unit_of(tf, state), seen),
-            _tracked(tf, state["width"][1], values - oldest, tracked, saturated, unit_of(tf, state), seen),
+            _tracked(tf, state["width"][0], values - last, later, saturated, before, seen),
+            _tracked(tf, state["width"][1], values - oldest, tracked, saturated, before, seen),
         ],
         axis=0,
     )
     pushed = tf.concat([tf.where(new["seen"] > 0.5, x, np.float32(np.nan))[None], state["past"][:-1]], axis=0)
-    new["past"] = tf.where(taken_of(tf, push), pushed, state["past"])
+    new["past"] = tf.where(push, pushed, state["past"])
 
     spread = tf.maximum(new["spread"], unit)
     own = _asinh(tf, (new["lately"] - new["level"]) / spread)
-    take = tf.logical_and(taken_of(tf, taken), present)
+    take = tf.logical_and(taken, present)
     codes = (
         _remembered(tf, "daily", daily[0], own, day, take),
         _remembered(tf, "hourly", hourly[0], own, hour, take),
@@ -276,7 +277,7 @@ def advance(
         grown = tf.exp(code)
         target = tf.where(known, new["level"] + spread * (grown - 1.0 / grown) / 2.0, x)[1:]
         seasons.append(tf.transpose(target, [1, 0, 2]))
-        seasonal += [(target[k] - x) / unit for k in (0, 2, 5)]
+        seasonal += [(target[k] - x) / unit for k in TRACKED]
         empty += [tf.where(known[0], code[0] - own, 0.0), 1.0 - tf.cast(known[-1], tf.float32)]
 
     heard = tf.logical_not(tf.math.is_nan(events))
@@ -333,11 +334,6 @@ def advance(
     # asinh and log of ratios up to 1e4 reach 10: a third brings inputs to the order of one
     features = tf.concat([squashed / 3.0, logs / 3.0, *plain, time], axis=0)
     return new, codes, features, (seasons[0], seasons[1])
-
-
-def taken_of(tf: Any, flag: Any) -> Any:
-    """A rate that is 0 or 1 as bool."""
-    return flag > 0.5
 
 
 def _tracked(tf: Any, width: Any, change: Any, known: Any, saturated: Any, unit: Any, seen: Any) -> Any:

@@ -375,8 +375,7 @@ def _compile(network: Network) -> Blocks:
         parameters, h, c = network.step(turned, inputs, state["h"], state["c"])
         scale, shape = barrier(shape_of(tf, parameters, new, (by_day, by_hour)))
         levels = forecast_grid(tf, scale, shape, new, reach, Z, mixture.for_steps(tf, codes), odds)
-        for k in range(1, LEVELS):  # shares differ from level to level: without this, quantiles might cross
-            levels[k] = tf.maximum(levels[k], levels[k - 1])
+        levels = mixture.rising(tf, levels)
         known = tf.where(new["seen"] > 0.5, new["last"], np.float32(np.nan))
         new |= {"h": h, "c": c, "shift": codes, "odds": odds}
         new |= mixture.remember(tf, state, made, known, scale, shape)

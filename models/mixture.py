@@ -119,14 +119,19 @@ def average(
     return network, persistence, share
 
 
+def rising(tf: Any, levels: list[Any]) -> list[Any]:
+    """The running maximum: shares differ from level to level, and without it quantiles might cross."""
+    levels = [*levels]
+    for k in range(1, len(levels)):
+        levels[k] = tf.maximum(levels[k], levels[k - 1])
+    return levels
+
+
 def _sizes(tf: Any, width: Any, reach: Any) -> list[Any]:
     """Tracked quantiles of changes at KNOTS, without sign, for each step: knots of (metric, step, ...), in units."""
     logs = tf.unstack(width * WIDTH_UNIT, axis=1)  # (2, metric, ...) a knot
     middle = len(KNOTS) // 2
-    for k in range(middle - 2, -1, -1):
-        logs[k] = tf.maximum(logs[k], logs[k + 1])
-    for k in range(middle + 1, len(KNOTS)):
-        logs[k] = tf.maximum(logs[k], logs[k - 1])
+    logs = [*rising(tf, logs[middle - 1 :: -1])[::-1], *rising(tf, logs[middle:])]  # outwards from the median
     pairs = [(log[0][:, None], log[1][:, None]) for log in logs]
     return [tf.maximum(tf.exp(one + reach * (six - one)) - FINEST, 0.0) for one, six in pairs]
 
@@ -184,8 +189,7 @@ def learn(
     reach = tf.gather(reach, TRACKED, axis=0)
     a, b, w = average(tf, shape, scale, state["width"], unit[:, None], reach, LEARNT, shift, odds)
     q = [tf.minimum(tf.maximum(b_ + w_ * (a_ - b_), zero), most) for a_, b_, w_ in zip(a, b, w, strict=True)]
-    for j in range(1, len(q)):
-        q[j] = tf.maximum(q[j], q[j - 1])
+    q = rising(tf, q)
     passed = tf.logical_and(saturated[:, None], known)
 
     def ascent(q: Any, tau: float) -> Any:

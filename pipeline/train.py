@@ -247,7 +247,8 @@ def calibrated(model: BehaviourModel, sources: list[Source]) -> BehaviourModel:
         "metric_correlation": found.metric_correlation.round(4).tolist(),
         "step_correlation": round(found.step_correlation, 4),
     }
-    return BehaviourModel(model.network, model.facts | {"prior": prior, "dependence": dependence})
+    model.facts |= {"prior": prior, "dependence": dependence}  # the compiled step stays
+    return model
 
 
 def _origin(path: Path, sources: list[Source]) -> dict[str, Any]:

@@ -10,9 +10,10 @@ from typer.testing import CliRunner
 
 from models.lstm import BehaviourModel, Network
 from models.series import held_out
-from models.synthetic import columns, population
+from models.synthetic import population
 from pipeline.errors import UsageError
 from pipeline.evaluate import evaluate
+from tests.unit.pipeline.traces import write
 
 START = 28_000_000  # minutes since 1970
 FROM, UNTIL = "2023-03-28T12:40:00+00:00", "2023-03-28T13:40:00+00:00"  # minutes 120 to 180 after it
@@ -22,13 +23,8 @@ FROM, UNTIL = "2023-03-28T12:40:00+00:00", "2023-03-28T13:40:00+00:00"  # minute
 def trace_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Seven simulated users over four hours of minutes."""
     people = population(seed=1, apps=1, users_per_app=7, ticks=240, start_tick=START)
-    frames = []
-    for u, user in enumerate(people.users):
-        data = dict(zip(columns(), [*people.values[:, u].T, *people.events[:, u].T], strict=True))
-        frames.append(pl.DataFrame(data).with_columns(app=pl.lit(people.apps[u]), user=pl.lit(user)))
-    start = pl.from_epoch(pl.Series(people.ticks * 60)).dt.replace_time_zone("UTC")
     path = tmp_path_factory.mktemp("trace") / "small.parquet"
-    pl.concat([frame.with_columns(ts=start) for frame in frames]).write_parquet(path)
+    write(people, path)
     return path
 
 

@@ -3,16 +3,16 @@ import json
 from pathlib import Path
 from typing import Any
 
-import polars as pl
 import pytest
 import typer
 from typer.testing import CliRunner
 
 from models.lstm import BehaviourModel
 from models.series import held_out
-from models.synthetic import columns, population
+from models.synthetic import population
 from pipeline import train as module
 from pipeline.errors import UsageError
+from tests.unit.pipeline.traces import write
 
 
 @pytest.fixture(scope="module")
@@ -28,13 +28,8 @@ def trace_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Seven simulated users over three hours of minutes; at least one is held out."""
     people = population(seed=1, apps=1, users_per_app=7, ticks=180, start_tick=28_000_000)
     assert 0 < sum(held_out(f"{people.apps[0]}/{user}") for user in people.users) < 7
-    frames = []
-    for u, user in enumerate(people.users):
-        data = dict(zip(columns(), [*people.values[:, u].T, *people.events[:, u].T], strict=True))
-        frames.append(pl.DataFrame(data).with_columns(app=pl.lit(people.apps[u]), user=pl.lit(user)))
-    start = pl.from_epoch(pl.Series(people.ticks * 60)).dt.replace_time_zone("UTC")
     path = tmp_path_factory.mktemp("trace") / "small.parquet"
-    pl.concat([frame.with_columns(ts=start) for frame in frames]).write_parquet(path)
+    write(people, path)
     return path
 
 
