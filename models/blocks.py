@@ -6,7 +6,6 @@ Inside a block users are the last axis, so that every operation runs over long r
 from __future__ import annotations
 
 import functools
-import importlib
 import os
 import threading
 from collections.abc import Callable, Sequence
@@ -43,13 +42,6 @@ def empty(n: int, kinds: Sequence[tuple[tuple[int, ...], Any]]) -> list[NDArray[
     ]
 
 
-def barrier(arrays: Sequence[Any]) -> list[Any]:
-    """The same arrays, each computed once: XLA would compute some again in every place that reads them."""
-    return list(
-        importlib.import_module("tensorflow.compiler.tf2xla.python.xla").optimization_barrier(*arrays)
-    )
-
-
 class Blocks:
     """`graph` for BLOCK users at a time.
 
@@ -65,7 +57,7 @@ class Blocks:
         Args:
             tf: the tensorflow module.
             graph: of arrays (*shape, BLOCK) for `given`, then (*shape, 1) for `shared`; it returns a list of float32
-                (..., BLOCK) and the forecasts' offsets (5, 6, level, BLOCK).
+                (..., BLOCK) and the forecasts' offsets, a level's (5, 6, BLOCK) each.
             given: shape of each array a user.
             shared: shape of each array that is the same for all users.
         """
@@ -75,12 +67,14 @@ class Blocks:
 
         def compiled(packed: Any, *others: Any) -> Any:
             ends = zip(self._ends, self._ends[1:], given, strict=False)
-            out, offsets = graph(*(tf.reshape(packed[a:b], (*shape, BLOCK)) for a, b, shape in ends), *others)
-            # two levels in one number: half the moves when users become the first axis
-            (offsets,) = barrier([tf.cast(offsets, tf.float16)])
-            pairs = tf.cast(tf.bitcast(offsets, tf.uint16), tf.uint32)
-            pairs = tf.reshape(pairs, (OFFSETS // 2, 2, BLOCK))
-            pairs = pairs[:, 0] + pairs[:, 1] * 65_536
+            out, levels = graph(*(tf.reshape(packed[a:b], (*shape, BLOCK)) for a, b, shape in ends), *others)
+            # Two numbers in one: half the moves when users become the first axis. The levels of two steps are an
+            # even number.
+            halves = [tf.bitcast(tf.cast(level, tf.float16), tf.uint16) for level in levels]
+            two = [tf.reshape(tf.cast(half, tf.uint32), (-1, 2, BLOCK)) for half in halves]
+            row = [level[:, k] for k in (0, 1) for level in two]
+            pairs = tf.stack([a + 65_536 * b for a, b in zip(row[::2], row[1::2], strict=True)], axis=1)
+            pairs = tf.reshape(pairs, (OFFSETS // 2, BLOCK))
             return tf.concat([tf.reshape(array, (-1, BLOCK)) for array in out], axis=0), pairs
 
         sizes = [(self._ends[-1], BLOCK), *((*shape, 1) for shape in shared)]

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models import features, mixture
-from models.blocks import BLOCK, Blocks, barrier, empty
+from models.blocks import BLOCK, Blocks, empty
 from models.distribution import LEVELS, OFFSET_LIMIT, QuantileFunction, Z
 from models.features import EVENT_KINDS, KNOTS, METRICS, SEASONAL, STEPS, TRACKED, UNKNOWN, WIDTH_UNIT
 from models.scenarios import Dependence
@@ -177,7 +177,7 @@ def forecast_grid(
     shift: Any = None,
     odds: Any = None,
 ) -> list[Any]:
-    """Offsets of the forecasts around the last value, in scales: a level's (5, 6, n) each.
+    """Changes of the forecasts from the last value, in units of the metric: a level's (5, 6, n) each.
 
     Args:
         tf: the tensorflow module.
@@ -191,11 +191,9 @@ def forecast_grid(
     """
     unit = _faded_unit(tf, state)[:, None]
     experts = mixture.average(tf, shape, scale, state["width"], unit, reach, z, shift, odds)
-    highest = tf.maximum(ceiling(tf, state)[:, None] - state["last"][:, None], 0.0) / scale
-    highest = tf.minimum(highest, OFFSET_LIMIT)
-    return [
-        tf.clip_by_value(b + w * (a - b), -OFFSET_LIMIT, highest) for a, b, w in zip(*experts, strict=True)
-    ]
+    limit = OFFSET_LIMIT * scale
+    highest = tf.minimum(tf.maximum(ceiling(tf, state)[:, None] - state["last"][:, None], 0.0), limit)
+    return [tf.clip_by_value(b + w * (a - b), -limit, highest) for a, b, w in zip(*experts, strict=True)]
 
 
 def _faded_unit(tf: Any, state: dict[str, Any]) -> Any:
@@ -362,24 +360,20 @@ def _compile(network: Network) -> Blocks:
             tf.stack(known[len(state) + k * slots :][:slots], axis=0) for k in range(len(SEASONAL))
         )
         unit = features.unit_of(tf, state)
-        learnt = mixture.learn(tf, state, values, saturated, unit, ceiling(tf, state), due, reach)
+        shift, odds = mixture.learn(tf, state, values, saturated, unit, ceiling(tf, state), due, reach)
         time = tf.broadcast_to(time, (time.shape[0], BLOCK))
         new, codes, inputs, seasons = features.advance(
             tf, state, values, events, saturated, daily, hourly, time, rate
         )
-        names = list(new)
-        *fields, own_day, own_hour, inputs, by_day, by_hour, codes, odds = barrier(
-            [*new.values(), *codes, inputs, *seasons, *learnt]
-        )
-        new = dict(zip(names, fields, strict=True))
         parameters, h, c = network.step(turned, inputs, state["h"], state["c"])
-        scale, shape = barrier(shape_of(tf, parameters, new, (by_day, by_hour)))
-        levels = forecast_grid(tf, scale, shape, new, reach, Z, mixture.for_steps(tf, codes), odds)
-        levels = mixture.rising(tf, levels)
+        scale, shape = shape_of(tf, parameters, new, seasons)
+        levels = forecast_grid(tf, scale, shape, new, reach, Z, mixture.for_steps(tf, shift), odds)
+        # XLA would compute cheap ends again in each of the maxima; a division it keeps
+        levels = mixture.rising(tf, [level / scale for level in levels])
         known = tf.where(new["seen"] > 0.5, new["last"], np.float32(np.nan))
-        new |= {"h": h, "c": c, "shift": codes, "odds": odds}
+        new |= {"h": h, "c": c, "shift": shift, "odds": odds}
         new |= mixture.remember(tf, state, made, known, scale, shape)
-        return [*(new[name] for name in _FIELDS), own_day, own_hour, scale], tf.stack(levels, axis=2)
+        return [*(new[name] for name in _FIELDS), *codes, scale], levels
 
     given = [*_FIELDS.values(), *[metrics] * slots * len(SEASONAL), metrics, (len(EVENT_KINDS),), metrics]
     return Blocks(tf, graph, given, [(9,), (7,), (STEPS,), (len(TRACKED),), (len(TRACKED),)])

@@ -1,9 +1,9 @@
 """What is published: the network and persistence averaged in quantiles, and corrected by what happened.
 
-At the standard-normal level z, around the last value and in the network's scales:
+At the standard-normal level z, around the last value and in units of the metric:
 
-    network      a = move + sinh((asinh(z) + shift + skew) / tail)
-    persistence  b = ± exp(width ± 1.1 shift) unit / scale, the tracked quantiles of the user's own changes
+    network      a = scale (move + sinh((asinh(z) + shift + skew) / tail))
+    persistence  b = ± exp(width ± 1.1 shift) unit, the tracked quantiles of the user's own changes
     share        w = 1.2 sigmoid(gate + odds) - 0.1, within 0 and 1
     published    q = b + w (a - b): one quantile function (comonotone)
 
@@ -79,7 +79,7 @@ def average(
     shift: Any = None,
     odds: Any = None,
 ) -> tuple[list[Any], list[Any], list[Any]]:
-    """Network, persistence and share at every level: lists of (metric, step, ...), in scales around the last value.
+    """Network, persistence and share at every level: lists of (metric, step, ...), changes from the last value.
 
     Args:
         tf: the tensorflow module.
@@ -95,27 +95,30 @@ def average(
     move, skew, tail, *gates = tf.unstack(shape, axis=0)
     slope = 1.0 / tail
     skew = skew * slope
-    sizes = _sizes(tf, width, reach)
-    ratio = unit / scale
+    sizes = [size * unit for size in _sizes(tf, width, reach)]
     if odds is not None:
         gates = [gate + odd[:, None] for gate, odd in zip(gates, tf.unstack(odds, axis=0), strict=True)]
     moved = [] if shift is None else [(row * slope, tf.exp(1.1 * row)) for row in tf.unstack(shift, axis=0)]
     network: list[Any] = []
     persistence: list[Any] = []
     share: list[Any] = []
-    for level, part in zip(z.tolist(), parts(z).T.tolist(), strict=True):
+    shares: dict[tuple[float, ...], Any] = {}  # levels of the same parts have one
+    for level, part in zip(z.tolist(), map(tuple, parts(z).T.tolist()), strict=True):
         at = float(np.arcsinh(level)) * slope + skew
-        change = _at(tf, sizes, level) * ratio
+        change = _at(tf, sizes, level)
         row = held(level)
         if moved and row is not None:
             at += moved[row][0]
             change = change * moved[row][1] if level > 0 else change / moved[row][1]
         grown = tf.exp(at)
-        network.append(move + tf.clip_by_value((grown - 1.0 / grown) / 2.0, -OFFSET_LIMIT, OFFSET_LIMIT))
+        offset = move + tf.clip_by_value((grown - 1.0 / grown) / 2.0, -OFFSET_LIMIT, OFFSET_LIMIT)
+        network.append(scale * offset)
         persistence.append(change)
-        gate = sum(share_ * gate for share_, gate in zip(part, gates, strict=True) if share_)
-        # beyond both ends of the sigmoid, so that a share of nothing leaves persistence's point mass as it is
-        share.append(tf.clip_by_value(1.2 * tf.sigmoid(gate) - 0.1, 0.0, 1.0))
+        if part not in shares:
+            gate = sum(share_ * gate for share_, gate in zip(part, gates, strict=True) if share_)
+            # beyond both ends of the sigmoid, so that a share of nothing leaves persistence's point mass as it is
+            shares[part] = tf.clip_by_value(1.2 * tf.sigmoid(gate) - 0.1, 0.0, 1.0)
+        share.append(shares[part])
     return network, persistence, share
 
 
@@ -181,14 +184,17 @@ def learn(
     known = tf.logical_and(due > 0.5, tf.logical_not(tf.math.is_nan(last + values[:, None])))
     last, scale = tf.where(known, last, 0.0), tf.where(known, scale, 1.0)
     y = tf.where(known, (values[:, None] - last) / scale, 0.0)
-    zero, most = (0.0 - last) / scale, (ceiling[:, None] - last) / scale
+    least, most = -last, ceiling[:, None] - last
+    zero = least / scale
     move, skew, tail, *gates = tf.unstack(state["made_shape"], axis=0)
     shape = tf.stack([tf.where(known, part, kind) for part, kind in zip(
         (move, skew, tail, *gates), (0.0, 0.0, 1.0, 0.0, 0.0, 0.0), strict=True)], axis=0)  # fmt: skip
     shift, odds = state["shift"] * SHIFT_UNIT, state["odds"]
     reach = tf.gather(reach, TRACKED, axis=0)
     a, b, w = average(tf, shape, scale, state["width"], unit[:, None], reach, LEARNT, shift, odds)
-    q = [tf.minimum(tf.maximum(b_ + w_ * (a_ - b_), zero), most) for a_, b_, w_ in zip(a, b, w, strict=True)]
+    q = [
+        tf.clip_by_value(b_ + w_ * (a_ - b_), least, most) / scale for a_, b_, w_ in zip(a, b, w, strict=True)
+    ]
     q = rising(tf, q)
     passed = tf.logical_and(saturated[:, None], known)
 
@@ -208,7 +214,7 @@ def learn(
         for gain, end, tau in zip(SHIFT_GAIN.T, ends, HELD, strict=True)
     ]
     shift = tf.clip_by_value(shift + tf.stack(steps, axis=0), -SHIFT_LIMIT, SHIFT_LIMIT)
-    spread = tf.abs(a[5] - a[3]) + tf.abs(b[5] - b[3]) + 1e-9
+    spread = tf.abs(a[5] - a[3]) + tf.abs(b[5] - b[3]) + 1e-9 * scale
     pull = [0.0 * odds[0] for _ in SHARED]
     for j, (tau, part) in enumerate(
         zip(ndtr(LEARNT.astype(float)).tolist(), parts(LEARNT).T.tolist(), strict=True)

@@ -196,8 +196,8 @@ class Trainer:
             parameters = tf.reshape(tf.transpose(parameters, [2, 3, 4, 1, 0]), [*parameters.shape[2:], -1])
             reach = tf.reshape(tf.transpose(batch["reach"], [2, 1, 0]), [STEPS, -1])
             scale, shape = shape_of(tf, parameters, path, seasons)
-            offsets = tf.stack(forecast_grid(tf, scale, shape, path, reach, LEVELS_Z), axis=2)
-            quantiles = path["last"][:, None, None] + scale[:, :, None] * offsets
+            changes = tf.stack(forecast_grid(tf, scale, shape, path, reach, LEVELS_Z), axis=2)
+            quantiles = path["last"][:, None, None] + changes
             quantiles = tf.reshape(quantiles, [len(METRICS), STEPS, len(LEVELS_Z), ticks, rows])
             quantiles = tf.transpose(quantiles, [4, 3, 0, 1, 2])
             seen = tf.transpose(tf.reshape(path["seen"], [len(METRICS), ticks, rows]), [2, 1, 0])

@@ -47,10 +47,10 @@ def average(gate: float, **learnt: Any) -> tuple[Any, Any, Any]:
 
 def test_both_experts_at_and_between_the_knots() -> None:
     network, persistence, share = average(0.0)
-    np.testing.assert_allclose(network, 0.5 + LEVELS, rtol=1e-5)  # sinh(asinh(z)) = z
-    # a unit is five scales; halfway between knots the geometric mean, linear to 0 and beyond 2.8
+    np.testing.assert_allclose(network, 2 * (0.5 + LEVELS), rtol=1e-5)  # a scale of 2; sinh(asinh(z)) = z
+    # a unit of 10; halfway between knots the geometric mean, linear to 0 and beyond 2.8
     sizes = [-4, -np.sqrt(4 * 2), -0.5, 0, np.sqrt(1 * 3), 3, 6, np.sqrt(6 * 24), 24 * 3.5 / 2.8]
-    np.testing.assert_allclose(persistence, 5 * np.array(sizes), rtol=1e-3)
+    np.testing.assert_allclose(persistence, 10 * np.array(sizes), rtol=1e-3)
     np.testing.assert_allclose(share, 0.5, rtol=1e-5)  # 1.2 / 2 - 0.1
 
 
@@ -66,7 +66,7 @@ def test_what_was_learnt_moves_its_own_levels_alone() -> None:
     upper = [6]  # of LEVELS, 2.1: between 1.5 and 2.3
     others = [i for i in range(len(LEVELS)) if i not in upper]
     np.testing.assert_allclose(moved[0][others], plain[0][others], rtol=1e-6)
-    np.testing.assert_allclose(moved[0][upper], 0.5 + np.sinh(np.arcsinh(2.1) + 0.2), rtol=1e-5)
+    np.testing.assert_allclose(moved[0][upper], 2 * (0.5 + np.sinh(np.arcsinh(2.1) + 0.2)), rtol=1e-5)
     np.testing.assert_allclose(moved[1][upper], plain[1][upper] * np.exp(0.22), rtol=1e-5)
     odds = np.zeros((3, len(METRICS), N), np.float32)
     odds[2] = np.log(3)  # of the upper tail: share 1.2 * 3/4 - 0.1
