@@ -66,11 +66,11 @@ def _kronecker_root(metric_correlation: bytes, step_correlation: float, steps: i
     metrics = np.frombuffer(metric_correlation, np.float64)
     lag = np.abs(np.subtract.outer(np.arange(steps), np.arange(steps)))
     width = math.isqrt(metrics.size)
-    root = np.kron(_square_root(step_correlation**lag), _square_root(metrics.reshape(width, width)))
+    root = np.kron(square_root(step_correlation**lag), square_root(metrics.reshape(width, width)))
     return root.astype(np.float64)
 
 
-def _square_root(correlation: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+def square_root(correlation: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
     """A with A Aᵀ = correlation and rows of length one, also where an estimate is not quite semidefinite."""
     values, vectors = np.linalg.eigh(correlation)
     root = vectors * np.sqrt(np.maximum(values, 0))
@@ -121,18 +121,17 @@ def simulate(
         return total
 
     shared = np.clip(np.asarray(dependence.shared, dtype=np.float64), 0, 1)
-    factor_map = dependence.root(steps) * np.tile(np.sqrt(shared), steps)[:, None]
     kept = Dependence(
         shared[active], dependence.metric_correlation[np.ix_(active, active)], dependence.step_correlation
     )
     own_map = kept.root(steps) * np.tile(np.sqrt(1 - kept.shared), steps)[:, None]
     # positions on the grid, not scores: (z + 3.5) / 0.35, so that one product does scale and dependence
-    factor_map, own_map = (xp.asarray(a / Z_STEP, dtype=xp.float32) for a in (factor_map, own_map))
+    own_map = xp.asarray(own_map / Z_STEP, dtype=xp.float32)
     rows = own_map.shape[0]
 
     scores = xp.asarray(_score_table())
-    draws = _normals(xp, stream(xp, seed, app, tick), (steps * metrics, half), scores)
-    factor = _mixed(xp, factor_map, draws).reshape(steps, metrics, half)[:, active].reshape(rows, half)
+    common = factor(xp, dependence, steps, half, app=app, tick=tick, seed=seed)
+    common = common[:, active].reshape(rows, half) / xp.float32(Z_STEP)
 
     own = stream(xp, seed, app, tick, shard)
     chunk = max(1, CHUNK_BYTES[xp.__name__] // (4 * rows * scenarios))
@@ -143,9 +142,20 @@ def simulate(
         for begin in range(0, intercept.shape[0], chunk):
             part = slice(begin, begin + chunk)
             draws = _normals(xp, own, (intercept[part].shape[0], rows, half), scores)
-            _add_users(xp, _mixed(xp, own_map, draws) + factor, intercept[part], slope[part], acc)
+            _add_users(xp, _mixed(xp, own_map, draws) + common, intercept[part], slope[part], acc)
     total[:, :, active] = acc.reshape(steps, active.size, scenarios).transpose(2, 0, 1)
     return total
+
+
+def factor(
+    xp: Any, dependence: Dependence, steps: int, half: int, *, app: bytes, tick: int, seed: int
+) -> Any:
+    """What the app's factor adds to its users' scores, (step, metric, half), of the first half of the scenarios."""
+    shared = np.clip(np.asarray(dependence.shared, dtype=np.float64), 0, 1)
+    scaled = xp.asarray(dependence.root(steps) * np.tile(np.sqrt(shared), steps)[:, None], dtype=xp.float32)
+    shape = (steps * shared.size, half)
+    draws = _normals(xp, stream(xp, seed, app, tick), shape, xp.asarray(_score_table()))
+    return _mixed(xp, scaled, draws).reshape(steps, shared.size, half)
 
 
 def _tables(xp: Any, forecasts: QuantileFunction) -> tuple[Any, Any]:

@@ -14,6 +14,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from pipeline import admin, stages, topics
 from pipeline import trace as traces
+from pipeline.bench import bench_app
 from pipeline.broker import broker, cluster
 from pipeline.client import reachable
 from pipeline.demo import demo
@@ -46,6 +47,7 @@ app.add_typer(admin.policies_app, name="policies")
 app.add_typer(admin.prices_app, name="prices")
 app.add_typer(admin.calendar_app, name="calendar")
 app.add_typer(admin.models_app, name="models")
+app.add_typer(bench_app, name="bench")
 
 
 @app.command()

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from models import collapsed
 from models.distribution import QuantileFunction
 from models.features import METRICS
 from models.scenarios import Dependence, pack, simulate
@@ -80,10 +81,8 @@ class Simulator(Numbered):
             self.publish("scenarios", "marker", marker, partition=partition, key=str(self.shard))
 
     def _parts(self, record: Record, forecast: QuantileFunction, app: str, tick: int) -> Iterable[Record]:
-        xp = self.xp
-        demand = simulate(
-            xp,
-            QuantileFunction(*(xp.asarray(getattr(forecast, f)) for f in ("location", "scale", "offsets"))),
+        demand = self._sample(
+            forecast,
             self.dependence_of(record["metrics"]),
             app=app.encode(),
             tick=tick,
@@ -97,6 +96,13 @@ class Simulator(Numbered):
         for part in range(of):
             block = packed[part * rows : (part + 1) * rows]
             yield record | {"part": part, "of": of, "scale": scale.tobytes(), "demand": block.tobytes()}
+
+    def _sample(self, forecast: QuantileFunction, dependence: Dependence, **key: Any) -> Any:
+        """Demand (scenario, step, metric): on a GPU every user is drawn, on a processor those who matter most."""
+        if self.xp is np:
+            return collapsed.simulate(forecast, dependence, **key)
+        arrays = (self.xp.asarray(array) for array in (forecast.location, forecast.scale, forecast.offsets))
+        return simulate(self.xp, QuantileFunction(*arrays), dependence, **key)
 
     def dependence_of(self, metrics: list[str]) -> Dependence:
         """The part of the dependence that concerns these metrics."""
