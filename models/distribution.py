@@ -130,22 +130,3 @@ class QuantileFunction:
         width = xp.where(right > left, right - left, 1)
         z = -Z_MAX + Z_STEP * (index - 1 + xp.clip((y - left) / width, 0, 1))
         return xp.where(passed == 0, 0.0, xp.where(passed == LEVELS, 1.0, _normal_cdf(xp, z)))
-
-
-def sinh_arcsinh(xp: Any, z: Any, skew: Any, tail: Any) -> Any:
-    """Sinh-arcsinh quantile sinh((asinh(z) + skew) / tail) at normal level z (Jones and Pewsey 2009).
-
-    Increasing in z for tail > 0; tail < 1 is heavier than the normal; skew = 0, tail = 1 is the normal.
-    Arguments broadcast; `xp` is numpy, cupy or, with a NumPy z, tensorflow.
-    """
-    grown = xp.exp((np.arcsinh(z) + skew) / tail)  # several times faster than sinh, which is not vectorised
-    return (grown - 1 / grown) / 2
-
-
-def on_grid(location: Any, scale: Any, skew: Any, tail: Any, cap: Any) -> QuantileFunction:
-    """Sinh-arcsinh distributions, parameters (...), as quantile functions whose values end at `cap` (...)."""
-    xp = _module(location)
-    offsets = sinh_arcsinh(xp, xp.asarray(Z), skew[..., None], tail[..., None])
-    highest = xp.minimum(xp.maximum(cap - location, 0) / scale, OFFSET_LIMIT)[..., None]
-    offsets = xp.clip(offsets, -OFFSET_LIMIT, highest)
-    return QuantileFunction(location, scale, offsets.astype("float16"))

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy.special import ndtr, ndtri
 
-from models.distribution import MEAN_WEIGHTS, QuantileFunction, Z, on_grid, sinh_arcsinh
+from models.distribution import MEAN_WEIGHTS, QuantileFunction, Z
 
 finite = st.floats(-1e4, 1e4, width=32)
 
@@ -107,26 +107,6 @@ def test_mean_of_the_grid() -> None:
     assert normal(10, 2).mean()[0] == pytest.approx(10, abs=1e-5)
     # a normal clamped at zero has mean mu Phi(mu) + phi(mu): 0.5 * 0.6915 + 0.3521 = 0.6978
     assert normal(0.5, 1).mean()[0] == pytest.approx(0.6978, abs=0.01)
-
-
-@given(
-    st.floats(-1.5, 1.5), st.floats(0.35, 3), st.floats(0, 1e3, width=32), st.floats(0.015625, 100, width=32)
-)
-def test_sinh_arcsinh_on_the_grid(skew: float, tail: float, location: float, scale: float) -> None:
-    def one(x: float) -> Any:
-        return np.array([x], np.float32)
-
-    forecast = on_grid(one(location), one(scale), one(skew), one(tail), one(location + 5 * scale))
-    offsets = forecast.offsets[0].astype(np.float32)
-    assert forecast.offsets.dtype == np.float16
-    assert (np.diff(offsets) >= 0).all()
-    exact = np.minimum(sinh_arcsinh(np, Z, np.float32(skew), np.float32(tail)), 5.01)
-    np.testing.assert_allclose(offsets, exact, rtol=4e-3, atol=1e-3)  # float16 keeps 11 bits
-    assert forecast.at(3.5)[0] <= (location + 5 * scale) * 1.001
-
-
-def test_normal_is_the_neutral_sinh_arcsinh() -> None:
-    np.testing.assert_allclose(sinh_arcsinh(np, Z, np.float32(0), np.float32(1)), Z, atol=1e-6)
 
 
 def test_slices_leading_axes() -> None:
