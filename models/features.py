@@ -20,15 +20,24 @@ SATURATED_SHARE: Final = (
 
 DAY_S: Final = 86_400
 HOUR_S: Final = 3_600
-# The seasonal memory: means by slot of the day and of the hour, for what recurs daily and what recurs hourly.
+MINUTE_S: Final = 60
+# The seasonal memory: means by slot of the day and of the hour, for what recurs daily and what recurs within the hour.
+# Slots of the hour are minutes, and five minutes where a tick is as long.
 DAILY_SLOT_S: Final = 600
 HOURLY_SLOT_S: Final = 300
 DAILY_SLOTS: Final = DAY_S // DAILY_SLOT_S
-HOURLY_SLOTS: Final = HOUR_S // HOURLY_SLOT_S
-# A mean is kept as asinh((mean - level) / spread) in whole numbers: 720 + 120 bytes a user, where float32 of all
-# would be 3,120. One of 20 codes a unit is a twentieth of the user's spread; 127 of them reach 286 spreads.
-CODES: Final = {"daily": 20.0, "hourly": 5_000.0}
-UNKNOWN: Final = {"daily": -128, "hourly": -32_768}  # never seen in this slot
+MINUTES: Final = HOUR_S // MINUTE_S
+# A mean is kept as asinh((mean - level) / spread) in whole numbers: 720 + 300 bytes a user, where float32 of all
+# would be 4,080. One of 20 codes a unit is a twentieth of the user's spread; 127 of them reach 286 spreads. The few
+# slots of five minutes have two bytes each, the minutes one, in the same memory.
+DAILY_CODES: Final = 20.0
+HOURLY_CODES: Final = {"minute": 20.0, "five minutes": 5_000.0}
+DAILY_LIMIT: Final = 127.0
+HOURLY_LIMIT: Final = 32_639.0
+UNKNOWN: Final = {
+    "daily": -128,
+    "hourly": -32_640,
+}  # never seen in this slot: both bytes of the latter are -128
 
 # Levels of persistence's own changes that are tracked: widths of the last value's quantiles, 1 step and 6 ahead
 KNOTS: Final = np.array([-2.8, -2.1, -1.4, -0.7, 0.7, 1.4, 2.1, 2.8], np.float32)
@@ -52,14 +61,14 @@ PER_METRIC: Final = (
     "age",  # ticks since the last one
 )
 STATE: Final[dict[str, tuple[tuple[int, ...], Any]]] = {
-    **{name: ((len(METRICS),), np.float32) for name in PER_METRIC},
+    **{name: ((len(METRICS),), np.float32 if name != "age" else np.int16) for name in PER_METRIC},
     "event_mean": ((len(EVENT_KINDS),), np.float32),
     "event_last": ((len(EVENT_KINDS),), np.float32),
     "ticks": ((1,), np.float32),
     "past": ((PAST, len(METRICS)), np.float32),  # newest first; NaN: nothing yet
     "width": ((len(WIDTH_STEPS), len(KNOTS), len(METRICS)), np.int16),  # log of |change| / unit at the knots
     "daily": ((DAILY_SLOTS, len(METRICS)), np.int8),
-    "hourly": ((HOURLY_SLOTS, len(METRICS)), np.int16),
+    "hourly": ((MINUTES // 2, len(METRICS)), np.int16),
 }
 SEASONAL: Final = ("daily", "hourly")  # of these only the slots at hand enter the graph
 FEATURES: Final = 34 * len(METRICS) + 4 * len(EVENT_KINDS) + 10
@@ -68,6 +77,7 @@ RECENT_RATE: Final = 0.25  # mean of about the last four ticks
 VOLATILITY_RATE: Final = 0.1  # ten ticks
 PRIOR_CHANGE: Final = 0.1  # a first sample is expected to change by a tenth of itself per tick, ...
 PRIOR_WEIGHT: Final = 2.0  # ... which counts as two samples
+AGE_LIMIT: Final = 32_767.0  # of its sixteen bits
 SATURATED_DECAY: Final = (
     0.05  # a saturated sample below the last value pulls it down at most this much per tick
 )
@@ -118,9 +128,10 @@ class Clock(NamedTuple):
     daily, hourly: (n, 7) seasonal slots of the tick itself and of the targets of its six steps
     time: (n, 9) covariates: sine and cosine of the time of day, of its double frequency, of the time of week and
         of the hour; half the log of the tick length in units of five minutes (1 s: -2.9, 1 h: 1.2)
-    rate: (n, 7) running means' rates per tick: of a day (at least of 24 ticks), of five minutes, of a daily slot (a
-        quarter per day), of an hourly slot (a tenth per hour); decay of the peak (half in seven days); 1 where
-        the seasonal memory takes a value (once in five minutes); 1 where `past` does (six times a horizon)
+    rate: (n, 10) running means' rates per tick: of a day (at least of 24 ticks), of five minutes, of a minute, of a
+        daily slot (a quarter per day), of an hourly slot (a tenth per hour); decay of the peak (half in seven
+        days); codes a unit of an hourly slot; 1 where the seasonal memory of the day takes a value (once in five
+        minutes), of the hour (once a slot), and 1 where `past` does (six times a horizon)
     reach: (n, 6) log of the step over log of the last one: 0 for one tick ahead, 1 for the last step
     made, due: (n, 3) 1 where the forecast of a TRACKED step is kept, and where the one kept is of this tick: for one
         tick ahead always; else one in flight at a time, every p ticks, p a prime of 7 or more, so that what recurs
@@ -152,14 +163,20 @@ def clock(
     turns = [2 * np.pi * times * (t % period) / period for t, period, times in angles]
     time = [wave(turn) for turn in turns for wave in (np.sin, np.cos)] + [np.log(tick_s / 300.0) / 2]
     taken = np.maximum(tick_s, HOURLY_SLOT_S)
+    coarse = tick_s >= HOURLY_SLOT_S
+    slot_s = np.where(coarse, HOURLY_SLOT_S, MINUTE_S)
+    codes = np.where(coarse, HOURLY_CODES["five minutes"], HOURLY_CODES["minute"])
     stride = -(-steps[:, -1] // PAST)
     rate = [
         np.minimum(tick_s / DAY_S, 1 / 24),
         np.minimum(tick_s / HOURLY_SLOT_S, 1.0),
+        np.minimum(tick_s / MINUTE_S, 1.0),
         np.minimum(1 - 0.75 ** (taken / DAILY_SLOT_S), 0.5),
         np.minimum(0.1 * taken / HOURLY_SLOT_S, 0.5),
         0.5 ** (tick_s / (7 * DAY_S)),
+        codes,
         now // HOURLY_SLOT_S != (now + tick_s) // HOURLY_SLOT_S,
+        now // slot_s != (now + tick_s) // slot_s,
         tick % stride == 0,
     ]
     ahead = steps[:, TRACKED]
@@ -167,7 +184,7 @@ def clock(
     period = np.vectorize(periods.__getitem__, otypes=[np.int64])(ahead)
     return Clock(
         daily=(at % DAY_S // DAILY_SLOT_S).astype(np.int32),
-        hourly=(at % HOUR_S // HOURLY_SLOT_S).astype(np.int32),
+        hourly=(at % HOUR_S // slot_s[:, None]).astype(np.int32),
         time=np.stack(time, axis=-1).astype(np.float32),
         rate=np.stack(rate, axis=-1).astype(np.float32),
         reach=(np.log(steps) / np.log(steps[:, -1:])).astype(np.float32),
@@ -211,14 +228,14 @@ def advance(
         daily: (7, 5, n) seasonal codes of the slots of `Clock.daily`, `hourly` (7, 5, n) likewise.
         hourly: see there.
         time: of `Clock`, (9, n).
-        rate: of `Clock`, (7, n) or (7, 1).
+        rate: of `Clock`, (10, n) or (10, 1).
 
     Returns:
         new state; new codes of the tick's own slots, (5, n) each; features (FEATURES, n); what the seasonal
         memory expects at the targets, by day and by hour, each (5, 6, n), the last value where it is empty.
     """
-    slow, lately, day, hour, decay, *flags = tf.unstack(rate, 7, axis=0)
-    taken, push = (flag > 0.5 for flag in flags)
+    slow, lately, minute, day, hour, decay, hourly_codes, *flags = tf.unstack(rate, 10, axis=0)
+    take_daily, take_hourly, push = (flag > 0.5 for flag in flags)
     present = tf.logical_not(tf.math.is_nan(values))
     shown = tf.cast(present, tf.float32)
     seen, last = state["seen"], state["last"]
@@ -247,7 +264,7 @@ def advance(
         "peak": tf.maximum(x, state["peak"] * decay),
         "repeats": mean("repeats", tf.cast(x == last, tf.float32), slow, 0.0 * x),
         "seen": seen + shown,
-        "age": tf.where(present, 0.0, state["age"] + 1.0),
+        "age": tf.where(present, 0.0, tf.minimum(state["age"] + 1.0, AGE_LIMIT)),
     }
     unit, before = unit_of(tf, new), unit_of(tf, state)
     tracked = tf.logical_and(push, present)
@@ -263,18 +280,28 @@ def advance(
     new["past"] = tf.where(push, pushed, state["past"])
 
     spread = tf.maximum(new["spread"], unit)
-    own = _asinh(tf, (new["lately"] - new["level"]) / spread)
-    take = tf.logical_and(taken, present)
-    codes = (
-        _remembered(tf, "daily", daily[0], own, day, take),
-        _remembered(tf, "hourly", hourly[0], own, hour, take),
+    newest = new["recent"] + minute * (x - new["recent"])
+    memories = (
+        (daily, new["lately"], DAILY_CODES, DAILY_LIMIT, day, take_daily),
+        (
+            hourly,
+            newest,
+            hourly_codes,
+            tf.where(hourly_codes > DAILY_CODES, HOURLY_LIMIT, DAILY_LIMIT),
+            hour,
+            take_hourly,
+        ),
     )
+    codes: list[Any] = []
     seasons: list[Any] = []
     seasonal: list[Any] = []
     empty: list[Any] = []
-    for name, memory in (("daily", daily), ("hourly", hourly)):
-        known, code = memory > UNKNOWN[name], memory / CODES[name]
-        grown = tf.exp(code)
+    for memory, mean_now, per_unit, limit, weight, take in memories:
+        own = _asinh(tf, (mean_now - new["level"]) / spread)
+        fresh = _remembered(tf, memory[0], own * per_unit, limit, weight)
+        codes.append(tf.where(tf.logical_and(take, present), fresh, memory[0]))
+        known, code = memory >= -limit, memory / per_unit
+        grown = tf.exp(tf.where(known, code, 0.0))
         target = tf.where(known, new["level"] + spread * (grown - 1.0 / grown) / 2.0, x)[1:]
         seasons.append(tf.transpose(target, [1, 0, 2]))
         seasonal += [(target[k] - x) / unit for k in TRACKED]
@@ -333,7 +360,7 @@ def advance(
     ]
     # asinh and log of ratios up to 1e4 reach 10: a third brings inputs to the order of one
     features = tf.concat([squashed / 3.0, logs / 3.0, *plain, time], axis=0)
-    return new, codes, features, (seasons[0], seasons[1])
+    return new, (codes[0], codes[1]), features, (seasons[0], seasons[1])
 
 
 def _tracked(tf: Any, width: Any, change: Any, known: Any, saturated: Any, unit: Any, seen: Any) -> Any:
@@ -357,14 +384,12 @@ def _tracked(tf: Any, width: Any, change: Any, known: Any, saturated: Any, unit:
     return tf.round(tf.where(known, moved, width) / WIDTH_UNIT)
 
 
-def _remembered(tf: Any, name: str, code: Any, own: Any, rate: Any, take: Any) -> Any:
-    """A slot's code (5, n) after a value whose exact code is `own`: nearer by `rate`, by one code at least."""
-    target = own * CODES[name]
+def _remembered(tf: Any, code: Any, target: Any, limit: Any, rate: Any) -> Any:
+    """A slot's code (5, n) after a value whose exact code is `target`: nearer by `rate`, by one code at least."""
     off = target - code
     near = tf.sign(off) * tf.minimum(tf.abs(off), tf.maximum(rate * tf.abs(off), 1.0))
-    limit = -1.0 - UNKNOWN[name]
-    fresh = tf.clip_by_value(tf.where(code > UNKNOWN[name], code + near, target), -limit, limit)
-    return tf.where(take, tf.round(fresh), code)
+    moved = tf.where(code >= -limit, code + near, target)
+    return tf.round(tf.minimum(tf.maximum(moved, -limit), limit))
 
 
 def unit_of(tf: Any, state: dict[str, Any]) -> Any:

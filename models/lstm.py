@@ -26,7 +26,18 @@ from numpy.typing import NDArray
 from models import features, mixture
 from models.blocks import BLOCK, Blocks, empty
 from models.distribution import LEVELS, OFFSET_LIMIT, QuantileFunction, Z
-from models.features import EVENT_KINDS, KNOTS, METRICS, SEASONAL, STEPS, TRACKED, UNKNOWN, WIDTH_UNIT
+from models.features import (
+    EVENT_KINDS,
+    HOURLY_SLOT_S,
+    KNOTS,
+    METRICS,
+    MINUTES,
+    SEASONAL,
+    STEPS,
+    TRACKED,
+    UNKNOWN,
+    WIDTH_UNIT,
+)
 from models.scenarios import Dependence
 
 UNITS: Final = 64
@@ -48,7 +59,7 @@ WEIGHTS: Final = "weights.npz"
 CARD: Final = "model.json"
 
 RELEASED: Final = Path(__file__).parent / "released"
-DEFAULT_MODEL: Final = RELEASED / "lstm64-2026-11b"
+DEFAULT_MODEL: Final = RELEASED / "lstm64-2026-11c"
 
 State = dict[str, NDArray[Any]]
 # What is kept of a user: name -> shape, kind
@@ -297,7 +308,7 @@ class BehaviourModel:
         """
         length = np.array([tick_s])
         clock = features.clock(np.array([tick]), length, features.steps_of(length))
-        slots = {"daily": clock.daily[0].tolist(), "hourly": clock.hourly[0].tolist()}
+        slots = clock.daily[0].tolist(), clock.hourly[0].tolist()
         grid = (len(METRICS), STEPS)
         *arrays, location, scale, offsets = empty(
             len(values),
@@ -310,7 +321,11 @@ class BehaviourModel:
         self._blocks(
             given=[
                 *(state[name] for name in _FIELDS),
-                *(state[name][:, slot] for name in SEASONAL for slot in slots[name]),
+                *(
+                    memory[:, slot]
+                    for memory, of in zip(seasonal(state, tick_s), slots, strict=True)
+                    for slot in of
+                ),
                 values,
                 events,
                 saturated,
@@ -319,7 +334,7 @@ class BehaviourModel:
             copies=[(state[name], new[name]) for name in SEASONAL],
             out=[
                 *(new[name] for name in _FIELDS),
-                *(new[name][:, slots[name][0]] for name in SEASONAL),
+                *(memory[:, of[0]] for memory, of in zip(seasonal(new, tick_s), slots, strict=True)),
                 scale,
             ],
             offsets=offsets,
@@ -340,6 +355,14 @@ def initial_state(n: int) -> State:
     # persistence begins with a change heavier than the normal
     state["width"][:] = np.round(np.log(1.5 * np.abs(KNOTS)) / WIDTH_UNIT)[:, None]
     return state
+
+
+def seasonal(state: State, tick_s: int) -> tuple[NDArray[Any], NDArray[Any]]:
+    """The seasonal memory by slots of the day and of the hour, (n, slot, 5), for a tick's length."""
+    hourly = state["hourly"]
+    if tick_s < HOURLY_SLOT_S:
+        hourly = hourly.view(np.int8).reshape(len(hourly), MINUTES, len(METRICS))
+    return state["daily"], hourly
 
 
 def state_bytes() -> int:
@@ -367,7 +390,8 @@ def _compile(network: Network) -> Blocks:
         )
         parameters, h, c = network.step(turned, inputs, state["h"], state["c"])
         scale, shape = shape_of(tf, parameters, new, seasons)
-        levels = forecast_grid(tf, scale, shape, new, reach, Z, mixture.for_steps(tf, shift), odds)
+        learnt = mixture.for_steps(tf, shift, new["seen"]), odds * mixture.ODDS_UNIT
+        levels = forecast_grid(tf, scale, shape, new, reach, Z, *learnt)
         # XLA would compute cheap ends again in each of the maxima; a division it keeps
         levels = mixture.rising(tf, [level / scale for level in levels])
         known = tf.where(new["seen"] > 0.5, new["last"], np.float32(np.nan))
@@ -376,4 +400,4 @@ def _compile(network: Network) -> Blocks:
         return [*(new[name] for name in _FIELDS), *codes, scale], levels
 
     given = [*_FIELDS.values(), *[metrics] * slots * len(SEASONAL), metrics, (len(EVENT_KINDS),), metrics]
-    return Blocks(tf, graph, given, [(9,), (7,), (STEPS,), (len(TRACKED),), (len(TRACKED),)])
+    return Blocks(tf, graph, given, [(9,), (10,), (STEPS,), (len(TRACKED),), (len(TRACKED),)])

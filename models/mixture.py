@@ -14,6 +14,8 @@ here, for every user and metric, when a target arrives, each along its own pinba
            interval and at the 99 % bound, for the TRACKED steps; the steps between are interpolated
     odds   by the gradient of q's loss: CRPS learning (Berrisch and Ziel 2021)
 
+Of a user who is new the ends are wider by a fixed part of the shift, which falls with the samples (COLD).
+
 A step's outcome is known h ticks later: what was said of it is kept until then, of one tick in `features.Clock.made`,
 and valued with the present shift, odds and widths: as it would be made now.
 
@@ -44,13 +46,18 @@ LEARNT: Final = np.array([-2.1, -1.75, -1.4, -0.7, 0.0, 0.7, 1.4, 1.75, 2.1, 2.4
 SHIFT_GAIN: Final = np.array([[0.02, 0.02, 0.04], [0.04, 0.04, 0.08], [0.04, 0.04, 0.08]], np.float32)
 SHIFT_LIMIT: Final = 1.5
 SHIFT_UNIT: Final = 1 / 20_000  # of its sixteen bits, which reach 1.6; the smallest step is 0.0003
+# Added to the shift of a user's early samples, falling as their count to this power: what (held) was missing of both
+# ends and the bound, on users held out before the test window, when they were new.
+COLD: Final = np.array([0.5, 1.0, 1.2], np.float32)
+COLD_POWER: Final = -0.55
 ODDS_GAIN: Final = 0.005
 ODDS_LIMIT: Final = 8.0
+ODDS_UNIT: Final = 1 / 4_000  # likewise
 PULL_LIMIT: Final = 10.0
 
 STATE: Final[dict[str, tuple[tuple[int, ...], Any]]] = {
     "shift": ((len(HELD), len(METRICS), len(TRACKED)), np.int16),
-    "odds": ((len(SHARED), len(METRICS)), np.float32),
+    "odds": ((len(SHARED), len(METRICS)), np.int16),
     "made_last": ((len(METRICS), len(TRACKED)), np.float32),  # NaN: nothing to value
     "made_scale": ((len(METRICS), len(TRACKED)), np.float32),
     "made_shape": ((6, len(METRICS), len(TRACKED)), np.float16),  # move, skew, tail, gates
@@ -168,11 +175,11 @@ def learn(
     due: Any,
     reach: Any,
 ) -> tuple[Any, Any]:
-    """Shift codes and odds after a tick.
+    """Codes of shift and odds after a tick.
 
     Args:
         tf: the tensorflow module.
-        state: the fields of STATE and `width`, before the tick, batch last.
+        state: the fields of STATE, `width` and `seen`, before the tick, batch last.
         values: (metric, ...) targets, NaN where absent.
         saturated: (metric, ...): such a target is known to be passed, not missed.
         unit: (metric, ...) before the tick, and `ceiling`, the highest value that is forecast.
@@ -189,9 +196,10 @@ def learn(
     move, skew, tail, *gates = tf.unstack(state["made_shape"], axis=0)
     shape = tf.stack([tf.where(known, part, kind) for part, kind in zip(
         (move, skew, tail, *gates), (0.0, 0.0, 1.0, 0.0, 0.0, 0.0), strict=True)], axis=0)  # fmt: skip
-    shift, odds = state["shift"] * SHIFT_UNIT, state["odds"]
+    shift, odds = state["shift"] * SHIFT_UNIT, state["odds"] * ODDS_UNIT
+    cold = _cold(tf, state["seen"])
     reach = tf.gather(reach, TRACKED, axis=0)
-    a, b, w = average(tf, shape, scale, state["width"], unit[:, None], reach, LEARNT, shift, odds)
+    a, b, w = average(tf, shape, scale, state["width"], unit[:, None], reach, LEARNT, shift + cold, odds)
     q = [
         tf.clip_by_value(b_ + w_ * (a_ - b_), least, most) / scale for a_, b_, w_ in zip(a, b, w, strict=True)
     ]
@@ -224,7 +232,7 @@ def learn(
         total = even * tf.reduce_sum(off, axis=1)
         pull = [old + share * total if share else old for old, share in zip(pull, part, strict=True)]
     odds = tf.clip_by_value(odds + ODDS_GAIN * tf.stack(pull, axis=0), -ODDS_LIMIT, ODDS_LIMIT)
-    return tf.round(shift / SHIFT_UNIT), odds
+    return tf.round(shift / SHIFT_UNIT), tf.round(odds / ODDS_UNIT)
 
 
 def remember(tf: Any, state: dict[str, Any], made: Any, last: Any, scale: Any, shape: Any) -> dict[str, Any]:
@@ -249,8 +257,14 @@ def remember(tf: Any, state: dict[str, Any], made: Any, last: Any, scale: Any, s
     }
 
 
-def for_steps(tf: Any, codes: Any) -> Any:
-    """Shift of all six steps (held, metric, 6, ...) from that of the tracked ones."""
+def for_steps(tf: Any, codes: Any, seen: Any) -> Any:
+    """Shift of all steps (held, metric, 6, ...): from codes of the tracked ones, after `seen` samples (metric, ...)."""
     rows = tf.unstack(codes * SHIFT_UNIT, axis=2)
     steps = [sum(float(w) * row for w, row in zip(column, rows, strict=True) if w) for column in BETWEEN.T]
-    return tf.stack(steps, axis=2)
+    return tf.stack(steps, axis=2) + _cold(tf, seen)
+
+
+def _cold(tf: Any, seen: Any) -> Any:
+    """(held, metric, 1, ...)."""
+    fallen = tf.exp(COLD_POWER * tf.math.log(tf.maximum(seen, 1.0)))
+    return tf.stack([float(cold) * fallen[:, None] for cold in COLD], axis=0)

@@ -73,10 +73,16 @@ def forecasts(
     *,
     first_tick: int,
     tick_s: int,
+    forget: int | None = None,
 ) -> Iterator[tuple[State, QuantileFunction]]:
-    """The streaming step over (tick, user, ...) arrays, causally: per tick the state and a forecast (user, 5, 6)."""
+    """The streaming step over (tick, user, ...) arrays, causally: per tick the state and a forecast (user, 5, 6).
+
+    Every `forget` ticks all users are new to the model.
+    """
     state = model.initial_state(values.shape[1])
     for t in range(len(values)):
+        if forget is not None and t % forget == 0:
+            state = model.initial_state(values.shape[1])
         state, forecast, _ = model.step(
             state, values[t], events[t], saturated[t], tick=first_tick + t, tick_s=tick_s
         )
@@ -95,6 +101,7 @@ def evaluate(
     score_from: int,
     rivals: Sequence[Rival] = (),
     every: int = 1,
+    forget: int | None = None,
     seed: int = 0,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Scores:
@@ -111,6 +118,7 @@ def evaluate(
         score_from: forecasts made before this row warm up the state and are not scored.
         rivals: of these values; persistence where none is given.
         every: score the forecasts of every so many ticks.
+        forget: ticks after which all users are new to the model, and not to the rivals; none for never.
         seed: of the randomised PIT.
         progress: called with (ticks done, ticks).
     """
@@ -125,7 +133,7 @@ def evaluate(
     pending: list[QuantileFunction] = []
     start = score_from
     for t, (_, forecast) in enumerate(
-        forecasts(model, values, events, saturated, first_tick=first_tick, tick_s=tick_s)
+        forecasts(model, values, events, saturated, first_tick=first_tick, tick_s=tick_s, forget=forget)
     ):
         if t >= score_from and (t - score_from) % every == 0:
             start = start if pending else t

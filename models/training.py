@@ -15,7 +15,7 @@ from scipy.special import ndtr
 
 from models import features
 from models.distribution import Z
-from models.features import METRICS, SEASONAL, STATE, STEPS, horizon_steps
+from models.features import METRICS, MINUTES, SEASONAL, STATE, STEPS, UNKNOWN, horizon_steps
 from models.lstm import BehaviourModel, Network, State, forecast_grid, initial_state, shape_of, tensorflow
 from models.series import Array, Series, augmented
 
@@ -125,7 +125,10 @@ class Batches:
 def _fresh(rows: int) -> State:
     """State of new users, as float32 for the graph; without what is learnt online."""
     kept = ("h", "c", *STATE)
-    return {name: field.astype(np.float32) for name, field in initial_state(rows).items() if name in kept}
+    state = {name: field.astype(np.float32) for name, field in initial_state(rows).items() if name in kept}
+    # of any tick length: as many slots as the shortest needs, and a mark that none reaches
+    state["hourly"] = np.full((rows, MINUTES, len(METRICS)), UNKNOWN["hourly"], np.float32)
+    return state
 
 
 def pinball(tf: Any, quantiles: Any, target: Any, censored: Any, error: Any) -> Any:

@@ -72,6 +72,13 @@ def evaluate(
     without_events: Annotated[
         bool, typer.Option("--without-events", help="Hide the trace's events from the model.")
     ] = False,
+    forget: Annotated[
+        str | None,
+        typer.Option(
+            help="The model forgets all users after every such time, as 1h, and is scored as new to them, beside"
+            " rivals that are not."
+        ),
+    ] = None,
     plot: Annotated[Path | None, typer.Option(help="Write reliability and ratios as a PNG file.")] = None,
     seed: Annotated[int, typer.Option(help="Of the randomised PIT, the bootstrap and DeepAR.")] = 0,
     json: AsJson = False,
@@ -95,6 +102,7 @@ def evaluate(
     panel = trace.to_panel(trace.read(trace_file), tick_s)
     chosen = _chosen(panel, users, held_out)
     window = window_of(panel, warm_up, begin, until)
+    forget_ticks = None if forget is None else max(1, _ticks(forget, panel.tick_s))
     part = slice(window.begin, window.stop), chosen
     values, events, saturated = panel.values[part], panel.events[part], panel.saturated[part]
     if without_events:
@@ -116,6 +124,7 @@ def evaluate(
             score_from=window.score - window.begin,
             rivals=beside,
             every=every,
+            forget=forget_ticks,
             seed=seed,
             progress=lambda done, _: bar.update(task, completed=done),
         )
@@ -129,6 +138,7 @@ def evaluate(
         "warm_up_s": (window.score - window.begin) * panel.tick_s,
         "every": every,
         "without_events": without_events,
+        "forget_ticks": forget_ticks,
         "rivals": names,
         "by_metric_and_step": rows,
         "summary": scores.summary(seed),
@@ -190,7 +200,7 @@ def window_of(panel: trace.Panel, warm_up: str | None, begin: str | None, until:
     """
     ticks, tick_s = panel.ticks, panel.tick_s
     stop = len(ticks) if until is None else int(np.searchsorted(ticks * tick_s, _time(until)))
-    warm = None if warm_up is None else -(-_duration(warm_up) // tick_s)
+    warm = None if warm_up is None else _ticks(warm_up, tick_s)
     if begin is None:
         score = min(DAY_S // tick_s, len(ticks) // 4) if warm is None else warm
         start = 0
@@ -205,12 +215,12 @@ def window_of(panel: trace.Panel, warm_up: str | None, begin: str | None, until:
     return Window(start, score, stop)
 
 
-def _duration(text: str) -> int:
-    """Seconds of a duration as 90s, 30m, 12h, 8d or 1w."""
+def _ticks(text: str, tick_s: int) -> int:
+    """Ticks of a duration as 90s, 30m, 12h, 8d or 1w, rounded up."""
     found = re.fullmatch(r"(\d+)([smhdw])", text.strip())
     if found is None:
         raise UsageError(f"{text!r} is no duration; as 90s, 30m, 12h, 8d or 1w")
-    return int(found[1]) * UNITS[found[2]]
+    return -(-int(found[1]) * UNITS[found[2]] // tick_s)
 
 
 def _time(text: str) -> float:

@@ -50,10 +50,19 @@ def at(second: int, tick_s: int) -> Any:
     return clock(np.array([second // tick_s]), length, steps_of(length))
 
 
-def test_slots_are_ten_minutes_of_the_day_and_five_of_the_hour() -> None:
+def test_slots_of_day_and_hour() -> None:
     now = at(86_400 * 3 + 5 * 3_600 + 1_500, 300)  # 05:25 and 5, 10, .. 30 minutes ahead
     assert now.daily[0].tolist() == [32, 33, 33, 34, 34, 35, 35]
     assert now.hourly[0].tolist() == [5, 6, 7, 8, 9, 10, 11]
+    assert at(3_600 + 58 * 60, 60).hourly[0].tolist() == [
+        58,
+        59,
+        0,
+        1,
+        2,
+        3,
+        4,
+    ]  # minutes, where a tick is shorter
     late = at(86_400 - 600, 600)
     assert late.daily[0, :2].tolist() == [143, 0]
     assert late.hourly[0, :2].tolist() == [10, 0]
@@ -68,12 +77,35 @@ def test_time_repeats_after_a_week_and_knows_the_tick_length() -> None:
 
 
 def test_rates_follow_the_tick_length() -> None:
-    five, one = at(0, 300).rate[0], at(240, 60).rate[0]
-    assert five[1] == 1  # a tick of five minutes is itself the mean of five minutes
-    assert one[1] == pytest.approx(0.2)
-    assert five[4] == pytest.approx(0.5 ** (300 / (7 * 86_400)))
-    assert five[5] == one[5] == 1  # the tick ends a slot of five minutes
-    assert at(180, 60).rate[0, 5] == 0
+    names = (
+        "day",
+        "lately",
+        "minute",
+        "daily",
+        "hourly",
+        "decay",
+        "codes",
+        "take_daily",
+        "take_hourly",
+        "push",
+    )
+
+    def rates(second: int, tick_s: int) -> dict[str, float]:
+        return dict(zip(names, at(second, tick_s).rate[0].tolist(), strict=True))
+
+    five, one, ten = rates(0, 300), rates(240, 60), rates(50, 10)
+    assert (five["lately"], five["minute"], one["minute"]) == (1, 1, 1)  # a tick as long is itself the mean
+    assert one["lately"] == pytest.approx(0.2)
+    assert ten["minute"] == pytest.approx(1 / 6)
+    assert five["decay"] == pytest.approx(0.5 ** (300 / (7 * 86_400)))
+    assert (five["codes"], one["codes"]) == (5_000, 20)
+    assert (five["take_daily"], five["take_hourly"]) == (1, 1)
+    assert (one["take_daily"], one["take_hourly"]) == (
+        1,
+        1,
+    )  # the tick ends a slot of five minutes, and a minute
+    assert (rates(180, 60)["take_daily"], rates(180, 60)["take_hourly"]) == (0, 1)
+    assert (ten["take_daily"], ten["take_hourly"], rates(40, 10)["take_hourly"]) == (0, 1, 0)
 
 
 def test_arrays_alone_do_not_load_tensorflow() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from models.features import CHANGE_FLOOR, CODES, STEPS, TINY, UNKNOWN
+from models.features import CHANGE_FLOOR, DAILY_CODES, HOURLY_CODES, STEPS, TINY, UNKNOWN
 from models.lstm import (
     CAP_PEAKS,
     DEFAULT_MODEL,
@@ -16,6 +16,7 @@ from models.lstm import (
     BehaviourModel,
     Network,
     State,
+    seasonal,
     state_bytes,
     tensorflow,
 )
@@ -182,16 +183,37 @@ def test_seasonal_memory_holds_codes_of_the_slots_of_day_and_hour(model: Behavio
         state, _, _ = model.step(
             state, np.full((1, 5), value, np.float32), events[0], saturated[0], tick=tick, tick_s=600
         )
-        for name, slot in (("daily", tick % day), ("hourly", tick * 2 % 12)):
-            apart = (state["lately"] - state["level"]) / state["spread"]
-            assert (
-                np.abs(state[name][0, slot] - np.arcsinh(apart) * CODES[name]) <= 0.51
-            ).all() or tick > day
+        codes = (tick % day, DAILY_CODES), (tick * 2 % 12, HOURLY_CODES["five minutes"])
+        apart = (state["lately"] - state["level"]) / state["spread"]
+        for memory, (slot, per_unit) in zip(seasonal(state, 600), codes, strict=True):
+            assert (np.abs(memory[0, slot] - np.arcsinh(apart) * per_unit) <= 0.51).all() or tick > day
     assert state["daily"].dtype == np.int8
     assert (state["daily"][0, 10] > state["daily"][0, 11]).all()
     assert (state["daily"][0, 12] == UNKNOWN["daily"]).all()
     assert (state["hourly"][0, [8, 10]] > UNKNOWN["hourly"]).all()
     assert (state["hourly"][0, 1] == UNKNOWN["hourly"]).all()
+
+
+def test_below_five_minutes_the_hour_has_a_slot_for_each_minute(model: BehaviourModel) -> None:
+    state = model.initial_state(2)
+    rng = np.random.default_rng(0)
+    for tick in range(601):  # a job at the eighth minute of every ten
+        value = rng.uniform(1, 2, (2, 5)) + (20 if tick % 10 == 8 else 0)
+        state, _, _ = model.step(
+            state,
+            value.astype(np.float32),
+            np.full((2, 4), np.nan, np.float32),
+            np.zeros((2, 5), bool),
+            tick=tick,
+            tick_s=60,
+        )
+    memory = seasonal(state, 60)[1]
+    assert memory.shape == (2, 60, 5)
+    assert np.shares_memory(memory, state["hourly"])
+    level, spread = state["level"][:, None], state["spread"][:, None]
+    mean = level + spread * np.sinh(memory / DAILY_CODES)
+    assert (mean[:, 8::10] > 15).all()
+    assert (np.delete(mean, np.s_[8::10], axis=1) < 5).all()
 
 
 def test_saturated_samples_do_not_pull_demand_down(model: BehaviourModel) -> None:

@@ -7,7 +7,7 @@ from scipy.special import ndtr
 from models import mixture
 from models.features import KNOTS, METRICS, WIDTH_UNIT
 from models.lstm import tensorflow
-from models.mixture import HELD, LEARNT, SHIFT_UNIT, STATE
+from models.mixture import HELD, LEARNT, ODDS_UNIT, SHIFT_UNIT, STATE
 
 N = 3
 LEVELS = np.array([-2.1, -1.75, -0.35, 0.0, 1.05, 1.4, 2.1, 2.45, 3.5], np.float32)
@@ -77,8 +77,19 @@ def test_steps_between_take_what_is_between() -> None:
     tf = tensorflow()
     codes = np.zeros((3, 5, 3, 1), np.float32)
     codes[0, 0, :, 0] = np.array([0.1, 0.2, 0.5]) / SHIFT_UNIT
-    steps = np.asarray(mixture.for_steps(tf, codes))[0, 0, :, 0]
-    np.testing.assert_allclose(steps, [0.1, 0.15, 0.2, 0.3, 0.4, 0.5], rtol=1e-5)
+    steps = np.asarray(mixture.for_steps(tf, codes, tf.fill((5, 1), 1e9)))[0, 0, :, 0]
+    np.testing.assert_allclose(steps, [0.1, 0.15, 0.2, 0.3, 0.4, 0.5], atol=1e-4)
+
+
+def test_the_ends_of_a_new_user_are_wider() -> None:
+    tf = tensorflow()
+    none = np.zeros((3, 5, 3, 4), np.float32)
+    seen = np.tile(np.array([0, 1, 100, 1e6], np.float32), (5, 1))
+    shift = np.asarray(mixture.for_steps(tf, none, seen))
+    np.testing.assert_allclose(shift[:, 0, 0, 1], mixture.COLD, rtol=1e-6)
+    np.testing.assert_allclose(shift[:, 0, 0, 0], shift[:, 0, 0, 1])
+    np.testing.assert_allclose(shift[:, 4, 5, 2], mixture.COLD * 100**mixture.COLD_POWER, rtol=1e-5)
+    assert (shift[..., 3] < 0.001).all()
 
 
 def run(
@@ -93,7 +104,7 @@ def run(
         for name, (dims, _) in STATE.items()
     }
     state = {name: tf.constant(array, tf.float32) for name, array in state.items()}
-    width = tf.constant(widths(sizes, users))
+    known = {"width": tf.constant(widths(sizes, users)), "seen": tf.fill((5, users), 1e9)}
     unit, ceiling = tf.ones((5, users)), tf.fill((5, users), 1e6)
     due, reach = tf.ones((3, users)) * [[1.0], [0.0], [0.0]], tf.zeros((6, users))
     told, scales = tf.constant(shape(6, move=move, users=users)), tf.fill((5, 6, users), scale)
@@ -101,7 +112,7 @@ def run(
 
     @tf.function(autograph=False)
     def tick(state: Any, values: Any) -> Any:
-        shift, odds = mixture.learn(tf, state | {"width": width}, values, hit, unit, ceiling, due, reach)
+        shift, odds = mixture.learn(tf, state | known, values, hit, unit, ceiling, due, reach)
         made = mixture.remember(tf, state, due, tf.fill((5, users), 100.0), scales, told)
         return {"shift": shift, "odds": odds, **made}
 
@@ -116,7 +127,7 @@ def run(
 def test_intervals_come_to_hold_what_they_promise(wrong: float) -> None:
     changes = np.random.default_rng(0).standard_normal((2000, 64))
     state = run(changes, scale=wrong, size=wrong)  # network and persistence alike: no share helps
-    centre, lower, upper = state["odds"][:, 0]
+    centre, lower, upper = state["odds"][:, 0] * ODDS_UNIT
     low, high, far = state["shift"][:, 0, 0] * SHIFT_UNIT
 
     def at(z: float, moved: Any) -> Any:
@@ -141,8 +152,8 @@ def test_intervals_come_to_hold_what_they_promise(wrong: float) -> None:
 
 def test_the_worse_expert_loses_its_share() -> None:
     changes = np.random.default_rng(1).standard_normal((400, 16))
-    biased = run(changes, move=3.0)["odds"][:, 0]
-    wide = run(changes, size=20.0)["odds"][:, 0]
+    biased = run(changes, move=3.0)["odds"][:, 0] * ODDS_UNIT
+    wide = run(changes, size=20.0)["odds"][:, 0] * ODDS_UNIT
     assert (biased[0] < -0.5).all()
     assert (wide[0] > 0.5).all()
 

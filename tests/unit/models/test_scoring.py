@@ -116,6 +116,29 @@ def test_a_block_is_a_day_and_only_every_so_many_ticks_are_scored() -> None:
     assert scores.count[:, 0, 0].tolist() == [[19] * 6, [29] * 6, [12] * 6]
 
 
+def test_the_model_can_be_made_to_forget() -> None:
+    class Counts(Normal):
+        def initial_state(self, n: int) -> dict[str, Any]:
+            return {"ticks": 0}
+
+        def step(self, state: Any, values: Any, *_: Any, tick: int, tick_s: int) -> Any:
+            _, forecast, flags = super().step(state, values, tick=tick, tick_s=tick_s)
+            return {"ticks": state["ticks"] + 1}, forecast, flags
+
+    def known(forget: int | None) -> list[int]:
+        none = np.full((7, 1, 4), np.nan, np.float32)
+        values = series(7, 1)
+        model: Any = Counts()
+        passed = scoring.forecasts(
+            model, values, none, np.zeros(values.shape, bool), first_tick=0, tick_s=300, forget=forget
+        )
+        return [int(state["ticks"]) for state, _ in passed]
+
+    assert known(None) == [1, 2, 3, 4, 5, 6, 7]
+    assert known(3) == [1, 2, 3, 1, 2, 3, 1]
+    assert known(1) == [1] * 7
+
+
 def test_pit_of_quantiles() -> None:
     quantiles = np.linspace(0, 10, len(LEVELS), dtype=np.float32)[:, None]
     i = int(np.flatnonzero(LEVELS == 0.5)[0])

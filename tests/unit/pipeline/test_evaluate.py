@@ -133,6 +133,16 @@ def test_events_can_be_hidden(trace_file: Path, model: Path, monkeypatch: pytest
     assert seen == [True, False]
 
 
+def test_new_users_are_scored_beside_rivals_that_know_them(trace_file: Path, model: Path, whole: Any) -> None:
+    first_hour = run(trace_file, model, "--forget", "1h")
+    assert (whole["forget_ticks"], first_hour["forget_ticks"]) == (None, 3_600 // whole["tick_s"])
+    for row, known in zip(first_hour["by_metric_and_step"], whole["by_metric_and_step"], strict=True):
+        assert 0.9 * known["samples"] < row["samples"] <= known["samples"]  # not after a gap of an hour
+        theirs, before = (r["rivals"]["persistence"]["crps"] for r in (row, known))
+        assert theirs == pytest.approx(before, rel=0.1)
+        assert row["crps"] != known["crps"]
+
+
 def test_a_plot_is_a_picture(trace_file: Path, model: Path, tmp_path: Path) -> None:
     path = tmp_path / "scores.png"
     run(trace_file, model, "--plot", str(path))
