@@ -154,12 +154,7 @@ def clock(
     ticks = np.concatenate([tick[:, None], tick[:, None] + steps], axis=1)
     at = ticks * tick_s[:, None]
     now = at[:, 0]
-    angles = (
-        (now, DAY_S, 1),
-        (now, DAY_S, 2),
-        (now, 7 * DAY_S, 1),
-        (now, HOUR_S, 1),
-    )
+    angles = ((now, DAY_S, 1), (now, DAY_S, 2), (now, 7 * DAY_S, 1), (now, HOUR_S, 1))
     turns = [2 * np.pi * times * (t % period) / period for t, period, times in angles]
     time = [wave(turn) for turn in turns for wave in (np.sin, np.cos)] + [np.log(tick_s / 300.0) / 2]
     taken = np.maximum(tick_s, HOURLY_SLOT_S)

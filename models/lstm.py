@@ -26,18 +26,7 @@ from numpy.typing import NDArray
 from models import features, mixture
 from models.blocks import BLOCK, Blocks, empty
 from models.distribution import LEVELS, OFFSET_LIMIT, QuantileFunction, Z
-from models.features import (
-    EVENT_KINDS,
-    HOURLY_SLOT_S,
-    KNOTS,
-    METRICS,
-    MINUTES,
-    SEASONAL,
-    STEPS,
-    TRACKED,
-    UNKNOWN,
-    WIDTH_UNIT,
-)
+from models.features import EVENT_KINDS, KNOTS, METRICS, SEASONAL, STEPS, TRACKED, UNKNOWN, WIDTH_UNIT
 from models.scenarios import Dependence
 
 UNITS: Final = 64
@@ -360,8 +349,8 @@ def initial_state(n: int) -> State:
 def seasonal(state: State, tick_s: int) -> tuple[NDArray[Any], NDArray[Any]]:
     """The seasonal memory by slots of the day and of the hour, (n, slot, 5), for a tick's length."""
     hourly = state["hourly"]
-    if tick_s < HOURLY_SLOT_S:
-        hourly = hourly.view(np.int8).reshape(len(hourly), MINUTES, len(METRICS))
+    if tick_s < features.HOURLY_SLOT_S:
+        hourly = hourly.view(np.int8).reshape(len(hourly), features.MINUTES, len(METRICS))
     return state["daily"], hourly
 
 
