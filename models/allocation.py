@@ -22,7 +22,7 @@ from models.capacity import (
     why_unusable,
 )
 from models.guardrails import Fleet, Telemetry, guard
-from models.purchase import Choice, Market, Purchase, choose
+from models.purchase import Choice, Market, Purchase, choose, window
 from models.scenarios import required
 
 COST_LEVELS: Final = (0.95, 0.99, 0.999)
@@ -144,6 +144,14 @@ def allocate(
         reason=_reason(choice.best, reasons, planned, asked, guarded.guardrails, usable=bool(usable)),
     )
     return plan, guarded.memory
+
+
+def promised(
+    offers: Sequence[Offer], policy: Policy, steps_s: Sequence[int], metrics: Sequence[str]
+) -> tuple[slice, list[int]]:
+    """What a plan's promise is about: steps, and indices of the governed metrics, as `allocate` takes them."""
+    usable = [offer for offer in offers if why_unusable(offer, policy) is None]
+    return window(usable, steps_s).steps, [metrics.index(name) for name in governed(metrics, policy)]
 
 
 def _fleet(

@@ -55,6 +55,12 @@ class Dependence:
         """No dependence at all."""
         return cls(np.zeros(metrics), np.eye(metrics), 0.0)
 
+    def of(self, metrics: Any) -> Dependence:
+        """The part that concerns these metrics, given as indices."""
+        return Dependence(
+            self.shared[metrics], self.metric_correlation[np.ix_(metrics, metrics)], self.step_correlation
+        )
+
     def root(self, steps: int) -> NDArray[np.float64]:
         """A, (step × metric, step × metric), such that A e has F's correlation for e standard normal."""
         return _kronecker_root(self.metric_correlation.tobytes(), self.step_correlation, steps)
@@ -216,48 +222,6 @@ def _score_table() -> NDArray[np.float32]:
     return (SCORE_LEVELS * (density[:-1] - density[1:])).astype(np.float32)
 
 
-def reconcile(xp: Any, demand: Any, total: QuantileFunction, weight: Any) -> Any:
-    """Average, quantile by quantile, of simulated demand and the app's own forecast total; demand's shape.
-
-    For each step and metric a scenario's rank gives its level; its new value is (1 - weight) × its own +
-    weight × the total's value at that level (comonotone, "Vincentised"). Ranks stay, and so does dependence.
-
-    demand: (scenario, step, metric); total: (metric, step); weight: 0 to 1, scalar or (step, metric). Where
-    the total is NaN demand stays as it is.
-    """
-    levels = xp.asarray(_normal_levels(demand.shape[0]))
-    rising, order = _ranked(xp, demand)
-    quantiles = total[:, :, None].at(levels).transpose(1, 0, 2)  # (step, metric, scenario), rising
-    weight = xp.where(xp.isfinite(quantiles[..., 0]), xp.asarray(weight, dtype=xp.float32), xp.float32(0))[
-        ..., None
-    ]
-    blend = xp.where(weight > 0, (1 - weight) * rising + weight * xp.nan_to_num(quantiles), rising)
-    result = xp.empty_like(rising)
-    xp.put_along_axis(result, order, blend.astype(rising.dtype), axis=-1)
-    return xp.ascontiguousarray(result.transpose(2, 0, 1))
-
-
-def _ranked(xp: Any, demand: Any) -> tuple[Any, Any]:
-    """Demand rising over the scenarios, and which scenario each is, both (step, metric, scenario).
-
-    Ties keep their order, whatever the machine: the keys sorted are a value's bits, which rise with it where it
-    is not negative, and below them its index. Unlike a stable sort of floats that runs in vector registers.
-
-    demand: (scenario, step, metric) float32, not negative.
-    """
-    column = xp.ascontiguousarray(demand.transpose(1, 2, 0), dtype=xp.float32)
-    keys = column.view(xp.uint32).astype(xp.uint64) << xp.uint64(32)
-    keys = xp.sort(keys | xp.arange(column.shape[-1], dtype=xp.uint64), axis=-1)
-    order = (keys & xp.uint64(0xFFFFFFFF)).astype(xp.intp)
-    return (keys >> xp.uint64(32)).astype(xp.uint32).view(xp.float32), order
-
-
-@lru_cache(maxsize=4)
-def _normal_levels(scenarios: int) -> NDArray[np.float32]:
-    """Normal scores of the ranks, at the middle of each rank's share of probability, (scenario)."""
-    return ndtri((np.arange(scenarios) + 0.5) / scenarios).astype(np.float32)
-
-
 def required(
     demand: NDArray[np.floating[Any]], confidence: float, window: slice, metrics: Sequence[int]
 ) -> tuple[NDArray[np.float32], float]:
@@ -268,21 +232,29 @@ def required(
 
     demand: (scenario, step, metric); metrics: indices of the governed ones.
     """
+    return requirements(demand, [confidence], window, metrics)[0]
+
+
+def requirements(
+    demand: NDArray[np.floating[Any]], confidences: Sequence[float], window: slice, metrics: Sequence[int]
+) -> list[tuple[NDArray[np.float32], float]]:
+    """`required` at several confidences."""
     scenarios = demand.shape[0]
     rising = np.sort(demand.transpose(1, 2, 0), axis=-1).transpose(
         2, 0, 1
     )  # columns that lie together sort fast
     inside, quantiles = demand[:, window, metrics], rising[:, window, metrics]
-    low, high = (
-        math.ceil(confidence * scenarios - 1e-9),
-        scenarios,
-    )  # ranks; at the largest all scenarios hold
-    enough = low
-    while low < high:
-        rank = (low + high) // 2
-        held = (inside <= quantiles[rank - 1]).all(axis=(1, 2)).sum()
-        low, high = (low, rank) if held >= enough else (rank + 1, high)
-    return rising[high - 1].astype(np.float32), high / scenarios
+    found: list[tuple[NDArray[np.float32], float]] = []
+    for confidence in confidences:
+        # ranks; at the largest all scenarios hold
+        low, high = math.ceil(confidence * scenarios - 1e-9), scenarios
+        enough = low
+        while low < high:
+            rank = (low + high) // 2
+            held = (inside <= quantiles[rank - 1]).all(axis=(1, 2)).sum()
+            low, high = (low, rank) if held >= enough else (rank + 1, high)
+        found.append((rising[high - 1].astype(np.float32), high / scenarios))
+    return found
 
 
 def pack(demand: Any) -> tuple[NDArray[np.float16], NDArray[np.float32]]:

@@ -129,7 +129,6 @@ def evaluate(
     days = day - day[min(score_from, total - 1)]
     merged = max(1, math.ceil((int(days[-1]) + 1) / MOST_DAYS))
     scores = Scores.zeros(users, int(days[-1]) // merged + 1, [rival.name for rival in rivals])
-    measured = np.flatnonzero(~np.isnan(values).all((0, 1)))
     pending: list[QuantileFunction] = []
     start = score_from
     for t, (_, forecast) in enumerate(
@@ -141,27 +140,45 @@ def evaluate(
         ends = t == total - 1 or days[t + 1] // merged != days[t] // merged
         if pending and (ends or len(pending) == BLOCK):
             rows = range(start, start + every * len(pending), every)
-            block = int(days[start]) // merged
-            scores.ticks[block] += len(rows)
-            for m in measured:
-                part = _part(pending, int(m))
-                for k, step in enumerate(horizon_steps(tick_s)):
-                    n = len(range(rows.start, min(rows.stop, total - step), every))
-                    if n:
-                        _score(
-                            scores,
-                            part[:n, :, k],
-                            rivals,
-                            values[..., m],
-                            saturated[..., m],
-                            rows[:n],
-                            step,
-                            (block, int(m), k),
-                            rng,
-                        )
+            add(
+                scores,
+                pending,
+                rivals,
+                values,
+                saturated,
+                rows,
+                int(days[start]) // merged,
+                tick_s=tick_s,
+                rng=rng,
+            )
             pending = []
         progress(t + 1, total)
     return scores
+
+
+def add(
+    scores: Scores,
+    made: list[QuantileFunction],
+    rivals: Sequence[Rival],
+    values: NDArray[np.float32],
+    saturated: NDArray[np.bool_],
+    rows: range,
+    block: int,
+    *,
+    tick_s: int,
+    rng: np.random.Generator,
+) -> None:
+    """Add the forecasts (user, metric, step) made at `rows` to a block of the scores; the rest as `evaluate`."""
+    scores.ticks[block] += len(rows)
+    for m in np.flatnonzero(~np.isnan(values).all((0, 1))):
+        part = _part(made, int(m))
+        for k, step in enumerate(horizon_steps(tick_s)):
+            n = len(range(rows.start, min(rows.stop, len(values) - step), rows.step))
+            if n:
+                at = (block, int(m), k)
+                _score(
+                    scores, part[:n, :, k], rivals, values[..., m], saturated[..., m], rows[:n], step, at, rng
+                )
 
 
 def _part(forecasts: list[QuantileFunction], m: int) -> QuantileFunction:

@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 from confluent_kafka import Message
 
-from models.allocation import allocate
+from models import reconciliation
+from models.allocation import allocate, promised
 from models.distribution import QuantileFunction
 from models.features import METRICS, horizon_steps
 from models.guardrails import Telemetry
 from models.lstm import BehaviourModel, State
-from models.scenarios import reconcile
 from pipeline import plans, reading, side_inputs
 from pipeline.barrier import Barrier, Demand
 from pipeline.codec import Codec, Record
@@ -30,16 +30,12 @@ from pipeline.settings import Settings
 from pipeline.side_inputs import SideInputs
 from pipeline.state import Publish
 
-TOTAL_WEIGHT = 0.5
-"""Of the app's own total against the sum of its users (DESIGN 5: half and half was 0.84 of the rival's slack)."""
-SATURATED_SHARE = 0.1
-"""From a tenth of an app's usage on, its total counts as a lower bound: below, the error is within a scenario's."""
 REPLAY_WAIT_S = 3600.0
 
 
 @dataclass
 class App:
-    """What is kept of an app: its total's model state (one row), and the guard rails' memory.
+    """What is kept of an app: its total's model state (one row), what reconciliation learnt, guard rails' memory.
 
     `metrics` and `offers` are those of the last plan. `managed` says whether an actuator had reported its capacity
     before its first plan: in a replay only such an app is planned from observations, and waits for them.
@@ -47,6 +43,7 @@ class App:
 
     group: str
     state: State
+    reconciled: State
     memory: dict[str, Any]
     managed: bool
     metrics: tuple[str, ...] = ()
@@ -71,6 +68,7 @@ class Allocator:
         self.barrier = Barrier(settings.partitions)
         self.apps: dict[str, App] = {}
         self.seq, self.tick_s = 0, settings.tick_s
+        self.common = reconciliation.initial_common()
         self.pinned: dict[str, Record] = {}
         self.noticed: int | None = None
         self.waiting_since_s: tuple[int, float] | None = None
@@ -118,7 +116,9 @@ class Allocator:
         for app, parts in scenarios.items():
             if app not in self.apps:
                 managed = bool(self.inputs.observed(app, tick))
-                self.apps[app] = App(parts[0]["allocation_group"], self.model.initial_state(1), {}, managed)
+                group = parts[0]["allocation_group"]
+                state = self.model.initial_state(1)
+                self.apps[app] = App(group, state, reconciliation.initial_state(), {}, managed)
         steps = [step * self.tick_s for step in horizon_steps(self.tick_s)]
         head: Record = {"tick": tick, "tick_s": self.tick_s, "steps": steps}
         for app in self.apps.keys() - demands.keys():  # nobody is heard of: what is commanded stands
@@ -141,12 +141,17 @@ class Allocator:
             for name in self.apps[names[0]].state
         }
         values = usage.astype(np.float32)
-        saturated = np.nan_to_num(held) > SATURATED_SHARE * np.nan_to_num(usage)
+        saturated = np.nan_to_num(held) > reconciliation.SATURATED_SHARE * np.nan_to_num(usage)
         after, totals, flags = self.model.step(
             state, values, events, saturated, tick=head["tick"], tick_s=head["tick_s"]
         )
+        outcome = np.where(saturated, np.nan, usage)
         for row, app in enumerate(names):
-            self.apps[app].state = {name: array[row : row + 1] for name, array in after.items()}
+            kept = self.apps[app]
+            kept.state = {name: array[row : row + 1] for name, array in after.items()}
+            kept.reconciled, self.common = reconciliation.observe(
+                kept.reconciled, self.common, outcome[row], head["tick"], horizon_steps(head["tick_s"])
+            )
         ids = [blake2b(app.encode(), digest_size=PSEUDONYM_BYTES).digest() for app in names]
         frame = {name: head[name] for name in ("tick", "tick_s")} | {
             "shard": self.shard,
@@ -167,11 +172,23 @@ class Allocator:
         observed = self._observed(app, kept, tick)
         index = [METRICS.index(metric) for metric in demand.metrics]
         before = kept.memory.get("counts") or {o: r["ready"] + r["pending"] for o, r in observed.items()}
+        offers = [side_inputs.offer_of(price) for price in prices.values()]
+        window, governed = promised(offers, policy, head["steps"], demand.metrics)
+        scenarios, kept.reconciled = reconciliation.reconcile(
+            demand.scenarios,
+            total[index],
+            kept.reconciled,
+            self.common,
+            metrics=index,
+            governed=[index[m] for m in governed] if demand.users else [],  # silence has no outcome
+            window=window,
+            tick=tick,
+        )
         plan, kept.memory = allocate(
-            reconcile(np, demand.scenarios, total[index], TOTAL_WEIGHT),
+            scenarios,
             metrics=demand.metrics,
             steps_s=head["steps"],
-            offers=[side_inputs.offer_of(price) for price in prices.values()],
+            offers=offers,
             observed={offer: side_inputs.observed_of(record) for offer, record in observed.items()},
             policy=policy,
             usage=demand.usage[index],
@@ -242,10 +259,11 @@ class Allocator:
     def blocks(self) -> Iterable[tuple[bytes, bytes]]:
         """The position, and each app."""
         position = {"planned": self.barrier.planned, "latest": self.barrier.latest, "seq": self.seq}
+        position |= {"common": self.common.tolist()}
         yield b"position", json.dumps(position).encode()
         for name, app in sorted(self.apps.items()):
-            arrays = {field: array.tobytes().hex() for field, array in sorted(app.state.items())}
-            kept = {"group": app.group, "memory": app.memory, "managed": app.managed, "state": arrays}
+            kept = {"group": app.group, "memory": app.memory, "managed": app.managed}
+            kept |= {"state": _hex(app.state), "reconciled": _hex(app.reconciled)}
             kept |= {"metrics": app.metrics, "offers": app.offers}
             yield b"app-" + name.encode(), json.dumps(kept).encode()
 
@@ -258,17 +276,15 @@ class Allocator:
             self.barrier.latest = {
                 int(shard): min(tick, self.done) for shard, tick in position["latest"].items()
             }
-        like = self.model.initial_state(1)
+            self.common = np.array(position["common"])
+        like, learnt = self.model.initial_state(1), reconciliation.initial_state()
         for key, value in blocks.items():
             if key.startswith(b"app-"):
                 kept = json.loads(value)
-                state = {
-                    field: np.frombuffer(bytes.fromhex(data), like[field].dtype).reshape(like[field].shape)
-                    for field, data in kept["state"].items()
-                }
+                states = _unhex(kept["state"], like), _unhex(kept["reconciled"], learnt)
                 names = (tuple(kept[field]) for field in ("metrics", "offers"))
                 self.apps[key[4:].decode()] = App(
-                    kept["group"], state, kept["memory"], kept["managed"], *names
+                    kept["group"], *states, kept["memory"], kept["managed"], *names
                 )
         self.pinned = reading.newest(self.settings, "plans", self.shard, self._used) or {}
 
@@ -278,3 +294,14 @@ class Allocator:
         if not whole and all(plan["tick"] > self.done for plan in found):
             return None
         return {plan["plan_id"]: plan["versions"] for plan in found if plan["tick"] > self.done}
+
+
+def _hex(state: State) -> dict[str, str]:
+    return {field: array.tobytes().hex() for field, array in sorted(state.items())}
+
+
+def _unhex(stored: Mapping[str, str], like: State) -> State:
+    return {
+        field: np.frombuffer(bytes.fromhex(data), like[field].dtype).reshape(like[field].shape)
+        for field, data in stored.items()
+    }

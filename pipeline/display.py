@@ -50,6 +50,8 @@ def tell(facts: dict[str, Any], json: bool) -> None:
             for title, score in value.items():
                 console.print(_table(score["by_metric_and_step"], title))
                 console.print(score["summary"])
+        elif name == "promise":
+            console.print(_table_of(value))
         elif name == "summary":
             console.print(value)
         elif not isinstance(value, (dict, list)):
@@ -71,4 +73,12 @@ def _table(rows: list[dict[str, Any]], title: str | None = None) -> Table:
     table = Table(*(shown[0] if shown else ()), title=title)
     for row in shown:
         table.add_row(*(f"{value:.3f}" if isinstance(value, float) else str(value) for value in row.values()))
+    return table
+
+
+def _table_of(rows: list[dict[str, Any]]) -> Table:
+    """Rows as they are."""
+    table = Table(*rows[0])
+    for row in rows:
+        table.add_row(*(f"{v:.4f}" if isinstance(v, float) else str(v) for v in row.values()))
     return table

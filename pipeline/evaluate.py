@@ -13,9 +13,10 @@ import numpy as np
 import typer
 from rich.console import Console
 
-from models import rivals, scoring, series
-from models.features import DAY_S
+from models import confidence, rivals, scoring, series
+from models.features import DAY_S, METRICS, horizon_steps
 from models.lstm import DEFAULT_MODEL, BehaviourModel
+from models.scores import MAIN_METRICS
 from pipeline import scorecard, trace
 from pipeline.display import progress, tell
 from pipeline.errors import UsageError
@@ -79,11 +80,29 @@ def evaluate(
             " rivals that are not."
         ),
     ] = None,
+    apps: Annotated[
+        bool,
+        typer.Option(
+            "--apps",
+            help="Instead, make apps of the users, plan them and say how often the stated confidence is kept.",
+        ),
+    ] = False,
+    each: Annotated[int, typer.Option("--groupings", min=1, help="With --apps: apps of each size.")] = 20,
+    scenarios: Annotated[int, typer.Option(min=64, help="With --apps: of each decision.")] = 4_096,
+    governed: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="With --apps: metric of the promise; repeat for more.", show_default=", ".join(MAIN_METRICS)
+        ),
+    ] = None,
     plot: Annotated[Path | None, typer.Option(help="Write reliability and ratios as a PNG file.")] = None,
     seed: Annotated[int, typer.Option(help="Of the randomised PIT, the bootstrap and DeepAR.")] = 0,
     json: AsJson = False,
 ) -> None:
     """Score a model over a trace, causally, beside its rivals, as SCORING defines it.
+
+    With --apps: seeded groupings of 10, 25 and 50 of the users and one app of all, decided once a horizon, the promise
+    over all six steps; the rivals are persistence of the app's total and the sum of its users' own quantiles.
 
     The summary is over cpu, memory, network and disk, those that there are, at steps 1, 3 and 6; its ratios of
     slack are to the first rival.
@@ -107,6 +126,40 @@ def evaluate(
     values, events, saturated = panel.values[part], panel.events[part], panel.saturated[part]
     if without_events:
         events = np.full_like(events, np.nan)
+    report: dict[str, Any] = {
+        "trace": str(trace_file),
+        "model_id": behaviour.model_id,
+        "tick_s": panel.tick_s,
+        "from": _iso(panel, window.score),
+        "until": _iso(panel, window.stop),
+        "warm_up_s": (window.score - window.begin) * panel.tick_s,
+    }
+    if apps:
+        metrics = list(dict.fromkeys(governed or MAIN_METRICS))
+        for name in metrics:
+            if name not in METRICS:
+                raise UsageError(f"no metric {name!r}; known are {', '.join(METRICS)}")
+        with progress("ticks") as bar:
+            task = bar.add_task("planning", total=len(values), note="")
+            promise, scores = confidence.study(
+                behaviour,
+                values,
+                events,
+                saturated,
+                confidence.groupings(len(chosen), each, seed),
+                first_tick=int(panel.ticks[window.begin]),
+                tick_s=panel.tick_s,
+                score_from=window.score - window.begin,
+                governed=metrics,
+                every=horizon_steps(panel.tick_s)[-1] if every == 1 else every,
+                scenarios=scenarios,
+                seed=seed,
+                progress=lambda done, _: bar.update(task, completed=done),
+            )
+        report |= {"scenarios": scenarios, "governed": metrics, "rivals": list(scores.rivals)}
+        report |= confidence.report(promise, scores, seed)
+        tell(report, json)
+        return
     beside: list[rivals.Rival] = []
     for name in names:
         with Console(stderr=True).status(f"fitting {name} (deepar: some minutes)"):
@@ -129,13 +182,7 @@ def evaluate(
             progress=lambda done, _: bar.update(task, completed=done),
         )
     rows = scores.table()
-    report: dict[str, Any] = {
-        "trace": str(trace_file),
-        "model_id": behaviour.model_id,
-        "tick_s": panel.tick_s,
-        "from": _iso(panel, window.score),
-        "until": _iso(panel, window.stop),
-        "warm_up_s": (window.score - window.begin) * panel.tick_s,
+    report |= {
         "every": every,
         "without_events": without_events,
         "forget_ticks": forget_ticks,

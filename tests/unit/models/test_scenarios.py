@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy.special import ndtr, ndtri
 
 from models.distribution import Z_MAX, QuantileFunction, Z
-from models.scenarios import Dependence, pack, reconcile, required, simulate, stream, unpack
+from models.scenarios import Dependence, pack, required, simulate, stream, unpack
 
 S = 4096
 CORRELATION = np.array([[1.0, 0.5], [0.5, 1.0]])
@@ -149,19 +149,6 @@ def test_a_correlation_that_is_not_quite_semidefinite_still_gives_unit_variance(
     estimate = np.array([[1, 0.9, -0.9], [0.9, 1, 0.9], [-0.9, 0.9, 1]])
     root = Dependence(np.zeros(3), estimate, 0.5).root(2)
     assert np.linalg.norm(root, axis=1) == pytest.approx(np.ones(6))
-
-
-def test_reconciled_marginals_are_the_average_of_both_and_ranks_stay():
-    demand = draw(normal_users(10, 2, 2), Dependence.independent(2))
-    total = normal_users(1, 2, 2, mean=2000.0, sd=10.0)[0]
-    total.location[1] = np.nan
-    blend = reconcile(np, demand, total, 0.25)
-    assert np.all(np.diff(blend[np.argsort(demand[:, 0, 0], kind="stable"), 0, 0]) >= 0)
-    for level in (0.05, 0.5, 0.99):
-        average = 0.75 * np.quantile(demand[:, 0, 0], level) + 0.25 * (2000 + 10 * ndtri(level))
-        assert np.quantile(blend[:, 0, 0], level) == pytest.approx(average, abs=0.1)
-    assert np.array_equal(blend[..., 1], demand[..., 1])  # no total, no change
-    assert reconcile(np, demand, total, 0.0) == pytest.approx(demand)
 
 
 def test_required_holds_jointly_in_just_the_asked_share():

@@ -3,6 +3,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pytest
 import typer
@@ -37,7 +38,8 @@ def names(trace_file: Path) -> list[str]:
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("models") / "fresh"
-    BehaviourModel(Network(), {"model_id": "fresh"}).save(path)
+    dependence = {"shared": [0.1] * 5, "metric_correlation": np.eye(5).tolist(), "step_correlation": 0.3}
+    BehaviourModel(Network(), {"model_id": "fresh", "dependence": dependence}).save(path)
     return path
 
 
@@ -208,3 +210,27 @@ def test_files_that_are_not_there(trace_file: Path, tmp_path: Path, model: Path)
         evaluate(trace_file, tmp_path)
     with pytest.raises(UsageError, match="no such file"):
         evaluate(tmp_path / "none.csv", model)
+
+
+def test_apps_are_planned_and_their_promise_scored(trace_file: Path, model: Path) -> None:
+    options = ("--apps", "--from", FROM, "--until", UNTIL, "--warm-up", "60m", "--scenarios", "128")
+    report = run(trace_file, model, *options)
+    # seven users are fewer than ten: the app of all is all there is. 60 minutes, a decision every 6: ticks 120, 126,
+    # ..., 174 make ten, of which the last has its sixth step at tick 180, beyond the window
+    assert [row["decisions"] for row in report["promise"]] == [9, 9, 9]
+    assert report["summary"]["apps"] == 1
+    for row in report["promise"]:
+        assert row["kept"] == 1 - row["misses"] / 9
+        assert row["misses_to_allowed"] == pytest.approx(row["misses"] / ((1 - row["confidence"]) * 9))
+        assert row["kept_by_users"] == {"7": row["kept"]}
+    kept = [row["kept"] for row in report["promise"]]
+    assert kept == sorted(kept)
+    assert {row["metric"] for row in report["by_metric_and_step"]} >= {"cpu", "memory"}
+    assert run(trace_file, model, *options) == report  # same seed, same figures
+    narrow = run(trace_file, model, *options, "--governed", "cpu")
+    assert narrow["promise"][0]["kept"] >= report["promise"][0]["kept"]
+
+
+def test_a_metric_that_is_not_known_is_refused(trace_file: Path, model: Path) -> None:
+    with pytest.raises(UsageError, match="no metric 'gpu'"):
+        run(trace_file, model, "--apps", "--governed", "gpu")

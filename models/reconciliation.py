@@ -1,0 +1,273 @@
+"""An app's demand: the sum of its users' scenarios and its own forecast made one, and held to what happens.
+
+Per metric and step, at the standard-normal level z:
+
+    sum         a(z), the quantiles of the simulated sum of the users: it knows who is about to do what
+    total       b(z), the app's own forecast: it knows how totals really err
+    marginal    q(z) = a + w (b - a), w = sigmoid(odds): one quantile function (comonotone, "Vincentised")
+    scenarios   keep their ranks, and with them the dependence; the one at level z gets q(z exp(stretch(z)))
+
+Learnt from what happened, of one decision at a time, from its tick until its last step:
+
+    odds     per app, metric and part of the distribution along the pinball loss: CRPS learning (Berrisch and Ziel
+             2021), drawn to a half, which is hard to beat (`ODDS_KEPT`)
+    stretch  per metric, at the levels that hold jointly with PROMISED, all apps' and each app's own part: adaptive
+             conformal inference (Gibbs and Candès 2021) of the *promise*, that demand stays within the required
+             curves at all steps and governed metrics together
+
+A metric answers for its share of the misses allowed: that of the scenarios that its own curve fails. Of a miss each
+metric that missed takes an equal part, so that the parts add up to the promise.
+With few scenarios two confidences may come to one level: there the higher one's stretch counts. Beyond the grid's
+last level, 3.5, quantile functions go on as straight lines: a user's first burst passes it.
+
+Arrays are (metric, step, ...), metrics in the order of `features.METRICS`; demand is (scenario, step, metric).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import ndtr, ndtri
+
+from models.distribution import LEVELS, QuantileFunction, Z
+from models.features import METRICS, STEPS
+from models.mixture import parts
+
+Array = NDArray[np.float64]
+State = dict[str, NDArray[Any]]
+
+PROMISED: Final = np.array([0.95, 0.99, 0.999])  # confidences held: those of a plan's `cost_at`
+ODDS_GAIN: Final = 0.003
+ODDS_KEPT: Final = 0.98  # of the odds, from one step's outcome to the next: they forget within a day
+PULL_LIMIT: Final = 10.0
+STRETCH_LIMIT: Final = 3.0  # exp(3) = 20 times the level
+# What all apps' stretch begins with, and the gains of all apps' and of an app's own, at PROMISED. See README,
+# "An app's demand": found on machines' groupings before the test window.
+STRETCH: Final = np.array([-0.05, 0.4, 1.4])
+COMMON_GAIN: Final = np.array([0.002, 0.005, 0.02])
+OWN_GAIN: Final = np.array([0.02, 0.04, 0.06])
+BEGIN: Final = 0.6  # of the first of these levels, where stretching begins: below it errs little
+FAR: Final = 100.0  # a level beyond all that are stretched to: 3.7 exp(3) = 74
+SATURATED_SHARE: Final = 0.1
+"""From a tenth of an app's usage on, its total counts as a lower bound: below, the error is within a scenario's."""
+NONE: Final = -1  # no decision is followed
+
+_LEVEL: Final = ndtr(Z.astype(float))
+_PARTS: Final = parts(Z).astype(float)
+_EVEN: Final = 0.5 / np.sqrt(_LEVEL * (1 - _LEVEL))  # far levels' losses are small
+_TAIL: Final = LEVELS - 5  # the grid's slope beyond its end is that from 2.1 to 3.5: one interval's is noise
+
+
+def initial_state() -> State:
+    """Of an app that is new: half and half, and no stretch of its own."""
+    metrics = len(METRICS)
+    return {
+        "odds": np.zeros((3, metrics)),
+        "stretch": np.zeros((metrics, len(PROMISED))),
+        "made": np.array([NONE]),
+        "window": np.zeros(2, np.int64),
+        "sum": np.full((metrics, STEPS, LEVELS), np.nan, np.float32),
+        "total": np.full((metrics, STEPS, LEVELS), np.nan, np.float32),
+        "box": np.zeros(len(PROMISED)),
+        "limit": np.full((metrics, len(PROMISED)), np.nan),
+        "share": np.zeros(metrics),
+        "worst": np.full(metrics, np.nan),
+    }
+
+
+def initial_common() -> Array:
+    """The stretch that all apps share, (metric, promised)."""
+    return np.tile(STRETCH, (len(METRICS), 1))
+
+
+def reconcile(
+    demand: NDArray[np.float32],
+    total: QuantileFunction,
+    state: State,
+    common: Array,
+    *,
+    metrics: Sequence[int],
+    governed: Sequence[int],
+    window: slice,
+    tick: int,
+) -> tuple[NDArray[np.float32], State]:
+    """Scenarios of an app's demand, and its state: the decision is followed if no earlier one is.
+
+    Args:
+        demand: (scenario, step, metric) float32, the users' sum.
+        total: (metric, step) the app's own forecast; where it is NaN, the sum alone counts.
+        state: of the app.
+        common: of all apps, (METRICS, promised).
+        metrics: of `demand` and `total`, as indices of METRICS.
+        governed: those of them that the promise is about, likewise.
+        window: steps that the promise is about.
+        tick: of the decision.
+    """
+    rising, order = ranked(demand)
+    scenarios = demand.shape[0]
+    grid = _grid(rising)
+    other = np.maximum(total.grid().astype(np.float64), 0)
+    known = np.isfinite(other[..., 0])
+    other = np.where(known[..., None], other, grid)
+    index = list(metrics)
+    marginal = _marginal(grid, other, state["odds"][:, index])
+
+    ranks = np.empty_like(order, np.int32)
+    np.put_along_axis(ranks, order, np.broadcast_to(np.arange(scenarios, dtype=np.int32), order.shape), -1)
+    inside = [index.index(m) for m in governed]
+    box, share = _promise(ranks[inside][:, window], scenarios)
+    levels = _levels(scenarios)
+    stretch = common[index] + state["stretch"][index]
+    limit = np.maximum.accumulate(box * np.exp(np.clip(stretch, -STRETCH_LIMIT, STRETCH_LIMIT)), axis=1)
+    result = np.empty_like(rising)
+    for m in range(len(index)):
+        moved = _moved(levels, box, limit[m])
+        for k in range(grid.shape[1]):
+            result[m, k][order[m, k]] = _value(marginal[m, k], moved)
+
+    after = dict(state)
+    if state["made"][0] == NONE and inside:
+        full = initial_state()
+        after |= {name: full[name] for name in ("sum", "total", "limit", "share", "worst")}
+        after["sum"][index], after["total"][index] = grid, other
+        after["limit"][index], after["share"][list(governed)] = limit, share
+        after["made"], after["box"] = np.array([tick]), box
+        after["window"] = np.array([window.start, window.stop])
+    return np.ascontiguousarray(result.transpose(2, 1, 0)), after
+
+
+def observe(
+    state: State, common: Array, usage: Array, tick: int, steps: Sequence[int]
+) -> tuple[State, Array]:
+    """State and what all apps share after a tick's usage, which may be the outcome of a step that is followed.
+
+    Args:
+        state: of the app.
+        common: of all apps.
+        usage: (METRICS) of the app in the tick, NaN = not known, or a lower bound alone.
+        tick: its number.
+        steps: ticks ahead of each step.
+    """
+    ahead = tick - int(state["made"][0])
+    if state["made"][0] == NONE:
+        return state, common
+    after = dict(state)
+    if ahead in steps:
+        k = list(steps).index(ahead)
+        after["odds"] = _learnt(state, usage, k)
+        if state["window"][0] <= k < state["window"][1]:
+            marginal = _marginal(state["sum"][:, k], state["total"][:, k], state["odds"])
+            after["worst"] = np.fmax(state["worst"], _needed(marginal, usage))
+    if ahead >= steps[-1]:
+        heard = ~np.isnan(after["worst"])[:, None]
+        miss = after["worst"][:, None] > state["limit"]
+        missed = miss / np.maximum(
+            miss.sum(axis=0), 1
+        )  # one decision's miss is shared by the metrics that missed
+        error = np.where(heard, missed - state["share"][:, None] * (1 - PROMISED), 0.0)
+        common = common + COMMON_GAIN * error
+        after["stretch"] = np.clip(state["stretch"] + OWN_GAIN * error, -STRETCH_LIMIT, STRETCH_LIMIT)
+        after["made"] = np.array([NONE])
+    return after, common
+
+
+def ranked(demand: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.intp]]:
+    """Demand rising over the scenarios, and which scenario each is, both (metric, step, scenario).
+
+    Ties keep their order, whatever the machine: the keys sorted are a value's bits, which rise with it where it
+    is not negative, and below them its index. Unlike a stable sort of floats that runs in vector registers.
+
+    demand: (scenario, step, metric) float32, not negative.
+    """
+    column = np.ascontiguousarray(demand.transpose(2, 1, 0), dtype=np.float32)
+    keys = column.view(np.uint32).astype(np.uint64) << np.uint64(32)
+    keys = np.sort(keys | np.arange(column.shape[-1], dtype=np.uint64), axis=-1)
+    order = (keys & np.uint64(0xFFFFFFFF)).astype(np.intp)
+    return (keys >> np.uint64(32)).astype(np.uint32).view(np.float32), order
+
+
+def marginals(demand: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Quantiles of scenarios (scenario, step, metric) at the levels of the grid, (metric, step, 21)."""
+    return _grid(ranked(demand)[0]).astype(np.float32)
+
+
+def _grid(rising: NDArray[np.float32]) -> Array:
+    """Quantiles at the grid's levels of what rises over the last axis, between two ranks along a straight line."""
+    scenarios = rising.shape[-1]
+    position = np.clip(_LEVEL * scenarios - 0.5, 0, scenarios - 1)
+    low = np.minimum(position.astype(int), scenarios - 2)
+    return rising[..., low] + (position - low) * (rising[..., low + 1].astype(np.float64) - rising[..., low])
+
+
+def _marginal(one: NDArray[Any], other: NDArray[Any], odds: Array) -> Array:
+    """The average of two grids (metric, ..., 21), never falling; odds (part, metric)."""
+    weight = 1 / (1 + np.exp(-np.einsum("pm,pz->mz", odds, _PARTS)))
+    weight = weight.reshape(len(weight), *[1] * (one.ndim - 2), LEVELS)
+    return np.maximum.accumulate(one + weight * (other - one), axis=-1)
+
+
+def _promise(ranks: NDArray[np.int32], scenarios: int) -> tuple[Array, Array]:
+    """Levels that hold jointly with PROMISED, and each metric's share of what fails.
+
+    ranks: (metric, step, scenario), of those that the promise is about.
+    """
+    if not ranks.size:
+        return ndtri(PROMISED), np.zeros(len(ranks))
+    by_metric = ranks.max(axis=1)
+    worst = np.sort(by_metric.max(axis=0))
+    needed = np.ceil(PROMISED * scenarios - 1e-9).astype(int) - 1
+    failed = (by_metric > worst[needed[0]]).mean(axis=1)
+    share = failed / failed.sum() if failed.any() else np.full(len(ranks), 1 / len(ranks))
+    return ndtri((worst[needed] + 0.5) / scenarios), share
+
+
+def _moved(levels: Array, box: Array, limit: Array) -> Array:
+    """Levels (scenario) stretched so that `box` comes to `limit`: the logarithm is linear between."""
+    stretch = np.interp(levels, [BEGIN * box[0], *box], [0.0, *np.log(limit / box)])
+    return np.maximum.accumulate(levels * np.exp(stretch))
+
+
+def _value(grid: Array, z: Array) -> Array:
+    """Quantiles at z of a grid (21), beyond the last level along a straight line."""
+    return np.interp(z, [*Z, FAR], [*grid, grid[-1] + _slope(grid) * (FAR - Z[-1])])
+
+
+def _needed(grid: Array, y: Array) -> Array:
+    """The level (metric) at which a grid (metric, 21) reaches y (metric); NaN where y is."""
+    at = np.clip((grid < y[:, None]).sum(-1), 1, LEVELS - 1)[:, None]
+    left, right = (np.take_along_axis(grid, i, -1)[:, 0] for i in (at - 1, at))
+    share = np.clip((y - left) / np.where(right > left, right - left, 1), 0, 1)
+    inside = Z[at[:, 0] - 1] + share * (Z[1] - Z[0])
+    top = grid[:, -1]
+    z = np.where(y > top, Z[-1] + (y - top) / _slope(grid), inside)
+    return np.where(np.isnan(y + top), np.nan, z)
+
+
+def _slope(grid: Array) -> Array:
+    """Of the line beyond the end; a thousandth of the value at least, so that a constant total can be passed."""
+    top = grid[..., -1]
+    return np.maximum((top - grid[..., _TAIL]) / (Z[-1] - Z[_TAIL]), 1e-3 * top + 1e-9)
+
+
+def _learnt(state: State, usage: Array, k: int) -> Array:
+    """Odds (part, metric) after the outcome of step k: along the pinball loss of each level."""
+    one, other = state["sum"][:, k].astype(np.float64), state["total"][:, k].astype(np.float64)
+    y = usage[:, None]
+    marginal = _marginal(one, other, state["odds"])
+    known = ~np.isnan(y + marginal)
+    ascent = np.where(y > marginal, _LEVEL, np.where(y < marginal, _LEVEL - 1, 0.0))
+    width = np.abs(one[:, 14] - one[:, 6]) + np.abs(other[:, 14] - other[:, 6])  # z from -1.4 to 1.4
+    spread = width[:, None] + 1e-9
+    pull = np.where(known, np.clip((other - one) / spread, -PULL_LIMIT, PULL_LIMIT) * ascent * _EVEN, 0.0)
+    kept = np.where(known.any(axis=1), ODDS_KEPT, 1.0)
+    return kept * state["odds"] + ODDS_GAIN * np.einsum("mz,pz->pm", pull, _PARTS)
+
+
+@lru_cache(maxsize=4)
+def _levels(scenarios: int) -> Array:
+    """Normal scores of the ranks, at the middle of each rank's share of probability, (scenario)."""
+    return ndtri((np.arange(scenarios) + 0.5) / scenarios)
