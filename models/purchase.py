@@ -64,13 +64,16 @@ def choose(
     confidence: float,
     levels: Sequence[float] = (),
     excluded: Mapping[str, str] | None = None,
+    *,
+    alternatives: bool = True,
 ) -> Choice:
     """The cheapest counts that hold within the bounds, else those within the bounds that lack least.
 
     Reserved instances are paid already, so they come first. A zone share that keeps a purchase from holding is set
     aside, and noted. Where the bounds leave nothing at all, what runs is kept.
 
-    levels: confidences for `cost_at`; excluded: offers not to be bought more of than run, with why.
+    levels: confidences for `cost_at`; excluded: offers not to be bought more of than run, with why; alternatives:
+    whether others are searched, which takes as long again.
     """
     wanted = np.sort(market.need.max(axis=0))
 
@@ -83,21 +86,24 @@ def choose(
         capped.need = np.minimum(market.need, policy.limit)
     buyer = _Buyer(capped, policy, excluded or {})
     best, notes = buyer.best(confidence)
-    others, cost_at = buyer.others(best, confidence), dict.fromkeys(levels, None)
+    others = buyer.others(best, confidence) if alternatives else ()
     if best.feasible and others and others[0].feasible and others[0].cost < best.cost:
         best, others = others[0], (best, *others[1:])
-    if capped is not market:
-        short = (
-            f"{wanted[-1 - allowed(market, confidence)]} replicas are needed, the maximum is {policy.limit}"
-        )
-        best = replace(best, risk=1 - market.holds(best.counts), feasible=False, short=short)
+    cost_at: dict[float, float | None] = dict.fromkeys(levels)
     least = math.inf  # what holds at a level holds at those below
     for level in sorted(levels, reverse=True):
         if reachable(level):
             same = level == confidence and capped is market
             found = best if same else _Buyer.of(buyer, market).at(best, level)
+            if best.feasible and found.feasible and level > confidence and found.cost < best.cost:
+                best = found
             least = min(least, found.cost) if found.feasible else least
             cost_at[level] = None if math.isinf(least) else least
+    if capped is not market:
+        short = (
+            f"{wanted[-1 - allowed(market, confidence)]} replicas are needed, the maximum is {policy.limit}"
+        )
+        best = replace(best, risk=1 - market.holds(best.counts), feasible=False, short=short)
     return Choice(best, others, cost_at, notes)
 
 
