@@ -6,8 +6,8 @@
 with p the survival, f launch failures, z_s = 1 where scenario s is given up: the supply of `models.market.Fluid`,
 which is linear. Too slow for a tick; the search is judged by it. Pool loss is left out.
 
-Most scenarios need no z: of any k + 1 scenarios at least one is served, so the supply in row s is at least the
-(k + 1)-th largest, over s', of the least supply in s that serves s' (Luedtke, Ahmed & Nemhauser 2010,
+Most scenarios cannot be given up and need no z: of any k + 1 scenarios at least one is served, so the supply in row s
+is at least the (k + 1)-th largest, over s', of the least supply in s that serves s' (Luedtke, Ahmed & Nemhauser 2010,
 doi:10.1007/s10107-008-0247-4, section 2; Luedtke 2014, doi:10.1007/s10107-013-0684-6).
 """
 
@@ -25,8 +25,10 @@ from scipy.sparse import csr_array, hstack
 
 from models.bounds import Bounds, Counts
 from models.capacity import Offer
-from models.market import Fluid
+from models.market import EXACT, Fluid
 
+FIRST: Final = 64  # rows surely served that are asked for at first, and added at a time
+TURNS: Final = 20  # times that HiGHS is asked; once or twice is usual
 GAP: Final = 1e-4  # relative; a hundredth of the per cent that the search is held to
 
 
@@ -46,7 +48,10 @@ class Exact:
 def least_cost(
     market: Fluid, offers: Sequence[Offer], limits: Bounds, k: int, limit_s: float = 60.0
 ) -> Exact:
-    """Solve for these offers within their bounds, k scenarios given up at most, in `limit_s` seconds at most."""
+    """Solve for these offers within their bounds, k scenarios given up at most, in some `limit_s` seconds.
+
+    Rows that are surely served are added as they are found broken: most follow from others.
+    """
     ready = np.array([market.ready[o.offer_id] for o in offers])
     price = np.array([0.0 if o.tier == "RESERVED" else o.price_h for o in offers])
     size = np.array([[market.size[o.offer_id]] for o in offers])
@@ -54,38 +59,50 @@ def least_cost(
     late = np.array([market.late[o.offer_id] for o in offers])
     survival = np.stack([np.broadcast_to(np.asarray(market.survival(o)), market.scenarios) for o in offers])
     old, new = size * survival, size * survival * (1 - fails)
-    cover, need, scenario, spare = [], [], [], []
-    for group, asked in enumerate(market.need.astype(float)):
-        sure = _sure(survival, asked, k)
-        rows = np.flatnonzero(asked > sure + 1e-9)
-        cover.append(np.concatenate([old, new * late[:, group, None]]).T[rows])
-        need.append(asked[rows])
-        scenario.append(rows)
-        spare.append(asked[rows] - sure[rows])
-    given, place = np.unique(np.concatenate(scenario), return_inverse=True)
-    many, n = len(place), len(offers)
-    slack = csr_array((np.concatenate(spare), (np.arange(many), place)), shape=(many, given.size))
-    one = csr_array(np.hstack([np.eye(n), np.eye(n)]))
-    none = csr_array((n + len(limits.names), given.size))
-    both = hstack([csr_array(np.vstack([one.toarray(), np.hstack([limits.rows] * 2)])), none])
+    supply = np.concatenate([np.concatenate([old, new * g[:, None]]).T for g in late.T.astype(float)])
+    need = market.need.astype(float)
+    spare = np.concatenate([asked - _sure(survival, asked, k) for asked in need])
+    need, scenario = need.ravel(), np.tile(np.arange(market.scenarios), len(need))
+    n, sure, open_rows = len(offers), spare <= EXACT, np.flatnonzero(spare > EXACT)
+    added = np.flatnonzero(sure & (need > 0))
+    added = added[np.argsort(-need[added], kind="stable")][:FIRST]
+    given, place = np.unique(scenario[open_rows], return_inverse=True)
+    one = np.hstack([np.eye(n), np.eye(n)])
+    bounded = np.vstack([one, np.hstack([limits.rows, limits.rows])])
+    both = hstack([csr_array(bounded), csr_array((len(bounded), given.size))])
+    most = np.concatenate([np.minimum(ready, limits.upper), limits.upper, np.ones(given.size)])
+    counts, bound, proven = None, 0.0, False
     rows: Any = LinearConstraint  # its stubs know no arrays
     box: Any = Box
-    answer = milp(
-        np.concatenate([price, price, np.zeros(given.size)]),
-        constraints=[
-            rows(hstack([csr_array(np.concatenate(cover)), slack]), np.concatenate(need), np.inf),
-            rows(both, -np.inf, np.concatenate([limits.upper, limits.most])),
-            rows(np.repeat([0.0, 1.0], [2 * n, given.size])[None], -np.inf, k),
-        ],
-        integrality=np.ones(2 * n + given.size),
-        bounds=box(0, np.concatenate([np.minimum(ready, limits.upper), limits.upper, np.ones(given.size)])),
-        options={"time_limit": limit_s, "mip_rel_gap": GAP},
-    )
-    bound = 0.0 if answer.mip_dual_bound is None else float(answer.mip_dual_bound)
-    if answer.x is None:
-        return Exact(None, np.inf, bound, answer.status == 2)
-    counts = np.rint(answer.x[:n] + answer.x[n : 2 * n]).astype(np.int64)
-    return Exact(counts, float(price @ counts), bound, answer.status == 0)
+    for _ in range(TURNS):
+        kept = np.concatenate([open_rows, added])
+        slack = csr_array(
+            (spare[open_rows], (np.arange(open_rows.size), place)), shape=(kept.size, given.size)
+        )
+        answer = milp(
+            np.concatenate([price, price, np.zeros(given.size)]),
+            constraints=[
+                rows(hstack([csr_array(supply[kept]), slack]), need[kept], np.inf),
+                rows(both, -np.inf, np.concatenate([limits.upper, limits.most])),
+                rows(np.repeat([0.0, 1.0], [2 * n, given.size])[None], -np.inf, k),
+            ],
+            integrality=np.ones(2 * n + given.size),
+            bounds=box(0, most),
+            options={"time_limit": limit_s, "mip_rel_gap": GAP},
+        )
+        bound = max(bound, float(answer.mip_dual_bound or 0.0))  # fewer rows, so a bound all the same
+        if answer.x is None:
+            return Exact(None, np.inf, bound, answer.status == 2)
+        bought = np.rint(answer.x[: 2 * n])
+        broken = np.flatnonzero(sure & (supply @ bought < need - 1e-6))
+        if not broken.size:
+            counts, proven = (bought[:n] + bought[n:]).astype(np.int64), answer.status == 0
+            break
+        added = np.union1d(
+            added, broken[np.argsort(-(need - supply @ bought)[broken], kind="stable")][:FIRST]
+        )
+    cost = np.inf if counts is None else float(price @ counts)
+    return Exact(counts, cost, bound, proven)
 
 
 def _sure(survival: NDArray[np.float64], need: NDArray[np.float64], k: int) -> NDArray[np.float64]:

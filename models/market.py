@@ -27,9 +27,7 @@ Array = NDArray[Any]  # replicas: whole, or expected
 # would do that in 1.2 % and never.
 POOL_CORRELATION: Final = 0.3
 MIN_HORIZON_S: Final = 300.0  # RECORDS, "Steps and horizon"
-EXACT: Final = (
-    1e-6  # replicas; a sum of float32 products errs by less than a millionth of a replica per thousand
-)
+EXACT: Final = 1e-6  # share of a need: sums of expected supply in float32 err by some 1e-7 of it
 
 
 @dataclass(frozen=True)
@@ -150,7 +148,7 @@ class Market:
 
     def holds(self, counts: Mapping[str, int]) -> float:
         """Share of the scenarios that these counts serve."""
-        return float((self.served(counts) >= self.need - EXACT).all(axis=0).mean())
+        return float((self.served(counts) >= self.need * (1 - EXACT)).all(axis=0).mean())
 
 
 class Fluid(Market):

@@ -20,7 +20,7 @@ import numpy as np
 
 from models.bounds import Bounds, Counts, bounds, committed, zone_note, zone_of
 from models.capacity import Offer, Policy
-from models.market import Market, pool_of
+from models.market import EXACT, Market, pool_of
 from models.search import Search
 
 PER_SIZE: Final = {
@@ -159,7 +159,7 @@ class _Buyer:
             return other
         new = copy.copy(other)
         new.market, new.search = market, copy.copy(other.search)
-        new.search.market, new.search.need = market, market.need.astype(np.float32)
+        new.search.market, new.search.need = market, (market.need * (1 - EXACT)).astype(np.float32)
         return new
 
     def best(self, confidence: float) -> tuple[Purchase, tuple[str, ...]]:
@@ -202,7 +202,7 @@ class _Buyer:
             ):
                 upper = np.where(banned, 0, self.limits.upper)
                 limits = replace(self.limits, upper=upper)
-                start = self.search.bounded(limits).mix(allowed(self.market, confidence))
+                start = self.search.bounded(limits).starts(allowed(self.market, confidence))[0]
                 found.append(self._buy(confidence, limits, start))
         found = [p if p.feasible else replace(p, short="the other offers do not suffice") for p in found]
         return tuple(sorted(found, key=lambda p: (not p.feasible, p.cost if p.feasible else p.risk)))

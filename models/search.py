@@ -92,8 +92,8 @@ class Search(Supply):
         spot = np.array([self.offers[i].tier == "SPOT" for i in index], dtype=bool)
         return np.sort(np.concatenate([index[spot][:MIX_SPOT], index[~spot][:MIX_STABLE]]))
 
-    def mix(self, k: int) -> Counts:
-        """Counts to start from: the mix of offers, in parts, that is cheapest where instances may be split.
+    def starts(self, k: int) -> list[Counts]:
+        """Counts to start from: the cheapest mix where instances may be split, and the cheapest offer where not.
 
         Any mix has a scale at which it holds: a quantile, over the scenarios, of need by supply. From the cheapest
         offer alone, each round moves a part of the mix to the offer where that costs least (forward stage-wise, the
@@ -106,7 +106,7 @@ class Search(Supply):
         lacking = np.maximum(-self.margin(counts)[:, some], 0)
         free = self._cheapest(np.flatnonzero(~owned & (self.limits.upper > 0)))
         if not free.size or not lacking.any():
-            return counts
+            return [counts]
         rank = lacking.shape[1] - 1 - k * lacking.shape[1] // self.need.shape[1]
         each = self.survival[free][:, some] * (1 - self.fails[free])[:, None]
         supply = each[:, None] * self.late[free][:, :, None]  # of one replica bought
@@ -126,10 +126,14 @@ class Search(Supply):
             return bought @ self.price + DEAR * self.price.max() * beyond, bought, then
 
         every = np.arange(free.size)
+        whole = np.minimum(np.ceil(moved(every, np.ones(free.size))[1]), self.limits.upper).astype(np.int64)
+        beyond = DEAR * self.price.max() * self.limits.excess(whole + counts)
+        alone = whole[int((whole @ self.price + beyond).argmin())]
         for turn in range(MIXES):
-            first = [1.0] if turn == 0 else FIRST
-            tried = np.stack([moved(every, np.full(free.size, part))[0] for part in first])
-            few = np.argsort(tried.min(axis=0), kind="stable")[: 1 if turn == 0 else FINER]
+            tried = np.stack(
+                [moved(every, np.full(free.size, part))[0] for part in (FIRST if turn else (1.0,))]
+            )
+            few = np.argsort(tried.min(axis=0), kind="stable")[: FINER if turn else 1]
             index, parts = (
                 np.repeat(few, len(PARTS)),
                 np.tile(PARTS if turn else np.ones_like(PARTS), few.size),
@@ -140,7 +144,8 @@ class Search(Supply):
                 break
             best, start, served = float(cost[i]), bought[i], then[i]
             mix = (1 - parts[i]) * mix + parts[i] * one[index[i]]
-        return counts + np.minimum(np.ceil(start), self.limits.upper).astype(np.int64)
+        mixed = np.minimum(np.ceil(start), self.limits.upper).astype(np.int64)
+        return [counts + mixed, counts + alone]
 
     def bounded(self, limits: Bounds) -> Search:
         """The same draws within other bounds."""
@@ -153,7 +158,7 @@ class Search(Supply):
 
         Small purchases are searched twice, with units of other sizes, and by exchanges of three.
         """
-        starts = [self._scaled(self.within(start), k) for start in (self.mix(k), runs)]
+        starts = [self._scaled(self.within(start), k) for start in (*self.starts(k), runs)]
         holding = [start for start in starts if self.unserved(start) <= k]
         start = min(holding or starts[:1], key=self.cost)
         need = float(self.need.max(initial=1.0))
@@ -276,7 +281,7 @@ class Search(Supply):
             # what takes more on average from the rows that are short than the best of them has would not hold
             near, delta = tails[0][1:]
             parts = parts[delta.mean(axis=1)[parts].sum(axis=1) >= -max(float(near.max()), 0.0)]
-            lost = self._lost_after(counts, index, change, parts) - np.float32(EXACT)
+            lost = self._lost_after(counts, index, change, parts)
             found, refused = None, 0
             for start in range(0, len(parts), CHUNK):
                 some, limit = parts[start : start + CHUNK], lost[start : start + CHUNK]
@@ -306,11 +311,11 @@ class Search(Supply):
         tail, least = None, float(self.price[self.price > 2 * REFERENCE * self.price.max()].min(initial=1.0))
         for _ in range(ROUNDS):
             margin, lost = self.margin(counts), float(self.lost(counts))
-            lacking = margin.min(axis=0) < lost - EXACT
+            lacking = margin.min(axis=0) < lost
             if int(lacking.sum()) <= k:
                 return counts
             # the same rows until they are served, or the search could go in circles
-            if tail is None or (margin[tail.group, tail.scenario] >= lost - EXACT).all():
+            if tail is None or (margin[tail.group, tail.scenario] >= lost).all():
                 worst = np.argpartition(margin.min(axis=0), k)[:k] if k else []
                 spared = margin.copy()
                 spared[:, worst] = np.inf

@@ -34,7 +34,7 @@ class Supply:
         self.price = np.maximum(price, REFERENCE * price.max(initial=0.0)) + np.finfo(float).tiny
         self.fails = np.array([o.launch_failure for o in offers], dtype=np.float32)
         self.late = np.array([market.late[o.offer_id] for o in offers], dtype=bool)
-        self.need = market.need.astype(np.float32)
+        self.need = (market.need * (1 - EXACT)).astype(np.float32)
         self.whole = not isinstance(market, Fluid)
         self.survival = np.ones((len(offers), market.scenarios), np.float32)
         drawn: dict[str, Any] = {}
@@ -108,4 +108,4 @@ class Supply:
 
     def unserved(self, counts: Counts) -> int:
         """Scenarios that these counts do not serve."""
-        return int((self.margin(counts).min(axis=0) < self.lost(counts) - EXACT).sum())
+        return int((self.margin(counts).min(axis=0) < self.lost(counts)).sum())
