@@ -245,6 +245,10 @@ def why_unusable(offer: Offer, policy: Policy) -> str | None:
         return f"price {offer.price_h} is not a price"
     if not 0 <= offer.launch_failure < 1:
         return f"launch failure {offer.launch_failure} is not a share below 1"
+    if not (math.isfinite(offer.interruption_h) and offer.interruption_h >= 0):
+        return f"interruptions {offer.interruption_h} are not a rate"
+    if not (math.isfinite(offer.startup_p99_s) and offer.startup_p99_s >= 0):
+        return f"start-up time {offer.startup_p99_s} is not a time"
     if offer.tier == "SPOT" and policy.min_on_demand >= 1:
         return "the policy buys no spot"
     if replicas_per_instance(offer, policy) < 1:

@@ -31,6 +31,7 @@ OFFERS_PER_GROUP: Final = 2  # beside them, of each zone and quota group, where 
 NEAR: Final = (64,)  # the unit, need by this, of searches from a purchase that is near
 FEW_ROUNDS: Final = 8  # exchanges of such a search: it is a millisecond each, and the first save most
 MENDS: Final = 6  # times that a purchase is mended; each asks for the scenarios that it lacked, and one more
+KEPT: Final = "; what runs is kept"
 TRIM: Final = 0.002  # share of the cost that an instance must have for the purchase to be tried without it
 
 
@@ -103,6 +104,7 @@ def choose(
         short = (
             f"{wanted[-1 - allowed(market, confidence)]} replicas are needed, the maximum is {policy.limit}"
         )
+        short += KEPT if best.short.endswith(KEPT) else ""
         best = replace(best, risk=1 - market.holds(best.counts), feasible=False, short=short)
     return Choice(best, others, cost_at, notes)
 
@@ -125,10 +127,10 @@ def candidates(market: Market, policy: Policy) -> list[Offer]:
     room = PER_SIZE
     taken: dict[tuple[object, ...], int] = {}
     kept = list[Offer]()
+    special = policy.zone_share is not None or any(o.quota_limit is not None for o in market.offers)
     for offer in sorted(market.offers, key=price):
         size = (offer.tier, market.size[offer.offer_id])
         group = (offer.tier, *(zone_of(offer) if policy.zone_share else ()), offer.quota_group)
-        special = policy.zone_share is not None or offer.quota_limit is not None
         if (
             offer.tier == "RESERVED"
             or market.running[offer.offer_id]
@@ -289,4 +291,4 @@ class _Buyer:
         counts = self.search.bounded(replace(maximum, upper=np.maximum(maximum.upper, self.runs))).within(
             self.runs
         )
-        return replace(self._purchase(counts, 2.0), short=f"{found.short}; what runs is kept")
+        return replace(self._purchase(counts, 2.0), short=found.short + KEPT)

@@ -75,11 +75,11 @@ class Supply:
             return np.zeros_like(every), every
         q = p * (1 - self.fails[index])[:, None]
         variance = old * p * (1 - p)
-        ready = self._rounded(old * p, z, variance, old)
-        return size * ready, size * self._rounded(every, z, variance + new * q * (1 - q), old + new)
+        every = self._rounded(every, z, variance + new * q * (1 - q), old + new)
+        return size * self._rounded(old * p, z, variance, old), size * every
 
     def _rounded(self, mean: Float, normal: Float, variance: Float, most: Float) -> Float:
-        """Whole instances, of at most so many, by a normal number; the mean in a `Fluid` market."""
+        """Whole instances, of at most so many, by a normal number, in the variance's place; the mean in `Fluid`."""
         if not self.whole:
             return mean
         spread = np.sqrt(np.maximum(variance, 0, out=variance), out=variance)
