@@ -7,6 +7,7 @@ the window with a probability p ~ Beta, mean exp(-interruptions × time). So a c
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -146,9 +147,21 @@ class Market:
             total -= self.pool_loss * np.max(np.stack([*pools.values()]), axis=0)
         return total
 
+    def serves(self, counts: Mapping[str, int]) -> NDArray[np.bool_]:
+        """Scenarios that these counts serve, (scenario)."""
+        return np.all(self.served(counts) >= self.need * (1 - EXACT), axis=0)
+
     def holds(self, counts: Mapping[str, int]) -> float:
         """Share of the scenarios that these counts serve."""
-        return float((self.served(counts) >= self.need * (1 - EXACT)).all(axis=0).mean())
+        return float(self.serves(counts).mean())
+
+    def holds_without(self, counts: Mapping[str, int], pool: str, share: float) -> float:
+        """The same when each scenario takes this share of a pool's instances besides."""
+        bare = copy.copy(self)
+        bare.pool_loss = 0.0
+        some = {o.offer_id: counts.get(o.offer_id, 0) for o in self.offers if pool_of(o) == pool}
+        left = bare.served(counts) - share * bare.served(some)
+        return float((left >= self.need * (1 - EXACT)).all(axis=0).mean())
 
 
 class Fluid(Market):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Annotated, Any, Final, TypeVar
 
 import numpy as np
@@ -13,12 +14,14 @@ from models.bounds import bounds, committed
 from models.capacity import Observed, Policy
 from models.exact import least_cost
 from models.instances import STEPS_S, instance
-from models.market import Fluid, Market
+from models.market import Fluid, Market, pool_of
 from models.pairs import cheapest_pair
 from models.purchase import allowed, choose
 from pipeline.display import tell
 from pipeline.options import AsJson
 
+FRESH: Final = 5  # times the scenarios that are drawn: one part to choose by, the others to judge by
+LOSS: Final = 0.9
 T = TypeVar("T")
 CONFIDENCE: Final = 0.99
 LEVELS: Final = (0.95, 0.99, 0.999)
@@ -45,6 +48,7 @@ def allocator(
     which HiGHS can solve: search, pairs and HiGHS meet the same constraint.
     """
     timed = [_timed(seed + i, offers, draws) for i in range(instances)]
+    lost = [_lost(seed + i, offers, draws) for i in range(instances)]
     judged = [_judged(seed + i, offers, exact_scenarios, limit) for i in range(instances)]
     mine, rivals = ([one[name] for one in judged] for name in ("gap", "pair_gap"))
     held = [gap for gap in rivals if gap is not None]
@@ -58,6 +62,15 @@ def allocator(
         **_spread("decision_cpu_s", [one["decision"][0] for one in timed]),
         **_spread("decision_again_cpu_s", [one["again"][0] for one in timed]),
         **_spread("pair_cpu_s", [one["pair"][0] for one in timed]),
+        "fresh_windows": lost[0]["windows"] * instances,
+        "fresh_held_mean": round(float(np.mean([one["held"] for one in lost])), 5),
+        "fresh_held_min": round(min(one["held"] for one in lost), 5),
+        "fresh_pool_lost": sum(one["lost"] for one in lost),
+        "fresh_held_when_lost": _share(
+            sum(one["held_lost"] for one in lost), sum(one["lost"] for one in lost)
+        ),
+        "pool_loss_cost_ratio": round(float(np.mean([one["ratio"] for one in lost])), 4),
+        "pool_loss_held_min": round(min(one["worst"] for one in lost), 5),
         "exact_scenarios": exact_scenarios,
         "proven": sum(one["proven"] for one in judged),
         **_spread("exact_cpu_s", [one["exact_cpu_s"] for one in judged]),
@@ -88,6 +101,47 @@ def _timed(seed: int, offers: int, draws: int) -> dict[str, tuple[float, float]]
     again, _ = _clocked(lambda: choose(market(2, seen), POLICY, CONFIDENCE, LEVELS))
     pair, _ = _clocked(lambda: cheapest_pair(market(1), CONFIDENCE))
     return {"plan": plan, "decision": decision, "again": again, "pair": pair}
+
+
+def _lost(seed: int, offers: int, draws: int) -> dict[str, Any]:
+    """How often a purchase holds in windows drawn afresh, and where a used pool loses 90 % or more in them.
+
+    worst: the least share of windows held, over the used pools, when every window takes 90 % of that pool too, of
+    the purchase with `pool_loss` 0.9; ratio: what that costs.
+    """
+    found, replicas = instance(seed, offers, FRESH * draws)
+    key = (seed, b"bench")
+    plain = choose(
+        Market(found, {}, POLICY, replicas[:draws], STEPS_S, (*key, 1)),
+        POLICY,
+        CONFIDENCE,
+        alternatives=False,
+    ).best
+    safe = replace(POLICY, pool_loss=LOSS)
+    sure = choose(
+        Market(found, {}, safe, replicas[:draws], STEPS_S, (*key, 1)), safe, CONFIDENCE, alternatives=False
+    ).best
+    fresh = Market(found, {}, POLICY, replicas[draws:], STEPS_S, (*key, 2))
+    held = fresh.serves(plain.counts)
+    used = [o for o in found if o.tier == "SPOT" and plain.counts.get(o.offer_id)]
+    lost = np.zeros(fresh.scenarios, bool)
+    for offer in used:
+        lost |= np.asarray(fresh.survival(offer)) <= 1 - LOSS
+    pools = {pool_of(o) for o in found if o.tier == "SPOT" and sure.counts.get(o.offer_id)}
+    return {
+        "windows": fresh.scenarios,
+        "held": float(held.mean()),
+        "lost": int(lost.sum()),
+        "held_lost": int(held[lost].sum()),
+        "ratio": sure.cost / plain.cost,
+        "worst": min(
+            [fresh.holds_without(sure.counts, pool, LOSS) for pool in pools] or [fresh.holds(sure.counts)]
+        ),
+    }
+
+
+def _share(some: int, every: int) -> float | None:
+    return round(some / every, 4) if every else None
 
 
 def _judged(seed: int, offers: int, draws: int, limit_s: float) -> dict[str, Any]:
