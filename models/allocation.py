@@ -22,7 +22,8 @@ from models.capacity import (
     why_unusable,
 )
 from models.guardrails import Fleet, Telemetry, guard
-from models.purchase import Choice, Market, Purchase, choose, window
+from models.market import Market, window
+from models.purchase import Choice, Purchase, choose
 from models.scenarios import required
 
 COST_LEVELS: Final = (0.95, 0.99, 0.999)
