@@ -22,6 +22,7 @@ from models.capacity import (
     why_unusable,
 )
 from models.guardrails import Fleet, Telemetry, guard
+from models.margin import Level, Margin, Question, of_users, split
 from models.purchase import Choice, Market, Purchase, choose
 from models.scenarios import required
 
@@ -47,7 +48,8 @@ class Plan:
     required: (step, metric) demand; alpha: the common level of these quantiles; window: first and last step that
     the promise covers, in seconds; replicas: (step) for the required demand; counts: instances by offer and step;
     cost: per hour, reserved commitments included; cost_at: least cost by confidence, None = not feasible; binding:
-    metric and step (in seconds) that set the count, None where the policy's minimum does.
+    metric and step (in seconds) that set the count, None where the policy's minimum does; margin: what demand's and
+    supply's risk cost, None without a usable offer; sum_of_users: what users' own 99 % would take, None = not known.
     """
 
     confidence_asked: float
@@ -65,6 +67,8 @@ class Plan:
     guardrails: tuple[str, ...]
     feasible: bool
     reason: str
+    margin: Margin | None = None
+    sum_of_users: Level | None = None
 
 
 def allocate(
@@ -85,13 +89,15 @@ def allocate(
     tick: int,
     confidence: float | None = None,
     actuation_s: float = 0.0,
+    user_quantiles: NDArray[np.floating[Any]] | None = None,
 ) -> tuple[Plan, dict[str, Any]]:
     """Plan for one app and tick, and the app's memory for the next tick (plain JSON).
 
     demand: (scenario, step, metric) scenarios of the app; metrics: names, in demand's order; steps_s: end of each
     step, seconds from now, the first is one tick; observed: by offer, as last reported; usage, saturated: (metric)
     usage of the tick and the part of it that saturated users have, NaN = not measured; memory: as last given back,
-    {} at first; now_s: the tick's end; confidence: instead of the policy's; actuation_s: delay before a command acts.
+    {} at first; now_s: the tick's end; confidence: instead of the policy's; actuation_s: delay before a command acts;
+    user_quantiles: (step, metric) sum of every user's own 99 % quantile, where known.
     Offers of which no replica size is known are left as they are and not in the plan.
     """
     asked = policy.confidence if confidence is None else confidence
@@ -99,8 +105,10 @@ def allocate(
     needed = replicas(loads, policy)
     reasons = {o.offer_id: why_unusable(o, policy) for o in offers}
     usable = sorted((o for o in offers if reasons[o.offer_id] is None), key=lambda o: o.offer_id)
-    market = Market(usable, observed, policy, needed, steps_s, (seed, app, tick), actuation_s)
-    choice = choose(market, policy, asked, COST_LEVELS)
+    key, excluded = (seed, app, tick), dict[str, str]()
+    market = Market(usable, observed, policy, needed, steps_s, key, actuation_s)
+    choice = choose(market, policy, asked, COST_LEVELS, excluded)
+    question = Question(usable, observed, policy, steps_s, key, actuation_s, asked, excluded)
     fleet = _fleet(offers, {o.offer_id for o in usable}, observed, policy)
 
     first = market.window.steps.start
@@ -126,6 +134,7 @@ def allocate(
     curve, alpha = required(demand, asked, market.window.steps, promised)
     committed = sum(o.price_h * o.owned_count for o in usable if o.tier == "RESERVED")
     last = market.window.steps.stop - 1
+    users = user_quantiles if usable else None
     plan = Plan(
         confidence_asked=asked,
         confidence_planned=planned,
@@ -142,6 +151,8 @@ def allocate(
         guardrails=guarded.guardrails,
         feasible=bool(usable) and planned >= asked,
         reason=_reason(choice.best, reasons, planned, asked, guarded.guardrails, usable=bool(usable)),
+        margin=split(question, demand, needed, metrics, market, choice) if usable else None,
+        sum_of_users=None if users is None else of_users(question, users, metrics, len(needed)),
     )
     return plan, guarded.memory
 

@@ -25,6 +25,7 @@ class Offer:
     allocatable: per metric, what an instance has for replicas (instance - system - daemons)
     price_h: per hour; interruption_h: interruptions per hour; launch_failure: 0 to 1
     pool: what is taken back together; owned_count: instances already paid, for RESERVED
+    quota_limit: most instances of all offers of the quota_group together, None = no limit
     """
 
     offer_id: str
@@ -41,6 +42,8 @@ class Offer:
     interruption_h: float = 0.0
     pool: str = ""
     owned_count: int = 0
+    quota_group: str = ""
+    quota_limit: int | None = None
 
 
 @dataclass(frozen=True)

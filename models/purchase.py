@@ -85,6 +85,7 @@ class Market:
         self.scenarios = replicas.shape[0]
         self.size = {o.offer_id: replicas_per_instance(o, policy) for o in offers}
         self.ready = {o.offer_id: observed.get(o.offer_id, Observed()).ready for o in offers}
+        self.running = {o.offer_id: observed.get(o.offer_id, Observed()).running for o in offers}
         self._key = key
         self._horizon_h = float(steps_s[self.window.steps.stop - 1]) / 3600
         patterns, group = np.unique(self.window.late, axis=1, return_inverse=True)
@@ -187,7 +188,13 @@ class Choice:
     cost_at: dict[float, float | None]
 
 
-def choose(market: Market, policy: Policy, confidence: float, levels: Sequence[float] = ()) -> Choice:
+def choose(
+    market: Market,
+    policy: Policy,
+    confidence: float,
+    levels: Sequence[float] = (),
+    excluded: Mapping[str, str] | None = None,
+) -> Choice:
     """Search pairs of a spot and an on-demand offer beside the reserved ones, and the counts of each.
 
     For each spot count the on-demand count is the smallest that holds: a quantile, over the scenarios, of the
@@ -195,10 +202,11 @@ def choose(market: Market, policy: Policy, confidence: float, levels: Sequence[f
     Minimum on-demand share, maximum and budget bound the counts; where nothing is feasible, the counts within the
     bounds that serve most scenarios are chosen.
 
-    levels: confidences for `cost_at`.
+    levels: confidences for `cost_at`; excluded: offers not to be bought more of than run, with why.
     """
+    kept = {o: market.running[o] if o in (excluded or {}) else UNREACHABLE for o in market.size}
     ranks = {c: max(1, math.ceil(c * market.scenarios - 1e-9)) - 1 for c in (confidence, *levels)}
-    base, lacking = _reserved(market, policy, max(ranks.values()))
+    base, lacking = _reserved(market, policy, max(ranks.values()), kept)
     stable = sum(market.size[o] * n for o, n in base.items())
     committed = sum(o.price_h * o.owned_count for o in market.offers if o.tier == "RESERVED")
     found: list[Purchase] = []
@@ -207,9 +215,12 @@ def choose(market: Market, policy: Policy, confidence: float, levels: Sequence[f
         tried = [0] if spot is None else _spot_counts(market, policy, spot, lacking, ranks[confidence])
         left = lacking[:, None]
         if spot is not None:
+            tried = [n for n in tried if n <= kept[spot.offer_id]] or [0]
             left = left - market.alive(spot, tried)
         for on_demand in (None, *_cheapest(market, "ON_DEMAND")):
             pair = _Pair(market, policy, spot, on_demand, np.array(tried), left, stable, committed)
+            if on_demand is not None:
+                pair.most = np.minimum(pair.most, kept[on_demand.offer_id])
             found.append(pair.best(base, ranks[confidence], confidence))
             for level in levels:
                 cost = pair.least_cost(ranks[level])
@@ -232,13 +243,17 @@ def market_size(market: Market, purchase: Purchase) -> int:
     return sum(market.size[o] * n for o, n in purchase.counts.items())
 
 
-def _reserved(market: Market, policy: Policy, rank: int) -> tuple[dict[str, int], IntArray]:
+def _reserved(
+    market: Market, policy: Policy, rank: int, kept: Mapping[str, int]
+) -> tuple[dict[str, int], IntArray]:
     """Reserved instances used, and the replicas still lacking, (group, scenario)."""
     lacking, counts, room = np.minimum(market.need, policy.limit), dict[str, int](), policy.limit
     for offer in market.offers:
         if offer.tier == "RESERVED":
             wanted = int(np.sort(market.needed(offer, lacking[:, None])[0][0])[rank])
-            count = max(0, min(offer.owned_count, wanted, room // market.size[offer.offer_id]))
+            count = max(
+                0, min(offer.owned_count, kept[offer.offer_id], wanted, room // market.size[offer.offer_id])
+            )
             if count:
                 counts[offer.offer_id] = count
             room -= count * market.size[offer.offer_id]

@@ -182,6 +182,7 @@ class Allocator:
             seed=self.settings.seed,
             app=app.encode(),
             tick=tick,
+            user_quantiles=demand.user_quantiles,
         )
         kept.offers = tuple(sorted(plan.counts))
         record = plans.plan_record(

@@ -88,6 +88,7 @@ def document(plan: Record, around: Surroundings) -> RenderableType:
         ("Demand to be carried", _demand(plan, around)),
         ("Instances", _instances(plan, around)),
         ("Guard rails that acted", _guard_rails(plan)),
+        ("What the margin is for", _margin(plan)),
         ("What confidence costs", _cost_at(plan)),
         ("Rejected", _alternatives(plan)),
         ("Commands", _commands(plan, around)),
@@ -211,6 +212,42 @@ def _cost_at(plan: Record) -> Iterator[RenderableType]:
             "not feasible" if cost is None else _money(cost, plan["currency"]),
         )
     yield table if plan["cost_at"] else Text("Not known.")
+
+
+def _margin(plan: Record) -> Iterator[RenderableType]:
+    """From expected demand to the plan, what each risk adds; and what sizing every user alone would take."""
+    margin, users, currency = plan["margin"], plan["sum_of_users"], plan["currency"]
+    table = _table("<", "replicas", "cost/h", "adds")
+    before: Decimal | None = None
+    for name, level in (
+        ("expected demand, certain supply", margin and margin["expected"]),
+        (f"demand at {_percent(plan['confidence_asked'])}, certain supply", margin and margin["demand"]),
+        ("the same, supply that can fail", margin and margin["purchase"]),
+    ):
+        if level is not None:
+            _level(table, name, level, before, currency)
+            before = level["cost"]
+    if before is not None and before != plan["cost"]:
+        _row(table, "guard rails", "", _money(plan["cost"], currency), _more(plan["cost"] - before, currency))
+    if users is not None:
+        _level(table, "instead: the sum of every user's own 99 %", users, plan["cost"], currency)
+    yield table if margin is not None else Text("Not known.")
+
+
+def _level(table: Table, name: str, level: Record, before: Decimal | None, currency: str) -> None:
+    cost = level["cost"]
+    adds = "" if cost is None or before is None else _more(cost - before, currency)
+    _row(
+        table,
+        name,
+        f"{level['replicas']:,}",
+        "not feasible" if cost is None else _money(cost, currency),
+        adds,
+    )
+
+
+def _more(difference: Decimal, currency: str) -> str:
+    return f"{'-' if difference < 0 else '+'}{_money(abs(difference), currency)}"
 
 
 def _alternatives(plan: Record) -> Iterator[RenderableType]:

@@ -6,6 +6,7 @@ from decimal import Decimal
 
 from models.allocation import Plan
 from models.capacity import Policy
+from models.margin import Level
 from pipeline import commands
 from pipeline.codec import Record
 from pipeline.keys import SigningKey
@@ -33,6 +34,10 @@ def default_policy(app: str) -> Record:
 def money(amount: float) -> Decimal:
     """An amount as records carry it: six decimals; what is not finite has no price and is written as the largest."""
     return Decimal(amount if math.isfinite(amount) else 10**11).quantize(_CENT)
+
+
+def _level(level: Level) -> Record:
+    return {"replicas": level.replicas, "cost": None if level.cost is None else money(level.cost)}
 
 
 def plan_record(
@@ -93,6 +98,10 @@ def plan_record(
         "commands_issued": 0,
         "versions": versions,
         "seed": seed,
+        "margin": None
+        if plan.margin is None
+        else {name: _level(getattr(plan.margin, name)) for name in ("expected", "demand", "purchase")},
+        "sum_of_users": None if plan.sum_of_users is None else _level(plan.sum_of_users),
     }
 
 

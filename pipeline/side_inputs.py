@@ -182,6 +182,8 @@ def offer_of(record: Record) -> Offer:
         interruption_h=record["interruption"],
         pool=record["pool"],
         owned_count=record["owned_count"] or 0,
+        quota_group=record["quota_group"] or "",
+        quota_limit=record["quota_limit"],
     )
 
 
