@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import numpy as np
@@ -21,6 +21,7 @@ from models.capacity import (
     replicas_per_instance,
     why_unusable,
 )
+from models.failing import failing
 from models.guardrails import Fleet, Telemetry, guard
 from models.margin import Level, Margin, Question, of_users, split
 from models.purchase import Choice, Market, Purchase, choose
@@ -49,7 +50,8 @@ class Plan:
     the promise covers, in seconds; replicas: (step) for the required demand; counts: instances by offer and step;
     cost: per hour, reserved commitments included; cost_at: least cost by confidence, None = not feasible; binding:
     metric and step (in seconds) that set the count, None where the policy's minimum does; margin: what demand's and
-    supply's risk cost, None without a usable offer; sum_of_users: what users' own 99 % would take, None = not known.
+    supply's risk cost, None without a usable offer; sum_of_users: what users' own 99 % would take, None = not known;
+    excluded: offers that failed and were not bought more of, with why.
     """
 
     confidence_asked: float
@@ -69,6 +71,7 @@ class Plan:
     reason: str
     margin: Margin | None = None
     sum_of_users: Level | None = None
+    excluded: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 def allocate(
@@ -105,11 +108,12 @@ def allocate(
     needed = replicas(loads, policy)
     reasons = {o.offer_id: why_unusable(o, policy) for o in offers}
     usable = sorted((o for o in offers if reasons[o.offer_id] is None), key=lambda o: o.offer_id)
-    key, excluded = (seed, app, tick), dict[str, str]()
+    key, failed = (seed, app, tick), failing(usable, observed, policy, memory.get("failing", {}), now_s)
+    excluded = failed.excluded
     market = Market(usable, observed, policy, needed, steps_s, key, actuation_s)
     choice = choose(market, policy, asked, COST_LEVELS, excluded)
     question = Question(usable, observed, policy, steps_s, key, actuation_s, asked, excluded)
-    fleet = _fleet(offers, {o.offer_id for o in usable}, observed, policy)
+    fleet = _fleet(offers, {o.offer_id for o in usable}, observed, policy, excluded)
 
     first = market.window.steps.start
     soon = needed[:, : max(1, first)].max(axis=1)
@@ -132,9 +136,9 @@ def allocate(
     planned = 1 - choice.best.risk if bought else market.holds(guarded.counts)
     promised = [metrics.index(name) for name in governed(metrics, policy)]
     curve, alpha = required(demand, asked, market.window.steps, promised)
-    committed = sum(o.price_h * o.owned_count for o in usable if o.tier == "RESERVED")
     last = market.window.steps.stop - 1
     users = user_quantiles if usable else None
+    guardrails = failed.guardrails + guarded.guardrails
     plan = Plan(
         confidence_asked=asked,
         confidence_planned=planned,
@@ -143,26 +147,32 @@ def allocate(
         window=(steps_s[first], steps_s[last]),
         replicas=tuple(int(n) for n in replicas(load(curve, metrics, policy), policy)),
         counts={o: (n,) * len(steps_s) for o, n in guarded.counts.items()},
-        cost=committed + fleet.cost(guarded.counts),
+        cost=fleet.committed + fleet.cost(guarded.counts),
         cost_at=choice.cost_at,
         binding=_binding(loads, needed, market, policy, asked, metrics, steps_s),
         reactive_floor=floor,
         alternatives=_alternatives(choice, asked) if usable else (),
-        guardrails=guarded.guardrails,
+        guardrails=guardrails,
         feasible=bool(usable) and planned >= asked,
-        reason=_reason(choice.best, reasons, planned, asked, guarded.guardrails, usable=bool(usable)),
+        reason=_reason(choice.best, reasons, planned, asked, guardrails, excluded, usable=bool(usable)),
         margin=split(question, demand, needed, metrics, market, choice) if usable else None,
         sum_of_users=None if users is None else of_users(question, users, metrics, len(needed)),
+        excluded=excluded,
     )
-    return plan, guarded.memory
+    return plan, guarded.memory | {"failing": failed.memory}
 
 
 def _fleet(
-    offers: Sequence[Offer], usable: set[str], observed: Mapping[str, Observed], policy: Policy
+    offers: Sequence[Offer],
+    usable: set[str],
+    observed: Mapping[str, Observed],
+    policy: Policy,
+    excluded: Mapping[str, str],
 ) -> Fleet:
     """Offers whose replicas can be counted: usable before others, reserved first, then cheapest per replica.
 
-    Guard rails buy reserved instances to what is owned, then on demand; spot only where there is nothing else.
+    Guard rails buy reserved instances to what is owned, then on demand; spot only where there is nothing else. What
+    fails is bought where all does, and the policy's fallback is not to hold.
     """
     size = {o.offer_id: replicas_per_instance(o, policy) for o in offers}
     known = [o for o in offers if size[o.offer_id] > 0]
@@ -170,7 +180,10 @@ def _fleet(
     price = {
         o.offer_id: o.price_h if o.tier != "RESERVED" and math.isfinite(o.price_h) else 0.0 for o in known
     }
-    tiers = {o.tier for o in known if o.offer_id in usable}
+    works = {o.offer_id for o in known if o.offer_id in usable and o.offer_id not in excluded}
+    if not works and policy.fallback == "reactive":
+        works = usable
+    tiers = {o.tier for o in known if o.offer_id in works}
     buy = "ON_DEMAND" if "ON_DEMAND" in tiers else "SPOT"
     most = {o.offer_id: o.owned_count if o.tier == "RESERVED" else UNBOUNDED * (o.tier == buy) for o in known}
 
@@ -182,10 +195,24 @@ def _fleet(
         offers=tuple(o.offer_id for o in sorted(known, key=preference)),
         size=size,
         price=price,
-        most={o: most[o] if o in usable else 0 for o in most},
+        most={o: most[o] if o in works else 0 for o in most},
         ready={o.offer_id: observed.get(o.offer_id, Observed()).ready for o in known},
         pending={o.offer_id: observed.get(o.offer_id, Observed()).pending for o in known},
+        quotas=_quotas([o for o in known if o.offer_id in usable]),
+        committed=sum(
+            o.price_h * o.owned_count for o in known if o.offer_id in usable and o.tier == "RESERVED"
+        ),
     )
+
+
+def _quotas(offers: Sequence[Offer]) -> dict[tuple[str, ...], int]:
+    """By the offers of each quota group, in instances: the least limit that they name."""
+    groups = sorted({o.quota_group for o in offers if o.quota_group and o.quota_limit is not None})
+    found: dict[tuple[str, ...], int] = {}
+    for group in groups:
+        limits = [o.quota_limit for o in offers if o.quota_group == group and o.quota_limit is not None]
+        found[tuple(o.offer_id for o in offers if o.quota_group == group)] = max(0, min(limits))
+    return found
 
 
 def _binding(
@@ -235,6 +262,7 @@ def _reason(
     planned: float,
     confidence: float,
     guardrails: Sequence[str],
+    excluded: Mapping[str, str],
     *,
     usable: bool,
 ) -> str:
@@ -242,7 +270,9 @@ def _reason(
     refused = "; ".join(f"{offer}: {why}" for offer, why in sorted(reasons.items()) if why is not None)
     if not usable:
         return f"no usable offer, what runs is kept{f' ({refused})' if refused else ''}"
+    failed = [f"not bought more of {offer}: {why}" for offer, why in sorted(excluded.items())]
+    said = f"{planned:.2%} of the scenarios are served, {confidence:.4g} asked"
     if planned >= confidence:
-        return f"{planned:.2%} of the scenarios are served, {confidence:.4g} asked"
-    why = [text for text in (best.short, ", ".join(guardrails)) if text]
-    return f"{planned:.2%} of the scenarios are served, {confidence:.4g} asked: {'; '.join(why)}"
+        return "; ".join([said, *(["over_budget"] if "over_budget" in guardrails else []), *failed])
+    why = [text for text in (best.short, ", ".join(guardrails), *failed) if text]
+    return f"{said}: {'; '.join(why)}"

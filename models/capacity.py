@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 Tier = Literal["RESERVED", "ON_DEMAND", "SPOT"]
 MODES: Final = ("shadow", "canary", "auto", "paused")
 SCALE_DOWN: Final = ("never", "drain", "any")
+FALLBACKS: Final = ("reactive", "hold")  # see models.failing
 # Replicas below which a rounding is not a need: float32 errs by 6e-8 × 100 replicas = 6e-6.
 ROUNDING: Final = 1e-5
 SATURATED_EXTRA: Final = 0.5  # a saturated user counts 1.5 times its usage (RECORDS, "Censoring")
@@ -170,6 +171,10 @@ def validate(policy: Policy) -> Policy:
         (
             policy.scale_down in SCALE_DOWN,
             f"scale_down must be one of {', '.join(SCALE_DOWN)}, got {policy.scale_down!r}",
+        ),
+        (
+            policy.fallback in FALLBACKS,
+            f"fallback must be one of {', '.join(FALLBACKS)}, got {policy.fallback!r}",
         ),
         (
             0 <= policy.churn_threshold < 1,

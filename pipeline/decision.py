@@ -39,6 +39,12 @@ GUARD_RAILS: Final = {
     "reactive_floor": "Raised to what the present usage needs, whatever the forecast says.",
     "minimum": "Raised to the policy's minimum.",
     "maximum": "Lowered to the policy's maximum: demand may exceed it.",
+    "quota": "Growth was bounded by the provider's quota.",
+    "over_budget": "The guard rails above keep or add more than the policy's budget pays for.",
+    "spot_return_wait": "Spot of a pool was interrupted or did not come: others stand in for it for the policy's "
+    "spot_return_wait_s.",
+    "pool_failing": "Launches of an offer failed: others stand in for it for the policy's spot_return_wait_s.",
+    "provider_failing": "Two or more pools of a provider failed at once: other providers stand in for it.",
 }
 """What each guard rail of models.guardrails did, in one sentence."""
 TIER_NAMES: Final = {"RESERVED": "reserved", "ON_DEMAND": "on-demand", "SPOT": "spot"}
@@ -197,6 +203,8 @@ def _instances(plan: Record, around: Surroundings) -> Iterator[RenderableType]:
 def _guard_rails(plan: Record) -> Iterator[RenderableType]:
     for name in plan["guardrails"]:
         yield Text.assemble((name, "bold"), f": {GUARD_RAILS.get(name, 'a guard rail of a newer version')}")
+    for offer in plan["excluded"]:
+        yield Text(f"Not bought more of {offer['offer_id']}: {offer['reason']}.")
     if not plan["guardrails"]:
         bought = "the instances are those of the cheapest purchase that keeps the promise"
         yield Text(f"None: {bought}." if plan["feasible"] else "None.")

@@ -101,6 +101,7 @@ def plan_record(
         "margin": None
         if plan.margin is None
         else {name: _level(getattr(plan.margin, name)) for name in ("expected", "demand", "purchase")},
+        "excluded": [{"offer_id": o, "reason": why} for o, why in sorted(plan.excluded.items())],
         "sum_of_users": None if plan.sum_of_users is None else _level(plan.sum_of_users),
     }
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from models import guardrails
+from models import failing, guardrails
 from pipeline import codec, decision, plans
 from pipeline.decision import Surroundings
 
@@ -242,9 +242,11 @@ def test_text_takes_names_as_they_are() -> None:
 
 def test_every_guard_rail_has_its_sentence() -> None:
     documented = re.findall(
-        r"`([a-z_]+)`", "".join(re.findall(r"^\d\..*", guardrails.__doc__ or "", re.MULTILINE))
+        r"`([a-z_]+)`", "".join(re.findall(r"^\d+\..*", guardrails.__doc__ or "", re.MULTILINE))
     )
-    named = {name for name in documented if f'"{name}"' in inspect.getsource(guardrails)}
+    documented += re.findall(r"`([a-z_]+)`", (guardrails.__doc__ or "").partition("Before all")[2])
+    source = inspect.getsource(guardrails) + inspect.getsource(failing)
+    named = {name for name in documented if f'"{name}"' in source}
     assert named == decision.GUARD_RAILS.keys()
 
 
