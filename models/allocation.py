@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import numpy as np
@@ -24,6 +24,7 @@ from models.capacity import (
 from models.failing import failing
 from models.guardrails import Fleet, Telemetry, guard
 from models.margin import Level, Margin, Question, of_users, split
+from models.promotion import Promotion, decided, judge
 from models.purchase import Choice, Market, Purchase, choose
 from models.scenarios import required
 
@@ -51,7 +52,8 @@ class Plan:
     cost: per hour, reserved commitments included; cost_at: least cost by confidence, None = not feasible; binding:
     metric and step (in seconds) that set the count, None where the policy's minimum does; margin: what demand's and
     supply's risk cost, None without a usable offer; sum_of_users: what users' own 99 % would take, None = not known;
-    excluded: offers that failed and were not bought more of, with why.
+    excluded: offers that failed and were not bought more of, with why; mode: that applies,
+    the policy's or an earlier one; promotion: None without gates.
     """
 
     confidence_asked: float
@@ -72,6 +74,8 @@ class Plan:
     margin: Margin | None = None
     sum_of_users: Level | None = None
     excluded: Mapping[str, str] = field(default_factory=dict[str, str])
+    mode: str = "shadow"
+    promotion: Promotion | None = None
 
 
 def allocate(
@@ -104,6 +108,11 @@ def allocate(
     Offers of which no replica size is known are left as they are and not in the plan.
     """
     asked = policy.confidence if confidence is None else confidence
+    promotion, judged = None, dict[str, Any]()
+    if policy.promotion_gates:
+        before = memory.get("promotion", {})
+        promotion, judged = judge(policy, before, metrics, usage, saturated, tick)
+        policy = replace(policy, mode=promotion.mode)
     loads = load(demand, metrics, policy)
     needed = replicas(loads, policy)
     reasons = {o.offer_id: why_unusable(o, policy) for o in offers}
@@ -158,8 +167,18 @@ def allocate(
         margin=split(question, demand, needed, metrics, market, choice) if usable else None,
         sum_of_users=None if users is None else of_users(question, users, metrics, len(needed)),
         excluded=excluded,
+        mode=policy.mode,
+        promotion=promotion,
     )
-    return plan, guarded.memory | {"failing": failed.memory}
+    after = guarded.memory | {"failing": failed.memory}
+    if promotion is not None:
+        if telemetry.reporting:
+            ticks = [tick + step // steps_s[0] for step in steps_s]
+            judged = decided(judged, curve, metrics, promised, ticks, market.window.steps)
+        after["promotion"] = judged
+    elif "promotion" in after:
+        del after["promotion"]
+    return plan, after
 
 
 def _fleet(

@@ -190,7 +190,6 @@ class Allocator:
             head,
             app=app,
             group=kept.group,
-            policy=policy,
             metrics=demand.metrics,
             versions={
                 "policy": f"{policy_record['app']}@{policy_record['version']}",

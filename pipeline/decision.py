@@ -88,6 +88,7 @@ def document(plan: Record, around: Surroundings) -> RenderableType:
     parts: list[RenderableType] = [
         Text(f"{plan['app']}: {_many(total, 'instance')}, {price}", "bold"),
         Text(f"plan {plan['plan_id']}, mode {plan['mode']}, made {made} for {window} ahead"),
+        *_promotion(plan),
     ]
     for title, content in (
         ("Why so many", _why(plan, around)),
@@ -102,6 +103,18 @@ def document(plan: Record, around: Surroundings) -> RenderableType:
     ):
         parts += [Text(""), Text(title, "bold"), *(Padding(item, (0, 0, 0, 2)) for item in content)]
     return Group(*parts)
+
+
+def _promotion(plan: Record) -> Iterator[RenderableType]:
+    gates = plan["promotion"]
+    if gates is not None:
+        measured = (
+            "too few to say" if gates["coverage"] is None else f"{_percent(gates['coverage'])} were covered"
+        )
+        yield Text(
+            f"mode by promotion gates, {gates['mode']} at most: of the last {_many(gates['decisions'], 'decision')} "
+            f"{measured}"
+        )
 
 
 def _why(plan: Record, around: Surroundings) -> Iterator[RenderableType]:

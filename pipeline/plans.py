@@ -46,7 +46,6 @@ def plan_record(
     *,
     app: str,
     group: str,
-    policy: Policy,
     metrics: Sequence[str],
     versions: Record,
     observed: Mapping[str, Record],
@@ -61,7 +60,7 @@ def plan_record(
         "app": app,
         "shard": shard,
         "seq": seq,
-        "mode": policy.mode,
+        "mode": plan.mode,
         "tick": head["tick"],
         "tick_s": head["tick_s"],
         "confidence_asked": plan.confidence_asked,
@@ -101,6 +100,13 @@ def plan_record(
         "margin": None
         if plan.margin is None
         else {name: _level(getattr(plan.margin, name)) for name in ("expected", "demand", "purchase")},
+        "promotion": None
+        if plan.promotion is None
+        else {
+            "mode": plan.promotion.furthest,
+            "coverage": plan.promotion.coverage,
+            "decisions": plan.promotion.decisions,
+        },
         "excluded": [{"offer_id": o, "reason": why} for o, why in sorted(plan.excluded.items())],
         "sum_of_users": None if plan.sum_of_users is None else _level(plan.sum_of_users),
     }
@@ -123,7 +129,7 @@ def command_records(
         observed: by offer, what the plan started from.
         key: signs.
     """
-    if policy.mode in ("shadow", "paused"):
+    if plan["mode"] in ("shadow", "paused"):
         return []
     desired = {count["offer_id"]: count["desired"][0] for count in plan["counts"]}
     changed = [offer for offer, count in desired.items() if count != before.get(offer, 0)]
