@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import numpy as np
@@ -21,8 +21,11 @@ from models.capacity import (
     replicas_per_instance,
     why_unusable,
 )
+from models.failing import failing
 from models.guardrails import Fleet, Telemetry, guard
+from models.margin import Level, Margin, Question, of_users, split
 from models.market import Market, window
+from models.promotion import Promotion, decided, judge
 from models.purchase import Choice, Purchase, choose
 from models.scenarios import required
 
@@ -48,7 +51,10 @@ class Plan:
     required: (step, metric) demand; alpha: the common level of these quantiles; window: first and last step that
     the promise covers, in seconds; replicas: (step) for the required demand; counts: instances by offer and step;
     cost: per hour, reserved commitments included; cost_at: least cost by confidence, None = not feasible; binding:
-    metric and step (in seconds) that set the count, None where the policy's minimum does.
+    metric and step (in seconds) that set the count, None where the policy's minimum does; margin: what demand's and
+    supply's risk cost, None without a usable offer; sum_of_users: what users' own 99 % would take, None = not known;
+    excluded: offers that failed and were not bought more of, with why; mode: that applies,
+    the policy's or an earlier one; promotion: None without gates.
     """
 
     confidence_asked: float
@@ -66,6 +72,11 @@ class Plan:
     guardrails: tuple[str, ...]
     feasible: bool
     reason: str
+    margin: Margin | None = None
+    sum_of_users: Level | None = None
+    excluded: Mapping[str, str] = field(default_factory=dict[str, str])
+    mode: str = "shadow"
+    promotion: Promotion | None = None
 
 
 def allocate(
@@ -86,23 +97,33 @@ def allocate(
     tick: int,
     confidence: float | None = None,
     actuation_s: float = 0.0,
+    user_quantiles: NDArray[np.floating[Any]] | None = None,
 ) -> tuple[Plan, dict[str, Any]]:
     """Plan for one app and tick, and the app's memory for the next tick (plain JSON).
 
     demand: (scenario, step, metric) scenarios of the app; metrics: names, in demand's order; steps_s: end of each
     step, seconds from now, the first is one tick; observed: by offer, as last reported; usage, saturated: (metric)
     usage of the tick and the part of it that saturated users have, NaN = not measured; memory: as last given back,
-    {} at first; now_s: the tick's end; confidence: instead of the policy's; actuation_s: delay before a command acts.
+    {} at first; now_s: the tick's end; confidence: instead of the policy's; actuation_s: delay before a command acts;
+    user_quantiles: (step, metric) sum of every user's own 99 % quantile, where known.
     Offers of which no replica size is known are left as they are and not in the plan.
     """
     asked = policy.confidence if confidence is None else confidence
+    promotion, judged = None, dict[str, Any]()
+    if policy.promotion_gates:
+        before = memory.get("promotion", {})
+        promotion, judged = judge(policy, before, metrics, usage, saturated, tick)
+        policy = replace(policy, mode=promotion.mode)
     loads = load(demand, metrics, policy)
     needed = replicas(loads, policy)
     reasons = {o.offer_id: why_unusable(o, policy) for o in offers}
     usable = sorted((o for o in offers if reasons[o.offer_id] is None), key=lambda o: o.offer_id)
-    market = Market(usable, observed, policy, needed, steps_s, (seed, app, tick), actuation_s)
-    choice = choose(market, policy, asked, COST_LEVELS)
-    fleet = _fleet(offers, {o.offer_id for o in usable}, observed, policy)
+    key, failed = (seed, app, tick), failing(usable, observed, policy, memory.get("failing", {}), now_s)
+    excluded = failed.excluded
+    market = Market(usable, observed, policy, needed, steps_s, key, actuation_s)
+    choice = choose(market, policy, asked, COST_LEVELS, excluded)
+    question = Question(usable, observed, policy, steps_s, key, actuation_s, asked, excluded)
+    fleet = _fleet(offers, {o.offer_id for o in usable}, observed, policy, excluded)
 
     first = market.window.steps.start
     soon = needed[:, : max(1, first)].max(axis=1)
@@ -125,8 +146,9 @@ def allocate(
     planned = 1 - choice.best.risk if bought else market.holds(guarded.counts)
     promised = [metrics.index(name) for name in governed(metrics, policy)]
     curve, alpha = required(demand, asked, market.window.steps, promised)
-    committed = sum(o.price_h * o.owned_count for o in usable if o.tier == "RESERVED")
     last = market.window.steps.stop - 1
+    users = user_quantiles if usable else None
+    guardrails = failed.guardrails + guarded.guardrails
     plan = Plan(
         confidence_asked=asked,
         confidence_planned=planned,
@@ -135,16 +157,29 @@ def allocate(
         window=(steps_s[first], steps_s[last]),
         replicas=tuple(int(n) for n in replicas(load(curve, metrics, policy), policy)),
         counts={o: (n,) * len(steps_s) for o, n in guarded.counts.items()},
-        cost=committed + fleet.cost(guarded.counts),
+        cost=fleet.committed + fleet.cost(guarded.counts),
         cost_at=choice.cost_at,
         binding=_binding(loads, needed, market, policy, asked, metrics, steps_s),
         reactive_floor=floor,
         alternatives=_alternatives(choice, asked) if usable else (),
-        guardrails=guarded.guardrails,
+        guardrails=guardrails,
         feasible=bool(usable) and planned >= asked,
-        reason=_reason(choice.best, reasons, planned, asked, guarded.guardrails, usable=bool(usable)),
+        reason=_reason(choice.best, reasons, planned, asked, guardrails, excluded, usable=bool(usable)),
+        margin=split(question, demand, needed, metrics, market, choice) if usable else None,
+        sum_of_users=None if users is None else of_users(question, users, metrics, len(needed)),
+        excluded=excluded,
+        mode=policy.mode,
+        promotion=promotion,
     )
-    return plan, guarded.memory
+    after = guarded.memory | {"failing": failed.memory}
+    if promotion is not None:
+        if telemetry.reporting:
+            ticks = [tick + step // steps_s[0] for step in steps_s]
+            judged = decided(judged, curve, metrics, promised, ticks, market.window.steps)
+        after["promotion"] = judged
+    elif "promotion" in after:
+        del after["promotion"]
+    return plan, after
 
 
 def promised(
@@ -156,11 +191,16 @@ def promised(
 
 
 def _fleet(
-    offers: Sequence[Offer], usable: set[str], observed: Mapping[str, Observed], policy: Policy
+    offers: Sequence[Offer],
+    usable: set[str],
+    observed: Mapping[str, Observed],
+    policy: Policy,
+    excluded: Mapping[str, str],
 ) -> Fleet:
     """Offers whose replicas can be counted: usable before others, reserved first, then cheapest per replica.
 
-    Guard rails buy reserved instances to what is owned, then on demand; spot only where there is nothing else.
+    Guard rails buy reserved instances to what is owned, then on demand; spot only where there is nothing else. What
+    fails is bought where all does, and the policy's fallback is not to hold.
     """
     size = {o.offer_id: replicas_per_instance(o, policy) for o in offers}
     known = [o for o in offers if size[o.offer_id] > 0]
@@ -168,7 +208,10 @@ def _fleet(
     price = {
         o.offer_id: o.price_h if o.tier != "RESERVED" and math.isfinite(o.price_h) else 0.0 for o in known
     }
-    tiers = {o.tier for o in known if o.offer_id in usable}
+    works = {o.offer_id for o in known if o.offer_id in usable and o.offer_id not in excluded}
+    if not works and policy.fallback == "reactive":
+        works = usable
+    tiers = {o.tier for o in known if o.offer_id in works}
     buy = "ON_DEMAND" if "ON_DEMAND" in tiers else "SPOT"
     most = {o.offer_id: o.owned_count if o.tier == "RESERVED" else UNBOUNDED * (o.tier == buy) for o in known}
 
@@ -180,10 +223,24 @@ def _fleet(
         offers=tuple(o.offer_id for o in sorted(known, key=preference)),
         size=size,
         price=price,
-        most={o: most[o] if o in usable else 0 for o in most},
+        most={o: most[o] if o in works else 0 for o in most},
         ready={o.offer_id: observed.get(o.offer_id, Observed()).ready for o in known},
         pending={o.offer_id: observed.get(o.offer_id, Observed()).pending for o in known},
+        quotas=_quotas([o for o in known if o.offer_id in usable]),
+        committed=sum(
+            o.price_h * o.owned_count for o in known if o.offer_id in usable and o.tier == "RESERVED"
+        ),
     )
+
+
+def _quotas(offers: Sequence[Offer]) -> dict[tuple[str, ...], int]:
+    """By the offers of each quota group, in instances: the least limit that they name."""
+    groups = sorted({o.quota_group for o in offers if o.quota_group and o.quota_limit is not None})
+    found: dict[tuple[str, ...], int] = {}
+    for group in groups:
+        limits = [o.quota_limit for o in offers if o.quota_group == group and o.quota_limit is not None]
+        found[tuple(o.offer_id for o in offers if o.quota_group == group)] = max(0, min(limits))
+    return found
 
 
 def _binding(
@@ -233,6 +290,7 @@ def _reason(
     planned: float,
     confidence: float,
     guardrails: Sequence[str],
+    excluded: Mapping[str, str],
     *,
     usable: bool,
 ) -> str:
@@ -240,7 +298,9 @@ def _reason(
     refused = "; ".join(f"{offer}: {why}" for offer, why in sorted(reasons.items()) if why is not None)
     if not usable:
         return f"no usable offer, what runs is kept{f' ({refused})' if refused else ''}"
+    failed = [f"not bought more of {offer}: {why}" for offer, why in sorted(excluded.items())]
+    said = f"{planned:.2%} of the scenarios are served, {confidence:.4g} asked"
     if planned >= confidence:
-        return f"{planned:.2%} of the scenarios are served, {confidence:.4g} asked"
-    why = [text for text in (best.short, ", ".join(guardrails)) if text]
-    return f"{planned:.2%} of the scenarios are served, {confidence:.4g} asked: {'; '.join(why)}"
+        return "; ".join([said, *(["over_budget"] if "over_budget" in guardrails else []), *failed])
+    why = [text for text in (best.short, ", ".join(guardrails), *failed) if text]
+    return f"{said}: {'; '.join(why)}"

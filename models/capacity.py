@@ -13,6 +13,12 @@ from numpy.typing import NDArray
 Tier = Literal["RESERVED", "ON_DEMAND", "SPOT"]
 MODES: Final = ("shadow", "canary", "auto", "paused")
 SCALE_DOWN: Final = ("never", "drain", "any")
+GATES: Final = ("coverage", "decisions")  # see models.promotion
+GATE_DECISIONS: Final = 288  # a day of 5-minute ticks: a rhythm of the day is then in the measure
+MOST_DECISIONS: Final = (
+    10_000  # bounds an app's memory to 10 KB; 0.99 is known to 0.1 % (√(0.99 · 0.01 / 10⁴))
+)
+FALLBACKS: Final = ("reactive", "hold")  # see models.failing
 # Replicas below which a rounding is not a need: float32 errs by 6e-8 × 100 replicas = 6e-6.
 ROUNDING: Final = 1e-5
 SATURATED_EXTRA: Final = 0.5  # a saturated user counts 1.5 times its usage (RECORDS, "Censoring")
@@ -114,6 +120,11 @@ class Policy:
         """Most replicas that may be asked for: the maximum, and what it may be exceeded by."""
         return math.floor(self.max * (1 + self.beyond_max) + ROUNDING)
 
+    @property
+    def least_decisions(self) -> int:
+        """Decisions that the promotion gates judge by."""
+        return int(self.promotion_gates.get("decisions", GATE_DECISIONS))
+
     def size(self, metric: str) -> float:
         """What one replica has of a metric; for requests its rate, where that is given."""
         if metric == "requests" and self.rps_per_replica is not None:
@@ -177,6 +188,22 @@ def validate(policy: Policy) -> Policy:
         (
             policy.scale_down in SCALE_DOWN,
             f"scale_down must be one of {', '.join(SCALE_DOWN)}, got {policy.scale_down!r}",
+        ),
+        *(
+            (name in GATES, f"promotion_gates must be of {', '.join(GATES)}, got {name!r}")
+            for name in policy.promotion_gates
+        ),
+        (
+            not policy.promotion_gates or 0 < policy.promotion_gates.get("coverage", 0) <= 1,
+            "promotion_gates must give a coverage above 0 and at most 1",
+        ),
+        (
+            1 <= policy.least_decisions <= MOST_DECISIONS,
+            f"promotion_gates must give 1 to {MOST_DECISIONS} decisions, got {policy.least_decisions}",
+        ),
+        (
+            policy.fallback in FALLBACKS,
+            f"fallback must be one of {', '.join(FALLBACKS)}, got {policy.fallback!r}",
         ),
         (
             0 <= policy.churn_threshold < 1,

@@ -130,3 +130,11 @@ class QuantileFunction:
         width = xp.where(right > left, right - left, 1)
         z = -Z_MAX + Z_STEP * (index - 1 + xp.clip((y - left) / width, 0, 1))
         return xp.where(passed == 0, 0.0, xp.where(passed == LEVELS, 1.0, _normal_cdf(xp, z)))
+
+
+def sum_of_quantiles(forecast: QuantileFunction, level: float) -> NDArray[Any]:
+    """Sum over users of each one's own quantile, (step, metric) float64; users without a forecast add nothing.
+
+    forecast: (user, metric, step); level: of each quantile, in (0, 1).
+    """
+    return np.ascontiguousarray(np.nansum(forecast.quantile(level), axis=0, dtype=np.float64).T)

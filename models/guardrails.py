@@ -11,12 +11,17 @@ In order, each naming itself where it acts:
 7. `grow_before_shrink`: an offer shrinks only as far as ready capacity that stays carries what is needed.
 8. `reactive_floor`, `minimum`: capacity for the present usage, and the policy's minimum, whatever came before.
 9. `maximum`: never above it, whatever came before.
+10. `quota`: nor more of what shares a quota than it has, unless it runs already.
+11. `over_budget`: the rails above ask for more than the policy's budget: it is said, and done.
+
+Before all of them, offers that fail are not bought more of (`models.failing`): `spot_return_wait`, `pool_failing`,
+`provider_failing`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from models.capacity import Policy
@@ -25,6 +30,7 @@ from models.capacity import Policy
 # loss. A lost partition of 8 takes 12 %, which must be noticed; single missing samples take less.
 REPORTING_SHARE: Final = 0.9
 CANARY_SHARE: Final = 0.1  # of the instances may change in a tick, and at least one: a mistake costs a tenth
+CENT: Final = 1e-6  # money's least digit in records: less than that is a rounding
 
 Counts = dict[str, int]
 
@@ -43,7 +49,8 @@ class Fleet:
     """Offers as the guard rails see them, those to keep or to buy first in front.
 
     offers: ids by preference; size: replicas per instance; price: per instance and hour; most: instances up to
-    which a guard rail may buy, 0 = none; ready, pending: instances
+    which a guard rail may buy, 0 = none; ready, pending: instances; quotas: most instances of some offers together;
+    committed: per hour, paid whatever is used
     """
 
     offers: tuple[str, ...]
@@ -52,6 +59,8 @@ class Fleet:
     most: Mapping[str, int]
     ready: Mapping[str, int]
     pending: Mapping[str, int]
+    quotas: Mapping[tuple[str, ...], int] = field(default_factory=dict[tuple[str, ...], int])
+    committed: float = 0.0
 
     @property
     def running(self) -> Counts:
@@ -140,6 +149,9 @@ def guard(
     apply("reactive_floor", _raised(counts, fleet, floor))
     apply("minimum", _raised(counts, fleet, least))
     apply("maximum", _lowered(counts, fleet, policy.limit))
+    apply("quota", _within_quotas(counts, fleet))
+    if policy.budget is not None and fleet.committed + fleet.cost(counts) > policy.budget + CENT:
+        acted.append("over_budget")
 
     after: dict[str, Any] = {"desired": history, "zero_since_s": zero_since_s}
     if policy.mode != "shadow":  # a shadow plan commands nothing
@@ -229,7 +241,24 @@ def _grown_before_shrunk(counts: Counts, fleet: Fleet, needed: int) -> Counts:
 def _raised(counts: Counts, fleet: Fleet, replicas: int) -> Counts:
     """Counts that carry at least so many replicas: running instances kept first, then more, by preference."""
     kept = _kept(counts, fleet, replicas)
-    return _added(kept, fleet, replicas, fleet.most)
+    result = dict(kept)
+    for o in fleet.offers:  # one by one: what a quota keeps from one offer, the next may bring
+        room = min(
+            (most - sum(result[x] for x in of) for of, most in fleet.quotas.items() if o in of), default=None
+        )
+        most = fleet.most[o] if room is None else min(fleet.most[o], result[o] + max(0, room))
+        result = _added(result, fleet, replicas, {**result, o: most})
+    return result
+
+
+def _within_quotas(counts: Counts, fleet: Fleet) -> Counts:
+    """Counts whose growth is within the quotas; it is given up last first."""
+    result = dict(counts)
+    for of, most in fleet.quotas.items():
+        for o in [o for o in fleet.offers[::-1] if o in of]:
+            excess = sum(result[x] for x in of) - most
+            result[o] -= max(0, min(excess, result[o] - fleet.running[o]))
+    return result
 
 
 def _lowered(counts: Counts, fleet: Fleet, replicas: int) -> Counts:

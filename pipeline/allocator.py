@@ -199,6 +199,7 @@ class Allocator:
             seed=self.settings.seed,
             app=app.encode(),
             tick=tick,
+            user_quantiles=demand.user_quantiles,
         )
         kept.offers = tuple(sorted(plan.counts))
         record = plans.plan_record(
@@ -206,7 +207,6 @@ class Allocator:
             head,
             app=app,
             group=kept.group,
-            policy=policy,
             metrics=demand.metrics,
             versions={
                 "policy": f"{policy_record['app']}@{policy_record['version']}",

@@ -90,6 +90,7 @@ class Demand:
         usage, saturated: (METRICS) float64, NaN = not measured in this tick.
         rates: (EVENT_KINDS) float64, 1/s, NaN = no event.
         users, reporting: users forecast, and of them those heard of in this tick.
+        user_quantiles: (step, metric) float64, sum of every user's own 99 % quantile; None = a shard did not say.
     """
 
     scenarios: np.ndarray
@@ -99,6 +100,7 @@ class Demand:
     rates: np.ndarray
     users: int
     reporting: int
+    user_quantiles: np.ndarray | None = None
 
     @property
     def heard(self) -> bool:
@@ -129,11 +131,14 @@ class Demand:
         metrics = tuple(m for m in METRICS if any(m in head["metrics"] for head in heads))
         count, steps = heads[0]["scenarios"], len(heads[0]["steps"])
         demand = np.zeros((count, steps, len(metrics)), np.float32)
+        quantiles = np.zeros((steps, len(metrics)))
         for group in shards.values():
             names = group[0]["metrics"]
             shape = (-1 if names else 0, steps, len(names))
             packed = np.concatenate([np.frombuffer(p["demand"], "<f2") for p in group]).reshape(shape)
             where = [metrics.index(name) for name in names]
+            own = group[0]["user_quantiles"]
+            quantiles[:, where] += np.nan if own is None else np.frombuffer(own, "<f8").reshape(shape[1:])
             if names:
                 demand[:, :, where] += unpack(
                     packed, np.frombuffer(group[0]["scale"], "<f4").reshape(shape[1:])
@@ -146,6 +151,7 @@ class Demand:
             rates=_add(heads, "rates", "kinds", EVENT_KINDS),
             users=sum(head["users"] for head in heads),
             reporting=sum(head["reporting"] for head in heads),
+            user_quantiles=None if np.isnan(quantiles).any() else quantiles,
         )
 
 

@@ -39,6 +39,12 @@ GUARD_RAILS: Final = {
     "reactive_floor": "Raised to what the present usage needs, whatever the forecast says.",
     "minimum": "Raised to the policy's minimum.",
     "maximum": "Lowered to the policy's maximum: demand may exceed it.",
+    "quota": "Growth was bounded by the provider's quota.",
+    "over_budget": "The guard rails above keep or add more than the policy's budget pays for.",
+    "spot_return_wait": "Spot of a pool was interrupted or did not come: others stand in for it for the policy's "
+    "spot_return_wait_s.",
+    "pool_failing": "Launches of an offer failed: others stand in for it for the policy's spot_return_wait_s.",
+    "provider_failing": "Two or more pools of a provider failed at once: other providers stand in for it.",
 }
 """What each guard rail of models.guardrails did, in one sentence."""
 TIER_NAMES: Final = {"RESERVED": "reserved", "ON_DEMAND": "on-demand", "SPOT": "spot"}
@@ -82,12 +88,14 @@ def document(plan: Record, around: Surroundings) -> RenderableType:
     parts: list[RenderableType] = [
         Text(f"{plan['app']}: {_many(total, 'instance')}, {price}", "bold"),
         Text(f"plan {plan['plan_id']}, mode {plan['mode']}, made {made} for {window} ahead"),
+        *_promotion(plan),
     ]
     for title, content in (
         ("Why so many", _why(plan, around)),
         ("Demand to be carried", _demand(plan, around)),
         ("Instances", _instances(plan, around)),
         ("Guard rails that acted", _guard_rails(plan)),
+        ("What the margin is for", _margin(plan)),
         ("What confidence costs", _cost_at(plan)),
         ("Rejected", _alternatives(plan)),
         ("Commands", _commands(plan, around)),
@@ -95,6 +103,18 @@ def document(plan: Record, around: Surroundings) -> RenderableType:
     ):
         parts += [Text(""), Text(title, "bold"), *(Padding(item, (0, 0, 0, 2)) for item in content)]
     return Group(*parts)
+
+
+def _promotion(plan: Record) -> Iterator[RenderableType]:
+    gates = plan["promotion"]
+    if gates is not None:
+        measured = (
+            "too few to say" if gates["coverage"] is None else f"{_percent(gates['coverage'])} were covered"
+        )
+        yield Text(
+            f"mode by promotion gates, {gates['mode']} at most: of the last {_many(gates['decisions'], 'decision')} "
+            f"{measured}"
+        )
 
 
 def _why(plan: Record, around: Surroundings) -> Iterator[RenderableType]:
@@ -196,6 +216,8 @@ def _instances(plan: Record, around: Surroundings) -> Iterator[RenderableType]:
 def _guard_rails(plan: Record) -> Iterator[RenderableType]:
     for name in plan["guardrails"]:
         yield Text.assemble((name, "bold"), f": {GUARD_RAILS.get(name, 'a guard rail of a newer version')}")
+    for offer in plan["excluded"]:
+        yield Text(f"Not bought more of {offer['offer_id']}: {offer['reason']}.")
     if not plan["guardrails"]:
         bought = "the instances are those of the cheapest purchase that keeps the promise"
         yield Text(f"None: {bought}." if plan["feasible"] else "None.")
@@ -211,6 +233,42 @@ def _cost_at(plan: Record) -> Iterator[RenderableType]:
             "not feasible" if cost is None else _money(cost, plan["currency"]),
         )
     yield table if plan["cost_at"] else Text("Not known.")
+
+
+def _margin(plan: Record) -> Iterator[RenderableType]:
+    """From expected demand to the plan, what each risk adds; and what sizing every user alone would take."""
+    margin, users, currency = plan["margin"], plan["sum_of_users"], plan["currency"]
+    table = _table("<", "replicas", "cost/h", "adds")
+    before: Decimal | None = None
+    for name, level in (
+        ("expected demand, certain supply", margin and margin["expected"]),
+        (f"demand at {_percent(plan['confidence_asked'])}, certain supply", margin and margin["demand"]),
+        ("the same, supply that can fail", margin and margin["purchase"]),
+    ):
+        if level is not None:
+            _level(table, name, level, before, currency)
+            before = level["cost"]
+    if before is not None and before != plan["cost"]:
+        _row(table, "guard rails", "", _money(plan["cost"], currency), _more(plan["cost"] - before, currency))
+    if users is not None:
+        _level(table, "instead: the sum of every user's own 99 %", users, plan["cost"], currency)
+    yield table if margin is not None else Text("Not known.")
+
+
+def _level(table: Table, name: str, level: Record, before: Decimal | None, currency: str) -> None:
+    cost = level["cost"]
+    adds = "" if cost is None or before is None else _more(cost - before, currency)
+    _row(
+        table,
+        name,
+        f"{level['replicas']:,}",
+        "not feasible" if cost is None else _money(cost, currency),
+        adds,
+    )
+
+
+def _more(difference: Decimal, currency: str) -> str:
+    return f"{'-' if difference < 0 else '+'}{_money(abs(difference), currency)}"
 
 
 def _alternatives(plan: Record) -> Iterator[RenderableType]:

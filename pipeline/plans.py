@@ -6,6 +6,7 @@ from decimal import Decimal
 
 from models.allocation import Plan
 from models.capacity import Policy
+from models.margin import Level
 from pipeline import commands
 from pipeline.codec import Record
 from pipeline.keys import SigningKey
@@ -35,13 +36,16 @@ def money(amount: float) -> Decimal:
     return Decimal(amount if math.isfinite(amount) else 10**11).quantize(_CENT)
 
 
+def _level(level: Level) -> Record:
+    return {"replicas": level.replicas, "cost": None if level.cost is None else money(level.cost)}
+
+
 def plan_record(
     plan: Plan,
     head: Record,
     *,
     app: str,
     group: str,
-    policy: Policy,
     metrics: Sequence[str],
     versions: Record,
     observed: Mapping[str, Record],
@@ -56,7 +60,7 @@ def plan_record(
         "app": app,
         "shard": shard,
         "seq": seq,
-        "mode": policy.mode,
+        "mode": plan.mode,
         "tick": head["tick"],
         "tick_s": head["tick_s"],
         "confidence_asked": plan.confidence_asked,
@@ -93,6 +97,18 @@ def plan_record(
         "commands_issued": 0,
         "versions": versions,
         "seed": seed,
+        "margin": None
+        if plan.margin is None
+        else {name: _level(getattr(plan.margin, name)) for name in ("expected", "demand", "purchase")},
+        "promotion": None
+        if plan.promotion is None
+        else {
+            "mode": plan.promotion.furthest,
+            "coverage": plan.promotion.coverage,
+            "decisions": plan.promotion.decisions,
+        },
+        "excluded": [{"offer_id": o, "reason": why} for o, why in sorted(plan.excluded.items())],
+        "sum_of_users": None if plan.sum_of_users is None else _level(plan.sum_of_users),
     }
 
 
@@ -113,7 +129,7 @@ def command_records(
         observed: by offer, what the plan started from.
         key: signs.
     """
-    if policy.mode in ("shadow", "paused"):
+    if plan["mode"] in ("shadow", "paused"):
         return []
     desired = {count["offer_id"]: count["desired"][0] for count in plan["counts"]}
     changed = [offer for offer, count in desired.items() if count != before.get(offer, 0)]

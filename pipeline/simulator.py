@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 
 from models import collapsed
-from models.distribution import QuantileFunction
+from models.distribution import QuantileFunction, sum_of_quantiles
 from models.features import METRICS
+from models.margin import USER_LEVEL
 from models.scenarios import Dependence, pack, simulate
 from pipeline import topics
 from pipeline.codec import Codec, Record
@@ -73,6 +74,7 @@ class Simulator(Numbered):
                 "rates": total(rates[rows]).tobytes(),
                 "observed": total(observed[rows]).tobytes(),
                 "saturated": total(np.where(censored[rows], observed[rows], 0)).tobytes(),
+                "user_quantiles": sum_of_quantiles(forecast[rows], USER_LEVEL).tobytes(),
             }
             for part in self._parts(record, forecast[rows], app, tick):
                 self.publish("scenarios", "scenario", part, partition=partition, key=group)

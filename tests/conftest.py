@@ -6,10 +6,15 @@ import uuid
 from collections.abc import Generator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from pipeline.broker import EmbeddedKafka
 from pipeline.settings import Settings
+
+# No test is timed: machines are shared. Where CI runs, the same examples each time, as Hypothesis' own profile has it.
+hypothesis.settings.register_profile("leadtime", deadline=None, derandomize=bool(os.environ.get("CI")))
+hypothesis.settings.load_profile("leadtime")
 
 
 def _docker_answers() -> bool:

@@ -277,3 +277,24 @@ def test_repeated_ticks_settle(desired: dict[str, int], seen: Fleet, policy: Pol
         answers.append(found.counts)
         memory, seen = found.memory, replace(seen, ready=found.counts, pending=dict.fromkeys(OFFERS, 0))
     assert answers[-1] == answers[-2] == answers[-3]
+
+
+def test_a_quota_bounds_growth_and_another_offer_brings_what_it_keeps():
+    seen = replace(fleet(od=2), quotas={("od", "spot"): 3})
+    assert outcome(decide({"od": 9}, seen)) == (0, 0, 3, ("quota",))
+    assert outcome(decide({"od": 9}, replace(seen, quotas={("od",): 1}))) == (
+        0,
+        0,
+        2,
+        ("quota",),
+    )  # what runs stays
+    # a floor of 8 replicas: two of the owned ones, three of the quota; no more is to be had
+    assert outcome(decide({"od": 2}, seen, floor=8)) == (2, 0, 3, ("reactive_floor",))
+
+
+def test_more_than_the_budget_is_said():
+    policy = replace(POLICY, budget=3.0)
+    assert outcome(decide({"od": 3}, fleet(), policy)) == (0, 0, 3, ())
+    # the floor of 8 replicas takes the two owned ones and three at 1.0 an hour, which with 0.5 committed is 3.5
+    found = decide({"od": 1}, replace(fleet(), committed=0.5), policy, floor=8)
+    assert outcome(found) == (2, 0, 3, ("reactive_floor", "over_budget"))

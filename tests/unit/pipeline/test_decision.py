@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from models import guardrails
+from models import failing, guardrails
 from pipeline import codec, decision, plans
 from pipeline.decision import Surroundings
 
@@ -64,6 +64,12 @@ def plan(**changes: Any) -> dict[str, Any]:
         "commands_issued": 1,
         "versions": {"policy": "shop@3", "prices": ["od@1", "owned@1", "spot@7"], "model": "m-2026"},
         "seed": 7,
+        "margin": {
+            "expected": {"replicas": 10, "cost": Decimal("0.8448")},
+            "demand": {"replicas": 12, "cost": Decimal("0.8784")},
+            "purchase": {"replicas": 14, "cost": Decimal("0.9")},
+        },
+        "sum_of_users": {"replicas": 19, "cost": Decimal("1.248")},
     }
     return record("plan", fields | changes)
 
@@ -159,6 +165,14 @@ Instances
 Guard rails that acted
   hold_time: More was wanted within the policy's hold time (hold_s): it is not given back yet.
 
+What the margin is for
+                                             replicas      cost/h         adds
+  expected demand, certain supply                  10  USD 0.8448
+  demand at 99 %, certain supply                   12  USD 0.8784  +USD 0.0336
+  the same, supply that can fail                   14  USD 0.9000  +USD 0.0216
+  guard rails                                          USD 0.9120  +USD 0.0120
+  instead: the sum of every user's own 99 %        19  USD 1.2480  +USD 0.3360
+
 What confidence costs
   confidence        cost/h
         99 %    USD 0.9120
@@ -190,6 +204,8 @@ def test_text_of_a_plan_alone_that_could_buy_nothing() -> None:
         binding=None,
         counts=[],
         cost_at=[],
+        margin=None,
+        sum_of_users=None,
         alternatives=[],
         guardrails=[],
         feasible=False,
@@ -208,6 +224,7 @@ def test_text_of_a_plan_alone_that_could_buy_nothing() -> None:
         "  +10 min  11.3 cores       ?        12\n",
         "No offer could be used.",
         "Guard rails that acted\n  None.\n",
+        "What the margin is for\n  Not known.",
         "What confidence costs\n  Not known.",
         "No other purchase was a candidate.",
         "None: mode shadow commands nothing.",
@@ -225,9 +242,11 @@ def test_text_takes_names_as_they_are() -> None:
 
 def test_every_guard_rail_has_its_sentence() -> None:
     documented = re.findall(
-        r"`([a-z_]+)`", "".join(re.findall(r"^\d\..*", guardrails.__doc__ or "", re.MULTILINE))
+        r"`([a-z_]+)`", "".join(re.findall(r"^\d+\..*", guardrails.__doc__ or "", re.MULTILINE))
     )
-    named = {name for name in documented if f'"{name}"' in inspect.getsource(guardrails)}
+    documented += re.findall(r"`([a-z_]+)`", (guardrails.__doc__ or "").partition("Before all")[2])
+    source = inspect.getsource(guardrails) + inspect.getsource(failing)
+    named = {name for name in documented if f'"{name}"' in source}
     assert named == decision.GUARD_RAILS.keys()
 
 
@@ -263,3 +282,5 @@ def test_unpriced_and_json() -> None:
     assert plain["cost"] == "0.912000"
     assert plain["cost_at"][1] == {"confidence": 0.999, "cost": None}
     assert plain["required"] == [[None, 1.0], [2.0, 3.0]]
+    assert plain["margin"]["demand"] == {"replicas": 12, "cost": "0.878400"}
+    assert plain["sum_of_users"] == {"replicas": 19, "cost": "1.248000"}

@@ -236,6 +236,7 @@ def test_a_restored_simulator_publishes_the_same_and_marks_every_partition(
         record for _, name, record, _ in reversed(whole) if name == "scenario" and record["app"] == "shop"
     )
     assert (last["users"], last["reporting"]) == (3, 3)
+    assert np.frombuffer(last["user_quantiles"]).reshape(6, 2)[0, 0] > np.frombuffer(last["observed"])[0]
 
 
 def scenarios(model: BehaviourModel, settings: Settings) -> list[bytes]:
@@ -285,9 +286,12 @@ def test_a_restored_allocator_publishes_the_same_plans_and_signed_commands(
     assert counts["kept"] == 2  # reserved is paid for: used first
     assert first["confidence_planned"] >= 0.99
     assert first["feasible"]
+    costs = [first["margin"][name]["cost"] for name in ("expected", "demand", "purchase")]
+    assert costs == sorted(costs)
+    assert first["sum_of_users"]["replicas"] >= first["margin"]["demand"]["replicas"]
     assert first["versions"] == {
         "policy": "shop@1", "prices": ["kept@1", "plain@1", "spare@1"], "calendar": [], "model": model.model_id,
-        "adjustment": "",
+        "adjustment": "", "group_policy": "",
     }  # fmt: skip
     issued = [record for topic, _, record, _ in whole if topic == "commands"]
     assert {command["target"]["ref"].split("/")[0] for command in issued} == {

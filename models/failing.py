@@ -1,0 +1,84 @@
+"""Offers that fail: not bought more of for a while, so that others stand in for them.
+
+A pool fails when an offer of it reports more failed or interrupted instances than a tick before. For the policy's
+`spot_return_wait_s` none of its offers is bought more of; then it is tried again. A provider fails when two or more of
+its pools do in one tick: what is wrong is not theirs, and none of its offers is bought more of for as long.
+
+Where every offer is excluded, the policy's `fallback` decides: `reactive` asks them for what the present usage needs
+and no more, `hold` keeps what runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from models.capacity import Observed, Offer, Policy
+
+TOGETHER: Final = 2  # pools of a provider that fail in one tick; one alone is that pool's own trouble
+
+
+@dataclass(frozen=True)
+class Failing:
+    """Why offers are not bought more of, by id; guard rails that this is; memory for the next tick (plain JSON)."""
+
+    excluded: dict[str, str]
+    guardrails: tuple[str, ...]
+    memory: dict[str, Any]
+
+
+def failing(
+    offers: Sequence[Offer],
+    observed: Mapping[str, Observed],
+    policy: Policy,
+    memory: Mapping[str, Any],
+    now_s: float,
+) -> Failing:
+    """What is failing at `now_s`.
+
+    memory: as given back the tick before, {} at first: what an app has lost before it was ever planned is no news.
+    """
+    known = memory.get("seen")
+    seen = {o.offer_id: observed.get(o.offer_id, Observed()) for o in offers}
+    lost = {
+        name: [one.failed, one.interrupted]
+        for name, one in sorted(seen.items())
+        if one.failed or one.interrupted
+    }
+    before: Mapping[str, Sequence[int]] = lost if known is None else known
+    hit = [
+        o
+        for o in sorted(offers, key=lambda o: o.offer_id)
+        if any(
+            n > b for n, b in zip(lost.get(o.offer_id, (0, 0)), before.get(o.offer_id, (0, 0)), strict=True)
+        )
+    ]
+    until: dict[str, dict[str, float]] = {
+        kind: {name: end for name, end in memory.get(kind, {}).items() if now_s < end}
+        for kind in ("pools", "providers")
+    }
+    if policy.spot_return_wait_s > 0:
+        end_s = now_s + policy.spot_return_wait_s
+        until["pools"] |= {_pool(o): end_s for o in hit}
+        providers = {o.provider: {_pool(other) for other in hit if other.provider == o.provider} for o in hit}
+        until["providers"] |= {name: end_s for name, pools in providers.items() if len(pools) >= TOGETHER}
+    excluded: dict[str, str] = {}
+    acted: set[str] = set()
+    for o in offers:
+        if o.provider in until["providers"]:
+            name, what, end_s = "provider_failing", f"provider {o.provider}", until["providers"][o.provider]
+        elif _pool(o) in until["pools"]:
+            name = "spot_return_wait" if o.tier == "SPOT" else "pool_failing"
+            what, end_s = f"pool {o.pool or o.offer_id}", until["pools"][_pool(o)]
+        else:
+            continue
+        excluded[o.offer_id] = f"{what} failed, for {end_s - now_s:.0f} s more"
+        acted.add(name)
+    order = ("spot_return_wait", "pool_failing", "provider_failing")
+    return Failing(excluded, tuple(name for name in order if name in acted), {"seen": lost, **until})
+
+
+def _pool(offer: Offer) -> str:
+    """Of which provider and pool; an offer without a pool is one of its own."""
+    return f"{offer.provider}/{offer.pool or offer.offer_id}"

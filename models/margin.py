@@ -1,0 +1,115 @@
+"""What a plan costs above expected demand: how much for demand's risk, how much for supply's.
+
+Three least costs with the same offers, each of which adds one thing:
+
+1. expected: the mean demand, from supply that never fails;
+2. demand: the demand at the confidence asked, from supply that never fails;
+3. the purchase: the same demand from supply as it is, at that confidence of both together.
+
+2 - 1 is the price of demand's risk, 3 - 2 of supply's. Beside them what it would take to carry the sum of every user's
+own 99 % quantile, as sizing each user alone does: their peaks do not come together, so this is what pooling saves.
+The policy's maximum and budget do not bound the hypothetical ones: they say what a thing costs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.capacity import Observed, Offer, Policy, load, replicas
+from models.market import Market
+from models.purchase import Choice, choose
+
+USER_LEVEL: Final = 0.99  # each user's own quantile in the sum over users: the usual confidence of a plan
+
+# The demand is one number here, so only supply varies: 1,024 draws know a 99 % share to 0.3 % (√(0.99 · 0.01 / 1024)),
+# and take a quarter of the time of the 4,096 of a decision.
+SUPPLY_SCENARIOS: Final = 1024
+
+
+@dataclass(frozen=True)
+class Level:
+    """Replicas, and the least cost per hour that carries them, commitments included; None = nothing holds."""
+
+    replicas: int
+    cost: float | None
+
+
+@dataclass(frozen=True)
+class Margin:
+    """Needed replicas at expected demand and at the confidence asked, both from certain supply, and the purchase."""
+
+    expected: Level
+    demand: Level
+    purchase: Level
+
+
+@dataclass(frozen=True)
+class Question:
+    """What all these costs share: the offers, what runs, the policy, and the draws.
+
+    steps_s: end of each step in seconds; key: seed, app, tick; confidence: asked; excluded: as `choose` wants it.
+    """
+
+    offers: Sequence[Offer]
+    observed: Mapping[str, Observed]
+    policy: Policy
+    steps_s: Sequence[int]
+    key: tuple[int, bytes, int]
+    actuation_s: float
+    confidence: float
+    excluded: Mapping[str, str]
+
+    def least(self, needed: NDArray[np.int32], *, certain: bool) -> Level:
+        """Least cost for needed (scenario, step) replicas; certain: no launch fails, no instance is interrupted."""
+        offers = [replace(o, launch_failure=0.0, interruption_h=0.0) for o in self.offers]
+        market = Market(
+            offers if certain else self.offers,
+            self.observed,
+            self.policy,
+            needed,
+            self.steps_s,
+            self.key,
+            self.actuation_s,
+        )
+        wanted = int(np.quantile(market.need.max(axis=0), self.confidence, method="inverted_cdf"))
+        free = replace(self.policy, budget=None, max=max(self.policy.max, wanted))
+        best = choose(market, free, self.confidence, excluded=self.excluded, alternatives=False).best
+        return Level(wanted, best.cost if best.feasible else None)
+
+
+def split(
+    question: Question,
+    demand: NDArray[np.float32],
+    needed: NDArray[np.int32],
+    metrics: Sequence[str],
+    market: Market,
+    choice: Choice,
+) -> Margin:
+    """The three costs of one decision.
+
+    demand: (scenario, step, metric); needed: (scenario, step) replicas for it; market, choice: the decision's.
+    """
+    best, mean = choice.best, demand.mean(axis=0, keepdims=True, dtype=np.float64)
+    carried = sum(market.size[o] * n for o, n in best.counts.items())
+    return Margin(
+        question.least(replicas(load(mean, metrics, question.policy), question.policy), certain=True),
+        question.least(needed, certain=True),
+        Level(carried, best.cost if best.feasible else None),
+    )
+
+
+def of_users(
+    question: Question, quantiles: NDArray[np.floating[Any]], metrics: Sequence[str], scenarios: int
+) -> Level:
+    """Least cost of the sum of users' own quantiles, (step, metric), from supply as it is.
+
+    scenarios: of the decision; so many of supply at most.
+    """
+    scenarios = min(scenarios, SUPPLY_SCENARIOS)
+    needed = replicas(load(quantiles, metrics, question.policy), question.policy)
+    return question.least(np.broadcast_to(needed, (scenarios, needed.size)), certain=False)
