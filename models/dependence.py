@@ -37,7 +37,9 @@ DECAY: Final = 1 - 1 / 2_016
 # Loadings differ from 1 by about a half (standard deviation), before anything is heard: precision 1 / 0.5².
 PRIOR_PRECISION: Final = 4.0
 LOADINGS: Final = (-1, 0, 1, 2)  # that are simulated: against the app, apart from it, as the rest, strongly
-LEAST_MEAN: Final = 0.5  # of the loadings: shared, which is for a mean of 1, grows at most fourfold
+LEAST_MEAN: Final = (
+    0.5  # of the loadings, and median: shared, which is for a mean of 1, grows at most fourfold
+)
 EARLY_UNIT: Final = 1 / 32  # of scores kept in eight bits, which reach 3.97
 EARLY_NONE: Final = -128
 _LAGS: Final = np.subtract(TRACKED[1:], TRACKED[0])
@@ -243,7 +245,8 @@ def estimate(sums: NDArray[Any], prior: Dependence) -> Dependence:
 
 
 def loadings(known: NDArray[Any]) -> NDArray[np.int8]:
-    """The nearest of LOADINGS for USER (user)."""
+    """The nearest of LOADINGS for USER (user), in units of the median: the rest are at 1, whoever is unlike them."""
     levels = np.array(LOADINGS)
     middle = (levels[1:] + levels[:-1]) / 2
-    return levels[np.searchsorted(middle, known["loading"])].astype(np.int8)
+    unit = max(float(np.median(known["loading"])), LEAST_MEAN) if known.size else 1.0
+    return levels[np.searchsorted(middle, known["loading"] / unit)].astype(np.int8)
