@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from models import collapsed, dependence, scenarios
 from models.dependence import DECAY, EARLY_NONE, PRIOR_TICKS, SUMS, Dependence
-from models.features import METRICS, TRACKED
+from models.features import METRICS, TRACKED, clock, steps_of
+from models.lstm import DEFAULT_MODEL, BehaviourModel
 from tests.unit.models.test_scenarios import normal_users
 
 M: Final = len(METRICS)
@@ -190,6 +191,42 @@ def test_totals_are_right_once_the_dependence_is_learnt(learnt: Heard, drawn: in
     assert (np.abs(found) < [0.02, 0.06, 0.11]).all()
     prior = off(PRIOR, np.ones(60, int))
     assert prior[2] < -1.2  # sqrt(0.01 × 60² + 59.4) / 22.5 = 0.43 of the spread: 1.3 too low
+
+
+def test_the_released_models_own_scores_tell_the_dependence_of_its_users() -> None:
+    """Demand is 100 + 5 z, z as in `futures` and new in each tick: the model does not know more than its spread."""
+    model, ticks, tick_s = BehaviourModel.load(DEFAULT_MODEL), 220, np.array([300])
+    demand = (100 + 5 * futures(TRUE, LOADING, ticks)[:, :, 0]).astype(np.float32)
+    state, absent = model.initial_state(60), np.full((60, 4), np.nan, np.float32)
+    sums, known = np.zeros((), SUMS), dependence.users(60)
+    ranks: dict[str, list[np.ndarray]] = {"prior": [], "learnt": []}
+    for t in range(ticks - 1):
+        tick = 4_000_000 + t
+        state, forecast, said = model.step(
+            state, demand[t], absent, np.zeros((60, M), bool), tick=tick, tick_s=300
+        )
+        kept = clock(np.array([tick - 1]), tick_s, steps_of(tick_s)).made[0, 1:] > 0
+        sums, known = dependence.learn(sums, known, said["scores"], kept, model.dependence)
+        if t < 120 or t % 4:
+            continue
+        learnt = dependence.estimate(sums, model.dependence), dependence.loadings(known)
+        for name, (believed, loading) in {
+            "prior": (model.dependence, np.ones(60, int)),
+            "learnt": learnt,
+        }.items():
+            total = scenarios.by_loading(
+                collapsed.simulate, forecast[:, :, :1], believed, loading,
+                app=b"shop", tick=tick, shard=0, scenarios=512, seed=0,
+            )  # fmt: skip
+            ranks[name].append((total[:, 0] < demand[t + 1].sum(axis=0)).mean(axis=0))
+    np.testing.assert_array_equal(dependence.loadings(known), LOADING)
+    # 0.127 as above, less the prior's part of 100 / 319
+    np.testing.assert_allclose(dependence.estimate(sums, model.dependence).shared, 0.09, atol=0.045)
+    inside = {name: np.mean(np.abs(np.array(rank) - 0.5) < 0.45) for name, rank in ranks.items()}
+    # 90 % intervals, of 25 ticks and five metrics that correlate by a half: sqrt(0.9 × 0.1 / 50) = 4 %
+    assert inside["learnt"] > 0.76
+    # the total's deviation is sqrt(508) against sqrt(60 + 60² × 0.008) = 9.4: erf(1.64 × 9.4 / 22.5 / sqrt(2)) = 51 %
+    assert inside["prior"] < 0.65
 
 
 def test_one_loading_is_the_plain_sampler_to_the_bit() -> None:
