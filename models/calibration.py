@@ -6,9 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtri
 
+from models.dependence import Dependence, semidefinite
 from models.features import METRICS, STEPS, horizon_steps
 from models.lstm import BehaviourModel, State
-from models.scenarios import Dependence
 from models.scoring import forecasts
 
 Array = NDArray[np.float32]
@@ -38,7 +38,7 @@ def normal_scores(
     total = len(values)
     scores = np.full((total - score_from, values.shape[1], len(METRICS), STEPS), np.nan, np.float32)
     stream = forecasts(model, values, events, saturated, first_tick=first_tick, tick_s=tick_s)
-    for t, (state, forecast) in enumerate(stream):  # noqa: B007
+    for t, (state, forecast, _) in enumerate(stream):  # noqa: B007
         for k, step in enumerate(steps):
             if score_from <= t < total - step:
                 y = np.where(saturated[t + step], np.nan, values[t + step])
@@ -97,7 +97,7 @@ def dependence(scores: list[NDArray[np.float32]]) -> Dependence:
     ]
     known = ~np.isnan(shared)
     shared[~known] = shared[known].mean() if known.any() else 0.0
-    return Dependence(shared, _semidefinite(between), float(np.nan_to_num(_mean(steps))))
+    return Dependence(shared, semidefinite(between), float(np.nan_to_num(_mean(steps))))
 
 
 def _correlation(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
@@ -110,11 +110,3 @@ def _correlation(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
 def _mean(values: list[float]) -> float:
     known = [value for value in values if not np.isnan(value)]
     return float(np.mean(known)) if known else float("nan")
-
-
-def _semidefinite(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The matrix without its negative eigenvalues, scaled back to a unit diagonal."""
-    value, vector = np.linalg.eigh(matrix)
-    fixed = (vector * np.maximum(value, 1e-6)) @ vector.T
-    size = np.sqrt(np.diag(fixed))
-    return fixed / np.outer(size, size)

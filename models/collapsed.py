@@ -24,8 +24,9 @@ from numpy.polynomial.hermite_e import hermevander
 from numpy.typing import NDArray
 
 from models import scenarios as exact
+from models.dependence import Dependence, square_root
 from models.distribution import LEVELS, Z_MAX, Z_STEP, QuantileFunction
-from models.scenarios import Dependence, stream
+from models.scenarios import stream
 
 Array = NDArray[np.float32]
 
@@ -36,6 +37,9 @@ NODES: Final = np.linspace(
 MASS: Final = np.exp(-(NODES**2) / 2) / np.exp(-(NODES**2) / 2).sum()  # ... their probability
 SCORES: Final = np.linspace(-4.5, 4.5, 73)  # of the factor, where moments are tabulated: between, linear
 ORDERS: Final = 8  # Hermite coefficients: rⁿ at r = 0.9 and n = 9 is 0.39, and α_n² / n! falls as fast again
+# The moments of users' own parts are tabulated for shared in these steps, kept from tick to tick as the estimate moves:
+# sqrt(1 - shared) is off by at most 0.1 %, and the factor itself takes the exact value.
+SHARED_UNIT: Final = 1 / 256
 BLOCK: Final = 2_048  # users whose grids are unpacked at once: 2,048 × 24 × 21 × 4 bytes = 4.1 MB
 
 
@@ -48,6 +52,7 @@ def simulate(
     shard: int,
     scenarios: int,
     seed: int,
+    loading: int = 1,
     drawn: int = DRAWN,
 ) -> Array:
     """As `scenarios.simulate`, of NumPy's arrays: the same law, factor and mirrored scenarios, other numbers.
@@ -56,28 +61,31 @@ def simulate(
     """
     users, metrics, steps = forecasts.shape
 
-    def one_by_one(some: QuantileFunction) -> Array:
+    def one_by_one(some: QuantileFunction, common: Any = None) -> Array:
         return exact.simulate(
-            np, some, dependence, app=app, tick=tick, shard=shard, scenarios=scenarios, seed=seed
-        )
+            np, some, dependence, app=app, tick=tick, shard=shard, scenarios=scenarios, seed=seed, loading=loading,
+            common=common,
+        )  # fmt: skip
 
     if users <= drawn:
         return one_by_one(forecasts)
-    shared = np.clip(np.asarray(dependence.shared, np.float64), 0, 1)
+    strength = dependence.strength(loading)
+    shared = np.rint(strength**2 / SHARED_UNIT) * SHARED_UNIT
     alpha = _coefficients(forecasts, shared)
     spread = np.einsum("umkn,n->umk", alpha * alpha, 1 / _factorials())
     total = spread.sum(axis=0)
     share = (spread / np.where(total > 0, total, 1)).max(axis=(1, 2))
     heavy = np.sort(np.argsort(-share, kind="stable")[:drawn])
-    demand = one_by_one(forecasts[heavy])
+    half = scenarios // 2
+    factor = exact.factor(np, dependence, steps, half, app=app, tick=tick, seed=seed)
+    demand = one_by_one(forecasts[heavy], factor)
     rest = np.ones(users, bool)
     rest[heavy] = False
 
     sums, products = _sums(forecasts, rest)
-    half = scenarios // 2
-    factor = exact.factor(np, dependence, steps, half, app=app, tick=tick, seed=seed)
+    factor = factor * strength[:, None].astype(np.float32)
     position = np.concatenate([factor, -factor], axis=-1)  # (step, metric, scenario)
-    noise = _noise(alpha[rest], dependence, steps, half, stream(np, seed, app, tick, shard, "rest"))
+    noise = _noise(alpha[rest], dependence, steps, half, stream(np, seed, app, tick, shard, "rest", loading))
     for m in range(metrics):
         weights, spreads = _tables(float(shared[m]))
         for k in range(steps):
@@ -127,8 +135,7 @@ def _noise(alpha: Array, dependence: Dependence, steps: int, half: int, generato
     users, metrics, _, _ = alpha.shape
     rows = alpha.transpose(3, 0, 2, 1).reshape(ORDERS, users, steps * metrics)
     gram = np.matmul(rows.swapaxes(-1, -2), rows).astype(np.float64)
-    lag = np.abs(np.subtract.outer(np.arange(steps), np.arange(steps)))
-    r = np.kron(dependence.step_correlation**lag, dependence.metric_correlation)
+    r = dependence.correlation(steps)
     powers = r[None] ** np.arange(1, ORDERS + 1)[:, None, None] / _factorials()[:, None, None]
     covariance = (powers * gram).sum(axis=0)
     size = np.sqrt(np.diag(covariance))
@@ -137,7 +144,7 @@ def _noise(alpha: Array, dependence: Dependence, steps: int, half: int, generato
         known & known[:, None], covariance / np.where(known, size, 1) / np.where(known, size, 1)[:, None], 0
     )
     np.fill_diagonal(correlation, 1)
-    drawn = exact.square_root(correlation) @ generator.standard_normal((steps * metrics, half))
+    drawn = square_root(correlation) @ generator.standard_normal((steps * metrics, half))
     drawn = drawn.reshape(steps, metrics, half)
     return np.concatenate([drawn, -drawn], axis=-1)
 
@@ -148,7 +155,7 @@ def _hats(shared: float, score: float) -> NDArray[np.float64]:
     return np.maximum(0, 1 - np.abs(position[:, None] - np.arange(LEVELS)))
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=257)
 def _tables(shared: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """w (score, 21) and V (score, 21, 21) at SCORES."""
     weights, spreads = np.zeros((len(SCORES), LEVELS)), np.zeros((len(SCORES), LEVELS, LEVELS))
@@ -159,7 +166,7 @@ def _tables(shared: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     return weights, spreads
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=257)
 def _hermite(shared: float) -> Array:
     """E hat He_n, (n, 21); its rows sum to zero exactly, so that a level adds nothing to a coefficient."""
     basis = (hermevander(NODES, ORDERS)[:, 1:] * MASS[:, None]).T @ _hats(shared, 0.0)

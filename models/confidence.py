@@ -9,13 +9,13 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from models import collapsed, reconciliation, scoring
+from models import collapsed, dependence, reconciliation, scoring
 from models.distribution import LEVELS, QuantileFunction
-from models.features import DAY_S, METRICS, STEPS, horizon_steps
+from models.features import DAY_S, METRICS, STEPS, clock, horizon_steps, steps_of
 from models.lstm import BehaviourModel
 from models.reconciliation import PROMISED, SATURATED_SHARE
 from models.rivals.residual import persistence
-from models.scenarios import requirements
+from models.scenarios import by_loading, requirements
 from models.scores import DRAWS, Scores
 
 SIZES: Final = (10, 25, 50)  # users of an app, of each so many groupings; and one app of all users (SCORING)
@@ -157,7 +157,6 @@ def study(
     held = np.nan_to_num(totals(np.where(saturated, values, 0), apps)) > SATURATED_SHARE * np.nan_to_num(
         usage
     )
-    dependence = model.dependence.of(measured)
     steps = list(horizon_steps(tick_s))
     total, length = len(values), max(1, DAY_S // tick_s)
     day = (first_tick + np.arange(total)) // length
@@ -168,6 +167,8 @@ def study(
     rivals = [persistence(usage, tick_s=tick_s), sums]
     states = [reconciliation.initial_state() for _ in apps]
     common = reconciliation.initial_common()
+    learnt = [(np.zeros((), dependence.SUMS), dependence.users(len(users))) for users in apps]
+    length_s = np.array([tick_s])
     of_users = scoring.forecasts(model, values, events, saturated, first_tick=first_tick, tick_s=tick_s)
     of_totals = scoring.forecasts(
         model, usage, totals(events, apps), held, first_tick=first_tick, tick_s=tick_s
@@ -178,18 +179,26 @@ def study(
     pending: list[QuantileFunction] = []
     index = [measured.tolist().index(m) for m in inside]
     first = score_from % every + every * max(0, (score_from - LEARNT_DAYS * length) // every)
-    for t, ((_, users), (_, own)) in enumerate(zip(of_users, of_totals, strict=True)):
+    for t, ((_, users, flags), (_, own, _)) in enumerate(zip(of_users, of_totals, strict=True)):
         for a in range(len(apps)):
             heard = np.where(held[t, a], np.nan, usage[t, a]).astype(np.float64)
             states[a], common = reconciliation.observe(states[a], common, heard, t, steps)
+        if t >= first:
+            made_before = clock(np.array([first_tick + t - 1]), length_s, steps_of(length_s)).made[0, 1:] > 0
+            learnt = [
+                dependence.learn(*one, flags["scores"][members], made_before, model.dependence)
+                for one, members in zip(learnt, apps, strict=True)
+            ]
         if t >= first and (t - first) % every == 0 and t + steps[-1] < total:
             grids = np.full((len(apps), len(METRICS), STEPS, LEVELS), np.nan, np.float32)
             met = np.zeros((len(apps), len(PROMISED)), bool)
             ahead = np.where(held, np.nan, usage)[np.array(steps) + t][..., inside]  # (step, app, governed)
             for a, members in enumerate(apps):
-                demand = collapsed.simulate(
+                demand = by_loading(
+                    collapsed.simulate,
                     users[members][:, measured],
-                    dependence,
+                    dependence.estimate(learnt[a][0], model.dependence).part(measured),
+                    dependence.loadings(learnt[a][1]),
                     app=b"%d" % a,
                     tick=first_tick + t,
                     shard=0,

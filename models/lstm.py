@@ -25,9 +25,9 @@ from numpy.typing import NDArray
 
 from models import features, mixture
 from models.blocks import BLOCK, Blocks, empty
+from models.dependence import Dependence
 from models.distribution import LEVELS, OFFSET_LIMIT, QuantileFunction, Z
 from models.features import EVENT_KINDS, KNOTS, METRICS, SEASONAL, STEPS, TRACKED, UNKNOWN, WIDTH_UNIT
-from models.scenarios import Dependence
 
 UNITS: Final = 64
 HIDDEN: Final = 64
@@ -280,7 +280,7 @@ class BehaviourModel:
         *,
         tick: int,
         tick_s: int,
-    ) -> tuple[State, QuantileFunction, dict[str, NDArray[np.bool_]]]:
+    ) -> tuple[State, QuantileFunction, dict[str, NDArray[Any]]]:
         """One tick of n users. A row depends on its own user alone, to the bit.
 
         Args:
@@ -293,17 +293,19 @@ class BehaviourModel:
 
         Returns:
             new state; forecasts (n, 5, 6) [user, metric, step], NaN location where the metric was never seen;
-            flags cold_start (n,) and censored (n, 5).
+            flags cold_start (n,) and censored (n, 5), and the normal scores (n, 5, 3), float16, of the TRACKED
+            forecasts whose target this tick is, NaN where none is known.
         """
         length = np.array([tick_s])
         clock = features.clock(np.array([tick]), length, features.steps_of(length))
         slots = clock.daily[0].tolist(), clock.hourly[0].tolist()
         grid = (len(METRICS), STEPS)
-        *arrays, location, scale, offsets = empty(
+        *arrays, location, scale, scores, offsets = empty(
             len(values),
             [
                 *((array.shape[1:], array.dtype) for array in state.values()),
-                *((grid, np.float32), (grid, np.float32), ((*grid, LEVELS), np.float16)),
+                *((grid, np.float32), (grid, np.float32)),
+                *(((len(METRICS), len(TRACKED)), np.float16), ((*grid, LEVELS), np.float16)),
             ],
         )
         new: State = dict(zip(state, arrays, strict=True))
@@ -325,13 +327,15 @@ class BehaviourModel:
                 *(new[name] for name in _FIELDS),
                 *(memory[:, of[0]] for memory, of in zip(seasonal(new, tick_s), slots, strict=True)),
                 scale,
+                scores,
             ],
             offsets=offsets,
         )
         location[:] = np.where(new["seen"] > 0, new["last"], np.float32(np.nan))[..., None]
         forecast = QuantileFunction(location, scale, offsets)
-        flags = {"cold_start": new["ticks"][:, 0] < COLD_TICKS, "censored": saturated & ~np.isnan(values)}
-        return new, forecast, flags
+        censored = saturated & ~np.isnan(values)
+        said = {"cold_start": new["ticks"][:, 0] < COLD_TICKS, "censored": censored, "scores": scores}
+        return new, forecast, said
 
 
 def initial_state(n: int) -> State:
@@ -372,7 +376,9 @@ def _compile(network: Network) -> Blocks:
             tf.stack(known[len(state) + k * slots :][:slots], axis=0) for k in range(len(SEASONAL))
         )
         unit = features.unit_of(tf, state)
-        shift, odds = mixture.learn(tf, state, values, saturated, unit, ceiling(tf, state), due, reach)
+        shift, odds, scores = mixture.learn(
+            tf, state, values, saturated, unit, ceiling(tf, state), due, reach
+        )
         time = tf.broadcast_to(time, (time.shape[0], BLOCK))
         new, codes, inputs, seasons = features.advance(
             tf, state, values, events, saturated, daily, hourly, time, rate
@@ -386,7 +392,7 @@ def _compile(network: Network) -> Blocks:
         known = tf.where(new["seen"] > 0.5, new["last"], np.float32(np.nan))
         new |= {"h": h, "c": c, "shift": shift, "odds": odds}
         new |= mixture.remember(tf, state, made, known, scale, shape)
-        return [*(new[name] for name in _FIELDS), *codes, scale], levels
+        return [*(new[name] for name in _FIELDS), *codes, scale, scores], levels
 
     given = [*_FIELDS.values(), *[metrics] * slots * len(SEASONAL), metrics, (len(EVENT_KINDS),), metrics]
     return Blocks(tf, graph, given, [(9,), (10,), (STEPS,), (len(TRACKED),), (len(TRACKED),)])

@@ -54,6 +54,9 @@ ODDS_GAIN: Final = 0.005
 ODDS_LIMIT: Final = 8.0
 ODDS_UNIT: Final = 1 / 4_000  # likewise
 PULL_LIMIT: Final = 10.0
+SCORE_LIMIT: Final = (
+    3.0  # the levels learnt end at 2.45: a score beyond is an extrapolation, good for a little
+)
 
 STATE: Final[dict[str, tuple[tuple[int, ...], Any]]] = {
     "shift": ((len(HELD), len(METRICS), len(TRACKED)), np.int16),
@@ -174,8 +177,10 @@ def learn(
     ceiling: Any,
     due: Any,
     reach: Any,
-) -> tuple[Any, Any]:
-    """Codes of shift and odds after a tick.
+) -> tuple[Any, Any, Any]:
+    """Codes of shift and odds after a tick, and the normal scores of its targets (metric, tracked, ...).
+
+    A score is NaN where nothing was due or known, and where the target was saturated.
 
     Args:
         tf: the tensorflow module.
@@ -232,7 +237,25 @@ def learn(
         total = even * tf.reduce_sum(off, axis=1)
         pull = [old + share * total if share else old for old, share in zip(pull, part, strict=True)]
     odds = tf.clip_by_value(odds + ODDS_GAIN * tf.stack(pull, axis=0), -ODDS_LIMIT, ODDS_LIMIT)
-    return tf.round(shift / SHIFT_UNIT), tf.round(odds / ODDS_UNIT)
+    scores = tf.where(tf.logical_and(known, tf.logical_not(passed)), _score(tf, q, y), np.float32(np.nan))
+    return tf.round(shift / SHIFT_UNIT), tf.round(odds / ODDS_UNIT), scores
+
+
+def _score(tf: Any, q: list[Any], y: Any) -> Any:
+    """The level at which the quantiles q at LEARNT reach y, as far as SCORE_LIMIT.
+
+    Linear between levels, and beyond them along the last interval; on a point mass, the middle of its levels.
+    """
+    score = float(LEARNT[0]) + 0.0 * y
+    last = len(LEARNT) - 2
+    for j, width in enumerate(np.diff(LEARNT).tolist()):
+        left, size = y - q[j], q[j + 1] - q[j]
+        flat = 0.5 + 0.5 * tf.sign(left)
+        # a division by less than this passes float32's range: it is a point mass
+        share = tf.where(size > 1e-30, left / tf.maximum(size, 1e-30), flat)
+        low, high = -np.inf if j == 0 else 0.0, np.inf if j == last else 1.0
+        score += width * tf.clip_by_value(share, low, high)
+    return tf.clip_by_value(score, -SCORE_LIMIT, SCORE_LIMIT)
 
 
 def remember(tf: Any, state: dict[str, Any], made: Any, last: Any, scale: Any, shape: Any) -> dict[str, Any]:

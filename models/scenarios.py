@@ -7,8 +7,7 @@ step); units are those of the metrics.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from hashlib import blake2b
 from typing import Any, Final
@@ -17,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtri
 
+from models.dependence import Dependence
 from models.distribution import LEVELS, Z_MAX, Z_STEP, QuantileFunction
 
 CELLS: Final = LEVELS - 1  # intervals of the grid
@@ -31,56 +31,6 @@ SCORE_LEVELS: Final = 65_536
 # and, where processors are shared, wait for each other: 20 times slower was measured.
 BLAS_PRODUCTS: Final = 200_000
 TABLE_USERS: Final = 128  # users whose grids are unpacked at once: 128 × 24 × 20 cells × 2 × 4 bytes = 4.9 MB
-
-
-@dataclass(frozen=True)
-class Dependence:
-    """How normal scores of one app's users depend on each other: a Gaussian copula, one factor per metric.
-
-    The score of user u, metric m, step k is sqrt(shared[m]) F[m, k] + sqrt(1 - shared[m]) E[u, m, k]. F and
-    all E[u] are independent; each has correlation metric_correlation[m, n] × step_correlation^|k - l|, so
-    every score is standard normal.
-
-    shared: (metric) share of a score's variance that the app's factor explains, 0 to 1
-    metric_correlation: (metric, metric), unit diagonal, positive semidefinite
-    step_correlation: between consecutive steps, -1 to 1 (AR(1))
-    """
-
-    shared: NDArray[np.float64]
-    metric_correlation: NDArray[np.float64]
-    step_correlation: float
-
-    @classmethod
-    def independent(cls, metrics: int) -> Dependence:
-        """No dependence at all."""
-        return cls(np.zeros(metrics), np.eye(metrics), 0.0)
-
-    def of(self, metrics: Any) -> Dependence:
-        """The part that concerns these metrics, given as indices."""
-        return Dependence(
-            self.shared[metrics], self.metric_correlation[np.ix_(metrics, metrics)], self.step_correlation
-        )
-
-    def root(self, steps: int) -> NDArray[np.float64]:
-        """A, (step × metric, step × metric), such that A e has F's correlation for e standard normal."""
-        return _kronecker_root(self.metric_correlation.tobytes(), self.step_correlation, steps)
-
-
-@lru_cache(maxsize=64)
-def _kronecker_root(metric_correlation: bytes, step_correlation: float, steps: int) -> NDArray[np.float64]:
-    """`Dependence.root`, kept: the same few are asked for with every app and tick."""
-    metrics = np.frombuffer(metric_correlation, np.float64)
-    lag = np.abs(np.subtract.outer(np.arange(steps), np.arange(steps)))
-    width = math.isqrt(metrics.size)
-    root = np.kron(square_root(step_correlation**lag), square_root(metrics.reshape(width, width)))
-    return root.astype(np.float64)
-
-
-def square_root(correlation: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
-    """A with A Aᵀ = correlation and rows of length one, also where an estimate is not quite semidefinite."""
-    values, vectors = np.linalg.eigh(correlation)
-    root = vectors * np.sqrt(np.maximum(values, 0))
-    return root / np.linalg.norm(root, axis=1, keepdims=True)
 
 
 def stream(xp: Any, *key: bytes | str | int) -> Any:
@@ -104,14 +54,19 @@ def simulate(
     shard: int,
     scenarios: int,
     seed: int,
+    loading: int = 1,
+    common: Any = None,
 ) -> Any:
     """Sum over a shard's users of their sampled demand, (scenario, step, metric) float32.
 
     forecasts: (user, metric, step), NaN location = contributes nothing; arrays of the module `xp`.
     The app's factor has the stream (seed, app, tick), the same on all shards, so that shards' sums add up
-    scenario by scenario; the users' own parts have the stream (seed, app, tick, shard), read in users' order.
+    scenario by scenario; the users' own parts have the stream (seed, app, tick, shard), read in users' order,
+    and another for each loading but 1.
     Scenario S/2 + s mirrors all normal scores of scenario s (antithetic variates, Hammersley and Morton
     1956): each has the same distribution, half the normals are drawn, one-sided quantiles err less.
+
+    loading: of all these users on the app's factor; common: the factor where it is drawn already, see `factor`.
 
     Raises:
         ValueError: scenarios is odd or less than 2.
@@ -126,20 +81,18 @@ def simulate(
     if users == 0 or active.size == 0:
         return total
 
-    shared = np.clip(np.asarray(dependence.shared, dtype=np.float64), 0, 1)
-    kept = Dependence(
-        shared[active], dependence.metric_correlation[np.ix_(active, active)], dependence.step_correlation
-    )
-    own_map = kept.root(steps) * np.tile(np.sqrt(1 - kept.shared), steps)[:, None]
+    kept, strength = dependence.part(active), np.tile(dependence.strength(loading)[active], steps)[:, None]
+    own_map = kept.root(steps) * np.sqrt(1 - strength**2)
     # positions on the grid, not scores: (z + 3.5) / 0.35, so that one product does scale and dependence
     own_map = xp.asarray(own_map / Z_STEP, dtype=xp.float32)
     rows = own_map.shape[0]
 
     scores = xp.asarray(_score_table())
-    common = factor(xp, dependence, steps, half, app=app, tick=tick, seed=seed)
-    common = common[:, active].reshape(rows, half) / xp.float32(Z_STEP)
+    if common is None:
+        common = factor(xp, dependence, steps, half, app=app, tick=tick, seed=seed)
+    common = common[:, active].reshape(rows, half) * xp.asarray(strength / Z_STEP, dtype=xp.float32)
 
-    own = stream(xp, seed, app, tick, shard)
+    own = stream(xp, seed, app, tick, shard, *(() if loading == 1 else (loading,)))
     chunk = max(1, CHUNK_BYTES[xp.__name__] // (4 * rows * scenarios))
     acc = xp.zeros((rows, 2, half), dtype=xp.float32)
     for first in range(0, users, TABLE_USERS):
@@ -156,12 +109,29 @@ def simulate(
 def factor(
     xp: Any, dependence: Dependence, steps: int, half: int, *, app: bytes, tick: int, seed: int
 ) -> Any:
-    """What the app's factor adds to its users' scores, (step, metric, half), of the first half of the scenarios."""
-    shared = np.clip(np.asarray(dependence.shared, dtype=np.float64), 0, 1)
-    scaled = xp.asarray(dependence.root(steps) * np.tile(np.sqrt(shared), steps)[:, None], dtype=xp.float32)
-    shape = (steps * shared.size, half)
+    """The app's factor, (step, metric, half), standard normal, of the first half of the scenarios."""
+    shape = (steps * dependence.shared.size, half)
     draws = _normals(xp, stream(xp, seed, app, tick), shape, xp.asarray(_score_table()))
-    return _mixed(xp, scaled, draws).reshape(steps, shared.size, half)
+    return _mixed(xp, xp.asarray(dependence.root(steps), dtype=xp.float32), draws).reshape(steps, -1, half)
+
+
+def by_loading(
+    sample: Callable[..., Any],
+    forecasts: QuantileFunction,
+    dependence: Dependence,
+    loading: NDArray[np.integer[Any]],
+    **key: Any,
+) -> Any:
+    """Demand of users of different loadings (user) on the app's factor: the sum over `dependence.LOADINGS`.
+
+    sample: `simulate` of an array module, or `collapsed.simulate`; key: its other arguments. Where all loadings are 1
+    it is called once, with all that is given.
+    """
+    levels = np.unique(loading).tolist()
+    dependence = dependence.among(loading)
+    if len(levels) < 2:
+        return sample(forecasts, dependence, loading=levels[0] if levels else 1, **key)
+    return sum(sample(forecasts[loading == level], dependence, loading=level, **key) for level in levels)
 
 
 def _tables(xp: Any, forecasts: QuantileFunction) -> tuple[Any, Any]:

@@ -74,8 +74,8 @@ def forecasts(
     first_tick: int,
     tick_s: int,
     forget: int | None = None,
-) -> Iterator[tuple[State, QuantileFunction]]:
-    """The streaming step over (tick, user, ...) arrays, causally: per tick the state and a forecast (user, 5, 6).
+) -> Iterator[tuple[State, QuantileFunction, dict[str, NDArray[Any]]]]:
+    """The streaming step over (tick, user, ...) arrays, causally: per tick the state, a forecast (user, 5, 6), flags.
 
     Every `forget` ticks all users are new to the model.
     """
@@ -83,10 +83,10 @@ def forecasts(
     for t in range(len(values)):
         if forget is not None and t % forget == 0:
             state = model.initial_state(values.shape[1])
-        state, forecast, _ = model.step(
+        state, forecast, flags = model.step(
             state, values[t], events[t], saturated[t], tick=first_tick + t, tick_s=tick_s
         )
-        yield state, forecast
+        yield state, forecast, flags
 
 
 def evaluate(
@@ -131,7 +131,7 @@ def evaluate(
     scores = Scores.zeros(users, int(days[-1]) // merged + 1, [rival.name for rival in rivals])
     pending: list[QuantileFunction] = []
     start = score_from
-    for t, (_, forecast) in enumerate(
+    for t, (_, forecast, _) in enumerate(
         forecasts(model, values, events, saturated, first_tick=first_tick, tick_s=tick_s, forget=forget)
     ):
         if t >= score_from and (t - score_from) % every == 0:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from models.distribution import QuantileFunction, Z
-from models.features import EVENT_KINDS, METRIC_UNITS, METRICS, horizon_steps
+from models.features import EVENT_KINDS, METRIC_UNITS, METRICS, TRACKED, horizon_steps
 from pipeline import topics
 from pipeline.codec import Record
 from pipeline.identity import PSEUDONYM_BYTES
@@ -30,7 +30,7 @@ def forecast_records(
         model_id: of the model.
         ids, apps: (user,).
         forecast: (user, metric, step).
-        flags: cold_start (user,), censored (user, metric).
+        flags: cold_start (user,), censored (user, metric), and where there are any scores (user, metric, tracked).
         observed: (user, metric) usage in the tick, NaN = absent.
         rates: (user, kind) event rates in the tick, 1/s, NaN = no event.
     """
@@ -38,7 +38,11 @@ def forecast_records(
     known = np.flatnonzero(np.isfinite(forecast.location).any(axis=(0, 2)))
     cells = len(known) * len(steps)
     per_user = (
-        PSEUDONYM_BYTES + 5 + 4 * len(EVENT_KINDS) + len(known) * 5 + cells * (5 * 4 + 2 * len(_LEVELS))
+        PSEUDONYM_BYTES
+        + 5
+        + 4 * len(EVENT_KINDS)
+        + len(known) * (5 + 2 * len(TRACKED))
+        + cells * (5 * 4 + 2 * len(_LEVELS))
     )
     per_part = topics.MESSAGE_BYTES * 9 // 10 // per_user
     of = max(1, -(-len(ids) // per_part))
@@ -78,6 +82,9 @@ def forecast_records(
                 "cold_start": flags["cold_start"][rows].astype(np.uint8).tobytes(),
                 "observed": observed[rows][:, known].astype("<f4").tobytes(),
                 "rates": rates[rows].astype("<f4").tobytes(),
+                "scores": flags["scores"][rows][:, known].astype("<f2").tobytes()
+                if "scores" in flags
+                else None,
             }
         )
     return records
@@ -112,3 +119,14 @@ def unpack(parts: list[Record]) -> tuple[QuantileFunction, np.ndarray, np.ndarra
     usage = joined("observed", "<f4", metrics)
     saturated = np.concatenate(censored).reshape(usage.shape) > 0
     return quantiles, usage, saturated, joined("rates", "<f4", kinds)
+
+
+def scores(parts: list[Record]) -> np.ndarray:
+    """Normal scores (user, METRICS, tracked) of a tick's forecasts, NaN where there is none."""
+    where = [METRICS.index(metric) for metric in parts[0]["metrics"]]
+    users = sum(len(p["users"]) for p in parts) // PSEUDONYM_BYTES
+    found = np.full((users, len(METRICS), len(TRACKED)), np.nan, np.float32)
+    if all(p["scores"] is not None for p in parts):
+        columns = [np.frombuffer(p["scores"], "<f2") for p in parts]
+        found[:, where] = np.concatenate(columns).reshape(users, len(where), len(TRACKED))
+    return found

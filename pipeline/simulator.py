@@ -7,14 +7,16 @@ from typing import Any
 import numpy as np
 
 from models import collapsed
+from models.dependence import Dependence
 from models.distribution import QuantileFunction, sum_of_quantiles
-from models.features import METRICS
+from models.features import METRICS, clock, steps_of
 from models.margin import USER_LEVEL
-from models.scenarios import Dependence, pack, simulate
+from models.scenarios import by_loading, pack, simulate
 from pipeline import topics
 from pipeline.codec import Codec, Record
-from pipeline.forecasts import unpack
-from pipeline.identity import partition_of
+from pipeline.copulas import Copulas
+from pipeline.forecasts import scores, unpack
+from pipeline.identity import PSEUDONYM_BYTES, partition_of
 from pipeline.side_inputs import SideInputs
 from pipeline.state import Numbered, Publish
 
@@ -25,7 +27,7 @@ class Simulator(Numbered):
     Args:
         shard: the partition.
         xp: numpy, or cupy where there is a GPU.
-        dependence: of forecast errors, as the released model estimated it.
+        dependence: of forecast errors, as the released model estimated it: what an app's own begins at.
         inputs: policies name each app's allocation group.
         partitions, scenarios, seed: of the installation.
     """
@@ -44,7 +46,8 @@ class Simulator(Numbered):
         seed: int,
     ) -> None:
         super().__init__(shard, codec)
-        self.xp, self.dependence, self.inputs, self.publish = xp, dependence, inputs, publish
+        self.xp, self.inputs, self.publish = xp, inputs, publish
+        self.copulas = Copulas(dependence)
         self.partitions, self.scenarios, self.seed = partitions, scenarios, seed
 
     def whole(self, parts: list[Record]) -> None:
@@ -53,6 +56,11 @@ class Simulator(Numbered):
         tick = head["tick"]
         apps = np.concatenate([np.frombuffer(p["app_index"], "<u4") for p in parts])
         forecast, observed, censored, rates = unpack(parts)
+        heard, ids = scores(parts), b"".join(p["users"] for p in parts)
+        names = np.frombuffer(ids, f"V{PSEUDONYM_BYTES}")
+        length = np.array([head["tick_s"]])
+        # scores of the first step are of the tick before
+        kept = clock(np.array([tick - 1]), length, steps_of(length)).made[0, 1:] > 0
         sent: dict[int, list[str]] = {number: [] for number in range(self.partitions)}
         for index, app in enumerate(head["apps"]):
             rows = np.flatnonzero(apps == index)
@@ -76,18 +84,24 @@ class Simulator(Numbered):
                 "saturated": total(np.where(censored[rows], observed[rows], 0)).tobytes(),
                 "user_quantiles": sum_of_quantiles(forecast[rows], USER_LEVEL).tobytes(),
             }
-            for part in self._parts(record, forecast[rows], app, tick):
+            learnt, loading = self.copulas.learn(app, tick, names[rows].tobytes(), heard[rows], kept)
+            for part in self._parts(record, forecast[rows], learnt, loading):
                 self.publish("scenarios", "scenario", part, partition=partition, key=group)
-        for partition, names in sent.items():
-            marker = {**{name: head[name] for name in ("shard", "seq", "tick", "tick_s")}, "apps": names}
+        self.copulas.forget(tick, head["tick_s"])
+        for partition, apps_sent in sent.items():
+            marker = {**{name: head[name] for name in ("shard", "seq", "tick", "tick_s")}, "apps": apps_sent}
             self.publish("scenarios", "marker", marker, partition=partition, key=str(self.shard))
 
-    def _parts(self, record: Record, forecast: QuantileFunction, app: str, tick: int) -> Iterable[Record]:
-        demand = self._sample(
+    def _parts(
+        self, record: Record, forecast: QuantileFunction, learnt: Dependence, loading: np.ndarray
+    ) -> Iterable[Record]:
+        demand = by_loading(
+            self._sample,
             forecast,
-            self.dependence_of(record["metrics"]),
-            app=app.encode(),
-            tick=tick,
+            learnt.part(np.array([METRICS.index(metric) for metric in record["metrics"]], np.intp)),
+            loading,
+            app=record["app"].encode(),
+            tick=record["tick"],
             shard=self.shard,
             scenarios=self.scenarios,
             seed=self.seed,
@@ -106,22 +120,19 @@ class Simulator(Numbered):
         arrays = (self.xp.asarray(array) for array in (forecast.location, forecast.scale, forecast.offsets))
         return simulate(self.xp, QuantileFunction(*arrays), dependence, **key)
 
-    def dependence_of(self, metrics: list[str]) -> Dependence:
-        """The part of the dependence that concerns these metrics."""
-        index = [METRICS.index(metric) for metric in metrics]
-        whole = self.dependence
-        return Dependence(
-            whole.shared[index], whole.metric_correlation[np.ix_(index, index)], whole.step_correlation
-        )
-
     def blocks(self) -> Iterable[tuple[bytes, bytes]]:
-        """The position is all there is."""
-        yield b"position", json.dumps({"seq": self.seq}).encode()
+        """The position, and what was learnt of the apps."""
+        learnt = list(self.copulas.blocks())
+        yield b"position", json.dumps({"seq": self.seq, "blocks": len(learnt)}).encode()
+        for number, block in enumerate(learnt):
+            yield b"apps-%d" % number, block
 
     def restore(self, blocks: Mapping[bytes, bytes]) -> None:
         """Continue from the last snapshot."""
         if b"position" in blocks:
-            self.seq = json.loads(blocks[b"position"])["seq"]
+            position = json.loads(blocks[b"position"])
+            self.seq = position["seq"]
+            self.copulas.restore(blocks[b"apps-%d" % number] for number in range(position.get("blocks", 0)))
 
 
 def total(values: np.ndarray) -> np.ndarray:

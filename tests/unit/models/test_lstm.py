@@ -65,13 +65,27 @@ def steady(value: float, ticks: int, users: int = 1) -> tuple[Any, Any, Any]:
 @pytest.mark.parametrize("n", [1, 7, 125, 1000, 2500])
 def test_a_row_does_not_depend_on_its_batch_to_the_bit(model: BehaviourModel, n: int) -> None:
     values, events, saturated = samples()
-    state, forecast, _ = run(model, values, events, saturated)
+    state, forecast, said = run(model, values, events, saturated)
     rows = np.random.default_rng(n).permutation(USERS)[:n]
-    some, part, _ = run(model, values[:, rows], events[:, rows], saturated[:, rows])
+    some, part, fewer = run(model, values[:, rows], events[:, rows], saturated[:, rows])
     for name, array in state.items():
         np.testing.assert_array_equal(some[name], array[rows], err_msg=name)
     for name in ("location", "scale", "offsets"):
         np.testing.assert_array_equal(getattr(part, name), getattr(forecast, name)[rows], err_msg=name)
+    np.testing.assert_array_equal(fewer["scores"], said["scores"][rows])
+
+
+def test_a_tick_scores_what_was_said_of_it(model: BehaviourModel) -> None:
+    values, events, saturated = samples(users=50)
+    state = model.initial_state(50)
+    for t in range(TICKS):
+        state, _, said = model.step(state, values[t], events[t], saturated[t], tick=4_000_003 + t, tick_s=300)
+        known, scores = ~np.isnan(values[t]) & ~saturated[t], said["scores"]
+        assert not (np.isfinite(scores) & ~known[..., None]).any()
+        # 4,000,003 = 7 × 571,429: of the third step what is said then comes due three ticks later, of the sixth six
+        assert [bool(np.isfinite(scores[..., k]).any()) for k in range(3)] == [t > 0, t == 3, False]
+        if t == 1:  # those that had a value a tick before
+            np.testing.assert_array_equal(np.isfinite(scores[..., 0]), known & ~np.isnan(values[0]))
 
 
 def test_stream_and_training_are_the_same_network(model: BehaviourModel) -> None:

@@ -112,7 +112,7 @@ def run(
 
     @tf.function(autograph=False)
     def tick(state: Any, values: Any) -> Any:
-        shift, odds = mixture.learn(tf, state | known, values, hit, unit, ceiling, due, reach)
+        shift, odds, _ = mixture.learn(tf, state | known, values, hit, unit, ceiling, due, reach)
         made = mixture.remember(tf, state, due, tf.fill((5, users), 100.0), scales, told)
         return {"shift": shift, "odds": odds, **made}
 
@@ -166,6 +166,48 @@ def test_a_saturated_target_narrows_nothing_and_a_gap_teaches_nothing() -> None:
     assert (silent["shift"] == 0).all()
     assert (silent["odds"] == 0).all()
     assert np.isfinite(silent["made_last"][:, 0]).all()
+
+
+def scored(changes: list[float], sizes: list[float], *, gate: float, hit: bool = False) -> Any:
+    """Scores (tracked, user) of one-step changes from 100 (user), of a network that says the standard normal."""
+    tf = tensorflow()
+    users = len(changes)
+    state = {
+        name: tf.constant(
+            np.full((*dims, users), {"made_last": 100, "made_scale": 1}.get(name, 0)), tf.float32
+        )
+        for name, (dims, _) in STATE.items()
+    }
+    state |= {"made_shape": tf.constant(shape(3, gate=gate, users=users)), "seen": tf.fill((5, users), 1e9)}
+    state["width"] = tf.constant(widths(sizes, users))
+    values = np.full((5, users), np.nan, np.float32)
+    values[0] = 100 + np.array(changes)
+    due = tf.ones((3, users)) * [[1.0], [0.0], [1.0]]
+    _, _, scores = mixture.learn(
+        tf, state, tf.constant(values), tf.fill((5, users), hit), tf.ones((5, users)), tf.fill((5, users), 1e6),
+        due, tf.zeros((6, users)),
+    )  # fmt: skip
+    scores = np.asarray(scores)
+    assert np.isnan(scores[1:]).all()  # metrics without a value
+    assert np.isnan(scores[0, 1]).all()  # a step that was not due
+    np.testing.assert_array_equal(scores[0, 0], scores[0, 2])
+    return scores[0, 0]
+
+
+def test_a_score_is_the_level_that_a_target_reached() -> None:
+    one = [1.0] * len(KNOTS)
+    # the network alone, whose quantiles are the levels: a change is its own score, as far as the limit
+    found = scored([-9, -2.5, -1.05, 0, 0.35, 2.7, 9], one, gate=9.0)
+    np.testing.assert_allclose(found, [-3, -2.5, -1.05, 0, 0.35, 2.7, 3], atol=1e-3)
+    assert np.isnan(scored([0.0, 5.0], one, gate=9.0, hit=True)).all()  # demand was more than that
+
+
+def test_the_score_of_a_point_mass_is_the_middle_of_its_levels() -> None:
+    half = len(KNOTS) // 2
+    # persistence alone, which says "as it is" up to the median, and rises above it
+    sizes = [1e-5] * half + [0.7 / abs(KNOTS[half]) * 1e-2 + 1e-4] * half
+    assert scored([0.0], sizes, gate=-9.0)[0] == pytest.approx((-2.1 + 0) / 2)
+    assert scored([-1.0], sizes, gate=-9.0)[0] == pytest.approx(-2.1)  # below it: how far, no level says
 
 
 def test_learnt_levels_are_at_knots_or_halfway() -> None:

@@ -132,7 +132,7 @@ def test_the_model_can_be_made_to_forget() -> None:
         passed = scoring.forecasts(
             model, values, none, np.zeros(values.shape, bool), first_tick=0, tick_s=300, forget=forget
         )
-        return [int(state["ticks"]) for state, _ in passed]
+        return [int(state["ticks"]) for state, _, _ in passed]
 
     assert known(None) == [1, 2, 3, 4, 5, 6, 7]
     assert known(3) == [1, 2, 3, 1, 2, 3, 1]
@@ -174,7 +174,7 @@ def test_one_pass_of_the_network_is_causal() -> None:
     changed = values.copy()
     changed[30:] *= 3
     a, b = (
-        [f for _, f in scoring.forecasts(model, v, events, saturated, first_tick=0, tick_s=300)]
+        [f for _, f, _ in scoring.forecasts(model, v, events, saturated, first_tick=0, tick_s=300)]
         for v in (values, changed)
     )
     for t in range(30):

@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from models.dependence import Dependence
 from models.features import EVENT_KINDS, METRICS
 from models.lstm import BehaviourModel
-from models.scenarios import Dependence
 from pipeline import commands, keys, released, side_inputs
 from pipeline.allocator import Allocator
 from pipeline.codec import DEFAULT, Record
-from pipeline.forecasts import unpack
+from pipeline.forecasts import scores, unpack
 from pipeline.identity import KeyRing
 from pipeline.ingest import Partition
 from pipeline.profiler import Profiler, Users
@@ -237,6 +237,33 @@ def test_a_restored_simulator_publishes_the_same_and_marks_every_partition(
     )
     assert (last["users"], last["reporting"]) == (3, 3)
     assert np.frombuffer(last["user_quantiles"]).reshape(6, 2)[0, 0] > np.frombuffer(last["observed"])[0]
+
+
+def test_a_simulator_learns_from_scores_and_what_it_learnt_survives(
+    model: BehaviourModel, installation: Settings
+) -> None:
+    inputs = forecasts(model, installation, 0, USERS)
+    assert np.isfinite(scores([DEFAULT.decode(inputs[-1])[1]])[:, :2, 0]).all()  # cpu and memory, one step
+    whole = simulator(installation, 0)(lambda *_, **__: None)
+    for value in inputs:
+        whole.fold(value)
+    kept = dict(whole.blocks())
+    assert set(kept) == {b"position", b"apps-0"}
+    assert set(whole.copulas.apps) == {"shop", "blog"}
+    assert whole.copulas.apps["shop"].sums["ticks"][0, 0] == pytest.approx(TICKS - 1, rel=0.01)
+    again = simulator(installation, 0)(lambda *_, **__: None)
+    again.restore(kept)
+    assert dict(again.blocks()) == kept
+
+
+def test_forecasts_of_before_version_2_are_simulated_by_the_prior(
+    model: BehaviourModel, installation: Settings
+) -> None:
+    stage = simulator(installation, 0)(lambda *_, **__: None)
+    for value in forecasts(model, installation, 0, USERS):
+        name, record = DEFAULT.decode(value)
+        stage.fold(DEFAULT.encode(name, record | {"scores": None}))
+    assert not stage.copulas.apps["shop"].sums["ticks"].any()
 
 
 def scenarios(model: BehaviourModel, settings: Settings) -> list[bytes]:

@@ -1,0 +1,113 @@
+"""What a shard has learnt of its apps' dependence, from tick to tick: which rows are whose, and how it is kept."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+
+from models.dependence import EARLY_NONE, SUMS, USER, Dependence, estimate, learn, loadings, users
+from pipeline import topics
+from pipeline.identity import PSEUDONYM_BYTES
+
+FORGET_S = 7 * 86_400
+"""An app silent for a week is forgotten, as its users are by the profiler."""
+FADED = 1.0
+"""A user who is not forecast is forgotten once this little of its loading is known: a quarter of what the prior weighs,
+which leaves the loading near the prior's 1."""
+BLOCK_BYTES = topics.MESSAGE_BYTES * 9 // 10
+
+
+@dataclass
+class App:
+    """One app: its sums, and its users: those of the last tick, in its order, then who was there before."""
+
+    tick: int
+    present: int
+    ids: bytes
+    sums: np.ndarray
+    users: np.ndarray
+
+    def seat(self, ids: bytes, tick: int) -> None:
+        """Make the first rows those of `ids`; others stay while much is known of them, as many as there are in `ids`.
+
+        Early scores of who was not there a tick ago wait no longer.
+        """
+        if tick != self.tick + 1:
+            self.users["early"] = EARLY_NONE
+        self.tick, count = tick, len(ids) // PSEUDONYM_BYTES
+        if count == self.present and self.ids.startswith(ids):
+            return
+        rows = {name: row for row, name in enumerate(_split(self.ids))}
+        old = np.array([rows.pop(name, -1) for name in _split(ids)], np.int64)
+        left = [(name, row) for name, row in rows.items() if self.users["known"][row] >= FADED][:count]
+        seated = users(count)
+        seated[old >= 0] = self.users[old[old >= 0]]
+        absent = self.users[[row for _, row in left]]
+        absent["early"] = EARLY_NONE
+        self.users = np.concatenate([seated, absent])
+        self.ids, self.present = ids + b"".join(name for name, _ in left), count
+
+
+class Copulas:
+    """The apps of a shard.
+
+    Args:
+        prior: of an app not heard yet, as the released model estimated it.
+    """
+
+    def __init__(self, prior: Dependence) -> None:
+        self.prior = prior
+        self.apps: dict[str, App] = {}
+
+    def learn(
+        self, name: str, tick: int, ids: bytes, scores: np.ndarray, kept: np.ndarray
+    ) -> tuple[Dependence, np.ndarray]:
+        """Take a tick's scores of an app; its dependence, and the loadings (user) of `ids`.
+
+        Args:
+            name: of the app.
+            tick: of the forecasts.
+            ids: pseudonyms of the users, one after another.
+            scores: (user, metric, tracked).
+            kept: of `models.dependence.learn`.
+        """
+        app = self.apps.setdefault(name, App(tick - 1, 0, b"", np.zeros((), SUMS), users(0)))
+        app.seat(ids, tick)
+        now = slice(0, app.present)
+        app.sums, app.users[now] = learn(app.sums, app.users[now], scores, kept, self.prior)
+        return estimate(app.sums, self.prior), loadings(app.users[now])
+
+    def forget(self, tick: int, tick_s: int) -> None:
+        """Drop apps that were silent for long."""
+        oldest = tick - FORGET_S // tick_s
+        self.apps = {name: app for name, app in self.apps.items() if app.tick >= oldest}
+
+    def blocks(self) -> Iterable[bytes]:
+        """All apps, in blocks that fit a message: nearly all change with every tick."""
+        head = [[name, app.tick, app.present, len(app.users)] for name, app in self.apps.items()]
+        text = json.dumps(head).encode()
+        arrays = (app.sums.tobytes() + app.ids + app.users.tobytes() for app in self.apps.values())
+        whole = len(text).to_bytes(4, "little") + text + b"".join(arrays)
+        return (whole[at : at + BLOCK_BYTES] for at in range(0, len(whole), BLOCK_BYTES))
+
+    def restore(self, blocks: Iterable[bytes]) -> None:
+        """Continue from what `blocks` gave; without any, begin."""
+        whole = b"".join(blocks)
+        at = 4 + int.from_bytes(whole[:4], "little")
+        for name, tick, present, count in json.loads(whole[4:at] or b"[]"):
+            ends = np.cumsum([at, SUMS.itemsize, PSEUDONYM_BYTES * count, USER.itemsize * count]).tolist()
+            sums, ids, rows = (whole[a:b] for a, b in pairwise(ends))
+            at = ends[-1]
+            self.apps[name] = App(
+                tick,
+                present,
+                ids,
+                np.frombuffer(sums, SUMS)[0:1].reshape(()),
+                np.frombuffer(rows, USER).copy(),
+            )
+
+
+def _split(ids: bytes) -> list[bytes]:
+    return [ids[i : i + PSEUDONYM_BYTES] for i in range(0, len(ids), PSEUDONYM_BYTES)]
