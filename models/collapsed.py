@@ -53,6 +53,7 @@ def simulate(
     scenarios: int,
     seed: int,
     loading: int = 1,
+    common: Any = None,
     drawn: int = DRAWN,
 ) -> Array:
     """As `scenarios.simulate`, of NumPy's arrays: the same law, factor and mirrored scenarios, other numbers.
@@ -61,14 +62,14 @@ def simulate(
     """
     users, metrics, steps = forecasts.shape
 
-    def one_by_one(some: QuantileFunction, common: Any = None) -> Array:
+    def one_by_one(some: QuantileFunction, common: Any) -> Array:
         return exact.simulate(
             np, some, dependence, app=app, tick=tick, shard=shard, scenarios=scenarios, seed=seed, loading=loading,
             common=common,
         )  # fmt: skip
 
     if users <= drawn:
-        return one_by_one(forecasts)
+        return one_by_one(forecasts, common)
     strength = dependence.strength(loading)
     shared = np.rint(strength**2 / SHARED_UNIT) * SHARED_UNIT
     alpha = _coefficients(forecasts, shared)
@@ -77,13 +78,14 @@ def simulate(
     share = (spread / np.where(total > 0, total, 1)).max(axis=(1, 2))
     heavy = np.sort(np.argsort(-share, kind="stable")[:drawn])
     half = scenarios // 2
-    factor = exact.factor(np, dependence, steps, half, app=app, tick=tick, seed=seed)
-    demand = one_by_one(forecasts[heavy], factor)
+    if common is None:
+        common = exact.factor(np, dependence, steps, half, app=app, tick=tick, seed=seed)
+    demand = one_by_one(forecasts[heavy], common)
     rest = np.ones(users, bool)
     rest[heavy] = False
 
     sums, products = _sums(forecasts, rest)
-    factor = factor * strength[:, None].astype(np.float32)
+    factor = common * strength[:, None].astype(np.float32)
     position = np.concatenate([factor, -factor], axis=-1)  # (step, metric, scenario)
     noise = _noise(alpha[rest], dependence, steps, half, stream(np, seed, app, tick, shard, "rest", loading))
     for m in range(metrics):

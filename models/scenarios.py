@@ -116,19 +116,31 @@ def factor(
 
 
 def by_loading(
+    xp: Any,
     sample: Callable[..., Any],
     forecasts: QuantileFunction,
     dependence: Dependence,
     loading: NDArray[np.integer[Any]],
+    metrics: NDArray[np.intp],
+    *,
+    app: bytes,
+    tick: int,
+    scenarios: int,
+    seed: int,
     **key: Any,
 ) -> Any:
     """Demand of users of different loadings (user) on the app's factor: the sum over `dependence.LOADINGS`.
 
-    sample: `simulate` of an array module, or `collapsed.simulate`; key: its other arguments. Where all loadings are 1
-    it is called once, with all that is given.
+    sample: `simulate` of the array module, or `collapsed.simulate`; key: its other arguments. Where all loadings are
+    1 it is called once, with all that is given.
+    metrics: which of the dependence's the forecasts have: the factor is drawn for all, so that it is the same on
+    shards that have others.
     """
+    key |= {"app": app, "tick": tick, "scenarios": scenarios, "seed": seed}
+    common = factor(xp, dependence, forecasts.shape[2], scenarios // 2, app=app, tick=tick, seed=seed)
+    key["common"] = common[:, metrics]
+    dependence = dependence.part(metrics).among(loading)
     levels = np.unique(loading).tolist()
-    dependence = dependence.among(loading)
     if len(levels) < 2:
         return sample(forecasts, dependence, loading=levels[0] if levels else 1, **key)
     return sum(sample(forecasts[loading == level], dependence, loading=level, **key) for level in levels)

@@ -96,10 +96,12 @@ class Simulator(Numbered):
         self, record: Record, forecast: QuantileFunction, learnt: Dependence, loading: np.ndarray
     ) -> Iterable[Record]:
         demand = by_loading(
+            self.xp,
             self._sample,
             forecast,
-            learnt.part(np.array([METRICS.index(metric) for metric in record["metrics"]], np.intp)),
+            learnt,
             loading,
+            np.array([METRICS.index(metric) for metric in record["metrics"]], np.intp),
             app=record["app"].encode(),
             tick=record["tick"],
             shard=self.shard,

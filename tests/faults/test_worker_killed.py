@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pytest
 from rich.console import Console
@@ -17,6 +18,7 @@ from models.synthetic import population
 from pipeline import reading
 from pipeline.codec import decode
 from pipeline.demo import Run
+from pipeline.forecasts import scores
 from pipeline.replay import Window
 from pipeline.settings import Settings
 from pipeline.supervise import Supervisor
@@ -46,6 +48,11 @@ def trace() -> Trace:
     ]
     frame = pl.DataFrame(rows).with_columns(pl.from_epoch("ts", "us").dt.replace_time_zone("UTC"))
     return Trace(frame.sort("ts", "app", "user"), 60, {})
+
+
+def scored(forecasts: dict[tuple[object, ...], bytes]) -> int:
+    """Normal scores in forecasts: what the simulator learns each app's dependence from."""
+    return sum(int(np.isfinite(scores([decode(value)[1]])).sum()) for value in forecasts.values())
 
 
 def run(
@@ -102,6 +109,9 @@ def test_a_killed_worker_changes_nothing(settings: Settings, folder: Path) -> No
 
     killed, broken = run(settings, "broken", folder, kill)
     assert killed["restarts"] == {"ingest": 0, "worker": 2, "actuator": 0}
+    # cpu, memory, network and disk of 16 users, in every tick but the first: a simulator whose sums did not survive
+    # would simulate another dependence, and other scenarios
+    assert scored(whole["forecasts"]) > 0.9 * 4 * 16 * (TICKS - 1)
     for topic in COMPARED:
         assert broken[topic] == whole[topic], topic
     for name in ("plans", "commands", "results", "dead_letters"):

@@ -162,6 +162,7 @@ def test_users_unlike_the_rest_keep_their_own_loading(learnt: Heard) -> None:
     np.testing.assert_allclose(among.shared, 0.127 / 0.8**2, atol=0.03)  # 0.2 again
 
 
+ALL: Final = np.arange(M)
 LEVELS: Final = np.array([0.5, 0.9, 0.99])
 S: Final = 32_768
 
@@ -181,7 +182,7 @@ def test_totals_are_right_once_the_dependence_is_learnt(learnt: Heard, drawn: in
     key: dict[str, Any] = {"app": b"shop", "tick": 7, "shard": 0, "scenarios": S, "seed": 1}
 
     def off(believed: Dependence, loading: np.ndarray) -> np.ndarray:
-        demand = scenarios.by_loading(sample, users, believed, loading, **key)
+        demand = scenarios.by_loading(np, sample, users, believed, loading, ALL, **key)
         sd = (truth(60, LOADING)[2] - 6_000) / 2.3263
         return (np.quantile(demand[:, 0], LEVELS, axis=0).mean(axis=1) - truth(60, LOADING)) / sd
 
@@ -215,7 +216,7 @@ def test_the_released_models_own_scores_tell_the_dependence_of_its_users() -> No
             "learnt": learnt,
         }.items():
             total = scenarios.by_loading(
-                collapsed.simulate, forecast[:, :, :1], believed, loading,
+                np, collapsed.simulate, forecast[:, :, :1], believed, loading, ALL,
                 app=b"shop", tick=tick, shard=0, scenarios=512, seed=0,
             )  # fmt: skip
             ranks[name].append((total[:, 0] < demand[t + 1].sum(axis=0)).mean(axis=0))
@@ -232,15 +233,16 @@ def test_the_released_models_own_scores_tell_the_dependence_of_its_users() -> No
 def test_one_loading_is_the_plain_sampler_to_the_bit() -> None:
     users = normal_users(20, 2, 2)
     key: dict[str, Any] = {"app": b"shop", "tick": 7, "shard": 0, "scenarios": 64, "seed": 1}
-    whole = TRUE.part(np.arange(2))
+    two = np.arange(2)
+    whole = TRUE.part(two)
     sample = partial(scenarios.simulate, np)
-    ones = scenarios.by_loading(sample, users, whole, np.ones(20, int), **key)
+    ones = scenarios.by_loading(np, sample, users, whole, np.ones(20, int), two, **key)
     np.testing.assert_array_equal(ones, sample(users, whole, **key))
-    mixed = scenarios.by_loading(sample, users, whole, np.repeat([1, 0], 10), **key)
+    mixed = scenarios.by_loading(np, sample, users, whole, np.repeat([1, 0], 10), two, **key)
     np.testing.assert_array_equal(
-        mixed, scenarios.by_loading(sample, users, whole, np.repeat([1, 0], 10), **key)
+        mixed, scenarios.by_loading(np, sample, users, whole, np.repeat([1, 0], 10), two, **key)
     )
-    none = scenarios.by_loading(sample, normal_users(0, 2, 2), whole, np.ones(0, int), **key)
+    none = scenarios.by_loading(np, sample, normal_users(0, 2, 2), whole, np.ones(0, int), two, **key)
     assert none.shape == (64, 2, 2)
     assert not none.any()
 
@@ -254,7 +256,7 @@ def test_shards_of_users_of_all_loadings_add_up_to_the_same_law(shards: int, dra
 
     def part(shard: int, rows: slice) -> np.ndarray:
         key: dict[str, Any] = {"app": b"shop", "tick": 7, "shard": shard, "scenarios": 8_192, "seed": 1}
-        return scenarios.by_loading(sample, users[rows], believed, np.sort(loading)[rows], **key)
+        return scenarios.by_loading(np, sample, users[rows], believed, np.sort(loading)[rows], ALL, **key)
 
     total = sum(part(shard, slice(shard, None, shards)) for shard in range(shards))
     assert isinstance(total, np.ndarray)
@@ -262,6 +264,22 @@ def test_shards_of_users_of_all_loadings_add_up_to_the_same_law(shards: int, dra
     # error over the mirrored pairs is sqrt(2 / 4,096) = 2.2 %
     np.testing.assert_allclose(total[:, 0].var(axis=0), 0.05 * 400**2 + 380, rtol=0.08)
     np.testing.assert_allclose(total[:, 0].mean(axis=0), 40_000, rtol=1e-4)
+
+
+@pytest.mark.parametrize("drawn", [100, 8])
+def test_shards_that_have_other_metrics_share_the_factor(drawn: int) -> None:
+    sample = partial(collapsed.simulate, drawn=drawn)
+    believed = Dependence(np.full(M, 0.9), TRUE.metric_correlation, 0.5)
+
+    def part(shard: int, metrics: list[int]) -> np.ndarray:
+        key: dict[str, Any] = {"app": b"shop", "tick": 7, "shard": shard, "scenarios": 1_024, "seed": 1}
+        users = normal_users(50, len(metrics), 1)
+        return scenarios.by_loading(np, sample, users, believed, np.ones(50, int), np.array(metrics), **key)
+
+    one, other = part(0, [0, 1])[:, 0], part(1, [1, 3, 4])[:, 0]
+    # a sum of 50: 0.9 × 50² of 0.9 × 50² + 0.1 × 50 is the factor's
+    assert np.corrcoef(one[:, 1], other[:, 0])[0, 1] > 0.99
+    assert np.corrcoef(one[:, 0], other[:, 1])[0, 1] == pytest.approx(0.5, abs=0.1)
 
 
 def test_the_root_moves_little_with_the_estimate() -> None:
