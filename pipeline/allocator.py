@@ -205,7 +205,7 @@ class Allocator:
             observed={offer: side_inputs.observed_of(record) for offer, record in observed.items()},
             usage=demand.usage[index],
             saturated=demand.saturated[index],
-            telemetry=Telemetry(demand.reporting, demand.users, idle=bool(np.nansum(demand.usage) == 0)),
+            telemetry=Telemetry(demand.reporting, demand.users, idle=demand.idle),
             memory=kept.memory,
             now_s=float((tick + 1) * tick_s),
             seed=self.settings.seed,

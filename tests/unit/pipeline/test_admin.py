@@ -1,5 +1,6 @@
 """Files of policies, prices and events: what is taken, and the one line that refuses the rest."""
 
+import json
 from collections.abc import Callable
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -235,3 +236,34 @@ def test_check_needs_no_broker(write: Write) -> None:
     assert result.output == '{"policies": ["shop"]}\n'
     result = CliRunner().invoke(policies_app, ["check", str(write(POLICY + "min = -1"))])
     assert isinstance(result.exception, UsageError)
+
+
+def test_a_policys_history_is_every_version_with_its_author_and_what_it_changed(
+    write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (record,) = read_policies(write(POLICY))
+    versions = {
+        2: {
+            **record,
+            "version": 2,
+            "valid_from_tick": 70,
+            "author": "ann",
+            "max": 7,
+            "budget": Decimal("2.5"),
+        },
+        1: {**record, "version": 1, "valid_from_tick": 0, "author": "bob"},
+    }
+    monkeypatch.setattr("pipeline.admin.published", lambda *_: {"shop": versions})
+    found = json.loads(CliRunner().invoke(policies_app, ["history", "shop", "--json"]).output)["policies"]
+    assert found == [
+        {"version": 1, "valid_from_tick": 0, "author": "bob", "changed": {}},
+        {"version": 2, "valid_from_tick": 70, "author": "ann",
+         "changed": {"max": [record["max"], 7], "budget": [None, "2.5"]}},
+    ]  # fmt: skip
+    said = CliRunner().invoke(policies_app, ["history", "shop"]).output.splitlines()
+    assert len(said) == 3
+    assert said[0].split() == ["version", "valid_from_tick", "author", "changed"]
+    assert said[2].split(maxsplit=3)[:3] == ["2", "70", "ann"]
+    assert f"max {record['max']} → 7" in said[2]
+    assert "budget none → 2.5" in said[2]
+    assert isinstance(CliRunner().invoke(policies_app, ["history", "blog"]).exception, UsageError)
