@@ -218,7 +218,7 @@ class Allocator:
             offers=[side_inputs.offer_of(price, now_s) for price in prices.values()],
             policy=policy,
             running={offer: record["ready"] + record["pending"] for offer, record in observed.items()},
-            decide=lambda offers, bounded: decide(offers=offers, policy=bounded),
+            decide=lambda offers, bounded, draft: decide(offers=offers, policy=bounded, draft=draft),
         )
         shared = self._group_policy(kept.group, tick, pinned)
         versions: Record = {
