@@ -142,7 +142,12 @@ def allocate(
         alternatives=_alternatives(choice, asked) if usable else (),
         guardrails=guarded.guardrails,
         feasible=bool(usable) and planned >= asked,
-        reason=_reason(choice.best, reasons, planned, asked, guarded.guardrails, usable=bool(usable)),
+        reason="; ".join(
+            (
+                _reason(choice.best, reasons, planned, asked, guarded.guardrails, usable=bool(usable)),
+                *choice.notes,
+            )
+        ),
     )
     return plan, guarded.memory
 
