@@ -24,8 +24,9 @@ from models.capacity import (
 from models.failing import failing
 from models.guardrails import Fleet, Telemetry, guard
 from models.margin import Level, Margin, Question, of_users, split
+from models.market import Market
 from models.promotion import Promotion, decided, judge
-from models.purchase import Choice, Market, Purchase, choose
+from models.purchase import Choice, Purchase, choose
 from models.scenarios import required
 
 COST_LEVELS: Final = (0.95, 0.99, 0.999)
@@ -165,7 +166,12 @@ def allocate(
         alternatives=_alternatives(choice, asked) if usable else (),
         guardrails=guardrails,
         feasible=bool(usable) and planned >= asked,
-        reason=_reason(choice.best, reasons, planned, asked, guardrails, excluded, usable=bool(usable)),
+        reason="; ".join(
+            (
+                _reason(choice.best, reasons, planned, asked, guardrails, excluded, usable=bool(usable)),
+                *choice.notes,
+            )
+        ),
         margin=split(question, demand, needed, metrics, market, choice) if usable and not draft else None,
         sum_of_users=None if users is None else of_users(question, users, metrics, len(needed)),
         excluded=excluded,

@@ -79,6 +79,7 @@ class Policy:
     min, max, max_up, max_down: replicas, the last two a tick; beyond_max: share by which max may be exceeded.
     budget: per hour, None = no limit; min_on_demand: share of the replicas that are not spot.
     providers, regions: allowed, empty = all. churn_threshold: share of the cost below which nothing shrinks.
+    zone_share: most of the replicas in one zone. pool_loss: share of any one spot pool that the promise survives.
     """
 
     app: str
@@ -104,6 +105,7 @@ class Policy:
     providers: tuple[str, ...] = ()
     regions: tuple[str, ...] = ()
     zone_share: float | None = None
+    pool_loss: float = 0.0
     max_up: int | None = None
     max_down: int | None = None
     hold_s: float = 600.0
@@ -171,6 +173,11 @@ def validate(policy: Policy) -> Policy:
         (policy.beyond_max >= 0, f"beyond_max must be at least 0, got {policy.beyond_max}"),
         (policy.budget is None or policy.budget >= 0, f"budget must be at least 0, got {policy.budget}"),
         (0 <= policy.min_on_demand <= 1, f"min_on_demand must be in 0 to 1, got {policy.min_on_demand}"),
+        (0 <= policy.pool_loss <= 1, f"pool_loss must be in 0 to 1, got {policy.pool_loss}"),
+        (
+            policy.zone_share is None or 0 < policy.zone_share <= 1,
+            f"zone_share must be above 0 and at most 1, got {policy.zone_share}",
+        ),
         *(
             (step is None or step >= 1, f"{name} must be at least 1, got {step}")
             for name, step in (("max_up", policy.max_up), ("max_down", policy.max_down))
@@ -270,6 +277,10 @@ def why_unusable(offer: Offer, policy: Policy) -> str | None:
         return f"price {offer.price_h} is not a price"
     if not 0 <= offer.launch_failure < 1:
         return f"launch failure {offer.launch_failure} is not a share below 1"
+    if not (math.isfinite(offer.interruption_h) and offer.interruption_h >= 0):
+        return f"interruptions {offer.interruption_h} are not a rate"
+    if not (math.isfinite(offer.startup_p99_s) and offer.startup_p99_s >= 0):
+        return f"start-up time {offer.startup_p99_s} is not a time"
     if offer.tier == "SPOT" and policy.min_on_demand >= 1:
         return "the policy buys no spot"
     if replicas_per_instance(offer, policy) < 1:

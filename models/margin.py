@@ -21,7 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.capacity import Observed, Offer, Policy, load, replicas
-from models.purchase import Choice, Market, choose
+from models.market import Market
+from models.purchase import Choice, choose
 
 USER_LEVEL: Final = 0.99  # each user's own quantile in the sum over users: the usual confidence of a plan
 

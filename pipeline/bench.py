@@ -12,10 +12,12 @@ from models import collapsed, scenarios
 from models.distribution import QuantileFunction, Z
 from models.lstm import DEFAULT_MODEL, BehaviourModel
 from models.scenarios import Dependence
+from pipeline.bench_allocator import allocator
 from pipeline.display import tell
 from pipeline.options import AsJson
 
 bench_app = typer.Typer(no_args_is_help=True, help="Measure the parts, each beside a rival in the same run.")
+bench_app.command()(allocator)
 METRICS: Final = 4
 STEPS: Final = 6
 LEVEL: Final = 0.99

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from models.capacity import Observed, Offer, Policy
-from models.purchase import POOL_CORRELATION, Market, choose, window
+from models.market import POOL_CORRELATION, Market, window
+from models.purchase import choose
 from models.scenarios import stream
 
 S = 4096
@@ -89,16 +90,6 @@ def test_more_instances_never_serve_less_and_new_ones_serve_late():
     assert early[4].max() == 2 * 3  # of nine asked for, the three that are ready
     # 3 ready + 6 launched, 80 % of them there, all surviving with exp(-0.1 × 0.25 h) = 0.975
     assert late[4].mean() == pytest.approx(2 * (3 + 6 * 0.8) * math.exp(-0.1 * 900 / 3600), rel=0.02)
-
-
-def test_failed_launches_are_ordered_again():
-    offer = replace(OD, launch_failure=0.1)
-    asked, reachable = market([offer], 0).needed(offer, np.full((1, 1, S), 40, np.int32))
-    # 20 instances; failures before 20 successes: 20 × 0.1 / 0.9 = 2.22
-    assert asked.mean() == pytest.approx(22.22, abs=0.1)
-    assert np.array_equal(asked, reachable)
-    ready = market([offer], 0, {"od": Observed(ready=20)})
-    assert np.all(ready.needed(offer, np.full((1, 1, S), 40, np.int32))[0] == 20)
 
 
 def test_a_known_need_is_bought_exactly():

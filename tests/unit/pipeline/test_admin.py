@@ -135,7 +135,10 @@ Write = Callable[[str], Path]
 
 
 def test_a_policy_is_its_fields_and_the_schemas_defaults(write: Write) -> None:
-    text = POLICY + 'budget = 12.5\nmode = "auto"\npromotion_gates = {coverage = 0.93}\nmax_up = 3'
+    text = (
+        POLICY
+        + 'budget = 12.5\nmode = "auto"\npromotion_gates = {coverage = 0.93}\nmax_up = 3\npool_loss = 0.9'
+    )
     (record,) = read_policies(write(text))
     assert policy_of(record) == Policy(
         app="shop",
@@ -146,6 +149,7 @@ def test_a_policy_is_its_fields_and_the_schemas_defaults(write: Write) -> None:
         budget=12.5,
         promotion_gates={"coverage": 0.93},
         max_up=3,
+        pool_loss=0.9,
     )
     assert record["budget"] == Decimal("12.5")
     assert "version" not in record
@@ -158,9 +162,10 @@ def test_a_version_and_a_tick_of_the_file_are_kept(write: Write) -> None:
 
 
 def test_an_offer_is_what_is_left_for_replicas_and_its_exact_price(write: Write) -> None:
-    (record,) = read_prices(write(PRICE))
+    (record,) = read_prices(write(PRICE + "quota_group = 'vcpu'\nquota_limit = 5"))
     assert record["price"] == Decimal("0.214")
     offer = offer_of(record)
+    assert (offer.quota_group, offer.quota_limit) == ("vcpu", 5)
     # 4 - 0.2 cores; 16 GiB - 700 MiB; a network in decimal units, as networks are sold.
     assert offer.allocatable == {
         "cpu": 3.8,

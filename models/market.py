@@ -1,0 +1,186 @@
+"""What an app can buy, and how much of it serves: supply that launches late, fails to, and is lost in waves.
+
+Ready instances serve at once, others from the first step whose tick starts after the offer's 99 % start-up time. A
+launch fails with the offer's probability. Spot instances of a pool are lost together: in each scenario they survive
+the window with a probability p ~ Beta, mean exp(-interruptions × time). So a count's supply is beta-binomial.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.capacity import Observed, Offer, Policy, replicas_per_instance
+from models.scenarios import stream
+
+IntArray = NDArray[np.int32]
+Array = NDArray[Any]  # replicas: whole, or expected
+
+# Correlation of losses between two instances of one pool. A pool's interruptions are the owner's need for the same
+# hardware: they come in waves. At 0.3, with 5 % interruptions an hour and a window of 10 minutes (mean survival
+# 0.992), a tenth or more is lost of 20 instances in 2.9 % of the windows and of 100 in 2.5 %; independent losses
+# would do that in 1.2 % and never.
+POOL_CORRELATION: Final = 0.3
+MIN_HORIZON_S: Final = 300.0  # RECORDS, "Steps and horizon"
+EXACT: Final = 1e-6  # share of a need: sums of expected supply in float32 err by some 1e-7 of it
+
+
+@dataclass(frozen=True)
+class Window:
+    """Steps that the promise covers, and which offers' new instances serve in them.
+
+    steps: slice of the forecast steps; late: (offer, step in window) true where a new instance serves
+    """
+
+    steps: slice
+    late: NDArray[np.bool_]
+
+
+def window(offers: Sequence[Offer], steps_s: Sequence[float], actuation_s: float = 0.0) -> Window:
+    """From the first step that an offer can reach, to max(300 s, slowest start + actuation + one tick).
+
+    steps_s: end of each step, seconds from now; the first is one tick. The window has at least one step; in its last
+    one all offers serve, or a plan could not wait for the slow ones.
+    """
+    end_s = np.asarray(steps_s, dtype=float)
+    start_s = end_s - end_s[0]
+    lead_s = np.array([o.startup_p99_s + actuation_s for o in offers])
+    horizon_s = max(MIN_HORIZON_S, lead_s.max(initial=0.0) + end_s[0])
+    last = min(int(np.searchsorted(end_s, horizon_s)), end_s.size - 1)
+    late = start_s[: last + 1] >= lead_s[:, None]
+    late[:, last] = True
+    first = int(late.any(axis=0).argmax())
+    return Window(slice(first, last + 1), late[:, first:])
+
+
+class Market:
+    """One app's usable offers, what runs of them, and the replicas needed, by scenario.
+
+    need: (group, scenario), the largest need among the steps in which the same offers' new instances serve.
+    """
+
+    def __init__(
+        self,
+        offers: Sequence[Offer],
+        observed: Mapping[str, Observed],
+        policy: Policy,
+        replicas: IntArray,
+        steps_s: Sequence[float],
+        key: tuple[int, bytes, int],
+        actuation_s: float = 0.0,
+    ) -> None:
+        """replicas: (scenario, step); key: seed, app, tick."""
+        self.offers = tuple(offers)
+        self.window = window(offers, steps_s, actuation_s)
+        self.scenarios = replicas.shape[0]
+        self.size = {o.offer_id: replicas_per_instance(o, policy) for o in offers}
+        self.ready = {o.offer_id: observed.get(o.offer_id, Observed()).ready for o in offers}
+        self.running = {o.offer_id: observed.get(o.offer_id, Observed()).running for o in offers}
+        self.key = key
+        self.pool_loss = policy.pool_loss
+        self._horizon_h = float(steps_s[self.window.steps.stop - 1]) / 3600
+        self._survival: dict[tuple[str, str], NDArray[np.float64]] = {}
+        self._alive: dict[tuple[str, int], Array] = {}
+        self._rates: dict[str, float] = {}
+        for offer in offers:
+            pool = pool_of(offer)
+            self._rates[pool] = max(self._rates.get(pool, 0.0), offer.interruption_h)
+        patterns, group = np.unique(self.window.late, axis=1, return_inverse=True)
+        inside = replicas[:, self.window.steps]
+        self.need = np.stack([inside[:, group == g].max(axis=1) for g in range(patterns.shape[1])])
+        self.late = {o.offer_id: patterns[i] for i, o in enumerate(offers)}
+
+    def mean_survival(self, offer: Offer) -> float:
+        """Probability that an instance is not interrupted in the window."""
+        return math.exp(-self._rates[pool_of(offer)] * self._horizon_h) if offer.tier == "SPOT" else 1.0
+
+    def survival(self, offer: Offer, use: str = "pool") -> NDArray[np.float64] | float:
+        """The same by scenario, (scenario), one draw for all offers of a pool; another `use` draws others."""
+        mean, strength = self.mean_survival(offer), 1 / POOL_CORRELATION - 1
+        if mean >= 1:
+            return 1.0
+        known = (use, pool_of(offer))
+        if known not in self._survival:
+            draw = stream(np, *self.key, *known)
+            self._survival[known] = draw.beta(mean * strength, (1 - mean) * strength, size=self.scenarios)
+        return self._survival[known]
+
+    def alive(self, offer: Offer, counts: Sequence[int]) -> Array:
+        """Replicas that serve, (group, count, scenario), when so many instances are asked for, counts rising."""
+        name, ready = offer.offer_id, self.ready[offer.offer_id]
+        survival = self.survival(offer)
+        draw = stream(np, *self.key, "supply", name)
+        old = np.zeros((len(counts), self.scenarios), np.int32)
+        new = np.zeros_like(old)
+        now, asked = np.zeros((2, self.scenarios), np.int32), 0
+        for i, count in enumerate(counts):
+            kept, launched = min(count, ready) - min(asked, ready), max(0, count - max(asked, ready))
+            now[0] += draw.binomial(kept, survival, self.scenarios) if kept else 0
+            now[1] += (
+                draw.binomial(launched, survival * (1 - offer.launch_failure), self.scenarios)
+                if launched
+                else 0
+            )
+            old[i], new[i], asked = now[0], now[1], count
+        return self.size[name] * np.stack([old + new if late else old for late in self.late[name]])
+
+    def served(self, counts: Mapping[str, int]) -> Array:
+        """Replicas that serve, (group, scenario); less the share `pool_loss` of the spot pool that carries most."""
+        total = np.zeros(self.need.shape)
+        pools: dict[str, Array] = {}
+        for offer in self.offers:
+            if counts.get(offer.offer_id, 0) > 0:
+                known = (offer.offer_id, counts[offer.offer_id])
+                if known not in self._alive:  # a search asks for many counts that differ in one offer
+                    self._alive[known] = self.alive(offer, [known[1]])[:, 0]
+                alive = self._alive[known]
+                total += alive
+                if offer.tier == "SPOT":
+                    pools[pool_of(offer)] = pools.get(pool_of(offer), 0.0) + alive
+        if self.pool_loss and pools:
+            total -= self.pool_loss * np.max(np.stack([*pools.values()]), axis=0)
+        return total
+
+    def serves(self, counts: Mapping[str, int]) -> NDArray[np.bool_]:
+        """Scenarios that these counts serve, (scenario)."""
+        return np.all(self.served(counts) >= self.need * (1 - EXACT), axis=0)
+
+    def holds(self, counts: Mapping[str, int]) -> float:
+        """Share of the scenarios that these counts serve."""
+        return float(self.serves(counts).mean())
+
+    def holds_without(self, counts: Mapping[str, int], pool: str, share: float) -> float:
+        """The same when each scenario takes this share of a pool's instances besides."""
+        bare = copy.copy(self)
+        bare.pool_loss = 0.0
+        some = {o.offer_id: counts.get(o.offer_id, 0) for o in self.offers if pool_of(o) == pool}
+        left = bare.served(counts) - share * bare.served(some)
+        return float((left >= self.need * (1 - EXACT)).all(axis=0).mean())
+
+
+class Fluid(Market):
+    """The market with whole losses replaced by expected ones: of n instances p n survive in a scenario.
+
+    Linear in the counts up to what is ready and beyond, so that the least cost can be known exactly
+    (`models.exact`). What is left of chance: the demand and each pool's survival p.
+    """
+
+    def alive(self, offer: Offer, counts: Sequence[int]) -> Array:
+        """As `Market.alive`, expected over the fate of single instances."""
+        name, ready, survival = offer.offer_id, self.ready[offer.offer_id], self.survival(offer)
+        survival = np.broadcast_to(np.asarray(survival), (1, self.scenarios))
+        asked = np.asarray(counts)[:, None]
+        old = np.minimum(asked, ready) * survival
+        new = np.maximum(asked - ready, 0) * survival * (1 - offer.launch_failure)
+        return self.size[name] * np.stack([old + new if late else old for late in self.late[name]])
+
+
+def pool_of(offer: Offer) -> str:
+    """What is taken back together; an offer without a pool is one of its own."""
+    return offer.pool or offer.offer_id

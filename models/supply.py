@@ -1,0 +1,111 @@
+"""Supply of many counts at once: what the search compares exchanges by, on draws of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.bounds import Counts
+from models.capacity import Offer
+from models.market import EXACT, Fluid, Market, pool_of
+from models.scenarios import stream
+
+Float = NDArray[np.floating[Any]]
+REFERENCE: Final = 1e-6  # price of a reserved instance beside the dearest other: paid, but not for nothing
+
+
+class Supply:
+    """Supply and need of some of a market's offers as arrays, so that many counts can be compared fast.
+
+    Supply is drawn anew, apart from `Market.alive`, so that a purchase is judged by other draws than it was chosen
+    by: for an offer and scenario one normal number z gives, for every count, the rounded mean + z × deviation of the
+    beta-binomial's binomial part. In a `Fluid` market supply is its expectation, not rounded.
+    """
+
+    def __init__(self, market: Market, offers: Sequence[Offer]) -> None:
+        """offers: those that are compared."""
+        self.market, self.offers = market, tuple(offers)
+        self.size = np.array([market.size[o.offer_id] for o in offers], dtype=np.int64)
+        self.ready = np.array([market.ready[o.offer_id] for o in offers], dtype=np.int64)
+        price = np.array([0.0 if o.tier == "RESERVED" else o.price_h for o in offers])
+        self.price = np.maximum(price, REFERENCE * price.max(initial=0.0)) + np.finfo(float).tiny
+        self.fails = np.array([o.launch_failure for o in offers], dtype=np.float32)
+        self.late = np.array([market.late[o.offer_id] for o in offers], dtype=bool)
+        self.need = (market.need * (1 - EXACT)).astype(np.float32)
+        self.whole = not isinstance(market, Fluid)
+        self.survival = np.ones((len(offers), market.scenarios), np.float32)
+        drawn: dict[str, Any] = {}
+        for i, offer in enumerate(offers):
+            if offer.tier == "SPOT":
+                pool = pool_of(offer)
+                if pool not in drawn:
+                    drawn[pool] = market.survival(offer, "pool tried" if self.whole else "pool")
+                self.survival[i] = drawn[pool]
+        self.normal = np.zeros_like(self.survival)
+        if self.whole:
+            for i, offer in enumerate(offers):
+                if offer.launch_failure > 0 or offer.tier == "SPOT":
+                    draw = stream(np, *market.key, "supply tried", offer.offer_id)
+                    self.normal[i] = draw.standard_normal(market.scenarios, dtype=np.float32)
+        names = sorted(drawn)
+        self.pools = np.zeros((len(names), len(offers)))
+        for i, offer in enumerate(offers):
+            if offer.tier == "SPOT":
+                self.pools[names.index(pool_of(offer)), i] = self.size[i]
+
+    def supply(
+        self, index: Counts, counts: Counts, part: NDArray[np.intp] | None = None
+    ) -> tuple[Float, Float]:
+        """Replicas that serve, (count, scenario), of these offers at these counts: ready ones, and all in time."""
+        old = np.minimum(counts, self.ready[index])[:, None].astype(np.float32)
+        new = counts[:, None].astype(np.float32) - old
+        size = self.size[index].astype(np.float32)[:, None]
+        if part is None:
+            p, z = self.survival[index], self.normal[index]
+        else:
+            cell = index[:, None] * self.survival.shape[1] + part
+            p, z = self.survival.ravel()[cell], self.normal.ravel()[cell]
+        every = p * (old + new * (1 - self.fails[index])[:, None])
+        if not old.any():
+            # n p of n launched instances, of variance n p (1 - p)
+            every = size * self._rounded(every, z, every * (1 - every / np.maximum(new, 1)), new)
+            return np.zeros_like(every), every
+        q = p * (1 - self.fails[index])[:, None]
+        variance = old * p * (1 - p)
+        every = self._rounded(every, z, variance + new * q * (1 - q), old + new)
+        return size * self._rounded(old * p, z, variance, old), size * every
+
+    def _rounded(self, mean: Float, normal: Float, variance: Float, most: Float) -> Float:
+        """Whole instances, of at most so many, by a normal number, in the variance's place; the mean in `Fluid`."""
+        if not self.whole:
+            return mean
+        spread = np.sqrt(np.maximum(variance, 0, out=variance), out=variance)
+        spread *= normal
+        spread += mean
+        np.rint(spread, out=spread)
+        np.minimum(spread, most, out=spread)
+        return np.maximum(spread, 0, out=spread)
+
+    def cost(self, counts: Counts) -> float:
+        """Per hour; reserved instances next to nothing."""
+        return float(self.price @ counts)
+
+    def margin(self, counts: Counts) -> Float:
+        """Replicas to spare, (group, scenario), negative where they lack; pool loss apart."""
+        index = np.flatnonzero(counts)
+        ready, every = self.supply(index, counts[index])
+        late = self.late[index].T.astype(np.float32)
+        return late @ every + (1 - late) @ ready - self.need
+
+    def lost(self, counts: NDArray[np.integer]) -> NDArray[np.float64]:
+        """Replicas that the loss of the largest pool takes, (...), for counts (..., offer)."""
+        if not self.market.pool_loss or not len(self.pools):
+            return np.zeros(counts.shape[:-1])
+        return self.market.pool_loss * (counts @ self.pools.T).max(axis=-1)
+
+    def unserved(self, counts: Counts) -> int:
+        """Scenarios that these counts do not serve."""
+        return int((self.margin(counts).min(axis=0) < self.lost(counts)).sum())
