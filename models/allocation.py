@@ -98,6 +98,7 @@ def allocate(
     confidence: float | None = None,
     actuation_s: float = 0.0,
     user_quantiles: NDArray[np.floating[Any]] | None = None,
+    draft: bool = False,
 ) -> tuple[Plan, dict[str, Any]]:
     """Plan for one app and tick, and the app's memory for the next tick (plain JSON).
 
@@ -105,7 +106,8 @@ def allocate(
     step, seconds from now, the first is one tick; observed: by offer, as last reported; usage, saturated: (metric)
     usage of the tick and the part of it that saturated users have, NaN = not measured; memory: as last given back,
     {} at first; now_s: the tick's end; confidence: instead of the policy's; actuation_s: delay before a command acts;
-    user_quantiles: (step, metric) sum of every user's own 99 % quantile, where known.
+    user_quantiles: (step, metric) sum of every user's own 99 % quantile, where known; draft: without what only the
+    record needs (cost_at, margin, sum_of_users).
     Offers of which no replica size is known are left as they are and not in the plan.
     """
     asked = policy.confidence if confidence is None else confidence
@@ -121,7 +123,7 @@ def allocate(
     key, failed = (seed, app, tick), failing(usable, observed, policy, memory.get("failing", {}), now_s)
     excluded = failed.excluded
     market = Market(usable, observed, policy, needed, steps_s, key, actuation_s)
-    choice = choose(market, policy, asked, COST_LEVELS, excluded)
+    choice = choose(market, policy, asked, () if draft else COST_LEVELS, excluded)
     question = Question(usable, observed, policy, steps_s, key, actuation_s, asked, excluded)
     fleet = _fleet(offers, {o.offer_id for o in usable}, observed, policy, excluded)
 
@@ -147,7 +149,7 @@ def allocate(
     promised = [metrics.index(name) for name in governed(metrics, policy)]
     curve, alpha = required(demand, asked, market.window.steps, promised)
     last = market.window.steps.stop - 1
-    users = user_quantiles if usable else None
+    users = user_quantiles if usable and not draft else None
     guardrails = failed.guardrails + guarded.guardrails
     plan = Plan(
         confidence_asked=asked,
@@ -164,8 +166,13 @@ def allocate(
         alternatives=_alternatives(choice, asked) if usable else (),
         guardrails=guardrails,
         feasible=bool(usable) and planned >= asked,
-        reason=_reason(choice.best, reasons, planned, asked, guardrails, excluded, usable=bool(usable)),
-        margin=split(question, demand, needed, metrics, market, choice) if usable else None,
+        reason="; ".join(
+            (
+                _reason(choice.best, reasons, planned, asked, guardrails, excluded, usable=bool(usable)),
+                *choice.notes,
+            )
+        ),
+        margin=split(question, demand, needed, metrics, market, choice) if usable and not draft else None,
         sum_of_users=None if users is None else of_users(question, users, metrics, len(needed)),
         excluded=excluded,
         mode=policy.mode,

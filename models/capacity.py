@@ -32,6 +32,7 @@ class Offer:
     price_h: per hour; interruption_h: interruptions per hour; launch_failure: 0 to 1
     pool: what is taken back together; owned_count: instances already paid, for RESERVED
     quota_limit: most instances of all offers of the quota_group together, None = no limit
+    ended: why it is not to be had any more, where it is not
     """
 
     offer_id: str
@@ -50,6 +51,7 @@ class Offer:
     owned_count: int = 0
     quota_group: str = ""
     quota_limit: int | None = None
+    ended: str = ""
 
 
 @dataclass(frozen=True)
@@ -189,6 +191,7 @@ def validate(policy: Policy) -> Policy:
             policy.scale_down in SCALE_DOWN,
             f"scale_down must be one of {', '.join(SCALE_DOWN)}, got {policy.scale_down!r}",
         ),
+        (policy.scale_down != "drain" or policy.drain_s > 0, "scale_down drain needs a drain_s above 0"),
         *(
             (name in GATES, f"promotion_gates must be of {', '.join(GATES)}, got {name!r}")
             for name in policy.promotion_gates
@@ -264,6 +267,8 @@ def replicas_per_instance(offer: Offer, policy: Policy) -> int:
 
 def why_unusable(offer: Offer, policy: Policy) -> str | None:
     """Why an offer may not be bought, or None."""
+    if offer.ended:
+        return offer.ended
     if policy.providers and offer.provider not in policy.providers:
         return f"provider {offer.provider} is not allowed"
     if policy.regions and offer.region not in policy.regions:

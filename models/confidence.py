@@ -195,10 +195,12 @@ def study(
             ahead = np.where(held, np.nan, usage)[np.array(steps) + t][..., inside]  # (step, app, governed)
             for a, members in enumerate(apps):
                 demand = by_loading(
+                    np,
                     collapsed.simulate,
                     users[members][:, measured],
-                    dependence.estimate(learnt[a][0], model.dependence).part(measured),
+                    dependence.estimate(learnt[a][0], model.dependence),
                     dependence.loadings(learnt[a][1]),
+                    measured,
                     app=b"%d" % a,
                     tick=first_tick + t,
                     shard=0,

@@ -38,14 +38,14 @@ Memory = dict[str, Any]  # of an app, plain JSON
 class Member:
     """An app of a group.
 
-    running: instances, by offer; decide: its plan, and the memory after it, from offers and a policy; asked more than
-    once, it must answer alike
+    running: instances, by offer; decide: its plan, and the memory after it, from offers and a policy; true: a draft
+    will do, of which only the counts matter. Asked more than once, it must answer alike
     """
 
     offers: Sequence[Offer]
     policy: Policy
     running: Mapping[str, int]
-    decide: Callable[[Sequence[Offer], Policy], tuple[Plan, Memory]]
+    decide: Callable[[Sequence[Offer], Policy, bool], tuple[Plan, Memory]]
 
 
 @dataclass(frozen=True)
@@ -76,10 +76,12 @@ def together(members: Mapping[str, Member], budget: float | None = None) -> dict
     """
     if len(members) == 1 and budget is None:
         ((name, one),) = members.items()
-        return {name: Decision(*one.decide(one.offers, one.policy), {})}
+        return {name: Decision(*one.decide(one.offers, one.policy, False), {})}
     names = sorted(members)
     shared = _shared(o for name in names for o in members[name].offers)
-    alone = {name: members[name].decide(members[name].offers, members[name].policy)[0] for name in names}
+    alone = {
+        name: members[name].decide(members[name].offers, members[name].policy, True)[0] for name in names
+    }
     wanted = {name: _first(alone[name]) for name in names}
     worth = {
         what: {name: _worth(members[name], what) for name in names}
@@ -97,7 +99,9 @@ def together(members: Mapping[str, Member], budget: float | None = None) -> dict
         for name in names:
             caps = {what: targets[what][name] for what in worth}
             wanted[name] = _first(
-                members[name].decide(_capped(members[name].offers, shared, caps), members[name].policy)[0]
+                members[name].decide(_capped(members[name].offers, shared, caps), members[name].policy, True)[
+                    0
+                ]
             )
     for what, one in shared.items():
         if not one.reserved:
@@ -136,7 +140,7 @@ def together(members: Mapping[str, Member], budget: float | None = None) -> dict
             share["budget"] = paid + free
             own = math.inf if policy.budget is None else policy.budget
             policy = replace(policy, budget=min(own, paid + free))
-        plan, memory = member.decide(offers, policy)
+        plan, memory = member.decide(offers, policy, False)
         counts = _first(plan)
         money -= _spent(member, counts)
         for what, one in shared.items():

@@ -66,20 +66,20 @@ class Question:
 
     def least(self, needed: NDArray[np.int32], *, certain: bool) -> Level:
         """Least cost for needed (scenario, step) replicas; certain: no launch fails, no instance is interrupted."""
-        offers = [replace(o, launch_failure=0.0, interruption_h=0.0) for o in self.offers]
-        market = Market(
-            offers if certain else self.offers,
-            self.observed,
-            self.policy,
-            needed,
-            self.steps_s,
-            self.key,
-            self.actuation_s,
-        )
+        if certain:
+            offers = [replace(o, launch_failure=0.0, interruption_h=0.0) for o in self.offers]
+            market = self._market(offers, needed)
+        else:
+            market = self._market(self.offers, needed)
         wanted = int(np.quantile(market.need.max(axis=0), self.confidence, method="inverted_cdf"))
+        if certain and len(market.need) == 1:  # all offers serve in the same steps: only this quantile counts
+            market = self._market(market.offers, np.full_like(needed[:1], wanted))
         free = replace(self.policy, budget=None, max=max(self.policy.max, wanted))
         best = choose(market, free, self.confidence, excluded=self.excluded, alternatives=False).best
         return Level(wanted, best.cost if best.feasible else None)
+
+    def _market(self, offers: Sequence[Offer], needed: NDArray[np.int32]) -> Market:
+        return Market(offers, self.observed, self.policy, needed, self.steps_s, self.key, self.actuation_s)
 
 
 def split(

@@ -23,14 +23,15 @@ from models.capacity import Offer, Policy
 from models.market import EXACT, Market, pool_of
 from models.search import Search
 
-PER_SIZE: Final = {
-    "SPOT": 8,
-    "ON_DEMAND": 2,
-}  # cheapest of each size, per surviving replica, that are searched
+# Cheapest offers of each size, per surviving replica, that are searched: the least costs of the benchmark's first
+# twenty instances use spot offers to the seventh of a size; offers on demand differ by their price alone.
+PER_SIZE: Final = {"SPOT": 8, "ON_DEMAND": 2}
 OFFERS_PER_GROUP: Final = 2  # beside them, of each zone and quota group, where these bind
 NEAR: Final = (64,)  # the unit, need by this, of searches from a purchase that is near
 FEW_ROUNDS: Final = 8  # exchanges of such a search: it is a millisecond each, and the first save most
-MENDS: Final = 6  # times that a purchase is mended; each asks for the scenarios that it lacked, and one more
+MENDS: Final = (
+    6  # times that a purchase is mended, each by the scenarios that it lacked; one or none is usual
+)
 KEPT: Final = "; what runs is kept"
 TRIM: Final = 0.002  # share of the cost that an instance must have for the purchase to be tried without it
 
@@ -124,7 +125,6 @@ def candidates(market: Market, policy: Policy) -> list[Offer]:
         serving = market.size[o.offer_id] * market.mean_survival(o) * (1 - o.launch_failure)
         return o.price_h / max(serving, 1e-9), o.offer_id
 
-    room = PER_SIZE
     taken: dict[tuple[object, ...], int] = {}
     kept = list[Offer]()
     special = policy.zone_share is not None or any(o.quota_limit is not None for o in market.offers)
@@ -134,7 +134,7 @@ def candidates(market: Market, policy: Policy) -> list[Offer]:
         if (
             offer.tier == "RESERVED"
             or market.running[offer.offer_id]
-            or taken.get(size, 0) < room[offer.tier]
+            or taken.get(size, 0) < PER_SIZE[offer.tier]
             or (special and taken.get(group, 0) < OFFERS_PER_GROUP)
         ):
             kept.append(offer)

@@ -2,8 +2,8 @@
 
 From a start the search first raises supply until at most k scenarios are not served, by the additions and exchanges
 that remove most of what is lacking per cost; then it makes the exchange (some of one offer less, some of another
-more or less) that saves most among those that leave at most k scenarios unserved, until there is none. Units
-shrink from an eighth of the need to one instance. A local search for the chance-constrained covering problem
+more or less) that saves most among those that leave at most k scenarios unserved, until there is none. Units shrink
+from a sixteenth of the need to a 512th, or one instance. A local search for the chance-constrained covering problem
 (Luedtke, Ahmed & Nemhauser 2010, doi:10.1007/s10107-008-0247-4); how far it is from the least cost is measured by
 `leadtime bench allocator`.
 """
@@ -31,11 +31,9 @@ MORE: Final = (1, 2, 3, 4)  # units added: instances differ in size, and spot st
 LESS: Final = (1, 2)  # units taken away
 TAIL: Final = 160  # rows beyond k that a move is tried on, those with least to spare; then on all scenarios
 REFUSED: Final = 16  # moves that hold on those rows and not on all, until no other is tried
-WORTH: Final = (
-    1e-4  # share of the cost that an exchange saves at least: a hundredth of what the search is held to
-)
+WORTH: Final = 1e-4  # share of the cost that an exchange saves at least: a hundredth of the per cent aimed at
 WORST: Final = 24  # rows beyond k that it is tried on before: they refuse most moves, at a third of the work
-CHUNK: Final = 512  # moves tried at once, cheapest first: 512 × 424 float32 are 0.9 MB and stay in the cache
+CHUNK: Final = 512  # moves tried at once, cheapest first: 512 × 200 float32 are 0.4 MB and stay in the cache
 MIXED: Final = 1024  # scenarios that mixes are compared on
 MIX_SPOT: Final = 24  # spot offers of a mix at most
 MIX_STABLE: Final = 2  # on-demand offers: in parts, one does

@@ -226,6 +226,40 @@ def show(
         _table([{"field": n, "value": v} for n, v in versions[number].items()], ["field", "value"])
 
 
+@policies_app.command("history")
+def history(app: str, as_json: AsJson = False, bootstrap: Bootstrap = None, prefix: Prefix = None) -> None:
+    """Every version of an app's policy: whose it is, from when it is valid, and what it changed."""
+    versions = published(load(bootstrap=bootstrap, prefix=prefix), "policies").get(app, {})
+    if not versions:
+        raise UsageError(f"there is no policy of app {app}")
+    rows = changes([versions[number] for number in sorted(versions)])
+    if as_json:
+        _json({"policies": rows})
+    else:
+        shown = [
+            row | {"changed": "; ".join(_change(*change) for change in row["changed"].items())}
+            for row in rows
+        ]
+        _table(shown, list(shown[0]))
+
+
+def changes(versions: Sequence[Record]) -> list[Record]:
+    """For each version its author and validity, and by field [before, after] of what differs from the one before."""
+    apart = {"version", "valid_from_tick", "author", "schema_version"}
+    rows: list[Record] = []
+    for before, after in zip((None, *versions), versions, strict=False):
+        changed = {
+            n: [before[n], v] for n, v in after.items() if before and n not in apart and before[n] != v
+        }
+        rows.append({n: after[n] for n in ("version", "valid_from_tick", "author")} | {"changed": changed})
+    return rows
+
+
+def _change(name: str, values: Sequence[Any]) -> str:
+    before, after = (_text(value) or "none" for value in values)
+    return f"{name} {before} → {after}"
+
+
 @topics_app.command("create")
 def create(as_json: AsJson = False, bootstrap: Bootstrap = None, prefix: Prefix = None) -> None:
     """Make the topics that are missing."""

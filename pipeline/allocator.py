@@ -1,20 +1,26 @@
 """Stage 4: scenarios of all shards -> for each app its total's forecast, a plan, and signed commands.
 
 When a tick is complete (see `barrier`), for each app in order: step the app's total by the same behaviour model,
-reconcile the scenarios with it, allocate. Plans exist only for complete ticks, in order. A plan for tick t starts
-from capacity observed at t - 1; in a replay it waits for it, so that plans are a function of the topics.
+reconcile the scenarios with it, allocate; apps of one allocation group together (`models.groups`). Plans exist only
+for complete ticks, in order. A plan for tick t starts from capacity observed at t - 1; in a replay it waits for it, so
+that plans are a function of the topics.
 """
 
+from __future__ import annotations
+
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from hashlib import blake2b
 from typing import Any
 
 import numpy as np
+import structlog
 from confluent_kafka import Message
 
-from models import reconciliation
+from models import groups, reconciliation
 from models.allocation import allocate, promised
 from models.distribution import QuantileFunction
 from models.features import METRICS, horizon_steps
@@ -31,6 +37,7 @@ from pipeline.side_inputs import SideInputs
 from pipeline.state import Publish
 
 REPLAY_WAIT_S = 3600.0
+_LOG = structlog.get_logger()
 
 
 @dataclass
@@ -48,6 +55,19 @@ class App:
     managed: bool
     metrics: tuple[str, ...] = ()
     offers: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What an app's plan is made from, but for what its group leaves it; `budget` is the group's, per hour."""
+
+    member: groups.Member
+    budget: float | None
+    metrics: tuple[str, ...]
+    prices: dict[str, Record]
+    observed: dict[str, Record]
+    before: dict[str, int]
+    versions: Record
 
 
 class Allocator:
@@ -72,6 +92,7 @@ class Allocator:
         self.pinned: dict[str, Record] = {}
         self.noticed: int | None = None
         self.waiting_since_s: tuple[int, float] | None = None
+        self.warned: set[tuple[str, str]] = set()
 
     @property
     def done(self) -> int:
@@ -126,8 +147,15 @@ class Allocator:
         if self.apps:
             names = sorted(self.apps)
             totals = self._step_totals(names, demands, head)
-            for row, app in enumerate(names):
-                self._plan_app(app, demands[app], totals[row], head)
+            asked = {
+                app: self._plan_app(app, demands[app], totals[row], head) for row, app in enumerate(names)
+            }
+            decided: dict[str, groups.Decision] = {}
+            for group in sorted({kept.group for kept in self.apps.values()}):
+                members = {app: asked[app].member for app in names if self.apps[app].group == group}
+                decided |= groups.together(members, asked[min(members)].budget)
+            for app in names:
+                self._publish_plan(app, asked[app], decided[app], head)
             self.seq += 1
 
     def _step_totals(self, names: list[str], demands: Mapping[str, Demand], head: Record) -> QuantileFunction:
@@ -162,7 +190,8 @@ class Allocator:
             self.publish("forecasts.apps", "forecast", record, partition=self.shard, key=str(self.shard))
         return totals
 
-    def _plan_app(self, app: str, demand: Demand, total: QuantileFunction, head: Record) -> None:
+    def _plan_app(self, app: str, demand: Demand, total: QuantileFunction, head: Record) -> Asked:
+        """What is to be planned of an app: its offers and policy, and `allocate` for whatever its group leaves it."""
         kept, tick, tick_s = self.apps[app], head["tick"], head["tick_s"]
         kept.metrics = demand.metrics
         pinned = self.pinned.pop(f"{app}@{tick}", None)
@@ -172,7 +201,8 @@ class Allocator:
         observed = self._observed(app, kept, tick)
         index = [METRICS.index(metric) for metric in demand.metrics]
         before = kept.memory.get("counts") or {o: r["ready"] + r["pending"] for o, r in observed.items()}
-        offers = [side_inputs.offer_of(price) for price in prices.values()]
+        now_s = float((tick + 1) * tick_s)
+        offers = [side_inputs.offer_of(price, now_s) for price in prices.values()]
         window, governed = promised(offers, policy, head["steps"], demand.metrics)
         scenarios, kept.reconciled = reconciliation.reconcile(
             demand.scenarios,
@@ -184,47 +214,77 @@ class Allocator:
             window=window,
             tick=tick,
         )
-        plan, kept.memory = allocate(
+        decide = partial(
+            allocate,
             scenarios,
             metrics=demand.metrics,
             steps_s=head["steps"],
-            offers=offers,
             observed={offer: side_inputs.observed_of(record) for offer, record in observed.items()},
-            policy=policy,
             usage=demand.usage[index],
             saturated=demand.saturated[index],
-            telemetry=Telemetry(demand.reporting, demand.users, idle=bool(np.nansum(demand.usage) == 0)),
+            telemetry=Telemetry(demand.reporting, demand.users, idle=demand.idle),
             memory=kept.memory,
-            now_s=float((tick + 1) * tick_s),
+            now_s=now_s,
             seed=self.settings.seed,
             app=app.encode(),
             tick=tick,
             user_quantiles=demand.user_quantiles,
         )
-        kept.offers = tuple(sorted(plan.counts))
+        member = groups.Member(
+            offers=offers,
+            policy=policy,
+            running={offer: record["ready"] + record["pending"] for offer, record in observed.items()},
+            decide=lambda offers, bounded, draft: decide(offers=offers, policy=bounded, draft=draft),
+        )
+        shared = self._group_policy(kept.group, tick, pinned)
+        versions: Record = {
+            "policy": f"{policy_record['app']}@{policy_record['version']}",
+            "prices": [f"{offer}@{price['version']}" for offer, price in prices.items()],
+            "calendar": [],
+            "model": self.model.model_id,
+            "adjustment": "",
+            "group_policy": f"{shared['app']}@{shared['version']}" if shared else "",
+        }
+        budget = None if shared is None else side_inputs.policy_of(shared).budget
+        return Asked(member, budget, demand.metrics, prices, observed, before, versions)
+
+    def _publish_plan(self, app: str, asked: Asked, decided: groups.Decision, head: Record) -> None:
+        """The plan and its commands; what cannot be met is warned of, once by app and reason."""
+        kept, plan = self.apps[app], decided.plan
+        kept.memory, kept.offers = decided.memory, tuple(sorted(plan.counts))
         record = plans.plan_record(
             plan,
             head,
             app=app,
             group=kept.group,
-            metrics=demand.metrics,
-            versions={
-                "policy": f"{policy_record['app']}@{policy_record['version']}",
-                "prices": [f"{offer}@{price['version']}" for offer, price in prices.items()],
-                "calendar": [],
-                "model": self.model.model_id,
-                "adjustment": "",
-            },
-            observed=observed,
+            metrics=asked.metrics,
+            versions=asked.versions,
+            observed=asked.observed,
+            shares=decided.shares,
             shard=self.shard,
             seq=self.seq,
             seed=self.settings.seed,
         )
-        issued = plans.command_records(record, policy, prices, before, observed, self.key)
+        issued = plans.command_records(
+            record, asked.member.policy, asked.prices, asked.before, asked.observed, self.key
+        )
         record["commands_issued"] = len(issued)
         for command in issued:
             self.publish("commands", "command", command, partition=self.shard, key=command["target"]["ref"])
         self.publish("plans", "plan", record, partition=self.shard, key=app)
+        why = (app, re.sub(r"\d[\d.,]*", "#", plan.reason))  # the same reason with other numbers is no other
+        if not plan.feasible and why not in self.warned:
+            self.warned.add(why)
+            _LOG.warning("policy cannot be met", app=app, tick=head["tick"], reason=plan.reason)
+
+    def _group_policy(self, group: str, tick: int, pinned: Record | None) -> Record | None:
+        """The policy that bounds a whole group: one whose `app` is the group's name, and no app in it."""
+        if group in self.apps:
+            return None
+        if pinned is not None:
+            name, _, version = pinned["group_policy"].rpartition("@")
+            return self.inputs.at("policies", name, tick, int(version)) if name else None
+        return self.inputs.at("policies", group, tick)
 
     def _policy(self, app: str, tick: int, pinned: Record | None) -> Record:
         """The app's policy at a tick, else the default's, else the built-in one."""

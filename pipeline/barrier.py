@@ -107,6 +107,11 @@ class Demand:
         """Whether enough users reported for the usage to be the app's: else its total counts as missing."""
         return self.reporting > 0 and self.reporting >= REPORTING_SHARE * self.users
 
+    @property
+    def idle(self) -> bool:
+        """An explicit zero: each metric that is forecast was measured, and nothing of it was used."""
+        return bool(self.metrics) and all(self.usage[METRICS.index(metric)] == 0 for metric in self.metrics)
+
     @classmethod
     def silent(cls, metrics: tuple[str, ...], steps: int) -> "Demand":
         """Of an app of which nobody was heard."""

@@ -17,36 +17,12 @@ from models import capacity
 from models.features import METRIC_UNITS, METRICS
 from pipeline import side_inputs
 from pipeline.codec import Record
+from pipeline.plans import GUARD_RAILS
 
 WIDTH: Final = 110
 """Of text that goes to no terminal, in columns."""
 UNPRICED: Final = Decimal(10) ** 11  # what pipeline.plans.money writes for an amount that is not finite
 
-GUARD_RAILS: Final = {
-    "paused": "The policy is paused: what was commanded before stands.",
-    "missing_telemetry": "No user of the app reported in this tick: silence is not zero, so what was commanded stands.",
-    "idle": "Every user has reported zero for as long as the policy asks (idle_after_s): nothing is needed.",
-    "doubtful_telemetry": "Under nine in ten of the known users reported: quiet cannot be told from loss, nothing "
-    "shrinks.",
-    "scale_down_never": "The policy never scales down: nothing shrinks.",
-    "hold_time": "More was wanted within the policy's hold time (hold_s): it is not given back yet.",
-    "churn": "Shrinking would save less than the policy's churn_threshold, and what runs keeps the promise: nothing "
-    "changes.",
-    "max_up": "Growth was bounded by the policy's max_up replicas a tick: more was wanted.",
-    "max_down": "Release was bounded by the policy's max_down replicas a tick: less was wanted.",
-    "canary": "Canary mode: at most a tenth of the instances, and at least one, may change in a tick.",
-    "grow_before_shrink": "Ready instances stay until those that replace them are ready as well.",
-    "reactive_floor": "Raised to what the present usage needs, whatever the forecast says.",
-    "minimum": "Raised to the policy's minimum.",
-    "maximum": "Lowered to the policy's maximum: demand may exceed it.",
-    "quota": "Growth was bounded by the provider's quota.",
-    "over_budget": "The guard rails above keep or add more than the policy's budget pays for.",
-    "spot_return_wait": "Spot of a pool was interrupted or did not come: others stand in for it for the policy's "
-    "spot_return_wait_s.",
-    "pool_failing": "Launches of an offer failed: others stand in for it for the policy's spot_return_wait_s.",
-    "provider_failing": "Two or more pools of a provider failed at once: other providers stand in for it.",
-}
-"""What each guard rail of models.guardrails did, in one sentence."""
 TIER_NAMES: Final = {"RESERVED": "reserved", "ON_DEMAND": "on-demand", "SPOT": "spot"}
 
 
@@ -185,6 +161,7 @@ def _demand(plan: Record, around: Surroundings) -> Iterator[RenderableType]:
 
 
 def _instances(plan: Record, around: Surroundings) -> Iterator[RenderableType]:
+    shares = {share["of"]: share["amount"] for share in plan["shares"]}
     table = _table("<offer", "<tier", "instances", "replicas each", "price/h", "together/h")
     policy = None if around.policy is None else side_inputs.policy_of(around.policy)
     for count in plan["counts"]:
@@ -194,7 +171,7 @@ def _instances(plan: Record, around: Surroundings) -> Iterator[RenderableType]:
             _row(table, count["offer_id"], "", number, "", "", "")
             continue
         each = None if policy is None else capacity.replicas_per_instance(side_inputs.offer_of(price), policy)
-        owned = price["owned_count"] or 0
+        owned = int(shares.get(count["offer_id"], price["owned_count"] or 0))
         sum_h = price["price"] * (owned if price["tier"] == "RESERVED" else _first(count))
         _row(
             table,
@@ -211,6 +188,11 @@ def _instances(plan: Record, around: Surroundings) -> Iterator[RenderableType]:
             yield Text("What is reserved is paid in any case, used or not.")
     else:
         yield Text("No offer could be used.")
+    if shares:
+        said = ", ".join(f"{amount:,.6g} of {name}" for name, amount in shares.items())
+        yield Text(
+            f"This app's share of what allocation group {plan['allocation_group']} has together: {said}."
+        )
 
 
 def _guard_rails(plan: Record) -> Iterator[RenderableType]:
@@ -302,10 +284,11 @@ def _commands(plan: Record, around: Surroundings) -> Iterator[RenderableType]:
 def _inputs(plan: Record) -> Iterator[RenderableType]:
     versions = plan["versions"]
     seen = f"of tick {plan['observed_tick']}, generation {plan['observed_generation']}"
+    group = versions["group_policy"]
     lines = {
         "telemetry": f"up to tick {plan['tick']} of {plan['tick_s']} s",
         "capacity": seen if plan["observed_tick"] >= 0 else "none had been reported",
-        "policy": versions["policy"],
+        "policy": versions["policy"] + (f", of the group {group}" if group else ""),
         "prices": ", ".join(versions["prices"]),
         "calendar": ", ".join(versions["calendar"]),
         "adjustment": versions["adjustment"],

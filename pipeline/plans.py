@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
+from typing import Final
 
 from models.allocation import Plan
 from models.capacity import Policy
@@ -15,6 +16,31 @@ DEFAULT_POLICY = "*"
 """Policy of apps that have none of their own."""
 LIFETIME_S = 600.0
 """A command that was not applied within two of the longest ticks is stale: the next plan knows better."""
+GUARD_RAILS: Final = {
+    "paused": "The policy is paused: what was commanded before stands.",
+    "missing_telemetry": "No user of the app reported in this tick: silence is not zero, so what was commanded stands.",
+    "idle": "Every user has reported zero for as long as the policy asks (idle_after_s): nothing is needed.",
+    "doubtful_telemetry": "Under nine in ten of the known users reported: quiet cannot be told from loss, nothing "
+    "shrinks.",
+    "scale_down_never": "The policy never scales down: nothing shrinks.",
+    "hold_time": "More was wanted within the policy's hold time (hold_s): it is not given back yet.",
+    "churn": "Shrinking would save less than the policy's churn_threshold, and what runs keeps the promise: nothing "
+    "changes.",
+    "max_up": "Growth was bounded by the policy's max_up replicas a tick: more was wanted.",
+    "max_down": "Release was bounded by the policy's max_down replicas a tick: less was wanted.",
+    "canary": "Canary mode: at most a tenth of the instances, and at least one, may change in a tick.",
+    "grow_before_shrink": "Ready instances stay until those that replace them are ready as well.",
+    "reactive_floor": "Raised to what the present usage needs, whatever the forecast says.",
+    "minimum": "Raised to the policy's minimum.",
+    "maximum": "Lowered to the policy's maximum: demand may exceed it.",
+    "quota": "Growth was bounded by the provider's quota.",
+    "over_budget": "The guard rails above keep or add more than the policy's budget pays for.",
+    "spot_return_wait": "Spot of a pool was interrupted or did not come: others stand in for it for the policy's "
+    "spot_return_wait_s.",
+    "pool_failing": "Launches of an offer failed: others stand in for it for the policy's spot_return_wait_s.",
+    "provider_failing": "Two or more pools of a provider failed at once: other providers stand in for it.",
+}
+"""What each guard rail of models.guardrails did, in one sentence."""
 _CENT = Decimal("0.000001")
 
 
@@ -49,6 +75,7 @@ def plan_record(
     metrics: Sequence[str],
     versions: Record,
     observed: Mapping[str, Record],
+    shares: Mapping[str, float],
     shard: int,
     seq: int,
     seed: int,
@@ -100,6 +127,7 @@ def plan_record(
         "margin": None
         if plan.margin is None
         else {name: _level(getattr(plan.margin, name)) for name in ("expected", "demand", "purchase")},
+        "shares": [{"of": name, "amount": amount} for name, amount in sorted(shares.items())],
         "promotion": None
         if plan.promotion is None
         else {

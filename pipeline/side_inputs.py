@@ -7,6 +7,7 @@ stage that plans the tick again after a kill uses the same, also where a newer v
 
 import threading
 from collections.abc import Iterable, Mapping
+from datetime import datetime
 
 import structlog
 from confluent_kafka import KafkaError
@@ -163,8 +164,15 @@ def policy_of(record: Record) -> Policy:
     return Policy(**plain)
 
 
-def offer_of(record: Record) -> Offer:
-    """A price record as the allocator's mathematics wants it: capacity less what system and daemons take."""
+def offer_of(record: Record, now_s: float = 0.0) -> Offer:
+    """A price record as the allocator's mathematics wants it: capacity less what system and daemons take.
+
+    Args:
+        record: the price.
+        now_s: event time in unix seconds; a commitment that has ended by then owns nothing and is not used.
+    """
+    end: datetime | None = record["commitment_end"]
+    ended = end is not None and end.timestamp() <= now_s
     reserved = _amounts(record["reserved_overhead"])
     capacity = _amounts(record["capacity"])
     return Offer(
@@ -181,7 +189,8 @@ def offer_of(record: Record) -> Offer:
         launch_failure=record["launch_failure"],
         interruption_h=record["interruption"],
         pool=record["pool"],
-        owned_count=record["owned_count"] or 0,
+        owned_count=0 if ended else record["owned_count"] or 0,
+        ended=f"its commitment ended on {end:%Y-%m-%d %H:%M} UTC" if ended else "",
         quota_group=record["quota_group"] or "",
         quota_limit=record["quota_limit"],
     )

@@ -167,6 +167,12 @@ def test_budget_and_maximum_say_what_they_drop():
     assert (first(found), found.confidence_planned, found.feasible) == ({"od": 2}, 0.995, True)
 
 
+def test_a_zone_share_that_is_set_aside_is_in_the_reason():
+    found = plan(constant(9.0), [OD, replace(OD, offer_id="b", zone="b")], replace(POLICY, zone_share=0.2))
+    assert first(found) == {"od": 3, "b": 3}  # half each: 9 replicas are 5 instances, and one for the halves
+    assert found.reason.endswith("; a zone share of 0.2 cannot be met with 2 zones")
+
+
 def test_a_margin_on_the_confidence_buys_more():
     demand = stream(np, 6).gamma(20, 0.5, (S, 6, 2)).astype(np.float32)
     assert plan(demand, [OD], confidence=0.999).cost > plan(demand, [OD], confidence=0.8).cost

@@ -109,6 +109,7 @@ def test_instances_hold_whole_replicas(allocatable: dict[str, float], fits: int)
         ({"min_on_demand": 1.5}, "min_on_demand must be in 0 to 1, got 1.5"),
         ({"max_up": 0}, "max_up must be at least 1, got 0"),
         ({"hold_s": -1.0}, "hold_s must be at least 0 seconds, got -1.0"),
+        ({"scale_down": "drain"}, "scale_down drain needs a drain_s above 0"),
         ({"scale_down": "maybe"}, "scale_down must be one of never, drain, any, got 'maybe'"),
         ({"churn_threshold": 1.0}, "churn_threshold must be at least 0 and below 1, got 1.0"),
     ],

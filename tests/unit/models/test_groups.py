@@ -30,8 +30,8 @@ def member(
     """An app that is planned by `allocate`; what runs is ready."""
     seen = {o: Observed(ready=n) for o, n in (running or {}).items()}
 
-    def decide(given_: Sequence[Offer], bounded: Policy) -> tuple[Plan, dict[str, Any]]:
-        return plan_and_memory(demand, list(given_), bounded, observed=seen, app=key, **changes)
+    def decide(given_: Sequence[Offer], bounded: Policy, draft: bool) -> tuple[Plan, dict[str, Any]]:
+        return plan_and_memory(demand, list(given_), bounded, observed=seen, app=key, draft=draft, **changes)
 
     return Member(offers, policy, running or {}, decide)
 
@@ -43,7 +43,7 @@ def counts(found: dict[str, Decision]) -> dict[str, dict[str, int]]:
 def test_an_app_by_itself_is_planned_as_ever():
     alone = member(constant(9.0), [OD, OWN])
     found = together({"shop": alone})["shop"]
-    assert (repr(found.plan), found.shares) == (repr(alone.decide([OD, OWN], POLICY)[0]), {})
+    assert (repr(found.plan), found.shares) == (repr(alone.decide([OD, OWN], POLICY, False)[0]), {})
 
 
 def test_owned_instances_are_counted_and_paid_once():

@@ -1,5 +1,6 @@
 """Files of policies, prices and events: what is taken, and the one line that refuses the rest."""
 
+import json
 from collections.abc import Callable
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -134,7 +135,10 @@ Write = Callable[[str], Path]
 
 
 def test_a_policy_is_its_fields_and_the_schemas_defaults(write: Write) -> None:
-    text = POLICY + 'budget = 12.5\nmode = "auto"\npromotion_gates = {coverage = 0.93}\nmax_up = 3'
+    text = (
+        POLICY
+        + 'budget = 12.5\nmode = "auto"\npromotion_gates = {coverage = 0.93}\nmax_up = 3\npool_loss = 0.9'
+    )
     (record,) = read_policies(write(text))
     assert policy_of(record) == Policy(
         app="shop",
@@ -145,6 +149,7 @@ def test_a_policy_is_its_fields_and_the_schemas_defaults(write: Write) -> None:
         budget=12.5,
         promotion_gates={"coverage": 0.93},
         max_up=3,
+        pool_loss=0.9,
     )
     assert record["budget"] == Decimal("12.5")
     assert "version" not in record
@@ -157,9 +162,10 @@ def test_a_version_and_a_tick_of_the_file_are_kept(write: Write) -> None:
 
 
 def test_an_offer_is_what_is_left_for_replicas_and_its_exact_price(write: Write) -> None:
-    (record,) = read_prices(write(PRICE))
+    (record,) = read_prices(write(PRICE + "quota_group = 'vcpu'\nquota_limit = 5"))
     assert record["price"] == Decimal("0.214")
     offer = offer_of(record)
+    assert (offer.quota_group, offer.quota_limit) == ("vcpu", 5)
     # 4 - 0.2 cores; 16 GiB - 700 MiB; a network in decimal units, as networks are sold.
     assert offer.allocatable == {
         "cpu": 3.8,
@@ -235,3 +241,34 @@ def test_check_needs_no_broker(write: Write) -> None:
     assert result.output == '{"policies": ["shop"]}\n'
     result = CliRunner().invoke(policies_app, ["check", str(write(POLICY + "min = -1"))])
     assert isinstance(result.exception, UsageError)
+
+
+def test_a_policys_history_is_every_version_with_its_author_and_what_it_changed(
+    write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (record,) = read_policies(write(POLICY))
+    versions = {
+        2: {
+            **record,
+            "version": 2,
+            "valid_from_tick": 70,
+            "author": "ann",
+            "max": 7,
+            "budget": Decimal("2.5"),
+        },
+        1: {**record, "version": 1, "valid_from_tick": 0, "author": "bob"},
+    }
+    monkeypatch.setattr("pipeline.admin.published", lambda *_: {"shop": versions})
+    found = json.loads(CliRunner().invoke(policies_app, ["history", "shop", "--json"]).output)["policies"]
+    assert found == [
+        {"version": 1, "valid_from_tick": 0, "author": "bob", "changed": {}},
+        {"version": 2, "valid_from_tick": 70, "author": "ann",
+         "changed": {"max": [record["max"], 7], "budget": [None, "2.5"]}},
+    ]  # fmt: skip
+    said = CliRunner().invoke(policies_app, ["history", "shop"]).output.splitlines()
+    assert len(said) == 3
+    assert said[0].split() == ["version", "valid_from_tick", "author", "changed"]
+    assert said[2].split(maxsplit=3)[:3] == ["2", "70", "ann"]
+    assert f"max {record['max']} → 7" in said[2]
+    assert "budget none → 2.5" in said[2]
+    assert isinstance(CliRunner().invoke(policies_app, ["history", "blog"]).exception, UsageError)

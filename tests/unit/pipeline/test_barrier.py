@@ -2,7 +2,12 @@
 
 from typing import Any
 
-from pipeline.barrier import Barrier
+import numpy as np
+import pytest
+
+from models.features import METRICS
+from pipeline.barrier import Barrier, Demand
+from pipeline.codec import DEFAULT
 
 
 def scenario(shard: int, tick: int, app: str = "shop", part: int = 0, of: int = 1) -> dict[str, Any]:
@@ -53,3 +58,35 @@ def test_an_app_of_which_something_was_deleted_is_left_out() -> None:
     barrier.add("marker", marker(0, 3, "blog", "shop", "wiki"))
     barrier.add("marker", marker(1, 3, "shop"))  # and the scenarios of shop that shard 1 sent
     assert list(barrier.pop(3)) == ["blog"]
+
+
+@pytest.mark.parametrize(
+    ("cpu", "memory", "idle"),
+    [(0.0, 0.0, True), (0.0, np.nan, False), (np.nan, np.nan, False), (0.0, 1.0, False)],
+)
+def test_only_an_explicit_zero_of_all_that_is_forecast_is_idle(cpu: float, memory: float, idle: bool) -> None:
+    usage = np.full(len(METRICS), np.nan)
+    usage[[METRICS.index("cpu"), METRICS.index("memory")]] = cpu, memory
+    nothing = np.full(len(METRICS), np.nan)
+    assert Demand(np.zeros((1, 6, 2)), ("cpu", "memory"), usage, nothing, nothing, 1, 1).idle is idle
+    assert not Demand.silent((), 6).idle
+
+
+def whole(shard: int, user_quantiles: list[float] | None) -> dict[str, Any]:
+    """A shard's scenario of two steps of one metric, as it comes off the topic."""
+    two = np.ones(2, "<f2").tobytes()
+    fields = {
+        "app": "shop", "allocation_group": "shop", "shard": shard, "seq": 0, "tick": 3, "tick_s": 60,
+        "steps": [60, 120], "metrics": ["cpu"], "users": 1, "reporting": 1, "scenarios": 1,
+        "scale": np.ones(2, "<f4").tobytes(), "demand": two, "observed": np.ones(1).tobytes(),
+        "saturated": np.zeros(1).tobytes(), "kinds": [], "rates": b"", "model_id": "m",
+        "user_quantiles": None if user_quantiles is None else np.array(user_quantiles).tobytes(),
+    }  # fmt: skip
+    return DEFAULT.decode(DEFAULT.encode("scenario", fields))[1]
+
+
+def test_users_own_quantiles_add_up_over_the_shards_where_all_say_them() -> None:
+    found = Demand.of([whole(0, [2.0, 3.0]), whole(1, [0.5, 1.0])]).user_quantiles
+    assert found is not None
+    assert found.tolist() == [[2.5], [4.0]]
+    assert Demand.of([whole(0, [2.0, 3.0]), whole(1, None)]).user_quantiles is None  # of an older simulator

@@ -198,6 +198,31 @@ Made from
     )
 
 
+def test_text_says_what_failed_what_is_shared_and_which_mode_is_earned() -> None:
+    text = decision.text(
+        plan(
+            mode="shadow",
+            guardrails=["provider_failing", "over_budget"],
+            excluded=[{"offer_id": "spot", "reason": "provider local failed, for 600 s more"}],
+            promotion={"mode": "auto", "coverage": 0.9375, "decisions": 288},
+            shares=[{"of": "budget", "amount": 2.5}, {"of": "owned", "amount": 3.0}],
+            versions={"policy": "shop@3", "prices": [], "model": "m", "group_policy": "web@2"},
+            feasible=False,
+        ),
+        surroundings(),
+    )
+    for said in (
+        "mode by promotion gates, auto at most: of the last 288 decisions 93.75 % were covered\n",
+        "  provider_failing: Two or more pools of a provider failed at once: other providers stand in for it.\n",
+        "  over_budget: The guard rails above keep or add more than the policy's budget pays for.\n",
+        "  Not bought more of spot: provider local failed, for 600 s more.\n",
+        "share of what allocation group shop has together: 2.5 of budget, 3 of owned.\n",
+        "reserved, 3 owned",
+        "shop@3, of the group web@2",
+    ):
+        assert said in text
+
+
 def test_text_of_a_plan_alone_that_could_buy_nothing() -> None:
     bare = plan(
         mode="shadow",
@@ -247,7 +272,7 @@ def test_every_guard_rail_has_its_sentence() -> None:
     documented += re.findall(r"`([a-z_]+)`", (guardrails.__doc__ or "").partition("Before all")[2])
     source = inspect.getsource(guardrails) + inspect.getsource(failing)
     named = {name for name in documented if f'"{name}"' in source}
-    assert named == decision.GUARD_RAILS.keys()
+    assert named == plans.GUARD_RAILS.keys()
 
 
 def test_replicas_are_known_only_with_all_sizes() -> None:

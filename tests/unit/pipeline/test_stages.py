@@ -7,11 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import structlog
 
 from models.dependence import Dependence
 from models.features import EVENT_KINDS, METRICS
 from models.lstm import BehaviourModel
-from pipeline import commands, keys, released, side_inputs
+from pipeline import commands, keys, released
 from pipeline.allocator import Allocator
 from pipeline.codec import DEFAULT, Record
 from pipeline.forecasts import scores, unpack
@@ -154,6 +155,7 @@ def distinct(published: Published) -> list[bytes]:
     return list(seen.values())
 
 
+GROUPS = ["shop", "blog"]  # allocation groups of the two apps
 USERS = {"shop": ["ann", "bobby", "quiet-charles"], "blog": ["dora"]}
 
 
@@ -214,8 +216,11 @@ def forecasts(
 
 def simulator(settings: Settings, shard: int) -> Callable[[Publish], Simulator]:
     def make(publish: Publish) -> Simulator:
+        policies = [
+            policy(app, allocation_group=of) for app, of in zip(("shop", "blog"), GROUPS, strict=True)
+        ]
         return Simulator(
-            shard, np, Dependence.independent(len(METRICS)), FakeInputs(settings, [policy("shop"), policy("blog")]),
+            shard, np, Dependence.independent(len(METRICS)), FakeInputs(settings, policies),
             DEFAULT, publish, partitions=settings.partitions, scenarios=settings.scenarios, seed=0,
         )  # fmt: skip
 
@@ -373,18 +378,44 @@ def test_an_app_that_nobody_described_is_planned_in_shadow(
     assert not [1 for topic, _, _, _ in whole if topic == "commands"]
 
 
-def test_side_inputs_by_tick(installation: Settings) -> None:
-    versions = [policy("shop", version=1), policy("shop", version=2, valid_from_tick=10, max=5)]
-    inputs = FakeInputs(
-        installation, [*versions, policy("shop", version=3, valid_from_tick=5, confidence=2.0)]
-    )
+def test_apps_of_a_group_share_what_is_owned_and_its_budget(
+    model: BehaviourModel, installation: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    group = [policy(app, allocation_group="web") for app in ("shop", "blog", "web")]
+    group[2] |= {"budget": Decimal("0.2"), "mode": "shadow"}
+    monkeypatch.setattr("tests.unit.pipeline.test_stages.GROUPS", ["web", "web"])
+    inputs = scenarios(model, installation)
+    make = allocator(model, installation, monkeypatch, group)
+    whole = drive(make, inputs, None)
+    assert distinct(drive(make, inputs, len(inputs) - 1)) == distinct(whole)
+    plans = [record for topic, _, record, _ in whole if topic == "plans"]
+    assert {plan["allocation_group"] for plan in plans} == {"web"}
+    for tick in {plan["tick"] for plan in plans}:
+        of_tick = [plan for plan in plans if plan["tick"] == tick]
+        kept = [c["desired"][0] for plan in of_tick for c in plan["counts"] if c["offer_id"] == "kept"]
+        assert sum(kept) == 2  # both owned ones are used, by one app or the other
+        assert sum(plan["cost"] for plan in of_tick) <= Decimal("0.2") or any(
+            "over_budget" in plan["guardrails"] for plan in of_tick
+        )
+        assert {plan["versions"]["group_policy"] for plan in of_tick} == {"web@1"}
+        assert {share["of"] for share in of_tick[0]["shares"]} == {"budget", "kept"}
 
-    def at(tick: int, pinned: int | None = None) -> Record:
-        found = inputs.at("policies", "shop", tick, pinned)
-        assert found is not None
-        return found
 
-    assert [at(tick)["version"] for tick in (0, 9, 10, 99)] == [1, 1, 2, 2]
-    assert at(99, pinned=1)["version"] == 1
-    assert inputs.at("policies", "blog", 0) is None
-    assert side_inputs.policy_of(at(10)).max == 5
+def test_what_cannot_be_met_is_warned_of_once(
+    model: BehaviourModel, installation: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gates = [{"metric": "coverage", "value": 0.9}]
+    policies = [policy("shop", providers=["elsewhere"]), policy("blog", promotion_gates=gates)]
+    with structlog.testing.capture_logs() as logs:
+        whole = drive(
+            allocator(model, installation, monkeypatch, policies), scenarios(model, installation), None
+        )
+    warned = [log for log in logs if log["event"] == "policy cannot be met"]
+    assert [(log["app"], log["log_level"]) for log in warned] == [("shop", "warning")]
+    assert "provider local is not allowed" in warned[0]["reason"]
+    # gates: nothing was measured often enough yet, so nothing is commanded; of six plans, that of the first tick
+    # promised something until 300 s, five ticks, had passed
+    blog = [record for topic, _, record, _ in whole if topic == "plans" and record["app"] == "blog"]
+    assert {plan["mode"] for plan in blog} == {"shadow"}
+    assert blog[-1]["promotion"] == {"mode": "auto", "coverage": None, "decisions": 1}
+    assert not [1 for topic, _, _, _ in whole if topic == "commands"]

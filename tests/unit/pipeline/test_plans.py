@@ -1,0 +1,63 @@
+"""What a plan becomes: commands in their order; and the versions of what it was made from."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+from pipeline import keys, plans, side_inputs
+from pipeline.codec import DEFAULT, Record
+from pipeline.settings import Settings
+from tests.unit.pipeline.messages import TICK_S
+from tests.unit.pipeline.test_stages import FakeInputs, policy, price
+
+
+def settings(folder: Path) -> Settings:
+    return Settings(bootstrap="none:1", demo_keys=True, tick_s=TICK_S, data_dir=folder)
+
+
+def test_a_commitment_that_has_ended_owns_nothing() -> None:
+    record = DEFAULT.decode(
+        DEFAULT.encode(
+            "price",
+            price("kept", "RESERVED", "0.05", owned_count=2, commitment_end=datetime(2026, 1, 1, tzinfo=UTC)),
+        )
+    )[1]
+    end_s = datetime(2026, 1, 1, tzinfo=UTC).timestamp()
+    before, after = side_inputs.offer_of(record, end_s - 1), side_inputs.offer_of(record, end_s)
+    assert (before.owned_count, before.ended) == (2, "")
+    assert (after.owned_count, after.ended) == (0, "its commitment ended on 2026-01-01 00:00 UTC")
+
+
+def test_a_release_drains_and_growth_comes_first(tmp_path: Path) -> None:
+    made = side_inputs.policy_of(
+        DEFAULT.decode(DEFAULT.encode("policy", policy("shop", scale_down="drain", drain_s=90.0)))[1]
+    )
+    prices = {offer: price(offer, "ON_DEMAND", "0.1") | {"region": ""} for offer in ("a", "b", "c")}
+    record: Record = {
+        "plan_id": "shop@7", "app": "shop", "mode": "canary", "tick": 7, "tick_s": TICK_S,
+        "counts": [{"offer_id": o, "desired": [n]} for o, n in (("a", 1), ("b", 4), ("c", 2))],
+    }  # fmt: skip
+    key = keys.signing_key(settings(tmp_path))
+    issued = plans.command_records(record, made, prices, {"a": 3, "b": 2, "c": 2}, {}, key)
+    assert [(c["target"]["ref"], c["desired"], c["drain_s"]) for c in issued] == [
+        ("shop/b", 4, 0.0),
+        ("shop/a", 1, 90.0),
+    ]
+    # the mode of the plan decides, which gates may have held back, not the policy's
+    assert plans.command_records(record | {"mode": "shadow"}, made, prices, {}, {}, key) == []
+
+
+def test_side_inputs_by_tick(tmp_path: Path) -> None:
+    versions = [policy("shop", version=1), policy("shop", version=2, valid_from_tick=10, max=5)]
+    inputs = FakeInputs(
+        settings(tmp_path), [*versions, policy("shop", version=3, valid_from_tick=5, confidence=2.0)]
+    )
+
+    def at(tick: int, pinned: int | None = None) -> Record:
+        found = inputs.at("policies", "shop", tick, pinned)
+        assert found is not None
+        return found
+
+    assert [at(tick)["version"] for tick in (0, 9, 10, 99)] == [1, 1, 2, 2]
+    assert at(99, pinned=1)["version"] == 1
+    assert inputs.at("policies", "blog", 0) is None
+    assert side_inputs.policy_of(at(10)).max == 5
