@@ -164,7 +164,7 @@ class Search(Supply):
         """
         need = float(np.quantile(self.need.max(axis=0), 0.99))
         mixed, *alone = self.starts(k)
-        tried = [(mixed, UNITS)]
+        tried: list[tuple[Counts, Sequence[float]]] = [(mixed, UNITS)]
         if need <= SOME:
             tried.append((mixed, COARSER))
         if need <= FEW:
