@@ -60,7 +60,7 @@ def least_cost(
     survival = np.stack([np.broadcast_to(np.asarray(market.survival(o)), market.scenarios) for o in offers])
     old, new = size * survival, size * survival * (1 - fails)
     supply = np.concatenate([np.concatenate([old, new * g[:, None]]).T for g in late.T.astype(float)])
-    need = market.need.astype(float)
+    need = market.need * (1 - EXACT)  # as the market judges
     spare = np.concatenate([asked - _sure(survival, asked, k) for asked in need])
     need, scenario = need.ravel(), np.tile(np.arange(market.scenarios), len(need))
     n, sure, open_rows = len(offers), spare <= EXACT, np.flatnonzero(spare > EXACT)

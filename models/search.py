@@ -23,8 +23,13 @@ from models.capacity import Offer
 from models.market import EXACT, Array, Market
 from models.supply import REFERENCE, Float, Supply
 
-UNITS: Final = (16, 64, 512)  # units are the need by these; an instance in 512 is 0.2 % of the cost
-FEWER: Final = 64  # replicas up to which a second search is cheap, and an instance is 2 % and more
+UNITS: Final[tuple[float, ...]] = (
+    16,
+    64,
+    512,
+)  # units are the need by these; an instance in 512 is 0.2 % of the cost
+COARSER: Final[tuple[float, ...]] = (8, 32, 512)  # the same, for another search
+SOME: Final = 512  # replicas up to which a second search is made: an instance is a few thousandths
 FEW: Final = 128  # replicas up to which exchanges of three are tried: an instance is half a per cent and more
 BISECT: Final = 0.005  # first attempt to scale a start up, then twice that
 MORE: Final = (1, 2, 3, 4)  # units added: instances differ in size, and spot stands in for less than its size
@@ -152,21 +157,23 @@ class Search(Supply):
         return other
 
     def best(self, k: int, runs: Counts) -> tuple[Counts, bool]:
-        """Counts searched from the mix, or from what runs (offer) where that is cheaper once scaled to hold.
+        """The cheapest counts found from the mix and from what runs (offer).
 
-        Small purchases are searched twice, with units of other sizes, and by exchanges of three.
+        The smaller the purchase, the more an instance is of it, so small ones are searched with units of other sizes
+        too, from the cheapest offer alone, and by exchanges of three.
         """
-        starts = [self._scaled(self.within(start), k) for start in (*self.starts(k), runs)]
-        holding = [start for start in starts if self.unserved(start) <= k]
-        start = min(holding or starts[:1], key=self.cost)
-        need = float(self.need.max(initial=1.0))
-        found, holds = self.solve(start, k)
-        if not holds or need > FEW:
-            return found, holds
-        if need <= FEWER:
-            again, enough = self.solve(start, k, [unit / 2 for unit in UNITS])
-            found = min(found, again, key=self.cost) if enough else found
-        return self._lower(found, k, 1.0, deep=True), True
+        need = float(np.quantile(self.need.max(axis=0), 0.99))
+        mixed, *alone = self.starts(k)
+        tried: list[tuple[Counts, Sequence[float]]] = [(mixed, UNITS)]
+        if need <= SOME:
+            tried.append((mixed, COARSER))
+        if need <= FEW:
+            tried += [(start, COARSER) for start in alone]
+        if runs.any():
+            tried.append((runs, UNITS))
+        found = [self.solve(start, k, units) for start, units in tried]
+        counts, holds = min(found, key=lambda one: (not one[1], self.cost(one[0])))
+        return (self._lower(counts, k, 1.0, deep=True) if holds and need <= FEW else counts), holds
 
     def solve(
         self, start: Counts, k: int, units: Sequence[float] = UNITS, rounds: int = ROUNDS

@@ -37,7 +37,9 @@ def allocator(
     exact_scenarios: Annotated[
         int, typer.Option(min=2, help="Scenarios of the comparison with the least cost.")
     ] = 1_024,
-    limit: Annotated[float, typer.Option(min=0.1, help="Seconds of HiGHS an instance.")] = 60.0,
+    limit: Annotated[
+        float, typer.Option(min=0.1, help="Seconds of HiGHS an instance, by the clock.")
+    ] = 120.0,
     seed: Annotated[int, typer.Option(help="Of the first instance.")] = 0,
     json: AsJson = False,
 ) -> None:
