@@ -51,7 +51,7 @@ def test_without_offers_there_is_nothing_to_price():
     assert (found.margin, found.sum_of_users) == (None, None)
 
 
-@settings(max_examples=15)
+@settings(max_examples=15, deadline=None)
 @given(
     st.floats(1, 40),
     st.integers(1, 30),

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.allocation import Plan
@@ -84,6 +84,7 @@ def test_all_steps_of_the_window_and_all_governed_metrics_count():
     assert memory["promotion"]["outcomes"] == "0011"
 
 
+@settings(max_examples=30, deadline=None)
 @given(st.lists(st.floats(0, 20), max_size=25), st.sampled_from(["canary", "auto"]))
 def test_memory_is_bounded_json_and_modes_rise_one_at_a_time(usage: list[float], mode: str):
     memory: dict[str, Any] = {}
