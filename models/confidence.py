@@ -215,6 +215,7 @@ def study(
                     metrics=measured.tolist(),
                     governed=inside,
                     window=slice(0, STEPS),
+                    confidence=float(PROMISED[1]),
                     tick=t,
                 )
                 grids[a, measured] = reconciliation.marginals(demand)

@@ -17,8 +17,7 @@ Learnt from what happened, of one decision at a time, from its tick until its la
 
 A metric answers for its share of the misses allowed: that of the scenarios that its own curve fails. Of a miss each
 metric that missed takes an equal part, so that the parts add up to the promise.
-With few scenarios two confidences may come to one level: there the higher one's stretch counts. Beyond the grid's
-last level, 3.5, quantile functions go on as straight lines: a user's first burst passes it.
+Beyond the grid's last level, 3.5, quantile functions go on as straight lines: a user's first burst passes it.
 
 Arrays are (metric, step, ...), metrics in the order of `features.METRICS`; demand is (scenario, step, metric).
 """
@@ -93,6 +92,7 @@ def reconcile(
     metrics: Sequence[int],
     governed: Sequence[int],
     window: slice,
+    confidence: float,
     tick: int,
 ) -> tuple[NDArray[np.float32], State]:
     """Scenarios of an app's demand, and its state: the decision is followed if no earlier one is.
@@ -105,6 +105,7 @@ def reconcile(
         metrics: of `demand` and `total`, as indices of METRICS.
         governed: those of them that the promise is about, likewise.
         window: steps that the promise is about.
+        confidence: asked for; it counts where two of PROMISED come to one level, as with few scenarios they do.
         tick: of the decision.
     """
     rising, order = ranked(demand)
@@ -123,9 +124,10 @@ def reconcile(
     levels = _levels(scenarios)
     stretch = common[index] + state["stretch"][index]
     limit = np.maximum.accumulate(box * np.exp(np.clip(stretch, -STRETCH_LIMIT, STRETCH_LIMIT)), axis=1)
+    one = _distinct(box, confidence)
     result = np.empty_like(rising)
     for m in range(len(index)):
-        moved = _moved(levels, box, limit[m])
+        moved = _moved(levels, box[one], limit[m, one])
         for k in range(grid.shape[1]):
             result[m, k][order[m, k]] = _value(marginal[m, k], moved)
 
@@ -223,6 +225,16 @@ def _promise(ranks: NDArray[np.int32], scenarios: int) -> tuple[Array, Array]:
     failed = (by_metric > worst[needed[0]]).mean(axis=1)
     share = failed / failed.sum() if failed.any() else np.full(len(ranks), 1 / len(ranks))
     return ndtri((worst[needed] + 0.5) / scenarios), share
+
+
+def _distinct(box: Array, confidence: float) -> list[int]:
+    """Of each level among PROMISED's the confidence that counts: the first that is asked for or more, else the last."""
+    chosen: list[int] = []
+    for level in np.unique(box):
+        same = np.flatnonzero(box == level)
+        enough = same[PROMISED[same] >= confidence]
+        chosen.append(int(enough[0] if enough.size else same[-1]))
+    return chosen
 
 
 def _moved(levels: Array, box: Array, limit: Array) -> Array:

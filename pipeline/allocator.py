@@ -212,6 +212,7 @@ class Allocator:
             metrics=index,
             governed=[index[m] for m in governed] if demand.users else [],  # silence has no outcome
             window=window,
+            confidence=policy.confidence,
             tick=tick,
         )
         decide = partial(

@@ -36,6 +36,7 @@ def whole(metrics: int, tick: int = 100) -> dict[str, Any]:
         "metrics": range(metrics),
         "governed": range(metrics),
         "window": slice(0, 6),
+        "confidence": 0.99,
         "tick": tick,
     }
 
@@ -71,6 +72,23 @@ def test_stretched_levels_go_beyond_the_grid_in_a_straight_line():
     assert wide[:, 0, 0].max() == pytest.approx(1073.4, abs=1)
     assert np.median(wide[:, 0, 0]) == np.median(flat[:, 0, 0])
     assert np.array_equal(after["limit"][0], 2 * after["box"])
+
+
+@pytest.mark.parametrize(("confidence", "index"), [(0.9, 0), (0.95, 0), (0.98, 1), (0.99, 1), (0.9999, 2)])
+def test_of_confidences_that_few_scenarios_cannot_tell_apart_the_one_asked_for_counts(
+    confidence: float, index: int
+) -> None:
+    demand, total = (
+        draws(1)[:64],
+        normal_total(1, 1000.0, 10.0),
+    )  # 3, 0 and 0 may fail of 64, and each step has one
+    state, alone = initial_state(), initial_state()
+    state["stretch"][0] = [0.1, 0.2, 0.4]
+    alone["stretch"][0] = state["stretch"][0, index]
+    asked = whole(1)
+    asked["confidence"] = confidence
+    wide, _ = reconcile(demand, total, state, FLAT, **asked)
+    assert np.array_equal(wide, reconcile(demand, total, alone, FLAT, **asked)[0])
 
 
 def test_one_decision_at_a_time_is_followed_to_its_last_step():
@@ -130,6 +148,7 @@ def test_a_promise_comes_to_be_kept_where_both_forecasts_are_too_narrow():
                 metrics=[0],
                 governed=[0],
                 window=slice(0, 6),
+                confidence=0.99,
                 tick=tick,
             )
             truth = 1000 + 20 * rng.standard_normal(6)
