@@ -31,7 +31,8 @@ class Supply:
         self.size = np.array([market.size[o.offer_id] for o in offers], dtype=np.int64)
         self.ready = np.array([market.ready[o.offer_id] for o in offers], dtype=np.int64)
         price = np.array([0.0 if o.tier == "RESERVED" else o.price_h for o in offers])
-        self.price = np.maximum(price, REFERENCE * price.max(initial=0.0)) + np.finfo(float).tiny
+        # where nothing costs anything, instances count
+        self.price = np.maximum(price, REFERENCE * price.max()) if price.any() else np.ones_like(price)
         self.fails = np.array([o.launch_failure for o in offers], dtype=np.float32)
         self.late = np.array([market.late[o.offer_id] for o in offers], dtype=bool)
         self.need = (market.need * (1 - EXACT)).astype(np.float32)
