@@ -6,8 +6,8 @@ from pathlib import Path
 from pipeline import keys, plans, side_inputs
 from pipeline.codec import DEFAULT, Record
 from pipeline.settings import Settings
+from tests.unit.pipeline.driving import FakeInputs, policy, price
 from tests.unit.pipeline.messages import TICK_S
-from tests.unit.pipeline.test_stages import FakeInputs, policy, price
 
 
 def settings(folder: Path) -> Settings:

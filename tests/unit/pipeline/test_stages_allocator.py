@@ -1,0 +1,133 @@
+"""The allocator without Kafka: what it publishes, and that a restored one publishes the same."""
+
+from decimal import Decimal
+
+import pytest
+import structlog
+
+from models.lstm import BehaviourModel
+from pipeline import commands, keys
+from pipeline.codec import DEFAULT, Record
+from pipeline.settings import Settings
+from tests.unit.pipeline.driving import TICKS, Published, allocator, distinct, drive, policy, scenarios
+
+
+def test_a_restored_allocator_publishes_the_same_plans_and_signed_commands(
+    model: BehaviourModel, installation: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inputs = scenarios(model, installation)
+    make = allocator(model, installation, monkeypatch, [policy("shop"), policy("blog", mode="shadow")])
+    whole = drive(make, inputs, None)
+    for restart_at in (10, 17, len(inputs) - 1):
+        assert distinct(drive(make, inputs, restart_at)) == distinct(whole)
+    plans = [record for topic, _, record, _ in whole if topic == "plans"]
+    assert [(plan["tick"], plan["app"]) for plan in plans] == sorted(
+        (plan["tick"], plan["app"]) for plan in plans
+    )
+    assert len(plans) == 2 * TICKS
+    first = next(plan for plan in plans if plan["app"] == "shop")
+    counts = {count["offer_id"]: count["desired"][0] for count in first["counts"]}
+    assert counts["kept"] == 2  # reserved is paid for: used first
+    assert first["confidence_planned"] >= 0.99
+    assert first["feasible"]
+    costs = [first["margin"][name]["cost"] for name in ("expected", "demand", "purchase")]
+    assert costs == sorted(costs)
+    assert first["sum_of_users"]["replicas"] >= first["margin"]["demand"]["replicas"]
+    assert first["versions"] == {
+        "policy": "shop@1", "prices": ["kept@1", "plain@1", "spare@1"], "calendar": [], "model": model.model_id,
+        "adjustment": "", "group_policy": "",
+    }  # fmt: skip
+    issued = [record for topic, _, record, _ in whole if topic == "commands"]
+    assert {command["target"]["ref"].split("/")[0] for command in issued} == {
+        "shop"
+    }  # shadow commands nothing
+    assert all(commands.verify(command, keys.keyring(installation)) for command in issued)
+    assert sum(plan["commands_issued"] for plan in plans) == len(issued)
+    totals = [record for topic, _, record, _ in whole if topic == "forecasts.apps"]
+    assert len(totals) == TICKS
+
+
+def test_a_plan_waits_for_every_shard_and_a_notice_says_which_is_missing(
+    model: BehaviourModel, installation: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    published: Published = []
+
+    def publish(topic: str, name: str, record: Record, **_: object) -> None:
+        published.append((topic, name, record, 0))
+
+    stage = allocator(model, installation, monkeypatch, [policy("shop"), policy("blog")])(publish)
+    inputs = scenarios(model, installation)
+    one = [value for value in inputs if DEFAULT.decode(value)[1]["shard"] == 0]
+    for value in one:
+        stage.fold(value)
+    assert published == []
+    assert stage.done == -1
+    for value in (
+        v for v in inputs if DEFAULT.decode(v)[1]["shard"] == 1 and DEFAULT.decode(v)[1]["seq"] == 0
+    ):
+        stage.fold(value)
+    assert {record["tick"] for topic, _, record, _ in published if topic == "plans"} == {stage.done}
+    assert stage.fold(one[0]) is None  # planned already
+    published.clear()
+    stage.hold(1000.0)
+    stage.hold(1000.0 + installation.hold_after_s - 1)
+    assert published == []
+    stage.hold(1000.0 + installation.hold_after_s)
+    stage.hold(2000.0)
+    notices = [record for topic, _, record, _ in published if topic == "hold.notices"]
+    assert [(notice["allocation_group"], notice["missing"]) for notice in notices] == [
+        ("blog", [1]),
+        ("shop", [1]),
+    ]
+
+
+def test_an_app_that_nobody_described_is_planned_in_shadow(
+    model: BehaviourModel, installation: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = drive(allocator(model, installation, monkeypatch, []), scenarios(model, installation), None)
+    plans = [record for topic, _, record, _ in whole if topic == "plans"]
+    assert {plan["mode"] for plan in plans} == {"shadow"}
+    assert not [1 for topic, _, _, _ in whole if topic == "commands"]
+
+
+def test_apps_of_a_group_share_what_is_owned_and_its_budget(
+    model: BehaviourModel, installation: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    group = [policy(app, allocation_group="web") for app in ("shop", "blog", "web")]
+    group[2] |= {"budget": Decimal("0.2"), "mode": "shadow"}
+    monkeypatch.setattr("tests.unit.pipeline.driving.GROUPS", ["web", "web"])
+    inputs = scenarios(model, installation)
+    make = allocator(model, installation, monkeypatch, group)
+    whole = drive(make, inputs, None)
+    assert distinct(drive(make, inputs, len(inputs) - 1)) == distinct(whole)
+    plans = [record for topic, _, record, _ in whole if topic == "plans"]
+    assert {plan["allocation_group"] for plan in plans} == {"web"}
+    for tick in {plan["tick"] for plan in plans}:
+        of_tick = [plan for plan in plans if plan["tick"] == tick]
+        kept = [c["desired"][0] for plan in of_tick for c in plan["counts"] if c["offer_id"] == "kept"]
+        assert sum(kept) == 2  # both owned ones are used, by one app or the other
+        assert sum(plan["cost"] for plan in of_tick) <= Decimal("0.2") or any(
+            "over_budget" in plan["guardrails"] for plan in of_tick
+        )
+        assert {plan["versions"]["group_policy"] for plan in of_tick} == {"web@1"}
+        assert {share["of"] for share in of_tick[0]["shares"]} == {"budget", "kept"}
+
+
+def test_what_cannot_be_met_is_warned_of_once(
+    model: BehaviourModel, installation: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gates = [{"metric": "coverage", "value": 0.9}]
+    policies = [policy("shop", providers=["elsewhere"]), policy("blog", promotion_gates=gates)]
+    with structlog.testing.capture_logs() as logs:
+        whole = drive(
+            allocator(model, installation, monkeypatch, policies), scenarios(model, installation), None
+        )
+    warned = [log for log in logs if log["event"] == "policy cannot be met"]
+    assert [(log["app"], log["log_level"]) for log in warned] == [("shop", "warning")]
+    assert "provider local is not allowed" in warned[0]["reason"]
+    # gates: nothing was measured often enough yet, so nothing is commanded; of six plans, that of the first tick
+    # promised something until 300 s, five ticks, had passed
+    blog = [record for topic, _, record, _ in whole if topic == "plans" and record["app"] == "blog"]
+    assert {plan["mode"] for plan in blog} == {"shadow"}
+    assert blog[-1]["promotion"] == {"mode": "auto", "coverage": None, "decisions": 1}
+    assert not [1 for topic, _, _, _ in whole if topic == "commands"]
