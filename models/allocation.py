@@ -14,9 +14,11 @@ from models.capacity import (
     Observed,
     Offer,
     Policy,
+    committed,
     floor_demand,
     governed,
     load,
+    quotas,
     replicas,
     replicas_per_instance,
     why_unusable,
@@ -27,9 +29,10 @@ from models.margin import Level, Margin, Question, of_users, split
 from models.market import Market, window
 from models.promotion import Promotion, decided, judge
 from models.purchase import Choice, Purchase, choose
+from models.reconciliation import PROMISED
 from models.scenarios import required
 
-COST_LEVELS: Final = (0.95, 0.99, 0.999)
+COST_LEVELS: Final = tuple(PROMISED.tolist())
 ALTERNATIVES: Final = 3
 UNBOUNDED: Final = 1_000_000  # instances; guard rails buy no more on demand than the maximum asks for
 
@@ -233,21 +236,9 @@ def _fleet(
         most={o: most[o] if o in works else 0 for o in most},
         ready={o.offer_id: observed.get(o.offer_id, Observed()).ready for o in known},
         pending={o.offer_id: observed.get(o.offer_id, Observed()).pending for o in known},
-        quotas=_quotas([o for o in known if o.offer_id in usable]),
-        committed=sum(
-            o.price_h * o.owned_count for o in known if o.offer_id in usable and o.tier == "RESERVED"
-        ),
+        quotas=dict(quotas([o for o in known if o.offer_id in usable]).values()),
+        committed=committed(o for o in known if o.offer_id in usable),
     )
-
-
-def _quotas(offers: Sequence[Offer]) -> dict[tuple[str, ...], int]:
-    """By the offers of each quota group, in instances: the least limit that they name."""
-    groups = sorted({o.quota_group for o in offers if o.quota_group and o.quota_limit is not None})
-    found: dict[tuple[str, ...], int] = {}
-    for group in groups:
-        limits = [o.quota_limit for o in offers if o.quota_group == group and o.quota_limit is not None]
-        found[tuple(o.offer_id for o in offers if o.quota_group == group)] = max(0, min(limits))
-    return found
 
 
 def _binding(

@@ -10,7 +10,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from models.capacity import Offer, Policy
+from models.capacity import Offer, Policy, committed, quotas
 from models.market import Market
 
 Counts = NDArray[np.int64]
@@ -42,11 +42,6 @@ class Bounds:
         return Bounds(self.rows[kept], self.most[kept], tuple(self.names[i] for i in kept), self.upper)
 
 
-def committed(offers: Sequence[Offer]) -> float:
-    """Cost per hour of what is paid whatever is used."""
-    return sum(o.price_h * o.owned_count for o in offers if o.tier == "RESERVED")
-
-
 def bounds(market: Market, offers: Sequence[Offer], policy: Policy, excluded: Container[str] = ()) -> Bounds:
     """The bounds of these offers' counts; excluded: ids of offers not to be bought more of than run.
 
@@ -61,12 +56,10 @@ def bounds(market: Market, offers: Sequence[Offer], policy: Policy, excluded: Co
         rows.append(price)
         most.append(max(0.0, policy.budget - committed(market.offers)))
         names.append("budget")
-    for group in sorted({o.quota_group for o in offers if o.quota_group}):
-        limits = [o.quota_limit for o in offers if o.quota_group == group and o.quota_limit is not None]
-        if limits:
-            rows.append(np.array([float(o.quota_group == group) for o in offers]))
-            most.append(float(max(0, min(limits))))
-            names.append(f"quota {group}")
+    for group, (ids, limit) in quotas(offers).items():
+        rows.append(np.array([float(o.offer_id in ids) for o in offers]))
+        most.append(float(limit))
+        names.append(f"quota {group}")
     if policy.min_on_demand > 0 and spot.any():
         # stable ≥ share (stable + spot)
         rows.append(size * np.where(spot, policy.min_on_demand, policy.min_on_demand - 1))

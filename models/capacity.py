@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
@@ -263,6 +263,22 @@ def replicas_per_instance(offer: Offer, policy: Policy) -> int:
         if policy.unit.get(metric, 0.0) > 0
     ]
     return max(0, min(fits, default=0))
+
+
+def committed(offers: Iterable[Offer]) -> float:
+    """Cost per hour of what is paid whatever is used; a price that is none counts nothing."""
+    return sum(o.price_h * o.owned_count for o in offers if o.tier == "RESERVED" and math.isfinite(o.price_h))
+
+
+def quotas(offers: Sequence[Offer]) -> dict[str, tuple[tuple[str, ...], int]]:
+    """By quota group that names a limit: its offers' ids, and the least limit that they name, in instances."""
+    found: dict[str, tuple[tuple[str, ...], int]] = {}
+    for group in sorted({o.quota_group for o in offers if o.quota_group}):
+        of = [o for o in offers if o.quota_group == group]
+        limits = [o.quota_limit for o in of if o.quota_limit is not None]
+        if limits:
+            found[group] = tuple(o.offer_id for o in of), max(0, min(limits))
+    return found
 
 
 def why_unusable(offer: Offer, policy: Policy) -> str | None:

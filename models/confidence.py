@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from models import collapsed, dependence, reconciliation, scoring
 from models.distribution import LEVELS, QuantileFunction
-from models.features import DAY_S, METRICS, STEPS, clock, horizon_steps, steps_of
+from models.features import DAY_S, METRICS, STEPS, horizon_steps
 from models.lstm import BehaviourModel
 from models.reconciliation import PROMISED, SATURATED_SHARE
 from models.rivals.residual import persistence
@@ -168,7 +168,6 @@ def study(
     states = [reconciliation.initial_state() for _ in apps]
     common = reconciliation.initial_common()
     learnt = [(np.zeros((), dependence.SUMS), dependence.users(len(users))) for users in apps]
-    length_s = np.array([tick_s])
     of_users = scoring.forecasts(model, values, events, saturated, first_tick=first_tick, tick_s=tick_s)
     of_totals = scoring.forecasts(
         model, usage, totals(events, apps), held, first_tick=first_tick, tick_s=tick_s
@@ -184,9 +183,9 @@ def study(
             heard = np.where(held[t, a], np.nan, usage[t, a]).astype(np.float64)
             states[a], common = reconciliation.observe(states[a], common, heard, t, steps)
         if t >= first:
-            made_before = clock(np.array([first_tick + t - 1]), length_s, steps_of(length_s)).made[0, 1:] > 0
+            followed = dependence.followed(first_tick + t, tick_s)
             learnt = [
-                dependence.learn(*one, flags["scores"][members], made_before, model.dependence)
+                dependence.learn(*one, flags["scores"][members], followed, model.dependence)
                 for one, members in zip(learnt, apps, strict=True)
             ]
         if t >= first and (t - first) % every == 0 and t + steps[-1] < total:

@@ -23,7 +23,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from models.allocation import Plan
-from models.capacity import Offer, Policy, replicas_per_instance, why_unusable
+from models.capacity import Offer, Policy, committed, quotas, replicas_per_instance, why_unusable
 
 STANDING: Final = {
     "paused",
@@ -108,12 +108,8 @@ def together(members: Mapping[str, Member], budget: float | None = None) -> dict
             targets[what] = _in_proportion({name: one.of(wanted[name]) for name in names}, one.total)
 
     spent = {name: _spent(members[name], wanted[name]) for name in names}
-    committed = sum(
-        o.price_h * o.owned_count
-        for o in {o.offer_id: o for name in names for o in members[name].offers}.values()
-        if o.tier == "RESERVED" and math.isfinite(o.price_h)
-    )
-    money = math.inf if budget is None else max(0.0, budget - committed)
+    everyone = {o.offer_id: o for name in names for o in members[name].offers}.values()
+    money = math.inf if budget is None else max(0.0, budget - committed(everyone))
     part = {name: min(spent[name], money * spent[name] / max(sum(spent.values()), 1e-12)) for name in names}
 
     def turn(name: str) -> tuple[bool, bool, float, str]:
@@ -133,9 +129,7 @@ def together(members: Mapping[str, Member], budget: float | None = None) -> dict
         share: Numbers = {what: float(cap) for what, cap in caps.items()}
         policy, offers = member.policy, _capped(member.offers, shared, caps)
         if budget is not None:
-            paid = sum(
-                o.price_h * o.owned_count for o in offers if o.tier == "RESERVED" and math.isfinite(o.price_h)
-            )
+            paid = committed(offers)
             free = max(0.0, money - sum(part[other] for other in others))
             share["budget"] = paid + free
             own = math.inf if policy.budget is None else policy.budget
@@ -160,13 +154,8 @@ def _shared(offers: Iterable[Offer]) -> dict[str, _Shared]:
     for name, offer in sorted(by_id.items()):
         if offer.tier == "RESERVED":
             found[name] = _Shared((name,), offer.owned_count, reserved=True)
-    for group in sorted({o.quota_group for o in by_id.values() if o.quota_group}):
-        of = [o for _, o in sorted(by_id.items()) if o.quota_group == group]
-        limits = [o.quota_limit for o in of if o.quota_limit is not None]
-        if limits:
-            found[f"quota {group}"] = _Shared(
-                tuple(o.offer_id for o in of), max(0, min(limits)), reserved=False
-            )
+    for group, (ids, limit) in quotas([o for _, o in sorted(by_id.items())]).items():
+        found[f"quota {group}"] = _Shared(ids, limit, reserved=False)
     return found
 
 

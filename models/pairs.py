@@ -13,8 +13,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from models.bounds import committed
-from models.capacity import Offer
+from models.capacity import Offer, committed
 from models.market import EXACT, Array, Fluid, IntArray, Market
 from models.purchase import Purchase, allowed
 from models.scenarios import stream

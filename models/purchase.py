@@ -18,8 +18,8 @@ from typing import Final
 
 import numpy as np
 
-from models.bounds import Bounds, Counts, bounds, committed, zone_note, zone_of
-from models.capacity import Offer, Policy
+from models.bounds import Bounds, Counts, bounds, zone_note, zone_of
+from models.capacity import Offer, Policy, committed
 from models.market import EXACT, Market, pool_of
 from models.search import Search
 

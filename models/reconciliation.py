@@ -71,7 +71,6 @@ def initial_state() -> State:
         "window": np.zeros(2, np.int64),
         "sum": np.full((metrics, STEPS, LEVELS), np.nan, np.float32),
         "total": np.full((metrics, STEPS, LEVELS), np.nan, np.float32),
-        "box": np.zeros(len(PROMISED)),
         "limit": np.full((metrics, len(PROMISED)), np.nan),
         "share": np.zeros(metrics),
         "worst": np.full(metrics, np.nan),
@@ -137,8 +136,7 @@ def reconcile(
         after |= {name: full[name] for name in ("sum", "total", "limit", "share", "worst")}
         after["sum"][index], after["total"][index] = grid, other
         after["limit"][index], after["share"][list(governed)] = limit, share
-        after["made"], after["box"] = np.array([tick]), box
-        after["window"] = np.array([window.start, window.stop])
+        after["made"], after["window"] = np.array([tick]), np.array([window.start, window.stop])
     return np.ascontiguousarray(result.transpose(2, 1, 0)), after
 
 

@@ -10,8 +10,8 @@ from typing import Annotated, Any, Final, TypeVar
 import numpy as np
 import typer
 
-from models.bounds import bounds, committed
-from models.capacity import Observed, Policy
+from models.bounds import bounds
+from models.capacity import Observed, Policy, committed
 from models.exact import least_cost
 from models.instances import STEPS_S, instance
 from models.market import Fluid, Market, pool_of

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 
 from models import collapsed
-from models.dependence import Dependence
+from models.dependence import Dependence, followed
 from models.distribution import QuantileFunction, sum_of_quantiles
-from models.features import METRICS, clock, steps_of
+from models.features import METRICS
 from models.margin import USER_LEVEL
 from models.scenarios import by_loading, pack, simulate
 from pipeline import topics
@@ -58,9 +58,7 @@ class Simulator(Numbered):
         forecast, observed, censored, rates = unpack(parts)
         heard, ids = scores(parts), b"".join(p["users"] for p in parts)
         names = np.frombuffer(ids, f"V{PSEUDONYM_BYTES}")
-        length = np.array([head["tick_s"]])
-        # scores of the first step are of the tick before
-        kept = clock(np.array([tick - 1]), length, steps_of(length)).made[0, 1:] > 0
+        kept = followed(tick, head["tick_s"])
         sent: dict[int, list[str]] = {number: [] for number in range(self.partitions)}
         for index, app in enumerate(head["apps"]):
             rows = np.flatnonzero(apps == index)

@@ -65,13 +65,13 @@ def test_odds_weigh_the_sum_against_the_total():
 def test_stretched_levels_go_beyond_the_grid_in_a_straight_line():
     state = initial_state()
     state["stretch"][0] = np.log(2)
-    flat, _ = reconcile(draws(1), normal_total(1, 1000.0, 10.0), initial_state(), FLAT, **whole(1))
+    flat, level = reconcile(draws(1), normal_total(1, 1000.0, 10.0), initial_state(), FLAT, **whole(1))
     wide, after = reconcile(draws(1), normal_total(1, 1000.0, 10.0), state, FLAT, **whole(1))
     # the largest of 4,096 is at z = 3.67; at twice that level the normal total lies at 1000 + 10 × 7.3
     assert flat[:, 0, 0].max() == pytest.approx(1036.7, abs=0.5)
     assert wide[:, 0, 0].max() == pytest.approx(1073.4, abs=1)
     assert np.median(wide[:, 0, 0]) == np.median(flat[:, 0, 0])
-    assert np.array_equal(after["limit"][0], 2 * after["box"])
+    assert np.array_equal(after["limit"][0], 2 * level["limit"][0])
 
 
 @pytest.mark.parametrize(("confidence", "index"), [(0.9, 0), (0.95, 0), (0.98, 1), (0.99, 1), (0.9999, 2)])
