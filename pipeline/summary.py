@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from models.autoscalers import HorizontalPodAutoscaler, HpaSettings
+from models.autoscalers import Fleet, make
 from models.capacity import Policy, load, replicas_per_instance
 from models.features import METRICS
 from pipeline import commands
@@ -119,9 +119,8 @@ def _reactive(
     window: Window,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Least ready replicas and cost by tick of Kubernetes' HPA at its defaults: reserved first, then on demand."""
-    scaler = HorizontalPodAutoscaler(
-        HpaSettings({m: policy.size(m) for m in policy.governed}, policy.min, policy.max)
-    )
+    scaler = make("hpa", Fleet(np.array([policy.min]), np.array([policy.max]), window.tick_s))
+    load = usage[:, [METRICS.index(m) for m in policy.governed]] / [policy.size(m) for m in policy.governed]
     bought = sorted((p for p in prices if p["tier"] != "SPOT"), key=lambda p: p["tier"] != "RESERVED")
     ready, cost = np.zeros(window.ticks), np.zeros(window.ticks)
     with tempfile.TemporaryDirectory() as folder:
@@ -144,8 +143,8 @@ def _reactive(
                 serving += seen.ready * per[offer]
                 cost[place] += ((seen.billed_h or 0.0) - billed[offer]) * float(price["price"])
                 billed[offer] = seen.billed_h or 0.0
-            measured = {m: usage[place, METRICS.index(m)] for m in policy.governed}
-            left = scaler.decide({m: v for m, v in measured.items() if not math.isnan(v)}, serving, to_s)
+            wanted = scaler.decide(window.first + place, load[place, None], np.array([[serving]]))
+            left = int(wanted[0, 0])
             for price in bought:
                 offer = price["offer_id"]
                 wanted = -(-left // per[offer])
