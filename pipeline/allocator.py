@@ -320,7 +320,7 @@ class Allocator:
     def blocks(self) -> Iterable[tuple[bytes, bytes]]:
         """The position, and each app."""
         position = {"planned": self.barrier.planned, "latest": self.barrier.latest, "seq": self.seq}
-        position |= {"common": self.common.tolist()}
+        position |= {"common": _hex(self.common)}
         yield b"position", json.dumps(position).encode()
         for name, app in sorted(self.apps.items()):
             kept = {"group": app.group, "memory": app.memory, "managed": app.managed}
@@ -337,7 +337,7 @@ class Allocator:
             self.barrier.latest = {
                 int(shard): min(tick, self.done) for shard, tick in position["latest"].items()
             }
-            self.common = np.array(position["common"])
+            self.common = _unhex(position["common"], reconciliation.initial_common())
         like, learnt = self.model.initial_state(1), reconciliation.initial_state()
         for key, value in blocks.items():
             if key.startswith(b"app-"):
