@@ -131,7 +131,7 @@ def test_the_tail_is_as_heavy_as_its_misses_are_far(heavier: float):
         state |= reconciliation._remembered(state, missed, excess)
         common |= reconciliation._remembered(common, missed, excess)
     first = reconciliation.stretched(initial_state(), initial_common())[0]
-    assert first == pytest.approx(reconciliation.STRETCH[0] + 0.4 * reconciliation.BEYOND)
+    assert first == pytest.approx(reconciliation.STRETCH[0] + reconciliation.INDEX * reconciliation.BEYOND)
     last = reconciliation.stretched(state, common)
     # some 300 misses are remembered: standard error 1/sqrt(300) = 6 % of the index; three of them
     assert last[0] - last[0, 0] == pytest.approx(heavier * reconciliation.BEYOND, rel=0.18)
