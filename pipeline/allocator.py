@@ -174,7 +174,11 @@ class Allocator:
         observed = self._observed(app, kept, tick)
         before = kept.memory.get("counts") or {o: r["ready"] + r["pending"] for o, r in observed.items()}
         now_s = float((tick + 1) * tick_s)
-        offers = [side_inputs.offer_of(price, now_s) for price in prices.values()]
+        max_age_s = self.settings.price_max_age_s
+        offers = [side_inputs.offer_of(price, now_s, max_age_s, tick_s) for price in prices.values()]
+        for offer in offers:
+            if offer.stale:
+                self._warn(app, "price is stale", f"{offer.offer_id}: {offer.stale}", tick)
         decide = planning.decision(
             app,
             kept,
@@ -232,10 +236,15 @@ class Allocator:
         for command in issued:
             self.publish("commands", "command", command, partition=self.shard, key=command["target"]["ref"])
         self.publish("plans", "plan", record, partition=self.shard, key=app)
-        why = (app, re.sub(r"\d[\d.,]*", "#", plan.reason))  # the same reason with other numbers is no other
-        if not plan.feasible and why not in self.warned:
+        if not plan.feasible:
+            self._warn(app, "policy cannot be met", plan.reason, head["tick"])
+
+    def _warn(self, app: str, event: str, reason: str, tick: int) -> None:
+        """Once by app and reason: the same one with other numbers is no other."""
+        why = (app, re.sub(r"\d[\d.,]*", "#", reason))
+        if why not in self.warned:
             self.warned.add(why)
-            _LOG.warning("policy cannot be met", app=app, tick=head["tick"], reason=plan.reason)
+            _LOG.warning(event, app=app, tick=tick, reason=reason)
 
     def _group_policy(self, group: str, tick: int, pinned: Record | None) -> Record | None:
         """The policy that bounds a whole group: one whose `app` is the group's name, and no app in it."""

@@ -73,10 +73,10 @@ def take(
     names: Sequence[str],
     after: State,
     outcome: np.ndarray,
-    common: np.ndarray,
+    common: State,
     tick: int,
     tick_s: int,
-) -> np.ndarray:
+) -> State:
     """Put the model's states after a tick into the apps, and what came of earlier promises; what apps share, after it.
 
     Args:
@@ -102,7 +102,7 @@ def decision(
     kept: App,
     demand: Demand,
     total: QuantileFunction,
-    common: np.ndarray,
+    common: State,
     *,
     offers: Sequence[Offer],
     policy: Policy,

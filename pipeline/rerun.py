@@ -288,11 +288,11 @@ class Rerun:
         users = self.users
         found: Arrays = {
             "row": np.array(self.row),
-            "common": self.common,
             "wanted": self.wanted,
             "ids": np.frombuffer(b"".join(users.ids), np.uint8),
             "seen": users.seen,
             "copulas": np.frombuffer(b"".join(self.copulas.blocks()), np.uint8),
+            **{f"common.{name}": array for name, array in self.common.items()},
             **{f"user.{name}": array for name, array in users.state.items()},
         }
         for name, app in self.apps.items():
@@ -306,7 +306,7 @@ class Rerun:
     def restore(self, blocks: Mapping[str, np.ndarray]) -> None:
         """Continue from one."""
         users, ids = self.users, blocks["ids"].tobytes()
-        self.row, self.common = int(blocks["row"]), blocks["common"]
+        self.row, self.common = int(blocks["row"]), {name: blocks[f"common.{name}"] for name in self.common}
         self.wanted = blocks["wanted"].copy()
         users.ids = [ids[i : i + PSEUDONYM_BYTES] for i in range(0, len(ids), PSEUDONYM_BYTES)]
         users.apps, users.slots = [""] * len(users.ids), {user: i for i, user in enumerate(users.ids)}
