@@ -128,7 +128,7 @@ def frontier(ranked: Ranked) -> Figure:
             axes.set_xscale("log")
             axes.set_yscale("log")
             axes.invert_xaxis()
-            axes.xaxis.set_major_formatter(PercentFormatter(1))
+            axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=1))
             for axis in (axes.xaxis, axes.yaxis):  # STYLE does not read the mathematics of log labels
                 axis.set_minor_formatter(NullFormatter())
             axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
