@@ -77,10 +77,9 @@ def installation(keep: Path | None, **given: Any) -> Generator[Settings]:
     with tempfile.TemporaryDirectory(prefix="leadtime-bench-") as folder:
         chosen = load(
             data_dir=keep or Path(folder),
-            tick_s=TICK_S,
             demo_keys=True,
             prefix=f"bench-{int(time.time())}.",
-            **given,
+            **{"tick_s": TICK_S, **given},
         )
         with cluster(chosen) as settings:
             topics.create(settings)
@@ -156,12 +155,7 @@ def pipeline(apps: list[str], last: int, settings: Settings) -> dict[str, Any]:
         supervisor.start(["ingest"])
         stands(admin, f"{settings.group}-ingest", supervisor, poll_s=0.002)
         begun, begun_s = time.monotonic(), time.time()
-        processes = {
-            name: psutil.Process(stage.process.pid)
-            for name, stage in supervisor.stages.items()
-            if stage.process
-        }
-        with Meter(processes | brokers()) as meter:
+        with Meter(processes(supervisor) | brokers()) as meter:
             _planned(plans, set(apps), last, supervisor)
             wall_s = time.monotonic() - begun
         time.sleep(2)  # the snapshot that an idle partition gets
@@ -213,6 +207,12 @@ def stands(admin: AdminClient, group: str, supervisor: Supervisor, poll_s: float
         supervisor.poll()
         time.sleep(poll_s)
     raise Unreachable(f"the group {group} does not stand after {READY_S:g} s; logs in {supervisor.folder}")
+
+
+def processes(supervisor: Supervisor) -> dict[str, psutil.Process]:
+    """The stages' processes by name."""
+    running = {name: stage.process for name, stage in supervisor.stages.items()}
+    return {name: psutil.Process(process.pid) for name, process in running.items() if process is not None}
 
 
 def brokers() -> dict[str, psutil.Process]:

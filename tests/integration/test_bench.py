@@ -31,3 +31,12 @@ def test_throughput_counts_every_record(settings: Settings, monkeypatch: pytest.
     assert all(isinstance(rate, int) and rate > 0 for rate in rates)
     assert isinstance(facts["state_bytes_per_user"], float)
     assert facts["state_bytes_per_user"] > 2_000  # h and c of the LSTM alone are 512
+
+
+@pytest.mark.timeout(240)
+def test_latency_is_from_close_to_plan(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    facts = run(["latency", "--users", "40", "--ticks", "3", "--tick", "2"], settings, monkeypatch)
+    delays = [facts[name] for name in ("p50_s", "p99_s", "max_s")]
+    assert all(isinstance(delay, float) for delay in delays)
+    assert 0 < delays[0] <= delays[1] <= delays[2] < 60  # pyright: ignore[reportOperatorIssue]
+    assert isinstance(facts["producer_behind_s"], float)

@@ -6,6 +6,7 @@ import fastavro
 import numpy as np
 import polars as pl
 
+from pipeline.bench_latency import delays
 from pipeline.bench_throughput import container, summary
 from pipeline.codec import decode, published
 from pipeline.decode import bare
@@ -82,3 +83,9 @@ def test_a_column_of_entities_is_each_rows_entity() -> None:
     assert [directory.keys[code] for code in codes] == [entity(*row) for row in rows]
     assert [directory.apps[code] for code in codes] == [row[0] for row in rows]
     assert [directory.partition[code] for code in codes] == [partition_of(entity(*row), 4) for row in rows]
+
+
+def test_a_ticks_delay_is_to_its_last_apps_plan() -> None:
+    planned = {1: {"a": 10.0}, 2: {"a": 20.5, "b": 21.0}, 3: {"b": 30.25, "a": 30.0}}
+    closed = {1: 9.0, 2: 20.0, 3: 30.0}
+    assert delays(closed, planned, first=2) == [1.0, 0.25]  # 21 - 20, 30.25 - 30; tick 1 is not timed
