@@ -34,7 +34,7 @@ from pipeline.side_inputs import offer_of, policy_of
 
 TIERS: Final = "tiers"
 ON_DEMAND: Final = "on_demand"
-SWEEP: Final = (0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.97, 0.98, 0.99, 0.995, 0.998, 0.999, 0.9995)
+SWEEP: Final = (0.02, 0.1, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.97, 0.98, 0.99, 0.995, 0.998, 0.999, 0.9995)
 """Confidences whose replicas are compared with the rivals'; hit rates of 95 to 99.9 % lie between."""
 SHARDS: Final = 2
 """Groups of apps that learn apart, as partitions of a stream do; two, so that two cores are used. Not the machine's
@@ -77,6 +77,9 @@ def backtest(
     out: Annotated[
         Path | None, typer.Option(help="Folder for figures, Parquet, CSV, page and what a resumed run needs.")
     ] = None,
+    processes: Annotated[
+        int | None, typer.Option(min=1, help="At once; by default two, whatever the number of apps.")
+    ] = None,
     json: AsJson = False,
 ) -> None:
     """Prove it on a trace: what plans would have held and cost, beside rivals at the same realised hit rate.
@@ -97,10 +100,12 @@ def backtest(
     for level in levels:
         if not 0 < level < 1:
             raise UsageError(f"a confidence lies between 0 and 1, got {level}")
+    if len(panel.ticks) < 2:
+        raise UsageError(f"{trace_file}: one tick alone, nothing can be planned")
     window = window_of(panel, warm_up, begin, until)
     members = _members(panel, groupings, seed)
     files = (policy, prices) if policy is not None and prices is not None else None
-    job = _job(panel, window, members, files, levels, alone=alone)
+    job = job_of(panel, window, members, files, levels, alone=alone)
     job = replace(job, scenarios=scenarios, every=every, seed=seed)
     facts: dict[str, Any] = {
         "trace": str(trace_file),
@@ -122,7 +127,7 @@ def backtest(
         digest.update(part)
     with tempfile.TemporaryDirectory() as nowhere:
         folder = (Path(nowhere) if out is None else out) / f"parts-{digest.hexdigest()}"
-        seen = run(job, model, SHARDS, folder)
+        seen = run(job, model, SHARDS, folder, processes)
     ranked = ranking.rank(
         job, seen, rivals(job, names, seen["wanted"]), names, skip=window.score - window.begin - job.plan_from
     )
@@ -149,7 +154,7 @@ def _members(panel: trace.Panel, groupings: int, seed: int) -> dict[str, np.ndar
     return {str(app): np.flatnonzero(apps == app) for app in dict.fromkeys(panel.apps)}
 
 
-def _job(
+def job_of(
     panel: trace.Panel,
     window: Window,
     members: dict[str, np.ndarray],
@@ -158,6 +163,19 @@ def _job(
     *,
     alone: bool,
 ) -> Job:
+    """A window of a panel as a job; what it is sized by was seen before the first plan.
+
+    Args:
+        panel: of the trace.
+        window: of its rows.
+        members: app -> columns of its users.
+        files: policies and offers; none: the demo's.
+        levels: confidences of the sweep.
+        alone: without a market on demand.
+
+    Raises:
+        UsageError: an app without data before the window, or without policy or offer.
+    """
     rows = slice(window.begin, window.stop)
     values = panel.values[rows]
     plan_from = max(1, window.score - window.begin - SETTLE_S // panel.tick_s)

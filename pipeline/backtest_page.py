@@ -10,6 +10,7 @@ from typing import Any, Final
 import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter, PercentFormatter, StrMethodFormatter
 
 from models.features import DAY_S
 from pipeline import charts, report
@@ -127,9 +128,14 @@ def frontier(ranked: Ranked) -> Figure:
             axes.set_xscale("log")
             axes.set_yscale("log")
             axes.invert_xaxis()
+            axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=1))
+            for axis in (axes.xaxis, axes.yaxis):  # STYLE does not read the mathematics of log labels
+                axis.set_minor_formatter(NullFormatter())
+            axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+            axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
             for rate in (0.95, 0.99, 0.999):
                 axes.axvline(1 - rate, color=charts.MUTED, linewidth=0.8, linestyle=":")
-            axes.set_xlabel("share of app-ticks missed (dotted: hit rates of 95, 99 and 99.9 %)")
+            axes.set_xlabel("app-ticks missed (dotted: 5, 1 and 0.1 %)")
             axes.set_ylabel("cost of the window")
             axes.set_title(market.replace("_", " "), loc="left")
         panels[0].legend(frameon=False, fontsize=8)

@@ -121,12 +121,15 @@ class Profiler(Numbered):
         yield b"position", json.dumps({"seq": self.seq, "users": len(users.ids)}).encode()
         for number, first in enumerate(range(0, len(users.ids), BLOCK_USERS)):
             rows = slice(first, first + BLOCK_USERS)
-            head = {"ids": [user.hex() for user in users.ids[rows]], "apps": users.apps[rows]}
-            text = json.dumps(head).encode()
+            ids, apps = users.ids[rows], users.apps[rows]
+            names = sorted(set(apps))
+            where = {app: place for place, app in enumerate(names)}
+            text = json.dumps({"users": len(ids), "apps": names}).encode()
+            whose = b"".join(ids) + bytes(where[app] for app in apps)  # a block has at most 200 apps
             arrays = [users.seen[rows], *(users.state[name][rows] for name in sorted(users.state))]
             yield (
                 b"users-%d" % number,
-                len(text).to_bytes(4, "little") + text + b"".join(a.tobytes() for a in arrays),
+                len(text).to_bytes(4, "little") + text + whose + b"".join(a.tobytes() for a in arrays),
             )
 
     def restore(self, blocks: Mapping[bytes, bytes]) -> None:
@@ -139,9 +142,11 @@ class Profiler(Numbered):
             data = blocks[b"users-%d" % number]
             size = 4 + int.from_bytes(data[:4], "little")
             head = json.loads(data[4:size])
-            users.ids += [bytes.fromhex(user) for user in head["ids"]]
-            users.apps += head["apps"]
-            parts.append(_unpack(data[size:], len(head["ids"]), users.state))
+            count = head["users"]
+            index = size + count * PSEUDONYM_BYTES
+            users.ids += [data[i : i + PSEUDONYM_BYTES] for i in range(size, index, PSEUDONYM_BYTES)]
+            users.apps += [head["apps"][place] for place in data[index : index + count]]
+            parts.append(_unpack(data[index + count :], count, users.state))
         users.slots = {user: slot for slot, user in enumerate(users.ids)}
         if parts:
             users.seen = np.concatenate([seen for seen, _ in parts])

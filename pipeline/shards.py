@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import multiprocessing
 from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor, wait
@@ -50,7 +51,7 @@ def _part(job: Job, apps: list[str]) -> Job:
     )
 
 
-def run(job: Job, model: Path, shards: int, folder: Path) -> Arrays:
+def run(job: Job, model: Path, shards: int, folder: Path, processes: int | None = None) -> Arrays:
     """All shards' outcomes, (tick from the first plan on, app by name, ...).
 
     Args:
@@ -58,6 +59,7 @@ def run(job: Job, model: Path, shards: int, folder: Path) -> Arrays:
         model: folder of the model.
         shards: parts that learn apart.
         folder: of days and snapshots; what it has of this job already is not done again.
+        processes: at once; 1 is this process, none one for each shard.
 
     Raises:
         UsageError: no model, or nothing to plan.
@@ -69,8 +71,23 @@ def run(job: Job, model: Path, shards: int, folder: Path) -> Arrays:
     folders = [folder / f"shard-{number}" for number in range(len(parts))]
     for one in folders:
         one.mkdir(parents=True, exist_ok=True)
+    if processes == 1:
+        for part, one in zip(parts, folders, strict=True):
+            work(part, model, one)
+    else:
+        _beside(parts, model, folders, processes or len(parts), rows)
+    names = [app for part in parts for app in part.apps]
+    order = np.argsort(np.array(names), kind="stable")
+    days = [_days(f) for f in folders]
+    return {
+        name: np.concatenate([_wide(one, days, name) for one in days], axis=1)[:, order] for name in days[0]
+    }
+
+
+def _beside(parts: list[Job], model: Path, folders: list[Path], processes: int, rows: int) -> None:
+    """Each part in a process of its own."""
     context = multiprocessing.get_context("spawn")  # TensorFlow's threads do not survive a fork
-    with progress("ticks") as bar, ProcessPoolExecutor(len(parts), mp_context=context) as pool:
+    with progress("ticks") as bar, ProcessPoolExecutor(processes, mp_context=context) as pool:
         task = bar.add_task("planning", total=rows * len(parts), note="")
         running = [pool.submit(work, p, model, f) for p, f in zip(parts, folders, strict=True)]
         while True:
@@ -80,12 +97,6 @@ def run(job: Job, model: Path, shards: int, folder: Path) -> Arrays:
             bar.update(task, completed=sum(_told(f) for f in folders))
             if not left:
                 break
-    names = [app for part in parts for app in part.apps]
-    order = np.argsort(np.array(names), kind="stable")
-    days = [_days(f) for f in folders]
-    return {
-        name: np.concatenate([_wide(one, days, name) for one in days], axis=1)[:, order] for name in days[0]
-    }
 
 
 def _wide(one: Arrays, days: list[Arrays], name: str) -> np.ndarray:
@@ -103,7 +114,7 @@ def work(job: Job, model: Path, folder: Path) -> None:
             blocks = dict(kept)
     if blocks and int(blocks["row"]) == len(job.values):
         return
-    rerun = Rerun(job, BehaviourModel.load(model, SMALL_BLOCK))
+    rerun = Rerun(job, _model(model))
     if blocks:
         rerun.restore(blocks)
 
@@ -117,6 +128,12 @@ def work(job: Job, model: Path, folder: Path) -> None:
         _write(folder / SNAPSHOT, rerun.blocks())
         first = rerun.row
     (folder / "row").write_text(str(rerun.row))
+
+
+@functools.lru_cache(maxsize=1)
+def _model(folder: Path) -> BehaviourModel:
+    """Loaded once a process: it takes ten seconds."""
+    return BehaviourModel.load(folder, SMALL_BLOCK)
 
 
 def _write(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
