@@ -21,6 +21,9 @@ from models.features import METRICS, STEPS
 # A multiple of the 16 float32 of a vector register; 1,024 would put a column's values, 4,096 bytes apart, into one
 # set of the cache: the copies at the border then take nine times as long.
 BLOCK: Final = 1008
+# For a few hundred users: a quarter of the time of one of 1,008 that is mostly empty. Sizes of 144, 240 and 336 gave
+# the same bits as 1,008; those that are no multiple of 48 round otherwise.
+SMALL_BLOCK: Final = 240
 OFFSETS: Final = len(METRICS) * STEPS * LEVELS
 _ALIGNED: Final = 64  # bytes, for TensorFlow to take an array as it is
 
@@ -43,41 +46,47 @@ def empty(n: int, kinds: Sequence[tuple[tuple[int, ...], Any]]) -> list[NDArray[
 
 
 class Blocks:
-    """`graph` for BLOCK users at a time.
+    """`graph` for `block` users at a time.
 
     All users pass through the one compiled size, the last block filled up with zeros, so that a user's result
     depends to the bit neither on the batch nor on the place in it.
     """
 
     def __init__(
-        self, tf: Any, graph: Callable[..., tuple[Sequence[Any], Any]], given: Shapes, shared: Shapes
+        self,
+        tf: Any,
+        graph: Callable[..., tuple[Sequence[Any], Any]],
+        given: Shapes,
+        shared: Shapes,
+        block: int = BLOCK,
     ) -> None:
         """Compiles with the first call.
 
         Args:
             tf: the tensorflow module.
             graph: of arrays (*shape, BLOCK) for `given`, then (*shape, 1) for `shared`; it returns a list of float32
-                (..., BLOCK) and the forecasts' offsets, a level's (5, 6, BLOCK) each.
+                (..., block) and the forecasts' offsets, a level's (5, 6, block) each.
             given: shape of each array a user.
             shared: shape of each array that is the same for all users.
+            block: users at a time.
         """
-        self._tf = tf
+        self._tf, self._block = tf, block
         self._ends = np.cumsum([0, *(int(np.prod(shape)) for shape in given)]).tolist()
         self._local = threading.local()
 
         def compiled(packed: Any, *others: Any) -> Any:
             ends = zip(self._ends, self._ends[1:], given, strict=False)
-            out, levels = graph(*(tf.reshape(packed[a:b], (*shape, BLOCK)) for a, b, shape in ends), *others)
+            out, levels = graph(*(tf.reshape(packed[a:b], (*shape, block)) for a, b, shape in ends), *others)
             # Two numbers in one: half the moves when users become the first axis. The levels of two steps are an
             # even number.
             halves = [tf.bitcast(tf.cast(level, tf.float16), tf.uint16) for level in levels]
-            two = [tf.reshape(tf.cast(half, tf.uint32), (-1, 2, BLOCK)) for half in halves]
+            two = [tf.reshape(tf.cast(half, tf.uint32), (-1, 2, block)) for half in halves]
             row = [level[:, k] for k in (0, 1) for level in two]
             pairs = tf.stack([a + 65_536 * b for a, b in zip(row[::2], row[1::2], strict=True)], axis=1)
-            pairs = tf.reshape(pairs, (OFFSETS // 2, BLOCK))
-            return tf.concat([tf.reshape(array, (-1, BLOCK)) for array in out], axis=0), pairs
+            pairs = tf.reshape(pairs, (OFFSETS // 2, block))
+            return tf.concat([tf.reshape(array, (-1, block)) for array in out], axis=0), pairs
 
-        sizes = [(self._ends[-1], BLOCK), *((*shape, 1) for shape in shared)]
+        sizes = [(self._ends[-1], block), *((*shape, 1) for shape in shared)]
         signature = [tf.TensorSpec(size, tf.float32) for size in sizes]
         self.graph = tf.function(compiled, input_signature=signature, autograph=False, jit_compile=True)
 
@@ -104,7 +113,7 @@ class Blocks:
         graph = self.graph.get_concrete_function()
 
         def run(first: int) -> None:
-            part = slice(first, min(n, first + BLOCK))
+            part = slice(first, min(n, first + self._block))
             size = part.stop - first
             packed, tensor = self._packed()
             packed[:, size:] = 0
@@ -120,15 +129,15 @@ class Blocks:
                 row += rows
             pairs[part] = packed_pairs[:, :size].T
 
-        if 0 < n <= BLOCK:
+        if 0 < n <= self._block:
             run(0)
         else:
-            list(_pool().map(run, range(0, n, BLOCK)))
+            list(_pool().map(run, range(0, n, self._block)))
 
     def _packed(self) -> tuple[NDArray[np.float32], Any]:
-        """This thread's input (row, BLOCK) and the tensor over the same memory."""
+        """This thread's input (row, block) and the tensor over the same memory."""
         if not hasattr(self._local, "packed"):
-            shape = (self._ends[-1], BLOCK)
+            shape = (self._ends[-1], self._block)
             memory = np.zeros(shape[0] * shape[1] * 4 + _ALIGNED, np.uint8)
             start = -memory.ctypes.data % _ALIGNED
             packed = memory[start : start + shape[0] * shape[1] * 4].view(np.float32).reshape(shape)

@@ -32,7 +32,7 @@ class Offer:
     price_h: per hour; interruption_h: interruptions per hour; launch_failure: 0 to 1
     pool: what is taken back together; owned_count: instances already paid, for RESERVED
     quota_limit: most instances of all offers of the quota_group together, None = no limit
-    ended: why it is not to be had any more, where it is not
+    ended: why it is not to be had any more, where it is not; stale: why its price is not to be trusted, likewise
     """
 
     offer_id: str
@@ -52,6 +52,7 @@ class Offer:
     quota_group: str = ""
     quota_limit: int | None = None
     ended: str = ""
+    stale: str = ""
 
 
 @dataclass(frozen=True)

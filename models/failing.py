@@ -4,6 +4,8 @@ A pool fails when an offer of it reports more failed or interrupted instances th
 `spot_return_wait_s` none of its offers is bought more of; then it is tried again. A provider fails when two or more of
 its pools do in one tick: what is wrong is not theirs, and none of its offers is bought more of for as long.
 
+An offer whose price is stale is not bought more of either.
+
 Where every offer is excluded, the policy's `fallback` decides: `reactive` asks them for what the present usage needs
 and no more, `hold` keeps what runs.
 """
@@ -71,11 +73,15 @@ def failing(
         elif _pool(o) in until["pools"]:
             name = "spot_return_wait" if o.tier == "SPOT" else "pool_failing"
             what, end_s = f"pool {o.pool or o.offer_id}", until["pools"][_pool(o)]
+        elif o.stale:
+            excluded[o.offer_id] = o.stale
+            acted.add("stale_price")
+            continue
         else:
             continue
         excluded[o.offer_id] = f"{what} failed, for {end_s - now_s:.0f} s more"
         acted.add(name)
-    order = ("spot_return_wait", "pool_failing", "provider_failing")
+    order = ("spot_return_wait", "pool_failing", "provider_failing", "stale_price")
     return Failing(excluded, tuple(name for name in order if name in acted), {"seen": lost, **until})
 
 

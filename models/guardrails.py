@@ -15,7 +15,7 @@ In order, each naming itself where it acts:
 11. `over_budget`: the rails above ask for more than the policy's budget: it is said, and done.
 
 Before all of them, offers that fail are not bought more of (`models.failing`): `spot_return_wait`, `pool_failing`,
-`provider_failing`.
+`provider_failing`, `stale_price`.
 """
 
 from __future__ import annotations

@@ -210,15 +210,15 @@ def ceiling(tf: Any, state: dict[str, Any]) -> Any:
 class BehaviourModel:
     """A trained network with its released facts, stepping many users by one tick."""
 
-    def __init__(self, network: Network, facts: dict[str, Any]) -> None:
+    def __init__(self, network: Network, facts: dict[str, Any], block: int = BLOCK) -> None:
         self.network = network
         self.facts = facts
         self.model_id: str = facts["model_id"]
-        self._blocks = _compile(network)
+        self._blocks = _compile(network, block)
 
     @classmethod
-    def load(cls, path: Path) -> BehaviourModel:
-        """The model in a folder `released/<model_id>`.
+    def load(cls, path: Path, block: int = BLOCK) -> BehaviourModel:
+        """The model in a folder `released/<model_id>`; `block`: users that its step takes at a time.
 
         Raises:
             ValueError: the folder holds no model, or its weights are not those that model.json names, or of another
@@ -241,7 +241,7 @@ class BehaviourModel:
                         f"not {tuple(variable.shape)}"
                     )
                 variable.assign(kept)
-        return cls(network, facts)
+        return cls(network, facts, block)
 
     def save(self, path: Path) -> None:
         """Write weights and model.json into a folder, made if absent."""
@@ -363,7 +363,7 @@ def state_bytes() -> int:
     return sum(array.nbytes for array in initial_state(1).values())
 
 
-def _compile(network: Network) -> Blocks:
+def _compile(network: Network, block: int) -> Blocks:
     """The graph of one step."""
     tf = tensorflow()
     turned, slots, metrics = network.turned(), 1 + STEPS, (len(METRICS),)
@@ -379,7 +379,7 @@ def _compile(network: Network) -> Blocks:
         shift, odds, scores = mixture.learn(
             tf, state, values, saturated, unit, ceiling(tf, state), due, reach
         )
-        time = tf.broadcast_to(time, (time.shape[0], BLOCK))
+        time = tf.broadcast_to(time, (time.shape[0], block))
         new, codes, inputs, seasons = features.advance(
             tf, state, values, events, saturated, daily, hourly, time, rate
         )
@@ -395,4 +395,4 @@ def _compile(network: Network) -> Blocks:
         return [*(new[name] for name in _FIELDS), *codes, scale, scores], levels
 
     given = [*_FIELDS.values(), *[metrics] * slots * len(SEASONAL), metrics, (len(EVENT_KINDS),), metrics]
-    return Blocks(tf, graph, given, [(9,), (10,), (STEPS,), (len(TRACKED),), (len(TRACKED),)])
+    return Blocks(tf, graph, given, [(9,), (10,), (STEPS,), (len(TRACKED),), (len(TRACKED),)], block)

@@ -11,9 +11,14 @@ Learnt from what happened, of one decision at a time, from its tick until its la
 
     odds     per app, metric and part of the distribution along the pinball loss: CRPS learning (Berrisch and Ziel
              2021), drawn to a half, which is hard to beat (`ODDS_KEPT`)
-    stretch  per metric, at the levels that hold jointly with PROMISED, all apps' and each app's own part: adaptive
-             conformal inference (Gibbs and Candès 2021) of the *promise*, that demand stays within the required
-             curves at all steps and governed metrics together
+    stretch  per metric, of the level that holds jointly with the first of PROMISED, all apps' and each app's own part:
+             adaptive conformal inference (Gibbs and Candès 2021) of the *promise*, that demand stays within the
+             required curves at all steps and governed metrics together
+    tail     per metric, how the levels of rarer misses lie beyond: log(needed / limit), averaged over the decisions
+             that missed the limit, is Hill's estimator (1975) of the tail's index, and index × log(odds of a miss
+             fewer) Weissman's extrapolation (1978). An app's own misses count beside all apps', as many as it has
+             had. So an app whose misses are narrow pays for no burst that others make. All apps' remainder at the
+             rarer levels is again adaptive conformal inference
 
 A metric answers for its share of the misses allowed: that of the scenarios that its own curve fails. Of a miss each
 metric that missed takes an equal part, so that the parts add up to the promise.
@@ -44,11 +49,21 @@ ODDS_GAIN: Final = 0.003
 ODDS_KEPT: Final = 0.98  # of the odds, from one step's outcome to the next: they forget within a day
 PULL_LIMIT: Final = 10.0
 STRETCH_LIMIT: Final = 3.0  # exp(3) = 20 times the level
-# What all apps' stretch begins with, and the gains of all apps' and of an app's own, at PROMISED. See README,
-# "An app's demand": found on machines' groupings before the test window.
-STRETCH: Final = np.array([-0.05, 0.4, 1.4])
-COMMON_GAIN: Final = np.array([0.002, 0.005, 0.02])
-OWN_GAIN: Final = np.array([0.02, 0.04, 0.06])
+# What all apps' stretch and tail begin with, and their gains: found on machines' groupings before the test window.
+STRETCH: Final = np.array([-0.05, 0.0, 0.0])
+COMMON_GAIN: Final = np.array([0.002, 0.005, 0.02])  # of all apps', at PROMISED
+OWN_GAIN: Final = 0.02  # of an app's own, at the first of PROMISED
+INDEX: Final = 0.37  # of the tail, that of machines
+NORMAL_INDEX: Final = (
+    0.1  # and the least: 24 normal cells hold jointly at 2.85, 3.38 and 3.67, ratios of 1.18 and 1.29
+)
+BEYOND: Final = np.array([0.0, 1.75, 4.5])
+"""Of the index, at PROMISED. Weissman's are log(0.05 / 0.01) = 1.61 and log(0.05 / 0.001) = 3.91: machines' far tails
+are heavier than the index at the first level says, a normal's are lighter and cost little."""
+COMMON_PRIOR: Final = 20.0  # misses that INDEX counts for among all apps',
+OWN_PRIOR: Final = 10.0  # and that all apps' index counts for beside an app's own
+REMEMBERED: Final = 300.0  # misses that count at most: a month of ten apps
+EXCESS_LIMIT: Final = 4.0  # exp(4) = 55 times the limit; one miss tells no more
 BEGIN: Final = 0.6  # of the first of these levels, where stretching begins: below it errs little
 FAR: Final = 100.0  # a level beyond all that are stretched to: 3.7 exp(3) = 74
 SATURATED_SHARE: Final = 0.1
@@ -62,11 +77,13 @@ _TAIL: Final = LEVELS - 5  # the grid's slope beyond its end is that from 2.1 to
 
 
 def initial_state() -> State:
-    """Of an app that is new: half and half, and no stretch of its own."""
+    """Of an app that is new: half and half, no stretch and no miss of its own."""
     metrics = len(METRICS)
     return {
         "odds": np.zeros((3, metrics)),
-        "stretch": np.zeros((metrics, len(PROMISED))),
+        "stretch": np.zeros(metrics),
+        "misses": np.zeros(metrics),
+        "excess": np.zeros(metrics),
         "made": np.array([NONE]),
         "window": np.zeros(2, np.int64),
         "sum": np.full((metrics, STEPS, LEVELS), np.nan, np.float32),
@@ -77,16 +94,27 @@ def initial_state() -> State:
     }
 
 
-def initial_common() -> Array:
-    """The stretch that all apps share, (metric, promised)."""
-    return np.tile(STRETCH, (len(METRICS), 1))
+def initial_common() -> State:
+    """What all apps share: stretch (metric, promised), misses that the tail is known from, their excess (metric)."""
+    misses = np.full(len(METRICS), COMMON_PRIOR)
+    return {"stretch": np.tile(STRETCH, (len(METRICS), 1)), "misses": misses, "excess": INDEX * misses}
+
+
+def stretched(state: State, common: State) -> Array:
+    """Log of the limits at PROMISED over the level that holds jointly with the first of them, (METRICS, promised)."""
+    index = OWN_PRIOR * common["excess"] / common["misses"] + state["excess"]
+    index = np.maximum(index / (OWN_PRIOR + state["misses"]), NORMAL_INDEX)
+    beyond = index[:, None] * BEYOND
+    beyond[:, 1:] += common["stretch"][:, 1:]
+    total = common["stretch"][:, :1] + state["stretch"][:, None] + beyond
+    return np.clip(np.maximum.accumulate(total, axis=1), -STRETCH_LIMIT, STRETCH_LIMIT)
 
 
 def reconcile(
     demand: NDArray[np.float32],
     total: QuantileFunction,
     state: State,
-    common: Array,
+    common: State,
     *,
     metrics: Sequence[int],
     governed: Sequence[int],
@@ -100,7 +128,7 @@ def reconcile(
         demand: (scenario, step, metric) float32, the users' sum.
         total: (metric, step) the app's own forecast; where it is NaN, the sum alone counts.
         state: of the app.
-        common: of all apps, (METRICS, promised).
+        common: of all apps.
         metrics: of `demand` and `total`, as indices of METRICS.
         governed: those of them that the promise is about, likewise.
         window: steps that the promise is about.
@@ -121,8 +149,7 @@ def reconcile(
     inside = [index.index(m) for m in governed]
     box, share = _promise(ranks[inside][:, window], scenarios)
     levels = _levels(scenarios)
-    stretch = common[index] + state["stretch"][index]
-    limit = np.maximum.accumulate(box * np.exp(np.clip(stretch, -STRETCH_LIMIT, STRETCH_LIMIT)), axis=1)
+    limit = box[0] * np.exp(stretched(state, common)[index])
     one = _distinct(box, confidence)
     result = np.empty_like(rising)
     for m in range(len(index)):
@@ -135,14 +162,14 @@ def reconcile(
         full = initial_state()
         after |= {name: full[name] for name in ("sum", "total", "limit", "share", "worst")}
         after["sum"][index], after["total"][index] = grid, other
-        after["limit"][index], after["share"][list(governed)] = limit, share
+        after["limit"][list(governed)], after["share"][list(governed)] = limit[inside], share
         after["made"], after["window"] = np.array([tick]), np.array([window.start, window.stop])
     return np.ascontiguousarray(result.transpose(2, 1, 0)), after
 
 
 def observe(
-    state: State, common: Array, usage: Array, tick: int, steps: Sequence[int]
-) -> tuple[State, Array]:
+    state: State, common: State, usage: Array, tick: int, steps: Sequence[int]
+) -> tuple[State, State]:
     """State and what all apps share after a tick's usage, which may be the outcome of a step that is followed.
 
     Args:
@@ -165,14 +192,23 @@ def observe(
     if ahead >= steps[-1]:
         heard = ~np.isnan(after["worst"])[:, None]
         miss = after["worst"][:, None] > state["limit"]
-        missed = miss / np.maximum(
-            miss.sum(axis=0), 1
-        )  # one decision's miss is shared by the metrics that missed
-        error = np.where(heard, missed - state["share"][:, None] * (1 - PROMISED), 0.0)
-        common = common + COMMON_GAIN * error
-        after["stretch"] = np.clip(state["stretch"] + OWN_GAIN * error, -STRETCH_LIMIT, STRETCH_LIMIT)
+        shared = miss / np.maximum(miss.sum(axis=0), 1)  # one decision's miss, by the metrics that missed
+        error = np.where(heard, shared - state["share"][:, None] * (1 - PROMISED), 0.0)
+        missed = miss[:, 0]
+        ratio = np.where(missed, after["worst"] / state["limit"][:, 0], 1.0)
+        excess = np.minimum(np.log(ratio), EXCESS_LIMIT)
+        after["stretch"] = np.clip(state["stretch"] + OWN_GAIN * error[:, 0], -STRETCH_LIMIT, STRETCH_LIMIT)
+        after |= _remembered(state, missed, excess)
+        common = {"stretch": common["stretch"] + COMMON_GAIN * error} | _remembered(common, missed, excess)
         after["made"] = np.array([NONE])
     return after, common
+
+
+def _remembered(kept: State, missed: NDArray[np.bool_], excess: Array) -> State:
+    """Misses and their excess (metric) with those of one decision; the oldest fade beyond REMEMBERED."""
+    misses = kept["misses"] + missed
+    fade = np.minimum(1.0, REMEMBERED / np.maximum(misses, 1.0))
+    return {"misses": fade * misses, "excess": fade * (kept["excess"] + excess)}
 
 
 def ranked(demand: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.intp]]:

@@ -12,49 +12,29 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from hashlib import blake2b
-from typing import Any
 
 import numpy as np
 import structlog
 from confluent_kafka import Message
 
 from models import groups, reconciliation
-from models.allocation import allocate, promised
 from models.distribution import QuantileFunction
-from models.features import METRICS, horizon_steps
-from models.guardrails import Telemetry
+from models.features import horizon_steps
 from models.lstm import BehaviourModel, State
-from pipeline import plans, reading, side_inputs
+from pipeline import planning, plans, reading, side_inputs
 from pipeline.barrier import Barrier, Demand
 from pipeline.codec import Codec, Record
 from pipeline.forecasts import forecast_records
 from pipeline.identity import PSEUDONYM_BYTES
 from pipeline.keys import SigningKey
+from pipeline.planning import App
 from pipeline.settings import Settings
 from pipeline.side_inputs import SideInputs
 from pipeline.state import Publish
 
 REPLAY_WAIT_S = 3600.0
 _LOG = structlog.get_logger()
-
-
-@dataclass
-class App:
-    """What is kept of an app: its total's model state (one row), what reconciliation learnt, guard rails' memory.
-
-    `metrics` and `offers` are those of the last plan. `managed` says whether an actuator had reported its capacity
-    before its first plan: in a replay only such an app is planned from observations, and waits for them.
-    """
-
-    group: str
-    state: State
-    reconciled: State
-    memory: dict[str, Any]
-    managed: bool
-    metrics: tuple[str, ...] = ()
-    offers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -160,82 +140,65 @@ class Allocator:
 
     def _step_totals(self, names: list[str], demands: Mapping[str, Demand], head: Record) -> QuantileFunction:
         """Step all apps' totals; publish and return their forecasts (app, metric, step)."""
-        heard = np.array([[demands[app].heard] for app in names])
-        usage = np.where(heard, [demands[app].usage for app in names], np.nan)
-        held = np.array([demands[app].saturated for app in names])
-        events = np.array([demands[app].rates for app in names], np.float32)
-        state = {
-            name: np.concatenate([self.apps[app].state[name] for app in names])
-            for name in self.apps[names[0]].state
-        }
-        values = usage.astype(np.float32)
-        saturated = np.nan_to_num(held) > reconciliation.SATURATED_SHARE * np.nan_to_num(usage)
+        heard = planning.Heard.of([demands[app] for app in names])
         after, totals, flags = self.model.step(
-            state, values, events, saturated, tick=head["tick"], tick_s=head["tick_s"]
+            planning.states(self.apps, names),
+            heard.values,
+            heard.events,
+            heard.saturated,
+            tick=head["tick"],
+            tick_s=head["tick_s"],
         )
-        outcome = np.where(saturated, np.nan, usage)
-        for row, app in enumerate(names):
-            kept = self.apps[app]
-            kept.state = {name: array[row : row + 1] for name, array in after.items()}
-            kept.reconciled, self.common = reconciliation.observe(
-                kept.reconciled, self.common, outcome[row], head["tick"], horizon_steps(head["tick_s"])
-            )
+        self.common = planning.take(
+            self.apps, names, after, heard.outcome, self.common, head["tick"], head["tick_s"]
+        )
         ids = [blake2b(app.encode(), digest_size=PSEUDONYM_BYTES).digest() for app in names]
         frame = {name: head[name] for name in ("tick", "tick_s")} | {
             "shard": self.shard,
             "seq": self.seq,
             "tick_start": head["tick"] * head["tick_s"] * 1_000_000,
         }
-        for record in forecast_records(frame, self.model.model_id, ids, names, totals, flags, values, events):
+        for record in forecast_records(
+            frame, self.model.model_id, ids, names, totals, flags, heard.values, heard.events
+        ):
             self.publish("forecasts.apps", "forecast", record, partition=self.shard, key=str(self.shard))
         return totals
 
     def _plan_app(self, app: str, demand: Demand, total: QuantileFunction, head: Record) -> Asked:
         """What is to be planned of an app: its offers and policy, and `allocate` for whatever its group leaves it."""
         kept, tick, tick_s = self.apps[app], head["tick"], head["tick_s"]
-        kept.metrics = demand.metrics
         pinned = self.pinned.pop(f"{app}@{tick}", None)
         policy_record = self._policy(app, tick, pinned)
         policy = side_inputs.policy_of(policy_record)
         prices = self._prices(kept.group, tick, pinned)
         observed = self._observed(app, kept, tick)
-        index = [METRICS.index(metric) for metric in demand.metrics]
         before = kept.memory.get("counts") or {o: r["ready"] + r["pending"] for o, r in observed.items()}
         now_s = float((tick + 1) * tick_s)
-        offers = [side_inputs.offer_of(price, now_s) for price in prices.values()]
-        window, governed = promised(offers, policy, head["steps"], demand.metrics)
-        scenarios, kept.reconciled = reconciliation.reconcile(
-            demand.scenarios,
-            total[index],
-            kept.reconciled,
+        max_age_s = self.settings.price_max_age_s
+        offers = [side_inputs.offer_of(price, now_s, max_age_s, tick_s) for price in prices.values()]
+        for offer in offers:
+            if offer.stale:
+                self._warn(app, "price is stale", f"{offer.offer_id}: {offer.stale}", tick)
+        decide = planning.decision(
+            app,
+            kept,
+            demand,
+            total,
             self.common,
-            metrics=index,
-            governed=[index[m] for m in governed] if demand.users else [],  # silence has no outcome
-            window=window,
-            confidence=policy.confidence,
+            offers=offers,
+            policy=policy,
             tick=tick,
-        )
-        decide = partial(
-            allocate,
-            scenarios,
-            metrics=demand.metrics,
-            steps_s=head["steps"],
-            observed={offer: side_inputs.observed_of(record) for offer, record in observed.items()},
-            usage=demand.usage[index],
-            saturated=demand.saturated[index],
-            telemetry=Telemetry(demand.reporting, demand.users, idle=demand.idle),
-            memory=kept.memory,
-            now_s=now_s,
+            tick_s=tick_s,
             seed=self.settings.seed,
-            app=app.encode(),
-            tick=tick,
-            user_quantiles=demand.user_quantiles,
         )
+        seen = {offer: side_inputs.observed_of(record) for offer, record in observed.items()}
         member = groups.Member(
             offers=offers,
             policy=policy,
             running={offer: record["ready"] + record["pending"] for offer, record in observed.items()},
-            decide=lambda offers, bounded, draft: decide(offers=offers, policy=bounded, draft=draft),
+            decide=lambda offers, bounded, draft: decide(
+                offers=offers, observed=seen, policy=bounded, memory=kept.memory, draft=draft
+            ),
         )
         shared = self._group_policy(kept.group, tick, pinned)
         versions: Record = {
@@ -273,10 +236,15 @@ class Allocator:
         for command in issued:
             self.publish("commands", "command", command, partition=self.shard, key=command["target"]["ref"])
         self.publish("plans", "plan", record, partition=self.shard, key=app)
-        why = (app, re.sub(r"\d[\d.,]*", "#", plan.reason))  # the same reason with other numbers is no other
-        if not plan.feasible and why not in self.warned:
+        if not plan.feasible:
+            self._warn(app, "policy cannot be met", plan.reason, head["tick"])
+
+    def _warn(self, app: str, event: str, reason: str, tick: int) -> None:
+        """Once by app and reason: the same one with other numbers is no other."""
+        why = (app, re.sub(r"\d[\d.,]*", "#", reason))
+        if why not in self.warned:
             self.warned.add(why)
-            _LOG.warning("policy cannot be met", app=app, tick=head["tick"], reason=plan.reason)
+            _LOG.warning(event, app=app, tick=tick, reason=reason)
 
     def _group_policy(self, group: str, tick: int, pinned: Record | None) -> Record | None:
         """The policy that bounds a whole group: one whose `app` is the group's name, and no app in it."""
@@ -320,7 +288,7 @@ class Allocator:
     def blocks(self) -> Iterable[tuple[bytes, bytes]]:
         """The position, and each app."""
         position = {"planned": self.barrier.planned, "latest": self.barrier.latest, "seq": self.seq}
-        position |= {"common": self.common.tolist()}
+        position |= {"common": _hex(self.common)}
         yield b"position", json.dumps(position).encode()
         for name, app in sorted(self.apps.items()):
             kept = {"group": app.group, "memory": app.memory, "managed": app.managed}
@@ -337,7 +305,7 @@ class Allocator:
             self.barrier.latest = {
                 int(shard): min(tick, self.done) for shard, tick in position["latest"].items()
             }
-            self.common = np.array(position["common"])
+            self.common = _unhex(position["common"], reconciliation.initial_common())
         like, learnt = self.model.initial_state(1), reconciliation.initial_state()
         for key, value in blocks.items():
             if key.startswith(b"app-"):

@@ -13,11 +13,17 @@ from models.distribution import QuantileFunction, Z
 from models.lstm import DEFAULT_MODEL, BehaviourModel
 from models.scenarios import Dependence
 from pipeline.bench_allocator import allocator
+from pipeline.bench_backtest import backtest
+from pipeline.bench_latency import latency
+from pipeline.bench_throughput import throughput
 from pipeline.display import tell
 from pipeline.options import AsJson
 
 bench_app = typer.Typer(no_args_is_help=True, help="Measure the parts, each beside a rival in the same run.")
 bench_app.command()(allocator)
+bench_app.command()(backtest)
+bench_app.command()(throughput)
+bench_app.command()(latency)
 METRICS: Final = 4
 STEPS: Final = 6
 LEVEL: Final = 0.99

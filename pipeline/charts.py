@@ -143,12 +143,13 @@ def run_figure(run: AppRun, window: slice, moment: Moment | None = None, cut: bo
             _point(main, run, moment)
         for axes in (main, lanes):
             axes.tick_params(axis="x", length=0, labelbottom=False)
-        _time_axis(tiers)
+        time_axis(tiers)
         figure.align_ylabels([main, tiers])
     return figure
 
 
-def _time_axis(axes: Axes) -> None:
+def time_axis(axes: Axes) -> None:
+    """Dates and times along the bottom."""
     locator = AutoDateLocator(minticks=4, maxticks=11)
     axes.xaxis.set_major_locator(locator)
     axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))
@@ -391,7 +392,7 @@ def fan_figure(
             solid = np.concatenate([panel.observed, panel.capacity, panel.required])
             axes.set_ylim(0, top_of(solid, panel.forecast.interval(0.99)[1], cut=False))
             axes.set_xlim(edges[0], edges[-1])
-        _time_axis(axes_of[-1])
+        time_axis(axes_of[-1])
         handles, labels = axes_of[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=7, frameon=False, fontsize=8)
     return figure

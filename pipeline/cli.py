@@ -14,6 +14,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from pipeline import admin, stages, topics
 from pipeline import trace as traces
+from pipeline.backtest import backtest
 from pipeline.bench import bench_app
 from pipeline.broker import broker, cluster
 from pipeline.client import reachable
@@ -37,6 +38,7 @@ for command in (
     explain,
     train,
     evaluate,
+    backtest,
     stages.ingest,
     stages.worker,
     stages.actuator,

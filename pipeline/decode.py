@@ -117,7 +117,7 @@ def _decode(writer: Writer, bodies: list[bytes]) -> tuple[list[Decoded], dict[in
 
 @cache
 def _header(schema: str) -> bytes:
-    extended = _bare(json.loads(schema))
+    extended = bare(json.loads(schema))
     extended["fields"].append({"name": _SENTINEL, "type": "double"})
     meta = {"avro.schema": json.dumps(extended).encode(), "avro.codec": b"null"}
     out = bytearray(b"Obj\x01") + _varint(len(meta))
@@ -126,11 +126,11 @@ def _header(schema: str) -> bytes:
     return bytes(out) + b"\x00" + _SYNC
 
 
-def _bare(schema: Any) -> Any:
+def bare(schema: Any) -> Any:
     """Without docs and defaults: polars refuses some legal ones, and a writer's schema needs none."""
     if isinstance(schema, dict):
-        return {key: _bare(value) for key, value in schema.items() if key not in ("doc", "default")}
-    return [_bare(part) for part in schema] if isinstance(schema, list) else schema
+        return {key: bare(value) for key, value in schema.items() if key not in ("doc", "default")}
+    return [bare(part) for part in schema] if isinstance(schema, list) else schema
 
 
 def _varint(value: int) -> bytes:

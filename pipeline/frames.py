@@ -41,6 +41,7 @@ class Lane:
         rows: records of open ticks in offset order; `before` is the running maximum before each.
         passed: offsets at which the running maximum grew, and to what.
         late: offsets of late records, from c(last closed tick) on.
+        waiting: rows that came since `gather`: added to `rows` once a frame, not once a batch.
     """
 
     topic: str
@@ -51,6 +52,19 @@ class Lane:
     passed_offset: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
     passed_max: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
     late: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    waiting: list[Columns] = field(default_factory=list[Columns])
+
+    @property
+    def empty(self) -> bool:
+        """Whether it has no record of an open tick."""
+        return not self.waiting and not len(self.rows.get("code", ()))
+
+    def gather(self) -> None:
+        """Put what waits into `rows`."""
+        parts = [*([self.rows] if self.rows else []), *self.waiting]
+        if self.waiting:
+            self.rows = {name: np.concatenate([part[name] for part in parts]) for name in parts[-1]}
+            self.waiting = []
 
     def add(
         self, offset: np.ndarray, ts: np.ndarray, rows: Columns, is_row: np.ndarray, shard: "Shard"
@@ -83,10 +97,7 @@ class Lane:
         keep = ~late & (tick > shard.closed)
         if keep.any():
             new = {"offset": offset[is_row], "before": before, "tick": tick, **rows}
-            self.rows = {
-                name: np.concatenate([self.rows[name], column[keep]]) if self.rows else column[keep]
-                for name, column in new.items()
-            }
+            self.waiting.append({name: column[keep] for name, column in new.items()})
         return late
 
     def passed_at(self, time_us: int) -> tuple[int, int]:
@@ -174,6 +185,8 @@ class Shard:
             last: tick to close, with all before it; at most the last that is due.
             order: (code,) position of each user code in the order of pseudonyms.
         """
+        for lane in self.lanes:
+            lane.gather()
         grouped = self._group(last, order)
         codes = np.argsort(order, kind="stable")
         tails = [self._tail(lane) for lane in self.lanes]

@@ -110,6 +110,18 @@ class KeyRing:
         )
 
 
+# `entity`, for whole columns
+_USER = pl.concat_str("app", pl.lit("/"), "user")
+_OTHER = pl.concat_str("app", pl.lit("/#"), pl.col("scope").cast(pl.String))
+_ENTITY = (
+    pl.when(pl.col("scope").cast(pl.String) == "USER")
+    .then(_USER)
+    .when((pl.col("instance") != "").fill_null(False))
+    .then(pl.concat_str(_OTHER, pl.lit(":"), "instance"))
+    .otherwise(_OTHER)
+)
+
+
 class Directory:
     """Codes for the users of one partition: app, pseudonym and right partition, worked out once each."""
 
@@ -120,30 +132,29 @@ class Directory:
         self.apps: list[str] = []
         self.partition: list[int] = []
         self._pseudonyms: tuple[str, list[bytes]] = ("", [])
+        self._order = np.zeros(0, np.int64)
 
     def code(self, rows: pl.DataFrame) -> np.ndarray:
         """(row,) code of each record's user."""
-        columns = [rows["app"].to_list(), rows["user"].to_list()]
-        if "scope" in rows.columns:
-            columns += [rows["scope"].cast(pl.String).to_list(), rows["instance"].to_list()]
-        return np.fromiter(
-            (self._code(app, *rest) for app, *rest in zip(*columns, strict=True)), np.int64, rows.height
-        )
+        names = rows.select(_ENTITY if "scope" in rows.columns else _USER).to_series().to_list()
+        found = [self.codes.get(name, -1) for name in names]
+        if -1 in found:
+            for app, name in zip(rows["app"].to_list(), names, strict=True):
+                self._admit(app, name)
+            found = [self.codes[name] for name in names]
+        return np.array(found, np.int64)
 
-    def _code(self, app: str, user: str | None, scope: str = "USER", instance: str | None = None) -> int:
-        key = entity(app, user, scope, instance)
-        found = self.codes.get(key)
-        if found is None:
-            found = self.codes[key] = len(self.keys)
+    def _admit(self, app: str, key: str) -> None:
+        if key not in self.codes:
+            self.codes[key] = len(self.keys)
             self.keys.append(key)
             self.apps.append(app)
             self.partition.append(partition_of(key, self.partitions))
-        return found
 
     def pseudonyms(self, key: Key) -> list[bytes]:
         """By code, under one key."""
         if self._pseudonyms[0] != key.key_id:
-            self._pseudonyms = (key.key_id, [])
+            self._pseudonyms, self._order = (key.key_id, []), np.zeros(0, np.int64)
         known = self._pseudonyms[1]
         known.extend(key.pseudonym(name) for name in self.keys[len(known) :])
         return known
@@ -151,9 +162,12 @@ class Directory:
     def order(self, key: Key) -> np.ndarray:
         """(code,) position in the order of pseudonyms."""
         pseudonyms = self.pseudonyms(key)
-        order = np.empty(len(pseudonyms), np.int64)
-        order[sorted(range(len(pseudonyms)), key=pseudonyms.__getitem__)] = np.arange(len(pseudonyms))
-        return order
+        if len(self._order) < len(pseudonyms):
+            self._order = np.empty(len(pseudonyms), np.int64)
+            self._order[sorted(range(len(pseudonyms)), key=pseudonyms.__getitem__)] = np.arange(
+                len(pseudonyms)
+            )
+        return self._order
 
     def forget(self) -> None:
         """Begin anew when there are too many; only when no code is in use."""

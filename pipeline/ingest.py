@@ -55,7 +55,7 @@ class Partition:
     def take(self, topic: str, messages: Sequence[Received]) -> list[Record]:
         """Fold a batch of one lane's messages; return the dead letters."""
         lane = self.lane(topic)
-        offset = np.array([position_of(message)[2] for message in messages], np.int64)
+        offset = np.array([message.offset() for message in messages], np.int64)
         new = offset >= lane.next_offset
         if not new.any():
             return []
@@ -107,7 +107,7 @@ class Partition:
             out += [
                 self._record(frame, key, names) for frame in self.shard.close(last, self.directory.order(key))
             ]
-        if not any(len(lane.rows.get("code", ())) for lane in self.shard.lanes):
+        if all(lane.empty for lane in self.shard.lanes):
             self.directory.forget()
         return out
 
@@ -184,6 +184,8 @@ class Partition:
 
 def shift_of(message: Received) -> int:
     """Microseconds by which a replay shifts event time, 0 without the header."""
+    if not message.headers():
+        return 0
     try:
         return int(header_of(message, SHIFT_HEADER) or 0)
     except ValueError:  # UnicodeDecodeError is one

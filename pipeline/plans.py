@@ -39,6 +39,7 @@ GUARD_RAILS: Final = {
     "spot_return_wait_s.",
     "pool_failing": "Launches of an offer failed: others stand in for it for the policy's spot_return_wait_s.",
     "provider_failing": "Two or more pools of a provider failed at once: other providers stand in for it.",
+    "stale_price": "A price is older than the installation allows: no more of its offer is bought, what runs stays.",
 }
 """What each guard rail of models.guardrails did, in one sentence."""
 _CENT = Decimal("0.000001")

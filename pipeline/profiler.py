@@ -59,6 +59,17 @@ class Users:
         self.seen = self.seen[rows]
         self.state = {name: array[rows] for name, array in self.state.items()}
 
+    def enter(
+        self, ids: list[bytes], apps: list[str], tick: int, tick_s: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """(row,) slots of the users that are forecast in a tick, and (user,) which of these each of a frame's is."""
+        self.admit(ids, apps, tick)
+        self.evict(tick, tick_s)
+        rows = self.present(tick, tick_s)
+        place = np.full(len(self.ids), -1)
+        place[rows] = np.arange(len(rows))
+        return rows, place[np.fromiter((self.slots[user] for user in ids), np.int64, len(ids))]
+
     def present(self, tick: int, tick_s: int) -> np.ndarray:
         """Slots of users that are forecast, in the order of pseudonyms."""
         rows = np.flatnonzero(self.seen >= tick - max(3, SILENT_S // tick_s))
@@ -87,19 +98,14 @@ class Profiler(Numbered):
             for i in range(0, len(p["users"]), PSEUDONYM_BYTES)
         ]
         index = np.concatenate([np.frombuffer(p["app_index"], "<u4") for p in parts])
-        slots = self.users.admit(ids, [frame["apps"][i] for i in index], tick)
-        self.users.evict(tick, tick_s)
-        slots = np.fromiter((self.users.slots[user] for user in ids), np.int64, len(ids)) if ids else slots
-        rows = self.users.present(tick, tick_s)
-        place = np.full(len(self.users.ids), -1)
-        place[rows] = np.arange(len(rows))
+        rows, place = self.users.enter(ids, [frame["apps"][i] for i in index], tick, tick_s)
 
         values = np.full((len(rows), len(METRICS)), np.nan, np.float32)
         rates = np.full((len(rows), len(EVENT_KINDS)), np.nan, np.float32)
         saturated = np.zeros((len(rows), len(METRICS)), bool)
-        values[place[slots]] = _matrix(parts, "values", "metrics", METRICS, "<f4", np.nan)
-        rates[place[slots]] = _matrix(parts, "rates", "kinds", EVENT_KINDS, "<f4", np.nan)
-        saturated[place[slots]] = _matrix(parts, "saturated", "metrics", METRICS, np.uint8, 0) > 0
+        values[place] = _matrix(parts, "values", "metrics", METRICS, "<f4", np.nan)
+        rates[place] = _matrix(parts, "rates", "kinds", EVENT_KINDS, "<f4", np.nan)
+        saturated[place] = _matrix(parts, "saturated", "metrics", METRICS, np.uint8, 0) > 0
 
         before = {name: array[rows] for name, array in self.users.state.items()}
         after, forecast, flags = self.model.step(before, values, rates, saturated, tick=tick, tick_s=tick_s)
@@ -115,12 +121,15 @@ class Profiler(Numbered):
         yield b"position", json.dumps({"seq": self.seq, "users": len(users.ids)}).encode()
         for number, first in enumerate(range(0, len(users.ids), BLOCK_USERS)):
             rows = slice(first, first + BLOCK_USERS)
-            head = {"ids": [user.hex() for user in users.ids[rows]], "apps": users.apps[rows]}
-            text = json.dumps(head).encode()
+            ids, apps = users.ids[rows], users.apps[rows]
+            names = sorted(set(apps))
+            where = {app: place for place, app in enumerate(names)}
+            text = json.dumps({"users": len(ids), "apps": names}).encode()
+            whose = b"".join(ids) + bytes(where[app] for app in apps)  # a block has at most 200 apps
             arrays = [users.seen[rows], *(users.state[name][rows] for name in sorted(users.state))]
             yield (
                 b"users-%d" % number,
-                len(text).to_bytes(4, "little") + text + b"".join(a.tobytes() for a in arrays),
+                len(text).to_bytes(4, "little") + text + whose + b"".join(a.tobytes() for a in arrays),
             )
 
     def restore(self, blocks: Mapping[bytes, bytes]) -> None:
@@ -133,9 +142,11 @@ class Profiler(Numbered):
             data = blocks[b"users-%d" % number]
             size = 4 + int.from_bytes(data[:4], "little")
             head = json.loads(data[4:size])
-            users.ids += [bytes.fromhex(user) for user in head["ids"]]
-            users.apps += head["apps"]
-            parts.append(_unpack(data[size:], len(head["ids"]), users.state))
+            count = head["users"]
+            index = size + count * PSEUDONYM_BYTES
+            users.ids += [data[i : i + PSEUDONYM_BYTES] for i in range(size, index, PSEUDONYM_BYTES)]
+            users.apps += [head["apps"][place] for place in data[index : index + count]]
+            parts.append(_unpack(data[index + count :], count, users.state))
         users.slots = {user: slot for slot, user in enumerate(users.ids)}
         if parts:
             users.seen = np.concatenate([seen for seen, _ in parts])

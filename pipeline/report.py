@@ -55,6 +55,11 @@ def page(title: str, runs: Sequence[AppRun], summary: Mapping[str, Any], notes: 
         parts.append(_apps(runs))
     lines = "".join(f"<li>{escape(note)}</li>" for note in (*notes, *DEFINITIONS))
     parts.append(f'<section class="notes"><h2>Notes</h2><ul>{lines}</ul></section>')
+    return whole(title, parts)
+
+
+def whole(title: str, parts: Sequence[str]) -> str:
+    """A page of these parts, with the style of all our pages."""
     return _PAGE.format(title=escape(title), style=_style(), body="\n".join(parts))
 
 
@@ -114,11 +119,12 @@ def _when(runs: Sequence[AppRun]) -> str:
     if not runs or not len(runs[0].demand):
         return ""
     run = runs[0]
-    start, end = (_time(run.start_s + tick * run.tick_s) for tick in (0, len(run.demand)))
+    start, end = (time(run.start_s + tick * run.tick_s) for tick in (0, len(run.demand)))
     return f"<p>{start} to {end} UTC · {len(run.demand):,} ticks of {run.tick_s} s</p>"
 
 
-def _time(seconds: float) -> str:
+def time(seconds: float) -> str:
+    """Unix seconds for people."""
     return f"{datetime.fromtimestamp(seconds, UTC):%-d %b %Y %H:%M}"
 
 
@@ -133,7 +139,7 @@ def _hero(run: AppRun, window: slice) -> str:
         headline = "Neither policy was ever short in this run."
     else:
         headline = "No tick of this run could be scored."
-    start, end = (_time(run.start_s + tick * run.tick_s) for tick in (window.start, window.stop))
+    start, end = (time(run.start_s + tick * run.tick_s) for tick in (window.start, window.stop))
     why = "the reactive policy missed most while ours did not" if theirs > ours else "demand varied most"
     picture = charts.svg(charts.run_figure(run, window, at, cut=False), escape(f"{run.app}: {headline}"))
     return (
@@ -193,7 +199,7 @@ def _headline(runs: Sequence[AppRun], summary: Mapping[str, Any]) -> str:
         ("95 % interval covers", percent(_given(summary, "coverage_95")), "", ""),
     ]
     head = ("", "Leadtime", "Reactive policy", "Difference")
-    return f"<section><h2>The whole run</h2>{_table(head, rows)}</section>"
+    return f"<section><h2>The whole run</h2>{table(head, rows)}</section>"
 
 
 def _facts(runs: Sequence[AppRun], summary: Mapping[str, Any]) -> str:
@@ -255,11 +261,11 @@ def _apps(runs: Sequence[AppRun]) -> str:
             )
         )
     head = ("App", "Mean demand", "Peak", "Hit rate", "reactive", "Cost", "reactive", "Held")
-    return f'<section><h2>All apps</h2><div class="wide">{_table(head, rows)}</div></section>'
+    return f'<section><h2>All apps</h2><div class="wide">{table(head, rows)}</div></section>'
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Of plain text, which is escaped here."""
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table of plain text, which is escaped here."""
     top = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in head)
     body = "".join(
         f'<tr><th scope="row">{escape(row[0])}</th>{"".join(f"<td>{escape(cell)}</td>" for cell in row[1:])}</tr>'

@@ -58,6 +58,10 @@ class Settings(BaseSettings):
     hold_after_s: float = Field(default=30.0, gt=0)
     """A tick that lacks a shard for so long by the wall clock brings a hold notice."""
 
+    price_max_age_s: float | None = Field(default=None, gt=0)
+    """A price that is valid for longer than this (event time) without a new version is stale: no more of its offer is
+    bought. None: prices do not age."""
+
     pseudonym_keys_file: Path | None = None
     """JSON list of {key_id, secret, valid_from}: keys for pseudonyms, each used for ticks that start at `valid_from`
     (unix seconds of event time) or later; none: one is made in data_dir at first use. All ingests need the same."""

@@ -31,6 +31,8 @@ from pipeline.outputs import Outputs
 from pipeline.settings import Settings
 
 TIMEOUT_S = 30
+IDLE_S = 1.0
+"""Without a message for so long a partition is idle: a tick's parts come within milliseconds of each other."""
 EXIT = 3
 """Exit status of a worker that ended itself."""
 _LOG = structlog.get_logger()
@@ -128,6 +130,7 @@ class Owned:
         self.topic = topics.name(f"state.{name}", settings)
         self.held: list[tuple[int, Any]] = []
         self.saved = -1
+        self.folded_s = time.monotonic()
         self.lock = asyncio.Lock()
         self.fence = Producer(
             {
@@ -137,6 +140,10 @@ class Owned:
                 "compression.type": "lz4",
             }
         )
+
+    def quiet(self) -> bool:
+        """Whether nothing is being folded, nor was a moment ago."""
+        return not self.lock.locked() and time.monotonic() - self.folded_s >= IDLE_S
 
     def open(self) -> None:
         """Fence the predecessor, then read what it left."""
@@ -180,10 +187,14 @@ class Agent:
         async for event in stream.noack().events():
             await self._guarded(self._take(event))
 
-    async def snapshot_all(self) -> None:
-        """Snapshot every owned partition that has folded something: when idle, on revocation, before the end."""
+    async def snapshot_all(self, idle: bool = False) -> None:
+        """Snapshot owned partitions that have folded something: on revocation and before the end all, else the idle.
+
+        Under load a snapshot a second would write the whole state a second, for nothing: a busy partition is snapshot
+        every `snapshot_frames`.
+        """
         for owned in list(self.owned.values()):
-            if owned.stage.done > owned.saved:
+            if owned.stage.done > owned.saved and (not idle or owned.quiet()):
                 await self._guarded(self._snapshot(owned))
 
     async def watch(self) -> None:
@@ -221,6 +232,7 @@ class Agent:
             self.owned[key] = owned
         async with owned.lock:
             place = await asyncio.to_thread(owned.stage.fold, event.value)
+        owned.folded_s = time.monotonic()
         if place is None:
             event.ack()
             return

@@ -44,7 +44,9 @@ def refusals(
         checks += _usage(rows)
     if name == "event":
         checks.append(("bad-count", _outside(rows["count"], MAX_COUNT)))
-    reason = np.zeros(rows.height, dtype="U24")
+    reason = np.full(
+        rows.height, "", object
+    )  # pointers: fixed-width text took 96 bytes a record to fill and compare
     for code, wrong in reversed(checks):
         reason[wrong] = code
     return reason

@@ -9,6 +9,7 @@ from typing import Any
 import faust
 import numpy as np
 
+from models.features import EVENT_KINDS, METRICS
 from models.lstm import BehaviourModel
 from pipeline import released, topics
 from pipeline.allocator import Allocator
@@ -65,6 +66,7 @@ def build(settings: Settings) -> faust.App:
         datadir=str(settings.data_dir / "faust"),
     )
     model = BehaviourModel.load(released.folder(settings))
+    _warm(model, settings.tick_s)
     codec, outputs = Codec(settings.registry_url), Outputs(settings)
     inputs, key, xp = SideInputs(settings).start(), signing_key(settings), array_module()
 
@@ -104,7 +106,12 @@ def build(settings: Settings) -> faust.App:
 
     app.on_partitions_revoked.connect(snapshot)
     app.on_before_shutdown.connect(snapshot)
-    app.timer(SNAPSHOT_IDLE_S)(snapshot)
+
+    async def snapshot_idle() -> None:
+        for agent in agents:
+            await agent.snapshot_all(idle=True)
+
+    app.timer(SNAPSHOT_IDLE_S)(snapshot_idle)
 
     async def hold() -> None:
         for agent in agents:
@@ -112,6 +119,15 @@ def build(settings: Settings) -> faust.App:
 
     app.timer(SNAPSHOT_IDLE_S)(hold)
     return app
+
+
+def _warm(model: BehaviourModel, tick_s: int) -> None:
+    """Compile the step before any partition is ours: ten seconds that a frame would wait otherwise."""
+    nobody = (
+        np.full((1, len(METRICS)), np.nan, np.float32),
+        np.full((1, len(EVENT_KINDS)), np.nan, np.float32),
+    )
+    model.step(model.initial_state(1), *nobody, np.zeros((1, len(METRICS)), bool), tick=0, tick_s=tick_s)
 
 
 def run(settings: Settings) -> None:

@@ -2,6 +2,7 @@
 
 import math
 import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
@@ -33,12 +34,17 @@ class Example:
     @classmethod
     def of(cls, trace: Trace, window: Window, file: Path = FILE) -> "Example":
         """Size the example for a window of a trace."""
+        return cls.of_medians(_medians(trace, window), file)
+
+    @classmethod
+    def of_medians(cls, medians_of: Mapping[str, Mapping[str, float]], file: Path = FILE) -> "Example":
+        """Size the example for apps of these medians by metric."""
         example = tomllib.loads(file.read_text())
         sizing = example["sizing"]
         policies: list[Record] = []
         prices: list[Record] = []
         starting: dict[str, dict[str, int]] = {}
-        for app, medians in _medians(trace, window).items():
+        for app, medians in medians_of.items():
             governed = [m for m in sizing["governed"] if m in medians] or [
                 m for m in ["requests"] if m in medians
             ]

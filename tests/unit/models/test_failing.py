@@ -41,6 +41,12 @@ def test_spot_of_a_pool_returns_after_the_wait():
     assert after([{}, lost], replace(WAIT, spot_return_wait_s=0.0)).excluded == {}
 
 
+def test_no_more_is_bought_at_a_stale_price():
+    found = failing([replace(SPOT, stale="its price is 30.0 h old"), FAR], {}, POLICY, {}, 0.0)
+    assert found.excluded == {"spot": "its price is 30.0 h old"}
+    assert found.guardrails == ("stale_price",)
+
+
 def test_two_pools_that_fail_in_one_tick_are_their_provider():
     one = after([{}, {"od": Observed(failed=1)}])
     assert (sorted(one.excluded), one.guardrails) == (["od"], ("pool_failing",))

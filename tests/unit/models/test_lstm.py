@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from models.blocks import SMALL_BLOCK
 from models.features import CHANGE_FLOOR, DAILY_CODES, HOURLY_CODES, STEPS, TINY, UNKNOWN
 from models.lstm import (
     CAP_PEAKS,
@@ -73,6 +74,16 @@ def test_a_row_does_not_depend_on_its_batch_to_the_bit(model: BehaviourModel, n:
     for name in ("location", "scale", "offsets"):
         np.testing.assert_array_equal(getattr(part, name), getattr(forecast, name)[rows], err_msg=name)
     np.testing.assert_array_equal(fewer["scores"], said["scores"][rows])
+
+
+def test_small_blocks_give_the_same_bits(model: BehaviourModel) -> None:
+    small = BehaviourModel(model.network, model.facts, block=SMALL_BLOCK)
+    values, events, saturated = samples(users=300)  # two blocks of 240
+    whole, parts = (run(one, values, events, saturated) for one in (model, small))
+    for name, array in whole[0].items():
+        np.testing.assert_array_equal(parts[0][name], array, err_msg=name)
+    for name in ("location", "scale", "offsets"):
+        np.testing.assert_array_equal(getattr(parts[1], name), getattr(whole[1], name), err_msg=name)
 
 
 def test_a_tick_scores_what_was_said_of_it(model: BehaviourModel) -> None:

@@ -15,7 +15,7 @@ from models.reconciliation import NONE, PROMISED, initial_common, initial_state,
 from models.scenarios import requirements
 
 STEPS = [1, 2, 3, 4, 5, 6]
-FLAT = np.zeros((len(METRICS), len(PROMISED)))
+FLAT = {"stretch": np.zeros((len(METRICS), len(PROMISED))), "misses": np.full(5, 20.0), "excess": np.zeros(5)}
 S = 4096
 
 
@@ -67,11 +67,11 @@ def test_stretched_levels_go_beyond_the_grid_in_a_straight_line():
     state["stretch"][0] = np.log(2)
     flat, level = reconcile(draws(1), normal_total(1, 1000.0, 10.0), initial_state(), FLAT, **whole(1))
     wide, after = reconcile(draws(1), normal_total(1, 1000.0, 10.0), state, FLAT, **whole(1))
-    # the largest of 4,096 is at z = 3.67; at twice that level the normal total lies at 1000 + 10 × 7.3
-    assert flat[:, 0, 0].max() == pytest.approx(1036.7, abs=0.5)
-    assert wide[:, 0, 0].max() == pytest.approx(1073.4, abs=1)
+    # the largest of 4,096 is at the last level held: the normal total lies there at 1000 + 10 × level
+    assert flat[:, 0, 0].max() == pytest.approx(1000 + 10 * level["limit"][0, 2], abs=0.5)
+    assert wide[:, 0, 0].max() == pytest.approx(1000 + 20 * level["limit"][0, 2], abs=1)
     assert np.median(wide[:, 0, 0]) == np.median(flat[:, 0, 0])
-    assert np.array_equal(after["limit"][0], 2 * level["limit"][0])
+    assert after["limit"][0] == pytest.approx(2 * level["limit"][0])
 
 
 @pytest.mark.parametrize(("confidence", "index"), [(0.9, 0), (0.95, 0), (0.98, 1), (0.99, 1), (0.9999, 2)])
@@ -82,13 +82,13 @@ def test_of_confidences_that_few_scenarios_cannot_tell_apart_the_one_asked_for_c
         draws(1)[:64],
         normal_total(1, 1000.0, 10.0),
     )  # 3, 0 and 0 may fail of 64, and each step has one
-    state, alone = initial_state(), initial_state()
-    state["stretch"][0] = [0.1, 0.2, 0.4]
-    alone["stretch"][0] = state["stretch"][0, index]
+    common, alone = ({name: array.copy() for name, array in FLAT.items()} for _ in range(2))
+    common["stretch"][0] = [0.1, 0.2, 0.4]
+    alone["stretch"][0, 0] = [0.1, 0.3, 0.5][index]  # the rarer levels' are added to the first's
     asked = whole(1)
     asked["confidence"] = confidence
-    wide, _ = reconcile(demand, total, state, FLAT, **asked)
-    assert np.array_equal(wide, reconcile(demand, total, alone, FLAT, **asked)[0])
+    wide, _ = reconcile(demand, total, initial_state(), common, **asked)
+    assert np.allclose(wide, reconcile(demand, total, initial_state(), alone, **asked)[0])
 
 
 def test_one_decision_at_a_time_is_followed_to_its_last_step():
@@ -104,9 +104,52 @@ def test_one_decision_at_a_time_is_followed_to_its_last_step():
     assert state["made"][0] == NONE
     # kept: all levels fall by their gain times the share of misses allowed
     allowed = 1 - PROMISED
-    assert state["stretch"][0] == pytest.approx(-reconciliation.OWN_GAIN * allowed)
-    assert common[0] - initial_common()[0] == pytest.approx(-reconciliation.COMMON_GAIN * allowed)
+    assert state["stretch"][0] == pytest.approx(-reconciliation.OWN_GAIN * allowed[0])
+    moved = common["stretch"] - initial_common()["stretch"]
+    assert moved[0] == pytest.approx(-reconciliation.COMMON_GAIN * allowed)
     assert not state["stretch"][1:].any()  # of metrics that nobody governs nothing is learnt
+    assert not state["misses"].any()
+
+
+def test_what_is_not_governed_takes_no_part_of_a_miss():
+    state, common = initial_state(), FLAT
+    asked: dict[str, Any] = whole(2) | {"governed": [0]}
+    _, state = reconcile(draws(2), normal_total(2, 1000.0, 10.0), state, common, **asked)
+    for tick in range(101, 107):
+        state, common = observe(state, common, np.array([5000.0, 5000.0, *[np.nan] * 3]), tick, STEPS)
+    assert state["misses"].tolist() == [1, 0, 0, 0, 0]
+    assert common["stretch"][:2, 0] == pytest.approx(reconciliation.COMMON_GAIN[0] * np.array([0.95, 0]))
+
+
+@pytest.mark.parametrize("heavier", [0.2, 0.4])
+def test_the_tail_is_as_heavy_as_its_misses_are_far(heavier: float):
+    """Levels needed are Pareto beyond the 95 % limit: of the index after many, of the prior before."""
+    state, common = initial_state(), initial_common()
+    rng = np.random.default_rng(3)
+    for _ in range(1000):
+        missed, excess = np.eye(5, dtype=bool)[0], np.eye(5)[0] * rng.exponential(heavier)
+        state |= reconciliation._remembered(state, missed, excess)
+        common |= reconciliation._remembered(common, missed, excess)
+    first = reconciliation.stretched(initial_state(), initial_common())[0]
+    assert first == pytest.approx(reconciliation.STRETCH[0] + reconciliation.INDEX * reconciliation.BEYOND)
+    last = reconciliation.stretched(state, common)
+    # some 300 misses are remembered: standard error 1/sqrt(300) = 6 % of the index; three of them
+    assert last[0] - last[0, 0] == pytest.approx(heavier * reconciliation.BEYOND, rel=0.18)
+    assert last[1] == pytest.approx(first)  # another metric's
+
+
+def test_one_miss_counts_its_excess_over_the_limit():
+    state, common = initial_state(), FLAT
+    _, state = reconcile(draws(1), normal_total(1, 1000.0, 10.0), state, common, **whole(1))
+    limit = state["limit"][0, 0]
+    # beyond the grid's end, 3.5, the total goes on as it did: at twice the limit's level 1000 + 10 × 2 × limit
+    usage = np.array([1000 + 20 * limit, *[np.nan] * 4])
+    for tick in range(101, 107):
+        state, common = observe(state, common, usage, tick, STEPS)
+    assert state["misses"][0] == 1
+    assert state["excess"][0] == pytest.approx(np.log(2), abs=0.01)
+    assert common["misses"][0] == 21
+    assert common["excess"][0] == state["excess"][0]
 
 
 def test_a_miss_is_shared_by_the_metrics_that_missed():
@@ -116,7 +159,7 @@ def test_a_miss_is_shared_by_the_metrics_that_missed():
     for tick in range(101, 107):
         state, common = observe(state, common, usage, tick, STEPS)
     part = np.array([0.5, 0.5])[:, None] - state["share"][:2, None] * (1 - PROMISED)
-    assert common[:2] == pytest.approx(reconciliation.COMMON_GAIN * part)
+    assert common["stretch"][:2] == pytest.approx(reconciliation.COMMON_GAIN * part)
 
 
 @pytest.mark.parametrize("gone", [(), (103,), (101, 102, 103, 104, 105, 106)])
@@ -126,7 +169,7 @@ def test_usage_that_is_not_known_teaches_nothing(gone: tuple[int, ...]):
     known = np.array([1000.0, *[np.nan] * 4])
     for tick in range(101, 107):
         state, common = observe(state, common, known if tick not in gone else np.full(5, np.nan), tick, STEPS)
-    assert (len(gone) == 6) == bool(np.array_equal(common, initial_common()))
+    assert (len(gone) == 6) == bool(np.array_equal(common["stretch"], initial_common()["stretch"]))
     assert np.isfinite(state["odds"]).all()
 
 
@@ -194,8 +237,8 @@ def test_scenarios_stay_finite_and_in_order_whatever_the_sizes(
     assert (np.diff(out[order, 2, 1]) >= 0).all()
     for tick in range(101, 107):
         after, common = observe(after, FLAT, np.array([other, one, np.nan, np.nan, np.nan]), tick, STEPS)
-        assert all(np.isfinite(after[name]).all() for name in ("odds", "stretch"))
-        assert np.isfinite(common).all()
+        assert all(np.isfinite(after[name]).all() for name in ("odds", "stretch", "misses", "excess"))
+        assert all(np.isfinite(array).all() for array in common.values())
 
 
 def test_ranks_keep_the_order_of_ties():

@@ -27,6 +27,15 @@ def test_a_commitment_that_has_ended_owns_nothing() -> None:
     assert (after.owned_count, after.ended) == (0, "its commitment ended on 2026-01-01 00:00 UTC")
 
 
+def test_a_price_is_stale_beyond_the_age_allowed() -> None:
+    record = DEFAULT.decode(DEFAULT.encode("price", price("spot", "SPOT", "0.05", valid_from_tick=10)))[1]
+    # valid from 600 s on: at 7,800 s it is two hours old
+    fresh, old = (side_inputs.offer_of(record, now_s, 7200.0, 60) for now_s in (7800.0, 7801.0))
+    assert (fresh.stale, old.stale) == ("", "its price is 2.0 h old")
+    assert side_inputs.offer_of(record, 1e9, None, 60).stale == ""
+    assert side_inputs.offer_of(record | {"tier": "RESERVED"}, 1e9, 7200.0, 60).stale == ""  # paid already
+
+
 def test_a_release_drains_and_growth_comes_first(tmp_path: Path) -> None:
     made = side_inputs.policy_of(
         DEFAULT.decode(DEFAULT.encode("policy", policy("shop", scale_down="drain", drain_s=90.0)))[1]

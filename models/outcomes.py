@@ -1,0 +1,141 @@
+"""What came of policies over a window, as SCORING defines it: hit rate, cost, slack, and all at the same hit rate.
+
+Arrays are (tick, app, lane); a lane is a policy at one setting. Capacity and demand are in replicas, not rounded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.scores import DRAWS, matched
+
+RATES: Final = (0.95, 0.99, 0.999)  # hit rates at which policies are compared
+
+Float = NDArray[np.floating[Any]]
+Array = NDArray[np.float64]
+Bool = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """The scored window of some lanes.
+
+    demand: (tick, app), NaN = not measured; scored: (tick, app), measured and not censored; day: (tick)
+    ready: least capacity within each tick; asked: replicas wanted from the tick on; cost: spent within it
+    """
+
+    demand: Float
+    scored: Bool
+    day: NDArray[np.int64]
+    ready: Float
+    asked: Float
+    cost: Float
+
+    @property
+    def missed(self) -> Bool:
+        """Ticks scored in which ready capacity was below demand."""
+        return self.scored[..., None] & (self.ready < self.demand[..., None])
+
+    @property
+    def short(self) -> Float:
+        """Demand that ready capacity did not carry, in replicas; 0 where not scored."""
+        return np.where(self.missed, np.nan_to_num(self.demand)[..., None] - self.ready, 0.0)
+
+    def lanes(self, apps: Any = slice(None)) -> list[dict[str, Any]]:
+        """A row of figures for each lane, over some apps together."""
+        scored, missed = self.scored[:, apps], self.missed[:, apps]
+        demand = np.where(scored, np.nan_to_num(self.demand[:, apps]), 0.0)
+        short, asked = self.short[:, apps], self.asked[:, apps]
+        spare = np.where(
+            scored[..., None], np.maximum(self.ready[:, apps] - np.nan_to_num(demand)[..., None], 0), 0
+        )
+        rows: list[dict[str, Any]] = []
+        for lane in range(self.ready.shape[-1]):
+            m, n = missed[..., lane], int(scored.sum())
+            again = m[1:] & m[:-1]
+            by_day = [
+                1 - m[self.day == d].sum() / max(scored[self.day == d].sum(), 1)
+                for d in np.unique(self.day).tolist()
+            ]
+            rows.append(
+                {
+                    "app_ticks": n,
+                    "misses": int(m.sum()),
+                    "hit_rate": 1 - int(m.sum()) / n if n else None,
+                    "cost": float(self.cost[:, apps, lane].sum()),
+                    "unserved": float(short[..., lane].sum() / max(demand.sum(), 1e-12)),
+                    "worst_shortfall": float(short[..., lane].max(initial=0.0)),
+                    "longest_run": max((_run(m[:, a]) for a in range(m.shape[1])), default=0),
+                    "miss_after_miss": float(again.sum() / m[:-1].sum()) if m[:-1].any() else None,
+                    "worst_day": float(min(by_day, default=1.0)),
+                    "slack": float(spare[..., lane].sum() / max(demand.sum(), 1e-12)),
+                    "actions": int((np.diff(asked[..., lane], axis=0) != 0).sum()),
+                }
+            )
+        return rows
+
+    def by_day(self) -> tuple[Array, Array, Array, Array]:
+        """Misses, cost and slack (day, lane), and what they are counted of (day, 2): app-ticks, demand."""
+        days = np.unique(self.day)
+        demand = np.where(self.scored, np.nan_to_num(self.demand), 0.0)
+        spare = np.where(self.scored[..., None], np.maximum(self.ready - demand[..., None], 0), 0)
+
+        def total(x: Any) -> Array:
+            summed = [np.asarray(x[self.day == d].sum(axis=(0, 1)), np.float64) for d in days]
+            return np.stack(summed)
+
+        counted = np.stack([total(self.scored.astype(np.float64)), total(demand)], axis=-1)
+        return total(self.missed), total(self.cost), total(spare), counted
+
+
+def _run(missed: Bool) -> int:
+    """The longest run of misses of one app."""
+    edges = np.diff(np.concatenate([[0], missed.astype(np.int8), [0]]))
+    return int((np.flatnonzero(edges == -1) - np.flatnonzero(edges == 1)).max(initial=0))
+
+
+def weights(days: int, seed: int) -> Array:
+    """How often each day is drawn, (draw, day): the days once, then DRAWS of a bootstrap, all apps together."""
+    rng = np.random.default_rng(seed)
+    drawn = rng.multinomial(days, [1 / days] * days, DRAWS)
+    return np.concatenate([np.ones((1, days)), drawn.astype(np.float64)])
+
+
+def at_rate(outcomes: Outcomes, lanes: Sequence[int], rate: float, weight: Float) -> tuple[Float, Float]:
+    """Cost and slack of a policy's sweep where it realises a hit rate, (draw); NaN where no setting reaches it.
+
+    Between two settings both are linear in the logarithm of the share of misses (as `models.scores.matched`). Settings
+    that cost more than another and hit less are left out.
+
+    Args:
+        outcomes: of the window.
+        lanes: of one policy, its settings.
+        rate: hit rate.
+        weight: (draw, day), see `weights`.
+    """
+    missed, cost, spare, counted = outcomes.by_day()
+    some = list(lanes)
+    n, size = (weight @ counted[:, i] for i in (0, 1))
+    hit = 1 - weight @ missed[:, some] / np.maximum(n, 1)[:, None]
+    spent, slack = weight @ cost[:, some], weight @ spare[:, some] / np.maximum(size, 1e-12)[:, None]
+    out = np.full((2, len(weight)), np.nan)
+    for d in range(len(weight)):
+        kept = _frontier(hit[d], spent[d])
+        for i, figure in enumerate((spent, slack)):
+            out[i, d] = matched(hit[d][kept][None], figure[d][kept][None], rate)[0]
+    return out[0], out[1]
+
+
+def _frontier(hit: Float, cost: Float) -> NDArray[np.intp]:
+    """Settings that no other beats in both, by rising hit rate."""
+    order = np.lexsort((-hit, cost))
+    kept: list[int] = []
+    for i in order.tolist():
+        if not kept or hit[i] > hit[kept[-1]]:
+            kept.append(i)
+    return np.array(kept, dtype=np.intp)

@@ -1,0 +1,248 @@
+"""A backtest as a page and as pictures: frontier, misses over time, demand and capacity, decisions worth reading."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any, Final
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter, PercentFormatter, StrMethodFormatter
+
+from models.features import DAY_S
+from pipeline import charts, report
+from pipeline.lanes import Arrays, Job
+from pipeline.ranking import OURS, Ranked
+
+COLOURS: Final = (
+    "#d55e00",
+    "#009e73",
+    "#cc79a7",
+    "#e69f00",
+    "#56b4e9",
+    "#999999",
+    "#7a5195",
+    "#a05a2c",
+    "#1b9e77",
+)
+SHOWN: Final = 288  # ticks of an app's picture: a day of five minutes, 3 px a tick
+WORTH: Final = 12  # decisions listed
+NOTES: Final = (
+    "Hit rate: share of app-ticks in which ready capacity, at its least within the tick, was at least the measured "
+    "demand in all governed metrics. Ticks at their limit (censored) are not counted.",
+    "Our default is the stream's own plan at the policy's confidence. Points beside it, and all rivals', are replicas "
+    "that a forecast or rule asks for, bought by one table of purchases from the same offers, on the same luck.",
+    "Demand does not react to shortage. Apps named group-* are artificial: machines put together by chance.",
+    "Rivals see what is ready at the end of a tick, our plans what was ready a tick before.",
+)
+
+
+def write(folder: Path, job: Job, seen: Arrays, ranked: Ranked, facts: Mapping[str, Any]) -> None:
+    """`report.html`, `frontier.png`, `misses.png` and `demand.png` in a folder."""
+    worst = _worst(ranked)
+    figures = {
+        "frontier": frontier(ranked),
+        "misses": misses(ranked),
+        "demand": demand(job, ranked, worst),
+    }
+    for name, figure in figures.items():
+        charts.png(figure, folder / f"{name}.png")
+    app = job.apps[worst]
+    titles = {
+        "frontier": "Cost against hit rate",
+        "misses": "Misses over time",
+        "demand": f"{app}, the day with most misses of ours",
+    }
+    body = [
+        "<header><h1>Leadtime backtest</h1></header>",
+        f"<p>{escape(Path(facts['trace']).name)}: {facts['apps']} apps of {facts['users']} users, {facts['ticks']:,} "
+        f"ticks of {facts['tick_s']} s after {facts['warm_up_ticks']:,} that warm up; {facts['scenarios']:,} "
+        f"scenarios, a decision every {facts['every']}.</p>",
+        _table(facts["policies"], "All tiers"),
+        *(
+            f"<figure><figcaption><b>{escape(titles[name])}</b></figcaption>"
+            f'<div class="wide">{charts.svg(figure, escape(titles[name]))}</div></figure>'
+            for name, figure in figures.items()
+        ),
+        _table(facts["policies_on_demand"], "On demand only") if facts["policies_on_demand"] else "",
+        _decisions(job, seen, ranked),
+        '<section class="notes"><h2>Notes</h2><ul>'
+        + "".join(f"<li>{escape(note)}</li>" for note in (*NOTES, *_said(facts)))
+        + "</ul></section>",
+    ]
+    (folder / "report.html").write_text(report.whole("Leadtime backtest", body))
+
+
+def _said(facts: Mapping[str, Any]) -> Sequence[str]:
+    skipped = ", ".join(f"{count:,} {name}" for name, count in facts["skipped"].items() if count)
+    wins = [
+        f"{name} is cheaper than we are at a realised 99 %."
+        for name, row in facts["policies"].items()
+        if name != OURS
+        and row["at_99"]["cost"] is not None
+        and facts["policies"][OURS]["at_99"]["cost"] is not None
+        and row["at_99"]["cost"] < facts["policies"][OURS]["at_99"]["cost"]
+    ]
+    worse = facts["summary"]["worse_than_hpa"]
+    if worse:
+        wins.append(
+            f"On {', '.join(worse)} the HPA at its defaults both costs less and hits more than our plans."
+        )
+    return [*([f"Left out of the trace: {skipped}."] if skipped else []), *wins]
+
+
+def _worst(ranked: Ranked) -> int:
+    """The app with most misses of ours."""
+    market = next(iter(ranked.outcomes.values()))
+    return int(market.missed[..., 0].sum(axis=0).argmax())
+
+
+def _colours(ranked: Ranked) -> dict[str, str]:
+    names = next(iter(ranked.lanes.values()))
+    return {OURS: charts.OURS} | dict(
+        zip([name for name in names if name != OURS], COLOURS * 2, strict=False)
+    )
+
+
+def frontier(ranked: Ranked) -> Figure:
+    """Cost against the share of misses of every policy's settings, one panel a market; larger marks: defaults."""
+    colours = _colours(ranked)
+    with mpl.rc_context(charts.STYLE):
+        figure = Figure(figsize=(11.0, 4.6), layout="constrained")
+        panels = figure.subplots(1, len(ranked.outcomes), squeeze=False)[0]
+        for axes, (market, outcomes) in zip(panels, ranked.outcomes.items(), strict=True):
+            rows = outcomes.lanes()
+            least = 0.5 / max(1, rows[0]["app_ticks"])  # no miss: half of one
+            for name, lanes in ranked.lanes[market].items():
+                x = [max(1 - (rows[lane]["hit_rate"] or 0), least) for lane in lanes]
+                y = [rows[lane]["cost"] for lane in lanes]
+                order = np.argsort(x[1:]) + 1
+                axes.plot(
+                    [x[i] for i in order], [y[i] for i in order], ".-", color=colours[name], linewidth=1.2,
+                    label=name,
+                )  # fmt: skip
+                axes.scatter(x[:1], y[:1], 60, color=colours[name], edgecolors=charts.PAPER, zorder=4)
+            axes.set_xscale("log")
+            axes.set_yscale("log")
+            axes.invert_xaxis()
+            axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=1))
+            for axis in (axes.xaxis, axes.yaxis):  # STYLE does not read the mathematics of log labels
+                axis.set_minor_formatter(NullFormatter())
+            axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+            axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
+            for rate in (0.95, 0.99, 0.999):
+                axes.axvline(1 - rate, color=charts.MUTED, linewidth=0.8, linestyle=":")
+            axes.set_xlabel("app-ticks missed (dotted: 5, 1 and 0.1 %)")
+            axes.set_ylabel("cost of the window")
+            axes.set_title(market.replace("_", " "), loc="left")
+        panels[0].legend(frameon=False, fontsize=8)
+    return figure
+
+
+def misses(ranked: Ranked) -> Figure:
+    """Share of app-ticks missed by day, every policy at its default."""
+    colours = _colours(ranked)
+    market, outcomes = next(iter(ranked.outcomes.items()))
+    missed, _, _, counted = outcomes.by_day()
+    with mpl.rc_context(charts.STYLE):
+        figure = Figure(figsize=(11.0, 3.0), layout="constrained")
+        axes = figure.subplots()
+        for name, lanes in ranked.lanes[market].items():
+            share = 100 * missed[:, lanes[0]] / np.maximum(counted[:, 0], 1)
+            axes.plot(np.arange(len(share)), share, "o-", color=colours[name], markersize=3, label=name)
+        axes.set_xlabel("day of the window")
+        axes.set_ylabel("missed, %")
+        axes.legend(frameon=False, fontsize=8, ncols=5)
+    return figure
+
+
+def demand(job: Job, ranked: Ranked, app: int) -> Figure:
+    """An app's demand, what our plans asked for, and what was ready; the stretch in which most was missed."""
+    market = next(iter(ranked.outcomes.values()))
+    missed = market.missed[:, app, 0].astype(float)
+    width = min(SHOWN, len(missed))
+    start = int(np.convolve(missed, np.ones(width), "valid").argmax())
+    rows = slice(start, start + width)
+    first = job.first_tick + len(job.values) - len(missed) + start
+    edges = (first + np.arange(width + 1)) * job.tick_s / DAY_S
+    middle = (edges[1:] + edges[:-1]) / 2
+    need, ready = market.demand[rows, app], market.ready[rows, app, 0]
+    with mpl.rc_context(charts.STYLE):
+        figure = Figure(figsize=(11.0, 3.6), layout="constrained")
+        axes = figure.subplots()
+        axes.stairs(
+            market.asked[rows, app, 0],
+            edges,
+            color=charts.FORECAST,
+            linewidth=1.5,
+            baseline=None,
+            label="planned",
+        )
+        axes.stairs(ready, edges, color=charts.OURS, linewidth=2, baseline=None, label="ready")
+        axes.plot(middle, need, color=charts.INK, linewidth=1.3, label="demand")
+        short = market.missed[rows, app, 0]
+        axes.scatter(middle[short], need[short], 26, color=charts.REACTIVE, zorder=4, label="missed")
+        axes.set_ylim(0, charts.top_of(np.concatenate([need, ready]), need[:0], cut=True))
+        axes.set_ylabel("replicas")
+        charts.time_axis(axes)
+        axes.legend(frameon=False, fontsize=8, ncols=4, loc="upper left")
+    return figure
+
+
+def _table(policies: Mapping[str, Any], title: str) -> str:
+    rows: list[tuple[str, ...]] = []
+    for name, row in policies.items():
+        default = row["defaults"]
+        matched = [
+            f"{row[f'at_{rate}']['cost']:,.2f}" if row[f"at_{rate}"]["cost"] else "–"
+            for rate in ("95", "99", "99.9")
+        ]
+        slack = row["at_99"]["slack"]
+        rows.append(
+            (
+                name,
+                report.percent(default["hit_rate"] or 0.0),
+                f"{default['cost']:,.2f}",
+                f"{default['slack']:.2f}",
+                f"{default['longest_run']}",
+                f"{default['actions']:,}",
+                *matched,
+                "–" if slack is None else f"{slack:.2f}",
+            )
+        )
+    head = (
+        "Policy", "Hit rate", "Cost", "Slack", "Longest run of misses", "Changes", "Cost at 95 %", "at 99 %",
+        "at 99.9 %", "Slack at 99 %",
+    )  # fmt: skip
+    return f'<section><h2>{escape(title)}</h2><div class="wide">{report.table(head, rows)}</div></section>'
+
+
+def _decisions(job: Job, seen: Arrays, ranked: Ranked) -> str:
+    """Where most was lacking: what had been planned, and what was said of it."""
+    market = next(iter(ranked.outcomes.values()))
+    skip = len(seen["plan"]) - len(ranked.demand)
+    short = market.short[..., 0]
+    rows: list[tuple[str, ...]] = []
+    for at in np.argsort(-short, axis=None)[:WORTH].tolist():
+        t, a = divmod(at, short.shape[1])
+        if short[t, a] <= 0:
+            break
+        start_s = (job.first_tick + job.plan_from + skip + t) * job.tick_s
+        before = max(0, t - 1)
+        rows.append(
+            (
+                report.time(start_s),
+                job.apps[a],
+                f"{market.demand[t, a]:,.1f}",
+                f"{market.ready[t, a, 0]:,.0f}",
+                f"{market.asked[before, a, 0]:,.0f}",
+                str(seen["reason"][skip + before, a]) or "as bought",
+            )
+        )
+    head = ("Tick (UTC)", "App", "Demand", "Ready", "Planned before", "Guard rails, and what was said")
+    return (
+        f'<section><h2>Where we lacked most</h2><div class="wide">{report.table(head, rows)}</div></section>'
+    )

@@ -1,0 +1,71 @@
+"""`leadtime bench backtest`: how long a backtest of our own plans takes, rivals excluded."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import numpy as np
+import typer
+
+from models import machines
+from models.features import DAY_S, EVENT_KINDS
+from models.lstm import DEFAULT_MODEL
+from pipeline import backtest as backtests
+from pipeline import shards, trace
+from pipeline.display import tell
+from pipeline.evaluate import Window
+from pipeline.options import AsJson
+
+TICK_S: Final = 300
+METRICS: Final = 4
+LIMIT_S: Final = 300.0  # the aim, for the defaults, on two cores
+
+
+def backtest(
+    users: Annotated[int, typer.Option(min=2)] = 125,
+    days: Annotated[int, typer.Option(min=1)] = 60,
+    apps: Annotated[int, typer.Option(min=1, help="That the users are divided into.")] = 1,
+    scenarios: Annotated[int, typer.Option(min=64, help="Of each decision.")] = 256,
+    every: Annotated[int, typer.Option(min=1, help="Decide every so many ticks.")] = 1,
+    seed: Annotated[int, typer.Option(help="Of the simulated machines and the scenarios.")] = 0,
+    json: AsJson = False,
+) -> None:
+    """Plan simulated machines of four metrics at 5 minutes, from the first hour on, and say how long it took."""
+    ticks = days * DAY_S // TICK_S
+    values = machines.machines(seed=seed, users=users, ticks=ticks, tick_s=TICK_S)
+    values[..., METRICS:] = np.nan
+    panel = trace.Panel(
+        ticks=np.arange(ticks, dtype=np.int64),
+        tick_s=TICK_S,
+        apps=[f"app-{u % apps}" for u in range(users)],
+        users=[f"user-{u:06d}" for u in range(users)],
+        values=values,
+        events=np.full((ticks, users, len(EVENT_KINDS)), np.nan, np.float32),
+        saturated=np.zeros(values.shape, bool),
+    )
+    members = {f"app-{a}": np.arange(a, users, apps) for a in range(min(apps, users))}
+    warm = 2 * backtests.SETTLE_S // TICK_S
+    job = backtests.job_of(panel, Window(0, warm, ticks), members, None, (), alone=True)
+    job = replace(job, scenarios=scenarios, every=every, seed=seed)
+    begun = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        shards.run(job, DEFAULT_MODEL, backtests.SHARDS, Path(folder))
+    wall_s = time.perf_counter() - begun
+    facts: dict[str, Any] = {
+        "users": users,
+        "days": days,
+        "apps": len(members),
+        "ticks": ticks,
+        "metrics": METRICS,
+        "scenarios": scenarios,
+        "every": every,
+        "plans": len(members) * ((ticks - job.plan_from - 1) // every + 1),
+        "wall_s": round(wall_s, 1),
+        "ms_per_tick": round(1000 * wall_s / ticks, 2),
+        "within_300_s": wall_s <= LIMIT_S,
+    }
+    tell(facts, json)

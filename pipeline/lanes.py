@@ -1,0 +1,117 @@
+"""What a backtest runs, and one app's life in it: a cloud, a fleet for each confidence, and guard rails' memory."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+
+from models.capacity import Observed, Offer, Policy, replicas_per_instance
+from models.features import horizon_steps
+from models.provisioning import Fleet, Provider, Terms
+
+Arrays = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is run: consecutive ticks of users, the apps they make, and how these are planned.
+
+    Attributes:
+        values, events, saturated: (tick, user, ...), see `pipeline.trace.Panel`.
+        ids: (user) pseudonyms.
+        first_tick, tick_s: number of the first row's tick, and its length.
+        members: app -> columns of its users.
+        policies, offers, terms, starting: by app; of each market (a name -> offers) with instances to begin with.
+        lanes: (market, confidence or None for the policy's), the first of each market the default.
+        levels: confidences at which the replicas that the scenarios need are kept, for a sweep.
+        learn_from, plan_from: rows from which scenarios are made and learnt from, and from which plans are made.
+        every: plan every so many ticks.
+    """
+
+    values: np.ndarray
+    events: np.ndarray
+    saturated: np.ndarray
+    ids: Sequence[bytes]
+    first_tick: int
+    tick_s: int
+    members: Mapping[str, np.ndarray]
+    policies: Mapping[str, Policy]
+    offers: Mapping[str, Mapping[str, Sequence[Offer]]]
+    terms: Mapping[str, Terms]
+    starting: Mapping[str, Mapping[str, Mapping[str, int]]]
+    lanes: Sequence[tuple[str, float | None]]
+    levels: Sequence[float]
+    learn_from: int
+    plan_from: int
+    scenarios: int = 4_096
+    every: int = 1
+    seed: int = 0
+    draft: bool = True
+
+    @property
+    def apps(self) -> list[str]:
+        """By name."""
+        return sorted(self.members)
+
+    @property
+    def steps(self) -> tuple[int, ...]:
+        """Ticks ahead of each step."""
+        return tuple(horizon_steps(self.tick_s))
+
+
+def capacity_of(job: Job, app: str, market: str) -> np.ndarray:
+    """(offer) replicas that an instance carries."""
+    return np.array([replicas_per_instance(o, job.policies[app]) for o in job.offers[market][app]], np.int64)
+
+
+class Lanes:
+    """One app's lanes in one market: its cloud, its fleets, and the guard rails' memory of each."""
+
+    def __init__(self, job: Job, app: str, market: str, confidences: Sequence[float | None]) -> None:
+        self.offers, self.policy = job.offers[market][app], job.policies[app]
+        self.size = capacity_of(job, app, market)
+        self.confidences = [c if c is not None else self.policy.confidence for c in confidences]
+        self.cloud = Provider(self.offers, job.terms, tick_s=job.tick_s, seed=job.seed, app=app)
+        self.fleet = self.cloud.start(job.starting[market][app], len(confidences))
+        self.memory: list[dict[str, Any]] = [{} for _ in confidences]
+        self.desired = self.fleet.running
+        self.seen = self._now()
+        self.price = np.array([o.price_h for o in self.offers])
+
+    def follow(self, tick: int) -> None:
+        """Apply what is desired at the start of a tick, and report what is there then: the next plan's observation."""
+        self.cloud.apply(self.fleet, self.desired, tick, self.policy.drain_s)
+        self.seen = self._now()
+
+    def _now(self) -> np.ndarray:
+        """(lane, offer, 4): ready, pending, failed, interrupted."""
+        fleet = self.fleet
+        waits = np.maximum(fleet.pending.sum(axis=-1) - fleet.failed, 0)
+        return np.stack([fleet.ready, waits, fleet.failed, fleet.interrupted], axis=-1)
+
+    def observed(self, lane: int) -> dict[str, Observed]:
+        """What the lane's actuator reported last."""
+        names = ("ready", "pending", "failed", "interrupted")
+        return {
+            offer.offer_id: Observed(**dict(zip(names, self.seen[lane, o].tolist(), strict=True)))
+            for o, offer in enumerate(self.offers)
+        }
+
+    def blocks(self) -> Arrays:
+        """For a snapshot."""
+        return {
+            "reported": self.seen,
+            "memory": np.frombuffer(json.dumps(self.memory).encode(), np.uint8),
+            "desired": self.desired,
+            **{f.name: getattr(self.fleet, f.name) for f in fields(Fleet)},
+        }
+
+    def restore(self, blocks: Arrays) -> None:
+        """Continue from one."""
+        self.memory, self.desired = json.loads(blocks["memory"].tobytes()), blocks["desired"].copy()
+        self.seen = blocks["reported"]
+        self.fleet = Fleet(**{f.name: blocks[f.name].copy() for f in fields(Fleet)})

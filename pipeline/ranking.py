@@ -1,0 +1,238 @@
+"""All policies of a backtest at the same realised hit rate and at their defaults: figures, and tables of everything."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import polars as pl
+
+from models.confidence import totals
+from models.features import DAY_S, METRICS
+from models.outcomes import RATES, Outcomes, at_rate, weights
+from models.reconciliation import SATURATED_SHARE
+from models.references import KNOBS, largest
+from pipeline.lanes import Arrays, Job
+from pipeline.rivals_run import loads
+
+OURS: Final = "leadtime"
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """What is reported, and what it was made from: by market the outcomes, and each policy's lanes."""
+
+    report: dict[str, Any]
+    outcomes: Mapping[str, Outcomes]
+    lanes: Mapping[str, Mapping[str, list[int]]]
+    settings: Mapping[str, list[float]]
+    demand: np.ndarray
+
+
+def rank(job: Job, seen: Arrays, rivals: Mapping[str, Arrays], names: Sequence[str], *, skip: int) -> Ranked:
+    """The figures of SCORING.
+
+    Args:
+        job: what was run.
+        seen: our outcomes, from the first plan on.
+        rivals: by market; of the rivals in `names`.
+        names: see there.
+        skip: rows from the first plan on that are not scored.
+    """
+    demand = largest(loads(job)[job.plan_from :])[skip:]
+    members = [job.members[app] for app in job.apps]
+    usage = totals(job.values, members)[job.plan_from :][skip:]
+    held = totals(np.where(job.saturated, job.values, 0), members)[job.plan_from :][skip:]
+    censored = (np.nan_to_num(held) > SATURATED_SHARE * np.nan_to_num(usage)).any(axis=-1)
+    ticks = job.first_tick + job.plan_from + skip + np.arange(len(demand))
+    day = ticks // max(1, DAY_S // job.tick_s)
+    day -= day[0]
+    first = next(iter(job.offers))
+    default = next(iter(job.policies.values())).confidence
+    outcomes: dict[str, Outcomes] = {}
+    lanes: dict[str, dict[str, list[int]]] = {}
+    settings = {OURS: [*([default] if job.levels else []), *job.levels] or [default]}
+    settings |= {name: list(KNOBS[name].values) for name in names}
+    for market in job.offers if job.levels else [first]:
+        beside = rivals.get(market)
+        # on demand our default is the level nearest to the policy's confidence: there is no plan of its own
+        nearest = int(np.argmin(np.abs(np.array(job.levels or [default]) - default)))
+        parts: dict[str, np.ndarray] = {}
+        for name in ("ready", "asked", "cost"):
+            swept = beside[name][skip:] if beside else seen[name][skip:][..., :0]
+            own = seen[name][skip:][..., :1] if market == first else swept[..., nearest : nearest + 1]
+            parts[name] = np.concatenate([own, swept], axis=-1)
+        outcomes[market] = Outcomes(demand, ~np.isnan(demand) & ~censored, day, **parts)
+        lanes[market], at = {}, 0
+        for name, values in settings.items():
+            lanes[market][name] = list(range(at, at + len(values)))
+            at += len(values)
+    tables = {m: _policies(outcomes[m], lanes[m], settings, job.seed) for m in outcomes}
+    promise = _promise(job, seen, skip)
+    report: dict[str, Any] = {
+        "censored_app_ticks": int((censored & ~np.isnan(demand)).sum()),
+        "unmeasured_app_ticks": int(np.isnan(demand).sum()),
+        "policies": tables[first],
+        "policies_on_demand": tables.get("on_demand"),
+        "by_app": _by_app(job, outcomes[first], lanes[first]),
+        "promise": promise,
+        "summary": {
+            **_summary(tables[first]),
+            "promise_99" if default == 0.99 else f"promise_{100 * default:g}": promise["kept"],
+            "on_demand": _summary(tables["on_demand"]) if "on_demand" in tables else None,
+            "worse_than_hpa": _worse(job, outcomes[first], lanes[first]),
+        },
+    }
+    for table in tables.values():
+        for row in table.values():
+            row.pop("_drawn")
+    return Ranked(report, outcomes, lanes, settings, demand)
+
+
+def _policies(
+    outcomes: Outcomes, lanes: Mapping[str, list[int]], settings: Mapping[str, list[float]], seed: int
+) -> dict[str, Any]:
+    rows, weight = outcomes.lanes(), weights(len(np.unique(outcomes.day)), seed)
+    missed, _, _, counted = outcomes.by_day()
+    hits = 1 - (weight @ missed) / np.maximum(weight @ counted[:, 0], 1)[:, None]
+    found: dict[str, Any] = {}
+    for name, some in lanes.items():
+        entry: dict[str, Any] = {
+            "defaults": rows[some[0]] | {"hit_rate_95": _interval(hits[1:, some[0]])},
+            "sweep": [
+                {"setting": setting, **rows[lane]} for setting, lane in zip(settings[name], some, strict=True)
+            ],
+            "_drawn": {},
+        }
+        for rate in RATES:
+            cost, slack = at_rate(outcomes, some, rate, weight)
+            entry[f"at_{100 * rate:g}"] = {
+                "cost": _number(cost[0]),
+                "slack": _number(slack[0]),
+                "cost_95": _interval(cost[1:]),
+            }
+            entry["_drawn"][rate] = cost
+        found[name] = entry
+    return found
+
+
+def _summary(table: Mapping[str, Any]) -> dict[str, Any]:
+    """Our cost at a realised 99 % over that of others there; products: one of them, the best over all apps."""
+    ours = table[OURS]["_drawn"][0.99]
+    products = {
+        name: row["_drawn"][0.99][0]
+        for name, row in table.items()
+        if name in KNOBS and KNOBS[name].product and not np.isnan(row["_drawn"][0.99][0])
+    }
+    best = min(products, key=lambda name: (products[name], name)) if products else None
+    found: dict[str, Any] = {"best_product": best}
+    for title, name in (("best_product", best), ("persistence", "persistence"), ("oracle", "oracle")):
+        ratio = (
+            ours / table[name]["_drawn"][0.99] if name is not None and name in table else np.full(1, np.nan)
+        )
+        found[f"cost_ratio_{title}"] = _number(ratio[0])
+        found[f"cost_ratio_{title}_95"] = _interval(ratio[1:])
+    return found
+
+
+def _by_app(job: Job, outcomes: Outcomes, lanes: Mapping[str, list[int]]) -> dict[str, Any]:
+    return {
+        app: {name: rows[some[0]] for name, some in lanes.items()}
+        for a, app in enumerate(job.apps)
+        for rows in [outcomes.lanes(slice(a, a + 1))]
+    }
+
+
+def _worse(job: Job, outcomes: Outcomes, lanes: Mapping[str, list[int]]) -> list[str] | None:
+    """Apps on which we both cost more and hit less than the plain HPA at its defaults."""
+    if "hpa" not in lanes:
+        return None
+    rows = _by_app(job, outcomes, lanes)
+    return [
+        app
+        for app, row in rows.items()
+        if row[OURS]["cost"] > row["hpa"]["cost"] and row[OURS]["misses"] > row["hpa"]["misses"]
+    ]
+
+
+def _promise(job: Job, seen: Arrays, skip: int) -> dict[str, Any]:
+    """How often demand stayed within the required curves, all governed metrics and steps of the window together."""
+    members = [job.members[app] for app in job.apps]
+    usage = totals(job.values, members)
+    held = totals(np.where(job.saturated, job.values, 0), members)
+    sure = np.nan_to_num(held) <= SATURATED_SHARE * np.nan_to_num(usage)
+    usage = np.where(sure, usage, np.nan)
+    governed = np.zeros((len(job.apps), usage.shape[-1]), bool)
+    for a, app in enumerate(job.apps):
+        governed[a, [METRICS.index(m) for m in job.policies[app].governed]] = True
+    kept = known = 0
+    for i in range(skip, len(seen["required"])):
+        row = job.plan_from + i
+        if np.isnan(seen["plan"][i]).all() or row + job.steps[-1] >= len(usage):
+            continue
+        ahead = usage[np.array(job.steps) + row].transpose(1, 0, 2)  # (app, step, metric)
+        step = np.arange(len(job.steps))
+        inside = (step >= seen["window"][i][:, :1]) & (step <= seen["window"][i][:, 1:])
+        cell = inside[..., None] & governed[:, None] & ~np.isnan(ahead) & ~np.isnan(seen["required"][i])
+        heard = cell.any(axis=(1, 2))
+        missed = (cell & (ahead > np.nan_to_num(seen["required"][i]))).any(axis=(1, 2))
+        known += int(heard.sum())
+        kept += int((heard & ~missed).sum())
+    return {"decisions": known, "kept": kept / known if known else None}
+
+
+def write(folder: Path, job: Job, seen: Arrays, ranked: Ranked) -> None:
+    """Parquet and CSV of every policy's figures, and of every app's tick."""
+    rows = [
+        {"market": market, "policy": name, "setting": row["setting"], **row}
+        for market, table in (("tiers", "policies"), ("on_demand", "policies_on_demand"))
+        for name, entry in (ranked.report[table] or {}).items()
+        for row in entry["sweep"]
+    ]
+    by_app = [
+        {"app": app, "policy": name, **row}
+        for app, found in ranked.report["by_app"].items()
+        for name, row in found.items()
+    ]
+    skip, n = len(seen["ready"]) - len(ranked.demand), len(ranked.demand)
+    market, lanes = next(iter(ranked.outcomes.items()))[1], next(iter(ranked.lanes.values()))
+    start_us = (job.first_tick + job.plan_from + skip + np.arange(n)) * job.tick_s * 1_000_000
+    ticks = [
+        pl.DataFrame(
+            {
+                "demand": ranked.demand[:, a],
+                "scored": market.scored[:, a],
+                **{
+                    f"{name}.{field}": getattr(market, field)[:, a, some[0]]
+                    for name, some in lanes.items()
+                    for field in ("ready", "asked", "cost")
+                },
+                "confidence_planned": seen["plan"][skip:, a, 0],
+                "feasible": seen["plan"][skip:, a, 1] == 1,
+                "reason": seen["reason"][skip:, a],
+            }
+        ).select(pl.Series("ts", start_us).cast(pl.Datetime("us", "UTC")), pl.lit(app).alias("app"), pl.all())
+        for a, app in enumerate(job.apps)
+    ]
+    for name, frame in (
+        ("policies", pl.DataFrame(rows)),
+        ("apps", pl.DataFrame(by_app)),
+        ("ticks", pl.concat(ticks)),
+    ):
+        frame.write_parquet(folder / f"{name}.parquet")
+        frame.write_csv(folder / f"{name}.csv")
+
+
+def _interval(drawn: np.ndarray) -> list[float] | None:
+    known = drawn[~np.isnan(drawn)]
+    if len(known) < len(drawn) / 2 or not len(known):
+        return None
+    low, high = np.quantile(known, [0.025, 0.975])
+    return [float(low), float(high)]
+
+
+def _number(x: float) -> float | None:
+    return None if np.isnan(x) else float(x)

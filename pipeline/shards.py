@@ -1,0 +1,159 @@
+"""A job's apps in shards, a process each; a day of a shard is a file, and a killed run goes on from the last one."""
+
+from __future__ import annotations
+
+import functools
+import multiprocessing
+from collections.abc import Mapping
+from concurrent.futures import ProcessPoolExecutor, wait
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from models.blocks import SMALL_BLOCK
+from models.lstm import CARD, BehaviourModel
+from pipeline.display import progress
+from pipeline.errors import UsageError
+from pipeline.lanes import Arrays, Job
+from pipeline.rerun import Rerun
+
+SNAPSHOT: Final = "snapshot.npz"
+POLL_S: Final = 0.5
+
+
+def split(job: Job, shards: int) -> list[Job]:
+    """The job in parts of its apps, apps of one allocation group together; a part holds its own users alone."""
+    groups: dict[str, list[str]] = {}
+    for app in job.apps:
+        groups.setdefault(job.policies[app].allocation_group or app, []).append(app)
+    # an app costs about as much as twenty of its users (measured: scenarios and plan against sampling)
+    cost = {name: sum(20 + len(job.members[app]) for app in apps) for name, apps in groups.items()}
+    parts: list[list[str]] = [[] for _ in range(min(shards, len(groups)))]
+    spent = [0] * len(parts)
+    for name in sorted(groups, key=lambda name: (-cost[name], name)):
+        least = spent.index(min(spent))
+        parts[least] += groups[name]
+        spent[least] += cost[name]
+    return [_part(job, sorted(apps)) for apps in parts]
+
+
+def _part(job: Job, apps: list[str]) -> Job:
+    users = np.unique(np.concatenate([job.members[app] for app in apps]))
+    return replace(
+        job,
+        values=job.values[:, users],
+        events=job.events[:, users],
+        saturated=job.saturated[:, users],
+        ids=[job.ids[u] for u in users],
+        members={app: np.searchsorted(users, job.members[app]) for app in apps},
+    )
+
+
+def run(job: Job, model: Path, shards: int, folder: Path, processes: int | None = None) -> Arrays:
+    """All shards' outcomes, (tick from the first plan on, app by name, ...).
+
+    Args:
+        job: what is run.
+        model: folder of the model.
+        shards: parts that learn apart.
+        folder: of days and snapshots; what it has of this job already is not done again.
+        processes: at once; 1 is this process, none one for each shard.
+
+    Raises:
+        UsageError: no model, or nothing to plan.
+    """
+    parts = split(job, shards)
+    rows = len(job.values)
+    if not (model / CARD).is_file():
+        raise UsageError(f"{model} holds no model")
+    folders = [folder / f"shard-{number}" for number in range(len(parts))]
+    for one in folders:
+        one.mkdir(parents=True, exist_ok=True)
+    if processes == 1:
+        for part, one in zip(parts, folders, strict=True):
+            work(part, model, one)
+    else:
+        _beside(parts, model, folders, processes or len(parts), rows)
+    names = [app for part in parts for app in part.apps]
+    order = np.argsort(np.array(names), kind="stable")
+    days = [_days(f) for f in folders]
+    return {
+        name: np.concatenate([_wide(one, days, name) for one in days], axis=1)[:, order] for name in days[0]
+    }
+
+
+def _beside(parts: list[Job], model: Path, folders: list[Path], processes: int, rows: int) -> None:
+    """Each part in a process of its own."""
+    context = multiprocessing.get_context("spawn")  # TensorFlow's threads do not survive a fork
+    with progress("ticks") as bar, ProcessPoolExecutor(processes, mp_context=context) as pool:
+        task = bar.add_task("planning", total=rows * len(parts), note="")
+        running = [pool.submit(work, p, model, f) for p, f in zip(parts, folders, strict=True)]
+        while True:
+            done, left = wait(running, timeout=POLL_S)
+            for one in done:
+                one.result()
+            bar.update(task, completed=sum(_told(f) for f in folders))
+            if not left:
+                break
+
+
+def _wide(one: Arrays, days: list[Arrays], name: str) -> np.ndarray:
+    """An array as wide as the widest shard's, for apps of more or fewer offers."""
+    array = one[name]
+    lacks = max(other[name].shape[-1] for other in days) - array.shape[-1] if array.ndim > 2 else 0
+    return np.pad(array, [(0, 0)] * (array.ndim - 1) + [(0, lacks)]) if lacks else array
+
+
+def work(job: Job, model: Path, folder: Path) -> None:
+    """One shard from its last snapshot to its end; a day is written before the snapshot that follows it."""
+    blocks: Arrays = {}
+    if (folder / SNAPSHOT).exists():
+        with np.load(folder / SNAPSHOT) as kept:
+            blocks = dict(kept)
+    if blocks and int(blocks["row"]) == len(job.values):
+        return
+    rerun = Rerun(job, _model(model))
+    if blocks:
+        rerun.restore(blocks)
+
+    def tell(row: int) -> None:
+        if row % 20 == 0:
+            (folder / "row").write_text(str(row))
+
+    first = rerun.row
+    for day in rerun.run(tell):
+        _write(folder / f"day-{first:07d}.npz", day)
+        _write(folder / SNAPSHOT, rerun.blocks())
+        first = rerun.row
+    (folder / "row").write_text(str(rerun.row))
+
+
+@functools.lru_cache(maxsize=1)
+def _model(folder: Path) -> BehaviourModel:
+    """Loaded once a process: it takes ten seconds."""
+    return BehaviourModel.load(folder, SMALL_BLOCK)
+
+
+def _write(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Beside it, then over it: a file is there whole or not at all."""
+    draft = path.with_suffix(".draft")
+    with draft.open("wb") as file:
+        np.savez(file, allow_pickle=False, **dict(arrays))
+    draft.replace(path)
+
+
+def _told(folder: Path) -> int:
+    try:
+        return int((folder / "row").read_text() or 0)
+    except FileNotFoundError:
+        return 0
+
+
+def _days(folder: Path) -> Arrays:
+    found: list[Arrays] = []
+    for path in sorted(folder.glob("day-*.npz")):
+        with np.load(path) as day:
+            found.append(dict(day))
+    return {name: np.concatenate([day[name] for day in found]) for name in found[0]}

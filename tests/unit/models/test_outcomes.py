@@ -1,0 +1,64 @@
+import numpy as np
+import pytest
+
+from models.outcomes import Outcomes, at_rate, weights
+
+
+def outcomes() -> Outcomes:
+    """One app, four ticks of two days, two lanes: capacities of 2 and 4."""
+    demand = np.array([[1.0], [3.0], [3.5], [2.0]])
+    ready = np.tile([2.0, 4.0], (4, 1, 1))
+    return Outcomes(
+        demand, np.ones((4, 1), bool), np.array([0, 0, 1, 1]), ready, ready, np.tile([1.0, 3.0], (4, 1, 1))
+    )
+
+
+def test_figures_of_a_lane() -> None:
+    short, ample = outcomes().lanes()
+    # misses at 3 and 3.5: half of the ticks, one after the other, 1 + 1.5 of 9.5 unserved; spare (2-1) and (2-2)
+    assert (short["hit_rate"], short["misses"], short["longest_run"], short["worst_shortfall"]) == (
+        0.5,
+        2,
+        2,
+        1.5,
+    )
+    assert short["unserved"] == pytest.approx(2.5 / 9.5)
+    assert short["slack"] == pytest.approx(1 / 9.5)
+    assert short["miss_after_miss"] == 0.5
+    assert (ample["hit_rate"], ample["cost"], ample["unserved"]) == (1.0, 12.0, 0.0)
+
+
+def test_what_was_not_measured_or_not_scored_counts_nowhere() -> None:
+    all_ = outcomes()
+    scored = np.array([[True], [False], [True], [True]])
+    some = Outcomes(all_.demand, scored, all_.day, all_.ready, all_.asked, all_.cost)
+    assert [row["app_ticks"] for row in some.lanes()] == [3, 3]
+    assert some.lanes()[0]["misses"] == 1
+
+
+def test_cost_at_a_rate_is_read_between_settings() -> None:
+    rng = np.random.default_rng(0)
+    demand = rng.random((1000, 1))
+    lanes = np.array([0.9, 0.99, 0.999, 2.0])
+    ready = np.tile(lanes, (1000, 1, 1))
+    cost = ready.copy()
+    cost[..., 3] = 9.0
+    day = np.arange(1000) // 100
+    all_ = Outcomes(demand, np.ones((1000, 1), bool), day, ready, ready, cost)
+    hit = [row["hit_rate"] for row in all_.lanes()]
+    spent, _ = at_rate(all_, range(4), 0.95, weights(10, 0))
+    # linear in the log of the misses between 0.9 and 0.99
+    share = (np.log(1 - hit[0]) - np.log(0.05)) / (np.log(1 - hit[0]) - np.log(1 - hit[1]))
+    assert spent[0] == pytest.approx(900 + 90 * share)
+    assert np.isnan(at_rate(all_, [1], 0.95, weights(10, 0))[0][0])
+
+
+def test_a_setting_that_is_beaten_is_left_out() -> None:
+    all_ = outcomes()
+    worse = np.concatenate(
+        [all_.cost, np.full((4, 1, 1), 5.0)], axis=-1
+    )  # as the short lane, dearer than the ample
+    ready = np.concatenate([all_.ready, all_.ready[..., :1]], axis=-1)
+    more = Outcomes(all_.demand, all_.scored, all_.day, ready, ready, worse)
+    both = [at_rate(of, range(n), 0.9, weights(2, 0))[0][0] for of, n in ((all_, 2), (more, 3))]
+    assert both[0] == both[1]
