@@ -6,23 +6,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from models.autoscalers import KNOBS, NAMES, make
-from models.autoscalers.hpa import (
-    SCALE_DOWN,
-    SCALE_UP,
-    Behaviour,
-    HorizontalPodAutoscaler,
-    HpaSettings,
-    Scaling,
-)
-from tests.unit.models.autoscalers.fleet import One, fleet
+from models.autoscalers import hpa as kubernetes
+from models.autoscalers.hpa import SCALE_DOWN, SCALE_UP, Behaviour, HorizontalPodAutoscaler, HpaSettings
+from tests.unit.models.autoscalers.fleet import One, facts_of
 
+Scaling = kubernetes.Scaling
 AT_ONCE = replace(SCALE_DOWN, stabilisation_s=0)
 
 
-def hpa(target: float = 0.8, *, settings: Any = None, **fleets: Any) -> One:
-    settings = settings or HpaSettings()
-    return One(HorizontalPodAutoscaler(settings, fleet(**fleets), np.array([target])))
+def hpa(target: float = 0.8, *, settings: Any = None, tick_s: int = 15, **facts: Any) -> One:
+    return One(
+        lambda f, targets: HorizontalPodAutoscaler(f, targets, settings), target, tick_s=tick_s, **facts
+    )
 
 
 def test_desired_is_the_ceiling_of_current_times_usage_over_target():
@@ -41,7 +36,7 @@ def test_within_a_tenth_of_the_target_nothing_changes(load: float, desired: int)
 
 
 def test_the_largest_over_metrics_is_taken():
-    assert hpa().decide([4.0, 4.8], 4) == 6  # 4.8 / 0.8 = 6
+    assert hpa(metrics=2).decide([4.0, 4.8], 4) == 6  # 4.8 / 0.8 = 6
 
 
 def test_growth_is_bounded_by_four_pods_or_doubling_in_fifteen_seconds():
@@ -101,11 +96,16 @@ def test_pods_on_their_way_are_not_asked_for_again():
 
 
 def test_a_missing_metric_stops_release_but_not_growth():
-    one = hpa(settings=HpaSettings(down=AT_ONCE))
+    one = hpa(settings=HpaSettings(down=AT_ONCE), metrics=2)
+    assert one.decide([4.0, 4.0], 5) == 5
     assert one.decide([1.0, np.nan], 5) == 5
     assert one.decide([6.4, np.nan], 5) == 8
     assert one.decide([np.nan, np.nan], 8) == 8
     assert one.decide([1.0, 1.0], 8) == 2
+
+
+def test_a_metric_that_was_never_measured_is_not_one_of_its_metrics():
+    assert hpa(settings=HpaSettings(down=AT_ONCE), metrics=2).decide([1.0, np.nan], 5) == 2
 
 
 def test_without_ready_replicas_the_number_stands():
@@ -120,14 +120,7 @@ def test_minimum_and_maximum_hold():
     assert hpa(settings=HpaSettings(down=AT_ONCE), least=3).decide(0.0, 5) == 3
 
 
-def test_headrooms_and_apps_are_decided_apart():
-    both = make("hpa", fleet(apps=2), [0.8, 0.5])
-    wanted = both.decide(0, np.array([[4.0], [8.0]]), np.array([[4, 8], [4, 8]]))
+def test_settings_and_apps_are_decided_apart():
+    both = HorizontalPodAutoscaler(facts_of([[4.0, 8.0]]), np.array([0.8, 0.5]))
+    wanted = both.decide(0, np.array([[4, 8], [4, 8]]))
     assert wanted.tolist() == [[5, 10], [8, 16]]  # 4 / 0.8, 8 / 0.8; 4 / 0.5, 8 / 0.5
-
-
-def test_names_defaults_and_sweeps():
-    with pytest.raises(ValueError, match="no autoscaler 'none'; known are hpa"):
-        make("none", fleet())
-    for name in NAMES:
-        assert len(KNOBS[name].sweep) >= 10
