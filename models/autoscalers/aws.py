@@ -81,7 +81,7 @@ class PredictiveScaling:
     def _ahead(self, row: int, hour: int) -> Array:
         """Forecast load (hour, app) of the hours from `hour` on; NaN where too little is known."""
         s, facts = self.settings, self.facts
-        past = facts.need[max(0, row + 1 - facts.ticks(s.history_h * HOUR_S)) : row + 1]
+        past = largest(facts.load[max(0, row + 1 - facts.ticks(s.history_h * HOUR_S)) : row + 1])
         ticks = facts.first_tick + row + 1 - len(past) + np.arange(len(past))
         age = hour - 1 - ticks * facts.tick_s // HOUR_S  # 0: the hour that has ended
         past, age = past[(age >= 0) & (age < s.history_h)], age[(age >= 0) & (age < s.history_h)]

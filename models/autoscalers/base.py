@@ -84,9 +84,7 @@ def quantile(values: Array, levels: Array) -> Array:
     """
     if not len(values):
         return np.full((len(levels), values.shape[1]), np.nan)
-    ordered = np.sort(
-        np.ascontiguousarray(values.T), axis=1
-    )  # NaN last; rows of one app each sort three times faster
+    ordered = np.sort(values, axis=0)  # NaN last
     known = (~np.isnan(values)).sum(axis=0)
     place = np.ceil(levels[:, None] * np.maximum(known - 1, 0) - ROUNDING).astype(np.int64)
-    return np.take_along_axis(ordered, np.clip(place, 0, len(values) - 1).T, axis=1).T
+    return np.take_along_axis(ordered, np.clip(place, 0, len(values) - 1), axis=0)

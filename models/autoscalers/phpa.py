@@ -18,7 +18,7 @@ from typing import Final, Protocol
 
 import numpy as np
 
-from models.autoscalers.base import Array, Count, Facts, whole
+from models.autoscalers.base import Array, Count, Facts, largest, whole
 from models.autoscalers.hpa import HorizontalPodAutoscaler, HpaSettings
 from models.features import DAY_S
 
@@ -113,7 +113,8 @@ class PredictiveHorizontalPodAutoscaler:
         """See `Autoscaler`. Rows before the first decision are what the HPA would have asked for."""
         if not self._begun:
             self._begun = True
-            need = self.facts.need[max(0, row - SEASONS * self.facts.ticks(self.settings.season_s)) : row]
+            begin = max(0, row - SEASONS * self.facts.ticks(self.settings.season_s))
+            need = largest(self.facts.load[begin:row])
             for one in whole(np.nan_to_num(need[:, None] / self._targets)) * 1.0:
                 self.model.step(one)
         load = self.facts.load[row]
