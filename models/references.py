@@ -8,86 +8,28 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
-from models.autoscalers import HorizontalPodAutoscaler, HpaSettings
-from models.capacity import ROUNDING
+from models.autoscalers.autopilot import Horizontal, MovingWindow
+from models.autoscalers.aws import PredictiveScaling
+from models.autoscalers.base import Array, Autoscaler, Count, Facts, largest, quantile
+from models.autoscalers.crane import EffectiveHorizontalPodAutoscaler
+from models.autoscalers.fixed import FixedCapacity
+from models.autoscalers.hpa import HorizontalPodAutoscaler
+from models.autoscalers.keda import ScaledObject
+from models.autoscalers.phpa import HoltWinters, LinearRegression, PredictiveHorizontalPodAutoscaler
 from models.features import DAY_S
+
+__all__ = ["KNOBS", "Facts", "Knob", "largest", "make"]
 
 WINDOW_S: Final = 7 * DAY_S  # of residuals, as persistence's in `models.rivals`
 UTILISATIONS: Final = (1.1, 1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.15, 0.1)
 LEVELS: Final = (0.5, 0.7, 0.8, 0.9, 0.95, 0.97, 0.98, 0.99, 0.995, 0.998, 0.999, 0.9995)
 FACTORS: Final = (0.7, 0.8, 0.85, 0.9, 0.95, 1.0, 1.05, 1.1, 1.2, 1.4, 1.7)
-
-Array = NDArray[np.float64]
-Count = NDArray[np.int64]
-
-
-class Reference(Protocol):
-    """One policy at all of its settings."""
-
-    def decide(self, row: int, ready: Count) -> Count:
-        """Replicas (setting, app) wanted at the end of a row, from what is known then; ready: likewise, that serve."""
-        ...
-
-
-@dataclass(frozen=True)
-class Facts:
-    """Of the apps: load (tick, app, metric) in replicas, not rounded, NaN = not measured; bounds (app)."""
-
-    load: Array
-    least: Count
-    most: Count
-    tick_s: int
-    lead: int
-
-    @property
-    def need(self) -> Array:
-        """(tick, app), the largest load over metrics; NaN where none is known."""
-        return largest(self.load)
-
-    def whole(self, replicas: Array) -> Count:
-        """Between the bounds; NaN is the least."""
-        count = np.ceil(np.nan_to_num(replicas) - ROUNDING).astype(np.int64)
-        return np.clip(count, self.least, self.most)
-
-
-class Reactive:
-    """Kubernetes' HorizontalPodAutoscaler (`models.autoscalers`); the setting is its target utilisation."""
-
-    def __init__(self, facts: Facts, settings: Array) -> None:
-        self._facts = facts
-        metrics = [str(m) for m in range(facts.load.shape[-1])]
-        self._all = [
-            [
-                HorizontalPodAutoscaler(
-                    HpaSettings(dict.fromkeys(metrics, 1.0), int(least), int(most), target_utilisation=target)
-                )
-                for least, most in zip(facts.least, facts.most, strict=True)
-            ]
-            for target in settings.tolist()
-        ]
-
-    def decide(self, row: int, ready: Count) -> Count:
-        """See `Reference`."""
-        facts, now_s = self._facts, float((row + 1) * self._facts.tick_s)
-        usage = [
-            {str(m): v for m, v in enumerate(app) if v == v}  # not NaN
-            for app in facts.load[row].tolist()
-        ]
-        return np.array(
-            [
-                [
-                    scaler.decide(told, have, now_s)
-                    for scaler, told, have in zip(all_, usage, has, strict=True)
-                ]
-                for all_, has in zip(self._all, ready.tolist(), strict=True)
-            ],
-            np.int64,
-        )
+WEEKLY: Final = (0.5, 0.7, 0.8, 0.9, 0.95, 0.97, 0.98, 0.99, 0.995, 0.999, 1.0)
+MARGINS: Final = (-0.6, -0.4, -0.2, -0.1, 0.0, 0.1, 0.15, 0.25, 0.5, 1.0, 2.0)
 
 
 class Persistence:
@@ -105,17 +47,13 @@ class Persistence:
         self._over[np.isneginf(self._over)] = np.nan
 
     def decide(self, row: int, ready: Count) -> Count:
-        """See `Reference`; residuals are of rows whose next `lead` rows have passed."""
+        """See `Autoscaler`; residuals are of rows whose next `lead` rows have passed."""
         del ready
         need = self._need[row]
         self._last = np.where(np.isnan(need), self._last, need)
         end = row - self._facts.lead + 1
         past = self._over[max(0, end - self._window) : max(0, end)]
-        found = np.zeros((len(self._levels), len(self._last)))
-        for a in range(len(self._last)):
-            known = past[:, a][~np.isnan(past[:, a])]
-            if len(known):
-                found[:, a] = np.quantile(known, self._levels, method="higher")
+        found = np.nan_to_num(quantile(past, self._levels))
         return self._facts.whole(self._last + found)
 
 
@@ -126,7 +64,7 @@ class Oracle:
         self._facts, self._factors, self._need = facts, settings, facts.need
 
     def decide(self, row: int, ready: Count) -> Count:
-        """See `Reference`: the most that is needed until what is asked for later can serve."""
+        """See `Autoscaler`: the most that is needed until what is asked for later can serve."""
         del ready
         ahead = self._need[row + 1 : row + 1 + self._facts.lead]
         top = np.where(np.isnan(ahead), 0.0, ahead).max(axis=0, initial=0.0)
@@ -140,7 +78,7 @@ class Knob:
     setting: str
     default: float
     sweep: tuple[float, ...]
-    make: Callable[[Facts, Array], Reference]
+    make: Callable[[Facts, Array], Autoscaler]
     product: bool = False
 
     @property
@@ -149,19 +87,29 @@ class Knob:
         return (self.default, *self.sweep)
 
 
+def _phpa_linear(facts: Facts, targets: Array) -> Autoscaler:
+    return PredictiveHorizontalPodAutoscaler(facts, targets, LinearRegression(ahead=facts.lead))
+
+
+def _phpa_holt_winters(facts: Facts, targets: Array) -> Autoscaler:
+    return PredictiveHorizontalPodAutoscaler(facts, targets, HoltWinters(facts.ticks(DAY_S)))
+
+
 KNOBS: Final[Mapping[str, Knob]] = {
-    "hpa": Knob("target utilisation", 0.8, UTILISATIONS, Reactive, product=True),
+    "hpa": Knob("target utilisation", 0.8, UTILISATIONS, HorizontalPodAutoscaler, product=True),
+    "keda": Knob("threshold", 0.8, UTILISATIONS, ScaledObject, product=True),
+    "aws": Knob("target utilisation", 0.5, UTILISATIONS, PredictiveScaling, product=True),
+    "phpa_linear": Knob("target utilisation", 0.5, UTILISATIONS, _phpa_linear, product=True),
+    "phpa_holt_winters": Knob("target utilisation", 0.5, UTILISATIONS, _phpa_holt_winters, product=True),
+    "crane": Knob("target utilisation", 0.5, UTILISATIONS, EffectiveHorizontalPodAutoscaler, product=True),
+    "autopilot": Knob("target utilisation", 0.8, UTILISATIONS, Horizontal, product=True),
+    "autopilot_window": Knob("safety margin", 0.15, MARGINS, MovingWindow, product=True),
+    "fixed": Knob("quantile level", 0.99, WEEKLY, FixedCapacity),
     "persistence": Knob("quantile level", 0.99, LEVELS, Persistence),
     "oracle": Knob("factor", 1.0, FACTORS, Oracle),
 }
 
 
-def largest(load: Array) -> Array:
-    """The largest over the last axis of what is known; NaN where nothing is."""
-    top = np.where(np.isnan(load), -np.inf, load).max(axis=-1, initial=-np.inf)
-    return np.where(np.isneginf(top), np.nan, top)
-
-
-def make(names: Sequence[str], facts: Facts) -> dict[str, Reference]:
+def make(names: Sequence[str], facts: Facts) -> dict[str, Autoscaler]:
     """These policies, each at its default and swept values."""
     return {name: KNOBS[name].make(facts, np.array(KNOBS[name].values)) for name in names}

@@ -69,6 +69,7 @@ def _market(job: Job, names: Sequence[str], market: str, levels: np.ndarray) -> 
         most=np.array([job.policies[app].limit for app in apps]),
         tick_s=job.tick_s,
         lead=1 + -(-int(p99) // job.tick_s),
+        first_tick=job.first_tick,
     )
     policies = [Wanted(levels, job.plan_from), *references.make(names, facts).values()]
     settings = [len(job.levels), *(len(KNOBS[name].values) for name in names)]

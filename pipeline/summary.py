@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from models.autoscalers import HorizontalPodAutoscaler, HpaSettings
+from models.autoscalers.base import Facts
+from models.autoscalers.hpa import HorizontalPodAutoscaler
 from models.capacity import Policy, load, replicas_per_instance
 from models.features import METRICS
 from pipeline import commands
@@ -23,6 +24,8 @@ from pipeline.watch import Watch
 
 WARM_UP_TICKS = 12
 """Not scored: capacity that was started with, and users' first hour of five-minute ticks. Both policies alike."""
+
+HPA_TARGET = 0.8  # of CPU: what Kubernetes gives an HPA that names no metric
 
 
 def app_run(
@@ -119,9 +122,9 @@ def _reactive(
     window: Window,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Least ready replicas and cost by tick of Kubernetes' HPA at its defaults: reserved first, then on demand."""
-    scaler = HorizontalPodAutoscaler(
-        HpaSettings({m: policy.size(m) for m in policy.governed}, policy.min, policy.max)
-    )
+    filled = usage[:, [METRICS.index(m) for m in policy.governed]] / [policy.size(m) for m in policy.governed]
+    facts = Facts(filled[:, None], np.array([policy.min]), np.array([policy.max]), window.tick_s, lead=1)
+    scaler = HorizontalPodAutoscaler(facts, np.array([HPA_TARGET]))
     bought = sorted((p for p in prices if p["tier"] != "SPOT"), key=lambda p: p["tier"] != "RESERVED")
     ready, cost = np.zeros(window.ticks), np.zeros(window.ticks)
     with tempfile.TemporaryDirectory() as folder:
@@ -144,8 +147,8 @@ def _reactive(
                 serving += seen.ready * per[offer]
                 cost[place] += ((seen.billed_h or 0.0) - billed[offer]) * float(price["price"])
                 billed[offer] = seen.billed_h or 0.0
-            measured = {m: usage[place, METRICS.index(m)] for m in policy.governed}
-            left = scaler.decide({m: v for m, v in measured.items() if not math.isnan(v)}, serving, to_s)
+            wanted = scaler.decide(place, np.array([[serving]]))
+            left = int(wanted[0, 0])
             for price in bought:
                 offer = price["offer_id"]
                 wanted = -(-left // per[offer])

@@ -7,6 +7,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from models.references import KNOBS
 from models.synthetic import population
 from pipeline.backtest import backtest
 from pipeline.errors import UsageError
@@ -55,7 +56,7 @@ def test_the_same_arguments_give_the_same_bytes_and_all_figures(trace_file: Path
     assert one["skipped"]["duplicates"] > 0
     assert one["skipped"]["column colour"] > 0
     policies = one["policies"]
-    assert set(policies) == {"leadtime", "hpa", "persistence", "oracle"}
+    assert set(policies) == {"leadtime", *KNOBS}
     for row in policies.values():
         assert {"hit_rate", "cost", "unserved", "worst_shortfall", "longest_run", "slack", "actions"} <= set(
             row["defaults"]
