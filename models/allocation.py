@@ -176,7 +176,9 @@ def allocate(
             )
         ),
         margin=split(question, demand, needed, metrics, market, choice) if usable and not draft else None,
-        sum_of_users=None if users is None else of_users(question, users, metrics, len(needed)),
+        sum_of_users=None
+        if users is None
+        else of_users(question, users, metrics, len(needed), choice.best.counts),
         excluded=excluded,
         mode=policy.mode,
         promotion=promotion,

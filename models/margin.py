@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from models.capacity import Observed, Offer, Policy, load, replicas
 from models.market import Market
-from models.purchase import Choice, choose
+from models.purchase import Choice, Purchase, choose
 
 USER_LEVEL: Final = 0.99  # each user's own quantile in the sum over users: the usual confidence of a plan
 
@@ -64,8 +64,13 @@ class Question:
     confidence: float
     excluded: Mapping[str, str]
 
-    def least(self, needed: NDArray[np.int32], *, certain: bool) -> Level:
-        """Least cost for needed (scenario, step) replicas; certain: no launch fails, no instance is interrupted."""
+    def least(
+        self, needed: NDArray[np.int32], near: Mapping[str, int], *, certain: bool
+    ) -> tuple[Level, Purchase]:
+        """Least cost for needed (scenario, step) replicas; certain: no launch fails, no instance is interrupted.
+
+        near: counts that the search begins from; the purchase comes with it.
+        """
         if certain:
             offers = [replace(o, launch_failure=0.0, interruption_h=0.0) for o in self.offers]
             market = self._market(offers, needed)
@@ -75,8 +80,10 @@ class Question:
         if certain and len(market.need) == 1:  # all offers serve in the same steps: only this quantile counts
             market = self._market(market.offers, np.full_like(needed[:1], wanted))
         free = replace(self.policy, budget=None, max=max(self.policy.max, wanted))
-        best = choose(market, free, self.confidence, excluded=self.excluded, alternatives=False).best
-        return Level(wanted, best.cost if best.feasible else None)
+        best = choose(
+            market, free, self.confidence, excluded=self.excluded, alternatives=False, near=near
+        ).best
+        return Level(wanted, best.cost if best.feasible else None), best
 
     def _market(self, offers: Sequence[Offer], needed: NDArray[np.int32]) -> Market:
         return Market(offers, self.observed, self.policy, needed, self.steps_s, self.key, self.actuation_s)
@@ -96,20 +103,26 @@ def split(
     """
     best, mean = choice.best, demand.mean(axis=0, keepdims=True, dtype=np.float64)
     carried = sum(market.size[o] * n for o, n in best.counts.items())
+    sure, found = question.least(needed, best.counts, certain=True)
+    expected = replicas(load(mean, metrics, question.policy), question.policy)
     return Margin(
-        question.least(replicas(load(mean, metrics, question.policy), question.policy), certain=True),
-        question.least(needed, certain=True),
+        question.least(expected, found.counts, certain=True)[0],
+        sure,
         Level(carried, best.cost if best.feasible else None),
     )
 
 
 def of_users(
-    question: Question, quantiles: NDArray[np.floating[Any]], metrics: Sequence[str], scenarios: int
+    question: Question,
+    quantiles: NDArray[np.floating[Any]],
+    metrics: Sequence[str],
+    scenarios: int,
+    near: Mapping[str, int],
 ) -> Level:
     """Least cost of the sum of users' own quantiles, (step, metric), from supply as it is.
 
-    scenarios: of the decision; so many of supply at most.
+    scenarios: of the decision; so many of supply at most; near: the decision's counts.
     """
     scenarios = min(scenarios, SUPPLY_SCENARIOS)
     needed = replicas(load(quantiles, metrics, question.policy), question.policy)
-    return question.least(np.broadcast_to(needed, (scenarios, needed.size)), certain=False)
+    return question.least(np.broadcast_to(needed, (scenarios, needed.size)), near, certain=False)[0]

@@ -68,6 +68,7 @@ def choose(
     excluded: Mapping[str, str] | None = None,
     *,
     alternatives: bool = True,
+    near: Mapping[str, int] | None = None,
 ) -> Choice:
     """The cheapest counts that hold within the bounds, else those within the bounds that lack least.
 
@@ -75,7 +76,8 @@ def choose(
     aside, and noted. Where the bounds leave nothing at all, what runs is kept.
 
     levels: confidences for `cost_at`; excluded: offers not to be bought more of than run, with why; alternatives:
-    whether others are searched, which takes as long again.
+    whether others are searched, which takes as long again; near: counts to search from alone, where some are known
+    that are near the cheapest: a third of the time.
     """
     wanted = np.sort(market.need.max(axis=0))
 
@@ -87,7 +89,7 @@ def choose(
         capped = copy.copy(market)
         capped.need = np.minimum(market.need, policy.limit)
     buyer = _Buyer(capped, policy, excluded or {})
-    best, notes = buyer.best(confidence)
+    best, notes = buyer.best(confidence, near)
     others = buyer.others(best, confidence) if alternatives else ()
     if best.feasible and others and others[0].feasible and others[0].cost < best.cost:
         best, others = others[0], (best, *others[1:])
@@ -164,14 +166,19 @@ class _Buyer:
         new.search.market, new.search.need = market, (market.need * (1 - EXACT)).astype(np.float32)
         return new
 
-    def best(self, confidence: float) -> tuple[Purchase, tuple[str, ...]]:
-        """The purchase to make, and notes on what was set aside for it."""
+    def best(
+        self, confidence: float, near: Mapping[str, int] | None = None
+    ) -> tuple[Purchase, tuple[str, ...]]:
+        """The purchase to make, and notes on what was set aside for it; near: counts to search from."""
         if not self.offers:
             risk = 1 - self.market.holds({})
             enough = 1 - risk >= confidence
             return Purchase({}, self.committed, risk, enough, "" if enough else "there are no offers"), ()
         note = zone_note(self.market.offers, self.policy)
-        found, limits = self._buy(confidence, self.limits), self.limits
+        start = None if not near else np.array([near.get(o.offer_id, 0) for o in self.offers], dtype=np.int64)
+        found, limits = self._buy(confidence, self.limits, start, far=True), self.limits
+        if start is not None and not found.feasible:
+            found = self._buy(confidence, self.limits)
         if not found.feasible and "zone share" in limits.names:
             without = limits.without("zone share")
             free = self._buy(confidence, without)
@@ -223,19 +230,27 @@ class _Buyer:
         held = self.market.holds(named)
         return Purchase(named, self.committed + paid, 1 - held, held >= confidence)
 
-    def _buy(self, confidence: float, limits: Bounds, start: Counts | None = None) -> Purchase:
+    def _buy(
+        self, confidence: float, limits: Bounds, start: Counts | None = None, *, far: bool = False
+    ) -> Purchase:
         """The cheapest counts found within the limits that hold, else those that lack least.
 
-        Without a start: from the mix, or from what runs where that costs less when it is scaled to hold.
+        Without a start: from the mix, or from what runs where that costs less when it is scaled to hold. far: the
+        start may not be near.
         """
         search, k = self.search.bounded(limits), allowed(self.market, confidence)
-        counts, _ = search.best(k, self.runs) if start is None else search.solve(start, k, NEAR, FEW_ROUNDS)
+        if start is None:
+            counts, _ = search.best(k, self.runs)
+        else:
+            counts, _ = search.solve(start, k) if far else search.solve(start, k, NEAR, FEW_ROUNDS)
         found = self._purchase(counts, confidence)
         for _ in range(MENDS):
             if found.feasible:
                 break
             lacking = math.ceil(round((confidence - (1 - found.risk)) * self.market.scenarios, 6))
-            k = max(0, min(k, search.unserved(counts)) - max(1, lacking))
+            k = max(
+                k // 2, min(k, search.unserved(counts)) - max(1, lacking)
+            )  # draws differ: not to none at once
             counts, enough = search.solve(counts, k, NEAR, FEW_ROUNDS)
             mended = self._purchase(counts, confidence)
             if mended.risk < found.risk:

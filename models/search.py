@@ -11,7 +11,7 @@ from a sixteenth of the need to a 512th, or one instance. A local search for the
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -23,21 +23,25 @@ from models.capacity import Offer
 from models.market import EXACT, Array, Market
 from models.supply import REFERENCE, Float, Supply
 
-UNITS: Final[tuple[float, ...]] = (
-    16,
-    64,
-    512,
-)  # units are the need by these; an instance in 512 is 0.2 % of the cost
+UNITS: Final[tuple[float, ...]] = (16, 64, 512)  # the need by these; an instance in 512 is 0.2 % of the cost
 COARSER: Final[tuple[float, ...]] = (8, 32, 512)  # the same, for another search
 SOME: Final = 512  # replicas up to which a second search is made: an instance is a few thousandths
 FEW: Final = 128  # replicas up to which exchanges of three are tried: an instance is half a per cent and more
-BISECT: Final = 0.005  # first attempt to scale a start up, then twice that
+RAISED: Final = (
+    1.0,
+    1.01,
+    1.03,
+    1.08,
+    1.2,
+)  # times that a scaled start is raised by where it just does not hold
+PART: Final = 384  # scenarios beyond k that moves are tried on, those with least to spare; then on all
 MORE: Final = (1, 2, 3, 4)  # units added: instances differ in size, and spot stands in for less than its size
 LESS: Final = (1, 2)  # units taken away
 TAIL: Final = 160  # rows beyond k that a move is tried on, those with least to spare; then on all scenarios
 REFUSED: Final = 16  # moves that hold on those rows and not on all, until no other is tried
 WORTH: Final = 1e-4  # share of the cost that an exchange saves at least: a hundredth of the per cent aimed at
 WORST: Final = 24  # rows beyond k that it is tried on before: they refuse most moves, at a third of the work
+MOVES: Final = 48  # single moves up to which they are tried on all those rows at once
 CHUNK: Final = 512  # moves tried at once, cheapest first: 512 × 200 float32 are 0.4 MB and stay in the cache
 MIXED: Final = 1024  # scenarios that mixes are compared on
 MIX_SPOT: Final = 24  # spot offers of a mix at most
@@ -165,15 +169,18 @@ class Search(Supply):
         need = float(np.quantile(self.need.max(axis=0), 0.99))
         mixed, *alone = self.starts(k)
         tried: list[tuple[Counts, Sequence[float]]] = [(mixed, UNITS)]
-        if need <= SOME:
-            tried.append((mixed, COARSER))
-        if need <= FEW:
-            tried += [(start, COARSER) for start in alone]
-        if runs.any():
+        if runs.any():  # what runs was searched for in all these ways before
             tried.append((runs, UNITS))
+        else:
+            tried += [(mixed, COARSER)] if need <= SOME else []
+            tried += [(start, COARSER) for start in alone] if need <= FEW else []
         found = [self.solve(start, k, units) for start, units in tried]
         counts, holds = min(found, key=lambda one: (not one[1], self.cost(one[0])))
-        return (self._lower(counts, k, 1.0, deep=True) if holds and need <= FEW else counts), holds
+        if holds and need <= FEW:
+            counts = self._on_part(counts, k, lambda part, now: (part._lower(now, k, 1.0, deep=True), True))[
+                0
+            ]
+        return counts, holds
 
     def solve(
         self, start: Counts, k: int, units: Sequence[float] = UNITS, rounds: int = ROUNDS
@@ -182,25 +189,53 @@ class Search(Supply):
 
         units: those of the exchanges are the need by these; rounds: exchanges that save, of each unit, at most.
         """
-        counts = self._scaled(self.within(start), k)
         need = float(self.need.max(initial=1.0))
         sizes = dict.fromkeys(max(1.0, need / by) for by in units)
-        for unit in sizes:
-            counts = self._raise(counts, k, unit)
-        if self.unserved(counts) > k:
-            return counts, False
-        for unit in sizes:
-            counts = self._lower(counts, k, unit, rounds)
-        return counts, True
+
+        def moved(part: Search, counts: Counts) -> tuple[Counts, bool]:
+            for unit in sizes:
+                counts = part._raise(counts, k, unit)
+            if part.unserved(counts) > k:
+                return counts, False
+            for unit in sizes:
+                counts = part._lower(counts, k, unit, rounds)
+            return counts, True
+
+        return self._on_part(self._scaled(self.within(start), k), k, moved)
+
+    def _on_part(
+        self, counts: Counts, k: int, moved: Callable[[Search, Counts], tuple[Counts, bool]]
+    ) -> tuple[Counts, bool]:
+        """What moves find on the scenarios with least to spare, and on those that they then leave unserved."""
+        spare = self.margin(counts).min(axis=0)
+        size = min(k + PART, spare.size)
+        some = np.argpartition(spare, size - 1)[:size]
+        while True:
+            part = copy.copy(self)
+            if some.size < spare.size:
+                some = np.sort(some)
+                part.need, part.survival, part.normal = (
+                    np.ascontiguousarray(x[:, some]) for x in (self.need, self.survival, self.normal)
+                )
+            found, holds = moved(part, counts)
+            lacks = np.flatnonzero(self.margin(found).min(axis=0) < self.lost(found))
+            if not holds or lacks.size <= k or some.size == spare.size:
+                return found, holds
+            more = np.union1d(some, lacks)  # none more: sums of float32 differ by the order of their parts
+            some = more if some.size < more.size < spare.size // 2 else np.arange(spare.size)
+            counts = found
 
     def _scaled(self, counts: Counts, k: int) -> Counts:
-        """The least multiple of a start that holds, where one up to twice it is within the bounds; else the start."""
-        high = 1.0 + BISECT
-        best = counts
-        while high <= 2.0 and self.unserved(best) > k:
-            best = self.within(np.ceil(counts * high - TOLERANCE).astype(np.int64))
-            high = 1.0 + 2 * (high - 1.0)
-        return best if self.unserved(best) <= k else counts
+        """The least multiple of a start that holds, where one of half to twice it is within the bounds; else it."""
+        served = self.margin(counts) + self.need - np.float32(self.lost(counts))
+        asked = (self.need / np.maximum(served, TINY)).max(axis=0)
+        by = float(np.partition(asked, asked.size - 1 - k)[asked.size - 1 - k])
+        if np.isfinite(by) and by < 1 / TINY:
+            for more in RAISED:
+                tried = self.within(np.ceil(counts * (by * more) - TOLERANCE).astype(np.int64))
+                if self.unserved(tried) <= k:
+                    return tried
+        return counts
 
     def _moves(self, counts: Counts, unit: float) -> tuple[Counts, Counts, int, int]:
         """Offer and change of the single moves: none, those that take away, those that add a unit, or more.
@@ -278,10 +313,10 @@ class Search(Supply):
             saved = -(self.price[index] * change)[parts].sum(axis=1)
             order = np.argsort(-saved, kind="stable")
             parts = parts[order[saved[order] > WORTH * self.cost(counts)]]
-            margin = self.margin(counts)
+            margin, tried = self.margin(counts), (WORST, TAIL) if len(index) > MOVES else (TAIL,)
             tails = [
                 (tail, margin[tail.group, tail.scenario], self._changes(counts, index, change, tail))
-                for tail in (self._tail(margin, k + rows) for rows in (WORST, TAIL))
+                for tail in (self._tail(margin, k + rows) for rows in tried)
             ]
             # what takes more on average from the rows that are short than the best of them has would not hold
             near, delta = tails[0][1:]
@@ -299,9 +334,9 @@ class Search(Supply):
                     holding = lacks.sum(axis=1) <= k
                     some, limit = some[holding], limit[holding]
                 for part in some:
-                    tried = self._after(counts, index, change, part)
-                    if self.unserved(tried) <= k:
-                        found = tried
+                    after = self._after(counts, index, change, part)
+                    if self.unserved(after) <= k:
+                        found = after
                         break
                     refused += 1
                 if found is not None or refused > REFUSED:
@@ -356,8 +391,9 @@ class Search(Supply):
     def _changes(self, counts: Counts, index: Counts, change: Counts, tail: _Tail) -> Float:
         """What each single move changes of the supply, (move, row)."""
         part = tail.scenario
-        ready, every = self.supply(index, counts[index] + change, part)
-        used, place = np.unique(index, return_inverse=True)
-        ready_now, every_now = self.supply(used, counts[used], part)
+        moves, offers = len(index), np.arange(len(counts))
+        ready, every = self.supply(
+            np.concatenate([index, offers]), np.concatenate([counts[index] + change, counts]), part
+        )
         late = self.late[index][:, tail.group]
-        return np.where(late, every - every_now[place], ready - ready_now[place])
+        return np.where(late, every[:moves] - every[moves:][index], ready[:moves] - ready[moves:][index])

@@ -173,9 +173,10 @@ def offer_of(record: Record, now_s: float = 0.0, max_age_s: float | None = None,
         max_age_s: a price valid for longer by then is stale, but for reserved instances; None = prices do not age.
         tick_s: tick length, of `valid_from_tick`.
     """
-    age_s = now_s - record["valid_from_tick"] * tick_s
-    paid = record["tier"] == "RESERVED"
-    stale = max_age_s is not None and age_s > max_age_s and not paid
+    stale = ""
+    if max_age_s is not None and record["tier"] != "RESERVED":
+        age_s = now_s - record["valid_from_tick"] * tick_s
+        stale = f"its price is {age_s / 3600:.1f} h old" if age_s > max_age_s else ""
     end: datetime | None = record["commitment_end"]
     ended = end is not None and end.timestamp() <= now_s
     reserved = _amounts(record["reserved_overhead"])
@@ -198,7 +199,7 @@ def offer_of(record: Record, now_s: float = 0.0, max_age_s: float | None = None,
         ended=f"its commitment ended on {end:%Y-%m-%d %H:%M} UTC" if ended else "",
         quota_group=record["quota_group"] or "",
         quota_limit=record["quota_limit"],
-        stale=f"its price is {age_s / 3600:.1f} h old" if stale else "",
+        stale=stale,
     )
 
 

@@ -35,7 +35,7 @@ def test_the_estimate_is_the_filtered_last_cycle():
     # at five minutes a ripple of amplitude 0.5 / 2 every ten minutes is noise of under 1.0
     cycle = 288
     day = 20 + 10 * np.sin(2 * np.pi * np.arange(2 * cycle) / cycle)
-    rippled = day + 0.5 * (-1.0) ** np.arange(2 * cycle)
+    rippled = np.array(day + 0.5 * (-1.0) ** np.arange(2 * cycle), np.float64)
     found = filtered(rippled, cycle, 300, Estimator(1, 1.0, 0.0))
     np.testing.assert_allclose(found, day[-cycle:], atol=1e-9)
     # what is not above zero becomes 0.01
