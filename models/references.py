@@ -1,7 +1,8 @@
-"""Policies that a backtest is read against: a reactive one, persistence, and the oracle; all apps and settings at once.
+"""Policies that a backtest is read against, their knobs, defaults and sweeps; here also persistence and the oracle.
 
-Each answers at the end of a tick with the replicas wanted from then on, (setting, app). What is asked for at the end of
-tick t serves in all of tick t + lead.
+Each answers at the end of a tick with the replicas wanted from then on, (setting, app); see `models.autoscalers.base`.
+Defaults are the documentation's. Where it has none for a target utilisation: KEDA and Autopilot have the HPA's 80 %, and
+AWS, PHPA and Crane the 50 % of their documentation's examples.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ WINDOW_S: Final = 7 * DAY_S  # of residuals, as persistence's in `models.rivals`
 UTILISATIONS: Final = (1.1, 1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.15, 0.1)
 LEVELS: Final = (0.5, 0.7, 0.8, 0.9, 0.95, 0.97, 0.98, 0.99, 0.995, 0.998, 0.999, 0.9995)
 FACTORS: Final = (0.7, 0.8, 0.85, 0.9, 0.95, 1.0, 1.05, 1.1, 1.2, 1.4, 1.7)
+# Of a statistic of three days, which lies far above most ticks: the lean end must be beyond 1
+STATISTICAL: Final = (4.0, 3.0, 2.5, 2.0, 1.75, 1.5, 1.35, 1.2, 1.1, 1.0, 0.9, 0.8, 0.6, 0.4)
 WEEKLY: Final = (0.5, 0.7, 0.8, 0.9, 0.95, 0.97, 0.98, 0.99, 0.995, 0.999, 1.0)
 MARGINS: Final = (-0.6, -0.4, -0.2, -0.1, 0.0, 0.1, 0.15, 0.25, 0.5, 1.0, 2.0)
 
@@ -102,7 +105,7 @@ KNOBS: Final[Mapping[str, Knob]] = {
     "phpa_linear": Knob("target utilisation", 0.5, UTILISATIONS, _phpa_linear, product=True),
     "phpa_holt_winters": Knob("target utilisation", 0.5, UTILISATIONS, _phpa_holt_winters, product=True),
     "crane": Knob("target utilisation", 0.5, UTILISATIONS, EffectiveHorizontalPodAutoscaler, product=True),
-    "autopilot": Knob("target utilisation", 0.8, UTILISATIONS, Horizontal, product=True),
+    "autopilot": Knob("target utilisation", 0.8, STATISTICAL, Horizontal, product=True),
     "autopilot_window": Knob("safety margin", 0.15, MARGINS, MovingWindow, product=True),
     "fixed": Knob("quantile level", 0.99, WEEKLY, FixedCapacity),
     "persistence": Knob("quantile level", 0.99, LEVELS, Persistence),
