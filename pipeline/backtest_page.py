@@ -26,7 +26,9 @@ COLOURS: Final = (
     "#999999",
     "#7a5195",
     "#a05a2c",
-    "#1b9e77",
+    "#bcbd22",
+    "#e377c2",
+    "#222222",
 )
 SHOWN: Final = 288  # ticks of an app's picture: a day of five minutes, 3 px a tick
 WORTH: Final = 12  # decisions listed
