@@ -1,7 +1,7 @@
 """Policies that a backtest is read against, their knobs, defaults and sweeps; here also persistence and the oracle.
 
 Each answers at the end of a tick with the replicas wanted from then on, (setting, app); see `models.autoscalers.base`.
-Defaults are the documentation's. Where it has none for a target utilisation: KEDA and Autopilot have the HPA's 80 %,
+Defaults are the documentation's. Where it has none for a target: KEDA and Autopilot have the HPA's 80 %, and
 AWS, PHPA and Crane the 50 % of their documentation's examples.
 """
 
