@@ -13,7 +13,7 @@ from models import collapsed, dependence, reconciliation, scoring
 from models.distribution import LEVELS, QuantileFunction
 from models.features import DAY_S, METRICS, STEPS, horizon_steps
 from models.lstm import BehaviourModel
-from models.reconciliation import PROMISED, SATURATED_SHARE
+from models.reconciliation import PROMISED, lower_bound
 from models.rivals.residual import persistence
 from models.scenarios import by_loading, requirements
 from models.scores import DRAWS, Scores
@@ -154,9 +154,7 @@ def study(
     measured = np.flatnonzero(~np.isnan(values).all((0, 1)))
     inside = [int(m) for m in measured if METRICS[m] in governed]
     usage = totals(values, apps)
-    held = np.nan_to_num(totals(np.where(saturated, values, 0), apps)) > SATURATED_SHARE * np.nan_to_num(
-        usage
-    )
+    held = lower_bound(totals(np.where(saturated, values, 0), apps), usage)
     steps = list(horizon_steps(tick_s))
     total, length = len(values), max(1, DAY_S // tick_s)
     day = (first_tick + np.arange(total)) // length

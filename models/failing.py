@@ -68,18 +68,16 @@ def failing(
     excluded: dict[str, str] = {}
     acted: set[str] = set()
     for o in offers:
-        if o.provider in until["providers"]:
-            name, what, end_s = "provider_failing", f"provider {o.provider}", until["providers"][o.provider]
-        elif _pool(o) in until["pools"]:
+        if (end_s := until["providers"].get(o.provider)) is not None:
+            name, why = "provider_failing", f"provider {o.provider} failed, for {end_s - now_s:.0f} s more"
+        elif (end_s := until["pools"].get(_pool(o))) is not None:
             name = "spot_return_wait" if o.tier == "SPOT" else "pool_failing"
-            what, end_s = f"pool {o.pool or o.offer_id}", until["pools"][_pool(o)]
+            why = f"pool {o.pool or o.offer_id} failed, for {end_s - now_s:.0f} s more"
         elif o.stale:
-            excluded[o.offer_id] = o.stale
-            acted.add("stale_price")
-            continue
+            name, why = "stale_price", o.stale
         else:
             continue
-        excluded[o.offer_id] = f"{what} failed, for {end_s - now_s:.0f} s more"
+        excluded[o.offer_id] = why
         acted.add(name)
     order = ("spot_return_wait", "pool_failing", "provider_failing", "stale_price")
     return Failing(excluded, tuple(name for name in order if name in acted), {"seen": lost, **until})

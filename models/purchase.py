@@ -248,9 +248,8 @@ class _Buyer:
             if found.feasible:
                 break
             lacking = math.ceil(round((confidence - (1 - found.risk)) * self.market.scenarios, 6))
-            k = max(
-                k // 2, min(k, search.unserved(counts)) - max(1, lacking)
-            )  # draws differ: not to none at once
+            # by half at most: draws differ, and to serve all scenarios takes a search of its own
+            k = max(k // 2, min(k, search.unserved(counts)) - max(1, lacking))
             counts, enough = search.solve(counts, k, NEAR, FEW_ROUNDS)
             mended = self._purchase(counts, confidence)
             if mended.risk < found.risk:

@@ -211,6 +211,11 @@ def _remembered(kept: State, missed: NDArray[np.bool_], excess: Array) -> State:
     return {"misses": fade * misses, "excess": fade * (kept["excess"] + excess)}
 
 
+def lower_bound(held: NDArray[Any], usage: NDArray[Any]) -> NDArray[np.bool_]:
+    """Whether usage only bounds demand from below; held: the part of it by saturated users; NaN is none."""
+    return np.nan_to_num(held) > SATURATED_SHARE * np.nan_to_num(usage)
+
+
 def ranked(demand: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.intp]]:
     """Demand rising over the scenarios, and which scenario each is, both (metric, step, scenario).
 

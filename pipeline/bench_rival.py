@@ -20,7 +20,7 @@ import numpy as np
 from models.features import FEATURES, METRICS, STEPS
 from models.lstm import PARAMETERS, UNITS, BehaviourModel, tensorflow
 from pipeline import released, topics
-from pipeline.client import connection, faust_credentials
+from pipeline.client import faust_app
 from pipeline.codec import Codec
 from pipeline.settings import Settings, load
 
@@ -30,18 +30,7 @@ QUIET_S = 5.0
 
 def build(settings: Settings, seconds: float) -> faust.App:
     """The app; it ends the process after so many seconds of work, or when nothing is left."""
-    app = faust.App(
-        f"{settings.group}-rival",
-        broker=[f"kafka://{address}" for address in connection(settings)["bootstrap.servers"].split(",")],
-        broker_credentials=faust_credentials(settings),
-        value_serializer="raw",
-        key_serializer="raw",
-        web_enabled=False,
-        topic_allow_declare=False,
-        topic_disable_leader=True,
-        consumer_auto_offset_reset="earliest",
-        datadir=str(settings.data_dir / "rival"),
-    )
+    app = faust_app(settings, "rival", datadir=str(settings.data_dir / "rival"))
     step, codec = _step(BehaviourModel.load(released.folder(settings))), Codec(settings.registry_url)
     source = app.topic(topics.name("telemetry.metrics", settings), value_type=bytes)
     forecasts = app.topic(topics.name("forecasts", settings), value_type=bytes)

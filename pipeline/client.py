@@ -14,6 +14,7 @@ from pipeline.errors import Unreachable, UsageError
 from pipeline.settings import Settings
 
 if TYPE_CHECKING:
+    from faust import App
     from faust.types.auth import CredentialsT
 
 
@@ -105,6 +106,28 @@ def faust_credentials(settings: Settings) -> "CredentialsT | None":
         password=options.get("sasl.password"),
         ssl_context=context,
         mechanism=mechanism,
+    )
+
+
+def faust_app(settings: Settings, name: str, **options: Any) -> "App":
+    """A Faust app of bytes on the topics that are there; name: of its group here; options: more of Faust's.
+
+    Raises:
+        UsageError: as `connection` and `faust_credentials`.
+    """
+    from faust import App  # as in `faust_credentials`
+
+    return App(
+        f"{settings.group}-{name}",
+        broker=[f"kafka://{address}" for address in connection(settings)["bootstrap.servers"].split(",")],
+        broker_credentials=faust_credentials(settings),
+        value_serializer="raw",
+        key_serializer="raw",
+        web_enabled=False,
+        topic_allow_declare=False,
+        topic_disable_leader=True,
+        consumer_auto_offset_reset="earliest",
+        **options,
     )
 
 

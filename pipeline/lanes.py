@@ -58,6 +58,11 @@ class Job:
         return sorted(self.members)
 
     @property
+    def markets(self) -> list[str]:
+        """Those of the lanes, the first one's first."""
+        return list(dict.fromkeys(market for market, _ in self.lanes))
+
+    @property
     def steps(self) -> tuple[int, ...]:
         """Ticks ahead of each step."""
         return tuple(horizon_steps(self.tick_s))

@@ -58,7 +58,7 @@ class Heard:
         heard = np.array([[demand.heard] for demand in demands])
         usage = np.where(heard, [demand.usage for demand in demands], np.nan)
         held = np.array([demand.saturated for demand in demands])
-        saturated = np.nan_to_num(held) > reconciliation.SATURATED_SHARE * np.nan_to_num(usage)
+        saturated = reconciliation.lower_bound(held, usage)
         events = np.array([demand.rates for demand in demands], np.float32)
         return cls(usage.astype(np.float32), events, saturated, np.where(saturated, np.nan, usage))
 

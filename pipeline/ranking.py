@@ -13,7 +13,7 @@ import polars as pl
 from models.confidence import totals
 from models.features import DAY_S, METRICS
 from models.outcomes import RATES, Outcomes, at_rate, weights
-from models.reconciliation import SATURATED_SHARE
+from models.reconciliation import lower_bound
 from models.references import KNOBS, largest
 from pipeline.lanes import Arrays, Job
 from pipeline.rivals_run import loads
@@ -44,9 +44,9 @@ def rank(job: Job, seen: Arrays, rivals: Mapping[str, Arrays], names: Sequence[s
     """
     demand = largest(loads(job)[job.plan_from :])[skip:]
     members = [job.members[app] for app in job.apps]
-    usage = totals(job.values, members)[job.plan_from :][skip:]
-    held = totals(np.where(job.saturated, job.values, 0), members)[job.plan_from :][skip:]
-    censored = (np.nan_to_num(held) > SATURATED_SHARE * np.nan_to_num(usage)).any(axis=-1)
+    usage = totals(job.values, members)
+    bounds = lower_bound(totals(np.where(job.saturated, job.values, 0), members), usage)
+    censored = bounds[job.plan_from :][skip:].any(axis=-1)
     ticks = job.first_tick + job.plan_from + skip + np.arange(len(demand))
     day = ticks // max(1, DAY_S // job.tick_s)
     day -= day[0]
@@ -71,19 +71,20 @@ def rank(job: Job, seen: Arrays, rivals: Mapping[str, Arrays], names: Sequence[s
             lanes[market][name] = list(range(at, at + len(values)))
             at += len(values)
     tables = {m: _policies(outcomes[m], lanes[m], settings, job.seed) for m in outcomes}
-    promise = _promise(job, seen, skip)
+    promise = _promise(job, seen, skip, np.where(bounds, np.nan, usage))
+    by_app = _by_app(job, outcomes[first], lanes[first])
     report: dict[str, Any] = {
         "censored_app_ticks": int((censored & ~np.isnan(demand)).sum()),
         "unmeasured_app_ticks": int(np.isnan(demand).sum()),
         "policies": tables[first],
         "policies_on_demand": tables.get("on_demand"),
-        "by_app": _by_app(job, outcomes[first], lanes[first]),
+        "by_app": by_app,
         "promise": promise,
         "summary": {
             **_summary(tables[first]),
             "promise_99" if default == 0.99 else f"promise_{100 * default:g}": promise["kept"],
             "on_demand": _summary(tables["on_demand"]) if "on_demand" in tables else None,
-            "worse_than_hpa": _worse(job, outcomes[first], lanes[first]),
+            "worse_than_hpa": _worse(by_app) if "hpa" in names else None,
         },
     }
     for table in tables.values():
@@ -146,25 +147,20 @@ def _by_app(job: Job, outcomes: Outcomes, lanes: Mapping[str, list[int]]) -> dic
     }
 
 
-def _worse(job: Job, outcomes: Outcomes, lanes: Mapping[str, list[int]]) -> list[str] | None:
+def _worse(by_app: Mapping[str, Any]) -> list[str]:
     """Apps on which we both cost more and hit less than the plain HPA at its defaults."""
-    if "hpa" not in lanes:
-        return None
-    rows = _by_app(job, outcomes, lanes)
     return [
         app
-        for app, row in rows.items()
+        for app, row in by_app.items()
         if row[OURS]["cost"] > row["hpa"]["cost"] and row[OURS]["misses"] > row["hpa"]["misses"]
     ]
 
 
-def _promise(job: Job, seen: Arrays, skip: int) -> dict[str, Any]:
-    """How often demand stayed within the required curves, all governed metrics and steps of the window together."""
-    members = [job.members[app] for app in job.apps]
-    usage = totals(job.values, members)
-    held = totals(np.where(job.saturated, job.values, 0), members)
-    sure = np.nan_to_num(held) <= SATURATED_SHARE * np.nan_to_num(usage)
-    usage = np.where(sure, usage, np.nan)
+def _promise(job: Job, seen: Arrays, skip: int, usage: np.ndarray) -> dict[str, Any]:
+    """How often demand stayed within the required curves, all governed metrics and steps of the window together.
+
+    usage: (row, app, metric), NaN where it is not known or a lower bound alone.
+    """
     governed = np.zeros((len(job.apps), usage.shape[-1]), bool)
     for a, app in enumerate(job.apps):
         governed[a, [METRICS.index(m) for m in job.policies[app].governed]] = True

@@ -50,11 +50,10 @@ class Rerun:
         self.common = reconciliation.initial_common()
         self.row = 0
         self.wanted = np.ones((len(job.apps), len(job.levels)), np.int64)
-        markets = list(dict.fromkeys(market for market, _ in job.lanes))
         self.lanes = {
             (app, market): Lanes(job, app, market, [c for m, c in job.lanes if m == market])
             for app in job.apps
-            for market in markets
+            for market in job.markets
         }
         self._inside = np.zeros((len(job.apps), len(job.ids)), bool)
         for a, app in enumerate(job.apps):
@@ -117,7 +116,7 @@ class Rerun:
                 metrics = self.apps[name].metrics
                 drawn = np.zeros((64, len(job.steps), len(metrics)), np.float32)
             demand = replace(demands[name], scenarios=unpack(*pack(drawn)), metrics=metrics)
-            first = self.lanes[name, job.lanes[0][0]]
+            first = self.lanes[name, job.markets[0]]
             decided[name] = decision(
                 name,
                 self.apps[name],
@@ -191,7 +190,7 @@ class Rerun:
     def _plan(self, decided: Mapping[str, Any], tick: int) -> dict[tuple[str, str, int], Any]:
         """Every lane's plans; apps of one allocation group together, as the allocator has them."""
         said: dict[tuple[str, str, int], Any] = {}
-        for market in dict.fromkeys(market for market, _ in self.job.lanes):
+        for market in self.job.markets:
             lanes = {name: self.lanes[name, market] for name in decided}
             of = {name: lanes[name].policy.allocation_group or name for name in lanes}
             for lane in range(len(next(iter(lanes.values())).confidences)):
@@ -215,7 +214,7 @@ class Rerun:
     def _needed(self, app: str, decide: Any) -> np.ndarray:
         """(level) replicas that hold over the promise's steps in so many of the scenarios, and carry present usage."""
         policy, scenarios, told = self.job.policies[app], decide.args[0], decide.keywords
-        offers = self.job.offers[self.job.lanes[0][0]][app]
+        offers = self.job.offers[self.job.markets[0]][app]
         window, _ = promised(offers, policy, told["steps_s"], told["metrics"])
         needed = replicas(load(scenarios[:, window], told["metrics"], policy), policy).max(axis=1)
         at = np.ceil(np.asarray(self.job.levels) * len(needed) - 1e-9).astype(int) - 1
@@ -240,7 +239,7 @@ class Rerun:
         """What was there in the tick that has passed, and its cost: (app, lane), lanes in the job's order."""
         found: dict[str, list[list[Any]]] = {"ready": [], "cost": [], "counts": []}
         for app in self.job.apps:
-            of = [self.lanes[app, market] for market in dict.fromkeys(m for m, _ in self.job.lanes)]
+            of = [self.lanes[app, market] for market in self.job.markets]
             found["ready"].append([v for one in of for v in (one.fleet.least @ one.size).tolist()])
             found["cost"].append([v for one in of for v in (one.fleet.hours @ one.price).tolist()])
             found["counts"].append(of[0].fleet.least[0].tolist())
@@ -254,11 +253,8 @@ class Rerun:
 
     def _asked(self, outcome: Arrays, said: Mapping[tuple[str, str, int], Any]) -> Arrays:
         """The outcome with what was decided at the end of the tick, and the first lane's required curves."""
-        job, market = self.job, self.job.lanes[0][0]
-        asked = [
-            [v for m in dict.fromkeys(m for m, _ in job.lanes) for v in self._replicas(app, m)]
-            for app in job.apps
-        ]
+        job, market = self.job, self.job.markets[0]
+        asked = [[v for m in job.markets for v in self._replicas(app, m)] for app in job.apps]
         required = np.full((len(job.apps), len(job.steps), len(METRICS)), np.nan, np.float32)
         window = np.zeros((len(job.apps), 2), np.int16)
         held = np.full((len(job.apps), 3), np.nan)

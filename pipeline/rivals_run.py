@@ -43,7 +43,7 @@ class Wanted:
         self._wanted, self._first = wanted, first
 
     def decide(self, row: int, ready: np.ndarray) -> np.ndarray:
-        """See `models.references.Reference`."""
+        """See `models.autoscalers.base.Autoscaler`."""
         del ready
         return self._wanted[row - self._first].T.astype(np.int64)
 
@@ -57,14 +57,17 @@ def rivals(job: Job, names: Sequence[str], wanted: np.ndarray) -> dict[str, Arra
     Rivals decide each tick from the first plan's on, and see what is ready at its end, where our plans see what was
     ready a tick before.
     """
-    return {market: _market(job, names, market, wanted) for market in job.offers} if job.levels else {}
+    filled = loads(job)
+    return (
+        {market: _market(job, names, market, wanted, filled) for market in job.offers} if job.levels else {}
+    )
 
 
-def _market(job: Job, names: Sequence[str], market: str, levels: np.ndarray) -> Arrays:
+def _market(job: Job, names: Sequence[str], market: str, levels: np.ndarray, filled: np.ndarray) -> Arrays:
     apps = job.apps
     p99 = max(o.startup_p99_s for app in apps for o in job.offers[market][app])
     facts = Facts(
-        load=loads(job),
+        load=filled,
         least=np.array([max(1, job.policies[app].min) for app in apps]),
         most=np.array([job.policies[app].limit for app in apps]),
         tick_s=job.tick_s,

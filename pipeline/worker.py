@@ -13,7 +13,7 @@ from models.features import EVENT_KINDS, METRICS
 from models.lstm import BehaviourModel
 from pipeline import released, topics
 from pipeline.allocator import Allocator
-from pipeline.client import connection, faust_credentials
+from pipeline.client import faust_app
 from pipeline.codec import Codec
 from pipeline.keys import signing_key
 from pipeline.outputs import Outputs
@@ -47,16 +47,9 @@ def build(settings: Settings) -> faust.App:
         UsageError: no released model, or no signing key.
         Unreachable: Kafka does not answer.
     """
-    app = faust.App(
-        f"{settings.group}-worker",
-        broker=[f"kafka://{address}" for address in connection(settings)["bootstrap.servers"].split(",")],
-        broker_credentials=faust_credentials(settings),
-        value_serializer="raw",
-        key_serializer="raw",
-        web_enabled=False,
-        topic_allow_declare=False,
-        topic_disable_leader=True,
-        consumer_auto_offset_reset="earliest",
+    app = faust_app(
+        settings,
+        "worker",
         consumer_max_fetch_size=FETCH_BYTES,
         broker_session_timeout=8,  # the default left a dead worker's partitions unowned for over 26 s
         broker_heartbeat_interval=1,
