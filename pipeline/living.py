@@ -1,0 +1,182 @@
+"""One tick after another of apps whose lanes plan the same scenarios and live on what their own instances did.
+
+What a tick says and what is to be decided comes from a subclass: `pipeline.rerun` for a trace, `pipeline.replayed` for
+topics.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from models import groups
+from models.allocation import promised
+from models.capacity import floor_demand, load, replicas
+from models.features import DAY_S, METRICS
+from pipeline.lanes import Arrays, Job, Lanes
+from pipeline.planning import App, Decide
+
+
+class Living(ABC):
+    """The lanes of a job's apps.
+
+    Args:
+        job: what is run.
+    """
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self.apps: dict[str, App] = {}
+        self.row = 0
+        self.wanted = np.ones((len(job.apps), len(job.levels)), np.int64)
+        self.lanes = {
+            (app, market): Lanes(job, app, market, [c for m, c in job.lanes if m == market])
+            for app in job.apps
+            for market in job.markets
+        }
+
+    def run(self, progress: Callable[[int], None] = lambda row: None) -> Iterator[Arrays]:
+        """What came of each day that is planned, from the present row on; a snapshot may be taken between two."""
+        job = self.job
+        length = max(1, DAY_S // job.tick_s)
+        found: list[Arrays] = []
+        while self.row < len(job.values):
+            seen = self._tick(self.row)
+            if self.row >= job.plan_from:
+                found.append(seen)
+            self.row += 1
+            progress(self.row)
+            if (self.row % length == 0 or self.row == len(job.values)) and found:
+                yield {name: np.stack([one[name] for one in found]) for name in found[0]}
+                found = []
+
+    @abstractmethod
+    def _decide(self, t: int, plans: bool) -> dict[str, tuple[Decide, int]]:
+        """Take a row; for each app of which something is known how it is decided and its users, where `plans`."""
+
+    def _tick(self, t: int) -> Arrays:
+        job, tick = self.job, self.job.first_tick + t
+        planned = t >= job.plan_from
+        if planned:
+            for one in self.lanes.values():
+                one.cloud.live(one.fleet, tick)
+        outcome = self._outcome() if planned else {}
+        plans = planned and (t - job.plan_from) % job.every == 0
+        found = self._decide(t, plans)
+        if not planned:
+            return {}
+        said = self._plan({name: decide for name, (decide, _) in found.items()}, tick) if found else {}
+        for name, (decide, users) in found.items():
+            if users:
+                self.wanted[job.apps.index(name)] = self._needed(name, decide)
+        return self._asked(outcome, said)
+
+    def _plan(self, decided: Mapping[str, Decide], tick: int) -> dict[tuple[str, str, int], Any]:
+        """Every lane's plans; apps of one allocation group together, as the allocator has them."""
+        said: dict[tuple[str, str, int], Any] = {}
+        for market in self.job.markets:
+            lanes = {name: self.lanes[name, market] for name in decided}
+            of = {name: lanes[name].policy.allocation_group or name for name in lanes}
+            for lane in range(len(next(iter(lanes.values())).confidences)):
+                for group in sorted(set(of.values())):
+                    members = {
+                        name: self._member(decided[name], lanes[name], lane)
+                        for name in lanes
+                        if of[name] == group
+                    }
+                    for name, plan in groups.together(members).items():
+                        said[name, market, lane] = plan.plan
+                        lanes[name].memory[lane] = plan.memory
+        for (name, market), one in self.lanes.items():
+            if name in decided:
+                for lane in range(len(one.confidences)):
+                    counts = said[name, market, lane].counts
+                    one.desired[lane] = [counts.get(o.offer_id, (0,))[0] for o in one.offers]
+                one.follow(tick + 1)
+        return said
+
+    def _needed(self, app: str, decide: Any) -> np.ndarray:
+        """(level) replicas that hold over the promise's steps in so many of the scenarios, and carry present usage."""
+        policy, scenarios, told = self.job.policies[app], decide.args[0], decide.keywords
+        offers = self.job.offers[self.job.markets[0]][app]
+        window, _ = promised(offers, policy, told["steps_s"], told["metrics"])
+        needed = replicas(load(scenarios[:, window], told["metrics"], policy), policy).max(axis=1)
+        at = np.ceil(np.asarray(self.job.levels) * len(needed) - 1e-9).astype(int) - 1
+        floor = replicas(
+            load(floor_demand(told["usage"], told["saturated"]), told["metrics"], policy), policy
+        )
+        return np.clip(np.sort(needed)[np.maximum(at, 0)], floor, policy.limit)
+
+    def _member(self, decide: Any, one: Lanes, lane: int) -> groups.Member:
+        seen = one.observed(lane)
+        confidence, memory = one.confidences[lane], one.memory[lane]
+        return groups.Member(
+            offers=one.offers,
+            policy=replace(one.policy, confidence=confidence),
+            running={offer: state.running for offer, state in seen.items()},
+            decide=lambda offers, policy, draft: decide(
+                offers=offers, observed=seen, policy=policy, memory=memory, draft=draft or self.job.draft
+            ),
+        )
+
+    def _outcome(self) -> Arrays:
+        """What was there in the tick that has passed, and its cost: (app, lane), lanes in the job's order."""
+        found: dict[str, list[list[Any]]] = {"ready": [], "cost": [], "counts": []}
+        for app in self.job.apps:
+            of = [self.lanes[app, market] for market in self.job.markets]
+            found["ready"].append([v for one in of for v in (one.fleet.least @ one.size).tolist()])
+            found["cost"].append([v for one in of for v in (one.fleet.hours @ one.price).tolist()])
+            found["counts"].append(of[0].fleet.least[0].tolist())
+        widest = max(len(counts) for counts in found["counts"])
+        counts = [row + [0] * (widest - len(row)) for row in found["counts"]]
+        return {
+            "ready": np.array(found["ready"], np.float32),
+            "cost": np.array(found["cost"], np.float64),
+            "counts": np.array(counts, np.int32),
+        }
+
+    def _asked(self, outcome: Arrays, said: Mapping[tuple[str, str, int], Any]) -> Arrays:
+        """The outcome with what was decided at the end of the tick, and the first lane's required curves."""
+        job, market = self.job, self.job.markets[0]
+        asked = [[v for m in job.markets for v in self._replicas(app, m)] for app in job.apps]
+        required = np.full((len(job.apps), len(job.steps), len(METRICS)), np.nan, np.float32)
+        window = np.zeros((len(job.apps), 2), np.int16)
+        held = np.full((len(job.apps), 3), np.nan)
+        reasons = np.full(len(job.apps), "", "U240")
+        for a, app in enumerate(job.apps):
+            plan = said.get((app, market, 0))
+            if plan is not None:
+                required[a][:, [METRICS.index(m) for m in self.apps[app].metrics]] = plan.required
+                window[a] = [job.steps.index(s // job.tick_s) for s in plan.window]
+                held[a] = plan.confidence_planned, plan.feasible, plan.cost
+                reasons[a] = ", ".join(plan.guardrails) + ("" if plan.feasible else f"; {plan.reason}")
+        return outcome | {
+            "asked": np.array(asked, np.float32),
+            "wanted": self.wanted.astype(np.int32),
+            "required": required,
+            "window": window,
+            "plan": held,
+            "reason": reasons,
+        }
+
+    def _replicas(self, app: str, market: str) -> list[int]:
+        one = self.lanes[app, market]
+        return (one.desired @ one.size).tolist()
+
+    def lane_blocks(self) -> Arrays:
+        """Of a snapshot what the lanes are."""
+        found: Arrays = {"row": np.array(self.row), "wanted": self.wanted}
+        for (app, market), one in self.lanes.items():
+            found |= {f"lane.{app}\n{market}\n{key}": array for key, array in one.blocks().items()}
+        return found
+
+    def restore_lanes(self, blocks: Mapping[str, np.ndarray]) -> None:
+        """Continue from one."""
+        self.row, self.wanted = int(blocks["row"]), blocks["wanted"].copy()
+        for (app, market), one in self.lanes.items():
+            start = f"lane.{app}\n{market}\n"
+            one.restore({k.removeprefix(start): v for k, v in blocks.items() if k.startswith(start)})
