@@ -60,7 +60,7 @@ def write(folder: Path, job: Job, seen: Arrays, ranked: Ranked, facts: Mapping[s
     }
     body = [
         "<header><h1>Leadtime backtest</h1></header>",
-        f"<p>{escape(Path(facts['trace']).name)}: {facts['apps']} apps of {facts['users']} users, {facts['ticks']:,} "
+        f"<p>{escape(Path(facts['source']).name)}: {facts['apps']} apps of {facts['users']} users, {facts['ticks']:,} "
         f"ticks of {facts['tick_s']} s after {facts['warm_up_ticks']:,} that warm up; {facts['scenarios']:,} "
         f"scenarios, a decision every {facts['every']}.</p>",
         _table(facts["policies"], "All tiers"),

@@ -40,7 +40,7 @@ class Living(ABC):
         }
 
     def run(self, progress: Callable[[int], None] = lambda row: None) -> Iterator[Arrays]:
-        """What came of each day that is planned, from the present row on; a snapshot may be taken between two."""
+        """What came of each day, from the present row on, nothing of days before plans; a snapshot may follow each."""
         job = self.job
         length = max(1, DAY_S // job.tick_s)
         found: list[Arrays] = []
@@ -50,8 +50,8 @@ class Living(ABC):
                 found.append(seen)
             self.row += 1
             progress(self.row)
-            if (self.row % length == 0 or self.row == len(job.values)) and found:
-                yield {name: np.stack([one[name] for one in found]) for name in found[0]}
+            if self.row % length == 0 or self.row == len(job.values):
+                yield {name: np.stack([one[name] for one in found]) for name in found[0]} if found else {}
                 found = []
 
     @abstractmethod
@@ -166,6 +166,14 @@ class Living(ABC):
     def _replicas(self, app: str, market: str) -> list[int]:
         one = self.lanes[app, market]
         return (one.desired @ one.size).tolist()
+
+    @abstractmethod
+    def blocks(self) -> Arrays:
+        """A snapshot: all that the next tick depends on."""
+
+    @abstractmethod
+    def restore(self, blocks: Mapping[str, np.ndarray]) -> None:
+        """Continue from one."""
 
     def lane_blocks(self) -> Arrays:
         """Of a snapshot what the lanes are."""
