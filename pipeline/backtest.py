@@ -40,6 +40,9 @@ SHARDS: Final = 2
 """Groups of apps that learn apart, as partitions of a stream do; two, so that two cores are used. Not the machine's
 number of cores: the same arguments give the same bytes anywhere."""
 LEARN_S: Final = 4 * DAY_S  # before plans, in which promises are learnt from; as in `models.confidence`
+HISTORY_S: Final = (
+    14 * DAY_S
+)  # that rivals know before the window, where the trace has it: as much as any asks for
 SETTLE_S: Final = 3_600  # planned and not scored: what is started with is a guess
 
 
@@ -177,6 +180,7 @@ def job_of(
         UsageError: an app without data before the window, or without policy or offer.
     """
     rows = slice(window.begin, window.stop)
+    past = slice(max(0, window.score - HISTORY_S // panel.tick_s), window.begin)
     values = panel.values[rows]
     plan_from = max(1, window.score - window.begin - SETTLE_S // panel.tick_s)
     before = confidence.totals(values[:plan_from], list(members.values()))
@@ -207,6 +211,7 @@ def job_of(
         levels=levels,
         learn_from=max(0, plan_from - LEARN_S // panel.tick_s),
         plan_from=plan_from,
+        before=confidence.totals(panel.values[past], [members[app] for app in sorted(members)]),
     )
 
 
