@@ -28,6 +28,9 @@ from pipeline.trace import Panel
 TIERS: Final = "tiers"
 ON_DEMAND: Final = "on_demand"
 LEARN_S: Final = 4 * DAY_S  # before plans, in which promises are learnt from; as in `models.confidence`
+HISTORY_S: Final = (
+    14 * DAY_S
+)  # that rivals know before the window, where the trace has it: as much as any asks for
 SETTLE_S: Final = 3_600  # planned and not scored: what is started with is a guess
 
 
@@ -176,6 +179,7 @@ def job_of(
         UsageError: an app without data before the window, or without policy or offer.
     """
     rows = slice(window.begin, window.stop)
+    past = slice(max(0, window.score - HISTORY_S // panel.tick_s), window.begin)
     values = panel.values[rows]
     plan_from = first_plan(window, panel.tick_s)
     given = records or sized(panel, window, members)
@@ -209,6 +213,7 @@ def job_of(
         levels=levels,
         learn_from=max(0, plan_from - LEARN_S // panel.tick_s),
         plan_from=plan_from,
+        before=confidence.totals(panel.values[past], [members[app] for app in sorted(members)]),
     )
 
 
