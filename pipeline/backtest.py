@@ -13,7 +13,7 @@ from typing import Annotated, Any, Final
 import typer
 
 from models import references
-from pipeline import jobs, ranking, replayed, source
+from pipeline import figures, jobs, ranking, replayed, source
 from pipeline.display import tell
 from pipeline.errors import UsageError
 from pipeline.jobs import Records
@@ -74,6 +74,13 @@ def backtest(
     ] = None,
     alone: Annotated[
         bool, typer.Option("--alone", help="Neither rivals nor a sweep: our plans alone.")
+    ] = False,
+    backlog: Annotated[
+        bool,
+        typer.Option(
+            "--backlog",
+            help="What capacity lacked in a tick is demand of the next as well; plans do not see it.",
+        ),
     ] = False,
     seed: Annotated[
         int | None,
@@ -138,6 +145,7 @@ def backtest(
         "every": every,
         "seed": seed,
         "artificial_apps": groupings > 0,
+        "backlog_carried_over": backlog,
     }
     digest = hashlib.blake2b(found.digest, digest_size=8)
     for path in (policy, prices):
@@ -146,15 +154,17 @@ def backtest(
     with tempfile.TemporaryDirectory() as nowhere:
         folder = (Path(nowhere) if out is None else out) / f"parts-{digest.hexdigest()}"
         seen, made = found.run(job, folder, processes)
-    ranked = ranking.rank(
-        job, seen, rivals(job, names, seen["wanted"]), names, skip=window.score - window.begin - job.plan_from
-    )
-    report = facts | ranked.report
+    beside = rivals(job, names, seen["wanted"])
+    skip = window.score - window.begin - job.plan_from
+    ranked = ranking.rank(job, seen, beside, names, skip=skip, carry=backlog)
+    stated = figures.stated(job, seen, beside, names, ranked)
+    report = facts | ranked.report | {"figures": stated}
     if there is not None:
         first, last = job.first_tick, job.first_tick + len(job.values) - 1
         report["published"] = replayed.compare(there, made, first, last)
     if out is not None:
         ranking.write(out, job, seen, ranked)
+        figures.write(out, stated)
         if there is not None:
             replayed.write(out, there, made)
         (out / "report.json").write_text(jsonlib.dumps(report, indent=1) + "\n")

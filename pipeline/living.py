@@ -124,18 +124,22 @@ class Living(ABC):
         )
 
     def _outcome(self) -> Arrays:
-        """What was there in the tick that has passed, and its cost: (app, lane), lanes in the job's order."""
-        found: dict[str, list[list[Any]]] = {"ready": [], "cost": [], "counts": []}
+        """What was there in the tick that has passed and its cost, by tier too: (app, lane, ...), lanes as in the job."""
+        found: dict[str, list[list[Any]]] = {"ready": [], "cost": [], "tiers": [], "counts": []}
         for app in self.job.apps:
             of = [self.lanes[app, market] for market in self.job.markets]
             found["ready"].append([v for one in of for v in (one.fleet.least @ one.size).tolist()])
             found["cost"].append([v for one in of for v in (one.fleet.hours @ one.price).tolist()])
+            found["tiers"].append(
+                [v for one in of for v in ((one.fleet.hours * one.price) @ one.tiers).tolist()]
+            )
             found["counts"].append(of[0].fleet.least[0].tolist())
         widest = max(len(counts) for counts in found["counts"])
         counts = [row + [0] * (widest - len(row)) for row in found["counts"]]
         return {
             "ready": np.array(found["ready"], np.float32),
             "cost": np.array(found["cost"], np.float64),
+            "tiers": np.array(found["tiers"], np.float64),
             "counts": np.array(counts, np.int32),
         }
 

@@ -16,7 +16,7 @@ from models.provisioning import Provider
 from models.references import KNOBS, Facts
 from models.tiers import Tiers, grown_before_shrunk
 from pipeline.display import progress
-from pipeline.lanes import Arrays, Job, capacity_of
+from pipeline.lanes import TIERS, Arrays, Job, capacity_of, tiers_of
 
 
 def loads(job: Job) -> np.ndarray:
@@ -71,6 +71,8 @@ class Wanted:
 def rivals(job: Job, names: Sequence[str], wanted: np.ndarray) -> dict[str, Arrays]:
     """By market, what came of our levels and of each rival's settings: ready, cost, asked (tick, app, lane).
 
+    With them `tiers` (tick, app, rival, tier): cost at each rival's default by tier.
+
     Lanes are our levels, then each rival's default and settings. All but our own plans, which are not among them, are
     bought for by the same table of purchases, and grow before they shrink.
 
@@ -108,6 +110,9 @@ def _market(job: Job, names: Sequence[str], market: str, levels: np.ndarray, use
     rows = range(job.plan_from, len(job.values))
     shape = (len(rows), len(apps), sum(settings))
     out: Arrays = {name: np.zeros(shape, np.float32) for name in ("ready", "asked", "cost")}
+    tiers = [tiers_of(job.offers[market][app]) for app in apps]
+    defaults = np.cumsum(settings)[:-1]  # each rival's first setting
+    out["tiers"] = np.zeros((len(rows), len(apps), len(defaults), len(TIERS)), np.float32)
     with progress("ticks") as bar:
         task = bar.add_task(f"rivals, {market}", total=len(rows), note="")
         for i, row in enumerate(rows):
@@ -116,6 +121,7 @@ def _market(job: Job, names: Sequence[str], market: str, levels: np.ndarray, use
                 cloud.live(fleet, tick)
                 out["ready"][i, a] = fleet.least @ sizes[a]
                 out["cost"][i, a] = fleet.hours @ prices[a]
+                out["tiers"][i, a] = (fleet.hours[defaults] * prices[a]) @ tiers[a]
             ready = np.stack([of @ size for of, size in zip(seen, sizes, strict=True)], axis=1)
             parts = np.split(ready, np.cumsum(settings)[:-1])
             wanted = np.concatenate(
