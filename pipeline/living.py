@@ -124,7 +124,7 @@ class Living(ABC):
         )
 
     def _outcome(self) -> Arrays:
-        """What was there in the tick that has passed and its cost, by tier too: (app, lane, ...), lanes as in the job."""
+        """What was there in the tick that has passed and its cost, by tier too: (app, lane, ...)."""
         found: dict[str, list[list[Any]]] = {"ready": [], "cost": [], "tiers": [], "counts": []}
         for app in self.job.apps:
             of = [self.lanes[app, market] for market in self.job.markets]
