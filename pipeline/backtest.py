@@ -5,21 +5,23 @@ from __future__ import annotations
 import hashlib
 import json as jsonlib
 import tempfile
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
 
 from models import references
-from pipeline import figures, jobs, ranking, replayed, source
+from pipeline import figures, jobs, ranking, replayed, source, what_if
 from pipeline.display import tell
 from pipeline.errors import UsageError
 from pipeline.jobs import Records
+from pipeline.lanes import Arrays, Job
 from pipeline.options import AsJson, Bootstrap, Prefix
 from pipeline.rivals_run import rivals
 from pipeline.source import Source
+from pipeline.trace import Panel
 
 SWEEP: Final = (0.02, 0.1, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.97, 0.98, 0.99, 0.995, 0.998, 0.999, 0.9995)
 """Confidences whose replicas are compared with the rivals'; hit rates of 95 to 99.9 % lie between."""
@@ -74,6 +76,17 @@ def backtest(
     ] = None,
     alone: Annotated[
         bool, typer.Option("--alone", help="Neither rivals nor a sweep: our plans alone.")
+    ] = False,
+    changes: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--what-if",
+            help="The same window again and set beside: settings as confidence=0.999 startup=2 price.spot=1.5"
+            " policy.hold_s=0 policies=FILE prices=FILE replica=0.1 campaign=APP@TIME/2h/x3; repeat for more.",
+        ),
+    ] = None,
+    divisible: Annotated[
+        bool, typer.Option("--divisible", help="Also with replicas and instances of a tenth of the size.")
     ] = False,
     backlog: Annotated[
         bool,
@@ -130,9 +143,16 @@ def backtest(
         scenarios = SCENARIOS if there is None else there.settings.scenarios
     panel, window = found.panel, found.window
     members = jobs.members_of(panel, groupings, seed)
-    records, skipped = _records(found, members, policy, prices)
-    job = jobs.job_of(panel, window, members, records, levels, alone=alone, ids=found.ids)
-    job = replace(job, scenarios=scenarios, every=every, seed=seed)
+    records, skipped, theirs = _records(found, members, policy, prices)
+    alternatives = [what_if.parse(text, found, records) for text in dict.fromkeys(changes or ())]
+    more: dict[str, Any] = {"scenarios": scenarios, "every": every, "seed": seed}
+
+    def job_of(panel: Panel, records: Records, levels: Sequence[float], *, alone: bool) -> Job:
+        return replace(
+            jobs.job_of(panel, window, members, records, levels, alone=alone, ids=found.ids), **more
+        )
+
+    job = job_of(panel, records, levels, alone=alone)
     facts: dict[str, Any] = {
         "source": found.name,
         "skipped": {**found.skipped, **skipped},
@@ -151,32 +171,72 @@ def backtest(
     for path in (policy, prices):
         digest.update(b"" if path is None else path.read_bytes())
     digest.update(jsonlib.dumps([facts, list(job.levels), alone, str(found.model), begin, until]).encode())
-    with tempfile.TemporaryDirectory() as nowhere:
-        folder = (Path(nowhere) if out is None else out) / f"parts-{digest.hexdigest()}"
-        seen, made = found.run(job, folder, processes)
-    beside = rivals(job, names, seen["wanted"])
     skip = window.score - window.begin - job.plan_from
-    ranked = ranking.rank(job, seen, beside, names, skip=skip, carry=backlog)
-    stated = figures.stated(job, seen, beside, names, ranked)
-    report = facts | ranked.report | {"figures": stated}
-    if there is not None:
-        first, last = job.first_tick, job.first_tick + len(job.values) - 1
-        report["published"] = replayed.compare(there, made, first, last)
+    with tempfile.TemporaryDirectory() as nowhere:
+        root = Path(nowhere) if out is None else out
+
+        def go(source: Source, job: Job, name: str, records: Records | None) -> Run:
+            seen, made = source.run(job, root / f"parts-{name}", processes, records)
+            beside = rivals(job, names, seen["wanted"])
+            ranked = ranking.rank(job, seen, beside, names if job.levels else (), skip=skip, carry=backlog)
+            return Run(job, seen, beside, ranked, made)
+
+        base = go(found, job, digest.hexdigest(), None if theirs else records)
+        report = facts | base.ranked.report
+        report["figures"] = figures.stated(job, base.seen, base.beside, names, base.ranked)
+        if theirs and there is not None:
+            last = job.first_tick + len(job.values) - 1
+            report["published"] = replayed.compare(there, base.made, job.first_tick, last)
+        if divisible:
+            tenth = what_if.smaller(records, what_if.TENTH)
+            run = go(found, job_of(panel, tenth, levels, alone=alone), f"{digest.hexdigest()}-tenth", tenth)
+            report["divisible"] = {"replica": what_if.TENTH} | {
+                name: run.ranked.report[name] for name in ("policies", "policies_on_demand", "summary")
+            }
+        others: dict[str, Any] = {}
+        for other in alternatives:
+            run = go(
+                other.source,
+                job_of(other.source.panel, other.records, (), alone=True),
+                other.digest(digest.digest()),
+                other.records,
+            )
+            others[other.text] = what_if.figures(run.job, run.seen, run.ranked)
+        if others:
+            report["what_if"] = what_if.differences(what_if.figures(job, base.seen, base.ranked), others)
     if out is not None:
-        ranking.write(out, job, seen, ranked)
-        figures.write(out, stated)
-        if there is not None:
-            replayed.write(out, there, made)
+        ranking.write(out, job, base.seen, base.ranked)
+        figures.write(out, report["figures"])
+        if others:
+            what_if.write(out, report["what_if"])
+        if "published" in report and there is not None:
+            replayed.write(out, there, base.made)
         (out / "report.json").write_text(jsonlib.dumps(report, indent=1) + "\n")
         from pipeline import backtest_page  # matplotlib takes a second
 
-        backtest_page.write(out, job, seen, ranked, report)
-    tell(report if json else report["summary"] | _published(report), json)
+        backtest_page.write(out, job, base.seen, base.ranked, report)
+    tell(report if json else _told(report), json)
 
 
-def _published(report: Mapping[str, Any]) -> dict[str, Any]:
-    """How many of the records that topics hold came out the same, for people."""
-    told: dict[str, Any] = {}
+@dataclass(frozen=True)
+class Run:
+    """One job, what came of it and of its rivals, and the records that its stages published."""
+
+    job: Job
+    seen: Arrays
+    beside: Mapping[str, Arrays]
+    ranked: ranking.Ranked
+    made: Mapping[str, list[bytes]]
+
+
+def _told(report: Mapping[str, Any]) -> dict[str, Any]:
+    """For people: the summary, how many of the topics' records came out the same, and alternatives."""
+    told: dict[str, Any] = {"summary": report["summary"]}
+    told |= {f"skipped, {name}": count for name, count in report["skipped"].items() if count}
+    if "divisible" in report:
+        told |= {f"divisible, {k}": v for k, v in report["divisible"]["summary"].items()}
+    if "what_if" in report:
+        told["what_if"] = what_if.table(report["what_if"])
     for topic, counts in report.get("published", {}).items():
         if isinstance(counts, dict):
             of = counts["same"] + counts["different"] + counts["published_only"]
@@ -186,18 +246,19 @@ def _published(report: Mapping[str, Any]) -> dict[str, Any]:
 
 def _records(
     found: Source, members: Mapping[str, Any], policy: Path | None, prices: Path | None
-) -> tuple[Records, dict[str, int]]:
-    """Policies and offers, and what of them is left out."""
+) -> tuple[Records, dict[str, int], bool]:
+    """Policies and offers, what of them is left out, and whether the stages plan by their source's own."""
     panel, window = found.panel, found.window
     if policy is not None and prices is not None:
-        return jobs.of_files(policy, prices, list(members)), {}
+        return jobs.of_files(policy, prices, list(members)), {}, False
     if found.recorded is not None:
         first = int(panel.ticks[window.begin]) + jobs.first_plan(window, panel.tick_s)
         inputs = found.recorded.inputs
         records = jobs.of_topics(inputs, list(members), first)
         if records is not None:
-            return records, jobs.later_versions(inputs, first, int(panel.ticks[window.stop - 1]))
-    return jobs.sized(panel, window, members), {}
+            later = jobs.later_versions(inputs, first, int(panel.ticks[window.stop - 1]))
+            return records, later, True
+    return jobs.sized(panel, window, members), {}, False
 
 
 def span_of(text: str | None) -> tuple[int, int] | None:

@@ -85,24 +85,46 @@ def sized(panel: Panel, window: Window, members: Mapping[str, np.ndarray]) -> Re
 
 
 def of_files(policy_file: Path, price_file: Path, apps: Sequence[str]) -> Records:
-    """Policies by app, else of "*", and the offers that each may use.
+    """Policies and offers of files, with nothing to begin with.
 
     Raises:
         UsageError: an app without a policy or an offer, or a file that cannot be read.
     """
+    policies = policies_of(policy_file, apps)
+    offers = offers_of(price_file, policies)
+    return Records(policies, offers, {app: start_of({}, offers[app]) for app in apps})
+
+
+def policies_of(policy_file: Path, apps: Sequence[str]) -> dict[str, Record]:
+    """By app its policy, else that of "*".
+
+    Raises:
+        UsageError: an app without one, or a file that cannot be read.
+    """
     found = {r["app"]: _full("policy", r) for r in side_files.read_policies(policy_file)}
+    missing = [app for app in apps if app not in found and DEFAULT_POLICY not in found]
+    if missing:
+        raise UsageError(f"{policy_file}: no policy of app {missing[0]}, and none of '*'")
+    return {app: found.get(app) or found[DEFAULT_POLICY] for app in apps}
+
+
+def offers_of(price_file: Path, policies: Mapping[str, Record]) -> dict[str, list[Record]]:
+    """By app the offers that its policy may use.
+
+    Raises:
+        UsageError: an app without one, or a file that cannot be read.
+    """
     prices = [_full("price", r) for r in side_files.read_prices(price_file)]
-    policies: dict[str, Record] = {}
-    for app in apps:
-        record = found.get(app) or found.get(DEFAULT_POLICY)
-        if record is None:
-            raise UsageError(f"{policy_file}: no policy of app {app}, and none of '*'")
-        policies[app] = record
-    offers = {app: _offers(app, policies[app], prices) for app in apps}
-    for app in apps:
-        if not offers[app]:
+    offers = {app: _offers(app, policy, prices) for app, policy in policies.items()}
+    for app, found in offers.items():
+        if not found:
             raise UsageError(f"{price_file}: no offer for app {app}")
-    return Records(policies, offers, {app: {p["offer_id"]: 0 for p in offers[app]} for app in apps})
+    return offers
+
+
+def start_of(running: Mapping[str, int], offers: Sequence[Record]) -> dict[str, int]:
+    """What runs, of each of the offers."""
+    return {p["offer_id"]: running.get(p["offer_id"], 0) for p in offers}
 
 
 def of_topics(inputs: SideInputs, apps: Sequence[str], tick: int) -> Records | None:
@@ -121,13 +143,9 @@ def of_topics(inputs: SideInputs, apps: Sequence[str], tick: int) -> Records | N
     offers = {app: _offers(app, policies[app], prices) for app in apps}
     if not all(offers.values()):
         return None
+    seen = {app: inputs.observed(app, tick) for app in apps}
     starting = {
-        app: {p["offer_id"]: 0 for p in offers[app]}
-        | {
-            offer: seen["ready"] + seen["pending"]
-            for offer, seen in inputs.observed(app, tick).items()
-            if offer in {p["offer_id"] for p in offers[app]}
-        }
+        app: start_of({o: r["ready"] + r["pending"] for o, r in seen[app].items()}, offers[app])
         for app in apps
     }
     return Records(policies, offers, starting)

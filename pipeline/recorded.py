@@ -294,3 +294,14 @@ def changed(recorded: Recorded, panel: Panel) -> Recorded:
                 for users in [[column[user.hex()] for user in _ids(part)]]
             ]
     return dataclasses.replace(recorded, frames=frames, _panel=panel)
+
+
+def planned_by(recorded: Recorded, policies: Mapping[str, Record], prices: Iterable[Record]) -> Recorded:
+    """The same window with other policies (by app) and prices, valid from the beginning; what was observed stays."""
+    inputs = Past(recorded.settings, kept_ticks=EVERY)
+    inputs.observations = recorded.inputs.observations
+    inputs.inputs = recorded.inputs.inputs | {
+        "policies": {app: [record | {"app": app, "valid_from_tick": 0}] for app, record in policies.items()},
+        "prices": {price["offer_id"]: [price | {"valid_from_tick": 0}] for price in prices},
+    }
+    return dataclasses.replace(recorded, inputs=inputs)

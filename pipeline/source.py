@@ -12,6 +12,7 @@ from pipeline import evaluate, recorded, released, replayed, shards, trace
 from pipeline.client import reachable
 from pipeline.errors import UsageError
 from pipeline.evaluate import Window
+from pipeline.jobs import Records
 from pipeline.lanes import Arrays, Job
 from pipeline.recorded import Recorded
 from pipeline.settings import Settings, load
@@ -50,12 +51,19 @@ class Source:
         return None if self.recorded is None else [bytes.fromhex(user) for user in self.panel.users]
 
     def run(
-        self, job: Job, folder: Path, processes: int | None, *, pinned: bool = True
+        self, job: Job, folder: Path, processes: int | None, records: Records | None = None
     ) -> tuple[Arrays, dict[str, list[bytes]]]:
-        """The outcomes of a job, and of topics the records that its stages published (see `pipeline.replayed`)."""
-        if self.recorded is None:
+        """The outcomes of a job, and of topics the records that its stages published (see `pipeline.replayed`).
+
+        records: by which the stages plan, instead of what is on the topics.
+        """
+        there = self.recorded
+        if there is None:
             return shards.run(job, self.model, SHARDS, folder, processes), {}
-        return replayed.run(job, self.recorded, self.model, folder, pinned=pinned)
+        if records is not None:
+            every = [price for prices in records.prices.values() for price in prices]
+            there = recorded.planned_by(there, records.policies, every)
+        return replayed.run(job, there, self.model, folder, pinned=records is None)
 
     def changed(self, panel: Panel) -> Source:
         """With other values of the same users."""
