@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
@@ -19,6 +19,8 @@ from models.capacity import floor_demand, load, replicas
 from models.features import DAY_S, METRICS
 from pipeline.lanes import Arrays, Job, Lanes
 from pipeline.planning import App, Decide
+
+BAND: Final = (0.025, 0.5, 0.975)  # of demand in the first step that a plan is for: the 95 % interval
 
 
 class Living(ABC):
@@ -33,6 +35,7 @@ class Living(ABC):
         self.apps: dict[str, App] = {}
         self.row = 0
         self.wanted = np.ones((len(job.apps), len(job.levels)), np.int64)
+        self.band = np.full((len(job.apps), len(BAND)), np.nan)
         self.lanes = {
             (app, market): Lanes(job, app, market, [c for m, c in job.lanes if m == market])
             for app in job.apps
@@ -66,13 +69,15 @@ class Living(ABC):
                 one.cloud.live(one.fleet, tick)
         outcome = self._outcome() if planned else {}
         plans = planned and (t - job.plan_from) % job.every == 0
+        self.band = np.full((len(job.apps), len(BAND)), np.nan)
         found = self._decide(t, plans)
         if not planned:
             return {}
         said = self._plan({name: decide for name, (decide, _) in found.items()}, tick) if found else {}
         for name, (decide, users) in found.items():
             if users:
-                self.wanted[job.apps.index(name)] = self._needed(name, decide)
+                a = job.apps.index(name)
+                self.wanted[a], self.band[a] = self._needed(name, decide)
         return self._asked(outcome, said)
 
     def _plan(self, decided: Mapping[str, Decide], tick: int) -> dict[tuple[str, str, int], Any]:
@@ -99,17 +104,22 @@ class Living(ABC):
                 one.follow(tick + 1)
         return said
 
-    def _needed(self, app: str, decide: Any) -> np.ndarray:
-        """(level) replicas that hold over the promise's steps in so many of the scenarios, and carry present usage."""
+    def _needed(self, app: str, decide: Any) -> tuple[np.ndarray, np.ndarray]:
+        """(level) replicas that hold over the promise's steps in so many of the scenarios, and carry present usage.
+
+        With them the band (BAND) of replicas that demand fills in the promise's first step.
+        """
         policy, scenarios, told = self.job.policies[app], decide.args[0], decide.keywords
         offers = self.job.offers[self.job.markets[0]][app]
         window, _ = promised(offers, policy, told["steps_s"], told["metrics"])
-        needed = replicas(load(scenarios[:, window], told["metrics"], policy), policy).max(axis=1)
+        filled = load(scenarios[:, window], told["metrics"], policy)
+        needed = replicas(filled, policy).max(axis=1)
         at = np.ceil(np.asarray(self.job.levels) * len(needed) - 1e-9).astype(int) - 1
         floor = replicas(
             load(floor_demand(told["usage"], told["saturated"]), told["metrics"], policy), policy
         )
-        return np.clip(np.sort(needed)[np.maximum(at, 0)], floor, policy.limit)
+        wanted = np.clip(np.sort(needed)[np.maximum(at, 0)], floor, policy.limit)
+        return wanted, np.quantile(filled[:, 0].max(axis=-1), BAND)
 
     def _member(self, decide: Any, one: Lanes, lane: int) -> groups.Member:
         seen = one.observed(lane)
@@ -161,6 +171,7 @@ class Living(ABC):
         return outcome | {
             "asked": np.array(asked, np.float32),
             "wanted": self.wanted.astype(np.int32),
+            "band": self.band.astype(np.float32),
             "required": required,
             "window": window,
             "plan": held,

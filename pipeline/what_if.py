@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from pathlib import Path
@@ -244,7 +244,7 @@ def differences(
     ]
 
 
-def table(rows: list[dict[str, Any]]) -> list[dict[str, str]]:
+def table(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
     """For people: a row for each figure, a column for each alternative."""
     found: dict[str, dict[str, str]] = {}
     for row in rows:

@@ -1,7 +1,10 @@
 import json
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pytest
 import typer
@@ -9,11 +12,16 @@ from typer.testing import CliRunner
 
 from models.references import KNOBS
 from models.synthetic import population
+from pipeline import shards
 from pipeline.backtest import backtest
 from pipeline.errors import UsageError
 from tests.unit.pipeline.traces import write
 
 START = 28_000_000  # minutes since 1970
+
+
+def at(tick: int) -> str:
+    return datetime.fromtimestamp((START + tick) * 60, UTC).isoformat()
 
 
 @pytest.fixture(scope="module")
@@ -45,10 +53,13 @@ def run(trace_file: Path, *options: str) -> Any:
 
 def test_the_same_arguments_give_the_same_bytes_and_all_figures(trace_file: Path, tmp_path: Path) -> None:
     folders = [tmp_path / name for name in ("one", "two")]
-    options = ("--warm-up", "65m", "--sweep", "0.5", "--sweep", "0.99")
+    options = (
+        *("--warm-up", "65m", "--sweep", "0.5", "--sweep", "0.99", "--divisible"),
+        *("--what-if", "confidence=0.5 price=2", "--what-if", f"campaign=*@{at(70)}/5m/x4"),
+    )
     one, two = (run(trace_file, *options, "--out", str(folder)) for folder in folders)
     assert one == two
-    for name in ("policies", "apps", "ticks"):
+    for name in ("policies", "apps", "ticks", "figures", "what_if"):
         assert (folders[0] / f"{name}.csv").read_bytes() == (folders[1] / f"{name}.csv").read_bytes()
     assert (folders[0] / "report.html").read_bytes() == (folders[1] / "report.html").read_bytes()
     assert "://" not in (folders[0] / "report.html").read_text().replace("http://www.w3.org", "")
@@ -65,6 +76,22 @@ def test_the_same_arguments_give_the_same_bytes_and_all_figures(trace_file: Path
     assert {
         "cost_ratio_best_product", "best_product", "cost_ratio_persistence", "cost_ratio_oracle", "promise_99",
     } <= set(one["summary"])  # fmt: skip
+    figures = one["figures"]["*"]
+    assert set(figures) == set(policies)
+    for name, row in policies.items():
+        for figure in ("hit_rate", "unserved", "worst_shortfall", "longest_run", "slack", "cost", "actions"):
+            assert figures[name][figure]["value"] == pytest.approx(row["defaults"][figure]), (name, figure)
+        tiers = [figures[name][f"cost_{tier}"]["value"] for tier in ("reserved", "on_demand", "spot")]
+        assert sum(tiers) == pytest.approx(row["defaults"]["cost"], rel=1e-5)
+    assert figures["oracle"]["cost_to_oracle"]["value"] == 1
+    assert figures["leadtime"]["promise"]["value"] == one["summary"]["promise_99"]
+    assert set(one["figures"]) == {"*", "app-0", "app-1"}
+    assert set(one["divisible"]["policies"]) == set(policies)
+    by = {(row["what_if"], row["figure"]): row for row in one["what_if"]}
+    cheap = by["confidence=0.5 price=2", "cost"]
+    assert cheap["as_given"] == pytest.approx(policies["leadtime"]["defaults"]["cost"])
+    assert cheap["difference_value"] == pytest.approx(cheap["value"] - cheap["as_given"])
+    assert by[f"campaign=*@{at(70)}/5m/x4", "hit_rate"]["difference_value"] < 0
     ticks = pl.read_parquet(folders[0] / "ticks.parquet")
     measured = ticks.filter("scored")
     hit = (measured["leadtime.ready"] >= measured["demand"].cast(pl.Float32)).mean()
@@ -80,6 +107,8 @@ def test_the_same_arguments_give_the_same_bytes_and_all_figures(trace_file: Path
         (("--sweep", "2"), "between 0 and 1"),
         (("--from", "2031-01-01T00:00Z"), "nothing to score"),
         (("--model", "nowhere"), "holds no model"),
+        (("--topics",), "--topics have demand"),
+        (("--what-if", "colour=red"), "'colour' is unknown"),
     ],
 )
 def test_what_cannot_be_done_is_one_line(trace_file: Path, options: tuple[str, ...], message: str) -> None:
@@ -87,8 +116,68 @@ def test_what_cannot_be_done_is_one_line(trace_file: Path, options: tuple[str, .
         run(trace_file, *options)
 
 
-def test_a_trace_of_one_row_is_one_line(tmp_path: Path) -> None:
-    path = tmp_path / "one.csv"
-    path.write_text("ts,app,user,cpu\n2026-01-01T00:00:00Z,a,u,1.0\n")
-    with pytest.raises(UsageError, match="one tick alone"):
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("ts,app,user,cpu\n2026-01-01T00:00:00Z,a,u,1.0\n", "one tick alone"),
+        ("ts,app,user,cpu\n", "no rows"),
+        ("ts,app,user,colour\n2026-01-01T00:00:00Z,a,u,red\n", "no metric or events column"),
+    ],
+)
+def test_a_trace_without_anything_to_plan_is_one_line(content: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "none.csv"
+    path.write_text(content)
+    with pytest.raises(UsageError, match=message):
         run(path)
+
+
+def test_one_user_with_gaps_and_zones_mixed_is_planned(tmp_path: Path) -> None:
+    """Ticks 0 to 39 without 20 to 29, in two time zones and out of order, with an unknown column."""
+    lines = ["ts,app,user,cpu,colour"]
+    for tick in range(40):
+        if 20 <= tick < 30:
+            continue
+        zone = timezone(timedelta(hours=2)) if tick % 2 else UTC
+        lines.append(
+            f"{datetime.fromtimestamp((START + tick) * 60, zone).isoformat()},a,u,{1 + tick % 3},red"
+        )
+    path = tmp_path / "one.csv"
+    path.write_text("\n".join([lines[0], *lines[:0:-1]]))
+    report = run(path, "--alone", "--warm-up", "15m")
+    assert (report["users"], report["apps"], report["ticks"], report["unmeasured_app_ticks"]) == (
+        1,
+        1,
+        25,
+        10,
+    )
+    assert report["skipped"] == {"column colour": 30, "null_rows": 0, "duplicates": 0}
+    assert report["policies"]["leadtime"]["defaults"]["app_ticks"] == 15
+
+
+class Killed(BaseException):
+    """As SIGKILL: nothing that runs catches it."""
+
+
+@pytest.mark.parametrize("writes", [0, 1, 2, 3])
+def test_a_killed_run_goes_on_and_gives_the_same_bytes(
+    writes: int, trace_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed before a day is written, between it and its snapshot, and after; days of twenty ticks."""
+    monkeypatch.setattr("pipeline.living.DAY_S", 20 * 60)
+    options = ("--warm-up", "65m", "--alone", "--out")
+    write_one, left = shards.write, [writes]
+
+    def dying(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+        if not left[0]:
+            raise Killed
+        left[0] -= 1
+        write_one(path, arrays)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(shards, "write", dying)
+        with pytest.raises(Killed):
+            run(trace_file, *options, str(tmp_path / "broken"))
+    broken = run(trace_file, *options, str(tmp_path / "broken"))
+    assert broken == run(trace_file, *options, str(tmp_path / "whole"))
+    for name in ("ticks.csv", "figures.csv", "report.json", "report.html"):
+        assert (tmp_path / "broken" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
