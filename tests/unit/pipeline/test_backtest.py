@@ -1,5 +1,5 @@
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -53,13 +53,10 @@ def run(trace_file: Path, *options: str) -> Any:
 
 def test_the_same_arguments_give_the_same_bytes_and_all_figures(trace_file: Path, tmp_path: Path) -> None:
     folders = [tmp_path / name for name in ("one", "two")]
-    options = (
-        *("--warm-up", "65m", "--sweep", "0.5", "--sweep", "0.99", "--divisible"),
-        *("--what-if", "confidence=0.5 price=2", "--what-if", f"campaign=*@{at(70)}/5m/x4"),
-    )
+    options = ("--warm-up", "65m", "--sweep", "0.5", "--sweep", "0.99")
     one, two = (run(trace_file, *options, "--out", str(folder)) for folder in folders)
     assert one == two
-    for name in ("policies", "apps", "ticks", "figures", "what_if"):
+    for name in ("policies", "apps", "ticks", "figures"):
         assert (folders[0] / f"{name}.csv").read_bytes() == (folders[1] / f"{name}.csv").read_bytes()
     assert (folders[0] / "report.html").read_bytes() == (folders[1] / "report.html").read_bytes()
     assert "://" not in (folders[0] / "report.html").read_text().replace("http://www.w3.org", "")
@@ -86,17 +83,27 @@ def test_the_same_arguments_give_the_same_bytes_and_all_figures(trace_file: Path
     assert figures["oracle"]["cost_to_oracle"]["value"] == 1
     assert figures["leadtime"]["promise"]["value"] == one["summary"]["promise_99"]
     assert set(one["figures"]) == {"*", "app-0", "app-1"}
-    assert set(one["divisible"]["policies"]) == set(policies)
-    by = {(row["what_if"], row["figure"]): row for row in one["what_if"]}
-    cheap = by["confidence=0.5 price=2", "cost"]
-    assert cheap["as_given"] == pytest.approx(policies["leadtime"]["defaults"]["cost"])
-    assert cheap["difference_value"] == pytest.approx(cheap["value"] - cheap["as_given"])
-    assert by[f"campaign=*@{at(70)}/5m/x4", "hit_rate"]["difference_value"] < 0
     ticks = pl.read_parquet(folders[0] / "ticks.parquet")
     measured = ticks.filter("scored")
     hit = (measured["leadtime.ready"] >= measured["demand"].cast(pl.Float32)).mean()
     assert policies["leadtime"]["defaults"]["hit_rate"] == pytest.approx(hit, abs=0.02)
     assert policies["leadtime"]["defaults"]["cost"] == pytest.approx(ticks["leadtime.cost"].sum(), rel=1e-5)
+
+
+def test_what_if_is_set_beside_the_run_as_given(trace_file: Path, tmp_path: Path) -> None:
+    campaign = f"campaign=*@{at(70)}/5m/x4"
+    options = ("--what-if", "confidence=0.5 price=2", "--what-if", campaign, "--divisible")
+    report = run(trace_file, "--warm-up", "65m", "--alone", *options, "--out", str(tmp_path))
+    by = {(row["what_if"], row["figure"]): row for row in report["what_if"]}
+    cheap = by["confidence=0.5 price=2", "cost"]
+    assert cheap["as_given"] == pytest.approx(report["policies"]["leadtime"]["defaults"]["cost"])
+    assert cheap["difference_value"] == pytest.approx(cheap["value"] - cheap["as_given"])
+    assert by[campaign, "hit_rate"]["difference_value"] < 0
+    assert set(report["divisible"]["policies"]) == {"leadtime"}
+    assert len(pl.read_csv(tmp_path / "what_if.csv")) == len(report["what_if"])
+    page = (tmp_path / "report.html").read_text()
+    assert campaign in page
+    assert "In divisible units" in page
 
 
 @pytest.mark.parametrize(
@@ -158,26 +165,37 @@ class Killed(BaseException):
     """As SIGKILL: nothing that runs catches it."""
 
 
-@pytest.mark.parametrize("writes", [0, 1, 2, 3])
+KILLED = ("--warm-up", "25m", "--until", at(45), "--alone", "--out")
+WRITTEN = ("ticks.csv", "figures.csv", "report.json", "report.html")
+
+
+@pytest.fixture(scope="module")
+def unbroken(trace_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, bytes]]:
+    """What a run writes that nothing disturbs, of days of fifteen ticks."""
+    folder = tmp_path_factory.mktemp("whole")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("pipeline.living.DAY_S", 15 * 60)
+        run(trace_file, *KILLED, str(folder))
+        yield {name: (folder / name).read_bytes() for name in WRITTEN}
+
+
+@pytest.mark.parametrize("writes", [0, 1, 2])
 def test_a_killed_run_goes_on_and_gives_the_same_bytes(
-    writes: int, trace_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    writes: int, trace_file: Path, tmp_path: Path, unbroken: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Killed before a day is written, between it and its snapshot, and after; days of twenty ticks."""
-    monkeypatch.setattr("pipeline.living.DAY_S", 20 * 60)
-    options = ("--warm-up", "65m", "--alone", "--out")
-    write_one, left = shards.write, [writes]
+    """Killed before anything is written, between a day and its snapshot, and after it."""
+    write_one, left = shards.write, [writes + 1]
 
     def dying(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+        left[0] -= 1
         if not left[0]:
             raise Killed
-        left[0] -= 1
         write_one(path, arrays)
 
     with monkeypatch.context() as patched:
         patched.setattr(shards, "write", dying)
         with pytest.raises(Killed):
-            run(trace_file, *options, str(tmp_path / "broken"))
-    broken = run(trace_file, *options, str(tmp_path / "broken"))
-    assert broken == run(trace_file, *options, str(tmp_path / "whole"))
-    for name in ("ticks.csv", "figures.csv", "report.json", "report.html"):
-        assert (tmp_path / "broken" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
+            run(trace_file, *KILLED, str(tmp_path))
+    assert len(list(tmp_path.glob("parts-*/shard-0/*.npz"))) == writes
+    run(trace_file, *KILLED, str(tmp_path))
+    assert {name: (tmp_path / name).read_bytes() for name in WRITTEN} == unbroken
