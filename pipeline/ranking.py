@@ -17,7 +17,7 @@ from models.outcomes import RATES, Outcomes, at_rate, weights
 from models.reconciliation import lower_bound
 from models.references import KNOBS, largest
 from pipeline.lanes import Arrays, Job
-from pipeline.rivals_run import filled, loads
+from pipeline.rivals_run import SUPPLY, filled, loads
 
 OURS: Final = "leadtime"
 
@@ -69,8 +69,8 @@ def rank(
     default = next(iter(job.policies.values())).confidence
     outcomes: dict[str, Outcomes] = {}
     lanes: dict[str, dict[str, list[int]]] = {}
-    settings = {OURS: [*([default] if job.levels else []), *job.levels] or [default]}
-    settings |= {name: list(KNOBS[name].values) for name in names}
+    settings = {OURS: [default, *len(SUPPLY) * job.levels]}
+    settings |= {name: list(len(SUPPLY) * KNOBS[name].values) for name in names}
     for market in job.offers if job.levels else [first]:
         beside = rivals.get(market)
         # on demand our default is the level nearest to the policy's confidence: there is no plan of its own
@@ -146,7 +146,8 @@ def _policies(
                 "hit_rate_of_usage_where_censored": apart[some[0]]["hit_rate"],
             },
             "sweep": [
-                {"setting": setting, **rows[lane]} for setting, lane in zip(settings[name], some, strict=True)
+                {"setting": setting, "supply": supply, **rows[lane]}
+                for setting, supply, lane in zip(settings[name], _supply(name, len(some)), some, strict=True)
             ],
             "_drawn": {},
         }
@@ -160,6 +161,12 @@ def _policies(
             entry["_drawn"][rate] = cost
         found[name] = entry
     return found
+
+
+def _supply(name: str, lanes: int) -> list[float | None]:
+    """SUPPLY of a policy's lanes; our first is the plan itself."""
+    own: list[float | None] = [None] if name == OURS else []
+    return own + [one for one in SUPPLY for _ in range((lanes - len(own)) // len(SUPPLY))]
 
 
 def _summary(table: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -41,6 +41,11 @@ def filled(job: Job, usage: np.ndarray) -> np.ndarray:
     return found
 
 
+SUPPLY: Final = (None, 0.9)
+"""With what confidence supply carries the replicas that a policy asks for: the app's own, and less. Replicas that are
+asked for with 95 % need not be there with 99 %; at a lower one no spare is bought for spot that may be lost."""
+
+
 class Wanted:
     """The replicas that our scenarios need at each of the job's levels, as one more policy.
 
@@ -63,9 +68,9 @@ class Wanted:
         )
 
     def decide(self, row: int, ready: np.ndarray) -> np.ndarray:
-        """See `models.autoscalers.base.Autoscaler`."""
-        del ready
-        return self._wanted[row - self._first].T.astype(np.int64)
+        """See `models.autoscalers.base.Autoscaler`; the levels as often as there are fleets for them."""
+        one = self._wanted[row - self._first].T.astype(np.int64)
+        return np.tile(one, (len(ready) // len(one), 1))
 
 
 def rivals(job: Job, names: Sequence[str], wanted: np.ndarray) -> dict[str, Arrays]:
@@ -73,8 +78,8 @@ def rivals(job: Job, names: Sequence[str], wanted: np.ndarray) -> dict[str, Arra
 
     With them `tiers` (tick, app, rival, tier): cost at each rival's default by tier.
 
-    Lanes are our levels, then each rival's default and settings. All but our own plans, which are not among them, are
-    bought for by the same table of purchases, and grow before they shrink.
+    Lanes are our levels, then each rival's default and settings, each policy's all once for every SUPPLY. All but our
+    own plans, which are not among them, are bought for by the same table of purchases, and grow before they shrink.
 
     Rivals decide each tick from the first plan's on; like our plans they see what was ready at its start.
     """
@@ -94,8 +99,13 @@ def _market(job: Job, names: Sequence[str], market: str, levels: np.ndarray, use
         first_tick=job.first_tick - past,
     )
     hold = [max(1, -int(-job.policies[app].hold_s // job.tick_s)) for app in apps]
-    policies = [Wanted(levels, past + job.plan_from, hold), *references.make(names, facts).values()]
-    settings = [len(job.levels), *(len(KNOBS[name].values) for name in names)]
+    policies = [
+        Wanted(levels, past + job.plan_from, hold),
+        *references.make(names, facts, len(SUPPLY)).values(),
+    ]
+    each = [len(job.levels), *(len(KNOBS[name].values) for name in names)]
+    settings = [len(SUPPLY) * n for n in each]
+    supply = np.concatenate([np.repeat(np.arange(len(SUPPLY)), n) for n in each])
     clouds = [
         Provider(job.offers[market][app], job.terms, tick_s=job.tick_s, seed=job.seed, app=app)
         for app in apps
@@ -105,7 +115,7 @@ def _market(job: Job, names: Sequence[str], market: str, levels: np.ndarray, use
     ]
     sizes = [capacity_of(job, app, market) for app in apps]
     prices = [np.array([o.price_h for o in job.offers[market][app]]) for app in apps]
-    buyers = _buyers(job, market)
+    buyers = [_buyers(job, market, confidence) for confidence in SUPPLY]
     seen = [fleet.ready.copy() for fleet in fleets]
     rows = range(job.plan_from, len(job.values))
     shape = (len(rows), len(apps), sum(settings))
@@ -129,17 +139,18 @@ def _market(job: Job, names: Sequence[str], market: str, levels: np.ndarray, use
             )
             out["asked"][i] = wanted.T
             for a, app in enumerate(apps):
-                desired = grown_before_shrunk(
-                    buyers[app].counts(wanted[:, a]), seen[a], sizes[a], wanted[:, a]
-                )
+                bought = np.zeros_like(seen[a])
+                for s, of in enumerate(buyers):
+                    bought[supply == s] = of[app].counts(wanted[supply == s, a])
+                desired = grown_before_shrunk(bought, seen[a], sizes[a], wanted[:, a])
                 clouds[a].apply(fleets[a], desired, tick + 1, job.policies[app].drain_s)
                 seen[a] = fleets[a].ready.copy()
             bar.update(task, completed=i + 1)
     return out
 
 
-def _buyers(job: Job, market: str) -> Mapping[str, Tiers]:
-    """A purchase table per app; apps whose offers differ by name alone share one."""
+def _buyers(job: Job, market: str, confidence: float | None) -> Mapping[str, Tiers]:
+    """A purchase table per app; apps whose offers differ by name alone share one. None: the app's confidence."""
     known: dict[Any, Tiers] = {}
     found: dict[str, Tiers] = {}
     for app in job.apps:
@@ -155,6 +166,12 @@ def _buyers(job: Job, market: str) -> Mapping[str, Tiers]:
         )
         found[app] = known.setdefault(
             same,
-            Tiers(offers, policy, tick_s=job.tick_s, seed=job.seed, confidence=policy.confidence),
+            Tiers(
+                offers,
+                policy,
+                tick_s=job.tick_s,
+                seed=job.seed,
+                confidence=policy.confidence if confidence is None else confidence,
+            ),
         )
     return found

@@ -9,7 +9,7 @@ from models.capacity import Offer, Policy
 from models.features import METRICS
 from pipeline.lanes import Job
 from pipeline.ranking import rank
-from pipeline.rivals_run import Wanted, loads, rivals
+from pipeline.rivals_run import SUPPLY, Wanted, loads, rivals
 
 OFFER = Offer("plain", "local", "here", "1", "ON_DEMAND", {"cpu": 1.0, "memory": 1.0}, 1.0, 30, 40, 50)
 
@@ -43,7 +43,9 @@ def job_of(cpu: list[float], memory: list[float], saturated: list[bool]) -> Job:
 def test_what_was_wanted_is_held_for_the_hold_time() -> None:
     wanted = np.array([[[2]], [[5]], [[3]], [[1]], [[1]]])
     held = Wanted(wanted, 7, [3])
-    assert [int(held.decide(7 + i, np.zeros(1))[0, 0]) for i in range(5)] == [2, 5, 5, 5, 3]
+    assert [held.decide(7 + i, np.zeros((2, 1))).tolist() for i in range(5)] == [
+        [[n], [n]] for n in (2, 5, 5, 5, 3)
+    ]
 
 
 def test_rivals_know_what_was_before_the_window() -> None:
@@ -53,8 +55,9 @@ def test_rivals_know_what_was_before_the_window() -> None:
     wanted = np.ones((4, 1, 2), int)
     bare, knowing = (rivals(one, ["fixed"], wanted) for one in (job, replace(job, before=before)))
     assert loads(replace(job, before=before)).shape == (2020, 1, 2)
-    assert bare["tiers"]["asked"][0, 0, 2] == 1
-    assert knowing["tiers"]["asked"][0, 0, 2] == 8
+    own = len(SUPPLY) * len(job.levels)
+    assert bare["tiers"]["asked"][0, 0, own] == 1
+    assert knowing["tiers"]["asked"][0, 0, own] == 8
 
 
 @pytest.mark.parametrize(
@@ -72,3 +75,13 @@ def test_a_tick_is_censored_where_what_is_at_its_limit_could_set_the_need(
     found = rank(replace(job, levels=()), seen, {}, [], skip=0)
     assert found.report["censored_app_ticks"] == censored
     assert found.report["policies"]["leadtime"]["defaults"]["app_ticks"] == 4 - censored
+
+
+def test_every_policy_is_bought_for_with_less_certain_supply_too() -> None:
+    """Spot that is lost once an hour: with 99 % there are spares for it, with 90 % there are none."""
+    spot = replace(OFFER, offer_id="spot", tier="SPOT", price_h=0.1, interruption_h=1.0)
+    job = job_of([4.0] * 12, [1.0] * 12, [False] * 12)
+    job = replace(job, offers={"tiers": {"shop": [OFFER, spot]}})
+    found = rivals(job, ["keda"], np.full((12, 1, 2), 4))["tiers"]["cost"]
+    sure, less = found[3:, 0, 0].sum(), found[3:, 0, len(job.levels)].sum()
+    assert less < sure
