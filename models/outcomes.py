@@ -147,13 +147,13 @@ def at_rate(outcomes: Outcomes, lanes: Sequence[int], rate: float, weight: Float
     spent, slack = weight @ cost[:, some], weight @ spare[:, some] / np.maximum(size, 1e-12)[:, None]
     out = np.full((2, len(weight)), np.nan)
     for d in range(len(weight)):
-        kept = _frontier(hit[d], spent[d])
+        kept = frontier(hit[d], spent[d])
         for i, figure in enumerate((spent, slack)):
             out[i, d] = matched(hit[d][kept][None], figure[d][kept][None], rate)[0]
     return out[0], out[1]
 
 
-def _frontier(hit: Float, cost: Float) -> NDArray[np.intp]:
+def frontier(hit: Float, cost: Float) -> NDArray[np.intp]:
     """Settings that no other beats in both, by rising hit rate."""
     order = np.lexsort((-hit, cost))
     kept: list[int] = []

@@ -12,6 +12,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, PercentFormatter, StrMethodFormatter
 
+from models import outcomes as outcomes_of
 from models.features import DAY_S
 from pipeline import charts, report, what_if
 from pipeline.lanes import Arrays, Job
@@ -120,7 +121,10 @@ def _colours(ranked: Ranked) -> dict[str, str]:
 
 
 def frontier(ranked: Ranked) -> Figure:
-    """Cost against the share of misses of every policy's settings, one panel a market; larger marks: defaults."""
+    """Cost against the share of misses of every policy's settings, one panel a market; larger marks: defaults.
+
+    Lines join settings that no other of the policy beats in both.
+    """
     colours = _colours(ranked)
     with mpl.rc_context(charts.STYLE):
         figure = Figure(figsize=(11.0, 4.6), layout="constrained")
@@ -131,11 +135,12 @@ def frontier(ranked: Ranked) -> Figure:
             for name, lanes in ranked.lanes[market].items():
                 x = [max(1 - (rows[lane]["hit_rate"] or 0), least) for lane in lanes]
                 y = [rows[lane]["cost"] for lane in lanes]
-                order = np.argsort(x[1:]) + 1
+                best = outcomes_of.frontier(-np.array(x), np.array(y))
                 axes.plot(
-                    [x[i] for i in order], [y[i] for i in order], ".-", color=colours[name], linewidth=1.2,
+                    [x[i] for i in best], [y[i] for i in best], ".-", color=colours[name], linewidth=1.2,
                     label=name,
                 )  # fmt: skip
+                axes.plot(x, y, ".", color=colours[name], alpha=0.3, markersize=4, zorder=1)
                 axes.scatter(x[:1], y[:1], 60, color=colours[name], edgecolors=charts.PAPER, zorder=4)
             axes.set_xscale("log")
             axes.set_yscale("log")
@@ -147,8 +152,8 @@ def frontier(ranked: Ranked) -> Figure:
             axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
             for rate in (0.95, 0.99, 0.999):
                 axes.axvline(1 - rate, color=charts.MUTED, linewidth=0.8, linestyle=":")
-            axes.set_xlabel("app-ticks missed (dotted: 5, 1 and 0.1 %)")
-            axes.set_ylabel("cost of the window")
+            axes.set_xlabel("app-ticks missed (dotted: 5, 1 and 0.1 %; no miss is drawn as half of one)")
+            axes.set_ylabel("cost of the window, $")
             axes.set_title(market.replace("_", " "), loc="left")
         panels[0].legend(frameon=False, fontsize=8)
     return figure
@@ -206,7 +211,8 @@ def demand(job: Job, seen: Arrays, ranked: Ranked, app: int) -> Figure:
         axes.set_ylim(0, charts.top_of(np.concatenate([need, ready]), need[:0], cut=True))
         axes.set_ylabel("replicas")
         charts.time_axis(axes)
-        axes.legend(frameon=False, fontsize=8, ncols=5, loc="upper left")
+        axes.set_title(job.apps[app], loc="left")
+        figure.legend(frameon=False, fontsize=8, ncols=5, loc="outside upper right")
     return figure
 
 
