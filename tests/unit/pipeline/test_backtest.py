@@ -18,6 +18,7 @@ from pipeline.errors import UsageError
 from tests.unit.pipeline.traces import write
 
 START = 28_000_000  # minutes since 1970
+pytestmark = pytest.mark.timeout(900)  # a minute and a half of a processor, which may be shared by many
 
 
 def at(tick: int) -> str:
