@@ -70,7 +70,7 @@ def _matched(drawn: Mapping[str, dict[str, np.ndarray]], ranked: Ranked) -> None
     for rate in RATES:
         at = f"{100 * rate:g}"
         for name, (cost, slack) in ranked.matched.items():
-            drawn[name] |= {f"cost_at_{at}": cost[rate], f"slack_at_{at}": slack[rate]}
+            drawn[name].update({f"cost_at_{at}": cost[rate], f"slack_at_{at}": slack[rate]})
         if ORACLE in drawn:
             for own in drawn.values():
                 own[f"cost_to_oracle_at_{at}"] = own[f"cost_at_{at}"] / drawn[ORACLE][f"cost_at_{at}"]
