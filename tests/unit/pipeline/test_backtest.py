@@ -92,9 +92,10 @@ def test_the_same_arguments_give_the_same_bytes_and_all_figures(trace_file: Path
 
 
 def test_what_if_is_set_beside_the_run_as_given(trace_file: Path, tmp_path: Path) -> None:
-    campaign = f"campaign=*@{at(70)}/5m/x4"
+    campaign = f"campaign=*@{at(28)}/5m/x4"
     options = ("--what-if", "confidence=0.5 price=2", "--what-if", campaign, "--divisible")
-    report = run(trace_file, "--warm-up", "65m", "--alone", *options, "--out", str(tmp_path))
+    window = ("--warm-up", "25m", "--until", at(35), "--alone")
+    report = run(trace_file, *window, *options, "--out", str(tmp_path))
     by = {(row["what_if"], row["figure"]): row for row in report["what_if"]}
     cheap = by["confidence=0.5 price=2", "cost"]
     assert cheap["as_given"] == pytest.approx(report["policies"]["leadtime"]["defaults"]["cost"])
