@@ -11,7 +11,7 @@ partition publishes the same frames under the same numbers; consumers drop them.
 import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import compress
 
 import numpy as np
@@ -193,22 +193,31 @@ def shift_of(message: Received) -> int:
 
 
 class Ingest:
-    """The process: consumes the raw topics in a group, one `Partition` for each number it is assigned."""
+    """The process: consumes the raw topics in a group, one `Partition` for each number it is assigned.
 
-    def __init__(self, settings: Settings) -> None:
+    Args:
+        settings: of the installation.
+        check: called before each message that is published (`pipeline.pulse`).
+    """
+
+    def __init__(self, settings: Settings, check: Callable[[], None] = lambda: None) -> None:
         self.settings, self.codec, self.keys = settings, Codec(settings.registry_url), KeyRing.of(settings)
         self.partitions: dict[int, Partition] = {}
         self.names = {topics.name(topic, settings): topic for topic in RAW}
         self.live = not settings.event_time
         # As large as what the topic dead-letters takes.
-        self.outputs = Outputs(settings, {"compression.type": "lz4", "message.max.bytes": 2 * 1024 * 1024})
+        self.outputs = Outputs(
+            settings,
+            {"compression.type": "lz4", "message.max.bytes": 2 * 1024 * 1024},
+            check,
+        )
         self.consumer = reading.reader(
             settings,
             "ingest",
             {
                 # Both topics' partition n go to one process: `range` deals them out alike.
                 "partition.assignment.strategy": "range",
-                "session.timeout.ms": 10_000,
+                "session.timeout.ms": round(1000 * settings.session_timeout_s),
             },
         )
 

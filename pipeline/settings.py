@@ -51,6 +51,9 @@ class Settings(BaseSettings):
     """Users whose state one partition keeps at most (2.5 KB each)."""
     snapshot_frames: int = Field(default=16, ge=1)
     """Messages folded between two snapshots: what a successor folds again at most."""
+    session_timeout_s: float = Field(default=8.0, ge=6.0)
+    """A worker or ingest that is not heard of for so long loses its partitions. Faust's default left a dead worker's
+    unowned for over 26 s; brokers refuse less than 6."""
     event_time: bool = False
     """The clock of actuators and of waiting is the topics' (replay), not the wall's (live)."""
     observation_wait_s: float = Field(default=5.0, ge=0)

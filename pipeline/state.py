@@ -28,13 +28,12 @@ from pipeline.client import connection
 from pipeline.codec import Codec, Record
 from pipeline.errors import Fenced
 from pipeline.outputs import Outputs
+from pipeline.pulse import EXIT
 from pipeline.settings import Settings
 
 TIMEOUT_S = 30
 IDLE_S = 1.0
 """Without a message for so long a partition is idle: a tick's parts come within milliseconds of each other."""
-EXIT = 3
-"""Exit status of a worker that ended itself."""
 _LOG = structlog.get_logger()
 
 Publish = Callable[..., None]
@@ -111,8 +110,8 @@ class Numbered(ABC):
 class Waiting(Protocol):
     """A stage that waits for others, and says so when it takes long."""
 
-    def hold(self, now_s: float) -> None:
-        """Called about once a second, by the wall clock."""
+    def hold(self, now_s: float, wall_s: float) -> None:
+        """Called about once a second; monotonic seconds to wait by, and the wall clock's to tell people."""
         ...
 
 
@@ -202,7 +201,7 @@ class Agent:
         for owned in list(self.owned.values()):
             if isinstance(owned.stage, Waiting):
                 async with owned.lock:
-                    owned.stage.hold(time.time())
+                    owned.stage.hold(time.monotonic(), time.time())
 
     async def _guarded(self, work: Any) -> None:
         try:

@@ -2,6 +2,7 @@
 
 import importlib
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -18,6 +19,7 @@ from pipeline.codec import Codec
 from pipeline.keys import signing_key
 from pipeline.outputs import Outputs
 from pipeline.profiler import Profiler
+from pipeline.pulse import Pulse
 from pipeline.settings import Settings
 from pipeline.side_inputs import SideInputs
 from pipeline.simulator import Simulator
@@ -40,8 +42,12 @@ def array_module() -> ModuleType:
     return np
 
 
-def build(settings: Settings) -> faust.App:
+def build(settings: Settings, check: Callable[[], None] = lambda: None) -> faust.App:
     """The worker's app: profiler, simulator and allocator over the topics of an installation.
+
+    Args:
+        settings: of the installation.
+        check: called before each message that is published (`pipeline.pulse`).
 
     Raises:
         UsageError: no released model, or no signing key.
@@ -51,7 +57,7 @@ def build(settings: Settings) -> faust.App:
         settings,
         "worker",
         consumer_max_fetch_size=FETCH_BYTES,
-        broker_session_timeout=8,  # the default left a dead worker's partitions unowned for over 26 s
+        broker_session_timeout=settings.session_timeout_s,
         broker_heartbeat_interval=1,
         broker_commit_interval=1,
         stream_wait_empty=False,  # else held acknowledgements hang the shutdown
@@ -60,7 +66,8 @@ def build(settings: Settings) -> faust.App:
     )
     model = BehaviourModel.load(released.folder(settings))
     _warm(model, settings.tick_s)
-    codec, outputs = Codec(settings.registry_url), Outputs(settings)
+    codec = Codec(settings.registry_url)
+    outputs = Outputs(settings, check=check)
     inputs, key, xp = SideInputs(settings).start(), signing_key(settings), array_module()
 
     def profiler(shard: int) -> Profiler:
@@ -126,7 +133,9 @@ def _warm(model: BehaviourModel, tick_s: int) -> None:
 def run(settings: Settings) -> None:
     """`leadtime worker`: until SIGTERM or SIGINT."""
     Path(settings.data_dir).mkdir(parents=True, exist_ok=True)
-    app = build(settings)
+    pulse = Pulse(settings.session_timeout_s)
+    app = build(settings, pulse.check)
+    pulse.start()  # now: TensorFlow's start holds all threads for seconds, and no partition is ours yet
     faust_worker = faust.Worker(app, loglevel=logging.WARNING, quiet=True, redirect_stdouts=False)
     faust_worker.spinner = None  # it writes escape codes to what is no terminal
     faust_worker.execute_from_commandline()
