@@ -68,6 +68,7 @@ class Outputs:
         key: str | None,
         partition: int = BY_KEY,
         headers: Mapping[str, str] | None = None,
+        timestamp_ms: int = 0,
     ) -> None:
         """Hand a message to the producer; delivery is certain only after `flush`.
 
@@ -77,6 +78,7 @@ class Outputs:
             key: None: without; then `partition` says where it goes, or chance.
             partition: its number; BY_KEY: by the key.
             headers: names and texts.
+            timestamp_ms: produce time, unix; 0: now, by this machine's clock.
         """
         self._check()
         while True:
@@ -88,6 +90,7 @@ class Outputs:
                     partition,
                     on_delivery=self._delivered,
                     headers=dict[str, str | bytes | None](headers or {}),
+                    timestamp=timestamp_ms,
                 )
                 break
             except BufferError:

@@ -10,10 +10,13 @@ A worker dies where DIE_AT says, as by SIGKILL: "agent step count", at the count
 are those of `pipeline.state`'s protocol.
 """
 
+import errno
 import json
 import os
 import signal
+import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -63,7 +66,9 @@ class StandIn(BehaviourModel):
         error = np.where(heard & ~first, value - mean, np.float32(np.nan))
         width = fade * spread + (1 - fade) * np.abs(np.where(first, value / 4, value - after))
         events = np.nan_to_num(events).sum(axis=1, keepdims=True).astype(np.float32)
-        new["h"][:, : 3 * wide] = np.concatenate([after, width + events * np.float32(1e-6), count + heard], axis=1)
+        new["h"][:, : 3 * wide] = np.concatenate(
+            [after, width + events * np.float32(1e-6), count + heard], axis=1
+        )
         scale = np.maximum(width, 1e-3 * np.abs(after) + 1e-6).astype(np.float32)
         location = np.where(new["h"][:, 2 * wide : 3 * wide] > 0, after, np.float32(np.nan))
         shape = (len(values), wide, STEPS)
@@ -71,7 +76,9 @@ class StandIn(BehaviourModel):
         scores = np.clip(error / np.maximum(spread, np.float32(1e-6)), -3, 3).astype(np.float16)
         return (
             new,
-            QuantileFunction(*(np.repeat(a[..., None], STEPS, axis=2) for a in (location, scale)), offsets.copy()),
+            QuantileFunction(
+                *(np.repeat(a[..., None], STEPS, axis=2) for a in (location, scale)), offsets.copy()
+            ),
             {
                 "cold_start": count[:, 0] < 2,
                 "censored": saturated & heard,
@@ -172,7 +179,24 @@ def die_at(place: str) -> None:
     state.Agent._snapshot = settled
 
 
+def fail_when_full(flag: Path) -> None:
+    """While a file is there, nothing can be forced to disk."""
+    fsync = os.fsync
+
+    def full(number: int) -> None:
+        if flag.exists():
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        fsync(number)
+
+    os.fsync = full
+
+
 if __name__ == "__main__":
+    if flag := os.environ.get("FULL"):
+        fail_when_full(Path(flag))
+    if flag := os.environ.get("JUMPED"):
+        wall = time.time
+        time.time = lambda: wall() + 86_400.0 * Path(flag).exists()
     BehaviourModel.load = classmethod(lambda *_: StandIn())  # pyright: ignore
     if place := os.environ.get("DIE_AT"):
         die_at(place)

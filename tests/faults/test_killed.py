@@ -1,20 +1,66 @@
-"""Stages killed with SIGKILL at seeded random moments: what is published and done is the unbroken run's."""
+"""Stages killed, frozen, added and taken away: what is published and done is the unbroken run's, byte for byte.
+
+A handful; `make faults` runs the rest (`soak.py`).
+"""
+
+import signal
 
 import pytest
 
+from pipeline.client import connection, quiet_admin
+from pipeline.pulse import EXIT
 from pipeline.settings import Settings
+from pipeline.supervise import Supervisor
 from tests.faults import replaying
-from tests.faults.replaying import Killer, Outcome
+from tests.faults.harm import Deaths, Process, Script, Together, another, killers, until
+from tests.faults.replaying import Outcome
 
-WITHIN_S = {"ingest": 4.0, "worker": 14.0, "actuator": 4.0}
+WITHIN_S = {"ingest": 5.0, "worker": 15.0, "actuator": 5.0}
+"""How long a stage lives at most: twice what it needs to start."""
 
 
-@pytest.mark.timeout(400)
-@pytest.mark.parametrize("seed", [1])
-def test_stages_killed_at_random_moments(settings: Settings, whole: Outcome, seed: int) -> None:
-    killer = Killer(seed, {"ingest": 3, "worker": 2, "actuator": 3}, WITHIN_S)
-    folder = settings.data_dir / f"killed-{seed}"
-    broken = replaying.run(settings, folder, killer, ticks_per_s=3)
-    print(f"seed {seed}: killed {killer.done}")
-    assert sorted(killer.done) == ["actuator"] * 3 + ["ingest"] * 3 + ["worker"] * 2
+@pytest.mark.timeout(600)
+def test_stages_killed_at_random_moments_and_steps(settings: Settings, whole: Outcome) -> None:
+    steps = Deaths(["profiler blocks 2", "allocator folded 9", "simulator committed 2"])
+    fault = Together(killers(1, {"ingest": 2, "actuator": 2}, WITHIN_S), steps)
+    broken = replaying.run(settings, settings.data_dir / "killed", fault, ticks_per_s=2, session_timeout_s=6)
+    assert broken.figures["restarts"] == {"ingest": 2, "worker": 3, "actuator": 2}
+    replaying.assert_same(broken, whole)
+
+
+def members(settings: Settings) -> int:
+    """Workers that own partitions, while their group is at rest; else none."""
+    group = f"{settings.group}-worker"
+    found = quiet_admin(connection(settings)).describe_consumer_groups([group])[group].result()
+    owners = [member for member in found.members if member.assignment.topic_partitions]
+    return len(owners) if found.state.name == "STABLE" else 0
+
+
+@pytest.mark.timeout(600)
+def test_a_worker_joins_another_freezes_and_wakes_and_one_leaves(settings: Settings, whole: Outcome) -> None:
+    folder = settings.data_dir / "joined"
+    here = settings.model_copy(update={"prefix": replaying.prefix(settings, folder)})
+    ends: list[Process] = []
+
+    def act(supervisor: Supervisor) -> None:
+        frozen = supervisor.stages["worker"].process
+        second = another(supervisor, "worker-2")
+        until(lambda: members(here) == 2, "the second worker has partitions")
+        third = another(supervisor, "worker-3")
+        assert frozen is not None
+        frozen.send_signal(signal.SIGSTOP)
+        until(lambda: members(here) == 2, "the third has those of the frozen one")
+        frozen.send_signal(signal.SIGCONT)
+        until(lambda: frozen.returncode is not None, "the zombie ends")
+        ends.append(frozen)
+        assert second.process is not None
+        leaving, second.process = second.process, None  # not the supervisor's any more
+        leaving.terminate()
+        leaving.wait(60)
+        ends.append(leaving)
+        until(lambda: members(here) >= 1, "the rest have its partitions")
+        assert third.restarts == 0
+
+    broken = replaying.run(settings, folder, Script(act), ticks_per_s=2, session_timeout_s=6)
+    assert [process.returncode for process in ends] == [EXIT, 0]
     replaying.assert_same(broken, whole)
