@@ -4,6 +4,7 @@ A handful; `make faults` runs the rest (`soak.py`).
 """
 
 import signal
+import time
 
 import pytest
 
@@ -18,12 +19,16 @@ from tests.faults.replaying import Outcome
 WITHIN_S = {"ingest": 5.0, "worker": 15.0, "actuator": 5.0}
 """How long a stage lives at most: twice what it needs to start."""
 
+SESSION_S = 6
+
 
 @pytest.mark.timeout(600)
 def test_stages_killed_at_random_moments_and_steps(settings: Settings, whole: Outcome) -> None:
     steps = Deaths(["profiler blocks 2", "allocator folded 9", "simulator committed 2"])
     fault = Together(killers(1, {"ingest": 2, "actuator": 2}, WITHIN_S), steps)
-    broken = replaying.run(settings, settings.data_dir / "killed", fault, ticks_per_s=2, session_timeout_s=6)
+    broken = replaying.run(
+        settings, settings.data_dir / "killed", fault, ticks_per_s=2, session_timeout_s=SESSION_S
+    )
     assert broken.figures["restarts"] == {"ingest": 2, "worker": 3, "actuator": 2}
     replaying.assert_same(broken, whole)
 
@@ -49,6 +54,7 @@ def test_a_worker_joins_another_freezes_and_wakes_and_one_leaves(settings: Setti
         third = another(supervisor, "worker-3")
         assert frozen is not None
         frozen.send_signal(signal.SIGSTOP)
+        time.sleep(SESSION_S + 2)
         until(lambda: members(here) == 2, "the third has those of the frozen one")
         frozen.send_signal(signal.SIGCONT)
         until(lambda: frozen.returncode is not None, "the zombie ends")
@@ -61,6 +67,6 @@ def test_a_worker_joins_another_freezes_and_wakes_and_one_leaves(settings: Setti
         until(lambda: members(here) >= 1, "the rest have its partitions")
         assert third.restarts == 0
 
-    broken = replaying.run(settings, folder, Script(act), ticks_per_s=2, session_timeout_s=6)
+    broken = replaying.run(settings, folder, Script(act), ticks_per_s=2, session_timeout_s=SESSION_S)
     assert [process.returncode for process in ends] == [EXIT, 0]
     replaying.assert_same(broken, whole)
