@@ -5,10 +5,14 @@ A handful; `make faults` runs the rest (`soak.py`).
 
 import signal
 import time
+from functools import partial
 
 import pytest
 
+from pipeline import topics
+from pipeline.bench_recovery import Recovery
 from pipeline.client import connection, quiet_admin
+from pipeline.load import Load
 from pipeline.pulse import EXIT
 from pipeline.settings import Settings
 from pipeline.supervise import Supervisor
@@ -70,3 +74,19 @@ def test_a_worker_joins_another_freezes_and_wakes_and_one_leaves(settings: Setti
     broken = replaying.run(settings, folder, Script(act), ticks_per_s=2, session_timeout_s=SESSION_S)
     assert [process.returncode for process in ends] == [EXIT, 0]
     replaying.assert_same(broken, whole)
+
+
+@pytest.mark.timeout(600)
+def test_a_worker_that_is_told_to_stop_leaves_nothing_to_do_again(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quick = partial(Supervisor, module="tests.faults.stage")
+    monkeypatch.setattr("pipeline.bench_recovery.Supervisor", quick)
+    here = settings.model_copy(
+        update={"event_time": True, "partitions": 2, "session_timeout_s": SESSION_S, "scenarios": 64}
+    )
+    topics.create(here)
+    facts = Recovery(Load(200, 1, 1, here), here).measured()
+    assert facts["forecast_again_after_stop"] == 0
+    assert facts["stop_s"] < 10
+    assert facts["takeover_s"] > 0
