@@ -1,7 +1,6 @@
 """One frozen settings object; the environment and the secrets' files are read here, once, and nowhere else."""
 
 import json
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -84,9 +83,9 @@ class Settings(BaseSettings):
                 variables[f"LEADTIME_{name.upper()}"] = text
         return variables
 
-    @cached_property
+    @property
     def group(self) -> str:
-        """Prefix of consumer groups and transactional ids."""
+        """Prefix of consumer groups and transactional ids; not cached, or a copy with another prefix would keep it."""
         return f"{self.prefix}leadtime"
 
 

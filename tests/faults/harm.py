@@ -45,7 +45,7 @@ class Script(Fault):
     def __call__(self, watch: Watch, supervisor: Supervisor) -> None:
         if self.failure is not None:
             raise self.failure
-        if self.thread is None and watch.plans:
+        if self.thread is None and any(watch.plans.values()):
             self.thread = threading.Thread(target=self._run, args=(supervisor,), daemon=True)
             self.thread.start()
 

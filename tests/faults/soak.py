@@ -33,7 +33,7 @@ def test_random_moments(settings: Settings, whole: Outcome, seed: int) -> None:
 
 @pytest.mark.parametrize("agent", ["profiler", "simulator", "allocator"])
 def test_every_step_of_the_protocol(settings: Settings, whole: Outcome, agent: str) -> None:
-    steps = Deaths([f"{agent} {step} {1 + number % 3}" for number, step in enumerate(STEPS_OF_DEATH)])
+    steps = Deaths([f"{agent} {step} {1 + number % 2}" for number, step in enumerate(STEPS_OF_DEATH)])
     broken = replaying.run(settings, settings.data_dir / f"steps-{agent}", steps, ticks_per_s=1)
     assert broken.figures["restarts"]["worker"] == len(STEPS_OF_DEATH)
     replaying.assert_same(broken, whole)

@@ -8,6 +8,7 @@ import time
 from functools import partial
 
 import pytest
+from confluent_kafka.admin import AdminClient
 
 from pipeline import topics
 from pipeline.bench_recovery import Recovery
@@ -37,10 +38,9 @@ def test_stages_killed_at_random_moments_and_steps(settings: Settings, whole: Ou
     replaying.assert_same(broken, whole)
 
 
-def members(settings: Settings) -> int:
+def members(admin: AdminClient, group: str) -> int:
     """Workers that own partitions, while their group is at rest; else none."""
-    group = f"{settings.group}-worker"
-    found = quiet_admin(connection(settings)).describe_consumer_groups([group])[group].result()
+    found = admin.describe_consumer_groups([group])[group].result()
     owners = [member for member in found.members if member.assignment.topic_partitions]
     return len(owners) if found.state.name == "STABLE" else 0
 
@@ -48,18 +48,19 @@ def members(settings: Settings) -> int:
 @pytest.mark.timeout(600)
 def test_a_worker_joins_another_freezes_and_wakes_and_one_leaves(settings: Settings, whole: Outcome) -> None:
     folder = settings.data_dir / "joined"
-    here = settings.model_copy(update={"prefix": replaying.prefix(settings, folder)})
+    group = settings.model_copy(update={"prefix": replaying.prefix(settings, folder)}).group + "-worker"
+    admin = quiet_admin(connection(settings))
     ends: list[Process] = []
 
     def act(supervisor: Supervisor) -> None:
         frozen = supervisor.stages["worker"].process
         second = another(supervisor, "worker-2")
-        until(lambda: members(here) == 2, "the second worker has partitions")
+        until(lambda: members(admin, group) == 2, "the second worker has partitions")
         third = another(supervisor, "worker-3")
         assert frozen is not None
         frozen.send_signal(signal.SIGSTOP)
         time.sleep(SESSION_S + 2)
-        until(lambda: members(here) == 2, "the third has those of the frozen one")
+        until(lambda: members(admin, group) == 2, "the third has those of the frozen one")
         frozen.send_signal(signal.SIGCONT)
         until(lambda: frozen.returncode is not None, "the zombie ends")
         ends.append(frozen)
@@ -68,7 +69,7 @@ def test_a_worker_joins_another_freezes_and_wakes_and_one_leaves(settings: Setti
         leaving.terminate()
         leaving.wait(60)
         ends.append(leaving)
-        until(lambda: members(here) >= 1, "the rest have its partitions")
+        until(lambda: members(admin, group) >= 1, "the rest have its partitions")
         assert third.restarts == 0
 
     broken = replaying.run(settings, folder, Script(act), ticks_per_s=2, session_timeout_s=SESSION_S)
