@@ -77,7 +77,7 @@ def spoilt(rows: pl.DataFrame, interval_s: int, over: Callable[[], bool]) -> Ite
 
     The last ticks are held back until the faults are over: all of them hit a run that has work left.
     """
-    last_us = rows["ts"].dt.epoch("us").max()
+    last_us = int(rows["ts"].dt.epoch("us")[-1])
     for number, item in enumerate(replay.records(rows, interval_s)):
         while item.ts_us > last_us - HELD_BACK * interval_s * 1_000_000 and not over():
             time.sleep(0.05)

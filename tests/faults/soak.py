@@ -99,7 +99,7 @@ def test_clocks_that_jump(settings: Settings, whole: Outcome) -> None:
     flag = settings.data_dir / "jumped"
 
     def act(_: Supervisor) -> None:
-        for _ in range(4):
+        for _time in range(4):
             flag.write_text("")
             time.sleep(2.0)
             flag.unlink()

@@ -77,7 +77,9 @@ class StandIn(BehaviourModel):
         return (
             new,
             QuantileFunction(
-                *(np.repeat(a[..., None], STEPS, axis=2) for a in (location, scale)), offsets.copy()
+                np.repeat(location[..., None], STEPS, axis=2),
+                np.repeat(scale[..., None], STEPS, axis=2),
+                offsets.copy(),
             ),
             {
                 "cold_start": count[:, 0] < 2,
@@ -117,9 +119,9 @@ def die_at(place: str) -> None:
             super().__init__(options)
             self.agent = options["transactional.id"].split("-")[-2]
 
-        def init_transactions(self, *args: Any) -> None:
+        def init_transactions(self, *args: Any, **more: Any) -> None:
             reached(self.agent, "fence")
-            super().init_transactions(*args)
+            super().init_transactions(*args, **more)
             reached(self.agent, "fenced")
 
         def begin_transaction(self) -> None:
@@ -131,9 +133,9 @@ def die_at(place: str) -> None:
             self.flush()  # the broker has it, in an open transaction
             reached(self.agent, "block")
 
-        def commit_transaction(self, *args: Any) -> None:
+        def commit_transaction(self, *args: Any, **more: Any) -> None:
             reached(self.agent, "blocks")
-            super().commit_transaction(*args)
+            super().commit_transaction(*args, **more)
             reached(self.agent, "committed")
 
     class Event:
@@ -169,7 +171,7 @@ def die_at(place: str) -> None:
 
         make(self, name, settings, outputs, stage)
 
-    state.Agent.__init__ = watched
+    state.Agent.__init__ = watched  # pyright: ignore
     taken = state.Agent._snapshot
 
     async def settled(self: Any, owned: Any) -> None:
@@ -196,7 +198,8 @@ if __name__ == "__main__":
         fail_when_full(Path(flag))
     if flag := os.environ.get("JUMPED"):
         wall = time.time
-        time.time = lambda: wall() + 86_400.0 * Path(flag).exists()
+        jumped = Path(flag)
+        time.time = lambda: wall() + 86_400.0 * jumped.exists()
     BehaviourModel.load = classmethod(lambda *_: StandIn())  # pyright: ignore
     if place := os.environ.get("DIE_AT"):
         die_at(place)
