@@ -18,12 +18,14 @@ import numpy as np
 import polars as pl
 from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
 
+from models import aggregation
+from models.aggregation import Columns
 from models.features import EVENT_KINDS, METRICS
 from pipeline import reading, topics, validate
 from pipeline.codec import Codec, Record
 from pipeline.decode import decode_batch
 from pipeline.errors import Unreachable
-from pipeline.frames import Columns, Frame, Lane, Shard
+from pipeline.frames import Frame, Lane, Shard
 from pipeline.identity import PSEUDONYM_BYTES, Directory, Key, KeyRing
 from pipeline.messages import Received, dead_letter, header_of, letter_key, position_of
 from pipeline.outputs import Outputs
@@ -113,15 +115,14 @@ class Partition:
 
     def _columns(self, name: str, rows: pl.DataFrame) -> Columns:
         if name == "metric":
-            return {
-                "interval_s": rows["interval_s"].to_numpy(),
-                "values": validate.metric_values(rows),
-                "saturated": validate.saturated(rows),
-            }
+            return aggregation.samples(
+                rows["interval_s"].to_numpy(), validate.metric_values(rows), validate.saturated(rows)
+            )
         attributes = validate.attributes(rows, self.settings.event_attributes)
-        return {
-            "kind": validate.kind_index(rows),
-            "count": rows["count"].to_numpy(),
+        kind, amount = validate.kind_index(rows), rows["count"].to_numpy()
+        return aggregation.events(kind, amount, len(EVENT_KINDS)) | {
+            "kind": kind,
+            "amount": amount,
             "attributes": attributes,
             "tagged": np.fromiter(map(len, attributes), bool, len(attributes)),
         }
