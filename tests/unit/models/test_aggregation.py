@@ -1,5 +1,7 @@
 """Sums by tick and user: the same bits whenever they are condensed, in the memory of the users alone."""
 
+from itertools import pairwise
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
@@ -22,7 +24,7 @@ def rows(number: int, seed: int = 0) -> Columns:
 
 def split(columns: Columns, at: list[int]) -> list[Columns]:
     ends = [0, *sorted(at), len(columns["tick"])]
-    return [{n: c[a:b] for n, c in columns.items()} for a, b in zip(ends, ends[1:], strict=False)]
+    return [{n: c[a:b] for n, c in columns.items()} for a, b in pairwise(ends)]
 
 
 @given(st.lists(st.integers(0, 60), max_size=5))
@@ -49,7 +51,7 @@ def test_a_sum_keeps_its_first_row_and_the_order_of_first_rows() -> None:
 
 def test_a_metric_that_is_not_there_is_absent_and_a_tick_without_events_has_no_rate() -> None:
     one = np.zeros(1, np.int64)
-    first = {name: one for name in aggregation.FIRST} | {"user": one}
+    first = dict.fromkeys(aggregation.FIRST, one) | {"user": one}
     values = np.array([[2.0, np.nan]])
     metrics = first | aggregation.samples(np.array([3.0]), values, np.array([[False, True]]))
     events = first | aggregation.events(np.array([1]), np.array([6.0]), 2)
