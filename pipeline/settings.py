@@ -62,6 +62,10 @@ class Settings(BaseSettings):
     """A price that is valid for longer than this (event time) without a new version is stale: no more of its offer is
     bought. None: prices do not age."""
 
+    metrics_port: int | None = Field(default=None, ge=1, le=65_000)
+    """Prometheus metrics, /healthz and /readyz of ingest on this port of the loopback, of the worker on the next, of
+    the actuator on the one after; a second one of a kind takes a port three further. None: there are none."""
+
     pseudonym_keys_file: Path | None = None
     """JSON list of {key_id, secret, valid_from}: keys for pseudonyms, each used for ticks that start at `valid_from`
     (unix seconds of event time) or later; none: one is made in data_dir at first use. All ingests need the same."""

@@ -23,7 +23,7 @@ from typing import Any, Protocol, runtime_checkable
 import structlog
 from confluent_kafka import KafkaError, KafkaException, Producer
 
-from pipeline import reading, topics
+from pipeline import reading, telemetry, topics
 from pipeline.client import connection
 from pipeline.codec import Codec, Record
 from pipeline.errors import Fenced
@@ -160,10 +160,12 @@ class Owned:
 
     def open(self) -> None:
         """Fence the predecessor, then read what it left."""
+        begun = time.monotonic()
         self.fence.init_transactions(TIMEOUT_S)
         found = reading.read(self.settings, f"state.{self.name}", {self.number: 0})
         self.stage.restore({m.key() or b"": m.value() or b"" for m in found})
         self.saved = self.stage.done
+        telemetry.RECOVERY_SECONDS.labels(self.name, self.number).set(time.monotonic() - begun)
 
     def snapshot(self) -> list[Any]:
         """Write one cut of the state; return the events that it covers.
@@ -171,12 +173,13 @@ class Owned:
         Raises:
             Fenced: a successor has this partition.
         """
-        done = self.stage.done
+        done, begun, size = self.stage.done, time.monotonic(), 0
         self.outputs.flush()
         try:
             self.fence.begin_transaction()
             for key, value in self.stage.blocks():
                 self._write(key, value)
+                size += len(value)
             self.fence.commit_transaction(TRANSACTION_S)
         except KafkaException as error:
             if error.args[0].code() in (KafkaError._FENCED, KafkaError.INVALID_PRODUCER_EPOCH):
@@ -185,6 +188,8 @@ class Owned:
         covered = [event for place, event in self.held if place <= done]
         self.held = [(place, event) for place, event in self.held if place > done]
         self.saved = done
+        telemetry.STATE_BYTES.labels(self.name, self.number).set(size)
+        telemetry.SNAPSHOT_SECONDS.labels(self.name).observe(time.monotonic() - begun)
         return covered
 
     def _write(self, key: bytes, value: bytes) -> None:
@@ -202,6 +207,8 @@ class Agent:
     def __init__(self, name: str, settings: Settings, outputs: Outputs, make: Callable[[int], Stage]) -> None:
         self.name, self.settings, self.outputs, self.make = name, settings, outputs, make
         self.owned: dict[tuple[int, int], Owned] = {}
+        self.positions: dict[tuple[str, int], int] = {}
+        self.opening = 0
 
     async def serve(self, stream: Any) -> None:
         """Until the stream ends; any exception ends the process."""
@@ -246,15 +253,23 @@ class Agent:
         if owned is None:
             for other in [o for o in self.owned if o[0] == key[0] or o[1] != key[1]]:
                 del self.owned[other]
+            self.positions = {
+                at: p for at, p in self.positions.items() if at[1] in {o[0] for o in self.owned}
+            }
             owned = Owned(
                 self.name, message.partition, self.make(message.partition), self.outputs, self.settings
             )
+            self.opening += 1
             await asyncio.to_thread(owned.open)
+            self.opening -= 1
             self.owned[key] = owned
         async with owned.lock:
             place = await asyncio.to_thread(owned.stage.fold, event.value)
         owned.folded_s = time.monotonic()
+        self.positions[message.topic, message.partition] = message.offset + 1
+        telemetry.TAKEN.labels(self.name).inc()
         if place is None:
+            telemetry.DROPPED.labels(self.name, "repeated").inc()
             event.ack()
             return
         event.value = message.value = None  # held until the snapshot: a scenario is 0.2 MB

@@ -11,7 +11,7 @@ import numpy as np
 
 from models.features import EVENT_KINDS, METRICS
 from models.lstm import BehaviourModel
-from pipeline import released, topics
+from pipeline import released, telemetry, topics
 from pipeline.allocator import Allocator
 from pipeline.client import faust_app
 from pipeline.codec import Codec
@@ -111,7 +111,33 @@ def build(settings: Settings) -> faust.App:
             await agent.watch()
 
     app.timer(SNAPSHOT_IDLE_S)(hold)
+    _observed(app, agents, settings)
     return app
+
+
+def _observed(app: faust.App, agents: list[Agent], settings: Settings) -> None:
+    """The worker's metrics, and whether it lives and is ready."""
+    vitals, assigned = telemetry.Vitals(), False
+
+    async def own(*_: Any, **__: Any) -> None:
+        nonlocal assigned
+        assigned = True
+
+    async def lose(*_: Any, **__: Any) -> None:
+        nonlocal assigned
+        assigned = False
+
+    async def beat() -> None:
+        vitals.beat()
+        vitals.ready = assigned and not any(agent.opening for agent in agents)
+
+    app.on_partitions_assigned.connect(own)
+    app.on_partitions_revoked.connect(lose)
+    app.timer(SNAPSHOT_IDLE_S)(beat)
+    telemetry.serve("worker", vitals, settings)
+    telemetry.watch_lag(
+        "worker", lambda: {at: p for agent in agents for at, p in list(agent.positions.items())}, settings
+    )
 
 
 def _warm(model: BehaviourModel, tick_s: int) -> None:
