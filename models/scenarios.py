@@ -144,8 +144,12 @@ def by_loading(
     levels = np.unique(loading).tolist()
     if len(levels) < 2:
         return sample(forecasts, dependence, loading=levels[0] if levels else 1, **key)
-    some = forecasts if isinstance(forecasts, Selected) else Selected(forecasts)
-    return sum(sample(some.where(loading == level), dependence, loading=level, **key) for level in levels)
+
+    def those(level: int) -> QuantileFunction | Selected:
+        chosen = loading == level
+        return forecasts.where(chosen) if isinstance(forecasts, Selected) else forecasts[chosen]
+
+    return sum(sample(those(level), dependence, loading=level, **key) for level in levels)
 
 
 def _tables(xp: Any, forecasts: QuantileFunction) -> tuple[Any, Any]:

@@ -28,6 +28,9 @@ SNAPSHOT_IDLE_S = 1.0
 FETCH_BYTES = 16 * topics.MESSAGE_BYTES
 """Of one partition in one fetch: some large messages, and not so many small ones that shards drift far apart."""
 
+BUFFERED = 16
+"""Messages that wait in a stream: ours are large."""
+
 
 def array_module() -> ModuleType:
     """CuPy where it is installed and finds a GPU, else NumPy."""
@@ -40,14 +43,9 @@ def array_module() -> ModuleType:
     return np
 
 
-def build(settings: Settings) -> faust.App:
-    """The worker's app: profiler, simulator and allocator over the topics of an installation.
-
-    Raises:
-        UsageError: no released model, or no signing key.
-        Unreachable: Kafka does not answer.
-    """
-    app = faust_app(
+def streams(settings: Settings) -> faust.App:
+    """An app whose agents take a few messages at a time: a slow one leaves the others in the topic, as lag."""
+    return faust_app(
         settings,
         "worker",
         consumer_max_fetch_size=FETCH_BYTES,
@@ -55,9 +53,19 @@ def build(settings: Settings) -> faust.App:
         broker_heartbeat_interval=1,
         broker_commit_interval=1,
         stream_wait_empty=False,  # else held acknowledgements hang the shutdown
-        stream_buffer_maxsize=16,  # counts messages, and ours are large
+        stream_buffer_maxsize=BUFFERED,
         datadir=str(settings.data_dir / "faust"),
     )
+
+
+def build(settings: Settings) -> faust.App:
+    """The worker's app: profiler, simulator and allocator over the topics of an installation.
+
+    Raises:
+        UsageError: no released model, or no signing key.
+        Unreachable: Kafka does not answer.
+    """
+    app = streams(settings)
     model = BehaviourModel.load(released.folder(settings))
     _warm(model, settings.tick_s)
     codec, outputs = Codec(settings.registry_url), Outputs(settings)
