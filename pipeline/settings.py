@@ -49,6 +49,9 @@ class Settings(BaseSettings):
     seed: int = 0
     user_capacity: int = Field(default=2_000_000, ge=1)
     """Users whose state one partition keeps at most (2.5 KB each)."""
+    standby: bool = False
+    """A worker also reads the state of partitions that others own, so that it takes one over at once; for as much more
+    memory (2.5 KB a user)."""
     snapshot_frames: int = Field(default=16, ge=1)
     """Messages folded between two snapshots: what a successor folds again at most."""
     event_time: bool = False

@@ -29,6 +29,7 @@ from pipeline.codec import Codec, Record
 from pipeline.errors import Fenced
 from pipeline.outputs import Outputs
 from pipeline.settings import Settings
+from pipeline.standby import Standby
 
 TIMEOUT_S = 30
 TRANSACTION_S = 300
@@ -130,14 +131,17 @@ class Waiting(Protocol):
 class Owned:
     """One partition that this process owns: its stage, its fence, and the events not yet acknowledged."""
 
-    def __init__(self, name: str, number: int, stage: Stage, outputs: Outputs, settings: Settings) -> None:
-        self.name, self.number, self.stage, self.outputs, self.settings = (
-            name,
-            number,
-            stage,
-            outputs,
-            settings,
-        )
+    def __init__(
+        self,
+        name: str,
+        number: int,
+        stage: Stage,
+        outputs: Outputs,
+        settings: Settings,
+        standby: Standby | None = None,
+    ) -> None:
+        self.name, self.number, self.stage = name, number, stage
+        self.outputs, self.settings, self.standby = outputs, settings, standby
         self.topic = topics.name(f"state.{name}", settings)
         self.held: list[tuple[int, Any]] = []
         self.saved = -1
@@ -162,8 +166,10 @@ class Owned:
         """Fence the predecessor, then read what it left."""
         begun = time.monotonic()
         self.fence.init_transactions(TIMEOUT_S)
-        found = reading.read(self.settings, f"state.{self.name}", {self.number: 0})
-        self.stage.restore({m.key() or b"": m.value() or b"" for m in found})
+        blocks, since = self.standby.take(self.number) if self.standby is not None else ({}, 0)
+        found = reading.read(self.settings, f"state.{self.name}", {self.number: since})
+        blocks |= {m.key() or b"": m.value() or b"" for m in found}
+        self.stage.restore(blocks)
         self.saved = self.stage.done
         telemetry.RECOVERY_SECONDS.labels(self.name, self.number).set(time.monotonic() - begun)
 
@@ -202,13 +208,34 @@ class Owned:
 
 
 class Agent:
-    """The part that all agents share: a Faust stream's events through the protocol above."""
+    """The part that all agents share: a Faust stream's events through the protocol above.
 
-    def __init__(self, name: str, settings: Settings, outputs: Outputs, make: Callable[[int], Stage]) -> None:
-        self.name, self.settings, self.outputs, self.make = name, settings, outputs, make
+    Args:
+        name: of the stage.
+        source: topic that it consumes, by its name on the cluster.
+        settings, outputs: of the worker.
+        make: a stage for a partition.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        source: str,
+        settings: Settings,
+        outputs: Outputs,
+        make: Callable[[int], Stage],
+    ) -> None:
+        self.name, self.source = name, source
+        self.settings, self.outputs, self.make = settings, outputs, make
         self.owned: dict[tuple[int, int], Owned] = {}
         self.positions: dict[tuple[str, int], int] = {}
         self.opening = 0
+        self.standby = Standby(name, settings) if settings.standby else None
+
+    def assigned(self, partitions: set[int]) -> None:
+        """These partitions are this worker's from now on."""
+        if self.standby is not None:
+            self.standby.own(partitions)
 
     async def serve(self, stream: Any) -> None:
         """Until the stream ends; any exception ends the process."""
@@ -257,7 +284,12 @@ class Agent:
                 at: p for at, p in self.positions.items() if at[1] in {o[0] for o in self.owned}
             }
             owned = Owned(
-                self.name, message.partition, self.make(message.partition), self.outputs, self.settings
+                self.name,
+                message.partition,
+                self.make(message.partition),
+                self.outputs,
+                self.settings,
+                self.standby,
             )
             self.opening += 1
             await asyncio.to_thread(owned.open)

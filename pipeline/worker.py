@@ -96,8 +96,8 @@ def build(settings: Settings) -> faust.App:
         ("simulator", "forecasts", simulator),
         ("allocator", "scenarios", allocator),
     ):
-        agent = Agent(name, settings, outputs, make)
-        channel = app.topic(topics.name(topic, settings), value_type=bytes, partitions=settings.partitions)
+        agent = Agent(name, topics.name(topic, settings), settings, outputs, make)
+        channel = app.topic(agent.source, value_type=bytes, partitions=settings.partitions)
         app.agent(channel, name=name)(agent.serve)
         agents.append(agent)
 
@@ -127,9 +127,11 @@ def _observed(app: faust.App, agents: list[Agent], settings: Settings) -> None:
     """The worker's metrics, and whether it lives and is ready."""
     vitals, assigned = telemetry.Vitals(), False
 
-    async def own(*_: Any, **__: Any) -> None:
+    async def own(_: Any, now: set[Any], **__: Any) -> None:
         nonlocal assigned
         assigned = True
+        for agent in agents:
+            agent.assigned({tp.partition for tp in now if tp.topic == agent.source})
 
     async def lose(*_: Any, **__: Any) -> None:
         nonlocal assigned

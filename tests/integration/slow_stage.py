@@ -63,10 +63,9 @@ class Slow:
 def main(settings: Settings, messages: int) -> None:
     """Until all messages of the first partition of the frames' topic are folded."""
     app, slow = streams(settings), Slow(messages)
-    agent = Agent("profiler", settings, Outputs(settings), lambda _: slow)
-    channel: Any = app.topic(
-        topics.name("behaviour.frames", settings), value_type=bytes, partitions=settings.partitions
-    )
+    source = topics.name("behaviour.frames", settings)
+    agent = Agent("profiler", source, settings, Outputs(settings), lambda _: slow)
+    channel: Any = app.topic(source, value_type=bytes, partitions=settings.partitions)
     app.agent(channel, name="profiler")(agent.serve)
     telemetry.LAG_S = 0.2
     telemetry.watch_lag("slow", lambda: agent.positions, settings)
