@@ -53,7 +53,7 @@ class Simulator(Numbered):
 
     def keep(self, part: Record) -> Record:
         """Its columns go to where all of the tick's are."""
-        if not self.parts:
+        if self.gathered is None or not self.parts:
             self.gathered = Gathered(part)
         self.gathered.add(part)
         return {}

@@ -127,9 +127,10 @@ def _observed(app: faust.App, agents: list[Agent], settings: Settings) -> None:
     """The worker's metrics, and whether it lives and is ready."""
     vitals, assigned = telemetry.Vitals(), False
 
-    async def own(_: Any, now: set[Any], **__: Any) -> None:
+    async def own(*given: Any, **__: Any) -> None:
         nonlocal assigned
         assigned = True
+        now: set[Any] = given[1]  # the app comes first
         for agent in agents:
             agent.assigned({tp.partition for tp in now if tp.topic == agent.source})
 
