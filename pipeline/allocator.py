@@ -301,7 +301,7 @@ class Allocator:
             kept |= {"metrics": app.metrics, "offers": app.offers}
             yield b"app-" + name.encode(), json.dumps(kept).encode()
 
-    def restore(self, blocks: Mapping[bytes, bytes]) -> None:
+    def restore(self, blocks: dict[bytes, bytes]) -> None:
         """Continue from the last snapshot, with the versions that later plans used already."""
         if b"position" in blocks:
             position = json.loads(blocks[b"position"])

@@ -48,6 +48,9 @@ class Settings(BaseSettings):
     seed: int = 0
     user_capacity: int = Field(default=2_000_000, ge=1)
     """Users whose state one partition keeps at most (2.5 KB each)."""
+    standby: bool = False
+    """A worker also reads the state of partitions that others own, so that it takes one over at once; for as much more
+    memory (2.5 KB a user)."""
     snapshot_frames: int = Field(default=16, ge=1)
     """Messages folded between two snapshots: what a successor folds again at most."""
     session_timeout_s: float = Field(default=8.0, ge=6.0)
@@ -63,6 +66,10 @@ class Settings(BaseSettings):
     price_max_age_s: float | None = Field(default=None, gt=0)
     """A price that is valid for longer than this (event time) without a new version is stale: no more of its offer is
     bought. None: prices do not age."""
+
+    metrics_port: int | None = Field(default=None, ge=1, le=65_000)
+    """Prometheus metrics, /healthz and /readyz of ingest on this port of the loopback, of the worker on the next, of
+    the actuator on the one after; a second one of a kind takes a port three further. None: there are none."""
 
     pseudonym_keys_file: Path | None = None
     """JSON list of {key_id, secret, valid_from}: keys for pseudonyms, each used for ticks that start at `valid_from`

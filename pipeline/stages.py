@@ -9,6 +9,8 @@ from typing import Annotated, Any
 
 # Small products gain nothing from threads, and lose a lot to them on a loaded machine (models/scenarios).
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+# A batch makes some seventy small polars queries: handing each to a pool of threads costs more than it takes.
+os.environ.setdefault("POLARS_MAX_THREADS", "1")
 
 import structlog
 import typer

@@ -12,7 +12,7 @@ import numpy as np
 
 from models.features import EVENT_KINDS, METRICS
 from models.lstm import BehaviourModel
-from pipeline import released, topics
+from pipeline import released, telemetry, topics
 from pipeline.allocator import Allocator
 from pipeline.client import faust_app
 from pipeline.codec import Codec
@@ -30,6 +30,9 @@ SNAPSHOT_IDLE_S = 1.0
 FETCH_BYTES = 16 * topics.MESSAGE_BYTES
 """Of one partition in one fetch: some large messages, and not so many small ones that shards drift far apart."""
 
+BUFFERED = 16
+"""Messages that wait in a stream: ours are large."""
+
 
 def array_module() -> ModuleType:
     """CuPy where it is installed and finds a GPU, else NumPy."""
@@ -40,6 +43,21 @@ def array_module() -> ModuleType:
     except Exception:
         return np
     return np
+
+
+def streams(settings: Settings) -> faust.App:
+    """An app whose agents take a few messages at a time: a slow one leaves the others in the topic, as lag."""
+    return faust_app(
+        settings,
+        "worker",
+        consumer_max_fetch_size=FETCH_BYTES,
+        broker_session_timeout=settings.session_timeout_s,
+        broker_heartbeat_interval=1,
+        broker_commit_interval=1,
+        stream_wait_empty=False,  # else held acknowledgements hang the shutdown
+        stream_buffer_maxsize=BUFFERED,
+        datadir=str(settings.data_dir / "faust"),
+    )
 
 
 def build(settings: Settings, check: Callable[[], None] = lambda: None) -> faust.App:
@@ -53,17 +71,7 @@ def build(settings: Settings, check: Callable[[], None] = lambda: None) -> faust
         UsageError: no released model, or no signing key.
         Unreachable: Kafka does not answer.
     """
-    app = faust_app(
-        settings,
-        "worker",
-        consumer_max_fetch_size=FETCH_BYTES,
-        broker_session_timeout=settings.session_timeout_s,
-        broker_heartbeat_interval=1,
-        broker_commit_interval=1,
-        stream_wait_empty=False,  # else held acknowledgements hang the shutdown
-        stream_buffer_maxsize=16,  # counts messages, and ours are large
-        datadir=str(settings.data_dir / "faust"),
-    )
+    app = streams(settings)
     model = BehaviourModel.load(released.folder(settings))
     _warm(model, settings.tick_s)
     codec = Codec(settings.registry_url)
@@ -95,8 +103,8 @@ def build(settings: Settings, check: Callable[[], None] = lambda: None) -> faust
         ("simulator", "forecasts", simulator),
         ("allocator", "scenarios", allocator),
     ):
-        agent = Agent(name, settings, outputs, make)
-        channel = app.topic(topics.name(topic, settings), value_type=bytes, partitions=settings.partitions)
+        agent = Agent(name, topics.name(topic, settings), settings, outputs, make)
+        channel = app.topic(agent.source, value_type=bytes, partitions=settings.partitions)
         app.agent(channel, name=name)(agent.serve)
         agents.append(agent)
 
@@ -118,7 +126,36 @@ def build(settings: Settings, check: Callable[[], None] = lambda: None) -> faust
             await agent.watch()
 
     app.timer(SNAPSHOT_IDLE_S)(hold)
+    _observed(app, agents, settings)
     return app
+
+
+def _observed(app: faust.App, agents: list[Agent], settings: Settings) -> None:
+    """The worker's metrics, and whether it lives and is ready."""
+    vitals, assigned = telemetry.Vitals(), False
+
+    async def own(*given: Any, **__: Any) -> None:
+        nonlocal assigned
+        assigned = True
+        now: set[Any] = given[1]  # the app comes first
+        for agent in agents:
+            agent.assigned({tp.partition for tp in now if tp.topic == agent.source})
+
+    async def lose(*_: Any, **__: Any) -> None:
+        nonlocal assigned
+        assigned = False
+
+    async def beat() -> None:
+        vitals.beat()
+        vitals.ready = assigned and not any(agent.opening for agent in agents)
+
+    app.on_partitions_assigned.connect(own)
+    app.on_partitions_revoked.connect(lose)
+    app.timer(SNAPSHOT_IDLE_S)(beat)
+    telemetry.serve("worker", vitals, settings)
+    telemetry.watch_lag(
+        "worker", lambda: {at: p for agent in agents for at, p in list(agent.positions.items())}, settings
+    )
 
 
 def _warm(model: BehaviourModel, tick_s: int) -> None:
