@@ -53,6 +53,9 @@ def backtest(
     warm_up: Annotated[
         str | None, typer.Option(help="Run and not scored before, as 12h or 8d; default as `evaluate`.")
     ] = None,
+    some: Annotated[
+        list[str] | None, typer.Option("--app", help="App of the trace; repeat for more.", show_default="all")
+    ] = None,
     groupings: Annotated[
         int, typer.Option(min=0, help="Artificial apps: so many of each size; 0: the trace's own.")
     ] = 0,
@@ -92,6 +95,8 @@ def backtest(
     and the same --out.
     """
     read = trace.read(trace_file)
+    if some:
+        read = trace.of_apps(read, some)
     panel = trace.to_panel(read, tick_s)
     names = [] if alone else list(dict.fromkeys(rival or references.KNOBS))
     for name in names:
@@ -125,14 +130,16 @@ def backtest(
     }
     digest = hashlib.blake2b(digest_size=8)
     asked = [trace_file.read_bytes(), *(p.read_bytes() for p in (policy, prices) if p is not None)]
-    asked.append(jsonlib.dumps([facts, list(job.levels), alone, str(model), begin, until]).encode())
+    asked.append(
+        jsonlib.dumps([facts, list(job.levels), alone, str(model), begin, until, *(some or [])]).encode()
+    )
     for part in asked:
         digest.update(part)
     with tempfile.TemporaryDirectory() as nowhere:
         folder = (Path(nowhere) if out is None else out) / f"parts-{digest.hexdigest()}"
         seen = run(job, model, SHARDS, folder, processes)
     ranked = ranking.rank(
-        job, seen, rivals(job, names, seen["wanted"]), names, skip=window.score - window.begin - job.plan_from
+        job, seen, rivals(job, names, seen), names, skip=window.score - window.begin - job.plan_from
     )
     report = facts | ranked.report
     if out is not None:
