@@ -77,7 +77,9 @@ class Few:
         if np.prod([top + 1.0 for top in tops]) * max(1, margin.shape[1]) > MOST:
             return False
         lacks = np.flatnonzero(search.margin(base).min(axis=0) < 0)
-        first, *second = [self._supply(o, top, lacks) for o, top in zip(self._free, tops, strict=True)]
+        first, *second = [
+            self._supply(o, top, lacks) for o, top in zip(self._free.tolist(), tops, strict=True)
+        ]
         unserved: list[NDArray[np.int64]] = []
         for one in first:  # (group, scenario)
             left = (margin + one)[None]

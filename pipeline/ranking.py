@@ -56,7 +56,7 @@ def rank(job: Job, seen: Arrays, rivals: Mapping[str, Arrays], names: Sequence[s
     default = next(iter(job.policies.values())).confidence
     outcomes: dict[str, Outcomes] = {}
     lanes: dict[str, dict[str, list[int]]] = {}
-    settings = {OURS: [default, *len(SUPPLY) * job.levels]}
+    settings = {OURS: [default, *len(SUPPLY) * list(job.levels)]}
     settings |= {name: list(len(SUPPLY) * KNOBS[name].values) for name in names}
     for market in job.offers if job.levels else [first]:
         beside = rivals.get(market)

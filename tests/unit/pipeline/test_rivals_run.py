@@ -60,7 +60,8 @@ def test_rivals_know_what_was_before_the_window() -> None:
     job = job_of([1.0] * 4, [1.0] * 4, [False] * 4)
     before = np.full((2016, 1, len(METRICS)), np.nan, np.float32)
     before[:, 0, 0] = 8.0  # a week of eight replicas, which `fixed` holds
-    wanted = dict.fromkeys(("wanted", "soon"), np.ones((4, 1, 2), int))
+    one = np.ones((4, 1, 2), int)
+    wanted = {"wanted": one, "soon": one}
     bare, knowing = (rivals(one, ["fixed"], wanted) for one in (job, replace(job, before=before)))
     assert loads(replace(job, before=before)).shape == (2020, 1, 2)
     own = len(SUPPLY) * len(job.levels)
