@@ -43,6 +43,7 @@ LEARN_S: Final = 4 * DAY_S  # before plans, in which promises are learnt from; a
 HISTORY_S: Final = (
     14 * DAY_S
 )  # that rivals know before the window, where the trace has it: as much as any asks for
+FORMAT: Final = 2  # of days and snapshots: a run does not go on from those of another
 SETTLE_S: Final = 3_600  # planned and not scored: what is started with is a guess
 
 
@@ -131,7 +132,9 @@ def backtest(
     digest = hashlib.blake2b(digest_size=8)
     asked = [trace_file.read_bytes(), *(p.read_bytes() for p in (policy, prices) if p is not None)]
     asked.append(
-        jsonlib.dumps([facts, list(job.levels), alone, str(model), begin, until, *(some or [])]).encode()
+        jsonlib.dumps(
+            [FORMAT, facts, list(job.levels), alone, str(model), begin, until, *(some or [])]
+        ).encode()
     )
     for part in asked:
         digest.update(part)
