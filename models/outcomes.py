@@ -68,6 +68,7 @@ class Outcomes:
                     "misses": int(m.sum()),
                     "hit_rate": 1 - int(m.sum()) / n if n else None,
                     "cost": float(self.cost[:, apps, lane].sum()),
+                    "cost_scored": float(self.cost[:, apps, lane][scored].sum()),
                     "unserved": float(short[..., lane].sum() / max(demand.sum(), 1e-12)),
                     "worst_shortfall": float(short[..., lane].max(initial=0.0)),
                     "longest_run": max((_run(m[:, a]) for a in range(m.shape[1])), default=0),
@@ -80,7 +81,7 @@ class Outcomes:
         return rows
 
     def by_day(self) -> tuple[Array, Array, Array, Array]:
-        """Misses, cost and slack (day, lane), and what they are counted of (day, 2): app-ticks, demand."""
+        """Misses, cost and slack (day, lane) of what is scored, and of how much (day, 2): app-ticks, demand."""
         days = np.unique(self.day)
         demand = np.where(self.scored, np.nan_to_num(self.demand), 0.0)
         spare = np.where(self.scored[..., None], np.maximum(self.ready - demand[..., None], 0), 0)
@@ -90,7 +91,8 @@ class Outcomes:
             return np.stack(summed)
 
         counted = np.stack([total(self.scored.astype(np.float64)), total(demand)], axis=-1)
-        return total(self.missed), total(self.cost), total(spare), counted
+        cost = np.where(self.scored[..., None], self.cost, 0)
+        return total(self.missed), total(cost), total(spare), counted
 
 
 def _run(missed: Bool) -> int:
@@ -108,6 +110,9 @@ def weights(days: int, seed: int) -> Array:
 
 def at_rate(outcomes: Outcomes, lanes: Sequence[int], rate: float, weight: Float) -> tuple[Float, Float]:
     """Cost and slack of a policy's sweep where it realises a hit rate, (draw); NaN where no setting reaches it.
+
+    Both are of the app-ticks that are scored, as the hits are: a policy that answers to usage at its limit would
+    else pay for ticks in which nobody knows whether it was right.
 
     Between two settings both are linear in the logarithm of the share of misses (as `models.scores.matched`). Settings
     that cost more than another and hit less are left out.

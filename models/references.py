@@ -113,6 +113,6 @@ KNOBS: Final[Mapping[str, Knob]] = {
 }
 
 
-def make(names: Sequence[str], facts: Facts) -> dict[str, Autoscaler]:
-    """These policies, each at its default and swept values."""
-    return {name: KNOBS[name].make(facts, np.array(KNOBS[name].values)) for name in names}
+def make(names: Sequence[str], facts: Facts, times: int = 1) -> dict[str, Autoscaler]:
+    """These policies, each at its default and swept values, all of them so many times over."""
+    return {name: KNOBS[name].make(facts, np.tile(KNOBS[name].values, times)) for name in names}

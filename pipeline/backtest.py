@@ -40,6 +40,10 @@ SHARDS: Final = 2
 """Groups of apps that learn apart, as partitions of a stream do; two, so that two cores are used. Not the machine's
 number of cores: the same arguments give the same bytes anywhere."""
 LEARN_S: Final = 4 * DAY_S  # before plans, in which promises are learnt from; as in `models.confidence`
+HISTORY_S: Final = (
+    14 * DAY_S
+)  # that rivals know before the window, where the trace has it: as much as any asks for
+FORMAT: Final = 2  # of days and snapshots: a run does not go on from those of another
 SETTLE_S: Final = 3_600  # planned and not scored: what is started with is a guess
 
 
@@ -49,6 +53,9 @@ def backtest(
     until: Annotated[str | None, typer.Option(help="End of it, ISO 8601.")] = None,
     warm_up: Annotated[
         str | None, typer.Option(help="Run and not scored before, as 12h or 8d; default as `evaluate`.")
+    ] = None,
+    some: Annotated[
+        list[str] | None, typer.Option("--app", help="App of the trace; repeat for more.", show_default="all")
     ] = None,
     groupings: Annotated[
         int, typer.Option(min=0, help="Artificial apps: so many of each size; 0: the trace's own.")
@@ -89,6 +96,8 @@ def backtest(
     and the same --out.
     """
     read = trace.read(trace_file)
+    if some:
+        read = trace.of_apps(read, some)
     panel = trace.to_panel(read, tick_s)
     names = [] if alone else list(dict.fromkeys(rival or references.KNOBS))
     for name in names:
@@ -122,14 +131,18 @@ def backtest(
     }
     digest = hashlib.blake2b(digest_size=8)
     asked = [trace_file.read_bytes(), *(p.read_bytes() for p in (policy, prices) if p is not None)]
-    asked.append(jsonlib.dumps([facts, list(job.levels), alone, str(model), begin, until]).encode())
+    asked.append(
+        jsonlib.dumps(
+            [FORMAT, facts, list(job.levels), alone, str(model), begin, until, *(some or [])]
+        ).encode()
+    )
     for part in asked:
         digest.update(part)
     with tempfile.TemporaryDirectory() as nowhere:
         folder = (Path(nowhere) if out is None else out) / f"parts-{digest.hexdigest()}"
         seen = run(job, model, SHARDS, folder, processes)
     ranked = ranking.rank(
-        job, seen, rivals(job, names, seen["wanted"]), names, skip=window.score - window.begin - job.plan_from
+        job, seen, rivals(job, names, seen), names, skip=window.score - window.begin - job.plan_from
     )
     report = facts | ranked.report
     if out is not None:
@@ -177,6 +190,7 @@ def job_of(
         UsageError: an app without data before the window, or without policy or offer.
     """
     rows = slice(window.begin, window.stop)
+    past = slice(max(0, window.score - HISTORY_S // panel.tick_s), window.begin)
     values = panel.values[rows]
     plan_from = max(1, window.score - window.begin - SETTLE_S // panel.tick_s)
     before = confidence.totals(values[:plan_from], list(members.values()))
@@ -207,6 +221,7 @@ def job_of(
         levels=levels,
         learn_from=max(0, plan_from - LEARN_S // panel.tick_s),
         plan_from=plan_from,
+        before=confidence.totals(panel.values[past], [members[app] for app in sorted(members)]),
     )
 
 

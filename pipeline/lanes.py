@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass, field, fields
+from typing import Any, Final
 
 import numpy as np
 
 from models.capacity import Observed, Offer, Policy, replicas_per_instance
-from models.features import horizon_steps
+from models.features import METRICS, horizon_steps
 from models.provisioning import Fleet, Provider, Terms
 
 Arrays = dict[str, np.ndarray]
+NOTHING: Final = np.zeros((0, 0, len(METRICS)), np.float32)
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class Job:
         levels: confidences at which the replicas that the scenarios need are kept, for a sweep.
         learn_from, plan_from: rows from which scenarios are made and learnt from, and from which plans are made.
         every: plan every so many ticks.
+        before: (tick, app by name, metric) totals of the rows before the first: history for rivals alone.
     """
 
     values: np.ndarray
@@ -51,6 +53,7 @@ class Job:
     every: int = 1
     seed: int = 0
     draft: bool = True
+    before: np.ndarray = field(default_factory=lambda: NOTHING)
 
     @property
     def apps(self) -> list[str]:

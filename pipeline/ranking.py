@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import polars as pl
 
+from models.capacity import floor_demand
 from models.confidence import totals
 from models.features import DAY_S, METRICS
 from models.outcomes import RATES, Outcomes, at_rate, weights
 from models.reconciliation import lower_bound
 from models.references import KNOBS, largest
 from pipeline.lanes import Arrays, Job
-from pipeline.rivals_run import loads
+from pipeline.rivals_run import SUPPLY, filled, loads
 
 OURS: Final = "leadtime"
 
@@ -42,11 +43,12 @@ def rank(job: Job, seen: Arrays, rivals: Mapping[str, Arrays], names: Sequence[s
         names: see there.
         skip: rows from the first plan on that are not scored.
     """
-    demand = largest(loads(job)[job.plan_from :])[skip:]
+    demand = largest(loads(job)[len(job.before) + job.plan_from :])[skip:]
     members = [job.members[app] for app in job.apps]
     usage = totals(job.values, members)
-    bounds = lower_bound(totals(np.where(job.saturated, job.values, 0), members), usage)
-    censored = bounds[job.plan_from :][skip:].any(axis=-1)
+    held = totals(np.where(job.saturated, job.values, 0), members)
+    bounds = lower_bound(held, usage)
+    censored = _censored(job, usage, held, bounds)[job.plan_from :][skip:] & ~np.isnan(demand)
     ticks = job.first_tick + job.plan_from + skip + np.arange(len(demand))
     day = ticks // max(1, DAY_S // job.tick_s)
     day -= day[0]
@@ -54,8 +56,8 @@ def rank(job: Job, seen: Arrays, rivals: Mapping[str, Arrays], names: Sequence[s
     default = next(iter(job.policies.values())).confidence
     outcomes: dict[str, Outcomes] = {}
     lanes: dict[str, dict[str, list[int]]] = {}
-    settings = {OURS: [*([default] if job.levels else []), *job.levels] or [default]}
-    settings |= {name: list(KNOBS[name].values) for name in names}
+    settings = {OURS: [default, *len(SUPPLY) * list(job.levels)]}
+    settings |= {name: list(len(SUPPLY) * KNOBS[name].values) for name in names}
     for market in job.offers if job.levels else [first]:
         beside = rivals.get(market)
         # on demand our default is the level nearest to the policy's confidence: there is no plan of its own
@@ -70,11 +72,11 @@ def rank(job: Job, seen: Arrays, rivals: Mapping[str, Arrays], names: Sequence[s
         for name, values in settings.items():
             lanes[market][name] = list(range(at, at + len(values)))
             at += len(values)
-    tables = {m: _policies(outcomes[m], lanes[m], settings, job.seed) for m in outcomes}
+    tables = {m: _policies(outcomes[m], lanes[m], settings, job.seed, censored) for m in outcomes}
     promise = _promise(job, seen, skip, np.where(bounds, np.nan, usage))
     by_app = _by_app(job, outcomes[first], lanes[first])
     report: dict[str, Any] = {
-        "censored_app_ticks": int((censored & ~np.isnan(demand)).sum()),
+        "censored_app_ticks": int(censored.sum()),
         "unmeasured_app_ticks": int(np.isnan(demand).sum()),
         "policies": tables[first],
         "policies_on_demand": tables.get("on_demand"),
@@ -93,18 +95,42 @@ def rank(job: Job, seen: Arrays, rivals: Mapping[str, Arrays], names: Sequence[s
     return Ranked(report, outcomes, lanes, settings, demand)
 
 
+def _censored(job: Job, usage: np.ndarray, held: np.ndarray, bounds: np.ndarray) -> np.ndarray:
+    """(row, app) where what was needed is not known.
+
+    A governed metric is a lower bound, and could set the need: with its saturated part taken once and a half, as the
+    reactive floor takes it, it would need more than all that was measured. Where another metric needs more anyway,
+    the need is known.
+
+    usage, held, bounds: (row, app, METRICS); held: what saturated users have of it.
+    """
+    known = largest(filled(job, usage))
+    could = largest(filled(job, np.where(bounds, floor_demand(usage, held), np.nan)))
+    return ~np.isnan(could) & (could > known)
+
+
 def _policies(
-    outcomes: Outcomes, lanes: Mapping[str, list[int]], settings: Mapping[str, list[float]], seed: int
+    outcomes: Outcomes,
+    lanes: Mapping[str, list[int]],
+    settings: Mapping[str, list[float]],
+    seed: int,
+    censored: np.ndarray,
 ) -> dict[str, Any]:
+    apart = replace(outcomes, scored=censored).lanes()
     rows, weight = outcomes.lanes(), weights(len(np.unique(outcomes.day)), seed)
     missed, _, _, counted = outcomes.by_day()
     hits = 1 - (weight @ missed) / np.maximum(weight @ counted[:, 0], 1)[:, None]
     found: dict[str, Any] = {}
     for name, some in lanes.items():
         entry: dict[str, Any] = {
-            "defaults": rows[some[0]] | {"hit_rate_95": _interval(hits[1:, some[0]])},
+            "defaults": rows[some[0]]
+            | {
+                "hit_rate_95": _interval(hits[1:, some[0]]),
+                "hit_rate_of_usage_where_censored": apart[some[0]]["hit_rate"],
+            },
             "sweep": [
-                {"setting": setting, **rows[lane]} for setting, lane in zip(settings[name], some, strict=True)
+                {"setting": setting, "supply": supply, **rows[lane]}
+                for setting, supply, lane in zip(settings[name], _supply(name, len(some)), some, strict=True)
             ],
             "_drawn": {},
         }
@@ -118,6 +144,12 @@ def _policies(
             entry["_drawn"][rate] = cost
         found[name] = entry
     return found
+
+
+def _supply(name: str, lanes: int) -> list[float | None]:
+    """SUPPLY of a policy's lanes; our first is the plan itself."""
+    own: list[float | None] = [None] if name == OURS else []
+    return own + [one for one in SUPPLY for _ in range((lanes - len(own)) // len(SUPPLY))]
 
 
 def _summary(table: Mapping[str, Any]) -> dict[str, Any]:

@@ -48,7 +48,7 @@ class Rerun:
         self.apps: dict[str, App] = {}
         self.common = reconciliation.initial_common()
         self.row = 0
-        self.wanted = np.ones((len(job.apps), len(job.levels)), np.int64)
+        self.wanted, self.soon = np.ones((2, len(job.apps), len(job.levels)), np.int64)
         self.lanes = {
             (app, market): Lanes(job, app, market, [c for m, c in job.lanes if m == market])
             for app in job.apps
@@ -133,7 +133,8 @@ class Rerun:
         said = self._plan(decided, tick) if plans else {}
         for name in decided if plans else ():
             if demands[name].users:
-                self.wanted[job.apps.index(name)] = self._needed(name, decided[name])
+                a = job.apps.index(name)
+                self.wanted[a], self.soon[a] = self._needed(name, decided[name])
         return self._asked(outcome, said) if planned else {}
 
     def _forecast(self, t: int) -> tuple[dict[str, Demand], QuantileFunction, np.ndarray, np.ndarray]:
@@ -211,16 +212,22 @@ class Rerun:
         return said
 
     def _needed(self, app: str, decide: Any) -> np.ndarray:
-        """(level) replicas that hold over the promise's steps in so many of the scenarios, and carry present usage."""
+        """(2, level) replicas that hold in so many of the scenarios, and carry present usage.
+
+        Over the promise's steps, which is what to buy for; and over those before, until which nothing bought serves:
+        what is ready is not released below them (`models.allocation`).
+        """
         policy, scenarios, told = self.job.policies[app], decide.args[0], decide.keywords
         offers = self.job.offers[self.job.markets[0]][app]
         window, _ = promised(offers, policy, told["steps_s"], told["metrics"])
-        needed = replicas(load(scenarios[:, window], told["metrics"], policy), policy).max(axis=1)
-        at = np.ceil(np.asarray(self.job.levels) * len(needed) - 1e-9).astype(int) - 1
+        needed = replicas(load(scenarios, told["metrics"], policy), policy)
+        at = np.maximum(np.ceil(np.asarray(self.job.levels) * len(needed) - 1e-9).astype(int) - 1, 0)
         floor = replicas(
             load(floor_demand(told["usage"], told["saturated"]), told["metrics"], policy), policy
         )
-        return np.clip(np.sort(needed)[np.maximum(at, 0)], floor, policy.limit)
+        steps = (window, slice(0, max(1, window.start)))
+        found = np.stack([np.sort(needed[:, some].max(axis=1))[at] for some in steps])
+        return np.clip(found, floor, policy.limit)
 
     def _member(self, decide: Any, one: Lanes, lane: int) -> groups.Member:
         seen = one.observed(lane)
@@ -268,6 +275,7 @@ class Rerun:
         return outcome | {
             "asked": np.array(asked, np.float32),
             "wanted": self.wanted.astype(np.int32),
+            "soon": self.soon.astype(np.int32),
             "required": required,
             "window": window,
             "plan": held,
@@ -284,6 +292,7 @@ class Rerun:
         found: Arrays = {
             "row": np.array(self.row),
             "wanted": self.wanted,
+            "soon": self.soon,
             "ids": users.ids.view(np.uint8),
             "seen": users.seen,
             "copulas": np.frombuffer(b"".join(self.copulas.blocks()), np.uint8),
@@ -302,7 +311,7 @@ class Rerun:
         """Continue from one."""
         users, ids = self.users, blocks["ids"].view(NAMES)
         self.row, self.common = int(blocks["row"]), {name: blocks[f"common.{name}"] for name in self.common}
-        self.wanted = blocks["wanted"].copy()
+        self.wanted, self.soon = blocks["wanted"].copy(), blocks["soon"].copy()
         slots = users.admit(ids, np.zeros(len(ids), int), [""], 0)
         users.seen[:] = blocks["seen"]
         users.put(slots, {name: blocks[f"user.{name}"] for name in users.state})

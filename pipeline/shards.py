@@ -16,7 +16,7 @@ from models.blocks import SMALL_BLOCK
 from models.lstm import CARD, BehaviourModel
 from pipeline.display import progress
 from pipeline.errors import UsageError
-from pipeline.lanes import Arrays, Job
+from pipeline.lanes import NOTHING, Arrays, Job
 from pipeline.rerun import Rerun
 
 SNAPSHOT: Final = "snapshot.npz"
@@ -48,6 +48,7 @@ def _part(job: Job, apps: list[str]) -> Job:
         saturated=job.saturated[:, users],
         ids=[job.ids[u] for u in users],
         members={app: np.searchsorted(users, job.members[app]) for app in apps},
+        before=NOTHING,
     )
 
 

@@ -53,6 +53,19 @@ def test_cost_at_a_rate_is_read_between_settings() -> None:
     assert np.isnan(at_rate(all_, [1], 0.95, weights(10, 0))[0][0])
 
 
+def test_what_is_spent_where_nothing_is_scored_is_apart() -> None:
+    all_ = outcomes()
+    some = Outcomes(
+        all_.demand, np.array([[True], [False], [True], [True]]), all_.day, all_.ready, all_.asked, all_.cost
+    )
+    row = some.lanes()[1]
+    assert (row["cost"], row["cost_scored"]) == (12.0, 9.0)
+    assert at_rate(some, [0, 1], 1 - 1 / 3, weights(2, 0))[0][0] == pytest.approx(
+        3.0
+    )  # the short lane's 3 × 1
+    assert some.by_day()[1].tolist() == [[1.0, 3.0], [2.0, 6.0]]
+
+
 def test_a_setting_that_is_beaten_is_left_out() -> None:
     all_ = outcomes()
     worse = np.concatenate(

@@ -76,6 +76,7 @@ def test_the_same_arguments_give_the_same_bytes_and_all_figures(trace_file: Path
     ("options", "message"),
     [
         (("--rival", "magic"), "no rival 'magic'"),
+        (("--app", "nowhere"), "no app 'nowhere' in the trace; it has app-0"),
         (("--policy", "p.toml"), "go together"),
         (("--sweep", "2"), "between 0 and 1"),
         (("--from", "2031-01-01T00:00Z"), "nothing to score"),
