@@ -48,7 +48,7 @@ WEIGHTS: Final = "weights.npz"
 CARD: Final = "model.json"
 
 RELEASED: Final = Path(__file__).parent / "released"
-DEFAULT_MODEL: Final = RELEASED / "lstm64-2026-11c"
+DEFAULT_MODEL: Final = RELEASED / "lstm64-2026-11d"
 
 State = dict[str, NDArray[Any]]
 # What is kept of a user: name -> shape, kind
