@@ -72,7 +72,7 @@ def test_a_provider_that_fails_hangs_and_answers_half(settings: Settings) -> Non
         (folder / "local" / "faults.json").write_text(json.dumps(FAULTY))
         outcomes.append(replaying.run(settings, folder, fault, ticks_per_s=1))
     calm, killed = outcomes
-    assert calm.figures["commands_by_status"].keys() == {"APPLIED", "PARTIAL", "FAILED"}
+    assert {"APPLIED", "PARTIAL"} <= calm.figures["commands_by_status"].keys()
     assert b'"status": "RETRYING"' not in calm.files["results.jsonl"]  # all came to an end
     replaying.assert_same(killed, calm)
 
