@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Final
 
 import numpy as np
@@ -27,6 +28,7 @@ class Outcomes:
 
     demand: (tick, app), NaN = not measured; scored: (tick, app), measured and not censored; day: (tick)
     ready: least capacity within each tick; asked: replicas wanted from the tick on; cost: spent within it
+    carry: what was lacking in a tick is demand of the next one as well
     """
 
     demand: Float
@@ -35,25 +37,41 @@ class Outcomes:
     ready: Float
     asked: Float
     cost: Float
+    carry: bool = False
+
+    @cached_property
+    def due(self) -> Float:
+        """(tick, app, lane) demand, and with `carry` what earlier ticks left; one lane for all without."""
+        if not self.carry:
+            return self.demand[..., None]
+        found = np.empty(self.ready.shape)
+        left = np.zeros(self.ready.shape[1:])
+        for t, (demand, ready) in enumerate(zip(self.demand, self.ready, strict=True)):
+            found[t] = demand[:, None] + left
+            left = np.where(np.isnan(found[t]), left, np.maximum(found[t] - ready, 0.0))
+        return found
+
+    @property
+    def spare(self) -> Float:
+        """Ready capacity beyond what was due, in replicas; 0 where not scored."""
+        return np.where(self.scored[..., None], np.maximum(self.ready - np.nan_to_num(self.due), 0), 0.0)
 
     @property
     def missed(self) -> Bool:
         """Ticks scored in which ready capacity was below demand."""
-        return self.scored[..., None] & (self.ready < self.demand[..., None])
+        return self.scored[..., None] & (self.ready < self.due)
 
     @property
     def short(self) -> Float:
         """Demand that ready capacity did not carry, in replicas; 0 where not scored."""
-        return np.where(self.missed, np.nan_to_num(self.demand)[..., None] - self.ready, 0.0)
+        return np.where(self.missed, np.nan_to_num(self.due) - self.ready, 0.0)
 
     def lanes(self, apps: Any = slice(None)) -> list[dict[str, Any]]:
         """A row of figures for each lane, over some apps together."""
         scored, missed = self.scored[:, apps], self.missed[:, apps]
         demand = np.where(scored, np.nan_to_num(self.demand[:, apps]), 0.0)
         short, asked = self.short[:, apps], self.asked[:, apps]
-        spare = np.where(
-            scored[..., None], np.maximum(self.ready[:, apps] - np.nan_to_num(demand)[..., None], 0), 0
-        )
+        spare = self.spare[:, apps]
         rows: list[dict[str, Any]] = []
         for lane in range(self.ready.shape[-1]):
             m, n = missed[..., lane], int(scored.sum())
@@ -84,7 +102,6 @@ class Outcomes:
         """Misses, cost and slack (day, lane) of what is scored, and of how much (day, 2): app-ticks, demand."""
         days = np.unique(self.day)
         demand = np.where(self.scored, np.nan_to_num(self.demand), 0.0)
-        spare = np.where(self.scored[..., None], np.maximum(self.ready - demand[..., None], 0), 0)
 
         def total(x: Any) -> Array:
             summed = [np.asarray(x[self.day == d].sum(axis=(0, 1)), np.float64) for d in days]
@@ -92,7 +109,7 @@ class Outcomes:
 
         counted = np.stack([total(self.scored.astype(np.float64)), total(demand)], axis=-1)
         cost = np.where(self.scored[..., None], self.cost, 0)
-        return total(self.missed), total(cost), total(spare), counted
+        return total(self.missed), total(cost), total(self.spare), counted
 
 
 def _run(missed: Bool) -> int:
@@ -130,13 +147,13 @@ def at_rate(outcomes: Outcomes, lanes: Sequence[int], rate: float, weight: Float
     spent, slack = weight @ cost[:, some], weight @ spare[:, some] / np.maximum(size, 1e-12)[:, None]
     out = np.full((2, len(weight)), np.nan)
     for d in range(len(weight)):
-        kept = _frontier(hit[d], spent[d])
+        kept = frontier(hit[d], spent[d])
         for i, figure in enumerate((spent, slack)):
             out[i, d] = matched(hit[d][kept][None], figure[d][kept][None], rate)[0]
     return out[0], out[1]
 
 
-def _frontier(hit: Float, cost: Float) -> NDArray[np.intp]:
+def frontier(hit: Float, cost: Float) -> NDArray[np.intp]:
     """Settings that no other beats in both, by rising hit rate."""
     order = np.lexsort((-hit, cost))
     kept: list[int] = []

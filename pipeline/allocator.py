@@ -42,6 +42,8 @@ class Asked:
     """What an app's plan is made from, but for what its group leaves it; `budget` is the group's, per hour."""
 
     member: groups.Member
+    decide: planning.Decide
+    users: int
     budget: float | None
     metrics: tuple[str, ...]
     prices: dict[str, Record]
@@ -176,7 +178,7 @@ class Allocator:
         policy_record = self._policy(app, tick, pinned)
         policy = side_inputs.policy_of(policy_record)
         prices = self._prices(kept.group, tick, pinned)
-        observed = self._observed(app, kept, tick)
+        observed = self._observed(app, kept, tick, pinned)
         before = kept.memory.get("counts") or {o: r["ready"] + r["pending"] for o, r in observed.items()}
         now_s = float((tick + 1) * tick_s)
         max_age_s = self.settings.price_max_age_s
@@ -215,7 +217,7 @@ class Allocator:
             "group_policy": f"{shared['app']}@{shared['version']}" if shared else "",
         }
         budget = None if shared is None else side_inputs.policy_of(shared).budget
-        return Asked(member, budget, demand.metrics, prices, observed, before, versions)
+        return Asked(member, decide, demand.users, budget, demand.metrics, prices, observed, before, versions)
 
     def _publish_plan(self, app: str, asked: Asked, decided: groups.Decision, head: Record) -> None:
         """The plan and its commands; what cannot be met is warned of, once by app and reason."""
@@ -280,8 +282,10 @@ class Allocator:
         found = self.inputs.all_at("prices", tick, versions)
         return {p["offer_id"]: p for p in found if p["commitment_id"] in (None, "", group)}
 
-    def _observed(self, app: str, kept: App, tick: int) -> dict[str, Record]:
-        """What the app's targets had at the end of the tick before, by offer."""
+    def _observed(self, app: str, kept: App, tick: int, pinned: Record | None) -> dict[str, Record]:
+        """What the app's targets had at the end of the tick before, by offer; or what an earlier plan began with."""
+        if pinned is not None:
+            return self.inputs.observed(app, pinned["observed_tick"] + 1)
         if not self.settings.event_time:
             self.inputs.wait_observed(app, tick - 1, self.settings.observation_wait_s)
         elif not kept.managed:
@@ -323,11 +327,12 @@ class Allocator:
         self.pinned = reading.newest(self.settings, "plans", self.shard, self._used) or {}
 
     def _used(self, messages: list[Message], whole: bool) -> dict[str, Record] | None:
-        """Versions that plans after the snapshot used, by plan id; None where more messages are needed."""
+        """By plan id what plans after the snapshot used, versions and the tick observed; None: more is needed."""
         found = [self.codec.decode(message.value() or b"")[1] for message in messages]
         if not whole and all(plan["tick"] > self.done for plan in found):
             return None
-        return {plan["plan_id"]: plan["versions"] for plan in found if plan["tick"] > self.done}
+        later = (plan for plan in found if plan["tick"] > self.done)
+        return {p["plan_id"]: p["versions"] | {"observed_tick": p["observed_tick"]} for p in later}
 
 
 def _hex(state: State) -> dict[str, str]:

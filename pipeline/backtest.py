@@ -1,58 +1,51 @@
-"""`leadtime backtest`: a trace through the stream's own functions, over simulated provisioning, beside rivals."""
+"""`leadtime backtest`: a trace or topics through the stream's own functions, on simulated supply, beside rivals."""
 
 from __future__ import annotations
 
 import hashlib
 import json as jsonlib
 import tempfile
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Final
 
-import numpy as np
 import typer
 
-from models import capacity, confidence, references
-from models.capacity import Offer, Policy
-from models.features import DAY_S, METRICS
-from models.lstm import DEFAULT_MODEL
-from models.provisioning import Terms
-from pipeline import ranking, side_files, trace
-from pipeline.actuators.simulated import LocalOffer
-from pipeline.codec import DEFAULT, Record
+from models import references
+from pipeline import figures, jobs, ranking, replayed, source, what_if
 from pipeline.display import tell
 from pipeline.errors import UsageError
-from pipeline.evaluate import Window, window_of
-from pipeline.example.setup import Example
-from pipeline.identity import DEMO_KEY, Key
-from pipeline.lanes import Job
-from pipeline.options import AsJson
+from pipeline.jobs import Records
+from pipeline.lanes import Arrays, Job
+from pipeline.options import AsJson, Bootstrap, Prefix
 from pipeline.rivals_run import rivals
-from pipeline.shards import run
-from pipeline.side_inputs import offer_of, policy_of
+from pipeline.source import Source
+from pipeline.trace import Panel
 
-TIERS: Final = "tiers"
-ON_DEMAND: Final = "on_demand"
 SWEEP: Final = (0.02, 0.1, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.97, 0.98, 0.99, 0.995, 0.998, 0.999, 0.9995)
 """Confidences whose replicas are compared with the rivals'; hit rates of 95 to 99.9 % lie between."""
-SHARDS: Final = 2
-"""Groups of apps that learn apart, as partitions of a stream do; two, so that two cores are used. Not the machine's
-number of cores: the same arguments give the same bytes anywhere."""
-LEARN_S: Final = 4 * DAY_S  # before plans, in which promises are learnt from; as in `models.confidence`
-HISTORY_S: Final = (
-    14 * DAY_S
-)  # that rivals know before the window, where the trace has it: as much as any asks for
-FORMAT: Final = 2  # of days and snapshots: a run does not go on from those of another
-SETTLE_S: Final = 3_600  # planned and not scored: what is started with is a guess
+FORMAT: Final = 3  # of days and snapshots: a run does not go on from those of another
+SCENARIOS: Final = 1_024  # of a decision on a trace: 10 lie above 99 %
 
 
 def backtest(
-    trace_file: Annotated[Path, typer.Option("--trace", help="Trace file, Parquet or CSV.")],
+    trace_file: Annotated[Path | None, typer.Option("--trace", help="Trace file, Parquet or CSV.")] = None,
+    topics: Annotated[
+        bool, typer.Option("--topics", help="Instead of a trace the frames of a cluster, which is only read.")
+    ] = False,
+    bootstrap: Bootstrap = None,
+    prefix: Prefix = None,
+    offsets: Annotated[
+        str | None, typer.Option(help="With --topics: FROM:TO of behaviour.frames, in every partition.")
+    ] = None,
     begin: Annotated[str | None, typer.Option("--from", help="Start of the scored window, ISO 8601.")] = None,
     until: Annotated[str | None, typer.Option(help="End of it, ISO 8601.")] = None,
     warm_up: Annotated[
-        str | None, typer.Option(help="Run and not scored before, as 12h or 8d; default as `evaluate`.")
+        str | None,
+        typer.Option(
+            help="Run and not scored before, as 12h or 8d; default as `evaluate`, of topics all there is."
+        ),
     ] = None,
     some: Annotated[
         list[str] | None, typer.Option("--app", help="App of the trace; repeat for more.", show_default="all")
@@ -61,14 +54,22 @@ def backtest(
         int, typer.Option(min=0, help="Artificial apps: so many of each size; 0: the trace's own.")
     ] = 0,
     policy: Annotated[
-        Path | None, typer.Option(help="TOML file of policies; default: sized to the trace.")
+        Path | None,
+        typer.Option(help="TOML file of policies; default: of topics theirs, else sized to the demand."),
     ] = None,
     prices: Annotated[
         Path | None, typer.Option(help="TOML file of offers; with --policy, and only with it.")
     ] = None,
-    model: Annotated[Path, typer.Option(help="Folder of the model.")] = DEFAULT_MODEL,
+    model: Annotated[
+        Path | None, typer.Option(help="Folder of the model.", show_default="the released one")
+    ] = None,
     tick_s: Annotated[int | None, typer.Option("--tick", help="Seconds of a tick.")] = None,
-    scenarios: Annotated[int, typer.Option(min=64, help="Of each decision.")] = 1_024,
+    scenarios: Annotated[
+        int | None,
+        typer.Option(
+            min=64, help="Of each decision.", show_default="1024; of topics the installation's setting"
+        ),
+    ] = None,
     every: Annotated[int, typer.Option(min=1, help="Decide every so many ticks.")] = 1,
     sweep: Annotated[
         list[float] | None,
@@ -80,7 +81,31 @@ def backtest(
     alone: Annotated[
         bool, typer.Option("--alone", help="Neither rivals nor a sweep: our plans alone.")
     ] = False,
-    seed: Annotated[int, typer.Option(help="Of scenarios, supply, groupings and the bootstrap.")] = 0,
+    changes: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--what-if",
+            help="The same window again and set beside: settings as confidence=0.999 startup=2 price.spot=1.5"
+            " policy.hold_s=0 policies=FILE prices=FILE replica=0.1 campaign=APP@TIME/2h/x3; repeat for more.",
+        ),
+    ] = None,
+    divisible: Annotated[
+        bool, typer.Option("--divisible", help="Also with replicas and instances of a tenth of the size.")
+    ] = False,
+    backlog: Annotated[
+        bool,
+        typer.Option(
+            "--backlog",
+            help="What capacity lacked in a tick is demand of the next as well; plans do not see it.",
+        ),
+    ] = False,
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            help="Of scenarios, supply, groupings and the bootstrap.",
+            show_default="0; of topics the installation's setting",
+        ),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder for figures, Parquet, CSV, page and what a resumed run needs.")
     ] = None,
@@ -89,16 +114,13 @@ def backtest(
     ] = None,
     json: AsJson = False,
 ) -> None:
-    """Prove it on a trace: what plans would have held and cost, beside rivals at the same realised hit rate.
+    """Prove it on a trace or on topics: what plans would have held and cost, beside rivals at the same hit rate.
 
     Our plans come from the stream's own steps; rivals' replicas are bought by the same search from the same offers, and
-    all meet the same luck. Demand does not react to shortage. A run that was killed goes on with the same arguments
-    and the same --out.
+    all meet the same luck. With --topics the stages themselves run again: where the window begins with the
+    installation's first frame, plans and commands are what it published, byte for byte (`published`). A run that was
+    killed goes on with the same arguments and the same --out.
     """
-    read = trace.read(trace_file)
-    if some:
-        read = trace.of_apps(read, some)
-    panel = trace.to_panel(read, tick_s)
     names = [] if alone else list(dict.fromkeys(rival or references.KNOBS))
     for name in names:
         if name not in references.KNOBS:
@@ -109,16 +131,35 @@ def backtest(
     for level in levels:
         if not 0 < level < 1:
             raise UsageError(f"a confidence lies between 0 and 1, got {level}")
-    if len(panel.ticks) < 2:
-        raise UsageError(f"{trace_file}: one tick alone, nothing can be planned")
-    window = window_of(panel, warm_up, begin, until)
-    members = _members(panel, groupings, seed)
-    files = (policy, prices) if policy is not None and prices is not None else None
-    job = job_of(panel, window, members, files, levels, alone=alone)
-    job = replace(job, scenarios=scenarios, every=every, seed=seed)
+    if topics:
+        if trace_file is not None or tick_s is not None or some or groupings:
+            raise UsageError(
+                "--topics have demand, ticks and apps of their own: no --trace, --tick, --app, --groupings"
+            )
+        found = source.of_topics(bootstrap, prefix, span_of(offsets), warm_up, begin, until, model)
+    elif trace_file is None:
+        raise UsageError("give a trace file with --trace, or --topics")
+    else:
+        found = source.of_trace(trace_file, tick_s, warm_up, begin, until, model, some or ())
+    there = found.recorded
+    seed = seed if seed is not None else 0 if there is None else there.settings.seed
+    if scenarios is None:
+        scenarios = SCENARIOS if there is None else there.settings.scenarios
+    panel, window = found.panel, found.window
+    members = jobs.members_of(panel, groupings, seed)
+    records, skipped, theirs = _records(found, members, policy, prices)
+    alternatives = [what_if.parse(text, found, records) for text in dict.fromkeys(changes or ())]
+    more: dict[str, Any] = {"scenarios": scenarios, "every": every, "seed": seed}
+
+    def job_of(panel: Panel, records: Records, levels: Sequence[float], *, alone: bool) -> Job:
+        return replace(
+            jobs.job_of(panel, window, members, records, levels, alone=alone, ids=found.ids), **more
+        )
+
+    job = job_of(panel, records, levels, alone=alone)
     facts: dict[str, Any] = {
-        "trace": str(trace_file),
-        "skipped": {**read.skipped, "duplicates": _duplicates(read)},
+        "source": found.name,
+        "skipped": {**found.skipped, **skipped},
         "tick_s": panel.tick_s,
         "users": len(panel.users),
         "apps": len(job.members),
@@ -128,153 +169,114 @@ def backtest(
         "every": every,
         "seed": seed,
         "artificial_apps": groupings > 0,
+        "backlog_carried_over": backlog,
     }
-    digest = hashlib.blake2b(digest_size=8)
-    asked = [trace_file.read_bytes(), *(p.read_bytes() for p in (policy, prices) if p is not None)]
-    asked.append(
-        jsonlib.dumps(
-            [FORMAT, facts, list(job.levels), alone, str(model), begin, until, *(some or [])]
-        ).encode()
+    digest = hashlib.blake2b(found.digest, digest_size=8)
+    for path in (policy, prices):
+        digest.update(b"" if path is None else path.read_bytes())
+    digest.update(
+        jsonlib.dumps([FORMAT, facts, list(job.levels), alone, str(found.model), begin, until, some]).encode()
     )
-    for part in asked:
-        digest.update(part)
+    skip = window.score - window.begin - job.plan_from
     with tempfile.TemporaryDirectory() as nowhere:
-        folder = (Path(nowhere) if out is None else out) / f"parts-{digest.hexdigest()}"
-        seen = run(job, model, SHARDS, folder, processes)
-    ranked = ranking.rank(
-        job, seen, rivals(job, names, seen), names, skip=window.score - window.begin - job.plan_from
-    )
-    report = facts | ranked.report
+        root = Path(nowhere) if out is None else out
+
+        def go(source: Source, job: Job, name: str, records: Records | None) -> Run:
+            seen, made = source.run(job, root / f"parts-{name}", processes, records)
+            beside = rivals(job, names, seen)
+            ranked = ranking.rank(job, seen, beside, names if job.levels else (), skip=skip, carry=backlog)
+            return Run(job, seen, beside, ranked, made)
+
+        base = go(found, job, digest.hexdigest(), None if theirs else records)
+        report = facts | base.ranked.report
+        report["figures"] = figures.stated(job, base.seen, base.beside, names, base.ranked)
+        if theirs and there is not None:
+            last = job.first_tick + len(job.values) - 1
+            report["published"] = replayed.compare(there, base.made, job.first_tick, last)
+        if divisible:
+            tenth = what_if.smaller(records, what_if.TENTH)
+            run = go(found, job_of(panel, tenth, levels, alone=alone), f"{digest.hexdigest()}-tenth", tenth)
+            report["divisible"] = {"replica": what_if.TENTH} | {
+                name: run.ranked.report[name] for name in ("policies", "policies_on_demand", "summary")
+            }
+        others: dict[str, Any] = {}
+        for other in alternatives:
+            run = go(
+                other.source,
+                job_of(other.source.panel, other.records, (), alone=True),
+                other.digest(digest.digest()),
+                other.records,
+            )
+            others[other.text] = what_if.figures(run.job, run.seen, run.ranked)
+        if others:
+            report["what_if"] = what_if.differences(what_if.figures(job, base.seen, base.ranked), others)
     if out is not None:
-        ranking.write(out, job, seen, ranked)
+        ranking.write(out, job, base.seen, base.ranked)
+        figures.write(out, report["figures"])
+        if others:
+            what_if.write(out, report["what_if"])
+        if "published" in report and there is not None:
+            replayed.write(out, there, base.made)
         (out / "report.json").write_text(jsonlib.dumps(report, indent=1) + "\n")
         from pipeline import backtest_page  # matplotlib takes a second
 
-        backtest_page.write(out, job, seen, ranked, report)
-    tell(report if json else report["summary"], json)
+        backtest_page.write(out, job, base.seen, base.ranked, report)
+    tell(report if json else _told(report), json)
 
 
-def _duplicates(read: trace.Trace) -> int:
-    """Rows of a user at a time that another row has as well; their mean counts."""
-    return read.frame.height - read.frame.select("ts", "app", "user").unique().height
+@dataclass(frozen=True)
+class Run:
+    """One job, what came of it and of its rivals, and the records that its stages published."""
+
+    job: Job
+    seen: Arrays
+    beside: Mapping[str, Arrays]
+    ranked: ranking.Ranked
+    made: Mapping[str, list[bytes]]
 
 
-def _members(panel: trace.Panel, groupings: int, seed: int) -> dict[str, np.ndarray]:
-    if groupings:
-        drawn = confidence.groupings(len(panel.users), groupings, seed)
-        return {f"group-{len(users):03d}-{i:02d}": users for i, users in enumerate(drawn)}
-    apps = np.array(panel.apps)
-    return {str(app): np.flatnonzero(apps == app) for app in dict.fromkeys(panel.apps)}
+def _told(report: Mapping[str, Any]) -> dict[str, Any]:
+    """For people: the summary, how many of the topics' records came out the same, and alternatives."""
+    told: dict[str, Any] = {"summary": report["summary"]}
+    told |= {f"skipped, {name}": count for name, count in report["skipped"].items() if count}
+    if "divisible" in report:
+        told |= {f"divisible, {k}": v for k, v in report["divisible"]["summary"].items()}
+    if "what_if" in report:
+        told["what_if"] = what_if.table(report["what_if"])
+    for topic, counts in report.get("published", {}).items():
+        if isinstance(counts, dict):
+            of = counts["same"] + counts["different"] + counts["published_only"]
+            told[f"{topic} as published"] = f"{counts['same']:,} of {of:,}"
+    return told
 
 
-def job_of(
-    panel: trace.Panel,
-    window: Window,
-    members: dict[str, np.ndarray],
-    files: tuple[Path, Path] | None,
-    levels: Sequence[float],
-    *,
-    alone: bool,
-) -> Job:
-    """A window of a panel as a job; what it is sized by was seen before the first plan.
+def _records(
+    found: Source, members: Mapping[str, Any], policy: Path | None, prices: Path | None
+) -> tuple[Records, dict[str, int], bool]:
+    """Policies and offers, what of them is left out, and whether the stages plan by their source's own."""
+    panel, window = found.panel, found.window
+    if policy is not None and prices is not None:
+        return jobs.of_files(policy, prices, list(members)), {}, False
+    if found.recorded is not None:
+        first = int(panel.ticks[window.begin]) + jobs.first_plan(window, panel.tick_s)
+        inputs = found.recorded.inputs
+        records = jobs.of_topics(inputs, list(members), first)
+        if records is not None:
+            later = jobs.later_versions(inputs, first, int(panel.ticks[window.stop - 1]))
+            return records, later, True
+    return jobs.sized(panel, window, members), {}, False
 
-    Args:
-        panel: of the trace.
-        window: of its rows.
-        members: app -> columns of its users.
-        files: policies and offers; none: the demo's.
-        levels: confidences of the sweep.
-        alone: without a market on demand.
+
+def span_of(text: str | None) -> tuple[int, int] | None:
+    """FROM:TO of offsets.
 
     Raises:
-        UsageError: an app without data before the window, or without policy or offer.
+        UsageError: not such a text.
     """
-    rows = slice(window.begin, window.stop)
-    past = slice(max(0, window.score - HISTORY_S // panel.tick_s), window.begin)
-    values = panel.values[rows]
-    plan_from = max(1, window.score - window.begin - SETTLE_S // panel.tick_s)
-    before = confidence.totals(values[:plan_from], list(members.values()))
-    records = _sized(before, list(members)) if files is None else _read(*files, list(members))
-    policies, prices, starting = records
-    offers = {app: [offer_of(p) for p in prices[app]] for app in members}
-    plain = {app: [o for o in offers[app] if o.tier == "ON_DEMAND"] for app in members}
-    markets: dict[str, dict[str, list[Offer]]] = {TIERS: offers}
-    starts = {TIERS: starting}
-    if not alone and all(plain.values()):
-        markets[ON_DEMAND] = plain
-        starts[ON_DEMAND] = {app: _plain_start(policies[app], offers[app], starting[app]) for app in members}
-    local = {p["offer_id"]: LocalOffer.of(p) for found in prices.values() for p in found}
-    key = Key("demo", DEMO_KEY, 0)
-    return Job(
-        values=values,
-        events=panel.events[rows],
-        saturated=panel.saturated[rows],
-        ids=[key.pseudonym(f"{a}/{u}") for a, u in zip(panel.apps, panel.users, strict=True)],
-        first_tick=int(panel.ticks[window.begin]),
-        tick_s=panel.tick_s,
-        members=members,
-        policies=policies,
-        offers=markets,
-        terms={o: Terms(one.notice_s, one.billing_min_s) for o, one in local.items()},
-        starting=starts,
-        lanes=[(TIERS, None)],
-        levels=levels,
-        learn_from=max(0, plan_from - LEARN_S // panel.tick_s),
-        plan_from=plan_from,
-        before=confidence.totals(panel.values[past], [members[app] for app in sorted(members)]),
-    )
-
-
-Records = tuple[dict[str, Policy], dict[str, list[Record]], dict[str, dict[str, int]]]
-
-
-def _sized(before: np.ndarray, apps: list[str]) -> Records:
-    """The demo's policies and offers, replicas sized by what was seen before the first plan."""
-    medians: dict[str, dict[str, float]] = {}
-    for a, app in enumerate(apps):
-        known = {
-            m: float(np.nanmedian(before[:, a, i]))
-            for i, m in enumerate(METRICS)
-            if not np.isnan(before[:, a, i]).all()
-        }
-        if not known:
-            raise UsageError(f"nothing is known of app {app} before the window: give --policy and --prices")
-        medians[app] = {m: v for m, v in known.items() if v > 0} or {next(iter(known)): 1.0}
-    example = Example.of_medians(medians)
-    policies = {r["app"]: policy_of(_full("policy", r)) for r in example.policies}
-    full = [_full("price", r) for r in example.prices]
-    return policies, {app: [p for p in full if p["commitment_id"] == app] for app in apps}, example.starting
-
-
-def _read(policy_file: Path, price_file: Path, apps: list[str]) -> Records:
-    """Policies by app, else of "*", and the offers that each may use; modes that only watch are taken for auto."""
-    found = {r["app"]: _full("policy", r) for r in side_files.read_policies(policy_file)}
-    prices = [_full("price", r) for r in side_files.read_prices(price_file)]
-    policies: dict[str, Policy] = {}
-    offers: dict[str, list[Record]] = {}
-    for app in apps:
-        record = found.get(app) or found.get("*")
-        if record is None:
-            raise UsageError(f"{policy_file}: no policy of app {app}, and none of '*'")
-        policies[app] = replace(policy_of(record), app=app, mode="auto", promotion_gates={})
-        group = (record["allocation_group"] if record["app"] == app else "") or app
-        offers[app] = [p for p in prices if p["commitment_id"] in (None, "", group)]
-        if not offers[app]:
-            raise UsageError(f"{price_file}: no offer for app {app}")
-    return policies, offers, {app: {p["offer_id"]: 0 for p in offers[app]} for app in apps}
-
-
-def _full(schema: str, record: Record) -> Record:
-    record = {"version": 1, "valid_from_tick": 0, **record}
-    return DEFAULT.decode(DEFAULT.encode(schema, record))[1]
-
-
-def _plain_start(policy: Policy, offers: Sequence[Offer], counts: dict[str, int]) -> dict[str, int]:
-    """As many replicas as another start has, on demand: of the cheapest such offer."""
-    size = {o.offer_id: capacity.replicas_per_instance(o, policy) for o in offers}
-    wanted = sum(size[o] * n for o, n in counts.items())
-    plain = [o for o in offers if o.tier == "ON_DEMAND" and size[o.offer_id] > 0]
-    if not plain:
-        return {}
-    best = min(plain, key=lambda o: (o.price_h / size[o.offer_id], o.offer_id))
-    return {best.offer_id: -(-wanted // size[best.offer_id])}
+    if text is None:
+        return None
+    try:
+        first, last = (int(part) for part in text.split(":"))
+    except ValueError:
+        raise UsageError(f"--offsets {text}: not FROM:TO") from None
+    return first, last

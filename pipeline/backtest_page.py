@@ -12,8 +12,9 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, PercentFormatter, StrMethodFormatter
 
+from models import outcomes as outcomes_of
 from models.features import DAY_S
-from pipeline import charts, report
+from pipeline import charts, report, what_if
 from pipeline.lanes import Arrays, Job
 from pipeline.ranking import OURS, Ranked
 
@@ -37,8 +38,8 @@ NOTES: Final = (
     "demand in all governed metrics. Ticks at their limit (censored) are not counted.",
     "Our default is the stream's own plan at the policy's confidence. Points beside it, and all rivals', are replicas "
     "that a forecast or rule asks for, bought by one table of purchases from the same offers, on the same luck.",
-    "Demand does not react to shortage. Apps named group-* are artificial: machines put together by chance.",
-    "Rivals see what is ready at the end of a tick, our plans what was ready a tick before.",
+    "Demand does not react to shortage, but for a backlog that is carried over where asked.",
+    "Apps named group-* are artificial: machines put together by chance.",
 )
 
 
@@ -48,7 +49,7 @@ def write(folder: Path, job: Job, seen: Arrays, ranked: Ranked, facts: Mapping[s
     figures = {
         "frontier": frontier(ranked),
         "misses": misses(ranked),
-        "demand": demand(job, ranked, worst),
+        "demand": demand(job, seen, ranked, worst),
     }
     for name, figure in figures.items():
         charts.png(figure, folder / f"{name}.png")
@@ -60,9 +61,10 @@ def write(folder: Path, job: Job, seen: Arrays, ranked: Ranked, facts: Mapping[s
     }
     body = [
         "<header><h1>Leadtime backtest</h1></header>",
-        f"<p>{escape(Path(facts['trace']).name)}: {facts['apps']} apps of {facts['users']} users, {facts['ticks']:,} "
+        f"<p>{escape(Path(facts['source']).name)}: {facts['apps']} apps of {facts['users']} users, {facts['ticks']:,} "
         f"ticks of {facts['tick_s']} s after {facts['warm_up_ticks']:,} that warm up; {facts['scenarios']:,} "
         f"scenarios, a decision every {facts['every']}.</p>",
+        _published(facts),
         _table(facts["policies"], "All tiers"),
         *(
             f"<figure><figcaption><b>{escape(titles[name])}</b></figcaption>"
@@ -70,7 +72,16 @@ def write(folder: Path, job: Job, seen: Arrays, ranked: Ranked, facts: Mapping[s
             for name, figure in figures.items()
         ),
         _table(facts["policies_on_demand"], "On demand only") if facts["policies_on_demand"] else "",
+        _figures(facts["figures"]),
+        _what_if(facts.get("what_if", ())),
+        _table(
+            facts["divisible"]["policies"],
+            "In divisible units: replicas and instances of a tenth of the size",
+        )
+        if "divisible" in facts
+        else "",
         _decisions(job, seen, ranked),
+        _by_app(facts["figures"]),
         '<section class="notes"><h2>Notes</h2><ul>'
         + "".join(f"<li>{escape(note)}</li>" for note in (*NOTES, *_said(facts)))
         + "</ul></section>",
@@ -110,7 +121,10 @@ def _colours(ranked: Ranked) -> dict[str, str]:
 
 
 def frontier(ranked: Ranked) -> Figure:
-    """Cost against the share of misses of every policy's settings, one panel a market; larger marks: defaults."""
+    """Cost against the share of misses of every policy's settings, one panel a market; larger marks: defaults.
+
+    Lines join settings that no other of the policy beats in both.
+    """
     colours = _colours(ranked)
     with mpl.rc_context(charts.STYLE):
         figure = Figure(figsize=(11.0, 4.6), layout="constrained")
@@ -121,11 +135,12 @@ def frontier(ranked: Ranked) -> Figure:
             for name, lanes in ranked.lanes[market].items():
                 x = [max(1 - (rows[lane]["hit_rate"] or 0), least) for lane in lanes]
                 y = [rows[lane]["cost"] for lane in lanes]
-                order = np.argsort(x[1:]) + 1
+                best = outcomes_of.frontier(-np.array(x), np.array(y))
                 axes.plot(
-                    [x[i] for i in order], [y[i] for i in order], ".-", color=colours[name], linewidth=1.2,
+                    [x[i] for i in best], [y[i] for i in best], ".-", color=colours[name], linewidth=1.2,
                     label=name,
                 )  # fmt: skip
+                axes.plot(x, y, ".", color=colours[name], alpha=0.3, markersize=4, zorder=1)
                 axes.scatter(x[:1], y[:1], 60, color=colours[name], edgecolors=charts.PAPER, zorder=4)
             axes.set_xscale("log")
             axes.set_yscale("log")
@@ -137,8 +152,8 @@ def frontier(ranked: Ranked) -> Figure:
             axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
             for rate in (0.95, 0.99, 0.999):
                 axes.axvline(1 - rate, color=charts.MUTED, linewidth=0.8, linestyle=":")
-            axes.set_xlabel("app-ticks missed (dotted: 5, 1 and 0.1 %)")
-            axes.set_ylabel("cost of the window")
+            axes.set_xlabel("app-ticks missed (dotted: 5, 1 and 0.1 %; no miss is drawn as half of one)")
+            axes.set_ylabel("cost of the window, $")
             axes.set_title(market.replace("_", " "), loc="left")
         panels[0].legend(frameon=False, fontsize=8)
     return figure
@@ -161,8 +176,8 @@ def misses(ranked: Ranked) -> Figure:
     return figure
 
 
-def demand(job: Job, ranked: Ranked, app: int) -> Figure:
-    """An app's demand, what our plans asked for, and what was ready; the stretch in which most was missed."""
+def demand(job: Job, seen: Arrays, ranked: Ranked, app: int) -> Figure:
+    """An app's demand, what was forecast and planned of it, what was ready; the stretch in which most was missed."""
     market = next(iter(ranked.outcomes.values()))
     missed = market.missed[:, app, 0].astype(float)
     width = min(SHOWN, len(missed))
@@ -175,11 +190,17 @@ def demand(job: Job, ranked: Ranked, app: int) -> Figure:
     with mpl.rc_context(charts.STYLE):
         figure = Figure(figsize=(11.0, 3.6), layout="constrained")
         axes = figure.subplots()
+        low, high = _band(job, seen, ranked, app)
+        axes.fill_between(
+            middle, low[rows], high[rows], color=charts.FORECAST, alpha=0.6, linewidth=0, step="mid",
+            label="95 % interval at lead time",
+        )  # fmt: skip
         axes.stairs(
             market.asked[rows, app, 0],
             edges,
-            color=charts.FORECAST,
-            linewidth=1.5,
+            color=charts.MUTED,
+            linewidth=1.2,
+            linestyle="--",
             baseline=None,
             label="planned",
         )
@@ -190,8 +211,18 @@ def demand(job: Job, ranked: Ranked, app: int) -> Figure:
         axes.set_ylim(0, charts.top_of(np.concatenate([need, ready]), need[:0], cut=True))
         axes.set_ylabel("replicas")
         charts.time_axis(axes)
-        axes.legend(frameon=False, fontsize=8, ncols=4, loc="upper left")
+        axes.set_title(job.apps[app], loc="left")
+        figure.legend(frameon=False, fontsize=8, ncols=5, loc="outside upper right")
     return figure
+
+
+def _band(job: Job, seen: Arrays, ranked: Ranked, app: int) -> tuple[np.ndarray, np.ndarray]:
+    """Ends of the 95 % interval of an app's demand in each scored tick, as the plan for it saw it; NaN: none did."""
+    rows, skip = len(seen["band"]), len(seen["band"]) - len(ranked.demand)
+    found = np.full((rows + job.steps[-1], 2), np.nan)
+    for i in np.flatnonzero(~np.isnan(seen["band"][:, app, 0])):
+        found[i + job.steps[seen["window"][i, app, 0]]] = seen["band"][i, app, [0, 2]]
+    return found[skip:rows, 0], found[skip:rows, 1]
 
 
 def _table(policies: Mapping[str, Any], title: str) -> str:
@@ -220,6 +251,82 @@ def _table(policies: Mapping[str, Any], title: str) -> str:
         "at 99.9 %", "Slack at 99 %",
     )  # fmt: skip
     return f'<section><h2>{escape(title)}</h2><div class="wide">{report.table(head, rows)}</div></section>'
+
+
+FIGURES: Final = {
+    "hit_rate": "Hit rate",
+    "promise": "Promise kept",
+    "unserved": "Unserved",
+    "worst_shortfall": "Worst shortfall",
+    "longest_run": "Longest run",
+    "cost": "Cost",
+    "cost_reserved": "reserved",
+    "cost_on_demand": "on demand",
+    "cost_spot": "spot",
+    "slack": "Slack",
+    "actions": "Changes",
+    "cost_to_oracle": "Cost to oracle's",
+}
+SHARES: Final = ("hit_rate", "promise", "unserved")
+
+
+def _stated(name: str, figure: Mapping[str, float | None]) -> str:
+    """A figure, and below it its interval."""
+    value, low, high = figure["value"], figure["low"], figure["high"]
+    if value is None:
+        return report.NONE
+
+    def said(x: float) -> str:
+        return f"{100 * x:.2f} %" if name in SHARES else f"{x:,.4g}"
+
+    return said(value) + ("" if low is None or high is None else f" ({said(low)} to {said(high)})")
+
+
+def _rows(policies: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, ...]]:
+    return [
+        (name, *(_stated(f, figures[f]) if f in figures else report.NONE for f in FIGURES))
+        for name, figures in policies.items()
+    ]
+
+
+def _figures(figures: Mapping[str, Any]) -> str:
+    """All policies at their defaults over all apps, with intervals."""
+    table = report.table(("Policy", *FIGURES.values()), _rows(figures["*"]))
+    title = "At defaults, all apps (in brackets 95 % of a bootstrap of days)"
+    return f'<section><h2>{title}</h2><div class="wide">{table}</div></section>'
+
+
+def _by_app(figures: Mapping[str, Any]) -> str:
+    rows = _rows({app: policies[OURS] for app, policies in figures.items() if app != "*"})
+    table = report.table(("App", *FIGURES.values()), rows)
+    return f'<section><h2>Our plans, app by app</h2><div class="wide">{table}</div></section>'
+
+
+def _what_if(rows: Sequence[Mapping[str, Any]]) -> str:
+    if not rows:
+        return ""
+    lines = what_if.table(rows)
+    head = ("What if", *(name for name in lines[0] if name))
+    table = report.table(head, [tuple(line.values()) for line in lines])
+    note = "After the comma the difference to the run as given, in brackets 95 % of a bootstrap of the same days."
+    return f'<section><h2>What if</h2><p>{note}</p><div class="wide">{table}</div></section>'
+
+
+def _published(facts: Mapping[str, Any]) -> str:
+    """How many of the records that the topics hold came out the same."""
+    if "published" not in facts:
+        return ""
+    said: list[str] = []
+    for topic, counts in facts["published"].items():
+        if isinstance(counts, dict):
+            of = counts["same"] + counts["different"] + counts["published_only"]
+            said.append(f"{counts['same']:,} of {of:,} {topic} as published, byte for byte")
+    late = (
+        ""
+        if facts["published"]["from_the_beginning"]
+        else " What had been learnt before the window is not known."
+    )
+    return f"<p>{'; '.join(said)}.{late}</p>"
 
 
 def _decisions(job: Job, seen: Arrays, ranked: Ranked) -> str:

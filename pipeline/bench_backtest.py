@@ -14,8 +14,7 @@ import typer
 from models import machines
 from models.features import DAY_S, EVENT_KINDS
 from models.lstm import DEFAULT_MODEL
-from pipeline import backtest as backtests
-from pipeline import shards, trace
+from pipeline import jobs, shards, source, trace
 from pipeline.display import tell
 from pipeline.evaluate import Window
 from pipeline.options import AsJson
@@ -48,12 +47,12 @@ def backtest(
         saturated=np.zeros(values.shape, bool),
     )
     members = {f"app-{a}": np.arange(a, users, apps) for a in range(min(apps, users))}
-    warm = 2 * backtests.SETTLE_S // TICK_S
-    job = backtests.job_of(panel, Window(0, warm, ticks), members, None, (), alone=True)
+    warm = 2 * jobs.SETTLE_S // TICK_S
+    job = jobs.job_of(panel, Window(0, warm, ticks), members, None, (), alone=True)
     job = replace(job, scenarios=scenarios, every=every, seed=seed)
     begun = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
-        shards.run(job, DEFAULT_MODEL, backtests.SHARDS, Path(folder))
+        shards.run(job, DEFAULT_MODEL, source.SHARDS, Path(folder))
     wall_s = time.perf_counter() - begun
     facts: dict[str, Any] = {
         "users": users,

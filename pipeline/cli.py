@@ -14,7 +14,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from pipeline import admin, stages, topics
 from pipeline import trace as traces
-from pipeline.backtest import backtest
+from pipeline.backtest import backtest, span_of
 from pipeline.bench import bench_app
 from pipeline.broker import broker, cluster
 from pipeline.client import reachable
@@ -118,7 +118,7 @@ def replay(
         if source_prefix is None or source_prefix == settings.prefix:
             raise UsageError("topics replay into others: give --source-prefix, and another --prefix")
         source = settings.model_copy(update={"prefix": source_prefix})
-        total, items, last = None, window_of_topics(source, since, until, _offsets(offsets)), None
+        total, items, last = None, window_of_topics(source, since, until, span_of(offsets)), None
     topics.create(settings)
     columns = (TextColumn("replayed {task.completed:,.0f} records"), BarColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
@@ -128,16 +128,6 @@ def replay(
         )
     facts = {"records": sent, "wall_s": round(time.monotonic() - begun, 3)}
     print(json.dumps(facts) if as_json else f"{sent:,} records in {facts['wall_s']} s")
-
-
-def _offsets(text: str | None) -> tuple[int, int] | None:
-    if text is None:
-        return None
-    try:
-        first, last = (int(part) for part in text.split(":"))
-    except ValueError:
-        raise UsageError(f"--offsets {text}: not FROM:TO") from None
-    return first, last
 
 
 def main() -> None:

@@ -50,7 +50,7 @@ def tell(facts: dict[str, Any], json: bool) -> None:
             for title, score in value.items():
                 console.print(_table(score["by_metric_and_step"], title))
                 console.print(score["summary"])
-        elif name == "promise":
+        elif name in ("promise", "what_if"):
             console.print(_table_of(value))
         elif name == "summary":
             console.print(value)

@@ -121,7 +121,7 @@ def evaluate(
     panel = trace.to_panel(trace.read(trace_file), tick_s)
     chosen = _chosen(panel, users, held_out)
     window = window_of(panel, warm_up, begin, until)
-    forget_ticks = None if forget is None else max(1, _ticks(forget, panel.tick_s))
+    forget_ticks = None if forget is None else max(1, ticks_of(forget, panel.tick_s))
     part = slice(window.begin, window.stop), chosen
     values, events, saturated = panel.values[part], panel.events[part], panel.saturated[part]
     if without_events:
@@ -246,13 +246,13 @@ def window_of(panel: trace.Panel, warm_up: str | None, begin: str | None, until:
         UsageError: a duration or time that cannot be read, or nothing to score, or no room for the warm-up.
     """
     ticks, tick_s = panel.ticks, panel.tick_s
-    stop = len(ticks) if until is None else int(np.searchsorted(ticks * tick_s, _time(until)))
-    warm = None if warm_up is None else _ticks(warm_up, tick_s)
+    stop = len(ticks) if until is None else int(np.searchsorted(ticks * tick_s, seconds_of(until)))
+    warm = None if warm_up is None else ticks_of(warm_up, tick_s)
     if begin is None:
         score = min(DAY_S // tick_s, len(ticks) // 4) if warm is None else warm
         start = 0
     else:
-        score = int(np.searchsorted(ticks * tick_s, _time(begin)))
+        score = int(np.searchsorted(ticks * tick_s, seconds_of(begin)))
         start = max(0, score - WARM_UP_S // tick_s) if warm is None else score - warm
     span = f"the trace lasts from {_iso(panel, 0)} to {_iso(panel, len(ticks))}"
     if start < 0 or (begin is None and warm is not None and score >= len(ticks)):
@@ -262,7 +262,7 @@ def window_of(panel: trace.Panel, warm_up: str | None, begin: str | None, until:
     return Window(start, score, stop)
 
 
-def _ticks(text: str, tick_s: int) -> int:
+def ticks_of(text: str, tick_s: int) -> int:
     """Ticks of a duration as 90s, 30m, 12h, 8d or 1w, rounded up."""
     found = re.fullmatch(r"(\d+)([smhdw])", text.strip())
     if found is None:
@@ -270,7 +270,7 @@ def _ticks(text: str, tick_s: int) -> int:
     return -(-int(found[1]) * UNITS[found[2]] // tick_s)
 
 
-def _time(text: str) -> float:
+def seconds_of(text: str) -> float:
     """Unix seconds of a time in ISO 8601; UTC where it names no zone."""
     try:
         time = datetime.fromisoformat(text)

@@ -14,6 +14,7 @@ from models.features import METRICS, horizon_steps
 from models.provisioning import Fleet, Provider, Terms
 
 Arrays = dict[str, np.ndarray]
+TIERS: Final = ("RESERVED", "ON_DEMAND", "SPOT")
 NOTHING: Final = np.zeros((0, 0, len(METRICS)), np.float32)
 
 
@@ -76,6 +77,11 @@ def capacity_of(job: Job, app: str, market: str) -> np.ndarray:
     return np.array([replicas_per_instance(o, job.policies[app]) for o in job.offers[market][app]], np.int64)
 
 
+def tiers_of(offers: Sequence[Offer]) -> np.ndarray:
+    """(offer, tier) 1 where an offer is of a tier, by TIERS."""
+    return np.array([[offer.tier == tier for tier in TIERS] for offer in offers], np.float64)
+
+
 class Lanes:
     """One app's lanes in one market: its cloud, its fleets, and the guard rails' memory of each."""
 
@@ -89,6 +95,7 @@ class Lanes:
         self.desired = self.fleet.running
         self.seen = self._now()
         self.price = np.array([o.price_h for o in self.offers])
+        self.tiers = tiers_of(self.offers)
 
     def follow(self, tick: int) -> None:
         """Apply what is desired at the start of a tick, and report what is there then: the next plan's observation."""

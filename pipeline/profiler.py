@@ -39,9 +39,9 @@ class Profiler(Numbered):
         values = np.full((len(rows), len(METRICS)), np.nan, np.float32)
         rates = np.full((len(rows), len(EVENT_KINDS)), np.nan, np.float32)
         saturated = np.zeros((len(rows), len(METRICS)), bool)
-        values[place] = _matrix(parts, "values", "metrics", METRICS, "<f4", np.nan)
-        rates[place] = _matrix(parts, "rates", "kinds", EVENT_KINDS, "<f4", np.nan)
-        saturated[place] = _matrix(parts, "saturated", "metrics", METRICS, np.uint8, 0) > 0
+        values[place] = matrix(parts, "values", "metrics", METRICS, "<f4", np.nan)
+        rates[place] = matrix(parts, "rates", "kinds", EVENT_KINDS, "<f4", np.nan)
+        saturated[place] = matrix(parts, "saturated", "metrics", METRICS, np.uint8, 0) > 0
 
         # what was never seen has no forecast
         known = (
@@ -82,7 +82,7 @@ class Profiler(Numbered):
             self.users.restore(blocks, position["users"], self.tick)
 
 
-def _matrix(
+def matrix(
     parts: list[Record], column: str, axis: str, names: tuple[str, ...], kind: object, absent: float
 ) -> np.ndarray:
     """(user, name) of a frame's column block, over its parts; columns by our names, whatever the frame has."""

@@ -24,16 +24,28 @@ OURS: Final = "leadtime"
 
 @dataclass(frozen=True)
 class Ranked:
-    """What is reported, and what it was made from: by market the outcomes, and each policy's lanes."""
+    """What is reported, and what it was made from: by market the outcomes, and each policy's lanes.
+
+    promise: which decisions have an outcome, and which of them were kept, (tick, app).
+    """
 
     report: dict[str, Any]
     outcomes: Mapping[str, Outcomes]
     lanes: Mapping[str, Mapping[str, list[int]]]
     settings: Mapping[str, list[float]]
     demand: np.ndarray
+    promise: tuple[np.ndarray, np.ndarray]
 
 
-def rank(job: Job, seen: Arrays, rivals: Mapping[str, Arrays], names: Sequence[str], *, skip: int) -> Ranked:
+def rank(
+    job: Job,
+    seen: Arrays,
+    rivals: Mapping[str, Arrays],
+    names: Sequence[str],
+    *,
+    skip: int,
+    carry: bool = False,
+) -> Ranked:
     """The figures of SCORING.
 
     Args:
@@ -42,6 +54,7 @@ def rank(job: Job, seen: Arrays, rivals: Mapping[str, Arrays], names: Sequence[s
         rivals: by market; of the rivals in `names`.
         names: see there.
         skip: rows from the first plan on that are not scored.
+        carry: what was lacking in a tick is demand of the next one as well.
     """
     demand = largest(loads(job)[len(job.before) + job.plan_from :])[skip:]
     members = [job.members[app] for app in job.apps]
@@ -67,13 +80,17 @@ def rank(job: Job, seen: Arrays, rivals: Mapping[str, Arrays], names: Sequence[s
             swept = beside[name][skip:] if beside else seen[name][skip:][..., :0]
             own = seen[name][skip:][..., :1] if market == first else swept[..., nearest : nearest + 1]
             parts[name] = np.concatenate([own, swept], axis=-1)
-        outcomes[market] = Outcomes(demand, ~np.isnan(demand) & ~censored, day, **parts)
+        outcomes[market] = Outcomes(demand, ~np.isnan(demand) & ~censored, day, **parts, carry=carry)
         lanes[market], at = {}, 0
         for name, values in settings.items():
             lanes[market][name] = list(range(at, at + len(values)))
             at += len(values)
     tables = {m: _policies(outcomes[m], lanes[m], settings, job.seed, censored) for m in outcomes}
-    promise = _promise(job, seen, skip, np.where(bounds, np.nan, usage))
+    known, kept = _promise(job, seen, skip, np.where(bounds, np.nan, usage))
+    promise = {
+        "decisions": int(known.sum()),
+        "kept": int(kept.sum()) / int(known.sum()) if known.any() else None,
+    }
     by_app = _by_app(job, outcomes[first], lanes[first])
     report: dict[str, Any] = {
         "censored_app_ticks": int(censored.sum()),
@@ -92,7 +109,7 @@ def rank(job: Job, seen: Arrays, rivals: Mapping[str, Arrays], names: Sequence[s
     for table in tables.values():
         for row in table.values():
             row.pop("_drawn")
-    return Ranked(report, outcomes, lanes, settings, demand)
+    return Ranked(report, outcomes, lanes, settings, demand, (known, kept))
 
 
 def _censored(job: Job, usage: np.ndarray, held: np.ndarray, bounds: np.ndarray) -> np.ndarray:
@@ -188,15 +205,16 @@ def _worse(by_app: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _promise(job: Job, seen: Arrays, skip: int, usage: np.ndarray) -> dict[str, Any]:
-    """How often demand stayed within the required curves, all governed metrics and steps of the window together.
+def _promise(job: Job, seen: Arrays, skip: int, usage: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Which decisions have an outcome, and of which demand stayed within the required curves, (tick, app).
 
-    usage: (row, app, metric), NaN where it is not known or a lower bound alone.
+    All governed metrics and steps of the window together. usage: (row, app, metric), NaN where it is not known or a
+    lower bound alone.
     """
     governed = np.zeros((len(job.apps), usage.shape[-1]), bool)
     for a, app in enumerate(job.apps):
         governed[a, [METRICS.index(m) for m in job.policies[app].governed]] = True
-    kept = known = 0
+    known, kept = np.zeros((2, len(seen["required"]) - skip, len(job.apps)), bool)
     for i in range(skip, len(seen["required"])):
         row = job.plan_from + i
         if np.isnan(seen["plan"][i]).all() or row + job.steps[-1] >= len(usage):
@@ -205,11 +223,10 @@ def _promise(job: Job, seen: Arrays, skip: int, usage: np.ndarray) -> dict[str, 
         step = np.arange(len(job.steps))
         inside = (step >= seen["window"][i][:, :1]) & (step <= seen["window"][i][:, 1:])
         cell = inside[..., None] & governed[:, None] & ~np.isnan(ahead) & ~np.isnan(seen["required"][i])
-        heard = cell.any(axis=(1, 2))
+        known[i - skip] = cell.any(axis=(1, 2))
         missed = (cell & (ahead > np.nan_to_num(seen["required"][i]))).any(axis=(1, 2))
-        known += int(heard.sum())
-        kept += int((heard & ~missed).sum())
-    return {"decisions": known, "kept": kept / known if known else None}
+        kept[i - skip] = known[i - skip] & ~missed
+    return known, kept
 
 
 def write(folder: Path, job: Job, seen: Arrays, ranked: Ranked) -> None:

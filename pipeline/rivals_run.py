@@ -16,7 +16,7 @@ from models.provisioning import Provider
 from models.references import KNOBS, Facts
 from models.tiers import Tiers, grown_before_shrunk
 from pipeline.display import progress
-from pipeline.lanes import Arrays, Job, capacity_of
+from pipeline.lanes import TIERS, Arrays, Job, capacity_of, tiers_of
 
 
 def loads(job: Job) -> np.ndarray:
@@ -83,7 +83,9 @@ class Wanted:
 def rivals(job: Job, names: Sequence[str], seen: Arrays) -> dict[str, Arrays]:
     """By market, what came of our levels and of each rival's settings: ready, cost, asked (tick, app, lane).
 
-    seen: of our own run, what our scenarios need (`pipeline.rerun`): wanted, soon (tick from the first plan on, app,
+    With them `tiers` (tick, app, rival, tier): cost at each rival's default by tier.
+
+    seen: of our own run, what our scenarios need (`pipeline.living`): wanted, soon (tick from the first plan on, app,
     level).
 
     Lanes are our levels, then each rival's default and settings, each policy's all once for every SUPPLY. All but our
@@ -129,6 +131,9 @@ def _market(job: Job, names: Sequence[str], market: str, own: Arrays, used: np.n
     rows = range(job.plan_from, len(job.values))
     shape = (len(rows), len(apps), sum(settings))
     out: Arrays = {name: np.zeros(shape, np.float32) for name in ("ready", "asked", "cost")}
+    tiers = [tiers_of(job.offers[market][app]) for app in apps]
+    defaults = np.cumsum(settings)[:-1]  # each rival's first setting
+    out["tiers"] = np.zeros((len(rows), len(apps), len(defaults), len(TIERS)), np.float32)
     with progress("ticks") as bar:
         task = bar.add_task(f"rivals, {market}", total=len(rows), note="")
         for i, row in enumerate(rows):
@@ -137,6 +142,7 @@ def _market(job: Job, names: Sequence[str], market: str, own: Arrays, used: np.n
                 cloud.live(fleet, tick)
                 out["ready"][i, a] = fleet.least @ sizes[a]
                 out["cost"][i, a] = fleet.hours @ prices[a]
+                out["tiers"][i, a] = (fleet.hours[defaults] * prices[a]) @ tiers[a]
             ready = np.stack([of @ size for of, size in zip(seen, sizes, strict=True)], axis=1)
             parts = np.split(ready, np.cumsum(settings)[:-1])
             wanted = np.concatenate(

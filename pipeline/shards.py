@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import multiprocessing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor, wait
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +17,7 @@ from models.lstm import CARD, BehaviourModel
 from pipeline.display import progress
 from pipeline.errors import UsageError
 from pipeline.lanes import NOTHING, Arrays, Job
+from pipeline.living import Living
 from pipeline.rerun import Rerun
 
 SNAPSHOT: Final = "snapshot.npz"
@@ -79,9 +80,10 @@ def run(job: Job, model: Path, shards: int, folder: Path, processes: int | None 
         _beside(parts, model, folders, processes or len(parts), rows)
     names = [app for part in parts for app in part.apps]
     order = np.argsort(np.array(names), kind="stable")
-    days = [_days(f) for f in folders]
+    found = [days(f) for f in folders]
     return {
-        name: np.concatenate([_wide(one, days, name) for one in days], axis=1)[:, order] for name in days[0]
+        name: np.concatenate([_wide(one, found, name) for one in found], axis=1)[:, order]
+        for name in found[0]
     }
 
 
@@ -95,49 +97,62 @@ def _beside(parts: list[Job], model: Path, folders: list[Path], processes: int, 
             done, left = wait(running, timeout=POLL_S)
             for one in done:
                 one.result()
-            bar.update(task, completed=sum(_told(f) for f in folders))
+            bar.update(task, completed=sum(told(f) for f in folders))
             if not left:
                 break
 
 
-def _wide(one: Arrays, days: list[Arrays], name: str) -> np.ndarray:
+def _wide(one: Arrays, shards: list[Arrays], name: str) -> np.ndarray:
     """An array as wide as the widest shard's, for apps of more or fewer offers."""
     array = one[name]
-    lacks = max(other[name].shape[-1] for other in days) - array.shape[-1] if array.ndim > 2 else 0
+    lacks = max(other[name].shape[-1] for other in shards) - array.shape[-1] if array.ndim > 2 else 0
     return np.pad(array, [(0, 0)] * (array.ndim - 1) + [(0, lacks)]) if lacks else array
 
 
 def work(job: Job, model: Path, folder: Path) -> None:
-    """One shard from its last snapshot to its end; a day is written before the snapshot that follows it."""
-    blocks: Arrays = {}
-    if (folder / SNAPSHOT).exists():
-        with np.load(folder / SNAPSHOT) as kept:
-            blocks = dict(kept)
-    if blocks and int(blocks["row"]) == len(job.values):
-        return
-    rerun = Rerun(job, _model(model))
-    if blocks:
-        rerun.restore(blocks)
+    """One shard from its last snapshot to its end."""
 
     def tell(row: int) -> None:
         if row % 20 == 0:
             (folder / "row").write_text(str(row))
 
-    first = rerun.row
-    for day in rerun.run(tell):
-        _write(folder / f"day-{first:07d}.npz", day)
-        _write(folder / SNAPSHOT, rerun.blocks())
-        first = rerun.row
-    (folder / "row").write_text(str(rerun.row))
+    follow(lambda: Rerun(job, model_of(model)), len(job.values), folder, tell)
+    (folder / "row").write_text(str(len(job.values)))
+
+
+def follow(make: Callable[[], Living], rows: int, folder: Path, tell: Callable[[int], None]) -> None:
+    """Run what `make` gives from its last snapshot to its end; a day is written before the snapshot that follows it.
+
+    Args:
+        make: not called where all is done.
+        rows: of the job.
+        folder: of days and snapshots.
+        tell: gets the row that was reached.
+    """
+    blocks: Arrays = {}
+    if (folder / SNAPSHOT).exists():
+        with np.load(folder / SNAPSHOT) as kept:
+            blocks = dict(kept)
+    if blocks and int(blocks["row"]) == rows:
+        return
+    living = make()
+    if blocks:
+        living.restore(blocks)
+    first = living.row
+    for day in living.run(tell):
+        if day:
+            write(folder / f"day-{first:07d}.npz", day)
+        write(folder / SNAPSHOT, living.blocks())
+        first = living.row
 
 
 @functools.lru_cache(maxsize=1)
-def _model(folder: Path) -> BehaviourModel:
+def model_of(folder: Path) -> BehaviourModel:
     """Loaded once a process: it takes ten seconds."""
     return BehaviourModel.load(folder, SMALL_BLOCK)
 
 
-def _write(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+def write(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Beside it, then over it: a file is there whole or not at all."""
     draft = path.with_suffix(".draft")
     with draft.open("wb") as file:
@@ -145,16 +160,19 @@ def _write(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     draft.replace(path)
 
 
-def _told(folder: Path) -> int:
+def told(folder: Path) -> int:
+    """The row that a shard has reached."""
     try:
         return int((folder / "row").read_text() or 0)
     except FileNotFoundError:
         return 0
 
 
-def _days(folder: Path) -> Arrays:
+def days(folder: Path) -> Arrays:
+    """All days of a shard, one after another."""
     found: list[Arrays] = []
     for path in sorted(folder.glob("day-*.npz")):
         with np.load(path) as day:
             found.append(dict(day))
-    return {name: np.concatenate([day[name] for day in found]) for name in found[0]}
+    names = dict.fromkeys(name for day in found for name in day)
+    return {name: np.concatenate([day[name] for day in found if name in day]) for name in names}

@@ -41,9 +41,16 @@ class SideInputs:
     Args:
         settings: where.
         logical: the topics to follow.
+        kept_ticks: observations kept of a target, the newest.
     """
 
-    def __init__(self, settings: Settings, logical: Iterable[str] = (*VERSIONED, OBSERVED)) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        logical: Iterable[str] = (*VERSIONED, OBSERVED),
+        kept_ticks: int = KEPT_TICKS,
+    ) -> None:
+        self.kept_ticks = kept_ticks
         self.settings, self.codec = settings, Codec(settings.registry_url)
         self.names = {topics.name(topic, settings): topic for topic in logical}
         self.inputs: dict[str, Versions] = {topic: {} for topic in VERSIONED}
@@ -98,7 +105,7 @@ class SideInputs:
             if topic == OBSERVED:
                 kept = self.observations.setdefault(record["app"], {}).setdefault(record["offer_id"], {})
                 kept[record["tick"]] = record
-                while len(kept) > KEPT_TICKS:
+                while len(kept) > self.kept_ticks:
                     del kept[min(kept)]
                 return
             if topic == "policies":

@@ -4,7 +4,7 @@ import json
 import math
 import tempfile
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -243,8 +243,12 @@ def write(folder: Path, watch: Watch) -> None:
         ("results", results),
         ("dead_letters", letters),
     ):
-        lines = "".join(json.dumps(record, default=_plain, sort_keys=True) + "\n" for record in records)
-        (folder / f"{name}.jsonl").write_text(lines)
+        lines(folder / f"{name}.jsonl", records)
+
+
+def lines(path: Path, records: Iterable[Record]) -> None:
+    """Records as JSON lines, the same bytes for the same records."""
+    path.write_text("".join(json.dumps(record, default=_plain, sort_keys=True) + "\n" for record in records))
 
 
 def _plain(value: Any) -> str:

@@ -76,7 +76,10 @@ TOPICS: dict[str, Topic] = {
     "plans": Topic(("plan",), "app", retention_ms=90 * DAY_MS),
     "commands": Topic(("command",), "target", retention_ms=90 * DAY_MS),
     "commands.results": Topic(("command_result",), "target", retention_ms=90 * DAY_MS),
-    "capacity.observed": Topic(("capacity_observed",), "target", retention_ms=None),
+    # Two days: a backtest of yesterday begins plans with what was observed then.
+    "capacity.observed": Topic(
+        ("capacity_observed",), "target", retention_ms=None, compaction_lag_ms=2 * DAY_MS
+    ),
     "policies": Topic(("policy",), "app@version", partitioned=False, retention_ms=None),
     "prices": Topic(("price",), "offer@version", partitioned=False, retention_ms=None),
     "calendar": Topic(("calendar",), "id@version", partitioned=False, retention_ms=None),

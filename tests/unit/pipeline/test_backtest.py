@@ -1,7 +1,10 @@
 import json
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pytest
 import typer
@@ -9,11 +12,16 @@ from typer.testing import CliRunner
 
 from models.references import KNOBS
 from models.synthetic import population
+from pipeline import shards
 from pipeline.backtest import backtest
 from pipeline.errors import UsageError
 from tests.unit.pipeline.traces import write
 
 START = 28_000_000  # minutes since 1970
+
+
+def at(tick: int) -> str:
+    return datetime.fromtimestamp((START + tick) * 60, UTC).isoformat()
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +56,7 @@ def test_the_same_arguments_give_the_same_bytes_and_all_figures(trace_file: Path
     options = ("--warm-up", "65m", "--sweep", "0.5", "--sweep", "0.99")
     one, two = (run(trace_file, *options, "--out", str(folder)) for folder in folders)
     assert one == two
-    for name in ("policies", "apps", "ticks"):
+    for name in ("policies", "apps", "ticks", "figures"):
         assert (folders[0] / f"{name}.csv").read_bytes() == (folders[1] / f"{name}.csv").read_bytes()
     assert (folders[0] / "report.html").read_bytes() == (folders[1] / "report.html").read_bytes()
     assert "://" not in (folders[0] / "report.html").read_text().replace("http://www.w3.org", "")
@@ -65,11 +73,37 @@ def test_the_same_arguments_give_the_same_bytes_and_all_figures(trace_file: Path
     assert {
         "cost_ratio_best_product", "best_product", "cost_ratio_persistence", "cost_ratio_oracle", "promise_99",
     } <= set(one["summary"])  # fmt: skip
+    figures = one["figures"]["*"]
+    assert set(figures) == set(policies)
+    for name, row in policies.items():
+        for figure in ("hit_rate", "unserved", "worst_shortfall", "longest_run", "slack", "cost", "actions"):
+            assert figures[name][figure]["value"] == pytest.approx(row["defaults"][figure]), (name, figure)
+        tiers = [figures[name][f"cost_{tier}"]["value"] for tier in ("reserved", "on_demand", "spot")]
+        assert sum(tiers) == pytest.approx(row["defaults"]["cost"], rel=1e-5)
+    assert figures["oracle"]["cost_to_oracle"]["value"] == 1
+    assert figures["leadtime"]["promise"]["value"] == one["summary"]["promise_99"]
+    assert set(one["figures"]) == {"*", "app-0", "app-1"}
     ticks = pl.read_parquet(folders[0] / "ticks.parquet")
     measured = ticks.filter("scored")
     hit = (measured["leadtime.ready"] >= measured["demand"].cast(pl.Float32)).mean()
     assert policies["leadtime"]["defaults"]["hit_rate"] == pytest.approx(hit, abs=0.02)
     assert policies["leadtime"]["defaults"]["cost"] == pytest.approx(ticks["leadtime.cost"].sum(), rel=1e-5)
+
+
+def test_what_if_is_set_beside_the_run_as_given(trace_file: Path, tmp_path: Path) -> None:
+    campaign = f"campaign=*@{at(70)}/5m/x4"
+    options = ("--what-if", "confidence=0.5 price=2", "--what-if", campaign, "--divisible")
+    report = run(trace_file, "--warm-up", "65m", "--alone", *options, "--out", str(tmp_path))
+    by = {(row["what_if"], row["figure"]): row for row in report["what_if"]}
+    cheap = by["confidence=0.5 price=2", "cost"]
+    assert cheap["as_given"] == pytest.approx(report["policies"]["leadtime"]["defaults"]["cost"])
+    assert cheap["difference_value"] == pytest.approx(cheap["value"] - cheap["as_given"])
+    assert by[campaign, "hit_rate"]["difference_value"] < 0
+    assert set(report["divisible"]["policies"]) == {"leadtime"}
+    assert len(pl.read_csv(tmp_path / "what_if.csv")) == len(report["what_if"])
+    page = (tmp_path / "report.html").read_text()
+    assert campaign in page
+    assert "In divisible units" in page
 
 
 @pytest.mark.parametrize(
@@ -81,6 +115,8 @@ def test_the_same_arguments_give_the_same_bytes_and_all_figures(trace_file: Path
         (("--sweep", "2"), "between 0 and 1"),
         (("--from", "2031-01-01T00:00Z"), "nothing to score"),
         (("--model", "nowhere"), "holds no model"),
+        (("--topics",), "--topics have demand"),
+        (("--what-if", "colour=red"), "'colour' is unknown"),
     ],
 )
 def test_what_cannot_be_done_is_one_line(trace_file: Path, options: tuple[str, ...], message: str) -> None:
@@ -88,8 +124,79 @@ def test_what_cannot_be_done_is_one_line(trace_file: Path, options: tuple[str, .
         run(trace_file, *options)
 
 
-def test_a_trace_of_one_row_is_one_line(tmp_path: Path) -> None:
-    path = tmp_path / "one.csv"
-    path.write_text("ts,app,user,cpu\n2026-01-01T00:00:00Z,a,u,1.0\n")
-    with pytest.raises(UsageError, match="one tick alone"):
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("ts,app,user,cpu\n2026-01-01T00:00:00Z,a,u,1.0\n", "one tick alone"),
+        ("ts,app,user,cpu\n", "no rows"),
+        ("ts,app,user,colour\n2026-01-01T00:00:00Z,a,u,red\n", "no metric or events column"),
+    ],
+)
+def test_a_trace_without_anything_to_plan_is_one_line(content: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "none.csv"
+    path.write_text(content)
+    with pytest.raises(UsageError, match=message):
         run(path)
+
+
+def test_one_user_with_gaps_and_zones_mixed_is_planned(tmp_path: Path) -> None:
+    """Ticks 0 to 39 without 20 to 29, in two time zones and out of order, with an unknown column."""
+    lines = ["ts,app,user,cpu,colour"]
+    for tick in range(40):
+        if 20 <= tick < 30:
+            continue
+        zone = timezone(timedelta(hours=2)) if tick % 2 else UTC
+        lines.append(
+            f"{datetime.fromtimestamp((START + tick) * 60, zone).isoformat()},a,u,{1 + tick % 3},red"
+        )
+    path = tmp_path / "one.csv"
+    path.write_text("\n".join([lines[0], *lines[:0:-1]]))
+    report = run(path, "--alone", "--warm-up", "15m")
+    assert (report["users"], report["apps"], report["ticks"], report["unmeasured_app_ticks"]) == (
+        1,
+        1,
+        25,
+        10,
+    )
+    assert report["skipped"] == {"column colour": 30, "null_rows": 0, "duplicates": 0}
+    assert report["policies"]["leadtime"]["defaults"]["app_ticks"] == 15
+
+
+class Killed(BaseException):
+    """As SIGKILL: nothing that runs catches it."""
+
+
+KILLED = ("--warm-up", "25m", "--until", at(45), "--alone", "--out")
+WRITTEN = ("ticks.csv", "figures.csv", "report.json", "report.html")
+
+
+@pytest.fixture(scope="module")
+def unbroken(trace_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, bytes]]:
+    """What a run writes that nothing disturbs, of days of fifteen ticks."""
+    folder = tmp_path_factory.mktemp("whole")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("pipeline.living.DAY_S", 15 * 60)
+        run(trace_file, *KILLED, str(folder))
+        yield {name: (folder / name).read_bytes() for name in WRITTEN}
+
+
+@pytest.mark.parametrize("writes", [0, 1, 2])
+def test_a_killed_run_goes_on_and_gives_the_same_bytes(
+    writes: int, trace_file: Path, tmp_path: Path, unbroken: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed before anything is written, between a day and its snapshot, and after it."""
+    write_one, left = shards.write, [writes + 1]
+
+    def dying(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+        left[0] -= 1
+        if not left[0]:
+            raise Killed
+        write_one(path, arrays)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(shards, "write", dying)
+        with pytest.raises(Killed):
+            run(trace_file, *KILLED, str(tmp_path))
+    assert len(list(tmp_path.glob("parts-*/shard-0/*.npz"))) == writes
+    run(trace_file, *KILLED, str(tmp_path))
+    assert {name: (tmp_path / name).read_bytes() for name in WRITTEN} == unbroken

@@ -1,0 +1,93 @@
+"""Every policy's figures at its defaults, for each app and for all, with intervals: in the report and as a table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import polars as pl
+
+from models import daily
+from models.outcomes import RATES, at_rate, weights
+from pipeline.lanes import TIERS, Arrays, Job
+from pipeline.ranking import OURS, Ranked
+
+ALL: Final = "*"  # the app of figures of all apps together
+ORACLE: Final = "oracle"
+
+
+def stated(
+    job: Job, seen: Arrays, rivals: Mapping[str, Arrays], names: Sequence[str], ranked: Ranked
+) -> dict[str, dict[str, dict[str, Any]]]:
+    """By app (ALL: together), policy and figure the value and its interval; one-day blocks, all apps drawn together.
+
+    Args:
+        job: what was run.
+        seen: our outcomes, from the first plan on.
+        rivals: by market.
+        names: of the rivals, in their order.
+        ranked: what was made of them.
+    """
+    market, outcomes = next(iter(ranked.outcomes.items()))
+    lanes, skip = ranked.lanes[market], len(seen["ready"]) - len(ranked.demand)
+    weight = weights(len(np.unique(outcomes.day)), job.seed)
+    spent = {OURS: seen["tiers"][skip:, :, 0]}
+    if market in rivals:
+        spent |= {name: rivals[market]["tiers"][skip:, :, i] for i, name in enumerate(names)}
+    found: dict[str, dict[str, dict[str, Any]]] = {}
+    for app, index in [(ALL, slice(None)), *((app, slice(a, a + 1)) for a, app in enumerate(job.apps))]:
+        drawn = {
+            name: daily.figures(
+                daily.by_day(
+                    outcomes,
+                    some[0],
+                    index,
+                    tiers={tier: spent[name][..., i] for i, tier in enumerate(TIERS)},
+                    promise=ranked.promise if name == OURS else None,
+                ),
+                weight,
+            )
+            for name, some in lanes.items()
+        }
+        if ORACLE in drawn:
+            for own in drawn.values():
+                own["cost_to_oracle"] = own["cost"] / np.where(
+                    drawn[ORACLE]["cost"] > 0, drawn[ORACLE]["cost"], np.nan
+                )
+        if app == ALL:
+            _matched(drawn, ranked, weight)
+        found[app] = {
+            name: {figure: daily.stated(values) for figure, values in own.items()}
+            for name, own in drawn.items()
+        }
+    return found
+
+
+def _matched(drawn: Mapping[str, dict[str, np.ndarray]], ranked: Ranked, weight: np.ndarray) -> None:
+    """Add cost and slack at the same realised hit rate, and the cost's ratio to the oracle's, over all apps."""
+    market, outcomes = next(iter(ranked.outcomes.items()))
+    for rate in RATES:
+        at = f"{100 * rate:g}"
+        for name, some in ranked.lanes[market].items():
+            cost, slack = at_rate(outcomes, some, rate, weight)
+            drawn[name] |= {f"cost_at_{at}": cost, f"slack_at_{at}": slack}
+        if ORACLE in drawn:
+            for own in drawn.values():
+                own[f"cost_to_oracle_at_{at}"] = own[f"cost_at_{at}"] / drawn[ORACLE][f"cost_at_{at}"]
+
+
+def write(folder: Path, found: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> None:
+    """`figures.parquet` and `figures.csv`: a row for each app, policy and figure."""
+    rows = [
+        {"app": app, "policy": name, "figure": figure, **values}
+        for app, policies in found.items()
+        for name, figures in policies.items()
+        for figure, values in figures.items()
+    ]
+    text, number = (pl.String, pl.Float64)
+    schema = dict.fromkeys(("app", "policy", "figure"), text) | dict.fromkeys(daily.STATED, number)
+    frame = pl.DataFrame(rows, schema=schema)
+    frame.write_parquet(folder / "figures.parquet")
+    frame.write_csv(folder / "figures.csv")

@@ -1,0 +1,246 @@
+"""From a window of a trace or of topics to what a backtest runs: policies, offers and a start for every app."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from models import capacity, confidence
+from models.capacity import Offer, Policy
+from models.features import DAY_S, METRICS
+from models.provisioning import Terms
+from pipeline import side_files
+from pipeline.actuators.simulated import LocalOffer
+from pipeline.codec import DEFAULT, Record
+from pipeline.errors import UsageError
+from pipeline.evaluate import Window
+from pipeline.example.setup import Example
+from pipeline.identity import DEMO_KEY, Key
+from pipeline.lanes import Job
+from pipeline.plans import DEFAULT_POLICY, default_policy
+from pipeline.side_inputs import SideInputs, offer_of, policy_of
+from pipeline.trace import Panel
+
+TIERS: Final = "tiers"
+ON_DEMAND: Final = "on_demand"
+LEARN_S: Final = 4 * DAY_S  # before plans, in which promises are learnt from; as in `models.confidence`
+HISTORY_S: Final = (
+    14 * DAY_S
+)  # that rivals know before the window, where the trace has it: as much as any asks for
+SETTLE_S: Final = 3_600  # planned and not scored: what is started with is a guess
+
+
+@dataclass(frozen=True)
+class Records:
+    """What is planned by: policies and the offers that may be used by app, and instances to begin with by offer."""
+
+    policies: Mapping[str, Record]
+    prices: Mapping[str, list[Record]]
+    starting: Mapping[str, Mapping[str, int]]
+
+
+def members_of(panel: Panel, groupings: int, seed: int) -> dict[str, np.ndarray]:
+    """App -> columns of its users; `groupings`: so many artificial apps of each size instead of the panel's own."""
+    if groupings:
+        drawn = confidence.groupings(len(panel.users), groupings, seed)
+        return {f"group-{len(users):03d}-{i:02d}": users for i, users in enumerate(drawn)}
+    apps = np.array(panel.apps)
+    return {str(app): np.flatnonzero(apps == app) for app in dict.fromkeys(panel.apps)}
+
+
+def first_plan(window: Window, tick_s: int) -> int:
+    """Row of the window from which plans are made."""
+    return max(1, window.score - window.begin - SETTLE_S // tick_s)
+
+
+def sized(panel: Panel, window: Window, members: Mapping[str, np.ndarray]) -> Records:
+    """The demo's policies and offers, replicas sized by what was seen before the first plan.
+
+    Raises:
+        UsageError: nothing was seen of an app.
+    """
+    values = panel.values[window.begin : window.begin + first_plan(window, panel.tick_s)]
+    before = confidence.totals(values, list(members.values()))
+    medians: dict[str, dict[str, float]] = {}
+    for a, app in enumerate(members):
+        known = {
+            m: float(np.nanmedian(before[:, a, i]))
+            for i, m in enumerate(METRICS)
+            if not np.isnan(before[:, a, i]).all()
+        }
+        if not known:
+            raise UsageError(f"nothing is known of app {app} before the window: give --policy and --prices")
+        medians[app] = {m: v for m, v in known.items() if v > 0} or {next(iter(known)): 1.0}
+    example = Example.of_medians(medians)
+    full = [_full("price", r) for r in example.prices]
+    return Records(
+        {r["app"]: _full("policy", r) for r in example.policies},
+        {app: [p for p in full if p["commitment_id"] == app] for app in members},
+        example.starting,
+    )
+
+
+def of_files(policy_file: Path, price_file: Path, apps: Sequence[str]) -> Records:
+    """Policies and offers of files, with nothing to begin with.
+
+    Raises:
+        UsageError: an app without a policy or an offer, or a file that cannot be read.
+    """
+    policies = policies_of(policy_file, apps)
+    offers = offers_of(price_file, policies)
+    return Records(policies, offers, {app: start_of({}, offers[app]) for app in apps})
+
+
+def policies_of(policy_file: Path, apps: Sequence[str]) -> dict[str, Record]:
+    """By app its policy, else that of "*".
+
+    Raises:
+        UsageError: an app without one, or a file that cannot be read.
+    """
+    found = {r["app"]: _full("policy", r) for r in side_files.read_policies(policy_file)}
+    missing = [app for app in apps if app not in found and DEFAULT_POLICY not in found]
+    if missing:
+        raise UsageError(f"{policy_file}: no policy of app {missing[0]}, and none of '*'")
+    return {app: found.get(app) or found[DEFAULT_POLICY] for app in apps}
+
+
+def offers_of(price_file: Path, policies: Mapping[str, Record]) -> dict[str, list[Record]]:
+    """By app the offers that its policy may use.
+
+    Raises:
+        UsageError: an app without one, or a file that cannot be read.
+    """
+    prices = [_full("price", r) for r in side_files.read_prices(price_file)]
+    offers = {app: _offers(app, policy, prices) for app, policy in policies.items()}
+    for app, found in offers.items():
+        if not found:
+            raise UsageError(f"{price_file}: no offer for app {app}")
+    return offers
+
+
+def start_of(running: Mapping[str, int], offers: Sequence[Record]) -> dict[str, int]:
+    """What runs, of each of the offers."""
+    return {p["offer_id"]: running.get(p["offer_id"], 0) for p in offers}
+
+
+def of_topics(inputs: SideInputs, apps: Sequence[str], tick: int) -> Records | None:
+    """What was valid at a tick, and what ran then; None where there is no offer for some app.
+
+    Args:
+        inputs: of the installation.
+        apps: names.
+        tick: of the first plan.
+    """
+    policies: dict[str, Record] = {}
+    for app in apps:
+        known = inputs.at("policies", app, tick) or inputs.at("policies", DEFAULT_POLICY, tick)
+        policies[app] = known or _full("policy", default_policy(app))
+    prices = inputs.all_at("prices", tick)
+    offers = {app: _offers(app, policies[app], prices) for app in apps}
+    if not all(offers.values()):
+        return None
+    seen = {app: inputs.observed(app, tick) for app in apps}
+    starting = {
+        app: start_of({o: r["ready"] + r["pending"] for o, r in seen[app].items()}, offers[app])
+        for app in apps
+    }
+    return Records(policies, offers, starting)
+
+
+def later_versions(inputs: SideInputs, first: int, last: int) -> dict[str, int]:
+    """Policies and prices that became valid in (first, last], which simulated fleets do not follow, by name."""
+    return {
+        f"{topic} {name}@{record['version']} from within the window (simulated fleets keep the one before)": 1
+        for topic in ("policies", "prices")
+        for name, versions in sorted(inputs.inputs[topic].items())
+        for record in versions
+        if first < record["valid_from_tick"] <= last
+    }
+
+
+def _offers(app: str, policy: Record, prices: Sequence[Record]) -> list[Record]:
+    group = (policy["allocation_group"] if policy["app"] == app else "") or app
+    return [p for p in prices if p["commitment_id"] in (None, "", group)]
+
+
+def _full(schema: str, record: Record) -> Record:
+    record = {"version": 1, "valid_from_tick": 0, **record}
+    return DEFAULT.decode(DEFAULT.encode(schema, record))[1]
+
+
+def job_of(
+    panel: Panel,
+    window: Window,
+    members: dict[str, np.ndarray],
+    records: Records | None,
+    levels: Sequence[float],
+    *,
+    alone: bool,
+    ids: Sequence[bytes] | None = None,
+) -> Job:
+    """A window of a panel as a job; what it is sized by was seen before the first plan.
+
+    Args:
+        panel: of the trace.
+        window: of its rows.
+        members: app -> columns of its users.
+        records: policies and offers; modes that only watch are taken for auto. None: the demo's.
+        levels: confidences of the sweep.
+        alone: without a market on demand.
+        ids: pseudonyms of the panel's users; none: the demo's of their names.
+
+    Raises:
+        UsageError: an app without data before the window, or without policy or offer.
+    """
+    rows = slice(window.begin, window.stop)
+    past = slice(max(0, window.score - HISTORY_S // panel.tick_s), window.begin)
+    values = panel.values[rows]
+    plan_from = first_plan(window, panel.tick_s)
+    given = records or sized(panel, window, members)
+    policies = {app: policy_of(given.policies[app]) for app in members}
+    if records is not None:
+        policies = {app: replace(p, app=app, mode="auto", promotion_gates={}) for app, p in policies.items()}
+    offers = {app: [offer_of(p) for p in given.prices[app]] for app in members}
+    plain = {app: [o for o in offers[app] if o.tier == "ON_DEMAND"] for app in members}
+    markets: dict[str, dict[str, list[Offer]]] = {TIERS: offers}
+    starts = {TIERS: given.starting}
+    if not alone and all(plain.values()):
+        markets[ON_DEMAND] = plain
+        starts[ON_DEMAND] = {
+            app: _plain_start(policies[app], offers[app], given.starting[app]) for app in members
+        }
+    local = {p["offer_id"]: LocalOffer.of(p) for found in given.prices.values() for p in found}
+    key = Key("demo", DEMO_KEY, 0)
+    return Job(
+        values=values,
+        events=panel.events[rows],
+        saturated=panel.saturated[rows],
+        ids=ids or [key.pseudonym(f"{a}/{u}") for a, u in zip(panel.apps, panel.users, strict=True)],
+        first_tick=int(panel.ticks[window.begin]),
+        tick_s=panel.tick_s,
+        members=members,
+        policies=policies,
+        offers=markets,
+        terms={o: Terms(one.notice_s, one.billing_min_s) for o, one in local.items()},
+        starting=starts,
+        lanes=[(TIERS, None)],
+        levels=levels,
+        learn_from=max(0, plan_from - LEARN_S // panel.tick_s),
+        plan_from=plan_from,
+        before=confidence.totals(panel.values[past], [members[app] for app in sorted(members)]),
+    )
+
+
+def _plain_start(policy: Policy, offers: Sequence[Offer], counts: Mapping[str, int]) -> dict[str, int]:
+    """As many replicas as another start has, on demand: of the cheapest such offer."""
+    size = {o.offer_id: capacity.replicas_per_instance(o, policy) for o in offers}
+    wanted = sum(size[o] * n for o, n in counts.items())
+    plain = [o for o in offers if o.tier == "ON_DEMAND" and size[o.offer_id] > 0]
+    if not plain:
+        return {}
+    best = min(plain, key=lambda o: (o.price_h / size[o.offer_id], o.offer_id))
+    return {best.offer_id: -(-wanted // size[best.offer_id])}

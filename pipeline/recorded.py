@@ -1,0 +1,307 @@
+"""What a cluster's topics hold of a window: frames in order, and policies, prices and capacity as they were.
+
+Only read: partitions are assigned, so no group is joined, and no offset is committed. Frames of behaviour.frames stay
+30 days; what of the window is gone, doubled or written by an older version of a schema is counted by name.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+import numpy as np
+from confluent_kafka import TopicPartition
+
+from models.features import EVENT_KINDS, METRICS
+from pipeline import reading, topics
+from pipeline.codec import Codec, Record, published
+from pipeline.errors import Poison, UsageError
+from pipeline.identity import PSEUDONYM_BYTES
+from pipeline.messages import position_of
+from pipeline.profiler import matrix
+from pipeline.settings import Settings
+from pipeline.side_inputs import SideInputs
+from pipeline.trace import Panel
+
+FRAMES: Final = "behaviour.frames"
+EVERY: Final = 2**62  # observations that are kept of a target: all
+
+
+@dataclass
+class Recorded:
+    """A window of an installation.
+
+    Attributes:
+        settings: of the installation, with the partitions and the tick that its topics have.
+        frames: by shard and tick, the parts of a frame in order.
+        inputs: side inputs as they are on the topics.
+        skipped: counts of what was left out or is not there, by name.
+        whole: whether the window begins where the installation did, so that all that it learnt is learnt again.
+    """
+
+    settings: Settings
+    frames: dict[int, dict[int, list[Record]]]
+    inputs: SideInputs
+    skipped: dict[str, int]
+    whole: bool
+    _panel: Panel | None = field(default=None, repr=False)
+
+    @property
+    def panel(self) -> Panel:
+        """Users (by pseudonym) over the window's ticks, as of a trace."""
+        if self._panel is None:
+            self._panel = _panel(self.frames, self.settings.tick_s)
+        return self._panel
+
+    def digest(self) -> bytes:
+        """Of all that plans of the window are made from."""
+        found = hashlib.blake2b()
+        last = int(self.panel.ticks[-1])
+        for shard, frames in sorted(self.frames.items()):
+            for tick, parts in sorted(frames.items()):
+                for part in parts:
+                    found.update(repr((shard, tick, sorted(part.items()))).encode())
+        found.update(repr([sorted(versions.items()) for versions in self.inputs.inputs.values()]).encode())
+        for app, offers in sorted(self.inputs.observations.items()):
+            for offer, ticks in sorted(offers.items()):
+                seen = [record for tick, record in sorted(ticks.items()) if tick <= last]
+                found.update(repr((app, offer, seen)).encode())
+        return found.digest()
+
+
+class Past(SideInputs):
+    """Side inputs of ticks that are over: nothing that is not there will come."""
+
+    def wait_observed(self, app: str, tick: int, wait_s: float, expected: Iterable[str] = ()) -> bool:
+        """Without waiting."""
+        return super().wait_observed(app, tick, 0, expected)
+
+
+def read(
+    settings: Settings,
+    begin_s: float | None = None,
+    end_s: float | None = None,
+    offsets: tuple[int, int] | None = None,
+) -> Recorded:
+    """Read a window.
+
+    Args:
+        settings: where.
+        begin_s, end_s: of event time, unix seconds: ticks that start in it; none: from the first, to the last there is.
+        offsets: of behaviour.frames, first and the one after the last, in every partition.
+
+    Raises:
+        UsageError: nothing of the window is there (any more), or a frame is missing between others.
+        Unreachable: the cluster does not answer, or has no such topics.
+    """
+    probe = reading.reader(settings)
+    try:
+        numbers = [at.partition for at in reading.whole(probe, topics.name(FRAMES, settings))]
+    finally:
+        probe.close()
+    skipped: Counter[str] = Counter()
+    frames: dict[int, dict[int, list[Record]]] = {}
+    whole = True
+    for number in numbers:
+        found, from_first = _shard(settings, number, begin_s, end_s, offsets, skipped)
+        frames[number] = found
+        whole &= from_first
+    if not any(frames.values()):
+        held = _held(settings, numbers)
+        raise UsageError(f"nothing of the window is in topic {topics.name(FRAMES, settings)}: {held}")
+    lengths = {parts[0]["tick_s"] for found in frames.values() for parts in found.values()}
+    if len(lengths) > 1:
+        raise UsageError(f"the window has ticks of {' and '.join(map(str, sorted(lengths)))} s: choose one")
+    settings = settings.model_copy(update={"partitions": len(numbers), "tick_s": lengths.pop()})
+    inputs = Past(settings, kept_ticks=EVERY).start()
+    inputs.stop()
+    return Recorded(settings, frames, inputs, dict(skipped), whole)
+
+
+def _shard(
+    settings: Settings,
+    number: int,
+    begin_s: float | None,
+    end_s: float | None,
+    offsets: tuple[int, int] | None,
+    skipped: Counter[str],
+) -> tuple[dict[int, list[Record]], bool]:
+    """A partition's whole frames by tick, and whether they begin with its first."""
+    low, high = reading.bounds(settings, FRAMES, number)
+    first = (
+        low
+        if begin_s is None
+        else max(low, since(settings, FRAMES, number, begin_s - settings.max_ahead_s, high))
+    )
+    if offsets is not None:
+        if offsets[0] < low < high:
+            skipped["offsets deleted by retention"] += low - offsets[0]
+        first, high = max(first, offsets[0]), min(high, offsets[1])
+    if first >= high:
+        return {}, low == 0
+    codec, newest = Codec(settings.registry_url), published("frame").version
+    pending: dict[int, dict[int, Record]] = {}
+    frames: dict[int, list[Record]] = {}
+    seq: int | None = None
+    done = -1
+    for message in reading.read(settings, FRAMES, {number: first}, {number: high}):
+        value = message.value() or b""
+        try:
+            writer, _ = codec.split(value)
+            name, frame = codec.decode(value)
+            if name != "frame":
+                raise Poison("wrong-schema", f"a {name}")
+        except Poison as error:
+            skipped[f"frames unreadable ({error.reason})"] += 1
+            continue
+        if writer.version != newest and writer.version is not None:
+            skipped[f"frames of schema version {writer.version}, read as {newest}"] += 1
+        start_s = frame["tick"] * frame["tick_s"]
+        if begin_s is not None and start_s < begin_s:
+            continue
+        if end_s is not None and start_s >= end_s:
+            break
+        if frame["seq"] <= done or frame["part"] in pending.get(frame["seq"], {}):
+            skipped["frames that came twice"] += 1
+            continue
+        parts = pending.setdefault(frame["seq"], {})
+        parts[frame["part"]] = frame
+        if len(parts) < frame["of"]:
+            continue
+        if done >= 0 and frame["seq"] != done + 1:
+            offset = position_of(message)[2]
+            raise UsageError(
+                f"topic {FRAMES}, partition {number}, offset {offset}: frame {done} is followed by {frame['seq']}"
+                f"{'' if not skipped else '; ' + ', '.join(f'{n} {what}' for what, n in skipped.items())}"
+            )
+        seq, done = (frame["seq"] if seq is None else seq), frame["seq"]
+        frames[frame["tick"]] = [parts[part] for part in sorted(parts)]
+        pending = {}
+    if frames and seq and begin_s is not None:
+        lost = min(frames) - -(-int(begin_s) // frames[min(frames)][0]["tick_s"])
+        if lost > 0 and low > 0:
+            skipped["frames deleted by retention"] += min(lost, seq)
+    if pending:
+        skipped["frames without all of their parts"] += len(pending)
+    return frames, seq in (0, None)
+
+
+def since(settings: Settings, topic: str, number: int, since_s: float, high: int) -> int:
+    """Offset of the first record of a partition that was produced since then, or `high`: all is older.
+
+    What is of a tick is produced after it, but for clocks that drift (`max_ahead_s`).
+    """
+    consumer = reading.reader(settings)
+    try:
+        at = TopicPartition(topics.name(topic, settings), number, max(0, int(since_s * 1000)))
+        offset = consumer.offsets_for_times([at], timeout=reading.POLL_S)[0].offset
+        return high if offset < 0 else offset
+    finally:
+        consumer.close()
+
+
+def _held(settings: Settings, numbers: Iterable[int]) -> str:
+    """What there is instead, and what was deleted."""
+    codec = Codec(settings.registry_url)
+    ticks: list[tuple[int, int]] = []
+    deleted = 0
+    for number in numbers:
+        low, high = reading.bounds(settings, FRAMES, number)
+        deleted += low
+        if low < high:
+            ends = [(low, low + 1), (high - 1, high)]
+            for first, end in ends:
+                for message in reading.read(settings, FRAMES, {number: first}, {number: end}):
+                    try:
+                        frame = codec.decode(message.value() or b"")[1]
+                        ticks.append((frame["tick"] * frame["tick_s"], frame["tick_s"]))
+                    except (Poison, KeyError):
+                        continue
+    gone = f", {deleted:,} messages were deleted by retention" if deleted else ""
+    if not ticks:
+        return f"it is empty{gone}"
+    return f"it holds {_iso(min(ticks)[0])} to {_iso(sum(max(ticks)))}{gone}"
+
+
+def _iso(seconds: float) -> str:
+    return str(np.datetime64(int(seconds), "s")) + "Z"
+
+
+def _panel(frames: Mapping[int, Mapping[int, list[Record]]], tick_s: int) -> Panel:
+    every = [parts for found in frames.values() for parts in found.values()]
+    ticks = [parts[0]["tick"] for parts in every]
+    low, high = min(ticks), max(ticks)
+    whose: dict[bytes, str] = {}
+    for parts in every:
+        for part in parts:
+            index = np.frombuffer(part["app_index"], "<u4")
+            whose.update(zip(_ids(part), (part["apps"][i] for i in index), strict=True))
+    ids = sorted(whose, key=lambda user: (whose[user], user))
+    column = {user: u for u, user in enumerate(ids)}
+    shape = (high - low + 1, len(ids))
+    values = np.full((*shape, len(METRICS)), np.nan, np.float32)
+    events = np.full((*shape, len(EVENT_KINDS)), np.nan, np.float32)
+    saturated = np.zeros((*shape, len(METRICS)), bool)
+    for parts in every:
+        row = parts[0]["tick"] - low
+        users = [column[user] for part in parts for user in _ids(part)]
+        values[row, users] = matrix(parts, "values", "metrics", METRICS, "<f4", np.nan)
+        events[row, users] = matrix(parts, "rates", "kinds", EVENT_KINDS, "<f4", np.nan)
+        saturated[row, users] = matrix(parts, "saturated", "metrics", METRICS, np.uint8, 0) > 0
+    return Panel(
+        ticks=np.arange(low, high + 1, dtype=np.int64),
+        tick_s=tick_s,
+        apps=[whose[user] for user in ids],
+        users=[user.hex() for user in ids],
+        values=values,
+        events=events,
+        saturated=saturated,
+    )
+
+
+def _ids(part: Record) -> list[bytes]:
+    users = part["users"]
+    return [users[i : i + PSEUDONYM_BYTES] for i in range(0, len(users), PSEUDONYM_BYTES)]
+
+
+def changed(recorded: Recorded, panel: Panel) -> Recorded:
+    """The same window with other values of the same users, as of a campaign.
+
+    Args:
+        recorded: the window.
+        panel: as its own, but for `values` and `events`.
+    """
+    column = {user: u for u, user in enumerate(panel.users)}
+    frames: dict[int, dict[int, list[Record]]] = {}
+    for shard, found in recorded.frames.items():
+        frames[shard] = {}
+        for tick, parts in found.items():
+            row = tick - int(panel.ticks[0])
+            frames[shard][tick] = [
+                part
+                | {
+                    "metrics": list(METRICS),
+                    "kinds": list(EVENT_KINDS),
+                    "values": panel.values[row, users].T.astype("<f4").tobytes(),
+                    "rates": panel.events[row, users].T.astype("<f4").tobytes(),
+                    "saturated": panel.saturated[row, users].T.astype(np.uint8).tobytes(),
+                }
+                for part in parts
+                for users in [[column[user.hex()] for user in _ids(part)]]
+            ]
+    return dataclasses.replace(recorded, frames=frames, _panel=panel)
+
+
+def planned_by(recorded: Recorded, policies: Mapping[str, Record], prices: Iterable[Record]) -> Recorded:
+    """The same window with other policies (by app) and prices, valid from the beginning; what was observed stays."""
+    inputs = Past(recorded.settings, kept_ticks=EVERY)
+    inputs.observations = recorded.inputs.observations
+    inputs.inputs = recorded.inputs.inputs | {
+        "policies": {app: [record | {"app": app, "valid_from_tick": 0}] for app, record in policies.items()},
+        "prices": {price["offer_id"]: [price | {"valid_from_tick": 0}] for price in prices},
+    }
+    return dataclasses.replace(recorded, inputs=inputs)

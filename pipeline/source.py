@@ -1,0 +1,142 @@
+"""Where a backtest's demand comes from: a trace file, or a window of a cluster's topics."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from models.lstm import DEFAULT_MODEL
+from pipeline import evaluate, recorded, released, replayed, shards, trace
+from pipeline.client import reachable
+from pipeline.errors import UsageError
+from pipeline.evaluate import Window
+from pipeline.jobs import Records
+from pipeline.lanes import Arrays, Job
+from pipeline.recorded import Recorded
+from pipeline.settings import Settings, load
+from pipeline.trace import Panel
+
+SHARDS = 2
+"""Groups of apps that learn apart, as partitions of a stream do; two, so that two cores are used. Not the machine's
+number of cores: the same arguments give the same bytes anywhere."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Demand of users over time.
+
+    Attributes:
+        name: for people.
+        panel: all ticks there are.
+        window: what is run and scored of it.
+        skipped: counts by what was left out.
+        digest: of what was read.
+        model: folder of the model.
+        recorded: the topics; None: a trace.
+    """
+
+    name: str
+    panel: Panel
+    window: Window
+    skipped: Mapping[str, int]
+    digest: bytes
+    model: Path
+    recorded: Recorded | None = None
+
+    @property
+    def ids(self) -> list[bytes] | None:
+        """Pseudonyms of the panel's users, where these are not names."""
+        return None if self.recorded is None else [bytes.fromhex(user) for user in self.panel.users]
+
+    def run(
+        self, job: Job, folder: Path, processes: int | None, records: Records | None = None
+    ) -> tuple[Arrays, dict[str, list[bytes]]]:
+        """The outcomes of a job, and of topics the records that its stages published (see `pipeline.replayed`).
+
+        records: by which the stages plan, instead of what is on the topics.
+        """
+        there = self.recorded
+        if there is None:
+            return shards.run(job, self.model, SHARDS, folder, processes), {}
+        if records is not None:
+            every = [price for prices in records.prices.values() for price in prices]
+            there = recorded.planned_by(there, records.policies, every)
+        return replayed.run(job, there, self.model, folder, pinned=records is None)
+
+    def changed(self, panel: Panel) -> Source:
+        """With other values of the same users."""
+        there = None if self.recorded is None else recorded.changed(self.recorded, panel)
+        return replace(self, panel=panel, recorded=there)
+
+
+def of_trace(
+    path: Path,
+    tick_s: int | None,
+    warm_up: str | None,
+    begin: str | None,
+    until: str | None,
+    model: Path | None,
+    apps: Sequence[str] = (),
+) -> Source:
+    """A trace file; apps: of it alone, none: all.
+
+    Raises:
+        UsageError: it cannot be read, or has nothing to score in the window.
+    """
+    read = trace.read(path)
+    if apps:
+        read = trace.of_apps(read, apps)
+    panel = trace.to_panel(read, tick_s)
+    _some(panel, str(path))
+    window = _scored(evaluate.window_of(panel, warm_up, begin, until))
+    rows = read.frame.height - read.frame.select("ts", "app", "user").unique().height
+    skipped = {**read.skipped, "duplicates": rows}  # of a user at one time: their mean counts
+    digest = hashlib.blake2b(path.read_bytes()).digest()
+    return Source(str(path), panel, window, skipped, digest, model or DEFAULT_MODEL)
+
+
+def of_topics(
+    bootstrap: str | None,
+    prefix: str | None,
+    offsets: tuple[int, int] | None,
+    warm_up: str | None,
+    begin: str | None,
+    until: str | None,
+    model: Path | None,
+) -> Source:
+    """A window of topics: up to `until`, by default from the first frame there is, so that all is learnt again.
+
+    Raises:
+        UsageError: nothing of the window is there.
+        Unreachable: the cluster does not answer.
+    """
+    settings: Settings = load(bootstrap=bootstrap, prefix=prefix)
+    reachable(settings)
+    begin_s = None if begin is None else evaluate.seconds_of(begin)
+    end_s = None if until is None else evaluate.seconds_of(until)
+    first_s = None
+    if begin_s is not None and warm_up is not None:
+        first_s = begin_s - evaluate.ticks_of(warm_up, 1)
+    found = recorded.read(settings, first_s, end_s, offsets)
+    panel = found.panel
+    name = f"topics {settings.prefix}* at {settings.bootstrap}"
+    _some(panel, name)
+    window = evaluate.window_of(panel, warm_up if begin is None else None, begin, until)
+    window = _scored(replace(window, begin=0))
+    folder = model or released.folder(settings)
+    return Source(name, panel, window, found.skipped, found.digest(), folder, found)
+
+
+def _some(panel: Panel, name: str) -> None:
+    if len(panel.ticks) < 2:
+        raise UsageError(f"{name}: one tick alone, nothing can be planned")
+
+
+def _scored(window: Window) -> Window:
+    """Not before the second tick: the first cannot be planned for."""
+    window = replace(window, score=max(window.score, window.begin + 1))
+    if window.score >= window.stop:
+        raise UsageError("nothing to score in the window: it is one tick long")
+    return window

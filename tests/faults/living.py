@@ -1,0 +1,77 @@
+"""A run of the whole pipeline on a small simulated population, and what it published."""
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+from rich.console import Console
+
+from models.features import EVENT_KINDS, METRICS
+from models.synthetic import population
+from pipeline import reading
+from pipeline.codec import decode
+from pipeline.demo import Run
+from pipeline.replay import Window
+from pipeline.settings import Settings
+from pipeline.supervise import Supervisor
+from pipeline.trace import Trace
+from pipeline.watch import Watch
+
+TICKS = 50
+START = 28_000_000
+COMPARED = (
+    "behaviour.frames",
+    "forecasts",
+    "forecasts.apps",
+    "scenarios",
+    "plans",
+    "commands",
+    "dead-letters",
+)
+Records = dict[str, dict[tuple[object, ...], bytes]]
+
+
+def trace() -> Trace:
+    people = population(seed=3, apps=2, users_per_app=8, ticks=TICKS, tick_s=60, start_tick=START)
+    rows = [
+        {"ts": int(tick) * 60_000_000, "app": people.apps[u], "user": people.users[u]}
+        | {m: float(people.values[t, u, i]) for i, m in enumerate(METRICS[:4])}
+        | {f"events.{kind}": float(people.events[t, u, i]) for i, kind in enumerate(EVENT_KINDS)}
+        for t, tick in enumerate(people.ticks)
+        for u in range(len(people.users))
+    ]
+    frame = pl.DataFrame(rows).with_columns(pl.from_epoch("ts", "us").dt.replace_time_zone("UTC"))
+    return Trace(frame.sort("ts", "app", "user"), 60, {})
+
+
+def named(settings: Settings, name: str, folder: Path) -> Settings:
+    return settings.model_copy(
+        update={
+            "prefix": f"{settings.prefix}{name}.", "data_dir": folder / name, "tick_s": 60, "partitions": 2,
+            "event_time": True, "scenarios": 512, "snapshot_frames": 4, "demo_keys": True,
+        }
+    )  # fmt: skip
+
+
+def run(
+    settings: Settings, name: str, folder: Path, each: Callable[[Watch, Supervisor], None] = lambda *_: None
+) -> tuple[dict[str, Any], Records]:
+    """A run's figures, and the first occurrence of each compared record; a repeat must be the same bytes."""
+    here = named(settings, name, folder)
+    made = trace()
+    window = Window.of(made, 60)
+    figures = Run(here, made, window, Console(file=io.StringIO()), each=each).go(
+        folder / f"{name}.html", folder / f"{name}-out"
+    )
+    records: Records = {}
+    for topic in COMPARED:
+        seen = records[topic] = {}
+        for message in reading.read(here, topic):
+            value = message.value() or b""
+            _, record = decode(value)
+            identity = ("shard", "tick", "part", "app", "id", "offset")
+            key = (message.partition(), *(str(record.get(field, "")) for field in identity))
+            assert seen.setdefault(key, value) == value, f"{topic} {key} came again with other bytes"
+    return figures, records
