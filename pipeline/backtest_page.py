@@ -10,7 +10,7 @@ from typing import Any, Final
 import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter, PercentFormatter, StrMethodFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, PercentFormatter, StrMethodFormatter
 
 from models import outcomes as outcomes_of
 from models.features import DAY_S
@@ -170,6 +170,7 @@ def misses(ranked: Ranked) -> Figure:
         for name, lanes in ranked.lanes[market].items():
             share = 100 * missed[:, lanes[0]] / np.maximum(counted[:, 0], 1)
             axes.plot(np.arange(len(share)), share, "o-", color=colours[name], markersize=3, label=name)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlabel("day of the window")
         axes.set_ylabel("missed, %")
         axes.legend(frameon=False, fontsize=8, ncols=5)

@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 
 from models import daily
-from models.outcomes import RATES, at_rate, weights
+from models.outcomes import RATES, weights
 from pipeline.lanes import TIERS, Arrays, Job
 from pipeline.ranking import OURS, Ranked
 
@@ -57,7 +57,7 @@ def stated(
                     drawn[ORACLE]["cost"] > 0, drawn[ORACLE]["cost"], np.nan
                 )
         if app == ALL:
-            _matched(drawn, ranked, weight)
+            _matched(drawn, ranked)
         found[app] = {
             name: {figure: daily.stated(values) for figure, values in own.items()}
             for name, own in drawn.items()
@@ -65,14 +65,12 @@ def stated(
     return found
 
 
-def _matched(drawn: Mapping[str, dict[str, np.ndarray]], ranked: Ranked, weight: np.ndarray) -> None:
+def _matched(drawn: Mapping[str, dict[str, np.ndarray]], ranked: Ranked) -> None:
     """Add cost and slack at the same realised hit rate, and the cost's ratio to the oracle's, over all apps."""
-    market, outcomes = next(iter(ranked.outcomes.items()))
     for rate in RATES:
         at = f"{100 * rate:g}"
-        for name, some in ranked.lanes[market].items():
-            cost, slack = at_rate(outcomes, some, rate, weight)
-            drawn[name] |= {f"cost_at_{at}": cost, f"slack_at_{at}": slack}
+        for name, (cost, slack) in ranked.matched.items():
+            drawn[name] |= {f"cost_at_{at}": cost[rate], f"slack_at_{at}": slack[rate]}
         if ORACLE in drawn:
             for own in drawn.values():
                 own[f"cost_to_oracle_at_{at}"] = own[f"cost_at_{at}"] / drawn[ORACLE][f"cost_at_{at}"]

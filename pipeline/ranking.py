@@ -27,6 +27,7 @@ class Ranked:
     """What is reported, and what it was made from: by market the outcomes, and each policy's lanes.
 
     promise: which decisions have an outcome, and which of them were kept, (tick, app).
+    matched: of the first market, by policy cost and slack at each of RATES, (draw) of the bootstrap, all apps.
     """
 
     report: dict[str, Any]
@@ -35,6 +36,7 @@ class Ranked:
     settings: Mapping[str, list[float]]
     demand: np.ndarray
     promise: tuple[np.ndarray, np.ndarray]
+    matched: Mapping[str, tuple[Mapping[float, np.ndarray], Mapping[float, np.ndarray]]]
 
 
 def rank(
@@ -106,10 +108,11 @@ def rank(
             "worse_than_hpa": _worse(by_app) if "hpa" in names else None,
         },
     }
+    matched = {name: (row["_drawn"], row["_slack"]) for name, row in tables[first].items()}
     for table in tables.values():
         for row in table.values():
-            row.pop("_drawn")
-    return Ranked(report, outcomes, lanes, settings, demand, (known, kept))
+            del row["_drawn"], row["_slack"]
+    return Ranked(report, outcomes, lanes, settings, demand, (known, kept), matched)
 
 
 def _censored(job: Job, usage: np.ndarray, held: np.ndarray, bounds: np.ndarray) -> np.ndarray:
@@ -150,6 +153,7 @@ def _policies(
                 for setting, supply, lane in zip(settings[name], _supply(name, len(some)), some, strict=True)
             ],
             "_drawn": {},
+            "_slack": {},
         }
         for rate in RATES:
             cost, slack = at_rate(outcomes, some, rate, weight)
@@ -159,6 +163,7 @@ def _policies(
                 "cost_95": _interval(cost[1:]),
             }
             entry["_drawn"][rate] = cost
+            entry["_slack"][rate] = slack
         found[name] = entry
     return found
 
