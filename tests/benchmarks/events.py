@@ -18,7 +18,7 @@ from pipeline.train import simulated
 
 TRAINED = tuple((seed, 60, 2880) for seed in (101, 102, 103, 104))  # seed, tick_s, ticks
 CHECKED = (105, 60, 1440)
-SCORED = {"seed": 77, "tick_s": 60, "ticks": 2880, "apps": 2, "users_per_app": 15}
+SCORED: Any = {"seed": 77, "tick_s": 60, "ticks": 2880, "apps": 2, "users_per_app": 15}
 
 
 def without(series: list[Series]) -> list[Series]:

@@ -155,7 +155,9 @@ def die_at(place: str) -> None:
     state.Owned.snapshot = lambda self: [Event(event, self.name) for event in snapshot(self)]  # pyright: ignore
     make = state.Agent.__init__
 
-    def watched(self: Any, name: str, settings: Any, outputs: Any, of: Callable[[int], Any]) -> None:
+    def watched(
+        self: Any, name: str, source: str, settings: Any, outputs: Any, of: Callable[[int], Any]
+    ) -> None:
         def stage(shard: int) -> Any:
             made = of(shard)
             fold = made.fold
@@ -169,7 +171,7 @@ def die_at(place: str) -> None:
             made.fold = folding
             return made
 
-        make(self, name, settings, outputs, stage)
+        make(self, name, source, settings, outputs, stage)
 
     state.Agent.__init__ = watched  # pyright: ignore
     taken = state.Agent._snapshot
