@@ -51,7 +51,7 @@ INNER: Final = (
 LEARNT: Final = np.array([-2.1, -1.75, -1.4, -0.7, 0.0, 0.7, 1.4, 1.75, 2.1, 2.45], np.float32)
 # (tracked, held): of the later steps one target in seven is seen. The lower end costs nothing where it wavers, and has
 # far to go where demand has a floor.
-SHIFT_GAIN: Final = np.outer([0.5, 1, 1], [0.1, 0.04, 0.04, 0.04, 0.04, 0.08]).astype(np.float32)
+SHIFT_GAIN: Final = np.outer([0.5, 1, 1], [0.1, 0.02, 0.02, 0.02, 0.04, 0.08]).astype(np.float32)
 # That of the bound falls with the samples, to 0.4 of it from 2,000 on: one that wavers costs slack.
 BOUND_FALL: Final = (2_000.0, 0.4)
 SHIFT_LIMIT: Final = 1.5
