@@ -7,7 +7,7 @@ PYTHON := $(shell for python in python3 python3.11 python3.12 python3.13; do \
 UV := $(shell command -v uv || echo .tools/bin/uv)
 SYNCED := .venv/.synced
 
-.PHONY: demo test lint types setup
+.PHONY: demo test faults lint types setup
 
 demo: $(SYNCED)
 	@echo "demo: a trace through all stages on an embedded Kafka"
@@ -16,6 +16,10 @@ demo: $(SYNCED)
 test: $(SYNCED)
 	@echo "test: unit, then integration on a real Kafka, then faults"
 	@.venv/bin/python -m pytest $(ARGS)
+
+faults: $(SYNCED)
+	@echo "faults: stages killed, frozen and starved during a replay, seeds from $(or $(SEED),0)"
+	@FAULTS_SEED=$(SEED) .venv/bin/python -m pytest tests/faults/test_killed.py tests/faults/soak.py $(ARGS)
 
 lint: $(SYNCED)
 	@echo "lint: ruff's rules and format"

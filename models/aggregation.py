@@ -1,12 +1,17 @@
 """Samples of many users and ticks -> one value for each tick and user.
 
-Sums run over the rows in the order given (`numpy.bincount`), so the same rows give the same bits however they
-were batched.
+Rows are summed by tick and user in the order given (`numpy.bincount`), and a sum goes on where it stood, so the same
+rows give the same bits however they were batched and whenever they were condensed.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+
+Columns = dict[str, np.ndarray]
+FIRST = ("offset", "before", "tick", "code")
+"""Columns of which a sum keeps its first row's."""
 
 
 @dataclass(frozen=True)
@@ -36,50 +41,96 @@ class Grouped:
         return Grouped(*(getattr(self, name)[first:last] for name in self.__dataclass_fields__))
 
 
-def group(
-    tick: np.ndarray,
-    user: np.ndarray,
-    interval_s: np.ndarray,
-    values: np.ndarray,
-    saturated: np.ndarray,
-    event_tick: np.ndarray,
-    event_user: np.ndarray,
-    kind: np.ndarray,
-    count: np.ndarray,
-    kinds: int,
-    tick_s: int,
-) -> Grouped:
-    """Reduce samples and events to one value a tick, user and column.
+def samples(interval_s: np.ndarray, values: np.ndarray, saturated: np.ndarray) -> Columns:
+    """What each metric sample adds.
 
     Args:
-        tick, user, interval_s: (sample,) of the metric samples.
-        values, saturated: (sample, metric).
-        event_tick, event_user, kind, count: (event,).
-        kinds: number of event kinds.
+        interval_s: (sample,).
+        values, saturated: (sample, metric), NaN = absent.
+
+    Returns:
+        weight, weighted (sample, metric) float64, hit (sample, metric) bool, count (sample, 1) uint32.
+    """
+    present = ~np.isnan(values)
+    weight = np.where(present, interval_s[:, None], 0.0)
+    return {
+        "weight": weight,
+        "weighted": weight * np.where(present, values, 0.0),
+        "hit": saturated & present,
+        "count": np.ones((len(values), 1), np.uint32),
+    }
+
+
+def events(kind: np.ndarray, amount: np.ndarray, kinds: int) -> Columns:
+    """What each event record adds: amounts (event, kinds) float64, count (event, 1) uint32; kind, amount: (event,)."""
+    return {
+        "amounts": np.where(kind[:, None] == np.arange(kinds), amount[:, None], 0.0),
+        "count": np.ones((len(kind), 1), np.uint32),
+    }
+
+
+def condense(parts: list[Columns]) -> Columns:
+    """Rows summed to one for each tick and user, in the order of their first rows.
+
+    Args:
+        parts: rows in order, or what this gave: FIRST (row,) int64, and columns to sum (row, ...).
+    """
+    columns: Columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[-1]}
+    _, first, group = np.unique(_key(columns), return_index=True, return_inverse=True)
+    if len(first) == len(columns["tick"]):
+        return columns
+    order = np.argsort(first)
+    place = np.empty_like(order)
+    place[order] = np.arange(len(order))
+    group, first = place[group], first[order]
+    out: Columns = {}
+    for name, column in columns.items():
+        if name in FIRST:
+            out[name] = column[first]
+        else:
+            sums = [np.bincount(group, column[:, k], len(first)) for k in range(column.shape[1])]
+            total = np.stack(sums, axis=-1)
+            out[name] = total > 0 if column.dtype == bool else total.astype(column.dtype)
+    return out
+
+
+def group(metrics: Mapping[str, np.ndarray], kinds: Mapping[str, np.ndarray], tick_s: int) -> Grouped:
+    """Values from sums that `condense` made.
+
+    Args:
+        metrics: of `samples`, with "user" (row,), the position in the order of pseudonyms.
+        kinds: of `events`, likewise.
         tick_s: seconds of a tick.
     """
-    width = int(max(user.max(initial=0), event_user.max(initial=0))) + 1
-    keys, row = np.unique(
-        np.concatenate([tick * width + user, event_tick * width + event_user]), return_inverse=True
+    rows = [{"tick": part["tick"], "code": part["user"]} for part in (metrics, kinds)]
+    keys, row = np.unique(np.concatenate([_key(part) for part in rows]), return_inverse=True)
+    of_metrics, of_kinds = row[: len(metrics["tick"])], row[len(metrics["tick"]) :]
+    groups = len(keys)
+    values = np.full((groups, metrics["weight"].shape[1]), np.nan, np.float32)
+    known = metrics["weight"] > 0
+    values[of_metrics] = np.divide(
+        metrics["weighted"], metrics["weight"], out=np.full(known.shape, np.nan), where=known
     )
-    sample_row, event_row, groups = row[: len(tick)], row[len(tick) :], len(keys)
-    metrics = values.shape[1]
-    mean = np.full((groups, metrics), np.nan, np.float32)
-    hit = np.zeros((groups, metrics), bool)
-    for metric in range(metrics):
-        present = ~np.isnan(values[:, metric])
-        rows, weight = sample_row[present], interval_s[present]
-        total = np.bincount(rows, weight, groups)
-        weighted = np.bincount(rows, weight * values[present, metric], groups)
-        np.divide(weighted, total, out=mean[:, metric], where=total > 0, casting="unsafe")
-        hit[:, metric] = np.bincount(sample_row, saturated[:, metric] & present, groups) > 0
-    cells = np.bincount(event_row * kinds + kind, count, groups * kinds).reshape(groups, kinds)
+    saturated = np.zeros(values.shape, bool)
+    saturated[of_metrics] = metrics["hit"]
+    amounts = np.zeros((groups, kinds["amounts"].shape[1]))
+    amounts[of_kinds] = kinds["amounts"]
+    counts = np.zeros((2, groups), np.uint32)
+    counts[0, of_metrics], counts[1, of_kinds] = metrics["count"][:, 0], kinds["count"][:, 0]
     return Grouped(
-        tick=keys // width,
-        user=keys % width,
-        values=mean,
-        saturated=hit,
-        samples=np.bincount(sample_row, minlength=groups).astype(np.uint32),
-        events=np.bincount(event_row, minlength=groups).astype(np.uint32),
-        rates=np.where(cells > 0, cells / tick_s, np.nan).astype(np.float32),
+        tick=keys >> _CODE_BITS,
+        user=keys & ((1 << _CODE_BITS) - 1),
+        values=values,
+        saturated=saturated,
+        samples=counts[0],
+        events=counts[1],
+        rates=np.where(amounts > 0, amounts / tick_s, np.nan).astype(np.float32),
     )
+
+
+_CODE_BITS = 31
+"""Of a key; the other 32 hold the tick's number: seconds until the year 2106."""
+
+
+def _key(columns: Mapping[str, np.ndarray]) -> np.ndarray:
+    return (columns["tick"] << _CODE_BITS) + columns["code"]

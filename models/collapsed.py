@@ -16,6 +16,7 @@ so that 100,000 users cost little more than reading their forecasts.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any, Final
 
@@ -25,7 +26,7 @@ from numpy.typing import NDArray
 
 from models import scenarios as exact
 from models.dependence import Dependence, square_root
-from models.distribution import LEVELS, Z_MAX, Z_STEP, QuantileFunction
+from models.distribution import LEVELS, Z_MAX, Z_STEP, QuantileFunction, Selected
 from models.scenarios import stream
 
 Array = NDArray[np.float32]
@@ -44,7 +45,7 @@ BLOCK: Final = 2_048  # users whose grids are unpacked at once: 2,048 × 24 × 2
 
 
 def simulate(
-    forecasts: QuantileFunction,
+    forecasts: QuantileFunction | Selected,
     dependence: Dependence,
     *,
     app: bytes,
@@ -69,14 +70,11 @@ def simulate(
         )  # fmt: skip
 
     if users <= drawn:
-        return one_by_one(forecasts, common)
+        return one_by_one(forecasts[:], common)
     strength = dependence.strength(loading)
     shared = np.rint(strength**2 / SHARED_UNIT) * SHARED_UNIT
-    alpha = _coefficients(forecasts, shared)
-    spread = np.einsum("umkn,n->umk", alpha * alpha, 1 / _factorials())
-    total = spread.sum(axis=0)
-    share = (spread / np.where(total > 0, total, 1)).max(axis=(1, 2))
-    heavy = np.sort(np.argsort(-share, kind="stable")[:drawn])
+    basis = np.stack([_hermite(float(share)) for share in shared]).transpose(0, 2, 1)  # (metric, 21, n)
+    heavy = np.sort(np.argsort(-_share(forecasts, basis), kind="stable")[:drawn])
     half = scenarios // 2
     if common is None:
         common = exact.factor(np, dependence, steps, half, app=app, tick=tick, seed=seed)
@@ -84,10 +82,10 @@ def simulate(
     rest = np.ones(users, bool)
     rest[heavy] = False
 
-    sums, products = _sums(forecasts, rest)
+    sums, products, gram = _sums(forecasts, rest, basis)
     factor = common * strength[:, None].astype(np.float32)
     position = np.concatenate([factor, -factor], axis=-1)  # (step, metric, scenario)
-    noise = _noise(alpha[rest], dependence, steps, half, stream(np, seed, app, tick, shard, "rest", loading))
+    noise = _noise(gram, dependence, steps, half, stream(np, seed, app, tick, shard, "rest", loading))
     for m in range(metrics):
         weights, spreads = _tables(float(shared[m]))
         for k in range(steps):
@@ -109,34 +107,46 @@ def _apart(grid: Array) -> Array:
     return grid - grid[..., LEVELS // 2, None]
 
 
-def _coefficients(forecasts: QuantileFunction, shared: NDArray[np.float64]) -> Array:
-    """α_n of every user, (user, metric, step, n), n from 1, at s = 0."""
-    basis = np.stack([_hermite(float(share)) for share in shared])  # (metric, n, 21)
-    out = np.empty((*forecasts.shape, ORDERS), np.float32)
-    for first in range(0, len(out), BLOCK):
+def _blocks(forecasts: QuantileFunction | Selected) -> Iterator[tuple[slice, Array]]:
+    """Slices of users, and their values less the one in the middle."""
+    for first in range(0, forecasts.shape[0], BLOCK):
         part = slice(first, first + BLOCK)
-        out[part] = np.matmul(_apart(_grids(forecasts[part])), basis.transpose(0, 2, 1))
-    return out
+        yield part, _grids(forecasts[part])
 
 
-def _sums(forecasts: QuantileFunction, rest: NDArray[np.bool_]) -> tuple[Any, Any]:
-    """Over the rest, Σ g (metric, step, 21), and Σ g gᵀ (metric, step, 21, 21) of g less its middle."""
+def _share(forecasts: QuantileFunction | Selected, basis: Array) -> Array:
+    """The most that each user is of any step's and metric's variance, (user)."""
+    spread = np.empty(forecasts.shape, np.float32)
+    for part, grid in _blocks(forecasts):
+        alpha = np.matmul(_apart(grid), basis)
+        spread[part] = np.einsum("umkn,n->umk", alpha * alpha, 1 / _factorials())
+    total = spread.sum(axis=0)
+    return (spread / np.where(total > 0, total, 1)).max(axis=(1, 2))
+
+
+def _sums(
+    forecasts: QuantileFunction | Selected, rest: NDArray[np.bool_], basis: Array
+) -> tuple[Any, Any, Any]:
+    """Over the rest: Σ g (metric, step, 21), Σ g gᵀ (metric, step, 21, 21) of g less its middle, and Σ α_n α'_n (n,
+    step × metric, step × metric).
+    """
     _, metrics, steps = forecasts.shape
     sums, products = np.zeros((metrics, steps, LEVELS)), np.zeros((metrics, steps, LEVELS, LEVELS))
-    for first in range(0, len(rest), BLOCK):
-        part = slice(first, first + BLOCK)
-        grid = _grids(forecasts[part]) * rest[part, None, None, None]
+    gram = np.zeros((ORDERS, steps * metrics, steps * metrics))
+    for part, grids in _blocks(forecasts):
+        grid = grids * rest[part, None, None, None]
         sums += grid.sum(axis=0, dtype=np.float64)
         apart = np.ascontiguousarray(_apart(grid).transpose(1, 2, 0, 3))
         products += np.matmul(apart.swapaxes(-1, -2), apart)
-    return sums, products
+        alpha = np.matmul(apart, basis[:, None])  # (metric, step, user, n)
+        rows = alpha.transpose(3, 1, 0, 2).reshape(ORDERS, steps * metrics, -1)
+        gram += np.matmul(rows, rows.swapaxes(-1, -2))
+    return sums, products, gram
 
 
-def _noise(alpha: Array, dependence: Dependence, steps: int, half: int, generator: Any) -> Array:
+def _noise(gram: NDArray[np.float64], dependence: Dependence, steps: int, half: int, generator: Any) -> Array:
     """Standard normals (step, metric, scenario) that correlate as the rest's sums do, the second half mirrored."""
-    users, metrics, _, _ = alpha.shape
-    rows = alpha.transpose(3, 0, 2, 1).reshape(ORDERS, users, steps * metrics)
-    gram = np.matmul(rows.swapaxes(-1, -2), rows).astype(np.float64)
+    metrics = gram.shape[-1] // steps
     r = dependence.correlation(steps)
     powers = r[None] ** np.arange(1, ORDERS + 1)[:, None, None] / _factorials()[:, None, None]
     covariance = (powers * gram).sum(axis=0)

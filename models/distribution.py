@@ -132,9 +132,45 @@ class QuantileFunction:
         return xp.where(passed == 0, 0.0, xp.where(passed == LEVELS, 1.0, _normal_cdf(xp, z)))
 
 
-def sum_of_quantiles(forecast: QuantileFunction, level: float) -> NDArray[Any]:
+@dataclass(frozen=True)
+class Selected:
+    """Some users' forecasts out of many, without a copy: those of any slice are taken when they are asked for.
+
+    Attributes:
+        forecasts: (user, metric, step).
+        rows: (row,) which users; None: all.
+    """
+
+    forecasts: QuantileFunction
+    rows: NDArray[np.intp] | None = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(row, metric, step)."""
+        if self.rows is None:
+            return self.forecasts.shape
+        return len(self.rows), *self.forecasts.shape[1:]
+
+    def __getitem__(self, index: Any) -> QuantileFunction:
+        """Slice of the rows."""
+        return self.forecasts[index if self.rows is None else self.rows[index]]
+
+    def where(self, chosen: NDArray[np.bool_]) -> Selected:
+        """Those of the rows that are chosen, (row)."""
+        rows = np.flatnonzero(chosen)
+        return Selected(self.forecasts, rows if self.rows is None else self.rows[rows])
+
+
+QUANTILE_BLOCK: Final = 8_192  # users at once: 8,192 × 24 × 4 bytes are 0.8 MB an array
+
+
+def sum_of_quantiles(forecast: QuantileFunction | Selected, level: float) -> NDArray[Any]:
     """Sum over users of each one's own quantile, (step, metric) float64; users without a forecast add nothing.
 
     forecast: (user, metric, step); level: of each quantile, in (0, 1).
     """
-    return np.ascontiguousarray(np.nansum(forecast.quantile(level), axis=0, dtype=np.float64).T)
+    total = np.zeros(forecast.shape[1:])
+    for first in range(0, forecast.shape[0], QUANTILE_BLOCK):
+        part = forecast[first : first + QUANTILE_BLOCK]
+        total += np.nansum(part.quantile(level), axis=0, dtype=np.float64)
+    return np.ascontiguousarray(total.T)

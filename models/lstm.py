@@ -48,7 +48,7 @@ WEIGHTS: Final = "weights.npz"
 CARD: Final = "model.json"
 
 RELEASED: Final = Path(__file__).parent / "released"
-DEFAULT_MODEL: Final = RELEASED / "lstm64-2026-11c"
+DEFAULT_MODEL: Final = RELEASED / "lstm64-2026-11d"
 
 State = dict[str, NDArray[Any]]
 # What is kept of a user: name -> shape, kind
@@ -235,12 +235,13 @@ class BehaviourModel:
         with np.load(path / WEIGHTS) as weights:
             for variable in network.variables:
                 kept = weights[variable.path] if variable.path in weights else np.empty(0)
-                if kept.shape != tuple(variable.shape):
-                    raise ValueError(
-                        f"{path / WEIGHTS} is of another network: {variable.path} is {kept.shape}, "
-                        f"not {tuple(variable.shape)}"
-                    )
+                if kept.shape != (shape := tuple(variable.shape)):
+                    said = f"{variable.path} is {kept.shape}, not {shape}"
+                    raise ValueError(f"{path / WEIGHTS} is of another network: {said}")
                 variable.assign(kept)
+        for name, prior in facts.get("prior", {}).items():
+            if len(prior) != STATE[name][0][0]:
+                raise ValueError(f"{path / CARD} is of another network: prior {name} has {len(prior)} rows")
         return cls(network, facts, block)
 
     def save(self, path: Path) -> None:

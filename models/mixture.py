@@ -10,8 +10,9 @@ At the standard-normal level z, around the last value and in units of the metric
 The network gives move, scale, skew, tail and the gates of centre and tails; widths are in `models.features`. Learnt
 here, for every user and metric, when a target arrives, each along its own pinball loss:
 
-    shift  by the published quantile: adaptive conformal inference (Gibbs and Candès 2021), at the ends of the 95 %
-           interval and at the 99 % bound, for the TRACKED steps; the steps between are interpolated
+    shift  by the published quantile: adaptive conformal inference (Gibbs and Candès 2021), at quartiles and median, at
+           the ends of the 95 % interval and at the 99 % bound, for the TRACKED steps; the levels between quartiles and
+           ends, and the steps between, are interpolated
     odds   by the gradient of q's loss: CRPS learning (Berrisch and Ziel 2021)
 
 Of a user who is new the ends are wider by a fixed part of the shift, which falls with the samples (COLD).
@@ -38,22 +39,36 @@ BETWEEN: Final = np.array([[1, 0.5, 0, 0, 0, 0], [0, 0.5, 1, 2 / 3, 1 / 3, 0], [
 FINEST: Final = 1e-4  # of a unit: tracked changes up to it are none
 SHARED: Final = ("centre", "lower", "upper")  # parts of the distribution with a gate each
 
-# Probabilities held: both ends of the 95 % interval and the 99 % bound. What is split at random on point masses
-# falls outside somewhat more often, so they aim beyond by what was seen on users held out before the test window.
-HELD: Final = np.array([0.0245, 0.9755, 0.9902], np.float32)
+# Levels whose shift is learnt, by their z, and the probabilities held there; the bound aims beyond by what was missing
+# on users held out before the test window.
+HELD_Z: Final = np.array([-1.96, -0.7, 0.0, 0.7, 1.96, 2.33], np.float32)
+HELD: Final = np.array([0.025, ndtr(-0.7), 0.5, ndtr(0.7), 0.975, 0.9902], np.float32)
+INNER: Final = (
+    1,
+    2,
+    3,
+)  # of these: they move the network alone, whose centre may be off; persistence has none
 LEARNT: Final = np.array([-2.1, -1.75, -1.4, -0.7, 0.0, 0.7, 1.4, 1.75, 2.1, 2.45], np.float32)
-# (tracked, held): of the later steps one target in seven is seen
-SHIFT_GAIN: Final = np.array([[0.02, 0.02, 0.04], [0.04, 0.04, 0.08], [0.04, 0.04, 0.08]], np.float32)
+# (tracked, held): of the later steps one target in seven is seen. The lower end costs nothing where it wavers, and has
+# far to go where demand has a floor.
+SHIFT_GAIN: Final = np.outer([0.5, 1, 1], [0.1, 0.02, 0.02, 0.02, 0.04, 0.08]).astype(np.float32)
+# That of the bound falls with the samples, to 0.4 of it from 2,000 on: one that wavers costs slack.
+BOUND_FALL: Final = (2_000.0, 0.4)
 SHIFT_LIMIT: Final = 1.5
 SHIFT_UNIT: Final = 1 / 20_000  # of its sixteen bits, which reach 1.6; the smallest step is 0.0003
 # Added to the shift of a user's early samples, falling as their count to this power: what (held) was missing of both
 # ends and the bound, on users held out before the test window, when they were new.
-COLD: Final = np.array([0.5, 1.0, 1.2], np.float32)
+COLD: Final = np.array([0.5, 0, 0, 0, 1.0, 1.2], np.float32)
 COLD_POWER: Final = -0.55
 ODDS_GAIN: Final = 0.005
 ODDS_LIMIT: Final = 8.0
 ODDS_UNIT: Final = 1 / 4_000  # likewise
+SCALE_UNIT: Final = 1 / 1_000  # likewise: scales from 1e-14 to 1e14
+GATE_UNIT: Final = 1 / 30  # of its eight bits, which reach 4.2; a share ends at 2.4
 PULL_LIMIT: Final = 10.0
+# Probability nearest to each of LEARNT: of a point mass that reaches from one level to another
+_BETWEEN_LEVELS: Final = np.concatenate([[0.0], (ndtr(LEARNT[1:]) + ndtr(LEARNT[:-1])) / 2, [1.0]])
+MASS: Final = [float(mass) for mass in np.diff(_BETWEEN_LEVELS)]
 SCORE_LIMIT: Final = (
     3.0  # the levels learnt end at 2.45: a score beyond is an extrapolation, good for a little
 )
@@ -61,9 +76,11 @@ SCORE_LIMIT: Final = (
 STATE: Final[dict[str, tuple[tuple[int, ...], Any]]] = {
     "shift": ((len(HELD), len(METRICS), len(TRACKED)), np.int16),
     "odds": ((len(SHARED), len(METRICS)), np.int16),
-    "made_last": ((len(METRICS), len(TRACKED)), np.float32),  # NaN: nothing to value
-    "made_scale": ((len(METRICS), len(TRACKED)), np.float32),
-    "made_shape": ((6, len(METRICS), len(TRACKED)), np.float16),  # move, skew, tail, gates
+    # of the later steps; that of one tick ahead is the last value. NaN: nothing to value
+    "made_last": ((len(METRICS), len(TRACKED) - 1), np.float32),
+    "made_scale": ((len(METRICS), len(TRACKED)), np.int16),  # its log
+    "made_shape": ((3, len(METRICS), len(TRACKED)), np.float16),  # move, skew, tail
+    "made_gates": ((len(SHARED), len(METRICS), len(TRACKED)), np.int8),
 }
 
 
@@ -73,9 +90,19 @@ def parts(z: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.stack([1 - tails, tails * (z < 0), tails * (z > 0)]).astype(np.float32)
 
 
-def held(z: float) -> int | None:
-    """The row of HELD whose shift moves a level: none nearer the median than 1.5."""
-    return None if abs(z) < 1.5 else 0 if z < 0 else 1 if z < 2.3 else 2
+def end(z: float) -> int | None:
+    """The row of HELD whose shift alone moves a level from 1.5 outwards; none nearer the median."""
+    return None if abs(z) < 1.5 else 0 if z < 0 else 4 if z < 2.3 else 5
+
+
+def rows(z: float) -> dict[int, float]:
+    """The rows of HELD whose shifts move a level of the network, and their weights, which sum to 1."""
+    outer = end(z)
+    if outer is not None:
+        return {outer: 1.0}
+    above = int(np.searchsorted(HELD_Z, z))
+    share = float((HELD_Z[above] - z) / (HELD_Z[above] - HELD_Z[above - 1]))
+    return {row: weight for row, weight in ((above - 1, share), (above, 1 - share)) if weight > 1e-6}
 
 
 def average(
@@ -116,10 +143,11 @@ def average(
     for level, part in zip(z.tolist(), map(tuple, parts(z).T.tolist()), strict=True):
         at = float(np.arcsinh(level)) * slope + skew
         change = _at(tf, sizes, level)
-        row = held(level)
-        if moved and row is not None:
-            at += moved[row][0]
-            change = change * moved[row][1] if level > 0 else change / moved[row][1]
+        outer = end(level)
+        if moved:
+            at += sum(weight * moved[row][0] for row, weight in rows(level).items())
+        if moved and outer is not None:
+            change = change * moved[outer][1] if level > 0 else change / moved[outer][1]
         grown = tf.exp(at)
         offset = move + tf.clip_by_value((grown - 1.0 / grown) / 2.0, -OFFSET_LIMIT, OFFSET_LIMIT)
         network.append(scale * offset)
@@ -184,7 +212,7 @@ def learn(
 
     Args:
         tf: the tensorflow module.
-        state: the fields of STATE, `width` and `seen`, before the tick, batch last.
+        state: the fields of STATE, `last`, `width` and `seen`, before the tick, batch last.
         values: (metric, ...) targets, NaN where absent.
         saturated: (metric, ...): such a target is known to be passed, not missed.
         unit: (metric, ...) before the tick, and `ceiling`, the highest value that is forecast.
@@ -192,13 +220,16 @@ def learn(
         due: of `features.Clock`, (tracked, ...).
         reach: of `features.Clock`, (6, ...).
     """
-    last, scale = state["made_last"], state["made_scale"]
-    known = tf.logical_and(due > 0.5, tf.logical_not(tf.math.is_nan(last + values[:, None])))
+    newest = tf.where(state["seen"] > 0.5, state["last"], np.float32(np.nan))
+    last = tf.concat([newest[:, None], state["made_last"]], axis=1)
+    scale = tf.exp(state["made_scale"] * SCALE_UNIT)
+    said = tf.logical_and(due > 0.5, state["made_shape"][2] > 0.0)  # no forecast has a tail of 0
+    known = tf.logical_and(said, tf.logical_not(tf.math.is_nan(last + values[:, None])))
     last, scale = tf.where(known, last, 0.0), tf.where(known, scale, 1.0)
     y = tf.where(known, (values[:, None] - last) / scale, 0.0)
     least, most = -last, ceiling[:, None] - last
-    zero = least / scale
-    move, skew, tail, *gates = tf.unstack(state["made_shape"], axis=0)
+    move, skew, tail = tf.unstack(state["made_shape"], axis=0)
+    gates = tf.unstack(state["made_gates"] * GATE_UNIT, axis=0)
     shape = tf.stack([tf.where(known, part, kind) for part, kind in zip(
         (move, skew, tail, *gates), (0.0, 0.0, 1.0, 0.0, 0.0, 0.0), strict=True)], axis=0)  # fmt: skip
     shift, odds = state["shift"] * SHIFT_UNIT, state["odds"] * ODDS_UNIT
@@ -211,20 +242,24 @@ def learn(
     q = rising(tf, q)
     passed = tf.logical_and(saturated[:, None], known)
 
-    def ascent(q: Any, tau: float) -> Any:
-        """Minus the gradient of the pinball loss, tau - 1{y <= q}. A tie lies on a point mass and says nothing, ...
+    below, upto = (sum(mass * tf.cast(at, tf.float32) for at, mass in zip(levels, MASS, strict=True))
+                   for levels in ([one < y for one in q], [one <= y for one in q]))  # fmt: skip
 
-        ... but that zero is no miss of a lower quantile that is zero: what is above must not lift it for ever.
-        """
-        tie = tf.where(y == zero, -tau, 0.0) if tau < 0.5 else 0.0 * y
-        off = tf.where(y > q, tau, tf.where(y < q, tf.where(passed, 0.0, tau - 1.0), tie))
+    def ascent(q: Any, tau: float) -> Any:
+        """Minus the gradient of the pinball loss, tau - 1{PIT <= tau}; on a point mass the mean over a random PIT."""
+        tie = tau - tf.clip_by_value((tau - below) / tf.maximum(upto - below, 1e-6), 0.0, 1.0)
+        off = tf.where(y > q, tau, tf.where(y < q, tau - 1.0, tie))
+        off = tf.where(passed, tf.maximum(off, 0.0), off)
         return tf.where(known, off, 0.0)
 
     # levels 1.96 and 2.33 as they are published: interpolated
-    ends = (q[1] + 0.6 * (q[0] - q[1]), q[7] + 0.6 * (q[8] - q[7]), q[8] + 0.657 * (q[9] - q[8]))
+    at = (q[1] + 0.6 * (q[0] - q[1]), *q[3:6], q[7] + 0.6 * (q[8] - q[7]), q[8] + 0.657 * (q[9] - q[8]))
+    samples, least_gain = BOUND_FALL
+    fallen = least_gain + (1.0 - least_gain) / (1.0 + state["seen"][:, None] / samples)
+    pace = [1.0] * (len(HELD) - 1) + [fallen]
     steps = [
-        gain[:, None] * ascent(end, float(tau))
-        for gain, end, tau in zip(SHIFT_GAIN.T, ends, HELD, strict=True)
+        pace[row] * gain[:, None] * ascent(level, float(tau)) * (w[2 + row] if row in INNER else 1.0)
+        for row, (gain, level, tau) in enumerate(zip(SHIFT_GAIN.T, at, HELD, strict=True))
     ]
     shift = tf.clip_by_value(shift + tf.stack(steps, axis=0), -SHIFT_LIMIT, SHIFT_LIMIT)
     spread = tf.abs(a[5] - a[3]) + tf.abs(b[5] - b[3]) + 1e-9 * scale
@@ -271,12 +306,15 @@ def remember(tf: Any, state: dict[str, Any], made: Any, last: Any, scale: Any, s
     """
     now = made > 0.5
     scale, shape = tf.gather(scale, TRACKED, axis=1), tf.gather(shape, TRACKED, axis=2)
+    said = {
+        "made_last": last[:, None] + 0.0 * scale[:, 1:],
+        "made_scale": tf.clip_by_value(tf.round(tf.math.log(scale) / SCALE_UNIT), -32_767.0, 32_767.0),
+        "made_shape": tf.clip_by_value(shape[:3], -OFFSET_LIMIT, OFFSET_LIMIT),
+        "made_gates": tf.clip_by_value(tf.round(shape[3:] / GATE_UNIT), -127.0, 127.0),
+    }
     return {
-        "made_last": tf.where(now, last[:, None] + 0.0 * scale, state["made_last"]),
-        "made_scale": tf.where(now, scale, state["made_scale"]),
-        "made_shape": tf.where(
-            now, tf.clip_by_value(shape, -OFFSET_LIMIT, OFFSET_LIMIT), state["made_shape"]
-        ),
+        name: tf.where(now[1:] if name == "made_last" else now, new, state[name])
+        for name, new in said.items()
     }
 
 

@@ -5,7 +5,8 @@ Chosen is a count per offer, constant over the horizon, such that
     P( Σ_o r_o · alive_o(step) ≥ replicas(step), all steps of the window ) ≥ confidence,
 
 with r_o replicas per instance and alive_o as `models.market` says. Candidates are searched on draws of their own
-(`models.search`); what is found is then judged by `Market.holds`, mended where it holds too rarely, and trimmed.
+(`models.search`, and `models.few` where there are few); what is found is then judged by `Market.holds`, mended where
+it holds too rarely, and trimmed.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import numpy as np
 
 from models.bounds import Bounds, Counts, bounds, zone_note, zone_of
 from models.capacity import Offer, Policy, committed
+from models.few import Few
 from models.market import EXACT, Market, pool_of
 from models.search import Search
 
@@ -153,6 +155,7 @@ class _Buyer:
         self.offers = candidates(market, policy)
         self.limits = bounds(market, self.offers, policy, excluded)
         self.search = Search(market, self.offers, self.limits)  # no draws where there are no offers
+        self.few = Few(self.search)
         self.committed = committed(market.offers)
         self.runs = np.array([market.running[o.offer_id] for o in self.offers], dtype=np.int64)
 
@@ -164,6 +167,7 @@ class _Buyer:
         new = copy.copy(other)
         new.market, new.search = market, copy.copy(other.search)
         new.search.market, new.search.need = market, (market.need * (1 - EXACT)).astype(np.float32)
+        new.few = Few(new.search)
         return new
 
     def best(
@@ -205,13 +209,13 @@ class _Buyer:
         found = list[Purchase]()
         if carried:
             most = max(sorted(carried), key=lambda pool: carried[pool])
-            for banned in (
-                [o.tier == "SPOT" for o in self.offers],
-                [o.tier == "SPOT" and pool_of(o) == most for o in self.offers],
-            ):
-                upper = np.where(banned, 0, self.limits.upper)
-                limits = replace(self.limits, upper=upper)
-                start = self.search.bounded(limits).starts(allowed(self.market, confidence))[0]
+            every = [o.tier == "SPOT" for o in self.offers]
+            one = [o.tier == "SPOT" and pool_of(o) == most for o in self.offers]
+            for banned in (every, one) if one != every else (every,):
+                k = allowed(self.market, confidence)
+                limits = replace(self.limits, upper=np.where(banned, 0, self.limits.upper))
+                looked_up = self.few.cheapest(k, limits) is not None
+                start = None if looked_up else self.search.bounded(limits).starts(k)[0]
                 found.append(self._buy(confidence, limits, start))
         found = [p if p.feasible else replace(p, short="the other offers do not suffice") for p in found]
         return tuple(sorted(found, key=lambda p: (not p.feasible, p.cost if p.feasible else p.risk)))
@@ -239,7 +243,10 @@ class _Buyer:
         start may not be near.
         """
         search, k = self.search.bounded(limits), allowed(self.market, confidence)
-        if start is None:
+        looked_up = self.few.cheapest(k, limits)
+        if looked_up is not None:
+            counts = looked_up
+        elif start is None:
             counts, _ = search.best(k, self.runs)
         else:
             counts, _ = search.solve(start, k) if far else search.solve(start, k, NEAR, FEW_ROUNDS)
@@ -250,7 +257,11 @@ class _Buyer:
             lacking = math.ceil(round((confidence - (1 - found.risk)) * self.market.scenarios, 6))
             # by half at most: draws differ, and to serve all scenarios takes a search of its own
             k = max(k // 2, min(k, search.unserved(counts)) - max(1, lacking))
-            counts, enough = search.solve(counts, k, NEAR, FEW_ROUNDS)
+            looked_up = self.few.cheapest(k, limits)
+            if looked_up is not None:
+                counts, enough = looked_up, True
+            else:
+                counts, enough = search.solve(counts, k, NEAR, FEW_ROUNDS)
             mended = self._purchase(counts, confidence)
             if mended.risk < found.risk:
                 found = mended

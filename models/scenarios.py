@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from scipy.special import ndtri
 
 from models.dependence import Dependence
-from models.distribution import LEVELS, Z_MAX, Z_STEP, QuantileFunction
+from models.distribution import LEVELS, Z_MAX, Z_STEP, QuantileFunction, Selected
 
 CELLS: Final = LEVELS - 1  # intervals of the grid
 TOP: Final = np.nextafter(np.float32(CELLS), np.float32(0))  # the largest position whose cell is the last
@@ -119,7 +119,7 @@ def factor(
 def by_loading(
     xp: Any,
     sample: Callable[..., Any],
-    forecasts: QuantileFunction,
+    forecasts: QuantileFunction | Selected,
     dependence: Dependence,
     loading: NDArray[np.integer[Any]],
     metrics: NDArray[np.intp],
@@ -144,7 +144,12 @@ def by_loading(
     levels = np.unique(loading).tolist()
     if len(levels) < 2:
         return sample(forecasts, dependence, loading=levels[0] if levels else 1, **key)
-    return sum(sample(forecasts[loading == level], dependence, loading=level, **key) for level in levels)
+
+    def those(level: int) -> QuantileFunction | Selected:
+        chosen = loading == level
+        return forecasts.where(chosen) if isinstance(forecasts, Selected) else forecasts[chosen]
+
+    return sum(sample(those(level), dependence, loading=level, **key) for level in levels)
 
 
 def _tables(xp: Any, forecasts: QuantileFunction) -> tuple[Any, Any]:

@@ -32,7 +32,7 @@ from collections.abc import Callable, Iterable, Mapping
 import structlog
 from confluent_kafka import OFFSET_BEGINNING, Message
 
-from pipeline import topics
+from pipeline import telemetry, topics
 from pipeline.actuators.barrier import Barrier
 from pipeline.actuators.executor import Executor, Outcome, Stopped, observed, result
 from pipeline.actuators.local import local_provider
@@ -159,6 +159,11 @@ class Actuator:
             self._live()
         self._commit()
 
+    def next_offsets(self) -> dict[tuple[str, int], int]:
+        """Of each topic and partition that is followed."""
+        at = self._consumer.position(self._consumer.assignment())
+        return {(one.topic, one.partition): one.offset for one in at if one.offset >= 0}
+
     def close(self) -> None:
         """Leave: nothing is committed beyond the last whole step."""
         self._consumer.close()
@@ -282,12 +287,15 @@ class Actuator:
             if name not in topics.TOPICS[topic].schemas:
                 raise Poison("wrong-schema", f"a {name} on {topic}")
         except Poison as error:
+            telemetry.DROPPED.labels("actuator", error.reason).inc()
             letter = dead_letter(topic, message, error.reason, error.detail)
             self._outputs.publish("dead-letters", "dead_letter", letter, key=letter_key(letter))
             return None
         return record
 
     def _answer(self, at: Position, record: Record) -> None:
+        if record["status"] == "REFUSED":
+            telemetry.DROPPED.labels("actuator", record["reason"]).inc()
         headers = {"command": f"{at[1]}:{at[2]}"}
         self._outputs.publish(
             "commands.results", "command_result", record, key=record["target"], headers=headers
@@ -332,12 +340,16 @@ def run(
     if providers is None:
         local = local_provider(settings)
         providers = {"local": local}
-    actuator = Actuator(settings, providers, ring, stopping=stopping.is_set)
+    actuator, vitals = Actuator(settings, providers, ring, stopping=stopping.is_set), telemetry.Vitals()
+    telemetry.serve("actuator", vitals, settings)
     try:
         actuator.restore()
+        telemetry.watch_lag("actuator", actuator.next_offsets, settings)
+        vitals.ready = True
         ready()
         while not stopping.is_set():
             actuator.step(0.1)
+            vitals.beat()
     except Stopped:
         pass
     finally:

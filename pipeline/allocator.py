@@ -73,7 +73,7 @@ class Allocator:
         self.common = reconciliation.initial_common()
         self.pinned: dict[str, Record] = {}
         self.noticed: int | None = None
-        self.waiting_since_s: tuple[int, float] | None = None
+        self.waiting: tuple[int, bool, float, float] | None = None
         self.warned: set[tuple[str, str]] = set()
 
     @property
@@ -91,26 +91,31 @@ class Allocator:
             self._plan(tick, self.barrier.pop(tick))
         return record["tick"]
 
-    def hold(self, now_s: float) -> None:
+    def hold(self, now_s: float, wall_s: float) -> None:
         """Say which shards the next tick lacks, once, after it has waited for long; the commands stand.
 
+        Live, also the tick after the last one is waited for when nothing of it has come from any shard.
+
         Args:
-            now_s: by the wall clock.
+            now_s: monotonic; a clock that jumps makes no notice.
+            wall_s: unix seconds, for the notice.
         """
-        tick = self.barrier.next_tick()
+        tick, begun = self.barrier.next_tick(), True
+        if tick is None and self.barrier.planned is not None and not self.settings.event_time:
+            tick, begun = self.barrier.planned + 1, False
         if tick is None or tick == self.noticed:
             return
-        if self.waiting_since_s is None or self.waiting_since_s[0] != tick:
-            self.waiting_since_s = (tick, now_s)
-        elif now_s - self.waiting_since_s[1] >= self.settings.hold_after_s:
+        if self.waiting is None or self.waiting[:2] != (tick, begun):
+            self.waiting = (tick, begun, now_s, wall_s)
+        elif now_s - self.waiting[2] >= self.settings.hold_after_s + (0 if begun else self.tick_s):
             self.noticed = tick
-            since = int(self.waiting_since_s[1] * 1e6)
-            for group in sorted({app.group for app in self.apps.values()}):
+            groups_of = {app.group for app in self.apps.values()} | self.barrier.groups(tick)
+            for group in sorted(groups_of):
                 notice = {
                     "allocation_group": group,
                     "tick": tick,
                     "missing": self.barrier.missing(tick),
-                    "since": since,
+                    "since": int(self.waiting[3] * 1e6),
                 }
                 self.publish("hold.notices", "hold_notice", notice, partition=self.shard, key=group)
 
@@ -300,7 +305,7 @@ class Allocator:
             kept |= {"metrics": app.metrics, "offers": app.offers}
             yield b"app-" + name.encode(), json.dumps(kept).encode()
 
-    def restore(self, blocks: Mapping[bytes, bytes]) -> None:
+    def restore(self, blocks: dict[bytes, bytes]) -> None:
         """Continue from the last snapshot, with the versions that later plans used already."""
         if b"position" in blocks:
             position = json.loads(blocks[b"position"])

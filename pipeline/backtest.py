@@ -25,6 +25,7 @@ from pipeline.trace import Panel
 
 SWEEP: Final = (0.02, 0.1, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.97, 0.98, 0.99, 0.995, 0.998, 0.999, 0.9995)
 """Confidences whose replicas are compared with the rivals'; hit rates of 95 to 99.9 % lie between."""
+FORMAT: Final = 3  # of days and snapshots: a run does not go on from those of another
 SCENARIOS: Final = 1_024  # of a decision on a trace: 10 lie above 99 %
 
 
@@ -45,6 +46,9 @@ def backtest(
         typer.Option(
             help="Run and not scored before, as 12h or 8d; default as `evaluate`, of topics all there is."
         ),
+    ] = None,
+    some: Annotated[
+        list[str] | None, typer.Option("--app", help="App of the trace; repeat for more.", show_default="all")
     ] = None,
     groupings: Annotated[
         int, typer.Option(min=0, help="Artificial apps: so many of each size; 0: the trace's own.")
@@ -128,15 +132,15 @@ def backtest(
         if not 0 < level < 1:
             raise UsageError(f"a confidence lies between 0 and 1, got {level}")
     if topics:
-        if trace_file is not None or tick_s is not None or groupings:
+        if trace_file is not None or tick_s is not None or some or groupings:
             raise UsageError(
-                "--topics have demand, ticks and apps of their own: no --trace, --tick, --groupings"
+                "--topics have demand, ticks and apps of their own: no --trace, --tick, --app, --groupings"
             )
         found = source.of_topics(bootstrap, prefix, span_of(offsets), warm_up, begin, until, model)
     elif trace_file is None:
         raise UsageError("give a trace file with --trace, or --topics")
     else:
-        found = source.of_trace(trace_file, tick_s, warm_up, begin, until, model)
+        found = source.of_trace(trace_file, tick_s, warm_up, begin, until, model, some or ())
     there = found.recorded
     seed = seed if seed is not None else 0 if there is None else there.settings.seed
     if scenarios is None:
@@ -170,14 +174,16 @@ def backtest(
     digest = hashlib.blake2b(found.digest, digest_size=8)
     for path in (policy, prices):
         digest.update(b"" if path is None else path.read_bytes())
-    digest.update(jsonlib.dumps([facts, list(job.levels), alone, str(found.model), begin, until]).encode())
+    digest.update(
+        jsonlib.dumps([FORMAT, facts, list(job.levels), alone, str(found.model), begin, until, some]).encode()
+    )
     skip = window.score - window.begin - job.plan_from
     with tempfile.TemporaryDirectory() as nowhere:
         root = Path(nowhere) if out is None else out
 
         def go(source: Source, job: Job, name: str, records: Records | None) -> Run:
             seen, made = source.run(job, root / f"parts-{name}", processes, records)
-            beside = rivals(job, names, seen["wanted"])
+            beside = rivals(job, names, seen)
             ranked = ranking.rank(job, seen, beside, names if job.levels else (), skip=skip, carry=backlog)
             return Run(job, seen, beside, ranked, made)
 

@@ -64,6 +64,11 @@ class Barrier:
         """Shards that a tick still waits for."""
         return [shard for shard in range(self.partitions) if self.latest.get(shard, tick - 1) < tick]
 
+    def groups(self, tick: int) -> set[str]:
+        """Allocation groups of which some shard has sent scenarios of a tick."""
+        apps = self.pending.get(tick, {}).values()
+        return {part["allocation_group"] for parts in apps for part in parts.values()}
+
     def pop(self, tick: int) -> dict[str, list[Record]]:
         """A complete tick's scenarios by app, in the order of shards and parts; it counts as planned.
 

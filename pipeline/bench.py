@@ -15,6 +15,7 @@ from models.scenarios import Dependence
 from pipeline.bench_allocator import allocator
 from pipeline.bench_backtest import backtest
 from pipeline.bench_latency import latency
+from pipeline.bench_recovery import recovery
 from pipeline.bench_throughput import throughput
 from pipeline.display import tell
 from pipeline.options import AsJson
@@ -24,6 +25,7 @@ bench_app.command()(allocator)
 bench_app.command()(backtest)
 bench_app.command()(throughput)
 bench_app.command()(latency)
+bench_app.command()(recovery)
 METRICS: Final = 4
 STEPS: Final = 6
 LEVEL: Final = 0.99

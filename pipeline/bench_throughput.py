@@ -16,7 +16,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Generator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -236,25 +236,29 @@ class Meter:
     def __enter__(self) -> "Meter":
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._sample, name="meter", daemon=True)
-        self._before = {name: self._used(name) for name in self.processes}
+        self._used = dict.fromkeys(self.processes, 0.0)
+        self._look()
+        self._before = dict(self._used)
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.cpu_s = {name: self._used(name) - before for name, before in self._before.items()}
         self._ended.set()
         self._thread.join()
+        self._look()
+        self.cpu_s = {name: self._used[name] - before for name, before in self._before.items()}
 
-    def _used(self, name: str) -> float:
-        times = self.processes[name].cpu_times()
-        return times.user + times.system
+    def _look(self) -> None:
+        """Note what each process has used so far; of one that has ended the last that was seen stands."""
+        for name, process in self.processes.items():
+            with suppress(psutil.NoSuchProcess):
+                times = process.cpu_times()
+                self._used[name] = times.user + times.system
+                self.peak_bytes[name] = max(self.peak_bytes.get(name, 0), process.memory_info().rss)
 
     def _sample(self) -> None:
-        while True:
-            for name, process in self.processes.items():
-                self.peak_bytes[name] = max(self.peak_bytes.get(name, 0), process.memory_info().rss)
-            if self._ended.wait(SAMPLED_S):
-                return
+        while not self._ended.wait(SAMPLED_S):
+            self._look()
 
 
 def spans(settings: Settings, begun_s: float, wall_s: float) -> dict[str, tuple[float, float]]:

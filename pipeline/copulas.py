@@ -19,6 +19,9 @@ which leaves the loading near the prior's 1."""
 BLOCK_BYTES = topics.MESSAGE_BYTES * 9 // 10
 
 
+_NAMES = np.dtype(f"S{PSEUDONYM_BYTES}")
+
+
 @dataclass
 class App:
     """One app: its sums, and its users: those of the last tick, in its order, then who was there before."""
@@ -39,15 +42,21 @@ class App:
         self.tick, count = tick, len(ids) // PSEUDONYM_BYTES
         if count == self.present and self.ids.startswith(ids):
             return
-        rows = {name: row for row, name in enumerate(_split(self.ids))}
-        old = np.array([rows.pop(name, -1) for name in _split(ids)], np.int64)
-        left = [(name, row) for name, row in rows.items() if self.users["known"][row] >= FADED][:count]
+        known, given = np.frombuffer(self.ids, _NAMES), np.frombuffer(ids, _NAMES)
+        order = np.argsort(known, kind="stable")
+        old = np.full(count, -1)
+        if len(known):
+            at = order[np.minimum(np.searchsorted(known, given, sorter=order), len(known) - 1)]
+            old = np.where(known[at] == given, at, -1)
+        gone = np.ones(len(known), bool)
+        gone[old[old >= 0]] = False
+        left = np.flatnonzero(gone & (self.users["known"] >= FADED))[:count]
         seated = users(count)
         seated[old >= 0] = self.users[old[old >= 0]]
-        absent = self.users[[row for _, row in left]]
+        absent = self.users[left]
         absent["early"] = EARLY_NONE
         self.users = np.concatenate([seated, absent])
-        self.ids, self.present = ids + b"".join(name for name, _ in left), count
+        self.ids, self.present = ids + known[left].tobytes(), count
 
 
 class Copulas:
@@ -107,7 +116,3 @@ class Copulas:
                 np.frombuffer(sums, SUMS)[0:1].reshape(()),
                 np.frombuffer(rows, USER).copy(),
             )
-
-
-def _split(ids: bytes) -> list[bytes]:
-    return [ids[i : i + PSEUDONYM_BYTES] for i in range(0, len(ids), PSEUDONYM_BYTES)]

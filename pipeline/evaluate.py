@@ -295,10 +295,13 @@ def _rival(name: str, panel: trace.Panel, chosen: list[int], window: Window, see
         return rivals.make(
             name,
             panel.values[window.begin : window.stop, chosen],
+            events=panel.events[window.begin : window.stop, chosen],
             first_tick=int(panel.ticks[window.begin]),
             tick_s=panel.tick_s,
             warm_up=window.score - window.begin,
-            train=panel.values[: window.score, others] if others else None,
+            train=(panel.values[: window.score, others], panel.events[: window.score, others])
+            if others
+            else None,
             train_tick=int(panel.ticks[0]),
             seed=seed,
         )

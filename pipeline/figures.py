@@ -65,7 +65,7 @@ def stated(
     return found
 
 
-def _matched(drawn: Mapping[str, dict[str, np.ndarray]], ranked: Ranked) -> None:
+def _matched(drawn: dict[str, dict[str, np.ndarray]], ranked: Ranked) -> None:
     """Add cost and slack at the same realised hit rate, and the cost's ratio to the oracle's, over all apps."""
     for rate in RATES:
         at = f"{100 * rate:g}"

@@ -1,6 +1,7 @@
 """Forecasts as records: a tick's users, or an app's totals, split into parts that fit a message."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -13,6 +14,108 @@ from pipeline.identity import PSEUDONYM_BYTES
 _LEVELS: list[float] = Z.tolist()
 
 
+@dataclass(frozen=True)
+class Layout:
+    """How a tick's forecasts are laid out in records of at most 512 KiB, so that they can be made some at a time.
+
+    Attributes:
+        common: what all records have.
+        known: which of METRICS are in them.
+        per_part: users of a record.
+        order: place of each of the given apps among those of the records.
+    """
+
+    common: Record
+    known: np.ndarray
+    per_part: int
+    order: np.ndarray
+
+    @classmethod
+    def of(cls, frame: Record, model_id: str, users: int, known: np.ndarray, apps: Sequence[str]) -> "Layout":
+        """For so many users.
+
+        Args:
+            frame: gives shard, seq, tick, tick_start and tick_s.
+            model_id: of the model.
+            users: in all records together.
+            known: which of METRICS somebody has: the others are left out.
+            apps: of the users, each once.
+        """
+        steps = horizon_steps(frame["tick_s"])
+        per_user = (
+            PSEUDONYM_BYTES
+            + 5
+            + 4 * len(EVENT_KINDS)
+            + len(known) * (5 + 2 * len(TRACKED))
+            + len(known) * len(steps) * (5 * 4 + 2 * len(_LEVELS))
+        )
+        per_part = topics.MESSAGE_BYTES * 9 // 10 // per_user
+        common = {
+            **{name: frame[name] for name in ("shard", "seq", "tick", "tick_start", "tick_s")},
+            "of": max(1, -(-users // per_part)),
+            "steps": [step * frame["tick_s"] for step in steps],
+            "metrics": [METRICS[i] for i in known],
+            "units": [METRIC_UNITS[i] for i in known],
+            "model_id": model_id,
+            "apps": sorted(apps),
+            "levels": _LEVELS,
+            "kinds": list(EVENT_KINDS),
+        }
+        order = np.argsort(np.argsort(np.array(apps, object)))
+        return cls(common, known, per_part, order)
+
+    def records(
+        self,
+        first: int,
+        ids: np.ndarray,
+        app: np.ndarray,
+        forecast: QuantileFunction,
+        flags: Mapping[str, np.ndarray],
+        observed: np.ndarray,
+        rates: np.ndarray,
+    ) -> Iterator[Record]:
+        """The records of users from `first` on, which begins a part, as many as are given.
+
+        Args:
+            first: place of the first user among all.
+            ids: (user,) pseudonyms.
+            app: (user,) place of each one's app in the records'.
+            forecast: (user, metric, step).
+            flags: cold_start (user,), censored (user, metric), and where there are any scores (user, metric,
+                tracked).
+            observed: (user, metric) usage in the tick, NaN = absent.
+            rates: (user, kind) event rates in the tick, 1/s, NaN = no event.
+        """
+        for begin in range(0, max(1, len(ids)), self.per_part):
+            rows = slice(begin, begin + self.per_part)
+            part = forecast[rows][:, self.known]
+            low, high = part.interval()
+            columns = {
+                "location": part.location,
+                "scale": part.scale,
+                "mean": part.mean(),
+                "lo95": low,
+                "hi95": high,
+                "observed": observed[rows][:, self.known],
+                "rates": rates[rows],
+            }
+            yield (
+                self.common
+                | {name: array.astype("<f4").tobytes() for name, array in columns.items()}
+                | {
+                    "part": (first + begin) // self.per_part,
+                    "users": ids[rows].tobytes(),
+                    "app_index": app[rows].astype("<u4").tobytes(),
+                    "offsets": part.offsets.astype("<f2").tobytes(),
+                    "censored": flags["censored"][rows][:, self.known].T.astype(np.uint8).tobytes(),
+                    "cold_start": flags["cold_start"][rows].astype(np.uint8).tobytes(),
+                    "scores": flags["scores"][rows][:, self.known].astype("<f2").tobytes()
+                    if "scores" in flags
+                    else None,
+                }
+            )
+
+
 def forecast_records(
     frame: Record,
     model_id: str,
@@ -23,71 +126,94 @@ def forecast_records(
     observed: np.ndarray,
     rates: np.ndarray,
 ) -> list[Record]:
-    """A tick's forecasts as records of at most 512 KiB; metrics that nobody has are left out.
+    """A tick's forecasts as records of at most 512 KiB, all at once; metrics that nobody has are left out.
 
     Args:
-        frame: gives shard, seq, tick, tick_start and tick_s.
-        model_id: of the model.
+        frame, model_id: see `Layout.of`.
         ids, apps: (user,).
-        forecast: (user, metric, step).
-        flags: cold_start (user,), censored (user, metric), and where there are any scores (user, metric, tracked).
-        observed: (user, metric) usage in the tick, NaN = absent.
-        rates: (user, kind) event rates in the tick, 1/s, NaN = no event.
+        forecast, flags, observed, rates: see `Layout.records`.
     """
-    steps = horizon_steps(frame["tick_s"])
     known = np.flatnonzero(np.isfinite(forecast.location).any(axis=(0, 2)))
-    cells = len(known) * len(steps)
-    per_user = (
-        PSEUDONYM_BYTES
-        + 5
-        + 4 * len(EVENT_KINDS)
-        + len(known) * (5 + 2 * len(TRACKED))
-        + cells * (5 * 4 + 2 * len(_LEVELS))
-    )
-    per_part = topics.MESSAGE_BYTES * 9 // 10 // per_user
-    of = max(1, -(-len(ids) // per_part))
     names = sorted(set(apps))
+    layout = Layout.of(frame, model_id, len(ids), known, names)
     index = {app: number for number, app in enumerate(names)}
-    low, high = forecast.interval()
-    columns = {
-        "location": forecast.location,
-        "scale": forecast.scale,
-        "mean": forecast.mean(),
-        "lo95": low,
-        "hi95": high,
-    }
-    common = {
-        **{name: frame[name] for name in ("shard", "seq", "tick", "tick_start", "tick_s")},
-        "of": of,
-        "steps": [step * frame["tick_s"] for step in steps],
-        "metrics": [METRICS[i] for i in known],
-        "units": [METRIC_UNITS[i] for i in known],
-        "model_id": model_id,
-        "apps": names,
-        "levels": _LEVELS,
-        "kinds": list(EVENT_KINDS),
-    }
-    records: list[Record] = []
-    for part in range(of):
-        rows = slice(part * per_part, (part + 1) * per_part)
-        records.append(
-            common
-            | {name: array[rows][:, known].astype("<f4").tobytes() for name, array in columns.items()}
-            | {
-                "part": part,
-                "users": b"".join(ids[rows]),
-                "app_index": np.fromiter((index[app] for app in apps[rows]), "<u4").tobytes(),
-                "offsets": forecast.offsets[rows][:, known].astype("<f2").tobytes(),
-                "censored": flags["censored"][rows][:, known].T.astype(np.uint8).tobytes(),
-                "cold_start": flags["cold_start"][rows].astype(np.uint8).tobytes(),
-                "observed": observed[rows][:, known].astype("<f4").tobytes(),
-                "rates": rates[rows].astype("<f4").tobytes(),
-                "scores": flags["scores"][rows][:, known].astype("<f2").tobytes()
-                if "scores" in flags
-                else None,
-            }
-        )
-    return records
+    pseudonyms = np.array(ids, f"V{PSEUDONYM_BYTES}")
+    app = np.array([index[one] for one in apps], np.int64)
+    return list(layout.records(0, pseudonyms, app, forecast, flags, observed, rates))
+
+
+class Gathered:
+    """A tick's forecasts, filled in part by part: what a simulator needs of them, and each only once in memory.
+
+    Args:
+        part: the first of them to come.
+
+    Attributes:
+        head: fields that all parts have.
+        users: so far.
+    """
+
+    def __init__(self, part: Record) -> None:
+        self.head = {name: value for name, value in part.items() if not isinstance(value, bytes)}
+        self.users, self._next = 0, part["part"]
+        most = len(part["users"]) // PSEUDONYM_BYTES * part["of"]
+        metrics, steps, levels, kinds = (len(part[name]) for name in ("metrics", "steps", "levels", "kinds"))
+        self._where = [METRICS.index(metric) for metric in part["metrics"]]
+        self._arrays = {
+            "users": np.empty((most, PSEUDONYM_BYTES), np.uint8),
+            "app_index": np.empty(most, "<u4"),
+            "location": np.empty((most, metrics, steps), "<f4"),
+            "scale": np.empty((most, metrics, steps), "<f4"),
+            "offsets": np.empty((most, metrics, steps, levels), "<f2"),
+            "observed": np.empty((most, metrics), "<f4"),
+            "rates": np.empty((most, kinds), "<f4"),
+            "censored": np.empty((most, metrics), bool),
+            "scores": np.full((most, len(METRICS), len(TRACKED)), np.nan, np.float32),
+        }
+
+    def add(self, part: Record) -> None:
+        """Take the next part.
+
+        Raises:
+            RuntimeError: it is another one.
+        """
+        if part["part"] != self._next:
+            raise RuntimeError(f"part {part['part']} of {part['of']} comes before part {self._next}")
+        users = len(part["users"]) // PSEUDONYM_BYTES
+        rows = slice(self.users, self.users + users)
+        for name, array in self._arrays.items():
+            if name == "censored":
+                array[rows] = np.frombuffer(part[name], np.uint8).reshape(-1, users).T > 0
+            elif name != "scores":
+                array[rows] = np.frombuffer(part[name], array.dtype).reshape(users, *array.shape[1:])
+            elif part[name] is not None:
+                found = np.frombuffer(part[name], "<f2").reshape(users, len(self._where), len(TRACKED))
+                array[rows, self._where] = found
+        self.users, self._next = rows.stop, self._next + 1
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        """Of the users so far: observed (user, metric) usage, censored, which of it is a lower bound, rates (user,
+        kind), app_index (user,) by the head's apps, and scores (user, METRICS, tracked), NaN where there is none.
+        """
+        return self._arrays[name][: self.users]
+
+    @property
+    def ids(self) -> np.ndarray:
+        """(user,) pseudonyms."""
+        return self["users"].reshape(-1).view(f"V{PSEUDONYM_BYTES}")
+
+    @property
+    def forecast(self) -> QuantileFunction:
+        """(user, metric, step)."""
+        return QuantileFunction(self["location"], self["scale"], self["offsets"])
+
+
+def gathered(parts: list[Record]) -> Gathered:
+    """Parts of a tick's forecasts that follow each other."""
+    tick = Gathered(parts[0])
+    for part in parts:
+        tick.add(part)
+    return tick
 
 
 def unpack(parts: list[Record]) -> tuple[QuantileFunction, np.ndarray, np.ndarray, np.ndarray]:
@@ -97,36 +223,10 @@ def unpack(parts: list[Record]) -> tuple[QuantileFunction, np.ndarray, np.ndarra
         Forecasts (user, metric, step), usage (user, metric), which of it was saturated (user, metric), and event
         rates (user, kind).
     """
-    metrics, steps, levels, kinds = (len(parts[0][name]) for name in ("metrics", "steps", "levels", "kinds"))
-
-    def joined(column: str, kind: str, *shape: int) -> np.ndarray:
-        # -1 cannot be inferred from nothing: a forecast of no user, or of no metric
-        return np.concatenate(
-            [
-                np.frombuffer(p[column], kind).reshape(len(p["users"]) // PSEUDONYM_BYTES, *shape)
-                for p in parts
-            ]
-        )
-
-    censored = [
-        np.frombuffer(p["censored"], np.uint8).reshape(metrics, -1 if metrics else 0).T for p in parts
-    ]
-    quantiles = QuantileFunction(
-        joined("location", "<f4", metrics, steps),
-        joined("scale", "<f4", metrics, steps),
-        joined("offsets", "<f2", metrics, steps, levels),
-    )
-    usage = joined("observed", "<f4", metrics)
-    saturated = np.concatenate(censored).reshape(usage.shape) > 0
-    return quantiles, usage, saturated, joined("rates", "<f4", kinds)
+    tick = gathered(parts)
+    return tick.forecast, tick["observed"], tick["censored"], tick["rates"]
 
 
 def scores(parts: list[Record]) -> np.ndarray:
     """Normal scores (user, METRICS, tracked) of a tick's forecasts, NaN where there is none."""
-    where = [METRICS.index(metric) for metric in parts[0]["metrics"]]
-    users = sum(len(p["users"]) for p in parts) // PSEUDONYM_BYTES
-    found = np.full((users, len(METRICS), len(TRACKED)), np.nan, np.float32)
-    if all(p["scores"] is not None for p in parts):
-        columns = [np.frombuffer(p["scores"], "<f2") for p in parts]
-        found[:, where] = np.concatenate(columns).reshape(users, len(where), len(TRACKED))
-    return found
+    return gathered(parts)["scores"]

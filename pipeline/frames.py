@@ -20,13 +20,16 @@ from typing import Any
 
 import numpy as np
 
-from models.aggregation import Grouped, group
+from models import aggregation
+from models.aggregation import Columns, Grouped
 from models.features import EVENT_KINDS, METRICS
 
 NEVER = -(2**63)
 Attribute = tuple[int, int, str, str]
 """Of an event: the user's code, the position of its kind, key and value."""
-Columns = dict[str, np.ndarray]
+CONDENSED = 2**17
+"""Rows that wait before they are condensed, and no less than there are condensed ones: the cost of a row stays the
+same, and memory is that of the users and not of their samples."""
 
 
 @dataclass
@@ -38,14 +41,17 @@ class Lane:
         running_max: greatest event time so far, microseconds.
         next_offset: of the next record.
         first: event time of the first record, from which the frames begin.
-        rows: records of open ticks in offset order; `before` is the running maximum before each.
+        rows: sums of open ticks' records by tick and user, in the order of their first offsets (`offset`); `before`
+            is the running maximum before it.
+        tagged: open ticks' events that have attributes.
         passed: offsets at which the running maximum grew, and to what.
         late: offsets of late records, from c(last closed tick) on.
-        waiting: rows that came since `gather`: added to `rows` once a frame, not once a batch.
+        waiting: rows that came since `gather`.
     """
 
     topic: str
     rows: Columns
+    tagged: list[Columns] = field(default_factory=list[Columns])
     running_max: int = NEVER
     next_offset: int = 0
     first: int | None = None
@@ -61,9 +67,8 @@ class Lane:
 
     def gather(self) -> None:
         """Put what waits into `rows`."""
-        parts = [*([self.rows] if self.rows else []), *self.waiting]
         if self.waiting:
-            self.rows = {name: np.concatenate([part[name] for part in parts]) for name in parts[-1]}
+            self.rows = aggregation.condense([*([self.rows] if self.rows else []), *self.waiting])
             self.waiting = []
 
     def add(
@@ -73,7 +78,8 @@ class Lane:
 
         Args:
             offset, ts: (message,) of records and watermarks, microseconds.
-            rows: (record,) columns of the records alone.
+            rows: (record,) columns of the records alone: code, what each adds (`models.aggregation`), and of events
+                also kind, amount, attributes and tagged.
             is_row: (message,) False for watermarks.
             shard: knows the tick, the lateness and what is closed.
 
@@ -97,7 +103,16 @@ class Lane:
         keep = ~late & (tick > shard.closed)
         if keep.any():
             new = {"offset": offset[is_row], "before": before, "tick": tick, **rows}
-            self.waiting.append({name: column[keep] for name, column in new.items()})
+            new = {name: column[keep] for name, column in new.items()}
+            tags = {name: new.pop(name) for name in ("kind", "amount", "attributes", "tagged") if name in new}
+            if tags and tags["tagged"].any():
+                tags |= {"tick": new["tick"], "code": new["code"]}
+                self.tagged.append({name: column[tags["tagged"]] for name, column in tags.items()})
+            self.waiting.append(new)
+            if sum(len(part["tick"]) for part in self.waiting) > max(
+                CONDENSED, len(self.rows.get("tick", ()))
+            ):
+                self.gather()
         return late
 
     def passed_at(self, time_us: int) -> tuple[int, int]:
@@ -109,6 +124,10 @@ class Lane:
         """Drop what closed ticks no longer need; `closing` is c of the last one."""
         keep = self.rows["tick"] > closed if self.rows else np.zeros(0, bool)
         self.rows = {name: column[keep] for name, column in self.rows.items()}
+        self.tagged = [
+            {name: column[part["tick"] > closed] for name, column in part.items()} for part in self.tagged
+        ]
+        self.tagged = [part for part in self.tagged if len(part["tick"])]
         since = max(int(np.searchsorted(self.passed_offset, closing)) - 1, 0)
         self.passed_offset, self.passed_max = self.passed_offset[since:], self.passed_max[since:]
         self.late = self.late[self.late >= closing]
@@ -135,6 +154,13 @@ class Frame:
     watermark_us: int
     late: int
     attributes: Counter[Attribute]
+
+
+_FIRST: Columns = {name: np.zeros(0, np.int64) for name in aggregation.FIRST}
+_NONE: tuple[Columns, Columns] = (
+    _FIRST | aggregation.samples(np.zeros(0), np.zeros((0, len(METRICS))), np.zeros((0, len(METRICS)), bool)),
+    _FIRST | aggregation.events(np.zeros(0, np.int64), np.zeros(0), len(EVENT_KINDS)),
+)
 
 
 @dataclass
@@ -214,33 +240,21 @@ class Shard:
             lane.forget(last, closing)
 
     def _group(self, last: int, order: np.ndarray) -> Grouped:
-        rows, events = (
-            {name: c[lane.rows["tick"] <= last] for name, c in lane.rows.items()} for lane in self.lanes
+        metrics, events = (
+            _upto(lane.rows or none, last) for lane, none in zip(self.lanes, _NONE, strict=True)
         )
-        empty = np.zeros(0, np.int64)
-        return group(
-            tick=rows.get("tick", empty),
-            user=order[rows.get("code", empty)],
-            interval_s=rows.get("interval_s", np.zeros(0)),
-            values=rows.get("values", np.zeros((0, len(METRICS)))),
-            saturated=rows.get("saturated", np.zeros((0, len(METRICS)), bool)),
-            event_tick=events.get("tick", empty),
-            event_user=order[events.get("code", empty)],
-            kind=events.get("kind", empty),
-            count=events.get("count", np.zeros(0)),
-            kinds=len(EVENT_KINDS),
-            tick_s=self.tick_s,
+        return aggregation.group(
+            metrics | {"user": order[metrics["code"]]}, events | {"user": order[events["code"]]}, self.tick_s
         )
 
     def _attributes(self) -> defaultdict[int, Counter[Attribute]]:
         """Counts by tick of the attributes that events came with."""
         counts: defaultdict[int, Counter[Attribute]] = defaultdict(Counter)
-        rows = self.events.rows
-        tagged = np.flatnonzero(rows["tagged"]).tolist() if rows else []
-        for row in tagged:
-            code, kind = int(rows["code"][row]), int(rows["kind"][row])
-            for key, value in rows["attributes"][row]:
-                counts[int(rows["tick"][row])][code, kind, key, value] += rows["count"][row]
+        for part in self.events.tagged:
+            of_row = (part[name].tolist() for name in ("tick", "code", "kind", "amount", "attributes"))
+            for tick, code, kind, amount, attributes in zip(*of_row, strict=True):
+                for key, value in attributes:
+                    counts[tick][code, kind, key, value] += amount
         return counts
 
     def _since(self, lane: Lane) -> int:
@@ -264,3 +278,9 @@ class Shard:
         ticks, offsets, befores = tail
         at = int(np.searchsorted(ticks, tick, side="right"))
         return (int(offsets[at]), int(befores[at])) if at < len(ticks) else (2**63 - 1, NEVER)
+
+
+def _upto(rows: Columns, last: int) -> Columns:
+    """Those of ticks that are closed now."""
+    keep = rows["tick"] <= last
+    return dict(rows) if keep.all() else {name: column[keep] for name, column in rows.items()}

@@ -11,23 +11,27 @@ partition publishes the same frames under the same numbers; consumers drop them.
 import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import compress
 
 import numpy as np
 import polars as pl
 from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
 
+from models import aggregation
+from models.aggregation import Columns
 from models.features import EVENT_KINDS, METRICS
-from pipeline import reading, topics, validate
+from pipeline import reading, telemetry, topics, validate
 from pipeline.codec import Codec, Record
 from pipeline.decode import decode_batch
 from pipeline.errors import Unreachable
-from pipeline.frames import Columns, Frame, Lane, Shard
+from pipeline.frames import Frame, Lane, Shard
 from pipeline.identity import PSEUDONYM_BYTES, Directory, Key, KeyRing
 from pipeline.messages import Received, dead_letter, header_of, letter_key, position_of
 from pipeline.outputs import Outputs
 from pipeline.settings import Settings
+from pipeline.steady import Steady
+from pipeline.telemetry import Vitals
 
 RAW: tuple[str, str] = ("telemetry.metrics", "telemetry.events")
 RECORD = {"telemetry.metrics": "metric", "telemetry.events": "event"}
@@ -47,6 +51,12 @@ class Partition:
         self.shard = Shard(number, settings.tick_s, settings.lateness_s, metrics, events)
         self.directory = Directory(settings.partitions)
         self.touched = dict.fromkeys(RAW, 0.0)
+        self.shift_us = 0
+
+    @property
+    def reached_s(self) -> float:
+        """Unix seconds up to which both lanes have passed, a replay's as if it were now."""
+        return (min(lane.running_max for lane in self.shard.lanes) + self.shift_us) / 1e6
 
     def lane(self, topic: str) -> Lane:
         """The lane of a raw topic."""
@@ -57,6 +67,8 @@ class Partition:
         lane = self.lane(topic)
         offset = np.array([message.offset() for message in messages], np.int64)
         new = offset >= lane.next_offset
+        telemetry.TAKEN.labels("ingest").inc(len(messages))
+        telemetry.DROPPED.labels("ingest", "repeated").inc(int((~new).sum()))
         if not new.any():
             return []
         messages, offset = list(compress(messages, new)), offset[new]
@@ -65,6 +77,7 @@ class Partition:
         decoded, poisons = decode_batch(self.codec, values, (RECORD[topic], "watermark"))
         produced = np.array([message.timestamp()[1] * 1000 for message in messages])
         shift = np.array([shift_of(message) for message in messages])
+        self.shift_us = int(shift[-1])
         bad = {index: (poison.reason, poison.detail) for index, poison in poisons.items()}
 
         index: list[np.ndarray] = []
@@ -113,15 +126,14 @@ class Partition:
 
     def _columns(self, name: str, rows: pl.DataFrame) -> Columns:
         if name == "metric":
-            return {
-                "interval_s": rows["interval_s"].to_numpy(),
-                "values": validate.metric_values(rows),
-                "saturated": validate.saturated(rows),
-            }
+            return aggregation.samples(
+                rows["interval_s"].to_numpy(), validate.metric_values(rows), validate.saturated(rows)
+            )
         attributes = validate.attributes(rows, self.settings.event_attributes)
-        return {
-            "kind": validate.kind_index(rows),
-            "count": rows["count"].to_numpy(),
+        kind, amount = validate.kind_index(rows), rows["count"].to_numpy()
+        return aggregation.events(kind, amount, len(EVENT_KINDS)) | {
+            "kind": kind,
+            "amount": amount,
             "attributes": attributes,
             "tagged": np.fromiter(map(len, attributes), bool, len(attributes)),
         }
@@ -193,22 +205,33 @@ def shift_of(message: Received) -> int:
 
 
 class Ingest:
-    """The process: consumes the raw topics in a group, one `Partition` for each number it is assigned."""
+    """The process: consumes the raw topics in a group, one `Partition` for each number it is assigned.
 
-    def __init__(self, settings: Settings) -> None:
+    Args:
+        settings: of the installation.
+        check: called before each message that is published (`pipeline.pulse`).
+    """
+
+    def __init__(self, settings: Settings, check: Callable[[], None] = lambda: None) -> None:
         self.settings, self.codec, self.keys = settings, Codec(settings.registry_url), KeyRing.of(settings)
         self.partitions: dict[int, Partition] = {}
         self.names = {topics.name(topic, settings): topic for topic in RAW}
         self.live = not settings.event_time
+        self.clock = Steady()  # a watermark that comes an hour early makes an hour's records late
+        self.vitals = Vitals()
         # As large as what the topic dead-letters takes.
-        self.outputs = Outputs(settings, {"compression.type": "lz4", "message.max.bytes": 2 * 1024 * 1024})
+        self.outputs = Outputs(
+            settings,
+            {"compression.type": "lz4", "message.max.bytes": 2 * 1024 * 1024},
+            check,
+        )
         self.consumer = reading.reader(
             settings,
             "ingest",
             {
                 # Both topics' partition n go to one process: `range` deals them out alike.
                 "partition.assignment.strategy": "range",
-                "session.timeout.ms": 10_000,
+                "session.timeout.ms": round(1000 * settings.session_timeout_s),
             },
         )
 
@@ -218,12 +241,23 @@ class Ingest:
         Raises:
             Unreachable: a message could not be delivered, or Kafka reports what it cannot recover from.
         """
+        telemetry.serve("ingest", self.vitals, self.settings)
+        telemetry.watch_lag("ingest", self.positions, self.settings)
         self.consumer.subscribe(list(self.names), on_assign=self._assigned, on_revoke=self._revoked)
         try:
             while not stop.is_set():
                 self.step(reading.batch(self.consumer, BATCH, 0.05))
+                self.vitals.beat()
         finally:
             self.consumer.close()
+
+    def positions(self) -> dict[tuple[str, int], int]:
+        """The next offset of each raw topic's partition that is ours."""
+        return {
+            (name, number): partition.lane(topic).next_offset
+            for number, partition in list(self.partitions.items())
+            for name, topic in self.names.items()
+        }
 
     def step(self, messages: Sequence[Message]) -> None:
         """One batch: dead letters first, then frames (see the module's protocol)."""
@@ -242,11 +276,14 @@ class Ingest:
             for letter in partition.take(topic, batch):
                 key = letter_key(letter)
                 self.outputs.publish("dead-letters", "dead_letter", letter, key=key, partition=number)
+                telemetry.DROPPED.labels("ingest", letter["reason"]).inc()
         self.outputs.flush()
         for number in sorted({number for number, _ in batches}):
             for parts in self.partitions[number].close():
                 for part in parts:
                     self.outputs.publish("behaviour.frames", "frame", part, key=str(number), partition=number)
+            delay_s = time.time() - self.partitions[number].reached_s
+            telemetry.WATERMARK_DELAY.labels("ingest", number).set(delay_s)
         self.outputs.flush()
         if self.live:
             self._idle()
@@ -258,7 +295,7 @@ class Ingest:
             for topic, touched in partition.touched.items():
                 if now - touched >= self.settings.idle_s:
                     partition.touched[topic] = now
-                    ts = int((time.time() - self.settings.idle_s) * 1e6)
+                    ts = int((self.clock() - self.settings.idle_s) * 1e6)
                     mark = {"ts": ts}
                     self.outputs.publish(topic, "watermark", mark, key=None, partition=partition.shard.number)
 
@@ -266,16 +303,20 @@ class Ingest:
         for number in sorted({tp.partition for tp in assigned}):
             partition = Partition(number, self.settings, self.codec, self.keys)
             partition.touched = dict.fromkeys(RAW, time.monotonic())
+            begun = time.monotonic()
             newest = reading.newest(self.settings, "behaviour.frames", number, self._complete)
             if newest is not None:
                 partition.shard.restore(newest)
+            telemetry.RECOVERY_SECONDS.labels("ingest", number).set(time.monotonic() - begun)
             self.partitions[number] = partition
         for tp in assigned:
             lane = self.partitions[tp.partition].lane(self.names[tp.topic])
             tp.offset = lane.next_offset
         consumer.assign(assigned)
+        self.vitals.ready = True
 
     def _revoked(self, _: Consumer, revoked: list[TopicPartition]) -> None:
+        self.vitals.ready = False
         for tp in revoked:
             self.partitions.pop(tp.partition, None)
 

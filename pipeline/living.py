@@ -34,7 +34,7 @@ class Living(ABC):
         self.job = job
         self.apps: dict[str, App] = {}
         self.row = 0
-        self.wanted = np.ones((len(job.apps), len(job.levels)), np.int64)
+        self.wanted, self.soon = np.ones((2, len(job.apps), len(job.levels)), np.int64)
         self.band = np.full((len(job.apps), len(BAND)), np.nan)
         self.lanes = {
             (app, market): Lanes(job, app, market, [c for m, c in job.lanes if m == market])
@@ -77,7 +77,7 @@ class Living(ABC):
         for name, (decide, users) in found.items():
             if users:
                 a = job.apps.index(name)
-                self.wanted[a], self.band[a] = self._needed(name, decide)
+                (self.wanted[a], self.soon[a]), self.band[a] = self._needed(name, decide)
         return self._asked(outcome, said)
 
     def _plan(self, decided: Mapping[str, Decide], tick: int) -> dict[tuple[str, str, int], Any]:
@@ -105,21 +105,25 @@ class Living(ABC):
         return said
 
     def _needed(self, app: str, decide: Any) -> tuple[np.ndarray, np.ndarray]:
-        """(level) replicas that hold over the promise's steps in so many of the scenarios, and carry present usage.
+        """(2, level) replicas that hold in so many of the scenarios, and carry present usage.
 
-        With them the band (BAND) of replicas that demand fills in the promise's first step.
+        Over the promise's steps, which is what to buy for; and over those before, until which nothing bought serves:
+        what is ready is not released below them (`models.allocation`). With them the band (BAND) of replicas that
+        demand fills in the promise's first step.
         """
         policy, scenarios, told = self.job.policies[app], decide.args[0], decide.keywords
         offers = self.job.offers[self.job.markets[0]][app]
         window, _ = promised(offers, policy, told["steps_s"], told["metrics"])
-        filled = load(scenarios[:, window], told["metrics"], policy)
-        needed = replicas(filled, policy).max(axis=1)
-        at = np.ceil(np.asarray(self.job.levels) * len(needed) - 1e-9).astype(int) - 1
+        filled = load(scenarios, told["metrics"], policy)
+        needed = replicas(filled, policy)
+        at = np.maximum(np.ceil(np.asarray(self.job.levels) * len(needed) - 1e-9).astype(int) - 1, 0)
         floor = replicas(
             load(floor_demand(told["usage"], told["saturated"]), told["metrics"], policy), policy
         )
-        wanted = np.clip(np.sort(needed)[np.maximum(at, 0)], floor, policy.limit)
-        return wanted, np.quantile(filled[:, 0].max(axis=-1), BAND)
+        steps = (window, slice(0, max(1, window.start)))
+        found = np.stack([np.sort(needed[:, some].max(axis=1))[at] for some in steps])
+        band = np.quantile(filled[:, window.start].max(axis=-1), BAND)
+        return np.clip(found, floor, policy.limit), band
 
     def _member(self, decide: Any, one: Lanes, lane: int) -> groups.Member:
         seen = one.observed(lane)
@@ -171,6 +175,7 @@ class Living(ABC):
         return outcome | {
             "asked": np.array(asked, np.float32),
             "wanted": self.wanted.astype(np.int32),
+            "soon": self.soon.astype(np.int32),
             "band": self.band.astype(np.float32),
             "required": required,
             "window": window,
@@ -192,14 +197,15 @@ class Living(ABC):
 
     def lane_blocks(self) -> Arrays:
         """Of a snapshot what the lanes are."""
-        found: Arrays = {"row": np.array(self.row), "wanted": self.wanted}
+        found: Arrays = {"row": np.array(self.row), "wanted": self.wanted, "soon": self.soon}
         for (app, market), one in self.lanes.items():
             found |= {f"lane.{app}\n{market}\n{key}": array for key, array in one.blocks().items()}
         return found
 
     def restore_lanes(self, blocks: Mapping[str, np.ndarray]) -> None:
         """Continue from one."""
-        self.row, self.wanted = int(blocks["row"]), blocks["wanted"].copy()
+        self.row = int(blocks["row"])
+        self.wanted, self.soon = blocks["wanted"].copy(), blocks["soon"].copy()
         for (app, market), one in self.lanes.items():
             start = f"lane.{app}\n{market}\n"
             one.restore({k.removeprefix(start): v for k, v in blocks.items() if k.startswith(start)})

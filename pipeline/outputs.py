@@ -1,6 +1,6 @@
 """What a process publishes: one idempotent producer, which waits when it is full and says when it failed."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from confluent_kafka import KafkaError, Message, Producer
@@ -23,10 +23,16 @@ class Outputs:
     Args:
         settings: where to, and how records are framed.
         options: librdkafka's, beside those that all have.
+        check: called before each message; what it raises keeps it here.
     """
 
-    def __init__(self, settings: Settings, options: Mapping[str, Any] | None = None) -> None:
-        self._settings, self._codec = settings, Codec(settings.registry_url)
+    def __init__(
+        self,
+        settings: Settings,
+        options: Mapping[str, Any] | None = None,
+        check: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._settings, self._codec, self._check = settings, Codec(settings.registry_url), check
         self._failed: KafkaError | None = None
         self._producer = Producer(
             {
@@ -62,6 +68,7 @@ class Outputs:
         key: str | None,
         partition: int = BY_KEY,
         headers: Mapping[str, str] | None = None,
+        timestamp_ms: int = 0,
     ) -> None:
         """Hand a message to the producer; delivery is certain only after `flush`.
 
@@ -71,7 +78,9 @@ class Outputs:
             key: None: without; then `partition` says where it goes, or chance.
             partition: its number; BY_KEY: by the key.
             headers: names and texts.
+            timestamp_ms: produce time, unix; 0: now, by this machine's clock.
         """
+        self._check()
         while True:
             try:
                 self._producer.produce(
@@ -81,6 +90,7 @@ class Outputs:
                     partition,
                     on_delivery=self._delivered,
                     headers=dict[str, str | bytes | None](headers or {}),
+                    timestamp=timestamp_ms,
                 )
                 break
             except BufferError:

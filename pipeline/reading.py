@@ -127,13 +127,18 @@ def records(settings: Settings, logical: str) -> Iterator[tuple[Message, Record]
 def batch(consumer: Consumer, most: int, timeout_s: float) -> list[Message]:
     """What is there, at once: `consume` alone waits for a whole batch or its timeout.
 
+    All from one call: a message of a call before could be of a partition that this one gives away and takes back, from
+    an earlier offset on.
+
     Args:
         consumer: assigned or subscribed.
         most: messages.
         timeout_s: for the first of them.
     """
+    if found := consumer.consume(most, timeout=0):
+        return found
     first = consumer.poll(timeout_s)
-    return [] if first is None else [first, *consumer.consume(most - 1, timeout=0)]
+    return [] if first is None else [first]
 
 
 def bounds(settings: Settings, logical: str, partition: int) -> tuple[int, int]:

@@ -222,27 +222,29 @@ class Replayer:
             return 0
         tick = first.ts_us // self.tick_us
         begun, start_us = self.clock(), tick * self.tick_us
-        headers = self._headers(tick)
-        self._watermarks(start_us, headers)
+        headers, now_ms = self._headers(tick)
+        self._watermarks(start_us, headers, now_ms)
 
         def advance() -> None:
-            nonlocal tick, headers
+            nonlocal tick, headers, now_ms
             tick += 1
-            self._watermarks(tick * self.tick_us, headers)
+            self._watermarks(tick * self.tick_us, headers, now_ms)
             progress(self.sent)
             if speed is not None:
                 self.sleep(max(0.0, begun + (tick * self.tick_us - start_us) / 1e6 / speed - self.clock()))
-            headers = self._headers(tick)
+            headers, now_ms = self._headers(tick)
 
         for item in self._chain(first, items):
             while item.ts_us >= (tick + 1) * self.tick_us:
                 advance()
             number = partition_of(item.key, self.settings.partitions)
-            self.outputs.send(item.topic, item.value, key=item.key, partition=number, headers=headers)
+            self.outputs.send(
+                item.topic, item.value, key=item.key, partition=number, headers=headers, timestamp_ms=now_ms
+            )
             self.sent += 1
         while last is not None and tick < last:
             advance()
-        self._watermarks((tick + 1) * self.tick_us + self.settings.lateness_s * 1_000_000, headers)
+        self._watermarks((tick + 1) * self.tick_us + self.settings.lateness_s * 1_000_000, headers, now_ms)
         self.outputs.flush()
         progress(self.sent)
         return self.sent
@@ -252,12 +254,18 @@ class Replayer:
         yield first
         yield from rest
 
-    def _headers(self, tick: int) -> dict[str, str]:
-        """How far the end of a tick lies behind the wall clock."""
-        return {SHIFT_HEADER: str(int(self.clock() * 1e6) - (tick + 1) * self.tick_us)}
+    def _headers(self, tick: int) -> tuple[dict[str, str], int]:
+        """How far the end of a tick lies behind the wall clock, and this clock's milliseconds.
 
-    def _watermarks(self, ts_us: int, headers: dict[str, str]) -> None:
+        One reading for both: a clock that jumps within a tick makes no record old or early.
+        """
+        now_us = int(self.clock() * 1e6)
+        return {SHIFT_HEADER: str(now_us - (tick + 1) * self.tick_us)}, now_us // 1000
+
+    def _watermarks(self, ts_us: int, headers: dict[str, str], now_ms: int) -> None:
         value = self.codec.encode("watermark", {"ts": ts_us})
         for topic in RAW:
             for number in range(self.settings.partitions):
-                self.outputs.send(topic, value, key=None, partition=number, headers=headers)
+                self.outputs.send(
+                    topic, value, key=None, partition=number, headers=headers, timestamp_ms=now_ms
+                )

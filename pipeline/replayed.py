@@ -89,7 +89,7 @@ class Replayed(Living):
             one.asked = {}
             self._restore(one, {})
 
-    def _restore(self, allocator: Allocator, blocks: Mapping[bytes, bytes]) -> None:
+    def _restore(self, allocator: Allocator, blocks: dict[bytes, bytes]) -> None:
         allocator.restore(blocks)
         if not self.pinned:
             allocator.pinned = {}

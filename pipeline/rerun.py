@@ -22,12 +22,11 @@ from models.lstm import BehaviourModel
 from models.scenarios import by_loading, pack, unpack
 from pipeline.barrier import Demand
 from pipeline.copulas import Copulas
-from pipeline.identity import PSEUDONYM_BYTES
 from pipeline.lanes import Arrays, Job
 from pipeline.living import Living
 from pipeline.planning import App, Decide, Heard, decision, states, take
-from pipeline.profiler import Users
 from pipeline.simulator import total
+from pipeline.users import NAMES, Users
 
 SHARD: Final = 0
 CAPACITY: Final = 2_000_000  # users; a trace in memory has fewer
@@ -50,7 +49,8 @@ class Rerun(Living):
         self._inside = np.zeros((len(job.apps), len(job.ids)), bool)
         for a, app in enumerate(job.apps):
             self._inside[a, job.members[app]] = True
-        self._column = {user: u for u, user in enumerate(job.ids)}
+        self._ids = np.array(job.ids, NAMES)
+        self._by_id = np.argsort(self._ids, kind="stable")
         self._there = np.asarray(np.isfinite(job.values).any(-1) | np.isfinite(job.events).any(-1))
 
     def _decide(self, t: int, plans: bool) -> dict[str, tuple[Decide, int]]:
@@ -65,7 +65,7 @@ class Rerun(Living):
         decided: dict[str, Decide] = {}
         for a, name in enumerate(demands):
             place = self._of(name, rows)
-            ids = b"".join(self.users.ids[rows[i]] for i in place)
+            ids = self.users.ids[rows[place]].tobytes()
             learnt, loading = self.copulas.learn(name, tick, ids, heard[place], own)
             if name not in names:
                 continue
@@ -111,8 +111,8 @@ class Rerun(Living):
         """
         job, tick = self.job, self.job.first_tick + t
         now = np.flatnonzero(self._there[t]).tolist()
-        ids = [job.ids[u] for u in now]
-        rows, place = self.users.enter(ids, [""] * len(ids), tick, job.tick_s)
+        ids = self._ids[now]
+        rows, place = self.users.enter(ids, np.zeros(len(ids), int), [""], tick, job.tick_s)
         values = np.full((len(rows), len(METRICS)), np.nan, np.float32)
         events = np.full((len(rows), len(EVENT_KINDS)), np.nan, np.float32)
         saturated = np.zeros((len(rows), len(METRICS)), bool)
@@ -133,7 +133,7 @@ class Rerun(Living):
             return {}, QuantileFunction(*(np.zeros((0, len(METRICS), 6)),) * 3), rows, values
         names = list(demands)
         heard = Heard.of([demands[name] for name in names])
-        before = {name: array[rows] for name, array in self.users.state.items()}
+        before = self.users.take(rows)
         totals = states(self.apps, names)
         after, forecast, flags = self.model.step(
             {name: np.concatenate([before[name], totals[name]]) for name in before},
@@ -143,15 +143,14 @@ class Rerun(Living):
             tick=tick,
             tick_s=job.tick_s,
         )
-        for name, array in after.items():
-            self.users.state[name][rows] = array[: len(rows)]
+        self.users.put(rows, {name: array[: len(rows)] for name, array in after.items()})
         of_totals = {name: array[len(rows) :] for name, array in after.items()}
         self.common = take(self.apps, names, of_totals, heard.outcome, self.common, tick, job.tick_s)
         return demands, forecast, rows, flags["scores"][: len(rows)]
 
     def _of(self, app: str, rows: np.ndarray) -> np.ndarray:
         """Places in `rows` of an app's users."""
-        columns = np.array([self._column[self.users.ids[i]] for i in rows], np.int64)
+        columns = self._by_id[np.searchsorted(self._ids, self.users.ids[rows], sorter=self._by_id)]
         return np.flatnonzero(self._inside[self.job.apps.index(app), columns]) if len(rows) else columns
 
     def blocks(self) -> Arrays:
@@ -159,7 +158,7 @@ class Rerun(Living):
         users = self.users
         found: Arrays = {
             **self.lane_blocks(),
-            "ids": np.frombuffer(b"".join(users.ids), np.uint8),
+            "ids": users.ids.view(np.uint8),
             "seen": users.seen,
             "copulas": np.frombuffer(b"".join(self.copulas.blocks()), np.uint8),
             **{f"common.{name}": array for name, array in self.common.items()},
@@ -173,13 +172,12 @@ class Rerun(Living):
 
     def restore(self, blocks: Mapping[str, np.ndarray]) -> None:
         """Continue from one."""
-        users, ids = self.users, blocks["ids"].tobytes()
+        users, ids = self.users, blocks["ids"].view(NAMES)
         self.restore_lanes(blocks)
         self.common = {name: blocks[f"common.{name}"] for name in self.common}
-        users.ids = [ids[i : i + PSEUDONYM_BYTES] for i in range(0, len(ids), PSEUDONYM_BYTES)]
-        users.apps, users.slots = [""] * len(users.ids), {user: i for i, user in enumerate(users.ids)}
-        users.seen = blocks["seen"]
-        users.state = {name: blocks[f"user.{name}"] for name in users.state}
+        slots = users.admit(ids, np.zeros(len(ids), int), [""], 0)
+        users.seen[:] = blocks["seen"]
+        users.put(slots, {name: blocks[f"user.{name}"] for name in users.state})
         self.copulas.restore([blocks["copulas"].tobytes()])
         for key in blocks:
             if key.startswith("metrics."):

@@ -49,16 +49,18 @@ asked for with 95 % need not be there with 99 %; at a lower one no spare is boug
 class Wanted:
     """The replicas that our scenarios need at each of the job's levels, as one more policy.
 
-    As the guard rail of the plans does, none is released that was wanted within the app's hold time.
+    As the guard rails of the plans do, none is released that was wanted within the app's hold time, or is needed
+    before something else serves.
 
     Args:
         wanted: (tick, app, level) from the row `first` on.
+        soon: likewise, needed before what is bought can serve.
         first: see there.
         hold: (app) ticks, that of the decision among them.
     """
 
-    def __init__(self, wanted: np.ndarray, first: int, hold: Sequence[int]) -> None:
-        self._first = first
+    def __init__(self, wanted: np.ndarray, soon: np.ndarray, first: int, hold: Sequence[int]) -> None:
+        self._first, self._soon = first, soon
         self._wanted = np.stack(
             [
                 sliding_window_view(np.pad(wanted[:, a], [(n - 1, 0), (0, 0)]), n, axis=0).max(axis=-1)
@@ -72,11 +74,19 @@ class Wanted:
         one = self._wanted[row - self._first].T.astype(np.int64)
         return np.tile(one, (len(ready) // len(one), 1))
 
+    def kept(self, row: int, lanes: int) -> np.ndarray:
+        """(lane, app) replicas that those which are ready must carry until others are."""
+        one = self._soon[row - self._first].T.astype(np.int64)
+        return np.tile(one, (lanes // len(one), 1))
 
-def rivals(job: Job, names: Sequence[str], wanted: np.ndarray) -> dict[str, Arrays]:
+
+def rivals(job: Job, names: Sequence[str], seen: Arrays) -> dict[str, Arrays]:
     """By market, what came of our levels and of each rival's settings: ready, cost, asked (tick, app, lane).
 
     With them `tiers` (tick, app, rival, tier): cost at each rival's default by tier.
+
+    seen: of our own run, what our scenarios need (`pipeline.living`): wanted, soon (tick from the first plan on, app,
+    level).
 
     Lanes are our levels, then each rival's default and settings, each policy's all once for every SUPPLY. All but our
     own plans, which are not among them, are bought for by the same table of purchases, and grow before they shrink.
@@ -84,10 +94,10 @@ def rivals(job: Job, names: Sequence[str], wanted: np.ndarray) -> dict[str, Arra
     Rivals decide each tick from the first plan's on; like our plans they see what was ready at its start.
     """
     used = loads(job)
-    return {market: _market(job, names, market, wanted, used) for market in job.offers} if job.levels else {}
+    return {market: _market(job, names, market, seen, used) for market in job.offers} if job.levels else {}
 
 
-def _market(job: Job, names: Sequence[str], market: str, levels: np.ndarray, used: np.ndarray) -> Arrays:
+def _market(job: Job, names: Sequence[str], market: str, own: Arrays, used: np.ndarray) -> Arrays:
     apps, past = job.apps, len(job.before)
     p99 = max(o.startup_p99_s for app in apps for o in job.offers[market][app])
     facts = Facts(
@@ -99,8 +109,9 @@ def _market(job: Job, names: Sequence[str], market: str, levels: np.ndarray, use
         first_tick=job.first_tick - past,
     )
     hold = [max(1, -int(-job.policies[app].hold_s // job.tick_s)) for app in apps]
+    ours = Wanted(own["wanted"], own["soon"], past + job.plan_from, hold)
     policies = [
-        Wanted(levels, past + job.plan_from, hold),
+        ours,
         *references.make(names, facts, len(SUPPLY)).values(),
     ]
     each = [len(job.levels), *(len(KNOBS[name].values) for name in names)]
@@ -138,11 +149,12 @@ def _market(job: Job, names: Sequence[str], market: str, levels: np.ndarray, use
                 [one.decide(past + row, part) for one, part in zip(policies, parts, strict=True)]
             )
             out["asked"][i] = wanted.T
+            kept = np.concatenate([ours.kept(past + row, settings[0]), wanted[settings[0] :]])
             for a, app in enumerate(apps):
                 bought = np.zeros_like(seen[a])
                 for s, of in enumerate(buyers):
                     bought[supply == s] = of[app].counts(wanted[supply == s, a])
-                desired = grown_before_shrunk(bought, seen[a], sizes[a], wanted[:, a])
+                desired = grown_before_shrunk(bought, seen[a], sizes[a], kept[:, a])
                 clouds[a].apply(fleets[a], desired, tick + 1, job.policies[app].drain_s)
                 seen[a] = fleets[a].ready.copy()
             bar.update(task, completed=i + 1)

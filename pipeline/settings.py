@@ -1,7 +1,6 @@
 """One frozen settings object; the environment and the secrets' files are read here, once, and nowhere else."""
 
 import json
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -49,8 +48,14 @@ class Settings(BaseSettings):
     seed: int = 0
     user_capacity: int = Field(default=2_000_000, ge=1)
     """Users whose state one partition keeps at most (2.5 KB each)."""
+    standby: bool = False
+    """A worker also reads the state of partitions that others own, so that it takes one over at once; for as much more
+    memory (2.5 KB a user)."""
     snapshot_frames: int = Field(default=16, ge=1)
     """Messages folded between two snapshots: what a successor folds again at most."""
+    session_timeout_s: float = Field(default=8.0, ge=6.0)
+    """A worker or ingest that is not heard of for so long loses its partitions. Faust's default left a dead worker's
+    unowned for over 26 s; brokers refuse less than 6."""
     event_time: bool = False
     """The clock of actuators and of waiting is the topics' (replay), not the wall's (live)."""
     observation_wait_s: float = Field(default=5.0, ge=0)
@@ -61,6 +66,10 @@ class Settings(BaseSettings):
     price_max_age_s: float | None = Field(default=None, gt=0)
     """A price that is valid for longer than this (event time) without a new version is stale: no more of its offer is
     bought. None: prices do not age."""
+
+    metrics_port: int | None = Field(default=None, ge=1, le=65_000)
+    """Prometheus metrics, /healthz and /readyz of ingest on this port of the loopback, of the worker on the next, of
+    the actuator on the one after; a second one of a kind takes a port three further. None: there are none."""
 
     pseudonym_keys_file: Path | None = None
     """JSON list of {key_id, secret, valid_from}: keys for pseudonyms, each used for ticks that start at `valid_from`
@@ -81,9 +90,9 @@ class Settings(BaseSettings):
                 variables[f"LEADTIME_{name.upper()}"] = text
         return variables
 
-    @cached_property
+    @property
     def group(self) -> str:
-        """Prefix of consumer groups and transactional ids."""
+        """Prefix of consumer groups and transactional ids; not cached, or a copy with another prefix would keep it."""
         return f"{self.prefix}leadtime"
 
 

@@ -1,22 +1,22 @@
 """Stage 3: a shard's forecasts -> joint scenarios of each app's demand, and a marker that the tick is complete."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
 from models import collapsed
 from models.dependence import Dependence, followed
-from models.distribution import QuantileFunction, sum_of_quantiles
+from models.distribution import QuantileFunction, Selected, sum_of_quantiles
 from models.features import METRICS
 from models.margin import USER_LEVEL
 from models.scenarios import by_loading, pack, simulate
 from pipeline import topics
 from pipeline.codec import Codec, Record
 from pipeline.copulas import Copulas
-from pipeline.forecasts import scores, unpack
-from pipeline.identity import PSEUDONYM_BYTES, partition_of
+from pipeline.forecasts import Gathered
+from pipeline.identity import partition_of
 from pipeline.side_inputs import SideInputs
 from pipeline.state import Numbered, Publish
 
@@ -49,19 +49,28 @@ class Simulator(Numbered):
         self.xp, self.inputs, self.publish = xp, inputs, publish
         self.copulas = Copulas(dependence)
         self.partitions, self.scenarios, self.seed = partitions, scenarios, seed
+        self.gathered: Gathered | None = None
+
+    def keep(self, part: Record) -> Record:
+        """Its columns go to where all of the tick's are."""
+        if self.gathered is None or not self.parts:
+            self.gathered = Gathered(part)
+        self.gathered.add(part)
+        return {}
 
     def whole(self, parts: list[Record]) -> None:
         """Simulate a tick and publish its scenarios, then the markers."""
-        head = parts[0]
+        found, self.gathered = self.gathered, None
+        assert found is not None
+        head, forecast = found.head, found.forecast
         tick = head["tick"]
-        apps = np.concatenate([np.frombuffer(p["app_index"], "<u4") for p in parts])
-        forecast, observed, censored, rates = unpack(parts)
-        heard, ids = scores(parts), b"".join(p["users"] for p in parts)
-        names = np.frombuffer(ids, f"V{PSEUDONYM_BYTES}")
+        ids = found.ids
         kept = followed(tick, head["tick_s"])
         sent: dict[int, list[str]] = {number: [] for number in range(self.partitions)}
         for index, app in enumerate(head["apps"]):
-            rows = np.flatnonzero(apps == index)
+            rows = np.flatnonzero(found["app_index"] == index)
+            of_app = Selected(forecast, None if len(rows) == len(ids) else rows)
+            observed, censored = found["observed"][rows], found["censored"][rows]
             policy = self.inputs.at("policies", app, tick)
             group = (policy["allocation_group"] if policy else "") or app
             partition = partition_of(group, self.partitions)
@@ -74,16 +83,16 @@ class Simulator(Numbered):
                     for name in ("shard", "seq", "tick", "tick_s", "steps", "metrics", "model_id")
                 },
                 "users": len(rows),
-                "reporting": int(np.isfinite(observed[rows]).any(axis=1).sum()),
+                "reporting": int(np.isfinite(observed).any(axis=1).sum()),
                 "scenarios": self.scenarios,
                 "kinds": head["kinds"],
-                "rates": total(rates[rows]).tobytes(),
-                "observed": total(observed[rows]).tobytes(),
-                "saturated": total(np.where(censored[rows], observed[rows], 0)).tobytes(),
-                "user_quantiles": sum_of_quantiles(forecast[rows], USER_LEVEL).tobytes(),
+                "rates": total(found["rates"][rows]).tobytes(),
+                "observed": total(observed).tobytes(),
+                "saturated": total(np.where(censored, observed, 0)).tobytes(),
+                "user_quantiles": sum_of_quantiles(of_app, USER_LEVEL).tobytes(),
             }
-            learnt, loading = self.copulas.learn(app, tick, names[rows].tobytes(), heard[rows], kept)
-            for part in self._parts(record, forecast[rows], learnt, loading):
+            learnt, loading = self.copulas.learn(app, tick, ids[rows].tobytes(), found["scores"][rows], kept)
+            for part in self._parts(record, of_app, learnt, loading):
                 self.publish("scenarios", "scenario", part, partition=partition, key=group)
         self.copulas.forget(tick, head["tick_s"])
         for partition, apps_sent in sent.items():
@@ -91,7 +100,7 @@ class Simulator(Numbered):
             self.publish("scenarios", "marker", marker, partition=partition, key=str(self.shard))
 
     def _parts(
-        self, record: Record, forecast: QuantileFunction, learnt: Dependence, loading: np.ndarray
+        self, record: Record, forecast: Selected, learnt: Dependence, loading: np.ndarray
     ) -> Iterable[Record]:
         demand = by_loading(
             self.xp,
@@ -113,11 +122,12 @@ class Simulator(Numbered):
             block = packed[part * rows : (part + 1) * rows]
             yield record | {"part": part, "of": of, "scale": scale.tobytes(), "demand": block.tobytes()}
 
-    def _sample(self, forecast: QuantileFunction, dependence: Dependence, **key: Any) -> Any:
+    def _sample(self, forecast: Selected, dependence: Dependence, **key: Any) -> Any:
         """Demand (scenario, step, metric): on a GPU every user is drawn, on a processor those who matter most."""
         if self.xp is np:
             return collapsed.simulate(forecast, dependence, **key)
-        arrays = (self.xp.asarray(array) for array in (forecast.location, forecast.scale, forecast.offsets))
+        every = forecast[:]
+        arrays = (self.xp.asarray(array) for array in (every.location, every.scale, every.offsets))
         return simulate(self.xp, QuantileFunction(*arrays), dependence, **key)
 
     def blocks(self) -> Iterable[tuple[bytes, bytes]]:
@@ -127,7 +137,7 @@ class Simulator(Numbered):
         for number, block in enumerate(learnt):
             yield b"apps-%d" % number, block
 
-    def restore(self, blocks: Mapping[bytes, bytes]) -> None:
+    def restore(self, blocks: dict[bytes, bytes]) -> None:
         """Continue from the last snapshot."""
         if b"position" in blocks:
             position = json.loads(blocks[b"position"])

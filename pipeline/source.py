@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -78,13 +78,16 @@ def of_trace(
     begin: str | None,
     until: str | None,
     model: Path | None,
+    apps: Sequence[str] = (),
 ) -> Source:
-    """A trace file.
+    """A trace file; apps: of it alone, none: all.
 
     Raises:
         UsageError: it cannot be read, or has nothing to score in the window.
     """
     read = trace.read(path)
+    if apps:
+        read = trace.of_apps(read, apps)
     panel = trace.to_panel(read, tick_s)
     _some(panel, str(path))
     window = _scored(evaluate.window_of(panel, warm_up, begin, until))

@@ -9,15 +9,18 @@ from typing import Annotated, Any
 
 # Small products gain nothing from threads, and lose a lot to them on a loaded machine (models/scenarios).
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+# A batch makes some seventy small polars queries: handing each to a pool of threads costs more than it takes.
+os.environ.setdefault("POLARS_MAX_THREADS", "1")
 
 import structlog
 import typer
 
 from pipeline.client import reachable
-from pipeline.errors import LeadtimeError
+from pipeline.errors import LeadtimeError, Unreachable
 from pipeline.options import Bootstrap, Prefix
+from pipeline.pulse import Pulse
 from pipeline.settings import Settings, load
-from pipeline.supervise import die_with_parent
+from pipeline.supervise import AGAIN_EXIT, USAGE_EXIT, die_with_parent
 
 Supervised = Annotated[bool, typer.Option("--supervised", hidden=True)]
 
@@ -38,7 +41,7 @@ def ingest(bootstrap: Bootstrap = None, prefix: Prefix = None, supervised: Super
     from pipeline.ingest import Ingest
 
     settings, stop = _stage(supervised, bootstrap=bootstrap, prefix=prefix)
-    Ingest(settings).run(stop)
+    Ingest(settings, Pulse(settings.session_timeout_s).start().check).run(stop)
 
 
 def worker(bootstrap: Bootstrap = None, prefix: Prefix = None, supervised: Supervised = False) -> None:
@@ -57,8 +60,8 @@ def actuator(bootstrap: Bootstrap = None, prefix: Prefix = None, supervised: Sup
     actuators.run(settings, stop=stop)
 
 
-def run(app: typer.Typer) -> None:
-    """Run a command line; what we raise on purpose is one line and exit code 2."""
+def run(app: typer.Typer, unreachable: int = USAGE_EXIT) -> None:
+    """Run a command line; what we raise on purpose is one line and exit code 2, or `unreachable` for that error."""
     structlog.configure(
         wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
@@ -67,7 +70,7 @@ def run(app: typer.Typer) -> None:
         app()
     except LeadtimeError as error:
         print(f"leadtime: {error}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(unreachable if isinstance(error, Unreachable) else USAGE_EXIT)
     except BrokenPipeError:  # `leadtime ... | head`
         sys.exit(0)
 
@@ -76,4 +79,4 @@ if __name__ == "__main__":
     stage_app = typer.Typer(pretty_exceptions_enable=False, add_completion=False)
     for stage in (ingest, worker, actuator):
         stage_app.command()(stage)
-    run(stage_app)
+    run(stage_app, AGAIN_EXIT)

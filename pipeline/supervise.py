@@ -20,6 +20,8 @@ STEADY_S = 60.0
 TERM_S = 15.0
 USAGE_EXIT = 2
 """A stage that ends with it was asked for something impossible: starting it again cannot help."""
+AGAIN_EXIT = 75
+"""A stage that ends with it (EX_TEMPFAIL) did not reach a peer: one that restarts is back soon."""
 
 
 def die_with_parent() -> None:
@@ -73,19 +75,21 @@ class Supervisor:
         folder: of logs and of `stages.json`, which says each stage's process id.
         note: told, in one line, when a stage dies.
         clock: monotonic seconds.
+        module: that runs a stage by its name.
     """
 
     environment: Mapping[str, str]
     folder: Path
     note: Callable[[str], None] = lambda text: print(text, file=sys.stderr)
     clock: Callable[[], float] = time.monotonic
+    module: str = "pipeline.stages"
     stages: dict[str, Stage] = field(default_factory=dict[str, Stage])
 
     def start(self, names: Sequence[str] = STAGES) -> None:
         """Start the stages."""
         self.folder.mkdir(parents=True, exist_ok=True)
         for name in names:
-            command = [sys.executable, "-m", "pipeline.stages", name, "--supervised"]
+            command = [sys.executable, "-m", self.module, name, "--supervised"]
             stage = Stage(name, command, self.environment, self.folder / f"{name}.log")
             self.stages[name] = stage
             stage.start(self.clock())

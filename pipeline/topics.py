@@ -40,7 +40,11 @@ class Topic:
 
     def config(self) -> dict[str, str]:
         """The topic's configuration on the broker."""
-        config = {"max.message.bytes": str(self.max_message_bytes)}
+        config = {
+            "max.message.bytes": str(self.max_message_bytes),
+            # The broker refuses what is stamped an hour ahead of it: a stage whose clock jumps could not write at all.
+            "message.timestamp.after.max.ms": str(2**63 - 1),
+        }
         if self.retention_ms is None:
             config |= {"cleanup.policy": "compact", "min.compaction.lag.ms": str(self.compaction_lag_ms)}
         else:

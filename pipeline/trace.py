@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -138,6 +139,20 @@ def to_panel(trace: Trace, tick_s: int | None = None) -> Panel:
         events=events,
         saturated=is_saturated(values, limits),
     )
+
+
+def of_apps(trace: Trace, apps: Sequence[str]) -> Trace:
+    """The trace of some apps alone, at their own interval.
+
+    Raises:
+        UsageError: the trace has no such app.
+    """
+    there = trace.frame["app"].cast(pl.String).unique().sort().to_list()
+    for app in apps:
+        if app not in there:
+            raise UsageError(f"no app {app!r} in the trace; it has {', '.join(there)}")
+    frame = trace.frame.filter(pl.col("app").cast(pl.String).is_in(list(apps)))
+    return Trace(frame, _interval(frame), trace.skipped)
 
 
 def by_interval(trace: Trace) -> list[Trace]:

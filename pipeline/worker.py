@@ -2,6 +2,7 @@
 
 import importlib
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -11,13 +12,14 @@ import numpy as np
 
 from models.features import EVENT_KINDS, METRICS
 from models.lstm import BehaviourModel
-from pipeline import released, topics
+from pipeline import released, telemetry, topics
 from pipeline.allocator import Allocator
 from pipeline.client import faust_app
 from pipeline.codec import Codec
 from pipeline.keys import signing_key
 from pipeline.outputs import Outputs
 from pipeline.profiler import Profiler
+from pipeline.pulse import Pulse
 from pipeline.settings import Settings
 from pipeline.side_inputs import SideInputs
 from pipeline.simulator import Simulator
@@ -27,6 +29,9 @@ SNAPSHOT_IDLE_S = 1.0
 """How often partitions that went quiet are snapshot, and waiting ticks are looked at."""
 FETCH_BYTES = 16 * topics.MESSAGE_BYTES
 """Of one partition in one fetch: some large messages, and not so many small ones that shards drift far apart."""
+
+BUFFERED = 16
+"""Messages that wait in a stream: ours are large."""
 
 
 def array_module() -> ModuleType:
@@ -40,27 +45,37 @@ def array_module() -> ModuleType:
     return np
 
 
-def build(settings: Settings) -> faust.App:
+def streams(settings: Settings) -> faust.App:
+    """An app whose agents take a few messages at a time: a slow one leaves the others in the topic, as lag."""
+    return faust_app(
+        settings,
+        "worker",
+        consumer_max_fetch_size=FETCH_BYTES,
+        broker_session_timeout=settings.session_timeout_s,
+        broker_heartbeat_interval=1,
+        broker_commit_interval=1,
+        stream_wait_empty=False,  # else held acknowledgements hang the shutdown
+        stream_buffer_maxsize=BUFFERED,
+        datadir=str(settings.data_dir / "faust"),
+    )
+
+
+def build(settings: Settings, check: Callable[[], None] = lambda: None) -> faust.App:
     """The worker's app: profiler, simulator and allocator over the topics of an installation.
+
+    Args:
+        settings: of the installation.
+        check: called before each message that is published (`pipeline.pulse`).
 
     Raises:
         UsageError: no released model, or no signing key.
         Unreachable: Kafka does not answer.
     """
-    app = faust_app(
-        settings,
-        "worker",
-        consumer_max_fetch_size=FETCH_BYTES,
-        broker_session_timeout=8,  # the default left a dead worker's partitions unowned for over 26 s
-        broker_heartbeat_interval=1,
-        broker_commit_interval=1,
-        stream_wait_empty=False,  # else held acknowledgements hang the shutdown
-        stream_buffer_maxsize=16,  # counts messages, and ours are large
-        datadir=str(settings.data_dir / "faust"),
-    )
+    app = streams(settings)
     model = BehaviourModel.load(released.folder(settings))
     _warm(model, settings.tick_s)
-    codec, outputs = Codec(settings.registry_url), Outputs(settings)
+    codec = Codec(settings.registry_url)
+    outputs = Outputs(settings, check=check)
     inputs, key, xp = SideInputs(settings).start(), signing_key(settings), array_module()
 
     def profiler(shard: int) -> Profiler:
@@ -88,8 +103,8 @@ def build(settings: Settings) -> faust.App:
         ("simulator", "forecasts", simulator),
         ("allocator", "scenarios", allocator),
     ):
-        agent = Agent(name, settings, outputs, make)
-        channel = app.topic(topics.name(topic, settings), value_type=bytes, partitions=settings.partitions)
+        agent = Agent(name, topics.name(topic, settings), settings, outputs, make)
+        channel = app.topic(agent.source, value_type=bytes, partitions=settings.partitions)
         app.agent(channel, name=name)(agent.serve)
         agents.append(agent)
 
@@ -111,7 +126,36 @@ def build(settings: Settings) -> faust.App:
             await agent.watch()
 
     app.timer(SNAPSHOT_IDLE_S)(hold)
+    _observed(app, agents, settings)
     return app
+
+
+def _observed(app: faust.App, agents: list[Agent], settings: Settings) -> None:
+    """The worker's metrics, and whether it lives and is ready."""
+    vitals, assigned = telemetry.Vitals(), False
+
+    async def own(*given: Any, **__: Any) -> None:
+        nonlocal assigned
+        assigned = True
+        now: set[Any] = given[1]  # the app comes first
+        for agent in agents:
+            agent.assigned({tp.partition for tp in now if tp.topic == agent.source})
+
+    async def lose(*_: Any, **__: Any) -> None:
+        nonlocal assigned
+        assigned = False
+
+    async def beat() -> None:
+        vitals.beat()
+        vitals.ready = assigned and not any(agent.opening for agent in agents)
+
+    app.on_partitions_assigned.connect(own)
+    app.on_partitions_revoked.connect(lose)
+    app.timer(SNAPSHOT_IDLE_S)(beat)
+    telemetry.serve("worker", vitals, settings)
+    telemetry.watch_lag(
+        "worker", lambda: {at: p for agent in agents for at, p in list(agent.positions.items())}, settings
+    )
 
 
 def _warm(model: BehaviourModel, tick_s: int) -> None:
@@ -126,7 +170,9 @@ def _warm(model: BehaviourModel, tick_s: int) -> None:
 def run(settings: Settings) -> None:
     """`leadtime worker`: until SIGTERM or SIGINT."""
     Path(settings.data_dir).mkdir(parents=True, exist_ok=True)
-    app = build(settings)
+    pulse = Pulse(settings.session_timeout_s)
+    app = build(settings, pulse.check)
+    pulse.start()  # now: TensorFlow's start holds all threads for seconds, and no partition is ours yet
     faust_worker = faust.Worker(app, loglevel=logging.WARNING, quiet=True, redirect_stdouts=False)
     faust_worker.spinner = None  # it writes escape codes to what is no terminal
     faust_worker.execute_from_commandline()

@@ -56,7 +56,8 @@ def make(
     first_tick: int,
     tick_s: int,
     warm_up: int,
-    train: Array | None = None,
+    events: Array | None = None,
+    train: tuple[Array, Array] | None = None,
     train_tick: int = 0,
     seed: int = 0,
 ) -> Rival:
@@ -68,13 +69,14 @@ def make(
         first_tick: number of the first tick of `values`; `train_tick` of `train`.
         tick_s: tick length in seconds.
         warm_up: rows before the first that is scored: from these it may choose its parameters.
-        train: (tick, user, 5) of other users, before the first tick that is scored; for deepar.
+        events: (tick, user, 4) in 1/s of the same users, NaN where absent; for deepar.
+        train: values and events of other users, before the first tick that is scored; for deepar.
         train_tick: see `first_tick`.
         seed: for what is random in it.
 
     Raises:
         ImportError: it needs the dependency group `rivals`, which is not installed.
-        ValueError: no such rival, or deepar without `train`.
+        ValueError: no such rival, or deepar without `events` and `train`.
     """
     match name:
         case "persistence":
@@ -84,11 +86,13 @@ def make(
         case "ets":
             return ets(values, tick_s=tick_s, warm_up=warm_up)
         case "deepar":
-            if train is None or np.isnan(train).all():
+            if train is None or events is None or np.isnan(train[0]).all():
                 raise ValueError("needs users to train on who are not scored")
             return DeepAR(
-                train,
+                train[0],
                 values,
+                train_events=train[1],
+                events=events,
                 train_tick=train_tick,
                 first_tick=first_tick,
                 tick_s=tick_s,

@@ -11,7 +11,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from models.features import DAY_S, METRICS, horizon_steps
+from models.features import DAY_S, EVENT_KINDS, METRICS, horizon_steps
 
 HIDDEN: Final = 64
 CONTEXT: Final = 72  # ticks
@@ -39,9 +39,11 @@ def lags(known: list[int], tick_s: int) -> list[int]:
 
 
 class DeepAR:
-    """One DeepAR over every user and metric, the metric as category; time, age and lags as inputs.
+    """One DeepAR over every user and metric, the metric as category; time, age, lags and the user's covariates.
 
-    Two layers of 64 units, Student-t, mean scaling. Forecasts are quantiles of 200 sampled paths.
+    Two layers of 64 units, Student-t, mean scaling. Forecasts are quantiles of 200 sampled paths. DeepAR decodes with
+    covariates, so that they have to be known over the horizon: the user's metrics and events enter as they were a
+    horizon before (`covariates`).
     """
 
     name = "deepar"
@@ -51,6 +53,8 @@ class DeepAR:
         train: Array,
         values: Array,
         *,
+        train_events: Array,
+        events: Array,
         train_tick: int,
         first_tick: int,
         tick_s: int,
@@ -63,6 +67,8 @@ class DeepAR:
         Args:
             train: (tick, user, 5) of users and times that are not scored, NaN where absent.
             values: (tick, user, 5) to forecast.
+            train_events: (tick, user, 4) in 1/s, NaN where absent, of `train`; `events` of `values`.
+            events: see `train_events`.
             train_tick: number of the first tick of `train`; `first_tick` of `values`.
             first_tick: see `train_tick`.
             tick_s: tick length in seconds.
@@ -96,6 +102,7 @@ class DeepAR:
                     "lags_seq": lags(known, tick_s),
                     "num_feat_static_cat": 1,
                     "cardinality": [len(METRICS)],
+                    "num_feat_dynamic_real": len(METRICS) + len(EVENT_KINDS),
                     "lr": LEARNING_RATE,
                     "batch_size": BATCH,
                     "num_batches_per_epoch": BATCHES,
@@ -120,13 +127,20 @@ class DeepAR:
 
             estimator.create_lightning_module = make_bounded
             own = scale_of(train)
-            data = [self._entry(train[:, u, m] / own[u, m], train_tick, m) for u, m in _measured(train)]
+            beside = covariates(train / own, train_events, ahead)
+            data = [
+                self._entry(train[:, u, m] / own[u, m], train_tick, m, beside[: len(train), u])
+                for u, m in _measured(train)
+            ]
             trained = estimator.train_model(data, shuffle_buffer_length=20 * BATCH, cache_data=True)
         self._net: Any = trained.trained_net.model.eval()
         self._past: int = self._net._past_length
         self._scale = scale_of(values[:warm_up])
+        beside = covariates(values / self._scale, events, ahead)
         self._inputs = {
-            (u, m): self._transformed(trained.transformation, values[:, u, m] / self._scale[u, m], m)
+            (u, m): self._transformed(
+                trained.transformation, values[:, u, m] / self._scale[u, m], m, beside[:, u]
+            )
             for u, m in _measured(values)
         }
         self._sampled: tuple[int, range, Array] | None = None
@@ -138,17 +152,20 @@ class DeepAR:
         paths = self._sampled[2][..., step - 1]
         return np.maximum(np.quantile(paths, levels, axis=-1), 0).astype(np.float32)
 
-    def _entry(self, series: Array, first_tick: int, metric: int) -> dict[str, Any]:
+    def _entry(self, series: Array, first_tick: int, metric: int, beside: Array) -> dict[str, Any]:
         start = self._pandas.Timestamp(first_tick * self._tick_s, unit="s")
         return {
             "start": self._pandas.Period(start, freq=self._freq),
             "target": series,
             "feat_static_cat": np.array([metric]),
+            "feat_dynamic_real": beside.T,
         }
 
-    def _transformed(self, transformation: Any, series: Array, metric: int) -> tuple[Any, Any, Any]:
+    def _transformed(
+        self, transformation: Any, series: Array, metric: int, beside: Array
+    ) -> tuple[Any, Any, Any]:
         """Target, observed and features (tick, feature) of a whole series, each preceded by `past` empty ticks."""
-        (entry,) = transformation([self._entry(series, self._first, metric)], is_train=False)
+        (entry,) = transformation([self._entry(series, self._first, metric, beside)], is_train=False)
         before = self._past
         return (
             np.pad(entry["target"], (before, 0)),
@@ -187,6 +204,23 @@ def scale_of(values: Array) -> Array:
     """Mean |value| of each series (user, 5); 1 where there is none."""
     size, count = np.nansum(np.abs(values), axis=0, dtype=np.float64), (~np.isnan(values)).sum(0)
     return np.where(size > 0, size / np.maximum(count, 1), 1).astype(np.float32)
+
+
+def covariates(values: Array, events: Array, ahead: int) -> Array:
+    """What is known of a user over the whole horizon: its metrics and events as they were `ahead` ticks before.
+
+    asinh of the metrics and log(1 + rate) of the events, 0 where absent or before the first tick.
+
+    Args:
+        values: (tick, user, 5), each series on the scale of its mean.
+        events: (tick, user, 4) in 1/s.
+        ahead: ticks of the horizon.
+
+    Returns:
+        (tick + ahead, user, 9): as far as the last horizon reaches.
+    """
+    known = np.concatenate([np.arcsinh(values), np.log1p(events)], axis=-1)
+    return np.pad(np.nan_to_num(known), ((ahead, 0), (0, 0), (0, 0))).astype(np.float32)
 
 
 def _measured(values: Array) -> list[tuple[int, int]]:

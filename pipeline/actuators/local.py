@@ -112,12 +112,15 @@ class LocalProvider(Provider):
         state.clock_s, state.epoch = now_s, command["epoch"]
         before, generation = state.desired, state.changes[-1][1] if state.changes else 0
         state.desired = command["desired"]
+        if partial := self._uniform(command["id"], "partial") < self.faults.partial:
+            state.desired = before + (state.desired - before) // 2
         for _ in range(before, state.desired):
             self._launch(state, target, now_s)
         self._release(state, now_s, before - state.desired, command["drain_s"], command["victim_rule"])
         if state.desired != before or not state.changes:
             state.changes.append((now_s, generation + 1, command["id"]))
-        result = Result(before, state.desired, now_s, state.changes[-1][1], f"local-{command['id'][:8]}")
+        request_id = f"local-{command['id'][:8]}"
+        result = Result(before, state.desired, now_s, state.changes[-1][1], request_id, partial)
         state.results[command["id"]] = asdict(result)
         self._forget(state, offer)
         self._save(target.ref, state)

@@ -29,6 +29,7 @@ class Faults:
         rejected: targets whose commands are rejected.
         unavailable: probability that one call of `apply` is answered with `Retryable`.
         retry_after_s: which then asks for so much patience.
+        partial: probability that `apply` goes half of the way, and says so.
         hang: probability that one call of `apply` hangs for `hang_s` (wall clock) and then fails as
             `Retryable`.
     """
@@ -41,6 +42,7 @@ class Faults:
     rejected: frozenset[str] = frozenset()
     unavailable: float = 0.0
     retry_after_s: float = 30.0
+    partial: float = 0.0
     hang: float = 0.0
     hang_s: float = 60.0
 

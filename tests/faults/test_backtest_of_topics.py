@@ -26,7 +26,10 @@ def of_topics(settings: Settings, monkeypatch: pytest.MonkeyPatch, *options: str
 
 
 def groups(settings: Settings) -> set[str]:
-    found = quiet_admin(connection(settings)).list_consumer_groups().result()
+    admin = quiet_admin(connection(settings))
+    admin.list_topics(timeout=30)  # before it has met a broker it knows no group, and does not say so
+    found = admin.list_consumer_groups().result()
+    assert not found.errors
     return {group.group_id for group in found.valid}
 
 

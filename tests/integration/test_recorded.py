@@ -55,6 +55,7 @@ def delete(settings: Settings, partition: int, before: int) -> None:
 
 def test_all_that_there_is(installation: Settings) -> None:
     admin = quiet_admin(connection(installation))
+    admin.list_topics(timeout=30)
     before = {group.group_id for group in admin.list_consumer_groups().result().valid}
     found = recorded.read(installation)
     assert found.panel.values.shape[:2] == (TICKS, 6)

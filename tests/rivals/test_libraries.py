@@ -64,8 +64,15 @@ def test_deepar_learns_and_reads_nothing_of_the_future(waves: Any, monkeypatch: 
     changed[900:, :, :2] = 7
     out: list[Any] = []
     for values in (waves[:, 4:], changed):
+        silent = np.full((len(waves), 6, 4), np.nan, np.float32)
         rival = make(
-            "deepar", values, first_tick=0, tick_s=300, warm_up=800, train=waves[:800, :4], train_tick=0
+            "deepar",
+            values,
+            events=silent[:, 4:],
+            first_tick=0,
+            tick_s=300,
+            warm_up=800,
+            train=(waves[:800, :4], silent[:800, :4]),
         )
         out.append([rival.quantiles(m, range(880, 900, 4), step, LEVELS) for m in (0, 1) for step in (1, 6)])
     np.testing.assert_array_equal(out[0], out[1])

@@ -150,9 +150,10 @@ def test_forecasts_are_finite_monotone_and_capped(model: BehaviourModel) -> None
 
 
 def test_a_new_user_begins_at_the_populations_calibration(model: BehaviourModel) -> None:
-    shift = [[[-400.0] * 3], [[200.0] * 3], [[100.0] * 3]]
+    shift = [[[row] * 3] for row in (-400.0, 0.0, 0.0, 0.0, 200.0, 100.0)]
     wide = BehaviourModel(model.network, {"model_id": "wide", "prior": {"shift": shift}})
     assert wide.initial_state(2)["shift"][1, 0].tolist() == [[-400] * 3] * 5
+    assert (wide.initial_state(2)["shift"][1, 4] == 200).all()
     assert (wide.initial_state(2)["odds"] == 0).all()
     values, events, saturated = samples(users=20)
     values = np.nan_to_num(values, nan=1.0)
@@ -284,6 +285,11 @@ def test_what_is_no_model_is_refused(model: BehaviourModel, tmp_path: Path) -> N
     digest = hashlib.sha256((tmp_path / "weights.npz").read_bytes()).hexdigest()
     (tmp_path / "model.json").write_text(json.dumps(facts | {"weights_sha256": digest}))
     with pytest.raises(ValueError, match=r"another network: hidden/kernel is \(3, 2\)"):
+        BehaviourModel.load(tmp_path)
+    model.save(tmp_path)
+    facts = json.loads((tmp_path / "model.json").read_text())
+    (tmp_path / "model.json").write_text(json.dumps(facts | {"prior": {"shift": [[0.0]] * 3}}))
+    with pytest.raises(ValueError, match="another network: prior shift has 3 rows"):
         BehaviourModel.load(tmp_path)
 
 

@@ -59,15 +59,22 @@ def test_a_share_reaches_its_ends(gate: float, share: float) -> None:
     np.testing.assert_allclose(average(gate)[2], share, atol=1e-6)
 
 
-def test_what_was_learnt_moves_its_own_levels_alone() -> None:
+def test_what_was_learnt_moves_its_own_levels_and_fades_towards_its_neighbours() -> None:
     shift = np.zeros((len(HELD), len(METRICS), 1, N), np.float32)
-    shift[1] = 0.2
+    shift[4] = 0.2  # of 1.96: all from 1.5 to 2.3, and a part down to 0.7
     plain, moved = average(0.0), average(0.0, shift=shift)
-    upper = [6]  # of LEVELS, 2.1: between 1.5 and 2.3
-    others = [i for i in range(len(LEVELS)) if i not in upper]
-    np.testing.assert_allclose(moved[0][others], plain[0][others], rtol=1e-6)
-    np.testing.assert_allclose(moved[0][upper], 2 * (0.5 + np.sinh(np.arcsinh(2.1) + 0.2)), rtol=1e-5)
-    np.testing.assert_allclose(moved[1][upper], plain[1][upper] * np.exp(0.22), rtol=1e-5)
+    part = (np.array([1.05, 1.4]) - 0.7) / 1.26
+    by = np.array([0, 0, 0, 0, *0.2 * part, 0.2, 0, 0])  # of LEVELS
+    np.testing.assert_allclose(moved[0], 2 * (0.5 + np.sinh(np.arcsinh(LEVELS) + by)), rtol=1e-5)
+    np.testing.assert_allclose(moved[1][6], plain[1][6] * np.exp(0.22), rtol=1e-5)
+    np.testing.assert_array_equal(
+        np.delete(moved[1], 6), np.delete(plain[1], 6)
+    )  # its centre is the last value
+    shift[4], shift[2] = 0, 0.3  # of the median
+    by = 0.3 * np.clip(1 - np.abs(LEVELS) / 0.7, 0, 1)
+    np.testing.assert_allclose(
+        average(0.0, shift=shift)[0], 2 * (0.5 + np.sinh(np.arcsinh(LEVELS) + by)), rtol=1e-5
+    )
     odds = np.zeros((3, len(METRICS), N), np.float32)
     odds[2] = np.log(3)  # of the upper tail: share 1.2 * 3/4 - 0.1
     np.testing.assert_allclose(average(0.0, odds=odds)[2][[2, 3, 6]], [0.5, 0.5, 0.8], rtol=1e-5)
@@ -75,7 +82,7 @@ def test_what_was_learnt_moves_its_own_levels_alone() -> None:
 
 def test_steps_between_take_what_is_between() -> None:
     tf = tensorflow()
-    codes = np.zeros((3, 5, 3, 1), np.float32)
+    codes = np.zeros((len(HELD), 5, 3, 1), np.float32)
     codes[0, 0, :, 0] = np.array([0.1, 0.2, 0.5]) / SHIFT_UNIT
     steps = np.asarray(mixture.for_steps(tf, codes, tf.fill((5, 1), 1e9)))[0, 0, :, 0]
     np.testing.assert_allclose(steps, [0.1, 0.15, 0.2, 0.3, 0.4, 0.5], atol=1e-4)
@@ -83,7 +90,7 @@ def test_steps_between_take_what_is_between() -> None:
 
 def test_the_ends_of_a_new_user_are_wider() -> None:
     tf = tensorflow()
-    none = np.zeros((3, 5, 3, 4), np.float32)
+    none = np.zeros((len(HELD), 5, 3, 4), np.float32)
     seen = np.tile(np.array([0, 1, 100, 1e6], np.float32), (5, 1))
     shift = np.asarray(mixture.for_steps(tf, none, seen))
     np.testing.assert_allclose(shift[:, 0, 0, 1], mixture.COLD, rtol=1e-6)
@@ -104,7 +111,11 @@ def run(
         for name, (dims, _) in STATE.items()
     }
     state = {name: tf.constant(array, tf.float32) for name, array in state.items()}
-    known = {"width": tf.constant(widths(sizes, users)), "seen": tf.fill((5, users), 1e9)}
+    known = {
+        "width": tf.constant(widths(sizes, users)),
+        "seen": tf.fill((5, users), 1e9),
+        "last": tf.fill((5, users), 100.0),
+    }
     unit, ceiling = tf.ones((5, users)), tf.fill((5, users), 1e6)
     due, reach = tf.ones((3, users)) * [[1.0], [0.0], [0.0]], tf.zeros((6, users))
     told, scales = tf.constant(shape(6, move=move, users=users)), tf.fill((5, 6, users), scale)
@@ -128,24 +139,30 @@ def test_intervals_come_to_hold_what_they_promise(wrong: float) -> None:
     changes = np.random.default_rng(0).standard_normal((2000, 64))
     state = run(changes, scale=wrong, size=wrong)  # network and persistence alike: no share helps
     centre, lower, upper = state["odds"][:, 0] * ODDS_UNIT
-    low, high, far = state["shift"][:, 0, 0] * SHIFT_UNIT
+    low, *inner, high, far = state["shift"][:, 0, 0] * SHIFT_UNIT
 
     def at(z: float, moved: Any) -> Any:
         """Both experts' average (user), at the share that the odds came to."""
         tails = min((abs(z) - 0.7) / 1.4, 1)
         odds = centre * (1 - tails) + (upper if z > 0 else lower) * tails
         share = np.clip(1.2 / (1 + np.exp(-odds)) - 0.1, 0, 1)
-        network, persistence = np.sinh(np.arcsinh(z) + moved), z * np.exp(np.sign(z) * 1.1 * moved)
+        # persistence has no shift inside of the ends
+        network, persistence = (
+            np.sinh(np.arcsinh(z) + moved),
+            z * np.exp(np.sign(z) * 1.1 * moved * (abs(z) > 1.5)),
+        )
         return wrong * (share * network + (1 - share) * persistence)
 
     # the published ones are interpolated
     ends = [
         at(-1.75, low) + 0.6 * (at(-2.1, low) - at(-1.75, low)),
+        *(at(z, moved) for z, moved in zip((-0.7, 0.0, 0.7), inner, strict=True)),
         at(1.75, high) + 0.6 * (at(2.1, high) - at(1.75, high)),
         at(2.1, high) + 0.657 * (at(2.45, far) - at(2.1, high)),
     ]
-    # means over users: each one's last steps still move it by a gain of 0.02 to 0.04
-    assert (np.abs(ndtr(ends).mean(1) - HELD) < [0.006, 0.006, 0.004]).all()
+    # means over users: each one's last steps still move it; at the quartiles, where the network alone moves and half of
+    # it counts, 0.34 and 0.20 are on their way
+    assert (np.abs(ndtr(ends).mean(1) - HELD) < [0.006, 0.04, 0.01, 0.04, 0.006, 0.004]).all()
     assert (state["shift"][:, 1:] == 0).all()  # metrics without a value
     assert (state["shift"][:, :, 1:] == 0).all()  # steps that were not due
 
@@ -165,7 +182,8 @@ def test_a_saturated_target_narrows_nothing_and_a_gap_teaches_nothing() -> None:
     silent = run(np.full((20, 4), np.nan))
     assert (silent["shift"] == 0).all()
     assert (silent["odds"] == 0).all()
-    assert np.isfinite(silent["made_last"][:, 0]).all()
+    assert (silent["made_gates"][:, :, 0] == 0).all()  # what is said goes on
+    assert (silent["made_shape"][2, :, 0] == 1).all()
 
 
 def scored(changes: list[float], sizes: list[float], *, gate: float, hit: bool = False) -> Any:
@@ -173,12 +191,16 @@ def scored(changes: list[float], sizes: list[float], *, gate: float, hit: bool =
     tf = tensorflow()
     users = len(changes)
     state = {
-        name: tf.constant(
-            np.full((*dims, users), {"made_last": 100, "made_scale": 1}.get(name, 0)), tf.float32
-        )
+        name: tf.constant(np.full((*dims, users), {"made_last": 100}.get(name, 0)), tf.float32)
         for name, (dims, _) in STATE.items()
     }
-    state |= {"made_shape": tf.constant(shape(3, gate=gate, users=users)), "seen": tf.fill((5, users), 1e9)}
+    move, skew, tail, *gates = shape(3, gate=gate, users=users)
+    state |= {
+        "made_shape": tf.constant([move, skew, tail]),
+        "made_gates": tf.constant(np.stack(gates) / mixture.GATE_UNIT),
+        "seen": tf.fill((5, users), 1e9),
+        "last": tf.fill((5, users), 100.0),
+    }
     state["width"] = tf.constant(widths(sizes, users))
     values = np.full((5, users), np.nan, np.float32)
     values[0] = 100 + np.array(changes)

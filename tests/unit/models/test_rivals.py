@@ -232,3 +232,15 @@ def test_deepar_asks_its_network_with_what_was_known() -> None:
     rival.quantiles(0, rows, 1, LEVELS)
     assert len(asked) == 1  # the paths of one pass serve every step
     assert np.isnan(rival.quantiles(1, rows, 1, LEVELS)).all()
+
+
+def test_deepars_covariates_are_known_over_the_whole_horizon() -> None:
+    values = np.arange(12, dtype=np.float32).reshape(4, 3, 1) * np.ones(5, np.float32)
+    values[1, 0, 2] = np.nan
+    events = np.full((4, 3, 4), 2.0, np.float32)
+    found = deepar.covariates(values, events, 2)
+    assert found.shape == (6, 3, 9)
+    assert (found[:2] == 0).all()
+    np.testing.assert_allclose(found[2:, 1, 0], np.arcsinh(values[:, 1, 0]), rtol=1e-6)
+    np.testing.assert_allclose(found[2:, :, 5:], np.log1p(events), rtol=1e-6)
+    assert found[3, 0, 2] == 0

@@ -48,7 +48,13 @@ def frames(settings: Settings, shard: int, users: dict[str, list[str]]) -> list[
                 events.append(event(ts, name, app, count=3.0))
     end = NOW_US + TICKS * TICK_S * 1_000_000
     for topic, values in (("telemetry.metrics", bodies), ("telemetry.events", events)):
-        part.take(topic, [FakeMessage(v, i, name=topic) for i, v in enumerate([*values, watermark(end)])])
+        part.take(
+            topic,
+            [
+                FakeMessage(v, i, name=topic)
+                for i, v in enumerate([watermark(NOW_US), *values, watermark(end)])
+            ],
+        )
     return [DEFAULT.encode("frame", record) for parts in part.close() for record in parts]
 
 
@@ -160,11 +166,16 @@ def simulator(settings: Settings, shard: int) -> Callable[[Publish], Simulator]:
     return make
 
 
-def scenarios(model: BehaviourModel, settings: Settings) -> list[bytes]:
+SECOND = {"shop": ["eve", "frank"]}
+
+
+def scenarios(
+    model: BehaviourModel, settings: Settings, second: dict[str, list[str]] = SECOND
+) -> list[bytes]:
     """Messages of the scenarios partition on which both apps' groups are put, of two shards, interleaved."""
     shards = [
         drive(simulator(settings, 0), forecasts(model, settings, 0, USERS), None),
-        drive(simulator(settings, 1), forecasts(model, settings, 1, {"shop": ["eve", "frank"]}), None),
+        drive(simulator(settings, 1), forecasts(model, settings, 1, second), None),
     ]
     streams = [
         [DEFAULT.encode(name, r) for _, name, r, partition in shard if name == "scenario" or partition == 0]

@@ -112,6 +112,7 @@ def test_what_if_is_set_beside_the_run_as_given(trace_file: Path, tmp_path: Path
     ("options", "message"),
     [
         (("--rival", "magic"), "no rival 'magic'"),
+        (("--app", "nowhere"), "no app 'nowhere' in the trace; it has app-0"),
         (("--policy", "p.toml"), "go together"),
         (("--sweep", "2"), "between 0 and 1"),
         (("--from", "2031-01-01T00:00Z"), "nothing to score"),

@@ -243,6 +243,8 @@ def test_frames_do_not_depend_on_batches_interleaving_or_restarts(
             for letter in part.take(topic, lanes[topic][position[topic] : position[topic] + size]):
                 letters.setdefault((letter["topic"], letter["offset"]), letter)
             position[topic] += size
+            if batched and chance.random() < 0.3:  # as when many rows wait
+                part.lane(topic).gather()
             for parts in part.close():
                 frames += parts
             if (

@@ -286,6 +286,8 @@ def test_faults_of_calls(make: Make) -> None:
     with pytest.raises(Retryable, match="no answer"):
         make(Faults(hang=1.0, hang_s=99.0), sleep=slept.append).apply(command(1), 0.0)
     assert slept == [99.0]
+    half = make(Faults(partial=1.0)).apply(command(5), 0.0)
+    assert (half.before, half.after, half.partial) == (0, 2, True)
     with pytest.raises(Rejected, match="no offer 'other'"):
         make().observe(Target("local", "shop/other"), 0.0)
 

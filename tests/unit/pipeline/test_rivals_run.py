@@ -42,17 +42,26 @@ def job_of(cpu: list[float], memory: list[float], saturated: list[bool]) -> Job:
 
 def test_what_was_wanted_is_held_for_the_hold_time() -> None:
     wanted = np.array([[[2]], [[5]], [[3]], [[1]], [[1]]])
-    held = Wanted(wanted, 7, [3])
+    held = Wanted(wanted, 2 * wanted, 7, [3])
     assert [held.decide(7 + i, np.zeros((2, 1))).tolist() for i in range(5)] == [
         [[n], [n]] for n in (2, 5, 5, 5, 3)
     ]
+    assert held.kept(8, 2).tolist() == [[10], [10]]
+
+
+def test_what_is_needed_before_something_else_serves_is_not_released() -> None:
+    job = job_of([1.0] * 4, [1.0] * 4, [False] * 4)
+    low = np.ones((4, 1, 2), int)
+    ready = [rivals(job, [], {"wanted": low, "soon": n * low})["tiers"]["ready"][-1, 0, 0] for n in (1, 3)]
+    assert ready == [1, 3]
 
 
 def test_rivals_know_what_was_before_the_window() -> None:
     job = job_of([1.0] * 4, [1.0] * 4, [False] * 4)
     before = np.full((2016, 1, len(METRICS)), np.nan, np.float32)
     before[:, 0, 0] = 8.0  # a week of eight replicas, which `fixed` holds
-    wanted = np.ones((4, 1, 2), int)
+    one = np.ones((4, 1, 2), int)
+    wanted = {"wanted": one, "soon": one}
     bare, knowing = (rivals(one, ["fixed"], wanted) for one in (job, replace(job, before=before)))
     assert loads(replace(job, before=before)).shape == (2020, 1, 2)
     own = len(SUPPLY) * len(job.levels)
@@ -82,6 +91,7 @@ def test_every_policy_is_bought_for_with_less_certain_supply_too() -> None:
     spot = replace(OFFER, offer_id="spot", tier="SPOT", price_h=0.1, interruption_h=1.0)
     job = job_of([4.0] * 12, [1.0] * 12, [False] * 12)
     job = replace(job, offers={"tiers": {"shop": [OFFER, spot]}})
-    found = rivals(job, ["keda"], np.full((12, 1, 2), 4))["tiers"]["cost"]
+    four = np.full((12, 1, 2), 4)
+    found = rivals(job, ["keda"], {"wanted": four, "soon": four})["tiers"]["cost"]
     sure, less = found[3:, 0, 0].sum(), found[3:, 0, len(job.levels)].sum()
     assert less < sure

@@ -7,9 +7,10 @@ from models.features import EVENT_KINDS
 from models.lstm import BehaviourModel
 from pipeline.codec import DEFAULT
 from pipeline.forecasts import scores, unpack
-from pipeline.profiler import Profiler, Users
+from pipeline.profiler import Profiler
 from pipeline.settings import Settings
 from pipeline.state import Publish
+from pipeline.users import NAMES, Users
 from tests.unit.pipeline.driving import TICKS, USERS, distinct, drive, forecasts, frames, simulator
 from tests.unit.pipeline.messages import TICK_S
 
@@ -52,12 +53,15 @@ def test_a_silent_user_is_forecast_on_and_a_gap_in_the_sequence_ends_the_worker(
 
 def test_users_are_bounded_and_the_longest_silent_go_first(model: BehaviourModel) -> None:
     users = Users(model, capacity=2)
-    for tick, name in enumerate([b"a" * 16, b"b" * 16, b"c" * 16]):
-        users.admit([name], ["app"], tick)
+    names = [letter * 16 for letter in (b"c", b"b", b"a")]
+    for tick, name in enumerate(names):
+        users.admit(np.array([name], NAMES), np.array([0]), [f"app-{tick}"], tick)
         users.evict(tick, TICK_S)
-    assert users.ids == [b"b" * 16, b"c" * 16]
+    assert users.ids.tolist() == names[1:]
+    assert [users.names[number] for number in users.app] == ["app-1", "app-2"]
     assert len(users.state["h"]) == 2
-    assert users.slots == {b"b" * 16: 0, b"c" * 16: 1}
+    assert users.find(np.array(names, NAMES)).tolist() == [-1, 0, 1]
+    assert users.present(2, TICK_S).tolist() == [1, 0]  # by pseudonym
 
 
 def test_a_restored_simulator_publishes_the_same_and_marks_every_partition(

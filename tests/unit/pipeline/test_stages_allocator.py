@@ -69,16 +69,49 @@ def test_a_plan_waits_for_every_shard_and_a_notice_says_which_is_missing(
     assert {record["tick"] for topic, _, record, _ in published if topic == "plans"} == {stage.done}
     assert stage.fold(one[0]) is None  # planned already
     published.clear()
-    stage.hold(1000.0)
-    stage.hold(1000.0 + installation.hold_after_s - 1)
+    stage.hold(1000.0, wall_s=5e8)
+    stage.hold(1000.0 + installation.hold_after_s - 1, wall_s=9e9)  # the wall clock jumps
     assert published == []
-    stage.hold(1000.0 + installation.hold_after_s)
-    stage.hold(2000.0)
+    stage.hold(1000.0 + installation.hold_after_s, wall_s=5e8)
+    stage.hold(2000.0, wall_s=5e8)
     notices = [record for topic, _, record, _ in published if topic == "hold.notices"]
     assert [(notice["allocation_group"], notice["missing"]) for notice in notices] == [
         ("blog", [1]),
         ("shop", [1]),
     ]
+
+
+def test_a_partition_without_data_stalls_no_app(
+    model: BehaviourModel, installation: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inputs = scenarios(model, installation, second={})
+    make = allocator(model, installation, monkeypatch, [policy("shop"), policy("blog")])
+    plans = [record for topic, _, record, _ in drive(make, inputs, None) if topic == "plans"]
+    assert len(plans) == 2 * TICKS
+    assert all(plan["reactive_floor"] > 0 for plan in plans)  # of what shard 0 measured
+
+
+def test_where_nothing_comes_from_any_shard_a_live_notice_says_so_and_nothing_is_planned(
+    model: BehaviourModel, installation: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    published: list[tuple[str, Record]] = []
+    live = installation.model_copy(update={"event_time": False})
+    stage = allocator(model, live, monkeypatch, [policy("shop"), policy("blog")])(
+        lambda topic, _, record, **__: published.append((topic, record))
+    )
+    stage.hold(1e6, wall_s=5e8)
+    stage.hold(2e6, wall_s=5e8)
+    assert published == []  # nothing was ever there
+    for value in scenarios(model, live):
+        stage.fold(value)
+    published.clear()
+    patience_s = live.hold_after_s + stage.tick_s  # the next tick takes its time before it is missed
+    for after_s in (0.0, patience_s - 1, patience_s, 2 * patience_s):
+        stage.hold(1000.0 + after_s, wall_s=5e8 + after_s)
+    assert [(topic, n["allocation_group"], n["tick"], n["missing"]) for topic, n in published] == [
+        ("hold.notices", group, stage.done + 1, [0, 1]) for group in ("blog", "shop")
+    ]
+    assert published[0][1]["since"] == 5e8 * 1e6
 
 
 def test_an_app_that_nobody_described_is_planned_in_shadow(

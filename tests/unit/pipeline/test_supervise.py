@@ -6,9 +6,11 @@ from pathlib import Path
 
 import psutil
 import pytest
+import typer
 
-from pipeline.errors import UsageError
-from pipeline.supervise import FIRST_BACKOFF_S, STEADY_S, Stage, Supervisor
+from pipeline import stages
+from pipeline.errors import Unreachable, UsageError
+from pipeline.supervise import AGAIN_EXIT, FIRST_BACKOFF_S, STEADY_S, Stage, Supervisor
 
 
 class Clock:
@@ -56,6 +58,39 @@ def test_a_stage_that_cannot_run_as_asked_ends_the_run_with_its_own_line(tmp_pat
     stage.process.wait(10)
     with pytest.raises(UsageError, match=r"^no such key$"):
         supervisor.poll()
+    supervisor.stop()
+
+
+@pytest.mark.parametrize(
+    ("error", "code"), [(Unreachable("no Kafka"), AGAIN_EXIT), (UsageError("no key"), 2)]
+)
+def test_a_stage_that_did_not_reach_kafka_ends_so_that_it_is_started_again(
+    error: Exception, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    app = typer.Typer()
+
+    @app.command()
+    def stage() -> None:
+        raise error
+
+    monkeypatch.setattr(sys, "argv", ["stage"])
+    monkeypatch.setattr("pipeline.stages.structlog.configure", lambda **_: None)
+    with pytest.raises(SystemExit) as ended:
+        stages.run(app, AGAIN_EXIT)
+    assert ended.value.code == code
+    assert capsys.readouterr().err == f"leadtime: {error}\n"
+
+
+def test_what_ends_so_is_started_again(tmp_path: Path) -> None:
+    clock = Clock()
+    supervisor, stage, notes = supervised(tmp_path, f"raise SystemExit({AGAIN_EXIT})", clock)
+    assert stage.process is not None
+    stage.process.wait(10)
+    supervisor.poll()
+    clock.now += FIRST_BACKOFF_S
+    supervisor.poll()
+    assert stage.restarts == 1
+    assert notes == ["dummy ended (exit 75); again in 0.5 s"]
     supervisor.stop()
 
 

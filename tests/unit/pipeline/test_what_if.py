@@ -101,8 +101,8 @@ def test_what_cannot_be_is_one_line(text: str, says: str, source: Source, record
 
 
 def test_differences_are_of_the_same_days() -> None:
-    base: dict[str, np.ndarray] = {name: np.array([1.0, 2.0, 3.0]) for name in what_if.SHOWN}
-    other: dict[str, np.ndarray] = {name: np.array([1.5, 2.5, 3.5]) for name in what_if.SHOWN}
+    base = {str(figure): np.array([1.0, 2.0, 3.0]) for figure in what_if.SHOWN}
+    other = {figure: days + 0.5 for figure, days in base.items()}
     rows = what_if.differences(base, {"price=2": other})
     cost = next(row for row in rows if row["figure"] == "cost")
     assert cost == {

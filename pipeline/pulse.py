@@ -1,0 +1,70 @@
+"""A process that was frozen for longer than its session has lost its partitions: it ends, and publishes nothing more.
+
+SIGSTOP, a suspended virtual machine or a swapped-out process: heartbeats stop, the group gives the partitions to
+others, and what wakes would go on as if nothing had happened until Kafka tells it. Its state is fenced by then
+(`pipeline.state`), its outputs are not.
+"""
+
+import os
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import structlog
+
+from pipeline.errors import Fenced
+
+BEAT_S = 0.25
+"""A thirtieth of a session: a machine that is merely loaded lets a thread run far oftener than once a session."""
+EXIT = 3
+"""Exit status of a process that ended itself."""
+_LOG = structlog.get_logger()
+
+
+@dataclass
+class Pulse:
+    """Beats while the process runs.
+
+    Args:
+        limit_s: the session's timeout.
+        clock: seconds; goes on while the process stands.
+    """
+
+    limit_s: float
+    clock: Callable[[], float] = time.monotonic
+    last_s: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.last_s = self.clock()
+
+    def check(self) -> None:
+        """Call it before anything leaves the process.
+
+        Raises:
+            Fenced: there was no beat for longer than the session lasts, now or ever before.
+        """
+        pause_s = self.clock() - self.last_s
+        if pause_s > self.limit_s:
+            raise Fenced(f"stood still for {pause_s:.1f} s, longer than its session of {self.limit_s:g} s")
+
+    def beat(self) -> None:
+        """The process runs; raises as `check`."""
+        self.check()
+        self.last_s = self.clock()
+
+    def start(self) -> "Pulse":
+        """Beat in a thread, which ends the process when it was frozen."""
+        self.last_s = self.clock()
+
+        def run() -> None:
+            while True:
+                time.sleep(BEAT_S)
+                try:
+                    self.beat()
+                except Fenced as error:
+                    _LOG.error("process ends itself", error=str(error))
+                    os._exit(EXIT)
+
+        threading.Thread(target=run, name="pulse", daemon=True).start()
+        return self

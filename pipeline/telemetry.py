@@ -1,0 +1,137 @@
+"""The pipeline's own metrics, for Prometheus, and whether a stage lives and is ready, on a port of the loopback.
+
+/metrics    all of the below, with the process's memory and processor time
+/healthz    200 while the stage's loop turns, else 503
+/readyz     200 while it has its partitions and none is being restored, else 503
+"""
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from socketserver import ThreadingMixIn
+from typing import Any, Final
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
+
+from confluent_kafka import KafkaException, TopicPartition
+from confluent_kafka.admin import OffsetSpec
+from prometheus_client import Counter, Gauge, Histogram, make_wsgi_app
+
+from pipeline.client import connection, quiet_admin
+from pipeline.errors import UsageError
+from pipeline.settings import Settings
+
+LAG = Gauge("leadtime_lag_messages", "Messages that are not yet taken.", ["stage", "topic", "partition"])
+WATERMARK_DELAY = Gauge(
+    "leadtime_watermark_delay_seconds",
+    "From the event time up to which all is taken until now, a replay's shift taken off.",
+    ["stage", "partition"],
+)
+STATE_BYTES = Gauge("leadtime_state_bytes", "State in the last snapshot.", ["stage", "partition"])
+SNAPSHOT_SECONDS = Histogram(
+    "leadtime_snapshot_seconds", "To write a snapshot.", ["stage"], buckets=(0.01, 0.05, 0.2, 1, 5, 20, 60)
+)
+RECOVERY_SECONDS = Gauge(
+    "leadtime_recovery_seconds", "To fence a predecessor and read what it left.", ["stage", "partition"]
+)
+DROPPED = Counter(
+    "leadtime_dropped_total",
+    "What was taken and goes no further: refused records by reason, repeats, users forgotten, commands refused.",
+    ["stage", "reason"],
+)
+TAKEN = Counter("leadtime_taken_total", "Messages taken.", ["stage"])
+
+STAGES: Final = ("ingest", "worker", "actuator")
+SEVERAL: Final = 32
+"""Stages of one name on one machine, at most: each takes the next port of its kind that is free."""
+LAG_S: Final = 5.0
+STALLED_S: Final = 30.0
+"""A loop that has not turned for so long hangs: one batch or snapshot takes a few seconds."""
+
+Positions = Callable[[], Mapping[tuple[str, int], int]]
+"""The next offset to be taken of each topic (by its name on the cluster) and partition."""
+
+
+class Vitals:
+    """Whether a stage's loop turns, and whether it is ready."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self.clock, self.ready = clock, False
+        self.turned_s = clock()
+
+    def beat(self) -> None:
+        """The loop has turned."""
+        self.turned_s = self.clock()
+
+    @property
+    def alive(self) -> bool:
+        """Whether it has turned a moment ago."""
+        return self.clock() - self.turned_s < STALLED_S
+
+
+class _Server(ThreadingMixIn, WSGIServer):
+    daemon_threads = True
+    allow_reuse_address = False  # a port that another stage listens on is taken
+
+
+class _Quiet(WSGIRequestHandler):
+    def log_message(self, format: str, *args: Any) -> None:
+        """Nothing: the log is for what goes wrong."""
+
+
+def serve(stage: str, vitals: Vitals, settings: Settings) -> int | None:
+    """Answer on the loopback until the process ends; the port, None where none is set.
+
+    Raises:
+        UsageError: no port is free.
+    """
+    if settings.metrics_port is None:
+        return None
+    metrics = make_wsgi_app()
+
+    def answer(environ: Any, start: Any) -> Iterable[bytes]:
+        path = environ["PATH_INFO"]
+        if path == "/metrics":
+            return metrics(environ, start)
+        good = {"/healthz": vitals.alive, "/readyz": vitals.alive and vitals.ready}.get(path)
+        status = "404 Not Found" if good is None else "200 OK" if good else "503 Service Unavailable"
+        start(status, [("Content-Type", "text/plain")])
+        return [status[4:].encode() + b"\n"]
+
+    first = settings.metrics_port + STAGES.index(stage)
+    for port in range(first, first + len(STAGES) * SEVERAL, len(STAGES)):
+        with suppress(OSError):
+            server = make_server("127.0.0.1", port, answer, _Server, _Quiet)
+            threading.Thread(target=server.serve_forever, name="metrics", daemon=True).start()
+            return port
+    raise UsageError(f"metrics_port: no port of 127.0.0.1 is free from {first} on")
+
+
+def watch_lag(stage: str, positions: Positions, settings: Settings) -> None:
+    """Keep LAG: every few seconds, in a thread of its own, beside what the consumers do."""
+    if settings.metrics_port is None:
+        return
+    admin = quiet_admin(connection(settings))
+
+    def watch() -> None:
+        shown: set[tuple[str, int]] = set()
+        while True:
+            with suppress(KafkaException):  # the broker is away: the next time
+                shown = show_lag(stage, positions(), shown, admin)
+            time.sleep(LAG_S)
+
+    threading.Thread(target=watch, name="lag", daemon=True).start()
+
+
+def show_lag(
+    stage: str, positions: Mapping[tuple[str, int], int], shown: set[tuple[str, int]], admin: Any
+) -> set[tuple[str, int]]:
+    """Set LAG by the ends of the topics as they are now; what was shown and is not ours any more goes."""
+    for topic, partition in shown - set(positions):
+        LAG.remove(stage, topic, str(partition))
+    if positions:
+        asked = {TopicPartition(topic, partition): OffsetSpec.latest() for topic, partition in positions}
+        for at, found in admin.list_offsets(asked).items():
+            lag = found.result().offset - positions[at.topic, at.partition]
+            LAG.labels(stage, at.topic, str(at.partition)).set(max(0, lag))
+    return set(positions)

@@ -1,0 +1,169 @@
+"""A window of real traces through all stages while something goes wrong, and what must be the same bytes after it.
+
+The window is from the demo's trace: mean machine usage of a data centre (Google 2019), and twenty simulated users.
+Among its records are some that become dead letters: malformed, late, negative.
+"""
+
+import io
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from rich.console import Console
+
+from pipeline import reading, replay
+from pipeline.codec import decode
+from pipeline.demo import Run
+from pipeline.example import default_trace
+from pipeline.replay import Item, Window
+from pipeline.settings import Settings
+from pipeline.supervise import Supervisor
+from pipeline.trace import Trace
+from tests.faults.harm import Fault
+
+TICKS = 24
+APPS = ("google-2019", "simulated-app-1")
+HELD_BACK = 3
+SPOILT = 97
+"""One record of so many is followed by one that nobody can use."""
+COMPARED = (
+    "behaviour.frames",
+    "forecasts",
+    "forecasts.apps",
+    "scenarios",
+    "plans",
+    "commands",
+    "dead-letters",
+    "capacity.observed",
+)
+IDENTITY = ("shard", "tick", "part", "app", "offer_id", "id", "topic", "offset")
+TIMES = ("wall_s", "first_forecast_s", "records_per_s", "restarts", "hold_notices")
+"""Figures that say how a run went, not what came of it."""
+
+Records = dict[str, dict[tuple[object, ...], bytes]]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a run.
+
+    Attributes:
+        figures: its summary.
+        records: by compared topic, the first occurrence of each record by its identity.
+        files: the summary's files, and the simulated cloud's state: what was really done, and how often.
+    """
+
+    figures: dict[str, Any]
+    records: Records
+    files: dict[str, bytes]
+
+
+def trace(ticks: int = TICKS) -> Trace:
+    """The window, with a negative value in some rows."""
+    made = default_trace.build(ticks)
+    bad = pl.int_range(pl.len()) % SPOILT == SPOILT // 2
+    chosen = made.frame.filter(pl.col("app").is_in(APPS))
+    frame = chosen.with_columns(cpu=pl.when(bad).then(-1.0).otherwise(pl.col("cpu")))
+    return Trace(frame, made.tick_s, made.skipped)
+
+
+def spoilt(rows: pl.DataFrame, interval_s: int, over: Callable[[], bool]) -> Iterator[Item]:
+    """A trace's records, and after some of them one that is cut short and one that comes an hour late.
+
+    The last ticks are held back until the faults are over: all of them hit a run that has work left.
+    """
+    last_us = int(rows["ts"].dt.epoch("us")[-1])
+    for number, item in enumerate(replay.records(rows, interval_s)):
+        while item.ts_us > last_us - HELD_BACK * interval_s * 1_000_000 and not over():
+            time.sleep(0.05)
+        yield item
+        if number % SPOILT == SPOILT - 1:
+            yield item._replace(value=item.value[:-3])
+            if item.topic == "telemetry.events":
+                name, record = decode(item.value)
+                late = record | {"ts": int(record["ts"].timestamp() * 1e6) - 3_600_000_000}
+                yield item._replace(value=replay.DEFAULT.encode(name, late))
+
+
+def run(
+    settings: Settings,
+    folder: Path,
+    fault: Fault | None = None,
+    *,
+    ticks: int = TICKS,
+    ticks_per_s: float | None = None,
+    clock: Callable[[], float] = time.time,
+    **more: Any,
+) -> Outcome:
+    """Replay the window in an installation of its own.
+
+    Args:
+        settings: whose broker is used.
+        folder: of this run; its name is the installation's prefix.
+        fault: what goes wrong.
+        ticks_per_s: pace of the replay; None: as fast as it goes.
+        clock: the replay's.
+        more: of the settings.
+    """
+    made, fault = trace(ticks), fault or Fault()
+    here = settings.model_copy(
+        update={
+            "prefix": prefix(settings, folder), "data_dir": folder, "tick_s": made.tick_s, "partitions": 2,
+            "event_time": True, "scenarios": 256, "snapshot_frames": 4, **more,
+        }
+    )  # fmt: skip
+    speed = None if ticks_per_s is None else ticks_per_s * made.tick_s
+    console = Console(file=io.StringIO())
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in fault.environment.items():
+            patch.setenv(name, value)
+        patch.setattr("pipeline.demo.records", partial(spoilt, over=lambda: fault.over))
+        patch.setattr("pipeline.demo.Replayer", partial(replay.Replayer, clock=clock))
+        patch.setattr("pipeline.demo.Supervisor", partial(Supervisor, module="tests.faults.stage"))
+        figures = Run(here, made, Window.of(made, made.tick_s), console, speed, each=fault).go(
+            folder / "page.html", folder / "out"
+        )
+    assert fault.over
+    files = [*(folder / "out").glob("*.jsonl"), *(folder / "local").glob("*.json")]
+    return Outcome(figures, published(here), {path.name: path.read_bytes() for path in sorted(files)})
+
+
+def jumping(flag: Path) -> Callable[[], float]:
+    """Unix seconds; a day later while a file is there."""
+    return lambda: time.time() + 86_400.0 * flag.exists()
+
+
+def prefix(settings: Settings, folder: Path) -> str:
+    """Of the installation that `run` makes for a folder."""
+    return f"{settings.prefix}{folder.name}."
+
+
+def published(settings: Settings) -> Records:
+    """First occurrences of the compared records; a repeat must be the same bytes."""
+    found: Records = {}
+    for topic in COMPARED:
+        seen = found[topic] = {}
+        for message in reading.read(settings, topic):
+            value = message.value() or b""
+            name, record = decode(value)
+            key = (message.partition(), name, *(str(record.get(part, "")) for part in IDENTITY))
+            assert seen.setdefault(key, value) == value, f"{topic} {key} came again with other bytes"
+    return found
+
+
+def assert_same(broken: Outcome, whole: Outcome) -> None:
+    """Nothing lost, nothing twice."""
+    for topic in COMPARED:
+        here, there = broken.records[topic].keys(), whole.records[topic].keys()
+        assert sorted(map(str, there - here)) == [], f"{topic}: lost"
+        assert sorted(map(str, here - there)) == [], f"{topic}: new"
+        other = [key for key, value in whole.records[topic].items() if broken.records[topic][key] != value]
+        assert not other, f"{topic}: other bytes in {len(other)}, {other[:3]}"
+    assert broken.files.keys() == whole.files.keys()
+    assert [name for name, data in whole.files.items() if broken.files[name] != data] == []
+    assert {**broken.figures, **dict.fromkeys(TIMES, 0)} == {**whole.figures, **dict.fromkeys(TIMES, 0)}

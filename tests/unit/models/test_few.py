@@ -1,0 +1,68 @@
+"""The purchase that is looked up is the cheapest of all that hold on the same draws."""
+
+from itertools import product
+
+import numpy as np
+import pytest
+
+from models import few
+from models.bounds import bounds
+from models.capacity import Observed, Offer, Policy
+from models.few import Few
+from models.market import Market
+from models.purchase import choose
+from models.search import Search
+
+POLICY = Policy("shop", ("cpu",), {"cpu": 1.0}, min_on_demand=0.2, max=200)
+TWO = {"cpu": 2.0}
+OFFERS = [
+    Offer("owned", "local", "here", "1", "RESERVED", TWO, 0.12, 60, 90, 150, owned_count=2),
+    Offer("plain", "local", "here", "1", "ON_DEMAND", TWO, 0.19, 60, 90, 150, launch_failure=0.05),
+    Offer("spot", "local", "here", "1", "SPOT", TWO, 0.07, 70, 110, 400, interruption_h=0.5),
+]
+
+
+def market_of(seed: int, running: int, offers: list[Offer] = OFFERS) -> Market:
+    rng = np.random.default_rng(seed)
+    needed = np.ceil(8 * rng.lognormal(0, 0.3, (400, 6))).astype(np.int32)
+    observed = {"plain": Observed(ready=running), "spot": Observed(ready=2 * running)}
+    return Market(offers, observed, POLICY, needed, [300 * k for k in range(1, 7)], (0, b"shop", seed))
+
+
+@pytest.mark.parametrize(("seed", "running", "k"), [(0, 0, 4), (1, 2, 4), (2, 3, 40)])
+def test_no_counts_that_hold_cost_less(seed: int, running: int, k: int) -> None:
+    market = market_of(seed, running)
+    limits = bounds(market, OFFERS, POLICY)
+    search = Search(market, OFFERS, limits)
+    found = Few(search).cheapest(k, limits)
+    assert found is not None
+    assert search.unserved(found) <= k
+    assert limits.excess(found) == 0
+    every = [np.array(counts) for counts in product(range(3), range(12), range(18))]
+    holding = [c for c in every if limits.excess(c) <= 0 and search.unserved(c) <= k]
+    assert search.cost(found) == pytest.approx(min(search.cost(c) for c in holding))
+
+
+def test_no_more_of_what_is_owned_than_is_needed() -> None:
+    market = market_of(0, 0)
+    market.need[:] = 2
+    limits = bounds(market, OFFERS, POLICY)
+    assert Few(Search(market, OFFERS, limits)).cheapest(4, limits).tolist() == [1, 0, 0]  # pyright: ignore[reportOptionalMemberAccess]
+
+
+def test_where_there_are_more_offers_or_nothing_holds_it_is_searched_for() -> None:
+    third = [*OFFERS, Offer("other", "local", "here", "1", "ON_DEMAND", TWO, 0.2, 60, 90, 150)]
+    market = market_of(0, 0, third)
+    limits = bounds(market, third, POLICY)
+    assert Few(Search(market, third, limits)).cheapest(4, limits) is None
+    market = market_of(0, 0)
+    small = bounds(market, OFFERS, Policy("shop", ("cpu",), {"cpu": 1.0}, max=6))
+    assert Few(Search(market, OFFERS, small)).cheapest(4, small) is None
+
+
+def test_the_search_finds_nothing_cheaper(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked_up = [choose(market_of(seed, seed % 3), POLICY, 0.99).best for seed in range(6)]
+    monkeypatch.setattr(few, "MOST", 0)
+    searched = [choose(market_of(seed, seed % 3), POLICY, 0.99).best for seed in range(6)]
+    assert all(one.feasible for one in looked_up)
+    assert sum(one.cost for one in looked_up) <= sum(one.cost for one in searched) * 1.005
