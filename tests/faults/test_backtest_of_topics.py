@@ -62,7 +62,7 @@ def test_topics_run_again_give_what_was_published(
     assert report["policies"]["leadtime"]["defaults"]["app_ticks"] > 0
     measured = pl.read_parquet(out / "ticks.parquet")["ts"].dt.epoch("s").min()
     assert measured == (START + TICKS // 4) * 60
-    assert groups(live) == before
+    assert groups(live) <= before  # none more; one without offsets may have ended
 
     # a window that begins later is still run from the first frame, a shorter one is not
     later = datetime.fromtimestamp((START + 30) * 60, UTC).isoformat()
