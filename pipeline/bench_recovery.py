@@ -96,8 +96,9 @@ class Recovery:
         process, stage.process = stage.process, None  # not the supervisor's any more
         assert process is not None
         begun = time.monotonic()
-        process.terminate()
-        process.wait(GIVE_UP_S)
+        with process:  # closes its stdin
+            process.terminate()
+            process.wait(GIVE_UP_S)
         return time.monotonic() - begun
 
     def _back(self) -> float:
@@ -120,8 +121,8 @@ class Recovery:
         process, first.process = first.process, None
         assert process is not None
         begun = time.monotonic()
-        process.kill()
-        process.wait()
+        with process:
+            process.kill()
         self._report()
         self._worked()
         return time.monotonic() - begun

@@ -66,8 +66,9 @@ def test_a_worker_joins_another_freezes_and_wakes_and_one_leaves(settings: Setti
         ends.append(frozen)
         assert second.process is not None
         leaving, second.process = second.process, None  # not the supervisor's any more
-        leaving.terminate()
-        leaving.wait(60)
+        with leaving:  # closes its stdin, by which a stage knows that its supervisor is there
+            leaving.terminate()
+            leaving.wait(60)
         ends.append(leaving)
         until(lambda: members(admin, group) >= 1, "the rest have its partitions")
         assert third.restarts == 0
@@ -89,5 +90,5 @@ def test_a_worker_that_is_told_to_stop_leaves_nothing_to_do_again(
     topics.create(here)
     facts = Recovery(Load(200, 1, 1, here), here).measured()
     assert facts["forecast_again_after_stop"] == 0
-    assert facts["stop_s"] < 10
+    assert facts["stop_s"] < 60  # `leadtime bench recovery` measures it
     assert facts["takeover_s"] > 0
