@@ -183,7 +183,7 @@ class Gathered:
         rows = slice(self.users, self.users + users)
         for name, array in self._arrays.items():
             if name == "censored":
-                array[rows] = np.frombuffer(part[name], np.uint8).reshape(array.shape[1], users).T > 0
+                array[rows] = np.frombuffer(part[name], np.uint8).reshape(len(self._where), users).T > 0
             elif name != "scores":
                 array[rows] = np.frombuffer(part[name], array.dtype).reshape(users, *array.shape[1:])
             elif part[name] is not None:
