@@ -16,6 +16,7 @@ from pipeline.settings import Settings
 from pipeline.supervise import Supervisor
 from pipeline.watch import Watch
 from tests.faults.living import COMPARED, START, TICKS, Records, run, trace
+from tests.faults.replaying import TIMES
 
 
 def scored(forecasts: dict[tuple[object, ...], bytes]) -> int:
@@ -56,6 +57,3 @@ def test_a_killed_worker_changes_nothing(
         lines = [(folder / f"{which}-out" / f"{name}.jsonl").read_bytes() for which in ("whole", "broken")]
         assert lines[0] == lines[1], name
     assert {**killed, **dict.fromkeys(TIMES, 0)} == {**figures, **dict.fromkeys(TIMES, 0)}
-
-
-TIMES = ("wall_s", "first_forecast_s", "records_per_s", "restarts")
