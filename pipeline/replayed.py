@@ -221,7 +221,7 @@ def compare(recorded: Recorded, made: Mapping[str, list[bytes]], first: int, las
         ours = {
             name: value for value in made[topic] for name, _ in [_name(codec, value, first, last)] if name
         }
-        both = sorted(theirs.keys() & ours.keys(), key=lambda name: theirs[name][1])
+        both = sorted(theirs.keys() & ours.keys(), key=lambda name: (theirs[name][1], name))
         differ = [name for name in both if theirs[name][0] != ours[name]]
         unsigned = [
             name
