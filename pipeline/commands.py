@@ -12,7 +12,7 @@ An actuator judges, in this order (the first that fails is the result's `reason`
 3. `older-epoch`    the target has followed a command of this epoch or a newer one;
 4. `expired`        event time has reached `expires`;
 5. `out-of-bounds`  `desired` outside [`min_allowed`, `max_allowed`], or negative;
-6. `conflict`       the target is no longer as the plan saw it: `expected_generation` differs.
+6. `conflict`       somebody else changed the target since the plan saw it: `expected_generation` differs.
 Only what is accepted moves the target's epoch, so an epoch never goes back, and a forged one moves nothing.
 """
 
@@ -200,7 +200,7 @@ def refusal(
     Args:
         now_s: event time, unix seconds.
         ring: public keys by id.
-        generation: of the target now, where somebody else than this very command set it; None: not to be
+        generation: of the target now, where somebody else than this actuator set it; None: not to be
             compared.
     """
     if not verify(command, ring):

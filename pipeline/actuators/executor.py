@@ -118,6 +118,8 @@ class Executor:
             command = self.retries[ref].command
             if due_s >= command["expires"].timestamp():
                 settled = result(command, "FAILED", "expired", due_s)
+            elif self._foreign_generation(command, due_s) not in (None, command["expected_generation"]):
+                settled = result(command, "FAILED", "conflict", due_s)
             else:
                 settled = self._attempt(command, due_s)
             if settled["status"] != "RETRYING":
@@ -145,8 +147,8 @@ class Executor:
         return observed(target, tick, seen)
 
     def _foreign_generation(self, command: Record, now_s: float) -> int | None:
-        """The target's generation, unless this very command set it (a kill came between doing and saying
-        so)."""
+        """The target's generation, unless this command set it (a kill came between doing and saying so) or one that
+        was accepted before (it was tried again, and done after the plan had seen the target)."""
         if command["expected_generation"] is None:
             return None
         target = Target.of(command)
@@ -154,7 +156,8 @@ class Executor:
             seen = self._bounded(lambda: self.providers[target.provider].observe(target, now_s))
         except (Retryable, Rejected):
             return None  # `apply` meets the same obstacle, and says so
-        return None if seen.command_id == command["id"] else seen.generation
+        ours = seen.command_id == command["id"] or seen.command_id in self.ledger.ids
+        return None if ours else seen.generation
 
     def _attempt(self, command: Record, now_s: float) -> Record:
         provider = self.providers[command["target"]["provider"]]

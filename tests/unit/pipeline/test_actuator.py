@@ -95,6 +95,29 @@ def test_a_conflict_unless_the_command_itself_made_the_change() -> None:
     assert summary(executor(applied_before_a_kill).submit(asked, 660.0)) == [(10, "APPLIED", "")]
 
 
+def test_our_own_late_change_is_no_conflict_but_somebody_elses_is() -> None:
+    provider = Scripted(Retryable("busy", 30.0))
+    desk = executor(provider)
+    late = command(10, expected_generation=7)
+    assert summary(desk.submit(late, 660.0)) == [(10, "RETRYING", "busy")]
+    assert summary(desk.retry(690.0)) == [(10, "APPLIED", "")]
+    # the next plan was made while the first command waited: it still expects 7
+    provider.generation, provider.command_id = 8, late["id"]
+    assert summary(desk.submit(command(11, expected_generation=7), 720.0)) == [(11, "APPLIED", "")]
+    provider.generation, provider.command_id = 9, ""
+    assert summary(desk.submit(command(12, expected_generation=8), 780.0)) == [(12, "REFUSED", "conflict")]
+
+
+def test_a_change_by_somebody_else_ends_a_retry() -> None:
+    provider = Scripted(Retryable("busy", 30.0))
+    desk = executor(provider)
+    desk.submit(command(expected_generation=7), 660.0)
+    provider.generation = 8
+    assert summary(desk.retry(10_000.0)) == [(10, "FAILED", "conflict")]
+    assert provider.calls == [660.0]
+    assert desk.retries == {}
+
+
 def test_retried_when_due_and_at_that_moment() -> None:
     provider = Scripted(Retryable("busy", 30.0), Retryable("busy", 45.0))
     desk = executor(provider)
