@@ -75,17 +75,20 @@ def condense(parts: list[Columns]) -> Columns:
     Args:
         parts: rows in order, or what this gave: FIRST (row,) int64, and columns to sum (row, ...).
     """
-    columns: Columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[-1]}
-    _, first, group = np.unique(_key(columns), return_index=True, return_inverse=True)
-    if len(first) == len(columns["tick"]):
-        return columns
+    _, first, group = np.unique(
+        np.concatenate([_key(part) for part in parts]), return_index=True, return_inverse=True
+    )
+    same = len(first) == len(group)
     order = np.argsort(first)
     place = np.empty_like(order)
     place[order] = np.arange(len(order))
     group, first = place[group], first[order]
     out: Columns = {}
-    for name, column in columns.items():
-        if name in FIRST:
+    for name in parts[-1]:  # one after the other: all of them joined at once are the peak of ingest's memory
+        column = np.concatenate([part[name] for part in parts])
+        if same:
+            out[name] = column
+        elif name in FIRST:
             out[name] = column[first]
         else:
             sums = [np.bincount(group, column[:, k], len(first)) for k in range(column.shape[1])]

@@ -49,6 +49,7 @@ PARTITIONS: Final = 2
 BATCH: Final = 50_000
 """Messages of one `consume` of the limit, as in the design's measurement."""
 SAMPLED_S: Final = 0.05
+SAY_S: Final = 5.0
 GIVE_UP_S: Final = 900.0
 """Without a plan for so long the run has failed: a tick of a million users takes two minutes on two slow cores."""
 READY_S: Final = 180.0
@@ -91,9 +92,11 @@ def measured(population: Load, ticks: int, rival_s: float, settings: Settings) -
     load_before = os.getloadavg()[0]
     last = int(time.time()) // settings.tick_s - 1
     population.publish_inputs(settings)
-    begun = time.monotonic()
+    begun = said = time.monotonic()
     for done in population.fill(last - ticks + 1, ticks):
-        say(f"{done:,} records in the raw topics after {time.monotonic() - begun:.1f} s")
+        if time.monotonic() > said + SAY_S:
+            said = time.monotonic()
+            say(f"{done:,} records in the raw topics after {said - begun:.1f} s")
     fill_s, records = time.monotonic() - begun, SAMPLES * population.users * ticks
     whole = pipeline(population.names, last, settings)
     say(f"{records:,} records in {whole['wall_s']:.1f} s")
