@@ -8,10 +8,10 @@ takeover   two workers: from SIGKILL of one until the other has forecast a tick 
 import os
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Annotated, Any, Final
 
 import typer
+from confluent_kafka.admin import AdminClient
 
 from pipeline import reading, topics
 from pipeline.bench_throughput import installation, say, stands
@@ -111,10 +111,8 @@ class Recovery:
 
     def _take_over(self) -> float:
         first = self.supervisor.stages["worker"]
-        second = replace(first, name="worker-2", process=None, log=self.supervisor.folder / "worker-2.log")
-        second.start(time.monotonic())
-        self.supervisor.stages["worker-2"] = second
-        self._until(lambda: self._owners() == 2, "a second worker has no partitions")
+        self.supervisor.another("worker", "worker-2")
+        self._until(lambda: owners(self.admin, self.group) == 2, "a second worker has no partitions")
         self._report()
         self._worked()
         say("two workers share the partitions")
@@ -147,11 +145,6 @@ class Recovery:
                     self.forecast[record["shard"]] = max(self.forecast[record["shard"]], record["tick"])
         return min(self.forecast.values()) >= self.tick - 1
 
-    def _owners(self) -> int:
-        found = self.admin.describe_consumer_groups([self.group])[self.group].result()
-        owning = [member for member in found.members if member.assignment.topic_partitions]
-        return len(owning) if found.state.name == "STABLE" else 0
-
     def _until(self, condition: Callable[[], bool], what: str) -> None:
         deadline = time.monotonic() + GIVE_UP_S
         while not condition():
@@ -159,3 +152,10 @@ class Recovery:
             if time.monotonic() > deadline:
                 raise Unreachable(f"{what} for {GIVE_UP_S:g} s; logs in {self.supervisor.folder}")
             time.sleep(POLL_S)
+
+
+def owners(admin: AdminClient, group: str) -> int:
+    """Members of a consumer group that own partitions, while it is at rest; else none."""
+    found = admin.describe_consumer_groups([group])[group].result()
+    owning = [member for member in found.members if member.assignment.topic_partitions]
+    return len(owning) if found.state.name == "STABLE" else 0

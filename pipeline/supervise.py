@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pipeline.errors import UsageError
@@ -94,6 +94,13 @@ class Supervisor:
             self.stages[name] = stage
             stage.start(self.clock())
         self._write()
+
+    def another(self, like: str, name: str) -> Stage:
+        """Start one more stage of the kind of one that there is, under a name of its own."""
+        stage = replace(self.stages[like], name=name, process=None, log=self.folder / f"{name}.log")
+        stage.start(self.clock())
+        self.stages[name] = stage
+        return stage
 
     def poll(self) -> None:
         """Start again what died; call it about once a second.

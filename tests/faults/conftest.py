@@ -28,6 +28,6 @@ def installation(kafka: str) -> Settings:
 
 
 @pytest.fixture(scope="session")
-def whole_run(installation: Settings, folder: Path) -> tuple[dict[str, Any], living.Records]:
+def whole_run(installation: Settings, folder: Path) -> tuple[dict[str, Any], replaying.Records]:
     """Figures of a run that nothing disturbs, and what it published."""
     return living.run(installation, "whole", folder)

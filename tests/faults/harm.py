@@ -7,9 +7,8 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 
-from pipeline.supervise import FIRST_BACKOFF_S, Stage, Supervisor
+from pipeline.supervise import FIRST_BACKOFF_S, Supervisor
 from pipeline.watch import Watch
 
 GIVE_UP_S = 240.0
@@ -157,13 +156,3 @@ def until(condition: Callable[[], bool], what: str) -> None:
         if time.monotonic() > deadline:
             raise TimeoutError(what)
         time.sleep(0.05)
-
-
-def another(supervisor: Supervisor, name: str) -> Stage:
-    """Start one more worker, of this name."""
-    stage = replace(
-        supervisor.stages["worker"], name=name, process=None, log=supervisor.folder / f"{name}.log"
-    )
-    stage.start(supervisor.clock())
-    supervisor.stages[name] = stage
-    return stage

@@ -10,27 +10,18 @@ from rich.console import Console
 
 from models.features import EVENT_KINDS, METRICS
 from models.synthetic import population
-from pipeline import reading
-from pipeline.codec import decode
 from pipeline.demo import Run
 from pipeline.replay import Window
 from pipeline.settings import Settings
 from pipeline.supervise import Supervisor
 from pipeline.trace import Trace
 from pipeline.watch import Watch
+from tests.faults import replaying
+from tests.faults.replaying import Records
 
 TICKS = 50
 START = 28_000_000
-COMPARED = (
-    "behaviour.frames",
-    "forecasts",
-    "forecasts.apps",
-    "scenarios",
-    "plans",
-    "commands",
-    "dead-letters",
-)
-Records = dict[str, dict[tuple[object, ...], bytes]]
+COMPARED = tuple(topic for topic in replaying.COMPARED if topic != "capacity.observed")
 
 
 def trace() -> Trace:
@@ -58,20 +49,11 @@ def named(settings: Settings, name: str, folder: Path) -> Settings:
 def run(
     settings: Settings, name: str, folder: Path, each: Callable[[Watch, Supervisor], None] = lambda *_: None
 ) -> tuple[dict[str, Any], Records]:
-    """A run's figures, and the first occurrence of each compared record; a repeat must be the same bytes."""
+    """A run's figures, and the first occurrence of each compared record."""
     here = named(settings, name, folder)
     made = trace()
     window = Window.of(made, 60)
     figures = Run(here, made, window, Console(file=io.StringIO()), each=each).go(
         folder / f"{name}.html", folder / f"{name}-out"
     )
-    records: Records = {}
-    for topic in COMPARED:
-        seen = records[topic] = {}
-        for message in reading.read(here, topic):
-            value = message.value() or b""
-            _, record = decode(value)
-            identity = ("shard", "tick", "part", "app", "id", "offset")
-            key = (message.partition(), *(str(record.get(field, "")) for field in identity))
-            assert seen.setdefault(key, value) == value, f"{topic} {key} came again with other bytes"
-    return figures, records
+    return figures, replaying.published(here, COMPARED)

@@ -6,7 +6,7 @@ Among its records are some that become dead letters: malformed, late, negative.
 
 import io
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -143,10 +143,10 @@ def prefix(settings: Settings, folder: Path) -> str:
     return f"{settings.prefix}{folder.name}."
 
 
-def published(settings: Settings) -> Records:
-    """First occurrences of the compared records; a repeat must be the same bytes."""
+def published(settings: Settings, compared: Sequence[str] = COMPARED) -> Records:
+    """First occurrences of the records of some topics; a repeat must be the same bytes."""
     found: Records = {}
-    for topic in COMPARED:
+    for topic in compared:
         seen = found[topic] = {}
         for message in reading.read(settings, topic):
             value = message.value() or b""

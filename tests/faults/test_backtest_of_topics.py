@@ -13,7 +13,8 @@ from typer.testing import CliRunner
 from pipeline.backtest import backtest
 from pipeline.client import connection, quiet_admin
 from pipeline.settings import Settings
-from tests.faults.living import START, TICKS, Records, named
+from tests.faults.living import START, TICKS, named
+from tests.faults.replaying import Records
 
 
 def of_topics(settings: Settings, monkeypatch: pytest.MonkeyPatch, *options: str) -> Any:

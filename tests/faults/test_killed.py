@@ -8,17 +8,16 @@ import time
 from functools import partial
 
 import pytest
-from confluent_kafka.admin import AdminClient
 
 from pipeline import topics
-from pipeline.bench_recovery import Recovery
+from pipeline.bench_recovery import Recovery, owners
 from pipeline.client import connection, quiet_admin
 from pipeline.load import Load
 from pipeline.pulse import EXIT
 from pipeline.settings import Settings
 from pipeline.supervise import Supervisor
 from tests.faults import replaying
-from tests.faults.harm import Deaths, Process, Script, Together, another, killers, until
+from tests.faults.harm import Deaths, Process, Script, Together, killers, until
 from tests.faults.replaying import Outcome
 
 WITHIN_S = {"ingest": 5.0, "worker": 15.0, "actuator": 5.0}
@@ -38,13 +37,6 @@ def test_stages_killed_at_random_moments_and_steps(settings: Settings, whole: Ou
     replaying.assert_same(broken, whole)
 
 
-def members(admin: AdminClient, group: str) -> int:
-    """Workers that own partitions, while their group is at rest; else none."""
-    found = admin.describe_consumer_groups([group])[group].result()
-    owners = [member for member in found.members if member.assignment.topic_partitions]
-    return len(owners) if found.state.name == "STABLE" else 0
-
-
 @pytest.mark.timeout(600)
 def test_a_worker_joins_another_freezes_and_wakes_and_one_leaves(settings: Settings, whole: Outcome) -> None:
     folder = settings.data_dir / "joined"
@@ -54,13 +46,13 @@ def test_a_worker_joins_another_freezes_and_wakes_and_one_leaves(settings: Setti
 
     def act(supervisor: Supervisor) -> None:
         frozen = supervisor.stages["worker"].process
-        second = another(supervisor, "worker-2")
-        until(lambda: members(admin, group) == 2, "the second worker has partitions")
-        third = another(supervisor, "worker-3")
+        second = supervisor.another("worker", "worker-2")
+        until(lambda: owners(admin, group) == 2, "the second worker has partitions")
+        third = supervisor.another("worker", "worker-3")
         assert frozen is not None
         frozen.send_signal(signal.SIGSTOP)
         time.sleep(SESSION_S + 2)
-        until(lambda: members(admin, group) == 2, "the third has those of the frozen one")
+        until(lambda: owners(admin, group) == 2, "the third has those of the frozen one")
         frozen.send_signal(signal.SIGCONT)
         until(lambda: frozen.returncode is not None, "the zombie ends")
         ends.append(frozen)
@@ -70,7 +62,7 @@ def test_a_worker_joins_another_freezes_and_wakes_and_one_leaves(settings: Setti
             leaving.terminate()
             leaving.wait(60)
         ends.append(leaving)
-        until(lambda: members(admin, group) >= 1, "the rest have its partitions")
+        until(lambda: owners(admin, group) >= 1, "the rest have its partitions")
         assert third.restarts == 0
 
     broken = replaying.run(settings, folder, Script(act), ticks_per_s=2, session_timeout_s=SESSION_S)

@@ -15,8 +15,8 @@ from pipeline.forecasts import scores
 from pipeline.settings import Settings
 from pipeline.supervise import Supervisor
 from pipeline.watch import Watch
-from tests.faults.living import COMPARED, START, TICKS, Records, run, trace
-from tests.faults.replaying import TIMES
+from tests.faults.living import COMPARED, START, TICKS, run, trace
+from tests.faults.replaying import TIMES, Records
 
 
 def scored(forecasts: dict[tuple[object, ...], bytes]) -> int:
