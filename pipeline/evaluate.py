@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
+from math import gcd
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -122,6 +123,9 @@ def evaluate(
     chosen = _chosen(panel, users, held_out)
     window = window_of(panel, warm_up, begin, until)
     forget_ticks = None if forget is None else max(1, ticks_of(forget, panel.tick_s))
+    if forget_ticks is not None and gcd(every, forget_ticks) > 1:
+        said = f"with --forget {forget} would always score the same ticks after it was forgotten"
+        raise UsageError(f"--every {every} {said}: choose one that shares no factor with {forget_ticks}")
     part = slice(window.begin, window.stop), chosen
     values, events, saturated = panel.values[part], panel.events[part], panel.saturated[part]
     if without_events:
