@@ -30,8 +30,8 @@ from confluent_kafka import Consumer
 from confluent_kafka.admin import AdminClient
 
 from pipeline import reading, topics
-from pipeline.broker import cluster
 from pipeline.client import connection, quiet_admin
+from pipeline.cluster import cluster
 from pipeline.codec import Codec, decode, published
 from pipeline.decode import bare
 from pipeline.display import tell

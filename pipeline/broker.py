@@ -17,18 +17,18 @@ import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Generator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Annotated, Self
 
 import typer
 from confluent_kafka import KafkaException
 
-from pipeline.client import quiet_admin, reachable
+from pipeline.client import quiet_admin
 from pipeline.errors import Unreachable, UsageError
 from pipeline.maven import jars
 from pipeline.options import AsJson
-from pipeline.settings import Settings, load
+from pipeline.settings import load
 
 COORDINATE = "org.apache.kafka:kafka_2.13:4.1.0+org.slf4j:slf4j-simple:1.7.36"
 """Kafka and, as it logs through SLF4J and brings no back end, the smallest back end of that API version."""
@@ -361,21 +361,6 @@ def _escaped(value: str) -> str:
     """A password inside quotes (JAAS) inside a properties file, whose escapes are those of JSON."""
     quoted = value.replace("\\", "\\\\").replace('"', '\\"')
     return json.dumps(quoted)[1:-1]
-
-
-@contextlib.contextmanager
-def cluster(settings: Settings) -> Generator[Settings]:
-    """Settings whose Kafka answers: the address given by the user, else the embedded broker's.
-
-    Raises:
-        UsageError, Unreachable: as `reachable` and `EmbeddedKafka.start`.
-    """
-    if settings.bootstrap is not None:
-        reachable(settings)
-        yield settings
-        return
-    with EmbeddedKafka(settings.data_dir / "kafka") as kafka:
-        yield settings.model_copy(update={"bootstrap": kafka.bootstrap, "kafka": kafka.options})
 
 
 def broker(

@@ -16,8 +16,9 @@ from pipeline import admin, stages, topics
 from pipeline import trace as traces
 from pipeline.backtest import backtest, span_of
 from pipeline.bench import bench_app
-from pipeline.broker import broker, cluster
+from pipeline.broker import broker
 from pipeline.client import reachable
+from pipeline.cluster import cluster
 from pipeline.demo import demo
 from pipeline.errors import UsageError
 from pipeline.evaluate import evaluate

@@ -23,7 +23,7 @@ from rich.table import Table
 from pipeline import admin, released, summary, topics
 from pipeline import trace as traces
 from pipeline.actuator import starting_capacity
-from pipeline.broker import cluster
+from pipeline.cluster import cluster
 from pipeline.errors import LeadtimeError, UsageError
 from pipeline.example.setup import Example
 from pipeline.options import AsJson, Speed

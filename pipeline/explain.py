@@ -15,7 +15,7 @@ from rich.console import Console
 
 from models import capacity
 from pipeline import decision, forecasts, plans, reading, side_inputs
-from pipeline.broker import cluster
+from pipeline.cluster import cluster
 from pipeline.codec import Codec, Record
 from pipeline.decision import Surroundings
 from pipeline.errors import UsageError

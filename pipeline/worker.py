@@ -17,6 +17,7 @@ from pipeline import released, telemetry, topics
 from pipeline.allocator import Allocator
 from pipeline.client import faust_app
 from pipeline.codec import Codec
+from pipeline.fetching import PromptConsumer
 from pipeline.keys import signing_key
 from pipeline.outputs import Outputs
 from pipeline.profiler import Profiler
@@ -48,7 +49,7 @@ def array_module() -> ModuleType:
 
 def streams(settings: Settings) -> faust.App:
     """An app whose agents take a few messages at a time: a slow one leaves the others in the topic, as lag."""
-    return faust_app(
+    app = faust_app(
         settings,
         "worker",
         consumer_max_fetch_size=FETCH_BYTES,
@@ -59,6 +60,8 @@ def streams(settings: Settings) -> faust.App:
         stream_buffer_maxsize=BUFFERED,
         datadir=str(settings.data_dir / "faust"),
     )
+    app.transport.Consumer = PromptConsumer
+    return app
 
 
 def build(settings: Settings, check: Callable[[], None] = lambda: None) -> faust.App:

@@ -21,8 +21,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from faust.transport.drivers.aiokafka import credentials_to_aiokafka_auth
 
-from pipeline.broker import EmbeddedKafka, cluster
+from pipeline.broker import EmbeddedKafka
 from pipeline.client import connection, faust_credentials, reachable
+from pipeline.cluster import cluster
 from pipeline.errors import Unreachable, UsageError
 from pipeline.settings import Settings
 
@@ -229,3 +230,18 @@ def test_the_broker_ends_when_its_parent_is_killed(tmp_path: Path) -> None:
     with cluster(settings) as found:
         assert not psutil.pid_exists(java)
         reachable(found)
+
+
+def test_an_embedded_broker_that_dies_is_back_on_its_address_and_data(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with cluster(Settings(data_dir=tmp_path)) as found:
+        admin = AdminClient({**connection(found), "log_level": 0})
+        admin.create_topics([NewTopic("kept", 1, 1)])["kept"].result(10)
+        java = java_of(tmp_path / "kafka")
+        psutil.Process(java).kill()
+        wait_until_gone(java)
+        reachable(found, timeout_s=60)
+        assert java_of(tmp_path / "kafka") != java
+        assert "kept" in AdminClient({**connection(found), "log_level": 0}).list_topics(timeout=10).topics
+    assert "kafka ended; again in 0.5 s" in capsys.readouterr().err

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 from faust.auth import SASLCredentials, SSLCredentials
 
-from pipeline.broker import EmbeddedKafka, cluster, free_port
+from pipeline.broker import EmbeddedKafka, free_port
 from pipeline.client import connection, faust_credentials, reachable
+from pipeline.cluster import cluster
 from pipeline.errors import Unreachable, UsageError
 from pipeline.settings import Settings
 
@@ -109,7 +110,7 @@ def test_cluster_starts_nothing_when_an_address_is_given(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     asked: list[Settings] = []
-    monkeypatch.setattr("pipeline.broker.reachable", asked.append)
+    monkeypatch.setattr("pipeline.cluster.reachable", asked.append)
     settings = Settings(bootstrap="k:9092", data_dir=tmp_path)
     with cluster(settings) as found:
         assert found is settings

@@ -1,0 +1,61 @@
+"""The Kafka that a command runs against: the user's own, or an embedded one that is kept alive beside it."""
+
+import contextlib
+import sys
+import threading
+import time
+from collections.abc import Callable, Generator
+
+from pipeline.broker import EmbeddedKafka
+from pipeline.client import reachable
+from pipeline.errors import Unreachable, UsageError
+from pipeline.settings import Settings
+from pipeline.supervise import FIRST_BACKOFF_S, LONGEST_BACKOFF_S, STEADY_S
+
+
+@contextlib.contextmanager
+def cluster(settings: Settings) -> Generator[Settings]:
+    """Settings whose Kafka answers: the address given by the user, else that of an embedded broker.
+
+    Raises:
+        UsageError, Unreachable: as `reachable` and `EmbeddedKafka.start`.
+    """
+    if settings.bootstrap is not None:
+        reachable(settings)
+        yield settings
+        return
+    with EmbeddedKafka(settings.data_dir / "kafka") as kafka, kept(kafka):
+        yield settings.model_copy(update={"bootstrap": kafka.bootstrap, "kafka": kafka.options})
+
+
+@contextlib.contextmanager
+def kept(
+    kafka: EmbeddedKafka, note: Callable[[str], None] = lambda text: print(text, file=sys.stderr)
+) -> Generator[None]:
+    """While the context lasts, start a broker again that ended by itself, with back-off, and say so."""
+    ended = threading.Event()
+
+    def watch() -> None:
+        backoff_s, started_s = FIRST_BACKOFF_S, time.monotonic()
+        while not ended.wait(0.5):
+            if kafka.running:
+                continue
+            if time.monotonic() - started_s > STEADY_S:
+                backoff_s = FIRST_BACKOFF_S
+            note(f"kafka ended; again in {backoff_s:g} s; its log is {kafka.log}")
+            if ended.wait(backoff_s):
+                return
+            backoff_s = min(2 * backoff_s, LONGEST_BACKOFF_S)
+            try:
+                kafka.start()
+            except (Unreachable, UsageError) as error:
+                note(f"kafka: {error}")
+            started_s = time.monotonic()
+
+    thread = threading.Thread(target=watch, name="kafka", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
