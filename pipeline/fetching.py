@@ -35,5 +35,5 @@ class PromptConsumer(Consumer):
 class _Thread(AIOKafkaConsumerThread):
     def _create_worker_consumer(self, transport: Any) -> Any:
         consumer = super()._create_worker_consumer(transport)
-        consumer._fetch_max_wait_ms = FETCH_MS
+        consumer._fetch_max_wait_ms = FETCH_MS  # pyright: ignore[reportPrivateUsage]
         return consumer

@@ -60,7 +60,7 @@ def streams(settings: Settings) -> faust.App:
         stream_buffer_maxsize=BUFFERED,
         datadir=str(settings.data_dir / "faust"),
     )
-    app.transport.Consumer = PromptConsumer
+    app.transport.Consumer = PromptConsumer  # pyright: ignore[reportAttributeAccessIssue]
     return app
 
 
