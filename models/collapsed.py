@@ -32,7 +32,6 @@ from models.scenarios import stream
 Array = NDArray[np.float32]
 
 DRAWN: Final = 128  # users drawn one by one: 128 × 24 rows × 4,096 scenarios take some 0.15 s of a core
-FEWEST: Final = 16  # of them of a part of an app's users
 NODES: Final = np.linspace(
     -7, 7, 2_801
 )  # of e, over which a user's own part is integrated; 70 to a cell, and ...
@@ -57,14 +56,11 @@ def simulate(
     loading: int = 1,
     common: Any = None,
     drawn: int = DRAWN,
-    share: float = 1.0,
 ) -> Array:
     """As `scenarios.simulate`, of NumPy's arrays: the same law, factor and mirrored scenarios, other numbers.
 
-    Up to `drawn` users it is the exact sampler, to the bit; of a share of the users that are summed, that share of
-    `drawn`.
+    Up to `drawn` users it is the exact sampler, to the bit.
     """
-    drawn = min(drawn, max(FEWEST, round(drawn * share)))
     users, metrics, steps = forecasts.shape
 
     def one_by_one(some: QuantileFunction, common: Any) -> Array:

@@ -56,7 +56,6 @@ def simulate(
     seed: int,
     loading: int = 1,
     common: Any = None,
-    share: float = 1.0,
 ) -> Any:
     """Sum over a shard's users of their sampled demand, (scenario, step, metric) float32.
 
@@ -68,8 +67,7 @@ def simulate(
     1956): each has the same distribution, half the normals are drawn. The median errs a third as much as
     of independent scenarios, the 99 % quantile as much.
 
-    loading: of all these users on the app's factor; common: the factor where it is drawn already, see `factor`;
-    share: nothing depends on it here (`collapsed.simulate`).
+    loading: of all these users on the app's factor; common: the factor where it is drawn already, see `factor`.
 
     Raises:
         ValueError: scenarios is odd or less than 2.
@@ -134,8 +132,8 @@ def by_loading(
 ) -> Any:
     """Demand of users of different loadings (user) on the app's factor: the sum over `dependence.LOADINGS`.
 
-    sample: `simulate` of the array module, or `collapsed.simulate`, which are told each part's share of the users; key:
-    its other arguments. Where all loadings are 1 it is called once, with all that is given.
+    sample: `simulate` of the array module, or `collapsed.simulate`; key: its other arguments. Where all loadings are
+    1 it is called once, with all that is given.
     metrics: which of the dependence's the forecasts have: the factor is drawn for all, so that it is the same on
     shards that have others.
     """
@@ -151,10 +149,7 @@ def by_loading(
         chosen = loading == level
         return forecasts.where(chosen) if isinstance(forecasts, Selected) else forecasts[chosen]
 
-    shares = {level: float(np.mean(loading == level)) for level in levels}
-    return sum(
-        sample(those(level), dependence, loading=level, share=share, **key) for level, share in shares.items()
-    )
+    return sum(sample(those(level), dependence, loading=level, **key) for level in levels)
 
 
 def _tables(xp: Any, forecasts: QuantileFunction) -> tuple[Any, Any]:
