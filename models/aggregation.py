@@ -78,7 +78,8 @@ def condense(parts: list[Columns]) -> Columns:
     _, first, group = np.unique(
         np.concatenate([_key(part) for part in parts]), return_index=True, return_inverse=True
     )
-    same = len(first) == len(group)
+    if len(first) == len(group):
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[-1]}
     order = np.argsort(first)
     place = np.empty_like(order)
     place[order] = np.arange(len(order))
@@ -86,9 +87,7 @@ def condense(parts: list[Columns]) -> Columns:
     out: Columns = {}
     for name in parts[-1]:  # one after the other: all of them joined at once are the peak of ingest's memory
         column = np.concatenate([part[name] for part in parts])
-        if same:
-            out[name] = column
-        elif name in FIRST:
+        if name in FIRST:
             out[name] = column[first]
         else:
             sums = [np.bincount(group, column[:, k], len(first)) for k in range(column.shape[1])]

@@ -4,7 +4,7 @@ import contextlib
 import sys
 import threading
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 
 from pipeline.broker import EmbeddedKafka
 from pipeline.client import reachable
@@ -29,9 +29,7 @@ def cluster(settings: Settings) -> Generator[Settings]:
 
 
 @contextlib.contextmanager
-def kept(
-    kafka: EmbeddedKafka, note: Callable[[str], None] = lambda text: print(text, file=sys.stderr)
-) -> Generator[None]:
+def kept(kafka: EmbeddedKafka) -> Generator[None]:
     """While the context lasts, start a broker again that ended by itself, with back-off, and say so."""
     ended = threading.Event()
 
@@ -42,14 +40,14 @@ def kept(
                 continue
             if time.monotonic() - started_s > STEADY_S:
                 backoff_s = FIRST_BACKOFF_S
-            note(f"kafka ended; again in {backoff_s:g} s; its log is {kafka.log}")
+            print(f"kafka ended; again in {backoff_s:g} s; its log is {kafka.log}", file=sys.stderr)
             if ended.wait(backoff_s):
                 return
             backoff_s = min(2 * backoff_s, LONGEST_BACKOFF_S)
             try:
                 kafka.start()
             except (Unreachable, UsageError) as error:
-                note(f"kafka: {error}")
+                print(f"kafka: {error}", file=sys.stderr)
             started_s = time.monotonic()
 
     thread = threading.Thread(target=watch, name="kafka", daemon=True)
