@@ -36,6 +36,15 @@ class Bounds:
         over = counts @ self.rows.T - self.most
         return np.where(over > TOLERANCE, over, 0.0).sum(axis=-1)
 
+    def least(self, counts: NDArray[Any], offer: int) -> Counts:
+        """The least count of an offer, beside the others of counts (..., offer), that rows which ask for more of it
+        allow, (...).
+        """
+        asking = np.flatnonzero(self.rows[:, offer] < 0)
+        others = np.where(np.arange(counts.shape[-1]) == offer, 0, counts) @ self.rows[asking].T
+        lacking = (others - self.most[asking] - TOLERANCE) / -self.rows[asking, offer]
+        return np.maximum(np.ceil(lacking).max(axis=-1, initial=0), 0).astype(np.int64)
+
     def without(self, *names: str) -> Bounds:
         """The same without the rows of these names."""
         kept = [i for i, name in enumerate(self.names) if name not in names]

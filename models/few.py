@@ -1,7 +1,8 @@
 """The cheapest purchase of few offers, looked up: all counts of one or two of them, beside what is owned.
 
-Most apps may buy one kind of spot and one on demand. Their counts form a plane, and whether each of its points serves
-a scenario is a sum of two numbers that are known for each count alone; a search by exchanges takes ten times as long.
+Most apps may buy one kind of spot and one on demand. Their counts form a plane, and more of either serves more: the
+counts that serve enough lie beyond a staircase, which is walked along (a step compares one point's scenarios). A
+search by exchanges takes ten times as long.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from models.search import Search
 from models.supply import Float
 
 FREE: Final = 2  # offers that may be bought of
-MOST: Final = 6_000_000  # counts × scenarios that are compared: some 10 ms
+MOST: Final = 2_000_000  # counts × scenarios that are drawn: some 10 ms, 50 MB
 BESIDE: Final = (
     4  # instances beyond those that expected supply asks for, so that unlucky scenarios are in the plane
 )
@@ -39,8 +40,8 @@ class Few:
         self._possible = (
             len(self._owned) <= 1 and 1 <= len(self._free) <= FREE and not search.market.pool_loss
         )
-        self._k, self._counts = -1, np.zeros((0, len(owned)), np.int64)
-        self._unserved: NDArray[np.int64] = np.zeros(0, np.int64)
+        self._k, self._base = -1, np.zeros(len(owned), np.int64)
+        self._margin, self._first, self._second = np.zeros((3, 0, 1, 0), np.float32)
 
     def cheapest(self, k: int, limits: Bounds) -> Counts | None:
         """The cheapest counts (offer) within the limits that leave at most k scenarios unserved.
@@ -49,19 +50,36 @@ class Few:
         """
         if not self._possible or not (0 <= self._k <= k or self._drawn(k)):
             return None
-        holds = np.flatnonzero((self._unserved <= k) & (self._counts <= limits.upper).all(axis=1))
-        holds = holds[limits.excess(self._counts[holds]) <= 0]
+        counts = np.repeat(self._base[None], len(self._first), axis=0)
+        counts[:, self._free[0]] = np.arange(len(counts))
+        counts = counts[: limits.upper[self._free[0]] + 1]
+        least, most = self._staircase(k)[: len(counts)], np.zeros(len(counts), np.int64)
+        if len(self._free) == FREE:
+            most += min(len(self._second) - 1, int(limits.upper[self._free[1]]))
+            least = np.maximum(least, limits.least(counts, int(self._free[1])))
+            counts[:, self._free[1]] = least
+        holds = np.flatnonzero((least <= most) & (limits.excess(counts) <= 0))
         if not holds.size:
             return None
-        cost = self._counts[holds] @ self.search.price
-        best = self._counts[holds[np.lexsort((self._unserved[holds], cost))[0]]].copy()
+        best = counts[holds[np.argmin(counts[holds] @ self.search.price)]].copy()
         for o in self._owned:  # no more of what is owned than is needed
             fewer = np.repeat(best[None], best[o] + 1, axis=0)
             fewer[:, o] = np.arange(best[o] + 1)
-            within = limits.excess(fewer) <= 0
-            enough = [i for i in np.flatnonzero(within) if self.search.unserved(fewer[i]) <= k]
-            best = fewer[enough[0]] if enough else best
+            within = np.flatnonzero(limits.excess(fewer) <= 0)
+            best = next((fewer[i] for i in within if self.search.unserved(fewer[i]) <= k), best)
         return best
+
+    def _staircase(self, k: int) -> NDArray[np.int64]:
+        """(count of the first) the least count of the second that leaves at most k scenarios unserved; beyond the
+        plane where none does.
+        """
+        least, second = np.empty(len(self._first), np.int64), len(self._second)
+        for count, supply in enumerate(self._first):
+            left = self._margin + supply
+            while second and np.count_nonzero((left + self._second[second - 1]).min(axis=0) < 0) <= k:
+                second -= 1
+            least[count] = second
+        return least
 
     def _drawn(self, k: int) -> bool:
         """Draw the plane as far as k, and the purchases that are mended from it, may need; False: too large."""
@@ -69,26 +87,20 @@ class Few:
         base = np.zeros(len(search.offers), np.int64)
         base[self._owned] = search.limits.upper[self._owned]
         margin = search.margin(base)
-        margin = margin[:, margin.min(axis=0) < 0]  # the others are served by what is owned
+        lacks = np.flatnonzero(margin.min(axis=0) < 0)  # the others are served by what is owned
+        margin = margin[:, lacks]
         lacking = np.sort(-margin.min(axis=0, initial=0.0))[::-1]
         most = float(lacking[least]) if least < lacking.size else 0.0
         each = [search.survival[o].mean() * (1 - search.fails[o]) * search.size[o] for o in self._free]
         tops = [int(np.ceil(most / max(float(one), 1e-9))) + BESIDE for one in each]
-        if np.prod([top + 1.0 for top in tops]) * max(1, margin.shape[1]) > MOST:
+        if sum(tops) * max(1, margin.size) > MOST:
             return False
-        lacks = np.flatnonzero(search.margin(base).min(axis=0) < 0)
-        first, *second = [
-            self._supply(o, top, lacks) for o, top in zip(self._free.tolist(), tops, strict=True)
-        ]
-        unserved: list[NDArray[np.int64]] = []
-        for one in first:  # (group, scenario)
-            left = (margin + one)[None]
-            left = left + second[0] if second else left
-            unserved.append((left < 0).any(axis=1).sum(axis=-1))
-        grid = np.indices([top + 1 for top in tops]).reshape(len(tops), -1).T
-        self._counts = np.repeat(base[None], len(grid), axis=0)
-        self._counts[:, self._free] = grid
-        self._unserved, self._k = np.concatenate(unserved), k
+        supplies = [self._supply(o, top, lacks) for o, top in zip(self._free.tolist(), tops, strict=True)]
+        self._first, self._second = (
+            supplies[0],
+            supplies[1] if supplies[1:] else np.zeros((1, 1, 1), np.float32),
+        )
+        self._base, self._margin, self._k = base, margin, k
         return True
 
     def _supply(self, offer: int, top: int, scenarios: NDArray[np.intp]) -> Float:

@@ -39,6 +39,8 @@ WRITING_KB = 64 * 1024
 """Of a snapshot, on their way to the broker: more would be a second copy of the state."""
 IDLE_S = 1.0
 """Without a message for so long a partition is idle: a tick's parts come within milliseconds of each other."""
+QUEUED = 4
+"""Messages of a partition that wait while an earlier one is folded: those of all partitions come in turn."""
 _LOG = structlog.get_logger()
 
 Publish = Callable[..., None]
@@ -229,6 +231,7 @@ class Agent:
         self.owned: dict[tuple[int, int], Owned] = {}
         self.positions: dict[tuple[str, int], int] = {}
         self.opening = 0
+        self.generation, self.ended = -1, False
         self.standby = Standby(name, settings) if settings.standby else None
 
     def assigned(self, partitions: set[int]) -> None:
@@ -237,19 +240,43 @@ class Agent:
             self.standby.own(partitions)
 
     async def serve(self, stream: Any) -> None:
-        """Until the stream ends; any exception ends the process."""
-        async for event in stream.noack().events():
-            await self._guarded(self._take(event))
+        """Until the stream ends; any exception ends the process. Partitions are folded side by side."""
+        lanes: dict[int, asyncio.Queue[Any]] = {}
+        tasks: list[asyncio.Task[None]] = []
+        try:
+            async for event in stream.noack().events():
+                number = event.message.partition
+                if event.message.generation_id != self.generation:
+                    self.generation, self.ended = event.message.generation_id, False
+                if number not in lanes:
+                    lanes[number] = asyncio.Queue(QUEUED)
+                    tasks.append(asyncio.create_task(self._fold_all(lanes[number])))
+                await lanes[number].put(event)
+        finally:
+            for task in tasks:
+                task.cancel()
 
-    async def snapshot_all(self, idle: bool = False) -> None:
-        """Snapshot owned partitions that have folded something: on revocation and before the end all, else the idle.
+    async def _fold_all(self, events: asyncio.Queue[Any]) -> None:
+        while True:
+            await self._guarded(self._take(await events.get()))
 
-        Under load a snapshot a second would write the whole state a second, for nothing: a busy partition is snapshot
-        every `snapshot_frames`.
-        """
-        for owned in list(self.owned.values()):
-            if owned.stage.done > owned.saved and (not idle or owned.quiet()):
-                await self._guarded(self._snapshot(owned))
+    def quiet(self) -> bool:
+        """Whether nothing is being folded in any partition, nor was a moment ago."""
+        return all(owned.quiet() for owned in self.owned.values())
+
+    async def snapshot_all(self) -> None:
+        """Snapshot owned partitions that have folded something."""
+        owned = [one for one in self.owned.values() if one.stage.done > one.saved]
+        await asyncio.gather(*(self._guarded(self._snapshot(one)) for one in owned))
+
+    async def end(self) -> None:
+        """The partitions are lost, or the process ends: snapshot all, and take no more of this generation."""
+        self.ended = True
+        await self.snapshot_all()
+
+    def _stale(self, event: Any) -> bool:
+        """Of a generation that has ended: not acknowledged, whoever owns the partition now is given it again."""
+        return self.ended or event.message.generation_id != self.generation
 
     async def watch(self) -> None:
         """Let stages that can say what they wait for (`hold`) do so."""
@@ -275,6 +302,8 @@ class Agent:
     async def _take(self, event: Any) -> None:
         message = event.message
         key = (message.partition, message.generation_id)
+        if self._stale(event):
+            return
         owned = self.owned.get(key)
         if owned is None:
             for other in [o for o in self.owned if o[0] == key[0] or o[1] != key[1]]:
@@ -295,6 +324,8 @@ class Agent:
             self.opening -= 1
             self.owned[key] = owned
         async with owned.lock:
+            if self._stale(event):
+                return
             place = await asyncio.to_thread(owned.stage.fold, event.value)
         owned.folded_s = time.monotonic()
         self.positions[message.topic, message.partition] = message.offset + 1

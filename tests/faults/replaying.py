@@ -29,6 +29,8 @@ from tests.faults.harm import Fault
 TICKS = 24
 APPS = ("google-2019", "simulated-app-1")
 HELD_BACK = 3
+HELD_BACK_S = 30.0
+"""A tick at most: its next one comes then."""
 SPOILT = 97
 """One record of so many is followed by one that nobody can use."""
 COMPARED = (
@@ -75,12 +77,15 @@ def trace(ticks: int = TICKS) -> Trace:
 def spoilt(rows: pl.DataFrame, interval_s: int, over: Callable[[], bool]) -> Iterator[Item]:
     """A trace's records, and after some of them one that is cut short and one that comes an hour late.
 
-    The last ticks are held back until the faults are over: all of them hit a run that has work left.
+    The last ticks are held back until the faults are over, or for a while: all of them hit a run that has work left,
+    and a fault that waits for the next tick gets one.
     """
-    last_us = int(rows["ts"].dt.epoch("us")[-1])
+    held_us = int(rows["ts"].dt.epoch("us")[-1]) - HELD_BACK * interval_s * 1_000_000
     for number, item in enumerate(replay.records(rows, interval_s)):
-        while item.ts_us > last_us - HELD_BACK * interval_s * 1_000_000 and not over():
+        until_s = time.monotonic() + HELD_BACK_S
+        while item.ts_us > held_us and not over() and time.monotonic() < until_s:
             time.sleep(0.05)
+        held_us = max(held_us, item.ts_us)
         yield item
         if number % SPOILT == SPOILT - 1:
             yield item._replace(value=item.value[:-3])

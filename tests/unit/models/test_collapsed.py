@@ -95,3 +95,22 @@ def test_users_without_a_forecast_add_nothing_and_nothing_is_negative() -> None:
         np.full_like(users.location, -1), np.ones_like(users.scale), users.offsets * 0 + Z.astype(np.float16)
     )
     assert draw(rare, drawn=50).min() >= 0
+
+
+@pytest.mark.parametrize(("spread", "most"), [(0.0, collapsed.LEAST), (0.7, 100), (3.0, collapsed.DRAWN)])
+def test_as_many_are_drawn_as_the_rest_needs_to_be_normal(spread: float, most: int) -> None:
+    variance = np.random.default_rng(0).lognormal(0, spread, (3_000, 2, 3)).astype(np.float32)
+    heavy = collapsed._heavy(variance, collapsed.DRAWN)
+    assert collapsed.LEAST <= len(heavy) <= most
+    assert (np.diff(heavy) > 0).all()
+    rest = np.delete(variance, heavy, axis=0) / variance.sum(axis=0)
+    assert len(heavy) == collapsed.DRAWN or ((rest**1.5).sum(axis=0) <= collapsed.SKEWNESS).all()
+    assert (np.delete(variance / variance.sum(axis=0), heavy, axis=0).max() <= variance.max(axis=0)).all()
+
+
+def test_the_tail_of_many_is_the_exact_samplers() -> None:
+    users = skewed_users(400)
+    mine, theirs = draw(users), exact(users)
+    for level in (0.5, 0.99):
+        off = np.quantile(mine, level, axis=0) / np.quantile(theirs, level, axis=0) - 1
+        assert abs(off.mean()) < 0.005, level

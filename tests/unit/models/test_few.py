@@ -66,3 +66,24 @@ def test_the_search_finds_nothing_cheaper(monkeypatch: pytest.MonkeyPatch) -> No
     searched = [choose(market_of(seed, seed % 3), POLICY, 0.99).best for seed in range(6)]
     assert all(one.feasible for one in looked_up)
     assert sum(one.cost for one in looked_up) <= sum(one.cost for one in searched) * 1.005
+
+
+def test_many_hundred_instances_are_looked_up() -> None:
+    market = market_of(3, 500)
+    market.need[:] *= 100  # some 1,500 replicas
+    limits = bounds(market, OFFERS, Policy("shop", ("cpu",), {"cpu": 1.0}, max=20_000))
+    search = Search(market, OFFERS, limits)
+    found = Few(search).cheapest(4, limits)
+    assert found is not None
+    assert found.sum() > 500
+    assert search.unserved(found) <= 4
+    searched, _ = search.best(4, np.zeros(3, np.int64))
+    assert search.cost(found) <= search.cost(searched)
+
+
+def test_what_rows_that_ask_for_more_allow() -> None:
+    # of three replicas four in ten on demand at least: of two each, two beside three on spot
+    limits = bounds(market_of(0, 0), OFFERS, Policy("shop", ("cpu",), {"cpu": 1.0}, min_on_demand=0.4))
+    counts = np.array([[0, 0, 3], [0, 9, 3], [2, 0, 3], [0, 0, 0]])
+    assert limits.least(counts, 1).tolist() == [2, 2, 0, 0]
+    assert limits.least(counts, 2).tolist() == [0, 0, 0, 0]
