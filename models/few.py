@@ -1,8 +1,7 @@
 """The cheapest purchase of few offers, looked up: all counts of one or two of them, beside what is owned.
 
 Most apps may buy one kind of spot and one on demand. Their counts form a plane, and more of either serves more: the
-counts that serve enough lie beyond a staircase, which is walked along (a step compares one point's scenarios). A
-search by exchanges takes ten times as long.
+counts that serve enough lie beyond a staircase, which is walked along (a step compares one point's scenarios).
 """
 
 from __future__ import annotations
@@ -17,7 +16,12 @@ from models.search import Search
 from models.supply import Float
 
 FREE: Final = 2  # offers that may be bought of
-MOST: Final = 2_000_000  # counts × scenarios that are drawn: some 10 ms, 50 MB
+MOST: Final = (
+    2_000_000  # numbers that are compared along the staircase: some 10 ms; the search takes as long, ...
+)
+STEP: Final = (
+    5_000  # ... and of hundreds of instances finds what costs the same; a step takes as long as so many
+)
 BESIDE: Final = (
     4  # instances beyond those that expected supply asks for, so that unlucky scenarios are in the plane
 )
@@ -93,7 +97,7 @@ class Few:
         most = float(lacking[least]) if least < lacking.size else 0.0
         each = [search.survival[o].mean() * (1 - search.fails[o]) * search.size[o] for o in self._free]
         tops = [int(np.ceil(most / max(float(one), 1e-9))) + BESIDE for one in each]
-        if sum(tops) * max(1, margin.size) > MOST:
+        if sum(tops) * (STEP + margin.size) > MOST:
             return False
         supplies = [self._supply(o, top, lacks) for o, top in zip(self._free.tolist(), tops, strict=True)]
         self._first, self._second = (
