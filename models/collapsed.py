@@ -111,11 +111,15 @@ def _heavy(variance: Array, drawn: int) -> NDArray[np.intp]:
     """Those who are most of any step's and metric's variance (user, ...), in users' order: at least LEAST, and as many
     as it takes, up to `drawn`, for the others' sum to be normal enough (SKEWNESS).
     """
-    total = variance.sum(axis=0)
-    share = variance / np.where(total > 0, total, 1)
-    order = np.argsort(-share.max(axis=(1, 2)), kind="stable")[:drawn]
-    cubed = share * np.sqrt(share)
-    left = cubed.sum(axis=0) - np.cumsum(cubed[order], axis=0)
+    total = variance.sum(axis=0, dtype=np.float64)
+    total[total == 0] = 1
+    largest, cubed = np.empty(len(variance), np.float32), np.zeros(total.shape)
+    for first in range(0, len(variance), BLOCK):
+        share = variance[first : first + BLOCK] / total
+        largest[first : first + BLOCK] = share.max(axis=(1, 2))
+        cubed += (share * np.sqrt(share)).sum(axis=0)
+    order = np.argsort(-largest, kind="stable")[:drawn]
+    left = cubed - np.cumsum((variance[order] / total) ** 1.5, axis=0)
     enough = np.flatnonzero((left <= SKEWNESS).all(axis=(1, 2)))
     count = max(LEAST, int(enough[0]) + 1) if len(enough) else drawn
     return np.sort(order[:count])

@@ -7,7 +7,7 @@ topics.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
@@ -18,7 +18,7 @@ from models.allocation import promised
 from models.capacity import floor_demand, load, replicas
 from models.features import DAY_S, METRICS
 from pipeline.lanes import Arrays, Job, Lanes
-from pipeline.planning import App, Decide
+from pipeline.planning import Decide
 
 BAND: Final = (0.025, 0.5, 0.975)  # of demand in the first step that a plan is for: the 95 % interval
 
@@ -28,12 +28,15 @@ class Living(ABC):
 
     Args:
         job: what is run.
+
+    Attributes:
+        row: the next one.
+        day: rows of a day.
     """
 
     def __init__(self, job: Job) -> None:
         self.job = job
-        self.apps: dict[str, App] = {}
-        self.row = 0
+        self.row, self.day = 0, max(1, DAY_S // job.tick_s)
         self.wanted, self.soon = np.ones((2, len(job.apps), len(job.levels)), np.int64)
         self.band = np.full((len(job.apps), len(BAND)), np.nan)
         self.lanes = {
@@ -45,7 +48,6 @@ class Living(ABC):
     def run(self, progress: Callable[[int], None] = lambda row: None) -> Iterator[Arrays]:
         """What came of each day, from the present row on, nothing of days before plans; a snapshot may follow each."""
         job = self.job
-        length = max(1, DAY_S // job.tick_s)
         found: list[Arrays] = []
         while self.row < len(job.values):
             seen = self._tick(self.row)
@@ -53,12 +55,16 @@ class Living(ABC):
                 found.append(seen)
             self.row += 1
             progress(self.row)
-            if self.row % length == 0 or self.row == len(job.values):
+            if self.row % self.day == 0 or self.row == len(job.values):
                 yield {name: np.stack([one[name] for one in found]) for name in found[0]} if found else {}
                 found = []
 
+    def plans(self, t: int) -> bool:
+        """Whether a row ends with plans."""
+        return t >= self.job.plan_from and (t - self.job.plan_from) % self.job.every == 0
+
     @abstractmethod
-    def _decide(self, t: int, plans: bool) -> dict[str, tuple[Decide, int]]:
+    def decided(self, t: int, plans: bool) -> dict[str, tuple[Decide, int]]:
         """Take a row; for each app of which something is known how it is decided and its users, where `plans`."""
 
     def _tick(self, t: int) -> Arrays:
@@ -68,9 +74,8 @@ class Living(ABC):
             for one in self.lanes.values():
                 one.cloud.live(one.fleet, tick)
         outcome = self._outcome() if planned else {}
-        plans = planned and (t - job.plan_from) % job.every == 0
         self.band = np.full((len(job.apps), len(BAND)), np.nan)
-        found = self._decide(t, plans)
+        found = self.decided(t, self.plans(t))
         if not planned:
             return {}
         said = self._plan({name: decide for name, (decide, _) in found.items()}, tick) if found else {}
@@ -78,7 +83,9 @@ class Living(ABC):
             if users:
                 a = job.apps.index(name)
                 (self.wanted[a], self.soon[a]), self.band[a] = self._needed(name, decide)
-        return self._asked(outcome, said)
+        return self._asked(
+            outcome, said, {name: decide.keywords["metrics"] for name, (decide, _) in found.items()}
+        )
 
     def _plan(self, decided: Mapping[str, Decide], tick: int) -> dict[tuple[str, str, int], Any]:
         """Every lane's plans; apps of one allocation group together, as the allocator has them."""
@@ -157,7 +164,9 @@ class Living(ABC):
             "counts": np.array(counts, np.int32),
         }
 
-    def _asked(self, outcome: Arrays, said: Mapping[tuple[str, str, int], Any]) -> Arrays:
+    def _asked(
+        self, outcome: Arrays, said: Mapping[tuple[str, str, int], Any], metrics: Mapping[str, Sequence[str]]
+    ) -> Arrays:
         """The outcome with what was decided at the end of the tick, and the first lane's required curves."""
         job, market = self.job, self.job.markets[0]
         asked = [[v for m in job.markets for v in self._replicas(app, m)] for app in job.apps]
@@ -168,7 +177,7 @@ class Living(ABC):
         for a, app in enumerate(job.apps):
             plan = said.get((app, market, 0))
             if plan is not None:
-                required[a][:, [METRICS.index(m) for m in self.apps[app].metrics]] = plan.required
+                required[a][:, [METRICS.index(m) for m in metrics[app]]] = plan.required
                 window[a] = [job.steps.index(s // job.tick_s) for s in plan.window]
                 held[a] = plan.confidence_planned, plan.feasible, plan.cost
                 reasons[a] = ", ".join(plan.guardrails) + ("" if plan.feasible else f"; {plan.reason}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -18,7 +18,7 @@ from models.guardrails import Telemetry
 from models.lstm import State
 from pipeline.barrier import Demand
 
-Decide = Callable[..., tuple[Plan, dict[str, Any]]]
+Decide = partial[tuple[Plan, dict[str, Any]]]
 """decide(offers=, observed=, policy=, memory=, ...): `models.allocation.allocate` of an app's scenarios."""
 
 

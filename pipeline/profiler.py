@@ -13,8 +13,9 @@ from pipeline.identity import PSEUDONYM_BYTES
 from pipeline.state import Numbered, Publish
 from pipeline.users import NAMES, Users
 
-STEP_USERS = 16 * BLOCK
-"""Users stepped and published at once, at most: arrays of all of a million users are gigabytes, of these 40 MB."""
+STEP_USERS = 8 * BLOCK
+"""Users stepped and published at once, at most: arrays of all of a million users are gigabytes, of these 40 MB in two
+partitions."""
 
 
 class Profiler(Numbered):

@@ -29,8 +29,9 @@ from pipeline.living import Living
 from pipeline.planning import Decide
 from pipeline.profiler import Profiler
 from pipeline.recorded import Recorded, since
+from pipeline.rerun import model_of
 from pipeline.settings import Settings
-from pipeline.shards import days, follow, model_of
+from pipeline.shards import days, follow
 from pipeline.simulator import Simulator
 
 KEPT: Final = ("plans", "commands")
@@ -107,17 +108,16 @@ class Replayed(Living):
         elif topic in KEPT:
             self.published.append((KEPT.index(topic), self.codec.encode(name, record)))
 
-    def _decide(self, t: int, plans: bool) -> dict[str, tuple[Decide, int]]:
+    def decided(self, t: int, plans: bool) -> dict[str, tuple[Decide, int]]:
+        """The row's frames through the stages."""
         tick = self.job.first_tick + t
         for shard, frames in sorted(self.recorded.frames.items()):
             for part in frames.get(tick, ()):
                 self.profilers[shard].fold(self.codec.encode("frame", part))
         asked: dict[str, Asked] = {}
-        self.apps = {}
         for one in self.allocators:
             asked |= one.asked.get(tick, {})
             one.asked.clear()
-            self.apps |= one.apps
         return {name: (asked[name].decide, asked[name].users) for name in sorted(asked)} if plans else {}
 
     def run(self, progress: Callable[[int], None] = lambda row: None) -> Iterator[Arrays]:

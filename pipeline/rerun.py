@@ -8,13 +8,16 @@ read before it has passed: a plan at the end of tick t sees rows up to t, and se
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Final
 
 import numpy as np
 
 from models import collapsed, reconciliation
+from models.blocks import SMALL_BLOCK
 from models.dependence import followed
 from models.distribution import QuantileFunction
 from models.features import EVENT_KINDS, METRICS, horizon_steps
@@ -32,6 +35,12 @@ SHARD: Final = 0
 CAPACITY: Final = 2_000_000  # users; a trace in memory has fewer
 
 
+@functools.lru_cache(maxsize=1)
+def model_of(folder: Path) -> BehaviourModel:
+    """Loaded once a process: it takes ten seconds."""
+    return BehaviourModel.load(folder, SMALL_BLOCK)
+
+
 class Rerun(Living):
     """A worker's apps.
 
@@ -43,6 +52,7 @@ class Rerun(Living):
     def __init__(self, job: Job, model: BehaviourModel) -> None:
         super().__init__(job)
         self.model = model
+        self.apps: dict[str, App] = {}
         self.users = Users(model, CAPACITY)
         self.copulas = Copulas(model.dependence)
         self.common = reconciliation.initial_common()
@@ -53,7 +63,8 @@ class Rerun(Living):
         self._by_id = np.argsort(self._ids, kind="stable")
         self._there = np.asarray(np.isfinite(job.values).any(-1) | np.isfinite(job.events).any(-1))
 
-    def _decide(self, t: int, plans: bool) -> dict[str, tuple[Decide, int]]:
+    def decided(self, t: int, plans: bool) -> dict[str, tuple[Decide, int]]:
+        """The row's forecasts and scenarios."""
         job, tick = self.job, self.job.first_tick + t
         demands, forecast, rows, heard = self._forecast(t)
         if not demands:

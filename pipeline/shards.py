@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import multiprocessing
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor, wait
@@ -12,13 +11,13 @@ from typing import Final
 
 import numpy as np
 
-from models.blocks import SMALL_BLOCK
-from models.lstm import CARD, BehaviourModel
+from models.lstm import CARD
+from pipeline.ahead import Ahead
 from pipeline.display import progress
 from pipeline.errors import UsageError
 from pipeline.lanes import NOTHING, Arrays, Job
 from pipeline.living import Living
-from pipeline.rerun import Rerun
+from pipeline.rerun import Rerun, model_of
 
 SNAPSHOT: Final = "snapshot.npz"
 POLL_S: Final = 0.5
@@ -61,7 +60,7 @@ def run(job: Job, model: Path, shards: int, folder: Path, processes: int | None 
         model: folder of the model.
         shards: parts that learn apart.
         folder: of days and snapshots; what it has of this job already is not done again.
-        processes: at once; 1 is this process, none one for each shard.
+        processes: at once; 1 is this process, none one for each shard, and a second one for a shard that is alone.
 
     Raises:
         UsageError: no model, or nothing to plan.
@@ -92,7 +91,8 @@ def _beside(parts: list[Job], model: Path, folders: list[Path], processes: int, 
     context = multiprocessing.get_context("spawn")  # TensorFlow's threads do not survive a fork
     with progress("ticks") as bar, ProcessPoolExecutor(processes, mp_context=context) as pool:
         task = bar.add_task("planning", total=rows * len(parts), note="")
-        running = [pool.submit(work, p, model, f) for p, f in zip(parts, folders, strict=True)]
+        alone = len(parts) == 1
+        running = [pool.submit(work, p, model, f, alone) for p, f in zip(parts, folders, strict=True)]
         while True:
             done, left = wait(running, timeout=POLL_S)
             for one in done:
@@ -109,14 +109,17 @@ def _wide(one: Arrays, shards: list[Arrays], name: str) -> np.ndarray:
     return np.pad(array, [(0, 0)] * (array.ndim - 1) + [(0, lacks)]) if lacks else array
 
 
-def work(job: Job, model: Path, folder: Path) -> None:
-    """One shard from its last snapshot to its end."""
+def work(job: Job, model: Path, folder: Path, ahead: bool = False) -> None:
+    """One shard from its last snapshot to its end; ahead: with forecasts and scenarios from a second process."""
 
     def tell(row: int) -> None:
         if row % 20 == 0:
             (folder / "row").write_text(str(row))
 
-    follow(lambda: Rerun(job, model_of(model)), len(job.values), folder, tell)
+    def make() -> Living:
+        return Ahead(job, model) if ahead else Rerun(job, model_of(model))
+
+    follow(make, len(job.values), folder, tell)
     (folder / "row").write_text(str(len(job.values)))
 
 
@@ -144,12 +147,6 @@ def follow(make: Callable[[], Living], rows: int, folder: Path, tell: Callable[[
             write(folder / f"day-{first:07d}.npz", day)
         write(folder / SNAPSHOT, living.blocks())
         first = living.row
-
-
-@functools.lru_cache(maxsize=1)
-def model_of(folder: Path) -> BehaviourModel:
-    """Loaded once a process: it takes ten seconds."""
-    return BehaviourModel.load(folder, SMALL_BLOCK)
 
 
 def write(path: Path, arrays: Mapping[str, np.ndarray]) -> None:

@@ -1,5 +1,6 @@
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -7,7 +8,8 @@ import pytest
 
 from models.capacity import Offer, Policy
 from models.features import EVENT_KINDS, METRICS
-from models.lstm import BehaviourModel
+from models.lstm import DEFAULT_MODEL, BehaviourModel
+from pipeline.ahead import Ahead
 from pipeline.codec import DEFAULT, Record
 from pipeline.identity import PSEUDONYM_BYTES
 from pipeline.lanes import Job
@@ -132,6 +134,31 @@ def test_a_run_that_goes_on_from_a_snapshot_is_the_same(model: BehaviourModel, f
     for name, array in unbroken.items():
         np.testing.assert_array_equal(array[3:], after[name], err_msg=name)
         np.testing.assert_array_equal(array[:3], np.stack([one[name] for one in before]), err_msg=name)
+
+
+def test_forecasts_and_scenarios_from_another_process_are_the_same(
+    model: BehaviourModel, frames: list[Record]
+) -> None:
+    """From a snapshot on, as a run that was killed."""
+    job = job_of(frames, every=2)
+    unbroken, first = Rerun(job, model), Rerun(job, model)
+    rows = whole(unbroken.run())
+    for row in range(3):
+        first._tick(row)
+        first.row += 1
+    ahead = Ahead(job, DEFAULT_MODEL)
+    ahead.restore(first.blocks())
+    after = whole(ahead.run())
+    for name, array in rows.items():
+        np.testing.assert_array_equal(array[3:], after[name], err_msg=name)
+    assert ahead.blocks().keys() == unbroken.blocks().keys()
+    for name, array in unbroken.blocks().items():
+        np.testing.assert_array_equal(array, ahead.blocks()[name], err_msg=name)
+
+
+def test_a_process_that_ends_is_said(model: BehaviourModel, frames: list[Record], tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="has ended"):
+        whole(Ahead(job_of(frames), tmp_path / "no model").run())
 
 
 def test_an_app_alone_is_the_same_as_beside_another_that_shares_its_users(
