@@ -21,13 +21,18 @@ from models.features import METRICS, STEPS
 # A multiple of the 16 float32 of a vector register; 1,024 would put a column's values, 4,096 bytes apart, into one
 # set of the cache: the copies at the border then take nine times as long.
 BLOCK: Final = 1008
-# For a few hundred users: a quarter of the time of one of 1,008 that is mostly empty. Sizes of 144, 240 and 336 gave
-# the same bits as 1,008; those that are no multiple of 48 round otherwise.
-SMALL_BLOCK: Final = 240
+# For a few hundred users: less than a quarter of the time of one of 1,008 that is mostly empty. These give the same
+# bits as 1,008; sizes that are no multiple of 48 round otherwise.
+SMALL_BLOCKS: Final = (144, 240, 336)
 OFFSETS: Final = len(METRICS) * STEPS * LEVELS
 _ALIGNED: Final = 64  # bytes, for TensorFlow to take an array as it is
 
 Shapes = Sequence[tuple[int, ...]]
+
+
+def small_block(users: int) -> int:
+    """The size that leaves least empty for so many users, the larger of two."""
+    return min(SMALL_BLOCKS, key=lambda size: (-(-users // size) * size, -size))
 
 
 def empty(n: int, kinds: Sequence[tuple[tuple[int, ...], Any]]) -> list[NDArray[Any]]:

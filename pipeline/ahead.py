@@ -70,7 +70,7 @@ class Ahead(Living):
 
 def _make(job: Job, model: Path, blocks: Arrays, first: int, day: int, out: Connection) -> None:
     """All rows from `first` on, each as soon as there is room for it."""
-    rerun = Rerun(job, model_of(model))
+    rerun = Rerun(job, model_of(model, job.rows))
     if blocks:
         rerun.restore(blocks)
     for row in range(first, len(job.values)):

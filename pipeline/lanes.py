@@ -67,6 +67,11 @@ class Job:
         return list(dict.fromkeys(market for market, _ in self.lanes))
 
     @property
+    def rows(self) -> int:
+        """Users and apps' totals: what a tick steps at most."""
+        return len(self.ids) + len(self.members)
+
+    @property
     def steps(self) -> tuple[int, ...]:
         """Ticks ahead of each step."""
         return tuple(horizon_steps(self.tick_s))

@@ -42,7 +42,7 @@ class Outputs:
                 "linger.ms": 2,
                 "log_level": 0,  # what matters of it, `flush` says
                 # A scenario message is 0.2 MB: the default of 100,000 messages would be 20 GB.
-                "queue.buffering.max.kbytes": 256 * 1024,
+                "queue.buffering.max.kbytes": 96 * 1024,
                 **(options or {}),
             }
         )

@@ -1,7 +1,9 @@
 """Stage 2: tick frames -> a forecast for each user. One LSTM step a frame, for all of a partition's users."""
 
 import json
+import threading
 from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
 
 import numpy as np
 
@@ -17,6 +19,11 @@ STEP_USERS = 8 * BLOCK
 """Users stepped and published at once, at most: arrays of all of a million users are gigabytes, of these 40 MB in two
 partitions."""
 
+LARGE = 200_000
+"""A partition of more users is stepped while no other such is: side by side, the forecasts of all would be in the
+simulators at once, 1.3 KB a user."""
+_ONE_LARGE = threading.Lock()
+
 
 class Profiler(Numbered):
     """One partition's users (see `pipeline.state` for when its methods are called)."""
@@ -31,6 +38,11 @@ class Profiler(Numbered):
 
     def whole(self, parts: list[Record]) -> None:
         """Step the model by a frame and publish the forecasts."""
+        most = max(len(self.users), sum(len(part["users"]) for part in parts) // PSEUDONYM_BYTES)
+        with _ONE_LARGE if most > LARGE else nullcontext():
+            self._step(parts)
+
+    def _step(self, parts: list[Record]) -> None:
         frame, users = parts[0], self.users
         tick, tick_s = frame["tick"], frame["tick_s"]
         ids = np.concatenate([np.frombuffer(p["users"], NAMES) for p in parts])

@@ -191,7 +191,12 @@ def run(
         def tell(row: int) -> None:
             bar.update(task, completed=row)
 
-        follow(lambda: Replayed(job, model_of(model), recorded, pinned=pinned), len(job.values), folder, tell)
+        follow(
+            lambda: Replayed(job, model_of(model, job.rows), recorded, pinned=pinned),
+            len(job.values),
+            folder,
+            tell,
+        )
     seen = days(folder)
     whole = seen.pop("published").tobytes()
     sizes, which = seen.pop("published.size"), seen.pop("published.topic").tolist()

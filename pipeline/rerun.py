@@ -17,7 +17,7 @@ from typing import Final
 import numpy as np
 
 from models import collapsed, reconciliation
-from models.blocks import SMALL_BLOCK
+from models.blocks import small_block
 from models.dependence import followed
 from models.distribution import QuantileFunction
 from models.features import EVENT_KINDS, METRICS, horizon_steps
@@ -36,9 +36,9 @@ CAPACITY: Final = 2_000_000  # users; a trace in memory has fewer
 
 
 @functools.lru_cache(maxsize=1)
-def model_of(folder: Path) -> BehaviourModel:
-    """Loaded once a process: it takes ten seconds."""
-    return BehaviourModel.load(folder, SMALL_BLOCK)
+def model_of(folder: Path, users: int) -> BehaviourModel:
+    """For steps of so many users; loaded once a process: it takes ten seconds."""
+    return BehaviourModel.load(folder, small_block(users))
 
 
 class Rerun(Living):

@@ -117,7 +117,7 @@ def work(job: Job, model: Path, folder: Path, ahead: bool = False) -> None:
             (folder / "row").write_text(str(row))
 
     def make() -> Living:
-        return Ahead(job, model) if ahead else Rerun(job, model_of(model))
+        return Ahead(job, model) if ahead else Rerun(job, model_of(model, job.rows))
 
     follow(make, len(job.values), folder, tell)
     (folder / "row").write_text(str(len(job.values)))

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from models.blocks import SMALL_BLOCK
+from models.blocks import SMALL_BLOCKS, small_block
 from models.features import CHANGE_FLOOR, DAILY_CODES, HOURLY_CODES, STEPS, TINY, UNKNOWN
 from models.lstm import (
     CAP_PEAKS,
@@ -76,9 +76,17 @@ def test_a_row_does_not_depend_on_its_batch_to_the_bit(model: BehaviourModel, n:
     np.testing.assert_array_equal(fewer["scores"], said["scores"][rows])
 
 
-def test_small_blocks_give_the_same_bits(model: BehaviourModel) -> None:
-    small = BehaviourModel(model.network, model.facts, block=SMALL_BLOCK)
-    values, events, saturated = samples(users=300)  # two blocks of 240
+@pytest.mark.parametrize(
+    ("users", "block"), [(126, 144), (190, 240), (245, 144), (300, 336), (400, 144), (5_000, 336)]
+)
+def test_the_small_block_that_leaves_least_empty(users: int, block: int) -> None:
+    assert small_block(users) == block
+
+
+@pytest.mark.parametrize("block", SMALL_BLOCKS)
+def test_small_blocks_give_the_same_bits(model: BehaviourModel, block: int) -> None:
+    small = BehaviourModel(model.network, model.facts, block=block)
+    values, events, saturated = samples(users=300)
     whole, parts = (run(one, values, events, saturated) for one in (model, small))
     for name, array in whole[0].items():
         np.testing.assert_array_equal(parts[0][name], array, err_msg=name)
