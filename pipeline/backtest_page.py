@@ -168,12 +168,26 @@ def misses(ranked: Ranked) -> Figure:
         figure = Figure(figsize=(11.0, 3.0), layout="constrained")
         axes = figure.subplots()
         for name, lanes in ranked.lanes[market].items():
-            share = 100 * missed[:, lanes[0]] / np.maximum(counted[:, 0], 1)
-            axes.plot(np.arange(len(share)), share, "o-", color=colours[name], markersize=3, label=name)
+            share, ours = 100 * missed[:, lanes[0]] / np.maximum(counted[:, 0], 1), name == OURS
+            axes.plot(
+                np.arange(len(share)),
+                share,
+                "o-",
+                color=colours[name],
+                markersize=3 + ours,
+                linewidth=1 + ours,
+                zorder=2 + ours,
+                label=name,
+            )
+        axes.set_yscale("symlog", linthresh=1, linscale=1)  # rare misses and frequent ones
+        axes.set_yticks(
+            [0, 0.5, 1, 2, 5, 10, 20, 50, 100], ["0", "0.5", "1", "2", "5", "10", "20", "50", "100"]
+        )
+        axes.set_ylim(-0.05, max(2.0, 1.2 * axes.dataLim.y1))
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlabel("day of the window")
         axes.set_ylabel("missed, %")
-        axes.legend(frameon=False, fontsize=8, ncols=5)
+        figure.legend(frameon=False, fontsize=8, loc="outside right upper")
     return figure
 
 
