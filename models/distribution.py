@@ -48,11 +48,11 @@ def _module(array: Any) -> Any:
 _SINGLE: Final[NDArray[np.float32]] = np.arange(65_536, dtype=np.uint16).view(np.float16).astype(np.float32)
 
 
-def single(half: Any) -> Any:
-    """float16 as float32, a copy: NumPy converts each number by itself; to look it up takes half the time."""
-    if isinstance(half, np.ndarray):
-        return np.take(_SINGLE, half.view(np.uint16), mode="wrap")
-    return half.astype("float32")
+def single(offsets: Any) -> Any:
+    """As float32, a copy; NumPy converts each half by itself: to look them up takes half the time."""
+    if isinstance(offsets, np.ndarray) and offsets.dtype == np.float16:
+        return np.take(_SINGLE, offsets.view(np.uint16), mode="wrap")
+    return offsets.astype("float32")
 
 
 def _normal_cdf(xp: Any, z: Any) -> Any:

@@ -122,3 +122,14 @@ def test_slices_leading_axes() -> None:
     np.testing.assert_array_equal(part.at(0.1), forecast.at(0.1)[1:, 2])
     draws = rng.standard_normal((7, *shape)).astype(np.float32)
     np.testing.assert_array_equal(forecast.at(draws)[3], forecast.at(draws[3]))
+
+
+def test_offsets_of_any_precision_give_the_same_values() -> None:
+    half = np.sort(np.random.default_rng(0).normal(0, 3, (5, 2, len(Z))), axis=-1).astype(np.float16)
+    location, scale = np.ones((5, 2), np.float32), np.full((5, 2), 2, np.float32)
+    forecasts = [QuantileFunction(location, scale, half.astype(kind)) for kind in ("f2", "f4", "f8")]
+    for other in forecasts[1:]:
+        np.testing.assert_array_equal(other.grid(), forecasts[0].grid())
+        np.testing.assert_array_equal(other.at(0.3), forecasts[0].at(0.3))
+    np.testing.assert_array_equal(forecasts[0].grid(), 1 + 2 * half.astype(np.float32))
+    assert (half == forecasts[0].offsets).all()
