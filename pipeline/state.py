@@ -236,6 +236,7 @@ class Agent:
 
     def assigned(self, partitions: set[int]) -> None:
         """These partitions are this worker's from now on."""
+        self.ended = False  # a group that was forgotten counts its generations anew
         if self.standby is not None:
             self.standby.own(partitions)
 
