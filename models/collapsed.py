@@ -30,9 +30,8 @@ from models.scenarios import stream
 
 Array = NDArray[np.float32]
 
-DRAWN: Final = (
-    128  # users drawn one by one at most: 128 × 24 rows × 4,096 scenarios take some 0.1 s of a core
-)
+# Users drawn one by one at most: 128 × 24 rows × 4,096 scenarios take some 0.1 s of a core.
+DRAWN: Final = 128
 LEAST: Final = 16  # of them, where there are more
 # Σ (σ_i² / Σ σ²)^1.5 over those not drawn, a bound of the sum's skewness in units of a user's own. By Cornish and
 # Fisher (1938) the 99 % quantile is off by (2.33² - 1) / 6 of the skewness: 0.04 standard deviations at a user's
@@ -47,9 +46,8 @@ ORDERS: Final = 8  # Hermite coefficients: rⁿ at r = 0.9 and n = 9 is 0.39, an
 # The moments of users' own parts are tabulated for shared in these steps, kept from tick to tick as the estimate moves:
 # sqrt(1 - shared) is off by at most 0.1 %, and the factor itself takes the exact value.
 SHARED_UNIT: Final = 1 / 256
-BLOCK: Final = (
-    512  # users whose grids are unpacked at once: 512 × 24 × 21 × 4 bytes = 1 MB, which a core's cache holds
-)
+# Users whose grids are unpacked at once: 512 × 24 × 21 × 4 bytes = 1 MB, which a core's cache holds.
+BLOCK: Final = 512
 
 
 def simulate(

@@ -16,12 +16,10 @@ from models.search import Search
 from models.supply import Float
 
 FREE: Final = 2  # offers that may be bought of
-MOST: Final = (
-    2_000_000  # numbers that are compared along the staircase: some 10 ms; the search takes as long, ...
-)
-STEP: Final = (
-    5_000  # ... and of hundreds of instances finds what costs the same; a step takes as long as so many
-)
+# Numbers that are compared along the staircase: some 10 ms. The search takes as long, and of hundreds of instances
+# finds what costs the same.
+MOST: Final = 2_000_000
+STEP: Final = 5_000  # a step of the staircase takes at least as long as so many
 BESIDE: Final = (
     4  # instances beyond those that expected supply asks for, so that unlucky scenarios are in the plane
 )

@@ -35,10 +35,14 @@ SHARD: Final = 0
 CAPACITY: Final = 2_000_000  # users; a trace in memory has fewer
 
 
-@functools.lru_cache(maxsize=1)
 def model_of(folder: Path, users: int) -> BehaviourModel:
-    """For steps of so many users; loaded once a process: it takes ten seconds."""
-    return BehaviourModel.load(folder, small_block(users))
+    """For steps of so many users; loaded and compiled once a process and block: it takes ten seconds."""
+    return _loaded(folder, small_block(users))
+
+
+@functools.lru_cache(maxsize=1)
+def _loaded(folder: Path, block: int) -> BehaviourModel:
+    return BehaviourModel.load(folder, block)
 
 
 class Rerun(Living):
