@@ -7,8 +7,8 @@ The order that makes a killed, replaced or woken worker harmless:
 2. fold a message: outputs go out by an idempotent, *not* transactional producer (another Faust agent reads them);
 3. at a snapshot, flush those outputs, then write all changed blocks in one transaction: what is restored is one
    cut, so that folding again publishes identical bytes;
-4. acknowledge the messages that the snapshot covers: the group's offset never passes a snapshot, so a successor is
-   given everything since, and drops what its state has.
+4. acknowledge the messages that the snapshot covers, in their order: the group's offset never passes a snapshot, so a
+   successor is given everything since, and drops what its state has.
 
 A gap, a fenced producer or any other exception ends the process; its supervisor starts another.
 """
@@ -39,6 +39,8 @@ WRITING_KB = 64 * 1024
 """Of a snapshot, on their way to the broker: more would be a second copy of the state."""
 IDLE_S = 1.0
 """Without a message for so long a partition is idle: a tick's parts come within milliseconds of each other."""
+REPEATED = -1
+"""Place of a message that is in the state already."""
 QUEUED = 4
 """Messages of a partition that wait while an earlier one is folded: those of all partitions come in turn."""
 _LOG = structlog.get_logger()
@@ -192,12 +194,21 @@ class Owned:
             if error.args[0].code() in (KafkaError._FENCED, KafkaError.INVALID_PRODUCER_EPOCH):
                 raise Fenced(f"{self.name} {self.number}: a successor owns the partition") from None
             raise
-        covered = [event for place, event in self.held if place <= done]
-        self.held = [(place, event) for place, event in self.held if place > done]
+        covered = self.covered(done)
         self.saved = done
         telemetry.STATE_BYTES.labels(self.name, self.number).set(size)
         telemetry.SNAPSHOT_SECONDS.labels(self.name).observe(time.monotonic() - begun)
         return covered
+
+    def covered(self, done: int) -> list[Any]:
+        """Take out the held events up to the first that is not in the state, in the order in which they came.
+
+        Of two shards' ticks, the later one's may come first. Faust commits past a message that is not acknowledged
+        where it is the first, or none was committed yet (`Consumer._new_offset`): later ones wait for it.
+        """
+        count = next((at for at, (place, _) in enumerate(self.held) if place > done), len(self.held))
+        covered, self.held = self.held[:count], self.held[count:]
+        return [event for _, event in covered]
 
     def _write(self, key: bytes, value: bytes) -> None:
         while True:
@@ -231,12 +242,11 @@ class Agent:
         self.owned: dict[tuple[int, int], Owned] = {}
         self.positions: dict[tuple[str, int], int] = {}
         self.opening = 0
-        self.generation, self.ended = -1, False
+        self.epoch = 0
         self.standby = Standby(name, settings) if settings.standby else None
 
     def assigned(self, partitions: set[int]) -> None:
         """These partitions are this worker's from now on."""
-        self.ended = False  # a group that was forgotten counts its generations anew
         if self.standby is not None:
             self.standby.own(partitions)
 
@@ -247,19 +257,17 @@ class Agent:
         try:
             async for event in stream.noack().events():
                 number = event.message.partition
-                if event.message.generation_id != self.generation:
-                    self.generation, self.ended = event.message.generation_id, False
                 if number not in lanes:
                     lanes[number] = asyncio.Queue(QUEUED)
                     tasks.append(asyncio.create_task(self._fold_all(lanes[number])))
-                await lanes[number].put(event)
+                await lanes[number].put((self.epoch, event))
         finally:
             for task in tasks:
                 task.cancel()
 
     async def _fold_all(self, events: asyncio.Queue[Any]) -> None:
         while True:
-            await self._guarded(self._take(await events.get()))
+            await self._guarded(self._take(*await events.get()))
 
     def quiet(self) -> bool:
         """Whether nothing is being folded in any partition, nor was a moment ago."""
@@ -271,13 +279,12 @@ class Agent:
         await asyncio.gather(*(self._guarded(self._snapshot(one)) for one in owned))
 
     async def end(self) -> None:
-        """The partitions are lost, or the process ends: snapshot all, and take no more of this generation."""
-        self.ended = True
-        await self.snapshot_all()
+        """The partitions are lost, or the process ends: take nothing more of what waits, and snapshot all.
 
-    def _stale(self, event: Any) -> bool:
-        """Of a generation that has ended: not acknowledged, whoever owns the partition now is given it again."""
-        return self.ended or event.message.generation_id != self.generation
+        What is not taken is not acknowledged: whoever owns its partition next is given it again.
+        """
+        self.epoch += 1
+        await self.snapshot_all()
 
     async def watch(self) -> None:
         """Let stages that can say what they wait for (`hold`) do so."""
@@ -300,10 +307,10 @@ class Agent:
             )
             os._exit(EXIT)
 
-    async def _take(self, event: Any) -> None:
+    async def _take(self, epoch: int, event: Any) -> None:
         message = event.message
         key = (message.partition, message.generation_id)
-        if self._stale(event):
+        if epoch != self.epoch:
             return
         owned = self.owned.get(key)
         if owned is None:
@@ -325,7 +332,7 @@ class Agent:
             self.opening -= 1
             self.owned[key] = owned
         async with owned.lock:
-            if self._stale(event):
+            if epoch != self.epoch:
                 return
             place = await asyncio.to_thread(owned.stage.fold, event.value)
         owned.folded_s = time.monotonic()
@@ -333,8 +340,10 @@ class Agent:
         telemetry.TAKEN.labels(self.name).inc()
         if place is None:
             telemetry.DROPPED.labels(self.name, "repeated").inc()
-            event.ack()
-            return
+            if not owned.held:
+                event.ack()
+                return
+            place = REPEATED
         event.value = message.value = None  # held until the snapshot: a scenario is 0.2 MB
         owned.held.append((place, event))
         if owned.stage.done - owned.saved >= self.settings.snapshot_frames:

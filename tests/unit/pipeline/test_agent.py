@@ -46,7 +46,7 @@ class Owned(state.Owned):
         self.saved = self.stage.done
 
     def snapshot(self) -> list[Any]:
-        covered, self.held, self.saved = [one for _, one in self.held], [], self.stage.done
+        covered, self.saved = self.covered(self.stage.done), self.stage.done
         for one in covered:
             one.ack = lambda one=one: setattr(one, "acked", True)
         return covered
@@ -134,3 +134,14 @@ def test_nothing_of_a_generation_is_taken_after_its_end(
     again = [event(0, place, generation=2) for place in (2, 3)]
     during(one, again, lambda: folded(one, 2))
     assert list(one.owned) == [(0, 2)]
+
+
+def test_what_came_before_is_acknowledged_before() -> None:
+    """Else Faust commits past it, and whoever is next is not given it."""
+    ahead, now, repeated, later = (event(0, place) for place in range(4))
+    owned = Owned("allocator", 0, None)
+    owned.held = [(6, ahead), (5, now), (state.REPEATED, repeated)]
+    assert owned.covered(5) == []
+    owned.held.append((7, later))
+    assert owned.covered(6) == [ahead, now, repeated]
+    assert owned.held == [(7, later)]
