@@ -2,6 +2,7 @@
 
 import importlib
 import importlib.util
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -10,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import ndtr, ndtri
 
-from models.distribution import Z_MAX, QuantileFunction, Z
-from models.scenarios import Dependence, pack, required, simulate, stream, unpack
+from models import kernels
+from models.distribution import Z_MAX, Z_STEP, QuantileFunction, Z
+from models.scenarios import Dependence, _add_users, pack, required, simulate, stream, unpack
 
 S = 4096
 CORRELATION = np.array([[1.0, 0.5], [0.5, 1.0]])
@@ -182,3 +184,29 @@ def test_normal_scores_are_uniform_in_probability():
     counts = np.histogram(u, 16, (0, 1))[0]
     # 65,536 / 16 = 4096 a bin, standard deviation 62 (88 with mirrored pairs); five of them
     assert np.abs(counts - 4096).max() < 5 * 88
+
+
+def test_the_compiled_loop_has_the_bits_of_the_array_expression():
+    rng = np.random.default_rng(3)
+    other = SimpleNamespace(
+        **{n: getattr(np, n) for n in np.__all__}
+    )  # any array module that is not NumPy itself
+    deviation = (4 * rng.standard_normal((9, 24, 50)) / Z_STEP).astype(np.float32)  # some beyond both ends
+    slope = rng.gamma(1, 1, (9, 24, 20)).astype(np.float32)
+    intercept = rng.normal(0, 5, slope.shape).astype(np.float32)  # some demand is below zero
+    looped, arrays = rng.random((2, 24, 2, 50)).astype(np.float32)[[0, 0]]
+    _add_users(np, deviation, intercept, slope, looped)
+    _add_users(other, deviation, intercept, slope, arrays)
+    np.testing.assert_array_equal(looped, arrays)
+
+
+def test_loops_are_compiled_again_where_nothing_can_be_kept(monkeypatch: pytest.MonkeyPatch):
+    def without_a_place(**options: Any) -> Any:
+        if options.get("cache"):
+            raise RuntimeError("cannot cache function: no locator available")
+        return lambda loop: loop
+
+    monkeypatch.setattr(kernels.numba, "njit", without_a_place)
+    found: list[int] = []
+    kernels.compiled(found.append)(3)
+    assert found == [3]
