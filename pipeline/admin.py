@@ -173,11 +173,17 @@ def _setter(topic: str, schema_name: str, read: Callable[[Path], list[Record]]) 
     return put
 
 
-topics_app = typer.Typer(no_args_is_help=True, help="The topics: which there are, and make them.")
-policies_app = typer.Typer(no_args_is_help=True, help="How each app's capacity is decided.")
-prices_app = typer.Typer(no_args_is_help=True, help="What can be bought.")
-calendar_app = typer.Typer(no_args_is_help=True, help="Campaigns, seasons and maintenance known ahead.")
-models_app = typer.Typer(no_args_is_help=True, help="Released models.")
+topics_app = typer.Typer(
+    no_args_is_help=True, add_completion=False, help="The topics: which there are, and make them."
+)
+policies_app = typer.Typer(
+    no_args_is_help=True, add_completion=False, help="How each app's capacity is decided."
+)
+prices_app = typer.Typer(no_args_is_help=True, add_completion=False, help="What can be bought.")
+calendar_app = typer.Typer(
+    no_args_is_help=True, add_completion=False, help="Campaigns, seasons and maintenance known ahead."
+)
+models_app = typer.Typer(no_args_is_help=True, add_completion=False, help="Released models.")
 for _app, _topic, _what in (
     (policies_app, "policies", "each policy"),
     (prices_app, "prices", "each offer"),

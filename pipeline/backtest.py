@@ -18,7 +18,7 @@ from pipeline.display import tell
 from pipeline.errors import UsageError
 from pipeline.jobs import Records
 from pipeline.lanes import Arrays, Job
-from pipeline.options import AsJson, Bootstrap, Prefix
+from pipeline.options import AsJson, Bootstrap, Prefix, span_of
 from pipeline.rivals_run import rivals
 from pipeline.source import Source
 from pipeline.trace import Panel
@@ -265,18 +265,3 @@ def _records(
             later = jobs.later_versions(inputs, first, int(panel.ticks[window.stop - 1]))
             return records, later, True
     return jobs.sized(panel, window, members), {}, False
-
-
-def span_of(text: str | None) -> tuple[int, int] | None:
-    """FROM:TO of offsets.
-
-    Raises:
-        UsageError: not such a text.
-    """
-    if text is None:
-        return None
-    try:
-        first, last = (int(part) for part in text.split(":"))
-    except ValueError:
-        raise UsageError(f"--offsets {text}: not FROM:TO") from None
-    return first, last

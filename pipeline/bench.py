@@ -20,7 +20,9 @@ from pipeline.bench_throughput import throughput
 from pipeline.display import tell
 from pipeline.options import AsJson
 
-bench_app = typer.Typer(no_args_is_help=True, help="Measure the parts, each beside a rival in the same run.")
+bench_app = typer.Typer(
+    no_args_is_help=True, add_completion=False, help="Measure the parts, each beside a rival in the same run."
+)
 bench_app.command()(allocator)
 bench_app.command()(backtest)
 bench_app.command()(throughput)

@@ -4,6 +4,8 @@ from typing import Annotated
 
 import typer
 
+from pipeline.errors import UsageError
+
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 Bootstrap = Annotated[
     str | None, typer.Option(help="Kafka's address, host:port.", show_default="LEADTIME_BOOTSTRAP")
@@ -14,3 +16,18 @@ Prefix = Annotated[
 Speed = Annotated[
     float | None, typer.Option(min=0.001, help="Event seconds a second; default: as fast as it goes.")
 ]
+
+
+def span_of(text: str | None) -> tuple[int, int] | None:
+    """FROM:TO of offsets.
+
+    Raises:
+        UsageError: not such a text.
+    """
+    if text is None:
+        return None
+    try:
+        first, last = (int(part) for part in text.split(":"))
+    except ValueError:
+        raise UsageError(f"--offsets {text}: not FROM:TO") from None
+    return first, last

@@ -1,0 +1,48 @@
+"""`leadtime up`: all stages on this machine, supervised."""
+
+import json
+import signal
+import threading
+from typing import Annotated
+
+import typer
+
+from pipeline import topics
+from pipeline.cluster import cluster
+from pipeline.errors import UsageError
+from pipeline.keys import signing_key
+from pipeline.options import AsJson, Bootstrap, Prefix
+from pipeline.settings import load
+from pipeline.supervise import STAGES, Supervisor
+
+
+def up(
+    bootstrap: Bootstrap = None,
+    prefix: Prefix = None,
+    tick: Annotated[int | None, typer.Option(min=1, help="Length of a tick in seconds.")] = None,
+    only: Annotated[str, typer.Option(help="Which stages, by comma.")] = ",".join(STAGES),
+    as_json: AsJson = False,
+) -> None:
+    """Run all stages against a cluster, or an embedded one where none is set, and start again what dies."""
+    names = [name.strip() for name in only.split(",")]
+    if unknown := set(names) - set(STAGES):
+        raise UsageError(f"no stage {', '.join(sorted(unknown))}: there are {', '.join(STAGES)}")
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    with cluster(load(bootstrap=bootstrap, prefix=prefix, tick_s=tick)) as settings:
+        topics.create(settings)
+        signing_key(settings)  # made before the first actuator asks whom to trust
+        supervisor = Supervisor(settings.environment(), settings.data_dir / "stages")
+        supervisor.start(names)
+        pids = {name: stage.process.pid for name, stage in supervisor.stages.items() if stage.process}
+        facts = {"bootstrap": settings.bootstrap, "logs": str(supervisor.folder), "stages": pids}
+        print(
+            json.dumps(facts) if as_json else f"Kafka at {settings.bootstrap}; logs in {supervisor.folder}",
+            flush=True,
+        )
+        try:
+            while not stop.wait(0.5):
+                supervisor.poll()
+        finally:
+            supervisor.stop()
