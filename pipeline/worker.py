@@ -12,8 +12,10 @@ from typing import Any
 import faust
 import numpy as np
 
-from models.features import EVENT_KINDS, METRICS
+from models.distribution import LEVELS, QuantileFunction
+from models.features import EVENT_KINDS, METRICS, horizon_steps
 from models.lstm import BehaviourModel
+from models.scenarios import simulate
 from pipeline import released, telemetry, topics
 from pipeline.allocator import Allocator
 from pipeline.client import faust_app
@@ -165,12 +167,16 @@ def _observed(app: faust.App, agents: list[Agent], settings: Settings) -> None:
 
 
 def _warm(model: BehaviourModel, tick_s: int) -> None:
-    """Compile the step before any partition is ours: ten seconds that a frame would wait otherwise."""
+    """Compile step and sampler before any partition is ours: ten seconds that a frame would wait otherwise."""
     nobody = (
         np.full((1, len(METRICS)), np.nan, np.float32),
         np.full((1, len(EVENT_KINDS)), np.nan, np.float32),
     )
     model.step(model.initial_state(1), *nobody, np.zeros((1, len(METRICS)), bool), tick=0, tick_s=tick_s)
+    cells = 1, len(METRICS), len(horizon_steps(tick_s))
+    location, scale = np.zeros((2, *cells), np.float32)
+    flat = QuantileFunction(location, scale, np.zeros((*cells, LEVELS), np.float16))
+    simulate(np, flat, model.dependence, app=b"", tick=0, shard=0, scenarios=2, seed=0)
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)  # glibc keeps what the compiler has freed: 200 MB
