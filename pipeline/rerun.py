@@ -9,6 +9,7 @@ read before it has passed: a plan at the end of tick t sees rows up to t, and se
 from __future__ import annotations
 
 import functools
+import gc
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -42,7 +43,9 @@ def model_of(folder: Path, users: int) -> BehaviourModel:
 
 @functools.lru_cache(maxsize=1)
 def _loaded(folder: Path, block: int) -> BehaviourModel:
-    return BehaviourModel.load(folder, block)
+    model = BehaviourModel.load(folder, block)
+    gc.freeze()  # what is loaded stays: the collector takes half a second to look through it
+    return model
 
 
 class Rerun(Living):

@@ -2,6 +2,7 @@
 
 import asyncio
 import ctypes
+import gc
 import importlib
 import logging
 from collections.abc import Callable
@@ -177,6 +178,7 @@ def _warm(model: BehaviourModel, tick_s: int) -> None:
     location, scale = np.zeros((2, *cells), np.float32)
     flat = QuantileFunction(location, scale, np.zeros((*cells, LEVELS), np.float16))
     simulate(np, flat, model.dependence, app=b"", tick=0, shard=0, scenarios=2, seed=0)
+    gc.freeze()  # what is loaded stays: the collector took half a second to look through it, within a tick
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)  # glibc keeps what the compiler has freed: 200 MB
