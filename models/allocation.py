@@ -31,6 +31,8 @@ from models.promotion import Promotion, decided, judge
 from models.purchase import Choice, Purchase, choose
 from models.reconciliation import PROMISED
 from models.scenarios import required
+from models.shortage import confidence as least_cost
+from models.shortage import prices
 
 COST_LEVELS: Final = tuple(PROMISED.tolist())
 ALTERNATIVES: Final = 3
@@ -126,6 +128,12 @@ def allocate(
     key, failed = (seed, app, tick), failing(usable, observed, policy, memory.get("failing", {}), now_s)
     excluded = failed.excluded
     market = Market(usable, observed, policy, needed, steps_s, key, actuation_s)
+    notes = list[str]()
+    if policy.shortage_price_h is not None:
+        least, price = asked, policy.shortage_price_h
+        asked = max(least, least_cost(market.need.max(axis=0), *prices(market), price))
+        if asked > least:
+            notes = [f"an hour's shortage at {price:g} asks for more than {least:.4g}"]
     choice = choose(market, policy, asked, () if draft else COST_LEVELS, excluded)
     question = Question(usable, observed, policy, steps_s, key, actuation_s, asked, excluded)
     fleet = _fleet(offers, {o.offer_id for o in usable}, observed, policy, excluded)
@@ -172,6 +180,7 @@ def allocate(
         reason="; ".join(
             (
                 _reason(choice.best, reasons, planned, asked, guardrails, excluded, usable=bool(usable)),
+                *notes,
                 *choice.notes,
             )
         ),

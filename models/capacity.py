@@ -81,6 +81,8 @@ class Policy:
     budget: per hour, None = no limit; min_on_demand: share of the replicas that are not spot.
     providers, regions: allowed, empty = all. churn_threshold: share of the cost below which nothing shrinks.
     zone_share: most of the replicas in one zone. pool_loss: share of any one spot pool that the promise survives.
+    shortage_price_h: price of an hour in which capacity does not suffice; each plan is then as sure as costs least in
+    all, and at least `confidence` (`models.shortage`).
     """
 
     app: str
@@ -107,6 +109,7 @@ class Policy:
     regions: tuple[str, ...] = ()
     zone_share: float | None = None
     pool_loss: float = 0.0
+    shortage_price_h: float | None = None
     max_up: int | None = None
     max_down: int | None = None
     hold_s: float = 600.0
@@ -175,6 +178,10 @@ def validate(policy: Policy) -> Policy:
         (policy.budget is None or policy.budget >= 0, f"budget must be at least 0, got {policy.budget}"),
         (0 <= policy.min_on_demand <= 1, f"min_on_demand must be in 0 to 1, got {policy.min_on_demand}"),
         (0 <= policy.pool_loss <= 1, f"pool_loss must be in 0 to 1, got {policy.pool_loss}"),
+        (
+            policy.shortage_price_h is None or 0 <= policy.shortage_price_h < math.inf,
+            f"shortage_price_h must be at least 0, got {policy.shortage_price_h}",
+        ),
         (
             policy.zone_share is None or 0 < policy.zone_share <= 1,
             f"zone_share must be above 0 and at most 1, got {policy.zone_share}",

@@ -25,7 +25,9 @@ from pipeline.trace import Panel
 
 SWEEP: Final = (0.02, 0.1, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.97, 0.98, 0.99, 0.995, 0.998, 0.999, 0.9995)
 """Confidences whose replicas are compared with the rivals'; hit rates of 95 to 99.9 % lie between."""
-FORMAT: Final = 3  # of days and snapshots: a run does not go on from those of another
+SHORTAGES: Final = (5, 10, 20, 40, 70, 100, 150, 200, 300, 450, 700, 1_000, 2_000, 5_000)
+"""Likewise, the price of an hour's shortage in those of a replica: misses fall where they save most."""
+FORMAT: Final = 4  # of days and snapshots: a run does not go on from those of another
 SCENARIOS: Final = 1_024  # of a decision on a trace: 10 lie above 99 %
 
 
@@ -73,7 +75,10 @@ def backtest(
     every: Annotated[int, typer.Option(min=1, help="Decide every so many ticks.")] = 1,
     sweep: Annotated[
         list[float] | None,
-        typer.Option(help="Confidence to compare at, beside the policy's; repeat.", show_default=str(SWEEP)),
+        typer.Option(
+            help="Confidence to compare at, beside the policy's, and no prices of a shortage; repeat.",
+            show_default=f"{len(SWEEP)} confidences and {len(SHORTAGES)} prices",
+        ),
     ] = None,
     rival: Annotated[
         list[str] | None, typer.Option(help="Rival; repeat for more.", show_default="all")
@@ -128,6 +133,7 @@ def backtest(
     if (policy is None) != (prices is None):
         raise UsageError("--policy and --prices go together: replicas are sized for offers")
     levels = () if alone else tuple(sorted(set(sweep or SWEEP)))
+    prices_of_shortage = () if alone or sweep else SHORTAGES
     for level in levels:
         if not 0 < level < 1:
             raise UsageError(f"a confidence lies between 0 and 1, got {level}")
@@ -153,7 +159,9 @@ def backtest(
 
     def job_of(panel: Panel, records: Records, levels: Sequence[float], *, alone: bool) -> Job:
         return replace(
-            jobs.job_of(panel, window, members, records, levels, alone=alone, ids=found.ids), **more
+            jobs.job_of(panel, window, members, records, levels, alone=alone, ids=found.ids),
+            shortages=prices_of_shortage if levels else (),
+            **more,
         )
 
     job = job_of(panel, records, levels, alone=alone)
@@ -175,7 +183,9 @@ def backtest(
     for path in (policy, prices):
         digest.update(b"" if path is None else path.read_bytes())
     digest.update(
-        jsonlib.dumps([FORMAT, facts, list(job.levels), alone, str(found.model), begin, until, some]).encode()
+        jsonlib.dumps(
+            [FORMAT, facts, job.levels, job.shortages, alone, str(found.model), begin, until, some]
+        ).encode()
     )
     skip = window.score - window.begin - job.plan_from
     with tempfile.TemporaryDirectory() as nowhere:

@@ -30,6 +30,7 @@ class Job:
         policies, offers, terms, starting: by app; of each market (a name -> offers) with instances to begin with.
         lanes: (market, confidence or None for the policy's), the first of each market the default.
         levels: confidences at which the replicas that the scenarios need are kept, for a sweep.
+        shortages: likewise, prices of an hour's shortage in those of a replica (`models.shortage`).
         learn_from, plan_from: rows from which scenarios are made and learnt from, and from which plans are made.
         every: plan every so many ticks.
         before: (tick, app by name, metric) totals of the rows before the first: history for rivals alone.
@@ -54,6 +55,7 @@ class Job:
     every: int = 1
     seed: int = 0
     draft: bool = True
+    shortages: Sequence[float] = ()
     before: np.ndarray = field(default_factory=lambda: NOTHING)
 
     @property
@@ -65,6 +67,11 @@ class Job:
     def markets(self) -> list[str]:
         """Those of the lanes, the first one's first."""
         return list(dict.fromkeys(market for market, _ in self.lanes))
+
+    @property
+    def swept(self) -> int:
+        """Settings of the sweep: levels, then shortages."""
+        return len(self.levels) + len(self.shortages)
 
     @property
     def rows(self) -> int:

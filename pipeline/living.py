@@ -15,8 +15,9 @@ import numpy as np
 
 from models import groups
 from models.allocation import promised
-from models.capacity import floor_demand, load, replicas
+from models.capacity import floor_demand, load, replicas, replicas_per_instance
 from models.features import DAY_S, METRICS
+from models.shortage import confidence
 from pipeline.lanes import Arrays, Job, Lanes
 from pipeline.planning import Decide
 
@@ -37,7 +38,7 @@ class Living(ABC):
     def __init__(self, job: Job) -> None:
         self.job = job
         self.row, self.day = 0, max(1, DAY_S // job.tick_s)
-        self.wanted, self.soon = np.ones((2, len(job.apps), len(job.levels)), np.int64)
+        self.wanted, self.soon = np.ones((2, len(job.apps), job.swept), np.int64)
         self.band = np.full((len(job.apps), len(BAND)), np.nan)
         self.lanes = {
             (app, market): Lanes(job, app, market, [c for m, c in job.lanes if m == market])
@@ -112,7 +113,7 @@ class Living(ABC):
         return said
 
     def _needed(self, app: str, decide: Any) -> tuple[np.ndarray, np.ndarray]:
-        """(2, level) replicas that hold in so many of the scenarios, and carry present usage.
+        """(2, setting) replicas that hold in so many of the scenarios, and carry present usage.
 
         Over the promise's steps, which is what to buy for; and over those before, until which nothing bought serves:
         what is ready is not released below them (`models.allocation`). With them the band (BAND) of replicas that
@@ -123,7 +124,10 @@ class Living(ABC):
         window, _ = promised(offers, policy, told["steps_s"], told["metrics"])
         filled = load(scenarios, told["metrics"], policy)
         needed = replicas(filled, policy)
-        at = np.maximum(np.ceil(np.asarray(self.job.levels) * len(needed) - 1e-9).astype(int) - 1, 0)
+        need = needed[:, window].max(axis=1)
+        owned = sum(o.owned_count * replicas_per_instance(o, policy) for o in offers)
+        levels = [*self.job.levels, *(confidence(need, owned, 1.0, price) for price in self.job.shortages)]
+        at = np.maximum(np.ceil(np.asarray(levels) * len(needed) - 1e-9).astype(int) - 1, 0)
         floor = replicas(
             load(floor_demand(told["usage"], told["saturated"]), told["metrics"], policy), policy
         )

@@ -71,7 +71,7 @@ def rank(
     default = next(iter(job.policies.values())).confidence
     outcomes: dict[str, Outcomes] = {}
     lanes: dict[str, dict[str, list[int]]] = {}
-    settings = {OURS: [default, *len(SUPPLY) * list(job.levels)]}
+    settings = {OURS: [default, *len(SUPPLY) * [*job.levels, *job.shortages]]}
     settings |= {name: list(len(SUPPLY) * KNOBS[name].values) for name in names}
     for market in job.offers if job.levels else [first]:
         beside = rivals.get(market)
@@ -87,7 +87,7 @@ def rank(
         for name, values in settings.items():
             lanes[market][name] = list(range(at, at + len(values)))
             at += len(values)
-    tables = {m: _policies(outcomes[m], lanes[m], settings, job.seed, censored) for m in outcomes}
+    tables = {m: _policies(job, outcomes[m], lanes[m], settings, censored) for m in outcomes}
     known, kept = _promise(job, seen, skip, np.where(bounds, np.nan, usage))
     promise = {
         "decisions": int(known.sum()),
@@ -130,14 +130,14 @@ def _censored(job: Job, usage: np.ndarray, held: np.ndarray, bounds: np.ndarray)
 
 
 def _policies(
+    job: Job,
     outcomes: Outcomes,
     lanes: Mapping[str, list[int]],
     settings: Mapping[str, list[float]],
-    seed: int,
     censored: np.ndarray,
 ) -> dict[str, Any]:
     apart = replace(outcomes, scored=censored).lanes()
-    rows, weight = outcomes.lanes(), weights(len(np.unique(outcomes.day)), seed)
+    rows, weight = outcomes.lanes(), weights(len(np.unique(outcomes.day)), job.seed)
     missed, _, _, counted = outcomes.by_day()
     hits = 1 - (weight @ missed) / np.maximum(weight @ counted[:, 0], 1)[:, None]
     found: dict[str, Any] = {}
@@ -149,8 +149,10 @@ def _policies(
                 "hit_rate_of_usage_where_censored": apart[some[0]]["hit_rate"],
             },
             "sweep": [
-                {"setting": setting, "supply": supply, **rows[lane]}
-                for setting, supply, lane in zip(settings[name], _supply(name, len(some)), some, strict=True)
+                {"by": by, "setting": setting, "supply": supply, **rows[lane]}
+                for by, setting, supply, lane in zip(
+                    _by(job, name, len(some)), settings[name], _supply(name, len(some)), some, strict=True
+                )
             ],
             "_drawn": {},
             "_slack": {},
@@ -166,6 +168,14 @@ def _policies(
             entry["_slack"][rate] = slack
         found[name] = entry
     return found
+
+
+def _by(job: Job, name: str, lanes: int) -> list[str]:
+    """What is set in a policy's lanes; our first is the plan itself."""
+    if name != OURS:
+        return lanes * [KNOBS[name].setting]
+    swept = len(job.levels) * ["confidence"] + len(job.shortages) * ["shortage price, in a replica's"]
+    return (["confidence"] + len(SUPPLY) * swept)[:lanes]
 
 
 def _supply(name: str, lanes: int) -> list[float | None]:

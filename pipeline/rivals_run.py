@@ -47,13 +47,13 @@ asked for with 95 % need not be there with 99 %; at a lower one no spare is boug
 
 
 class Wanted:
-    """The replicas that our scenarios need at each of the job's levels, as one more policy.
+    """The replicas that our scenarios need at each of the job's levels and shortages, as one more policy.
 
     As the guard rails of the plans do, none is released that was wanted within the app's hold time, or is needed
     before something else serves.
 
     Args:
-        wanted: (tick, app, level) from the row `first` on.
+        wanted: (tick, app, setting) from the row `first` on.
         soon: likewise, needed before what is bought can serve.
         first: see there.
         hold: (app) ticks, that of the decision among them.
@@ -70,7 +70,7 @@ class Wanted:
         )
 
     def decide(self, row: int, ready: np.ndarray) -> np.ndarray:
-        """See `models.autoscalers.base.Autoscaler`; the levels as often as there are fleets for them."""
+        """See `models.autoscalers.base.Autoscaler`; the settings as often as there are fleets for them."""
         one = self._wanted[row - self._first].T.astype(np.int64)
         return np.tile(one, (len(ready) // len(one), 1))
 
@@ -81,15 +81,16 @@ class Wanted:
 
 
 def rivals(job: Job, names: Sequence[str], seen: Arrays) -> dict[str, Arrays]:
-    """By market, what came of our levels and of each rival's settings: ready, cost, asked (tick, app, lane).
+    """By market, what came of our settings and of each rival's: ready, cost, asked (tick, app, lane).
 
     With them `tiers` (tick, app, rival, tier): cost at each rival's default by tier.
 
     seen: of our own run, what our scenarios need (`pipeline.living`): wanted, soon (tick from the first plan on, app,
-    level).
+    setting).
 
-    Lanes are our levels, then each rival's default and settings, each policy's all once for every SUPPLY. All but our
-    own plans, which are not among them, are bought for by the same table of purchases, and grow before they shrink.
+    Lanes are our levels and shortages, then each rival's default and settings, each policy's all once for every SUPPLY.
+    All but our own plans, which are not among them, are bought for by the same table of purchases, and grow before they
+    shrink.
 
     Rivals decide each tick from the first plan's on; like our plans they see what was ready at its start.
     """
@@ -114,7 +115,7 @@ def _market(job: Job, names: Sequence[str], market: str, own: Arrays, used: np.n
         ours,
         *references.make(names, facts, len(SUPPLY)).values(),
     ]
-    each = [len(job.levels), *(len(KNOBS[name].values) for name in names)]
+    each = [job.swept, *(len(KNOBS[name].values) for name in names)]
     settings = [len(SUPPLY) * n for n in each]
     supply = np.concatenate([np.repeat(np.arange(len(SUPPLY)), n) for n in each])
     clouds = [

@@ -138,6 +138,7 @@ def test_a_policy_is_its_fields_and_the_schemas_defaults(write: Write) -> None:
     text = (
         POLICY
         + 'budget = 12.5\nmode = "auto"\npromotion_gates = {coverage = 0.93}\nmax_up = 3\npool_loss = 0.9'
+        + "\nshortage_price_h = 40"
     )
     (record,) = read_policies(write(text))
     assert policy_of(record) == Policy(
@@ -150,6 +151,7 @@ def test_a_policy_is_its_fields_and_the_schemas_defaults(write: Write) -> None:
         promotion_gates={"coverage": 0.93},
         max_up=3,
         pool_loss=0.9,
+        shortage_price_h=40.0,
     )
     assert record["budget"] == Decimal("12.5")
     assert "version" not in record
