@@ -1,4 +1,4 @@
-"""A rerun on two cores: forecasts and scenarios do not depend on plans, so a process makes them while another plans."""
+"""Forecasts and scenarios from another process: no plan changes them, so two cores make a backtest of one app."""
 
 from __future__ import annotations
 
@@ -10,26 +10,24 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from pipeline.forecasting import Forecasting, Foreseen, model_of
 from pipeline.lanes import Arrays, Job
-from pipeline.living import Living
-from pipeline.planning import Decide
-from pipeline.rerun import Rerun, model_of
 
 
 class Made(NamedTuple):
     """What the other process made of a row.
 
     Attributes:
-        found: of `Living.decided`.
-        blocks: of the `Rerun`, at a day's end.
+        found: of `Source.row`, with scenarios where the row ends with plans.
+        blocks: of the source, at a day's end.
     """
 
-    found: dict[str, tuple[Decide, int]]
+    found: dict[str, Foreseen]
     blocks: Arrays
 
 
-class Ahead(Living):
-    """The same as a `Rerun`, to the byte; what its lanes plan with comes from one in another process.
+class Ahead:
+    """A `pipeline.forecasting.Source` in another process, the same to the byte.
 
     Args:
         job: what is run.
@@ -37,20 +35,20 @@ class Ahead(Living):
     """
 
     def __init__(self, job: Job, model: Path) -> None:
-        super().__init__(job)
-        self._model, self._made = model, Made({}, {})
+        self._job, self._model, self._made = job, model, Made({}, {})
         self._pipe: Any = None
 
-    def decided(self, t: int, plans: bool) -> dict[str, tuple[Decide, int]]:
-        """What the other process made of the row."""
+    def row(self, t: int) -> dict[str, Foreseen]:
+        """See `Source`.
+
+        Raises:
+            RuntimeError: the other process has ended.
+        """
         if self._pipe is None:
             context = multiprocessing.get_context("spawn")  # TensorFlow's threads do not survive a fork
             self._pipe, other = context.Pipe(duplex=False)
-            begin = self._made.blocks
-            process = context.Process(
-                target=_make, args=(self.job, self._model, begin, t, self.day, other), daemon=True
-            )
-            process.start()
+            given = self._job, self._model, self._made.blocks, t, other
+            context.Process(target=_make, args=given, daemon=True).start()
             other.close()  # else its end would not be heard
         try:
             self._made = self._pipe.recv()
@@ -59,22 +57,21 @@ class Ahead(Living):
         return self._made.found
 
     def blocks(self) -> Arrays:
-        """A snapshot: that of the `Rerun` with these lanes."""
-        return {**self._made.blocks, **self.lane_blocks()}
+        """See `Source`."""
+        return self._made.blocks
 
     def restore(self, blocks: Mapping[str, np.ndarray]) -> None:
-        """Continue from one."""
-        self.restore_lanes(blocks)
+        """See `Source`."""
         self._made = Made({}, dict(blocks))
 
 
-def _make(job: Job, model: Path, blocks: Arrays, first: int, day: int, out: Connection) -> None:
+def _make(job: Job, model: Path, blocks: Arrays, first: int, out: Connection) -> None:
     """All rows from `first` on, each as soon as there is room for it."""
-    rerun = Rerun(job, model_of(model, job.rows))
+    source = Forecasting(job, model_of(model, job.rows))
     if blocks:
-        rerun.restore(blocks)
-    for row in range(first, len(job.values)):
-        found = rerun.decided(row, rerun.plans(row))
-        rerun.row = row + 1
-        ends = rerun.row % day == 0 or rerun.row == len(job.values)
-        out.send(Made(found, rerun.blocks() if ends else {}))
+        source.restore(blocks)
+    for t in range(first, len(job.values)):
+        found = source.row(t)
+        if job.plans(t):
+            found = {name: one.drawn() for name, one in found.items()}
+        out.send(Made(found, source.blocks() if job.ends_day(t + 1) else {}))

@@ -149,15 +149,17 @@ class Allocator:
         """Step all apps' totals; publish and return their forecasts (app, metric, step)."""
         heard = planning.Heard.of([demands[app] for app in names])
         after, totals, flags = self.model.step(
-            planning.states(self.apps, names),
+            planning.together([self.apps[app].state for app in names]),
             heard.values,
             heard.events,
             heard.saturated,
             tick=head["tick"],
             tick_s=head["tick_s"],
         )
-        self.common = planning.take(
-            self.apps, names, after, heard.outcome, self.common, head["tick"], head["tick_s"]
+        for app, state in planning.apart(after, names).items():
+            self.apps[app].state = state
+        self.common = planning.observe(
+            self.apps, names, heard.outcome, self.common, head["tick"], head["tick_s"]
         )
         ids = [blake2b(app.encode(), digest_size=PSEUDONYM_BYTES).digest() for app in names]
         frame = {name: head[name] for name in ("tick", "tick_s")} | {

@@ -10,7 +10,7 @@ from typing import Any, Final
 import numpy as np
 
 from models.capacity import Observed, Offer, Policy, replicas_per_instance
-from models.features import METRICS, horizon_steps
+from models.features import DAY_S, METRICS, horizon_steps
 from models.provisioning import Fleet, Provider, Terms
 
 Arrays = dict[str, np.ndarray]
@@ -77,6 +77,14 @@ class Job:
     def rows(self) -> int:
         """Users and apps' totals: what a tick steps at most."""
         return len(self.ids) + len(self.members)
+
+    def plans(self, row: int) -> bool:
+        """Whether a row ends with plans."""
+        return row >= self.plan_from and (row - self.plan_from) % self.every == 0
+
+    def ends_day(self, row: int) -> bool:
+        """Whether a day, or all, ends before a row."""
+        return row % max(1, DAY_S // self.tick_s) == 0 or row == len(self.values)
 
     @property
     def steps(self) -> tuple[int, ...]:

@@ -16,7 +16,7 @@ import numpy as np
 from models import groups
 from models.allocation import promised
 from models.capacity import floor_demand, load, replicas, replicas_per_instance
-from models.features import DAY_S, METRICS
+from models.features import METRICS
 from models.shortage import confidence
 from pipeline.lanes import Arrays, Job, Lanes
 from pipeline.planning import Decide
@@ -32,12 +32,11 @@ class Living(ABC):
 
     Attributes:
         row: the next one.
-        day: rows of a day.
     """
 
     def __init__(self, job: Job) -> None:
         self.job = job
-        self.row, self.day = 0, max(1, DAY_S // job.tick_s)
+        self.row = 0
         self.wanted, self.soon = np.ones((2, len(job.apps), job.swept), np.int64)
         self.band = np.full((len(job.apps), len(BAND)), np.nan)
         self.lanes = {
@@ -56,13 +55,9 @@ class Living(ABC):
                 found.append(seen)
             self.row += 1
             progress(self.row)
-            if self.row % self.day == 0 or self.row == len(job.values):
+            if job.ends_day(self.row):
                 yield {name: np.stack([one[name] for one in found]) for name in found[0]} if found else {}
                 found = []
-
-    def plans(self, t: int) -> bool:
-        """Whether a row ends with plans."""
-        return t >= self.job.plan_from and (t - self.job.plan_from) % self.job.every == 0
 
     @abstractmethod
     def decided(self, t: int, plans: bool) -> dict[str, tuple[Decide, int]]:
@@ -76,7 +71,7 @@ class Living(ABC):
                 one.cloud.live(one.fleet, tick)
         outcome = self._outcome() if planned else {}
         self.band = np.full((len(job.apps), len(BAND)), np.nan)
-        found = self.decided(t, self.plans(t))
+        found = self.decided(t, job.plans(t))
         if not planned:
             return {}
         said = self._plan({name: decide for name, (decide, _) in found.items()}, tick) if found else {}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -63,26 +63,29 @@ class Heard:
         return cls(usage.astype(np.float32), events, saturated, np.where(saturated, np.nan, usage))
 
 
-def states(apps: Mapping[str, App], names: Sequence[str]) -> State:
-    """The model's states of these apps' totals, one after another."""
-    return {name: np.concatenate([apps[app].state[name] for app in names]) for name in apps[names[0]].state}
+def together(states: Sequence[State]) -> State:
+    """The model's states of several apps' totals, one after another."""
+    return {name: np.concatenate([state[name] for state in states]) for name in states[0]}
 
 
-def take(
-    apps: MutableMapping[str, App],
+def apart(states: State, apps: Sequence[str]) -> dict[str, State]:
+    """Likewise, each app's own."""
+    return {app: {name: array[a : a + 1] for name, array in states.items()} for a, app in enumerate(apps)}
+
+
+def observe(
+    apps: Mapping[str, App],
     names: Sequence[str],
-    after: State,
     outcome: np.ndarray,
     common: State,
     tick: int,
     tick_s: int,
 ) -> State:
-    """Put the model's states after a tick into the apps, and what came of earlier promises; what apps share, after it.
+    """Put what came of earlier promises into the apps; what apps share, after it.
 
     Args:
         apps: by name, changed in place.
-        names: the apps of the rows of `after` and `outcome`, in whose order apps are learnt from.
-        after: states of the model.
+        names: the apps of the rows of `outcome`, in whose order apps are learnt from.
         outcome: of `Heard`.
         common: of `models.reconciliation`.
         tick: its number.
@@ -90,7 +93,6 @@ def take(
     """
     for row, app in enumerate(names):
         kept = apps[app]
-        kept.state = {name: array[row : row + 1] for name, array in after.items()}
         kept.reconciled, common = reconciliation.observe(
             kept.reconciled, common, outcome[row], tick, horizon_steps(tick_s)
         )

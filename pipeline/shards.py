@@ -15,9 +15,10 @@ from models.lstm import CARD
 from pipeline.ahead import Ahead
 from pipeline.display import progress
 from pipeline.errors import UsageError
+from pipeline.forecasting import Forecasting, model_of
 from pipeline.lanes import NOTHING, Arrays, Job
 from pipeline.living import Living
-from pipeline.rerun import Rerun, model_of
+from pipeline.rerun import Rerun
 
 SNAPSHOT: Final = "snapshot.npz"
 POLL_S: Final = 0.5
@@ -117,7 +118,7 @@ def work(job: Job, model: Path, folder: Path, ahead: bool = False) -> None:
             (folder / "row").write_text(str(row))
 
     def make() -> Living:
-        return Ahead(job, model) if ahead else Rerun(job, model_of(model, job.rows))
+        return Rerun(job, Ahead(job, model) if ahead else Forecasting(job, model_of(model, job.rows)))
 
     follow(make, len(job.values), folder, tell)
     (folder / "row").write_text(str(len(job.values)))

@@ -177,7 +177,7 @@ def unbroken(trace_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
     """What a run writes that nothing disturbs, of days of fifteen ticks."""
     folder = tmp_path_factory.mktemp("whole")
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("pipeline.living.DAY_S", 15 * 60)
+        patched.setattr("pipeline.lanes.DAY_S", 15 * 60)
         run(trace_file, *KILLED, str(folder))
         yield {name: (folder / name).read_bytes() for name in WRITTEN}
 

@@ -11,6 +11,7 @@ from models.features import EVENT_KINDS, METRICS
 from models.lstm import DEFAULT_MODEL, BehaviourModel
 from pipeline.ahead import Ahead
 from pipeline.codec import DEFAULT, Record
+from pipeline.forecasting import Forecasting
 from pipeline.identity import PSEUDONYM_BYTES
 from pipeline.lanes import Job
 from pipeline.profiler import Profiler
@@ -100,7 +101,7 @@ def test_plans_are_for_the_demand_that_the_stages_plan_for(
     published = drive(allocator(model, settings, monkeypatch, policies), scenarios, None)
     plans = {(r["app"], r["tick"]): r for _, name, r, _ in published if name == "plan"}
     job = job_of(frames)
-    seen = whole(Rerun(job, model).run())
+    seen = whole(Rerun(job, Forecasting(job, model)).run())
     assert len(plans) == len(job.apps) * TICKS
     for (app, tick), plan in plans.items():
         got = seen["required"][tick - job.first_tick, job.apps.index(app)]
@@ -112,7 +113,7 @@ def test_nothing_is_known_before_it_has_happened(model: BehaviourModel, frames: 
     job = job_of(frames)
     later = job.values.copy()
     later[4:] *= 7
-    one, other = (whole(Rerun(j, model).run()) for j in (job, replace(job, values=later)))
+    one, other = (whole(Rerun(j, Forecasting(j, model)).run()) for j in (job, replace(job, values=later)))
     for name in ("ready", "cost", "asked", "wanted", "required"):
         # what was asked at the end of row 3 serves in rows 4 and 5, whatever demand did there
         until = 5 if name in ("ready", "cost") else 4
@@ -122,13 +123,13 @@ def test_nothing_is_known_before_it_has_happened(model: BehaviourModel, frames: 
 
 def test_a_run_that_goes_on_from_a_snapshot_is_the_same(model: BehaviourModel, frames: list[Record]) -> None:
     job = job_of(frames)
-    unbroken = whole(Rerun(job, model).run())
-    first = Rerun(job, model)
+    unbroken = whole(Rerun(job, Forecasting(job, model)).run())
+    first = Rerun(job, Forecasting(job, model))
     before: list[dict[str, np.ndarray]] = []
     for row in range(3):
         before.append(first._tick(row))
         first.row += 1
-    second = Rerun(job, model)
+    second = Rerun(job, Forecasting(job, model))
     second.restore({name: array.copy() for name, array in first.blocks().items()})
     after = whole(second.run())
     for name, array in unbroken.items():
@@ -141,12 +142,12 @@ def test_forecasts_and_scenarios_from_another_process_are_the_same(
 ) -> None:
     """From a snapshot on, as a run that was killed."""
     job = job_of(frames, every=2)
-    unbroken, first = Rerun(job, model), Rerun(job, model)
+    unbroken, first = Rerun(job, Forecasting(job, model)), Rerun(job, Forecasting(job, model))
     rows = whole(unbroken.run())
     for row in range(3):
         first._tick(row)
         first.row += 1
-    ahead = Ahead(job, DEFAULT_MODEL)
+    ahead = Rerun(job, Ahead(job, DEFAULT_MODEL))
     ahead.restore(first.blocks())
     after = whole(ahead.run())
     for name, array in rows.items():
@@ -157,8 +158,9 @@ def test_forecasts_and_scenarios_from_another_process_are_the_same(
 
 
 def test_a_process_that_ends_is_said(model: BehaviourModel, frames: list[Record], tmp_path: Path) -> None:
+    job = job_of(frames)
     with pytest.raises(RuntimeError, match="has ended"):
-        whole(Ahead(job_of(frames), tmp_path / "no model").run())
+        whole(Rerun(job, Ahead(job, tmp_path / "no model")).run())
 
 
 def test_an_app_alone_is_the_same_as_beside_another_that_shares_its_users(
@@ -173,7 +175,7 @@ def test_an_app_alone_is_the_same_as_beside_another_that_shares_its_users(
         offers={"tiers": {**job.offers["tiers"], "shop-again": job.offers["tiers"]["shop"]}},
         starting={"tiers": {**job.starting["tiers"], "shop-again": {"plain": 2}}},
     )
-    seen = whole(Rerun(twice, model).run())
+    seen = whole(Rerun(twice, Forecasting(twice, model)).run())
     # other scenarios of the same demand: the required curves differ by Monte Carlo error alone
     first, again = (np.nanmax(seen["required"][:, a, 0], axis=-1) for a in (0, 1))
     np.testing.assert_allclose(first, again, rtol=0.3)

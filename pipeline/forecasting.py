@@ -1,0 +1,230 @@
+"""What a tick of a trace says of its apps, and what the stream's first stages make of it: forecasts and scenarios.
+
+None of it depends on plans, so another process may make it (`pipeline.ahead`).
+"""
+
+from __future__ import annotations
+
+import functools
+import gc
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Final, NamedTuple, Protocol
+
+import numpy as np
+
+from models import collapsed
+from models.blocks import small_block
+from models.dependence import followed
+from models.distribution import QuantileFunction
+from models.features import EVENT_KINDS, METRICS, horizon_steps
+from models.lstm import BehaviourModel, State
+from models.scenarios import by_loading
+from pipeline import planning
+from pipeline.barrier import Demand
+from pipeline.copulas import Copulas
+from pipeline.lanes import Arrays, Job
+from pipeline.planning import Heard
+from pipeline.simulator import total
+from pipeline.users import NAMES, Users
+
+SHARD: Final = 0
+CAPACITY: Final = 2_000_000  # users; a trace in memory has fewer
+
+
+class Foreseen(NamedTuple):
+    """Of an app at a tick's end.
+
+    Attributes:
+        demand: what the tick says, without scenarios.
+        total: (METRICS, step) the app's own forecast.
+        outcome: (METRICS) usage where it is known to be the demand, else NaN.
+        metrics: that its users' forecasts have.
+        scenarios: (scenario, step, metric) of its users, or what draws them.
+    """
+
+    demand: Demand
+    total: QuantileFunction
+    outcome: np.ndarray
+    metrics: tuple[str, ...]
+    scenarios: np.ndarray | Callable[[], np.ndarray]
+
+    def drawn(self) -> Foreseen:
+        """With scenarios."""
+        return self._replace(scenarios=self.scenarios() if callable(self.scenarios) else self.scenarios)
+
+
+class Source(Protocol):
+    """Of what a rerun plans by: rows are asked for one after another."""
+
+    def row(self, t: int) -> dict[str, Foreseen]:
+        """Of every app that was heard of, this row's or an earlier one's."""
+        ...
+
+    def blocks(self) -> Arrays:
+        """A snapshot: all that the next row depends on; of a remote source only at a day's end."""
+        ...
+
+    def restore(self, blocks: Mapping[str, np.ndarray]) -> None:
+        """Continue from one."""
+        ...
+
+
+def model_of(folder: Path, users: int) -> BehaviourModel:
+    """For steps of so many users; loaded and compiled once a process and block: it takes ten seconds."""
+    return _loaded(folder, small_block(users))
+
+
+@functools.lru_cache(maxsize=1)
+def _loaded(folder: Path, block: int) -> BehaviourModel:
+    model = BehaviourModel.load(folder, block)
+    gc.freeze()  # what is loaded stays: the collector takes half a second to look through it
+    return model
+
+
+class Forecasting:
+    """Users and apps' totals of a job, stepped together, and the users' dependence.
+
+    Args:
+        job: what is run.
+        model: forecasts users and totals.
+    """
+
+    def __init__(self, job: Job, model: BehaviourModel) -> None:
+        self.job, self.model = job, model
+        self.states: dict[str, State] = {}  # by app, of its total
+        self.users = Users(model, CAPACITY)
+        self.copulas = Copulas(model.dependence)
+        self._inside = np.zeros((len(job.apps), len(job.ids)), bool)
+        for a, app in enumerate(job.apps):
+            self._inside[a, job.members[app]] = True
+        self._ids = np.array(job.ids, NAMES)
+        self._by_id = np.argsort(self._ids, kind="stable")
+        self._there = np.asarray(np.isfinite(job.values).any(-1) | np.isfinite(job.events).any(-1))
+
+    def row(self, t: int) -> dict[str, Foreseen]:
+        """See `Source`. Users and totals are stepped together: a row depends on itself alone, to the bit."""
+        job, tick = self.job, self.job.first_tick + t
+        now = np.flatnonzero(self._there[t]).tolist()
+        ids = self._ids[now]
+        rows, place = self.users.enter(ids, np.zeros(len(ids), int), [""], tick, job.tick_s)
+        values = np.full((len(rows), len(METRICS)), np.nan, np.float32)
+        events = np.full((len(rows), len(EVENT_KINDS)), np.nan, np.float32)
+        saturated = np.zeros((len(rows), len(METRICS)), bool)
+        values[place], events[place], saturated[place] = (
+            job.values[t, now],
+            job.events[t, now],
+            job.saturated[t, now],
+        )
+        places = {name: self._of(name, rows) for name in job.apps}
+        places = {name: of for name, of in places.items() if len(of) or name in self.states}
+        if not places:
+            return {}
+        for name in places:
+            self.states.setdefault(name, self.model.initial_state(1))
+        demands = {name: _heard(values[of], events[of], saturated[of]) for name, of in places.items()}
+        heard = Heard.of(list(demands.values()))
+        before = self.users.take(rows)
+        totals = planning.together([self.states[name] for name in places])
+        after, forecast, flags = self.model.step(
+            {name: np.concatenate([before[name], totals[name]]) for name in before},
+            np.concatenate([values, heard.values]),
+            np.concatenate([events, heard.events]),
+            np.concatenate([saturated, heard.saturated]),
+            tick=tick,
+            tick_s=job.tick_s,
+        )
+        users = len(rows)
+        self.users.put(rows, {name: array[:users] for name, array in after.items()})
+        self.states |= planning.apart({name: array[users:] for name, array in after.items()}, list(places))
+        known = np.flatnonzero(np.isfinite(forecast.location[:users]).any(axis=(0, 2)))
+        own = followed(tick, job.tick_s)
+        found: dict[str, Foreseen] = {}
+        for a, (name, of) in enumerate(places.items()):
+            learnt = self.copulas.learn(
+                name, tick, self.users.ids[rows[of]].tobytes(), flags["scores"][of], own
+            )
+            draw = partial(self._draw, job, forecast[of][:, known], *learnt, known, name, tick)
+            found[name] = Foreseen(
+                demands[name],
+                forecast[users + a],
+                heard.outcome[a],
+                tuple(METRICS[m] for m in known),
+                draw,
+            )
+        self.copulas.forget(tick, job.tick_s)
+        return found
+
+    @staticmethod
+    def _draw(
+        job: Job,
+        forecasts: QuantileFunction,
+        learnt: Any,
+        loading: np.ndarray,
+        known: np.ndarray,
+        app: str,
+        tick: int,
+    ) -> np.ndarray:
+        return by_loading(
+            np,
+            collapsed.simulate,
+            forecasts,
+            learnt,
+            loading,
+            known,
+            app=app.encode(),
+            tick=tick,
+            shard=SHARD,
+            scenarios=job.scenarios,
+            seed=job.seed,
+        )
+
+    def _of(self, app: str, rows: np.ndarray) -> np.ndarray:
+        """Places in `rows` of an app's users."""
+        columns = self._by_id[np.searchsorted(self._ids, self.users.ids[rows], sorter=self._by_id)]
+        return np.flatnonzero(self._inside[self.job.apps.index(app), columns]) if len(rows) else columns
+
+    def blocks(self) -> Arrays:
+        """See `Source`."""
+        users = self.users
+        return {
+            "ids": users.ids.view(np.uint8),
+            "seen": users.seen,
+            "copulas": np.frombuffer(b"".join(self.copulas.blocks()), np.uint8),
+            **{f"user.{name}": array for name, array in users.state.items()},
+            **{
+                f"app.{app}\n{key}": array
+                for app, state in self.states.items()
+                for key, array in state.items()
+            },
+        }
+
+    def restore(self, blocks: Mapping[str, np.ndarray]) -> None:
+        """See `Source`."""
+        users, ids = self.users, blocks["ids"].view(NAMES)
+        slots = users.admit(ids, np.zeros(len(ids), int), [""], 0)
+        users.seen[:] = blocks["seen"]
+        users.put(slots, {name: blocks[f"user.{name}"] for name in users.state})
+        self.copulas.restore([blocks["copulas"].tobytes()])
+        for key in blocks:
+            if key.startswith("app."):
+                app, _, name = key.removeprefix("app.").partition("\n")
+                self.states.setdefault(app, {})[name] = blocks[key]
+
+
+def _heard(values: np.ndarray, events: np.ndarray, saturated: np.ndarray) -> Demand:
+    """What a tick says of an app, as its scenarios would: users (user, ...) that are forecast."""
+    silent = Demand.silent((), len(horizon_steps(60)))
+    if not len(values):
+        return silent
+    held = np.where(saturated & ~np.isnan(values), values, 0)
+    return replace(
+        silent,
+        usage=total(values),
+        saturated=total(held),
+        rates=total(events),
+        users=len(values),
+        reporting=int(np.isfinite(values).any(axis=1).sum()),
+    )
