@@ -133,7 +133,6 @@ def backtest(
     if (policy is None) != (prices is None):
         raise UsageError("--policy and --prices go together: replicas are sized for offers")
     levels = () if alone else tuple(sorted(set(sweep or SWEEP)))
-    prices_of_shortage = () if alone or sweep else SHORTAGES
     for level in levels:
         if not 0 < level < 1:
             raise UsageError(f"a confidence lies between 0 and 1, got {level}")
@@ -160,7 +159,7 @@ def backtest(
     def job_of(panel: Panel, records: Records, levels: Sequence[float], *, alone: bool) -> Job:
         return replace(
             jobs.job_of(panel, window, members, records, levels, alone=alone, ids=found.ids),
-            shortages=prices_of_shortage if levels else (),
+            shortages=SHORTAGES if levels and not sweep else (),
             **more,
         )
 

@@ -5,11 +5,10 @@ None of it depends on plans, so another process may make it (`pipeline.ahead`).
 
 from __future__ import annotations
 
-import functools
 import gc
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Protocol
 
@@ -77,7 +76,7 @@ def model_of(folder: Path, users: int) -> BehaviourModel:
     return _loaded(folder, small_block(users))
 
 
-@functools.lru_cache(maxsize=1)
+@lru_cache(maxsize=1)
 def _loaded(folder: Path, block: int) -> BehaviourModel:
     model = BehaviourModel.load(folder, block)
     gc.freeze()  # what is loaded stays: the collector takes half a second to look through it
@@ -146,7 +145,17 @@ class Forecasting:
             learnt = self.copulas.learn(
                 name, tick, self.users.ids[rows[of]].tobytes(), flags["scores"][of], own
             )
-            draw = partial(self._draw, job, forecast[of][:, known], *learnt, known, name, tick)
+            draw = partial(
+                _drawn,
+                forecast[of][:, known],
+                *learnt,
+                known,
+                app=name.encode(),
+                tick=tick,
+                shard=SHARD,
+                scenarios=job.scenarios,
+                seed=job.seed,
+            )
             found[name] = Foreseen(
                 demands[name],
                 forecast[users + a],
@@ -156,30 +165,6 @@ class Forecasting:
             )
         self.copulas.forget(tick, job.tick_s)
         return found
-
-    @staticmethod
-    def _draw(
-        job: Job,
-        forecasts: QuantileFunction,
-        learnt: Any,
-        loading: np.ndarray,
-        known: np.ndarray,
-        app: str,
-        tick: int,
-    ) -> np.ndarray:
-        return by_loading(
-            np,
-            collapsed.simulate,
-            forecasts,
-            learnt,
-            loading,
-            known,
-            app=app.encode(),
-            tick=tick,
-            shard=SHARD,
-            scenarios=job.scenarios,
-            seed=job.seed,
-        )
 
     def _of(self, app: str, rows: np.ndarray) -> np.ndarray:
         """Places in `rows` of an app's users."""
@@ -212,6 +197,11 @@ class Forecasting:
             if key.startswith("app."):
                 app, _, name = key.removeprefix("app.").partition("\n")
                 self.states.setdefault(app, {})[name] = blocks[key]
+
+
+def _drawn(*given: Any, **key: Any) -> np.ndarray:
+    """`by_loading` on NumPy, for another process: a module cannot be sent."""
+    return by_loading(np, collapsed.simulate, *given, **key)
 
 
 def _heard(values: np.ndarray, events: np.ndarray, saturated: np.ndarray) -> Demand:

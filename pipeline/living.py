@@ -15,7 +15,7 @@ import numpy as np
 
 from models import groups
 from models.allocation import promised
-from models.capacity import floor_demand, load, replicas, replicas_per_instance
+from models.capacity import floor_demand, load, replicas
 from models.features import METRICS
 from models.shortage import confidence
 from pipeline.lanes import Arrays, Job, Lanes
@@ -115,19 +115,20 @@ class Living(ABC):
         demand fills in the promise's first step.
         """
         policy, scenarios, told = self.job.policies[app], decide.args[0], decide.keywords
-        offers = self.job.offers[self.job.markets[0]][app]
-        window, _ = promised(offers, policy, told["steps_s"], told["metrics"])
+        first = self.lanes[app, self.job.markets[0]]
+        window, _ = promised(first.offers, policy, told["steps_s"], told["metrics"])
         filled = load(scenarios, told["metrics"], policy)
         needed = replicas(filled, policy)
-        need = needed[:, window].max(axis=1)
-        owned = sum(o.owned_count * replicas_per_instance(o, policy) for o in offers)
-        levels = [*self.job.levels, *(confidence(need, owned, 1.0, price) for price in self.job.shortages)]
+        steps = (window, slice(0, max(1, window.start)))
+        rising = [np.sort(needed[:, some].max(axis=1)) for some in steps]
+        owned = int(first.size @ [offer.owned_count for offer in first.offers])
+        priced = (confidence(rising[0], owned, 1.0, price) for price in self.job.shortages)
+        levels = [*self.job.levels, *priced]
         at = np.maximum(np.ceil(np.asarray(levels) * len(needed) - 1e-9).astype(int) - 1, 0)
         floor = replicas(
             load(floor_demand(told["usage"], told["saturated"]), told["metrics"], policy), policy
         )
-        steps = (window, slice(0, max(1, window.start)))
-        found = np.stack([np.sort(needed[:, some].max(axis=1))[at] for some in steps])
+        found = np.stack([need[at] for need in rising])
         band = np.quantile(filled[:, window.start].max(axis=-1), BAND)
         return np.clip(found, floor, policy.limit), band
 

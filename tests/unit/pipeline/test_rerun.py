@@ -1,3 +1,4 @@
+import pickle
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -155,6 +156,17 @@ def test_forecasts_and_scenarios_from_another_process_are_the_same(
     assert ahead.blocks().keys() == unbroken.blocks().keys()
     for name, array in unbroken.blocks().items():
         np.testing.assert_array_equal(array, ahead.blocks()[name], err_msg=name)
+
+
+def test_what_draws_scenarios_carries_nothing_of_the_trace_to_another_process(
+    model: BehaviourModel, frames: list[Record]
+) -> None:
+    job = job_of(frames)
+    row = Forecasting(job, model).row(0)
+    assert all(callable(one.scenarios) for one in row.values())
+    assert b"pipeline.lanes" not in pickle.dumps(row)  # where Job is, which has the whole trace
+    for name, one in pickle.loads(pickle.dumps(row)).items():
+        np.testing.assert_array_equal(one.drawn().scenarios, row[name].drawn().scenarios)
 
 
 def test_a_process_that_ends_is_said(model: BehaviourModel, frames: list[Record], tmp_path: Path) -> None:
