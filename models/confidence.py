@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models import collapsed, dependence, reconciliation, scoring
+from models.capacity import floor_demand
 from models.distribution import LEVELS, QuantileFunction
 from models.features import DAY_S, METRICS, STEPS, horizon_steps
 from models.lstm import BehaviourModel
@@ -153,8 +154,9 @@ def study(
     rng = np.random.default_rng(seed)
     measured = np.flatnonzero(~np.isnan(values).all((0, 1)))
     inside = [int(m) for m in measured if METRICS[m] in governed]
-    usage = totals(values, apps)
-    held = lower_bound(totals(np.where(saturated, values, 0), apps), usage)
+    usage, of_saturated = totals(values, apps), totals(np.where(saturated, values, 0), apps)
+    held = lower_bound(of_saturated, usage)
+    proved = floor_demand(usage.astype(np.float64), np.nan_to_num(of_saturated).astype(np.float64))
     steps = list(horizon_steps(tick_s))
     total, length = len(values), max(1, DAY_S // tick_s)
     day = (first_tick + np.arange(total)) // length
@@ -179,7 +181,9 @@ def study(
     for t, ((_, users, flags), (_, own, _)) in enumerate(zip(of_users, of_totals, strict=True)):
         for a in range(len(apps)):
             heard = np.where(held[t, a], np.nan, usage[t, a]).astype(np.float64)
-            states[a], common = reconciliation.observe(states[a], common, heard, t, steps)
+            states[a], common = reconciliation.observe(
+                states[a], common, heard, proved[t, a], first_tick + t, tick_s
+            )
         if t >= first:
             followed = dependence.followed(first_tick + t, tick_s)
             learnt = [
@@ -213,7 +217,8 @@ def study(
                     governed=inside,
                     window=slice(0, STEPS),
                     confidence=float(PROMISED[1]),
-                    tick=t,
+                    tick=first_tick + t,
+                    tick_s=tick_s,
                 )
                 grids[a, measured] = reconciliation.marginals(demand)
                 for c, (curve, _) in enumerate(

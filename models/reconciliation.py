@@ -19,6 +19,7 @@ Learnt from what happened, of one decision at a time, from its tick until its la
              fewer) Weissman's extrapolation (1978). An app's own misses count beside all apps', as many as it has
              had. So an app whose misses are narrow pays for no burst that others make. All apps' remainder at the
              rarer levels is again adaptive conformal inference
+    largest  per app, day and metric, what demand has reached: scenarios end there, but for growth (`models.records`)
 
 A metric answers for its share of the misses allowed: that of the scenarios that its own curve fails. Of a miss each
 metric that missed takes an equal part, so that the parts add up to the promise.
@@ -37,8 +38,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr, ndtri
 
+from models import records
 from models.distribution import LEVELS, QuantileFunction, Z
-from models.features import METRICS, STEPS
+from models.features import METRICS, STEPS, horizon_steps
 from models.mixture import parts
 
 Array = NDArray[np.float64]
@@ -91,6 +93,7 @@ def initial_state() -> State:
         "limit": np.full((metrics, len(PROMISED)), np.nan),
         "share": np.zeros(metrics),
         "worst": np.full(metrics, np.nan),
+        **records.initial_state(),
     }
 
 
@@ -121,6 +124,7 @@ def reconcile(
     window: slice,
     confidence: float,
     tick: int,
+    tick_s: int,
 ) -> tuple[NDArray[np.float32], State]:
     """Scenarios of an app's demand, and its state: the decision is followed if no earlier one is.
 
@@ -134,6 +138,7 @@ def reconcile(
         window: steps that the promise is about.
         confidence: asked for; it counts where two of PROMISED come to one level, as with few scenarios they do.
         tick: of the decision.
+        tick_s: its length.
     """
     rising, order = ranked(demand)
     scenarios = demand.shape[0]
@@ -151,11 +156,12 @@ def reconcile(
     levels = _levels(scenarios)
     limit = box[0] * np.exp(stretched(state, common)[index])
     one = _distinct(box, confidence)
+    most = records.most(state, 1 - ndtr(levels), tick_s, INDEX)[index]
     result = np.empty_like(rising)
     for m in range(len(index)):
         moved = _moved(levels, box[one], limit[m, one])
         for k in range(grid.shape[1]):
-            result[m, k][order[m, k]] = _value(marginal[m, k], moved)
+            result[m, k][order[m, k]] = np.minimum(_value(marginal[m, k], moved), most[m])
 
     after = dict(state)
     if state["made"][0] == NONE and inside:
@@ -168,7 +174,7 @@ def reconcile(
 
 
 def observe(
-    state: State, common: State, usage: Array, tick: int, steps: Sequence[int]
+    state: State, common: State, usage: Array, proved: Array, tick: int, tick_s: int
 ) -> tuple[State, State]:
     """State and what all apps share after a tick's usage, which may be the outcome of a step that is followed.
 
@@ -176,15 +182,16 @@ def observe(
         state: of the app.
         common: of all apps.
         usage: (METRICS) of the app in the tick, NaN = not known, or a lower bound alone.
+        proved: (METRICS) demand that usage proves, where it is a lower bound too; NaN = not measured.
         tick: its number.
-        steps: ticks ahead of each step.
+        tick_s: its length.
     """
-    ahead = tick - int(state["made"][0])
+    ahead, steps = tick - int(state["made"][0]), horizon_steps(tick_s)
+    after = state | records.observe(state, proved, tick, tick_s)
     if state["made"][0] == NONE:
-        return state, common
-    after = dict(state)
+        return after, common
     if ahead in steps:
-        k = list(steps).index(ahead)
+        k = steps.index(ahead)
         after["odds"] = _learnt(state, usage, k)
         if state["window"][0] <= k < state["window"][1]:
             marginal = _marginal(state["sum"][:, k], state["total"][:, k], state["odds"])

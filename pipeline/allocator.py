@@ -158,9 +158,7 @@ class Allocator:
         )
         for app, state in planning.apart(after, names).items():
             self.apps[app].state = state
-        self.common = planning.observe(
-            self.apps, names, heard.outcome, self.common, head["tick"], head["tick_s"]
-        )
+        self.common = planning.observe(self.apps, names, heard, self.common, head["tick"], head["tick_s"])
         ids = [blake2b(app.encode(), digest_size=PSEUDONYM_BYTES).digest() for app in names]
         frame = {name: head[name] for name in ("tick", "tick_s")} | {
             "shard": self.shard,
@@ -342,7 +340,8 @@ def _hex(state: State) -> dict[str, str]:
 
 
 def _unhex(stored: Mapping[str, str], like: State) -> State:
-    return {
+    """A state; what an older version did not keep is as in `like`."""
+    return like | {
         field: np.frombuffer(bytes.fromhex(data), like[field].dtype).reshape(like[field].shape)
         for field, data in stored.items()
     }

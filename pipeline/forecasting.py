@@ -39,14 +39,12 @@ class Foreseen(NamedTuple):
     Attributes:
         demand: what the tick says, without scenarios.
         total: (METRICS, step) the app's own forecast.
-        outcome: (METRICS) usage where it is known to be the demand, else NaN.
         metrics: that its users' forecasts have.
         scenarios: (scenario, step, metric) of its users, or what draws them.
     """
 
     demand: Demand
     total: QuantileFunction
-    outcome: np.ndarray
     metrics: tuple[str, ...]
     scenarios: np.ndarray | Callable[[], np.ndarray]
 
@@ -159,7 +157,6 @@ class Forecasting:
             found[name] = Foreseen(
                 demands[name],
                 forecast[users + a],
-                heard.outcome[a],
                 tuple(METRICS[m] for m in known),
                 draw,
             )

@@ -11,7 +11,7 @@ import numpy as np
 
 from models import reconciliation
 from models.allocation import Plan, allocate, promised
-from models.capacity import Offer, Policy
+from models.capacity import Offer, Policy, floor_demand
 from models.distribution import QuantileFunction
 from models.features import METRICS, horizon_steps
 from models.guardrails import Telemetry
@@ -44,13 +44,14 @@ class Heard:
     """What a tick says of apps' totals, as the behaviour model takes it.
 
     values, events, saturated: (app, ...), see `models.lstm.BehaviourModel.step`; outcome: (app, METRICS), usage where
-    it is known to be the demand, else NaN.
+    it is known to be the demand, else NaN; proved: (app, METRICS) demand that usage proves.
     """
 
     values: np.ndarray
     events: np.ndarray
     saturated: np.ndarray
     outcome: np.ndarray
+    proved: np.ndarray
 
     @classmethod
     def of(cls, demands: Sequence[Demand]) -> Heard:
@@ -60,7 +61,8 @@ class Heard:
         held = np.array([demand.saturated for demand in demands])
         saturated = reconciliation.lower_bound(held, usage)
         events = np.array([demand.rates for demand in demands], np.float32)
-        return cls(usage.astype(np.float32), events, saturated, np.where(saturated, np.nan, usage))
+        outcome, proved = np.where(saturated, np.nan, usage), floor_demand(usage, np.nan_to_num(held))
+        return cls(usage.astype(np.float32), events, saturated, outcome, proved)
 
 
 def together(states: Sequence[State]) -> State:
@@ -76,7 +78,7 @@ def apart(states: State, apps: Sequence[str]) -> dict[str, State]:
 def observe(
     apps: Mapping[str, App],
     names: Sequence[str],
-    outcome: np.ndarray,
+    heard: Heard,
     common: State,
     tick: int,
     tick_s: int,
@@ -85,8 +87,8 @@ def observe(
 
     Args:
         apps: by name, changed in place.
-        names: the apps of the rows of `outcome`, in whose order apps are learnt from.
-        outcome: of `Heard`.
+        names: the apps of the rows of `heard`, in whose order apps are learnt from.
+        heard: of the tick.
         common: of `models.reconciliation`.
         tick: its number.
         tick_s: its length.
@@ -94,7 +96,7 @@ def observe(
     for row, app in enumerate(names):
         kept = apps[app]
         kept.reconciled, common = reconciliation.observe(
-            kept.reconciled, common, outcome[row], tick, horizon_steps(tick_s)
+            kept.reconciled, common, heard.outcome[row], heard.proved[row], tick, tick_s
         )
     return common
 
@@ -140,6 +142,7 @@ def decision(
         window=window,
         confidence=policy.confidence,
         tick=tick,
+        tick_s=tick_s,
     )
     return partial(
         allocate,

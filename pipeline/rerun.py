@@ -18,7 +18,7 @@ from models.scenarios import pack, unpack
 from pipeline.forecasting import Foreseen, Source
 from pipeline.lanes import Arrays, Job
 from pipeline.living import Living
-from pipeline.planning import App, Decide, decision, observe
+from pipeline.planning import App, Decide, Heard, decision, observe
 
 
 class Rerun(Living):
@@ -41,8 +41,9 @@ class Rerun(Living):
         found = self.source.row(t)
         for name in found:
             self.apps.setdefault(name, App(name, {}, reconciliation.initial_state(), {}, True))
-        outcome = np.array([one.outcome for one in found.values()])
-        self.common = observe(self.apps, list(found), outcome, self.common, tick, job.tick_s)
+        if found:
+            heard = Heard.of([one.demand for one in found.values()])
+            self.common = observe(self.apps, list(found), heard, self.common, tick, job.tick_s)
         waiting = [name for name in found if self.apps[name].reconciled["made"][0] == reconciliation.NONE]
         names = list(found) if plans else waiting if t >= job.learn_from else []
         decided = {name: self._decide(name, found[name], tick) for name in names}

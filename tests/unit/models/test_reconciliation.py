@@ -11,7 +11,7 @@ from scipy.special import ndtr, ndtri
 from models import reconciliation
 from models.distribution import LEVELS, QuantileFunction, Z
 from models.features import METRICS
-from models.reconciliation import NONE, PROMISED, initial_common, initial_state, observe, reconcile
+from models.reconciliation import NONE, PROMISED, State, initial_common, initial_state, observe, reconcile
 from models.scenarios import requirements
 
 STEPS = [1, 2, 3, 4, 5, 6]
@@ -38,7 +38,12 @@ def whole(metrics: int, tick: int = 100) -> dict[str, Any]:
         "window": slice(0, 6),
         "confidence": 0.99,
         "tick": tick,
+        "tick_s": 60,
     }
+
+
+def heard(state: State, common: State, usage: np.ndarray, tick: int) -> tuple[State, State]:
+    return observe(state, common, usage, usage, tick, 60)
 
 
 def test_marginals_are_the_average_of_both_and_ranks_stay():
@@ -98,9 +103,9 @@ def test_one_decision_at_a_time_is_followed_to_its_last_step():
     assert np.array_equal(same["sum"], state["sum"], equal_nan=True)
     usage = np.array([1000.0, np.nan, np.nan, np.nan, np.nan])
     for tick in range(101, 106):
-        state, common = observe(state, common, usage, tick, STEPS)
+        state, common = heard(state, common, usage, tick)
         assert state["made"][0] == 100
-    state, common = observe(state, common, usage, 106, STEPS)
+    state, common = heard(state, common, usage, 106)
     assert state["made"][0] == NONE
     # kept: all levels fall by their gain times the share of misses allowed
     allowed = 1 - PROMISED
@@ -116,7 +121,7 @@ def test_what_is_not_governed_takes_no_part_of_a_miss():
     asked: dict[str, Any] = whole(2) | {"governed": [0]}
     _, state = reconcile(draws(2), normal_total(2, 1000.0, 10.0), state, common, **asked)
     for tick in range(101, 107):
-        state, common = observe(state, common, np.array([5000.0, 5000.0, *[np.nan] * 3]), tick, STEPS)
+        state, common = heard(state, common, np.array([5000.0, 5000.0, *[np.nan] * 3]), tick)
     assert state["misses"].tolist() == [1, 0, 0, 0, 0]
     assert common["stretch"][:2, 0] == pytest.approx(reconciliation.COMMON_GAIN[0] * np.array([0.95, 0]))
 
@@ -145,7 +150,7 @@ def test_one_miss_counts_its_excess_over_the_limit():
     # beyond the grid's end, 3.5, the total goes on as it did: at twice the limit's level 1000 + 10 × 2 × limit
     usage = np.array([1000 + 20 * limit, *[np.nan] * 4])
     for tick in range(101, 107):
-        state, common = observe(state, common, usage, tick, STEPS)
+        state, common = heard(state, common, usage, tick)
     assert state["misses"][0] == 1
     assert state["excess"][0] == pytest.approx(np.log(2), abs=0.01)
     assert common["misses"][0] == 21
@@ -157,7 +162,7 @@ def test_a_miss_is_shared_by_the_metrics_that_missed():
     _, state = reconcile(draws(2), normal_total(2, 1000.0, 10.0), state, common, **whole(2))
     usage = np.array([5000.0, 5000.0, np.nan, np.nan, np.nan])
     for tick in range(101, 107):
-        state, common = observe(state, common, usage, tick, STEPS)
+        state, common = heard(state, common, usage, tick)
     part = np.array([0.5, 0.5])[:, None] - state["share"][:2, None] * (1 - PROMISED)
     assert common["stretch"][:2] == pytest.approx(reconciliation.COMMON_GAIN * part)
 
@@ -168,7 +173,7 @@ def test_usage_that_is_not_known_teaches_nothing(gone: tuple[int, ...]):
     _, state = reconcile(draws(1), normal_total(1, 1000.0, 10.0), state, common, **whole(1))
     known = np.array([1000.0, *[np.nan] * 4])
     for tick in range(101, 107):
-        state, common = observe(state, common, known if tick not in gone else np.full(5, np.nan), tick, STEPS)
+        state, common = heard(state, common, known if tick not in gone else np.full(5, np.nan), tick)
     assert (len(gone) == 6) == bool(np.array_equal(common["stretch"], initial_common()["stretch"]))
     assert np.isfinite(state["odds"]).all()
 
@@ -193,13 +198,14 @@ def test_a_promise_comes_to_be_kept_where_both_forecasts_are_too_narrow():
                 window=slice(0, 6),
                 confidence=0.99,
                 tick=tick,
+                tick_s=60,
             )
             truth = 1000 + 20 * rng.standard_normal(6)
             curves = requirements(demand, [0.95, 0.99], slice(0, 6), [0])
             kept.append([bool((truth <= curve[:, 0]).all()) for curve, _ in curves])
             for k, step in enumerate(STEPS):
                 usage = np.array([truth[k], *[np.nan] * 4])
-                states[a], common = observe(states[a], common, usage, tick + step, STEPS)
+                states[a], common = heard(states[a], common, usage, tick + step)
     early, late = np.mean(kept[:400], axis=0), np.mean(kept[1200:], axis=0)
     assert early[0] < 0.8
     # 1,200 decisions: standard error 0.63 % at 95 %, 0.29 % at 99 %; three of them
@@ -217,7 +223,7 @@ def test_odds_move_to_the_forecast_that_errs_less():
         )
         for step in STEPS:
             usage = np.array([1100 + 10 * rng.standard_normal(), *[np.nan] * 4])
-            state, _ = observe(state, FLAT, usage, tick + step, STEPS)
+            state, _ = heard(state, FLAT, usage, tick + step)
     assert state["odds"][0, 0] > 0.1  # the total's
 
 
@@ -236,9 +242,18 @@ def test_scenarios_stay_finite_and_in_order_whatever_the_sizes(
     order = np.argsort(demand[:, 2, 1], kind="stable")
     assert (np.diff(out[order, 2, 1]) >= 0).all()
     for tick in range(101, 107):
-        after, common = observe(after, FLAT, np.array([other, one, np.nan, np.nan, np.nan]), tick, STEPS)
+        after, common = heard(after, FLAT, np.array([other, one, np.nan, np.nan, np.nan]), tick)
         assert all(np.isfinite(after[name]).all() for name in ("odds", "stretch", "misses", "excess"))
         assert all(np.isfinite(array).all() for array in common.values())
+
+
+def test_scenarios_end_where_demand_has_always_ended():
+    demand, total = draws(1), normal_total(1, 2000.0, 30.0)
+    state = initial_state() | {"day": np.array([1]), "largest": np.full((15, len(METRICS)), 1300.0)}
+    free, _ = reconcile(demand, total, initial_state(), FLAT, **whole(1, 1500))
+    held, _ = reconcile(demand, total, state, FLAT, **whole(1, 1500))
+    assert held.max() == pytest.approx(1430)  # of 8 days of minutes; a tenth more
+    assert np.array_equal(held, np.minimum(free, held.max()))
 
 
 def test_ranks_keep_the_order_of_ties():
