@@ -112,7 +112,7 @@ def allocate(
     usage of the tick and the part of it that saturated users have, NaN = not measured; memory: as last given back,
     {} at first; now_s: the tick's end; confidence: instead of the policy's; actuation_s: delay before a command acts;
     user_quantiles: (step, metric) sum of every user's own 99 % quantile, where known; draft: without what only the
-    record needs (cost_at, margin, sum_of_users).
+    record needs (cost_at, alternatives, margin, sum_of_users).
     Offers of which no replica size is known are left as they are and not in the plan.
     """
     asked = policy.confidence if confidence is None else confidence
@@ -134,7 +134,7 @@ def allocate(
         asked = max(least, least_cost(market.need.max(axis=0), *prices(market), price))
         if asked > least:
             notes = [f"an hour's shortage at {price:g} asks for more than {least:.4g}"]
-    choice = choose(market, policy, asked, () if draft else COST_LEVELS, excluded)
+    choice = choose(market, policy, asked, () if draft else COST_LEVELS, excluded, alternatives=not draft)
     question = Question(usable, observed, policy, steps_s, key, actuation_s, asked, excluded)
     fleet = _fleet(offers, {o.offer_id for o in usable}, observed, policy, excluded)
 

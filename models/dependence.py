@@ -27,7 +27,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from models.features import METRICS, TRACKED, clock, steps_of
+from models.features import METRICS, TRACKED, clock_of
 
 # The correlation of one pair of users over 100 ticks has a standard error of 0.1, as large as the correlations looked
 # for: at 100 ticks what was heard weighs as much as the prior.
@@ -151,8 +151,7 @@ def followed(tick: int, tick_s: int) -> NDArray[np.bool_]:
 
     They are of the forecasts made a tick before; `learn` wants to know.
     """
-    length_s = np.array([tick_s])
-    return clock(np.array([tick - 1]), length_s, steps_of(length_s)).made[0, 1:] > 0
+    return clock_of(tick - 1, tick_s).made[0, 1:] > 0
 
 
 def learn(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -186,6 +187,13 @@ def clock(
         made=(tick[:, None] % period == 0).astype(np.float32),
         due=((tick[:, None] - ahead) % period == 0).astype(np.float32),
     )
+
+
+@lru_cache(maxsize=4)
+def clock_of(tick: int, tick_s: int) -> Clock:
+    """Of one tick, for all: it is asked for twice. Its arrays are not to be changed."""
+    length_s = np.array([tick_s])
+    return clock(np.array([tick]), length_s, steps_of(length_s))
 
 
 def _period(step: int) -> int:

@@ -11,6 +11,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from models import kernels
 from models.bounds import Bounds, Counts
 from models.search import Search
 from models.supply import Float
@@ -75,12 +76,8 @@ class Few:
         """(count of the first) the least count of the second that leaves at most k scenarios unserved; beyond the
         plane where none does.
         """
-        least, second = np.empty(len(self._first), np.int64), len(self._second)
-        for count, supply in enumerate(self._first):
-            left = self._margin + supply
-            while second and np.count_nonzero((left + self._second[second - 1]).min(axis=0) < 0) <= k:
-                second -= 1
-            least[count] = second
+        least = np.empty(len(self._first), np.int64)
+        kernels.staircase(self._margin, self._first, self._second, k, least)
         return least
 
     def _drawn(self, k: int) -> bool:
@@ -90,7 +87,7 @@ class Few:
         base[self._owned] = search.limits.upper[self._owned]
         margin = search.margin(base)
         lacks = np.flatnonzero(margin.min(axis=0) < 0)  # the others are served by what is owned
-        margin = margin[:, lacks]
+        margin = np.ascontiguousarray(margin[:, lacks], np.float32)
         lacking = np.sort(-margin.min(axis=0, initial=0.0))[::-1]
         most = float(lacking[least]) if least < lacking.size else 0.0
         each = [search.survival[o].mean() * (1 - search.fails[o]) * search.size[o] for o in self._free]
@@ -98,10 +95,7 @@ class Few:
         if sum(tops) * (STEP + margin.size) > MOST:
             return False
         supplies = [self._supply(o, top, lacks) for o, top in zip(self._free.tolist(), tops, strict=True)]
-        self._first, self._second = (
-            supplies[0],
-            supplies[1] if supplies[1:] else np.zeros((1, 1, 1), np.float32),
-        )
+        self._first, self._second = (*supplies, np.zeros((1, *margin.shape), np.float32))[:FREE]
         self._base, self._margin, self._k = base, margin, k
         return True
 
@@ -110,4 +104,6 @@ class Few:
         counts = np.arange(top + 1)
         index = np.full(top + 1, offer)
         ready, every = self.search.supply(index, counts, np.tile(scenarios, (top + 1, 1)))
-        return np.where(self.search.late[offer][None, :, None], every[:, None], ready[:, None])
+        return np.ascontiguousarray(
+            np.where(self.search.late[offer][None, :, None], every[:, None], ready[:, None]), np.float32
+        )

@@ -46,3 +46,30 @@ def add_users(
                 cell, other = np.int32(up), np.int32(down)
                 plain[s] += max(up * rise[cell] + at[cell], zero)
                 mirrored[s] += max(down * rise[other] + at[other], zero)
+
+
+@compiled
+def staircase(margin: Array, first: Array, second: Array, most: int, least: NDArray[np.int64]) -> None:
+    """For each count of the first the least count of the second with which at most so many scenarios lack.
+
+    margin: (group, scenario); first, second: (count, group, scenario) supply, rising over the counts, which the one
+    of the second falls with; most: scenarios; least: (count of the first), filled; the number of the second's counts
+    where none suffices.
+    """
+    groups, scenarios = margin.shape
+    zero, found = np.float32(0), len(second)
+    for count in range(len(first)):
+        while found:
+            lacking = 0
+            for s in range(scenarios):
+                for group in range(groups):
+                    left = margin[group, s] + first[count, group, s]
+                    if left + second[found - 1, group, s] < zero:
+                        lacking += 1
+                        break
+                if lacking > most:
+                    break
+            if lacking > most:
+                break
+            found -= 1
+        least[count] = found

@@ -297,8 +297,7 @@ class BehaviourModel:
             flags cold_start (n,) and censored (n, 5), and the normal scores (n, 5, 3), float16, of the TRACKED
             forecasts whose target this tick is, NaN where none is known.
         """
-        length = np.array([tick_s])
-        clock = features.clock(np.array([tick]), length, features.steps_of(length))
+        clock = features.clock_of(tick, tick_s)
         slots = clock.daily[0].tolist(), clock.hourly[0].tolist()
         grid = (len(METRICS), STEPS)
         *arrays, location, scale, scores, offsets = empty(

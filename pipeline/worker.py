@@ -13,6 +13,7 @@ from typing import Any
 import faust
 import numpy as np
 
+from models import kernels
 from models.distribution import LEVELS, QuantileFunction
 from models.features import EVENT_KINDS, METRICS, horizon_steps
 from models.lstm import BehaviourModel
@@ -168,7 +169,7 @@ def _observed(app: faust.App, agents: list[Agent], settings: Settings) -> None:
 
 
 def _warm(model: BehaviourModel, tick_s: int) -> None:
-    """Compile step and sampler before any partition is ours: ten seconds that a frame would wait otherwise."""
+    """Compile step, sampler and purchases before a partition is ours: ten seconds that a frame would wait otherwise."""
     nobody = (
         np.full((1, len(METRICS)), np.nan, np.float32),
         np.full((1, len(EVENT_KINDS)), np.nan, np.float32),
@@ -178,6 +179,7 @@ def _warm(model: BehaviourModel, tick_s: int) -> None:
     location, scale = np.zeros((2, *cells), np.float32)
     flat = QuantileFunction(location, scale, np.zeros((*cells, LEVELS), np.float16))
     simulate(np, flat, model.dependence, app=b"", tick=0, shard=0, scenarios=2, seed=0)
+    kernels.staircase(location[0], location, location, 0, np.zeros(1, np.int64))
     gc.freeze()  # what is loaded stays: the collector took half a second to look through it, within a tick
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
