@@ -161,3 +161,44 @@ def frontier(hit: Float, cost: Float) -> NDArray[np.intp]:
         if not kept or hit[i] > hit[kept[-1]]:
             kept.append(i)
     return np.array(kept, dtype=np.intp)
+
+
+def nearest(outcomes: Outcomes, lanes: Sequence[int], rate: float) -> int:
+    """The lane whose hit rate is nearest to another, by the logarithm of its misses; of equal ones the cheapest."""
+    missed, cost, _, counted = outcomes.by_day()
+    share = (missed.sum(axis=0) + 0.5) / max(counted[:, 0].sum(), 1.0)
+    apart = np.abs(np.log(share / (1 - rate)))
+    return min(lanes, key=lambda lane: (apart[lane], cost[:, lane].sum(), lane))
+
+
+def compared(outcomes: Outcomes, one: int, other: int, hour: int) -> dict[str, Any]:
+    """What a lane has more than another, in the app-ticks that are scored, and when.
+
+    Of both the mean capacity that was ready, in replicas, and what a replica cost for an hour. `when` divides the
+    difference of capacity (its parts add up to it): within an hour after a peak, demand among the highest twentieth of
+    the app's; else while demand is below its median; and the rest.
+
+    Args:
+        outcomes: of the window.
+        one: lane.
+        other: lane.
+        hour: ticks.
+    """
+    scored, demand = outcomes.scored, np.where(outcomes.scored, outcomes.demand, np.nan)
+    n = max(int(scored.sum()), 1)
+    peak, median = np.nan_to_num(np.nanquantile(demand, [0.95, 0.5], axis=0), nan=np.inf)
+    high = np.asarray(demand > peak)
+    after = np.stack([high[max(0, t + 1 - hour) : t + 1].any(axis=0) for t in range(len(high))])
+    quiet = ~after & (demand < median)
+    more = np.where(scored, outcomes.ready[..., one] - outcomes.ready[..., other], 0.0)
+
+    def of(lane: int) -> dict[str, float]:
+        ready, cost = (np.where(scored, x[..., lane], 0.0).sum() for x in (outcomes.ready, outcomes.cost))
+        return {"ready": float(ready / n), "replica_hour": float(cost * hour / max(ready, 1e-12))}
+
+    parts = {"after a peak": after, "below the median": quiet, "else": ~after & ~quiet}
+    return {
+        "one": of(one),
+        "other": of(other),
+        "when": {name: float(more[part].sum() / n) for name, part in parts.items()},
+    }

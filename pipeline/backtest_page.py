@@ -91,20 +91,29 @@ def write(folder: Path, job: Job, seen: Arrays, ranked: Ranked, facts: Mapping[s
 
 def _said(facts: Mapping[str, Any]) -> Sequence[str]:
     skipped = ", ".join(f"{count:,} {name}" for name, count in facts["skipped"].items() if count)
-    wins = [
-        f"{name} is cheaper than we are at a realised 99 %."
-        for name, row in facts["policies"].items()
-        if name != OURS
-        and row["at_99"]["cost"] is not None
-        and facts["policies"][OURS]["at_99"]["cost"] is not None
-        and row["at_99"]["cost"] < facts["policies"][OURS]["at_99"]["cost"]
-    ]
+    wins = [_why(name, facts) for name in facts["cheaper"]]
     worse = facts["summary"]["worse_than_hpa"]
     if worse:
         wins.append(
             f"On {', '.join(worse)} the HPA at its defaults both costs less and hits more than our plans."
         )
     return [*([f"Left out of the trace: {skipped}."] if skipped else []), *wins]
+
+
+def _why(name: str, facts: Mapping[str, Any]) -> str:
+    """Where a rival wins, and by what: less capacity, and when, or cheaper capacity."""
+    (ours, theirs), found = (
+        (facts["policies"][n]["at_99"]["cost"] for n in (OURS, name)),
+        facts["cheaper"][name],
+    )
+    one, other, when = found["one"], found["other"], found["when"]
+    parts = ", ".join(f"{replicas:+.1f} {text}" for text, replicas in when.items())
+    return (
+        f"{name} is cheaper than we are at a realised 99 % ({theirs:,.0f} and {ours:,.0f}). At the settings next to it "
+        f"{other['ready']:.1f} replicas are ready on average and {one['ready']:.1f} of ours, at "
+        f"{other['replica_hour']:.3f} and {one['replica_hour']:.3f} a replica and hour. When ours are more: {parts} "
+        f"(a peak: demand among the highest twentieth, and an hour after it)."
+    )
 
 
 def _worst(ranked: Ranked) -> int:

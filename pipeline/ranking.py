@@ -12,8 +12,8 @@ import polars as pl
 
 from models.capacity import floor_demand
 from models.confidence import totals
-from models.features import DAY_S, METRICS
-from models.outcomes import RATES, Outcomes, at_rate, weights
+from models.features import DAY_S, HOUR_S, METRICS
+from models.outcomes import RATES, Outcomes, at_rate, compared, nearest, weights
 from models.reconciliation import lower_bound
 from models.references import KNOBS, largest
 from pipeline.lanes import Arrays, Job
@@ -101,6 +101,7 @@ def rank(
         "policies_on_demand": tables.get("on_demand"),
         "by_app": by_app,
         "promise": promise,
+        "cheaper": _cheaper(tables[first], outcomes[first], lanes[first], job.tick_s),
         "summary": {
             **_summary(tables[first]),
             "promise_99" if default == 0.99 else f"promise_{100 * default:g}": promise["kept"],
@@ -218,6 +219,19 @@ def _worse(by_app: Mapping[str, Any]) -> list[str]:
         for app, row in by_app.items()
         if row[OURS]["cost"] > row["hpa"]["cost"] and row[OURS]["misses"] > row["hpa"]["misses"]
     ]
+
+
+def _cheaper(
+    table: Mapping[str, Any], outcomes: Outcomes, lanes: Mapping[str, list[int]], tick_s: int
+) -> dict[str, Any]:
+    """Rivals that cost less at a realised 99 %, with what they have less, and when; the oracle is none."""
+    cost = {name: row["at_99"]["cost"] for name, row in table.items() if row["at_99"]["cost"] is not None}
+    one = nearest(outcomes, lanes[OURS], 0.99)
+    return {
+        name: compared(outcomes, one, nearest(outcomes, lanes[name], 0.99), max(1, HOUR_S // tick_s))
+        for name in cost
+        if name not in (OURS, "oracle") and cost[name] < cost.get(OURS, -np.inf)
+    }
 
 
 def _promise(job: Job, seen: Arrays, skip: int, usage: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from models.outcomes import Outcomes, at_rate, weights
+from models.outcomes import Outcomes, at_rate, compared, nearest, weights
 
 
 def outcomes() -> Outcomes:
@@ -75,3 +75,33 @@ def test_a_setting_that_is_beaten_is_left_out() -> None:
     more = Outcomes(all_.demand, all_.scored, all_.day, ready, ready, worse)
     both = [at_rate(of, range(n), 0.9, weights(2, 0))[0][0] for of, n in ((all_, 2), (more, 3))]
     assert both[0] == both[1]
+
+
+def test_the_lane_next_to_a_rate() -> None:
+    """Of 1,000 ticks lanes miss 100, 12, 9 and 9: 12 and 9 are about as far from 10, the cheaper of the nines is it."""
+    demand = np.linspace(0, 1, 1000)[:, None]
+    ready = np.tile([0.9, 0.988, 0.991, 0.991], (1000, 1, 1))
+    cost = np.tile([1.0, 2.0, 4.0, 3.0], (1000, 1, 1))
+    all_ = Outcomes(demand, np.ones((1000, 1), bool), np.zeros(1000, int), ready, ready, cost)
+    assert nearest(all_, range(4), 0.99) == 3
+    assert nearest(all_, range(4), 0.9) == 0
+
+
+def test_what_a_lane_has_more_is_told_by_when_it_has_it() -> None:
+    """A peak at 10 of 40 ticks, an hour of four after it; the first lane has more there, and where demand is low."""
+    demand = np.where(np.arange(40) % 2, 2.0, 1.0)[:, None]
+    demand[10] = 9.0
+    one, other = np.full((2, 40, 1), 3.0)
+    one[10:14] += 5
+    one[demand == 1] += 1  # 20 even ticks, but the tenth is the peak, and the twelfth is of the hour after it
+    ready = np.stack([one, other], axis=-1)
+    scored = np.ones((40, 1), bool)
+    scored[39] = False
+    demand[39] = np.nan
+    all_ = Outcomes(demand, scored, np.zeros(40, int), ready, ready, 0.5 * ready)
+    found = compared(all_, 0, 1, 4)
+    assert found["when"] == pytest.approx({"after a peak": 21 / 39, "below the median": 18 / 39, "else": 0.0})
+    assert found["one"]["ready"] - found["other"]["ready"] == pytest.approx(1.0)
+    assert (
+        found["one"]["replica_hour"] == found["other"]["replica_hour"] == pytest.approx(2.0)
+    )  # four ticks an hour

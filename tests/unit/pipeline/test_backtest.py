@@ -60,7 +60,14 @@ def test_the_same_arguments_give_the_same_bytes_and_all_figures(trace_file: Path
     for name in ("policies", "apps", "ticks", "figures"):
         assert (folders[0] / f"{name}.csv").read_bytes() == (folders[1] / f"{name}.csv").read_bytes()
     assert (folders[0] / "report.html").read_bytes() == (folders[1] / "report.html").read_bytes()
-    assert "://" not in (folders[0] / "report.html").read_text().replace("http://www.w3.org", "")
+    page = (folders[0] / "report.html").read_text()
+    assert "://" not in page.replace("http://www.w3.org", "")
+    costs = {name: row["at_99"]["cost"] for name, row in one["policies"].items() if name != "oracle"}
+    ours = costs["leadtime"]
+    assert set(one["cheaper"]) == {
+        name for name, cost in costs.items() if None not in (cost, ours) and cost < ours
+    }
+    assert all(f"{name} is cheaper than we are at a realised 99 %" in page for name in one["cheaper"])
     assert (one["apps"], one["users"], one["ticks"], one["warm_up_ticks"]) == (2, 4, 15, 65)
     assert one["skipped"]["duplicates"] > 0
     assert one["skipped"]["column colour"] > 0
