@@ -49,6 +49,13 @@ def add_users(
 
 
 @compiled
+def look_up(table: Array, index: NDArray[np.uint16], found: Array) -> None:
+    """Elements of a table of 65,536, all flat: NumPy's `take` makes each index eight bytes and checks it."""
+    for i in range(len(index)):
+        found[i] = table[index[i]]
+
+
+@compiled
 def staircase(margin: Array, first: Array, second: Array, most: int, least: NDArray[np.int64]) -> None:
     """For each count of the first the least count of the second with which at most so many scenarios lack.
 

@@ -18,7 +18,7 @@ from scipy.special import ndtri
 
 from models.dependence import Dependence
 from models.distribution import LEVELS, Z_MAX, Z_STEP, QuantileFunction, Selected
-from models.kernels import add_users
+from models.kernels import add_users, look_up
 
 CELLS: Final = LEVELS - 1  # intervals of the grid
 TOP: Final = np.nextafter(np.float32(CELLS), np.float32(0))  # the largest position whose cell is the last
@@ -176,8 +176,8 @@ def _add_users(xp: Any, deviation: Any, intercept: Any, slope: Any, acc: Any) ->
     cell = position.astype(xp.int32)  # below 2³¹: a chunk has at most 64 MiB / 4 positions, and fewer cells
     cell += (xp.arange(users * rows, dtype=xp.int32) * CELLS).reshape(users, rows, 1, 1)
     cell = cell.astype(xp.intp)
-    position *= _gather(xp, slope, cell)
-    position += _gather(xp, intercept, cell)
+    position *= xp.take(slope, cell)
+    position += xp.take(intercept, cell)
     xp.clip(position, xp.float32(0), xp.float32(np.inf), out=position)  # faster than maximum
     for user in range(users):
         acc += position[user]
@@ -193,18 +193,14 @@ def _mixed(xp: Any, matrix: Any, draws: Any) -> Any:
     return result
 
 
-def _gather(xp: Any, table: Any, index: Any) -> Any:
-    """Elements of the flattened table; without NumPy's check of the bounds, which buffers."""
-    return np.take(table, index, mode="wrap") if xp is np else xp.take(table, index)
-
-
 def _normals(xp: Any, generator: Any, shape: tuple[int, ...], scores: Any) -> Any:
     """Standard normals, float32, at the equally probable levels of `scores`."""
     if xp is np:  # raw bits in half the time
-        size = math.prod(shape)
-        bits = generator.bit_generator.random_raw(-(-size // 4)).astype("<u8", copy=False).view("<u2")
-        return _gather(xp, scores, bits[:size].reshape(shape))
-    return _gather(xp, scores, generator.integers(0, SCORE_LEVELS, size=shape, dtype=xp.uint16))
+        found = np.empty(shape, np.float32)
+        bits = generator.bit_generator.random_raw(-(-found.size // 4)).astype("<u8", copy=False).view("<u2")
+        look_up(scores, bits[: found.size], found.ravel())
+        return found
+    return xp.take(scores, generator.integers(0, SCORE_LEVELS, size=shape, dtype=xp.uint16))
 
 
 @lru_cache(maxsize=1)
