@@ -15,9 +15,7 @@ METRIC_UNITS: Final = ("cores", "bytes", "bytes/s", "bytes/s", "1/s")
 EVENT_KINDS: Final = ("API_CALL", "DB_QUERY", "INTERACTION", "OTHER")
 STEPS: Final = 6
 HORIZON_S: Final = 300.0  # below a tick of 60 s the last step reaches this (RECORDS, "Steps and horizon")
-SATURATED_SHARE: Final = (
-    0.98  # of its limit: from here a sample is a lower bound of demand (RECORDS, "Censoring")
-)
+SATURATED_SHARE: Final = 0.98  # of its limit: from here a sample is a lower bound (RECORDS, "Censoring")
 
 DAY_S: Final = 86_400
 HOUR_S: Final = 3_600
@@ -35,10 +33,7 @@ DAILY_CODES: Final = 20.0
 HOURLY_CODES: Final = {"minute": 20.0, "five minutes": 5_000.0}
 DAILY_LIMIT: Final = 127.0
 HOURLY_LIMIT: Final = 32_639.0
-UNKNOWN: Final = {
-    "daily": -128,
-    "hourly": -32_640,
-}  # never seen in this slot: both bytes of the latter are -128
+UNKNOWN: Final = {"daily": -128, "hourly": -32_640}  # never seen: both bytes of the latter are -128
 
 # Levels of persistence's own changes that are tracked: widths of the last value's quantiles, 1 step and 6 ahead
 KNOTS: Final = np.array([-2.8, -2.1, -1.4, -0.7, 0.7, 1.4, 2.1, 2.8], np.float32)
@@ -79,9 +74,7 @@ VOLATILITY_RATE: Final = 0.1  # ten ticks
 PRIOR_CHANGE: Final = 0.1  # a first sample is expected to change by a tenth of itself per tick, ...
 PRIOR_WEIGHT: Final = 2.0  # ... which counts as two samples
 AGE_LIMIT: Final = 32_767.0  # of its sixteen bits
-SATURATED_DECAY: Final = (
-    0.05  # a saturated sample below the last value pulls it down at most this much per tick
-)
+SATURATED_DECAY: Final = 0.05  # a saturated sample below the last value pulls it down no more per tick
 CHANGE_FLOOR: Final = 1e-3  # of the level: the finest change that scoring tells apart (SCORING, CRPS)
 TINY: Final = 1e-9  # keeps an all-zero user's unit positive
 # Of a tracked width by |z|, against its own pinball loss: few targets pass a far level, so its steps are larger.
