@@ -98,6 +98,7 @@ class Outcomes:
             )
         return rows
 
+    @cached_property
     def by_day(self) -> tuple[Array, Array, Array, Array]:
         """Misses, cost and slack (day, lane) of what is scored, and of how much (day, 2): app-ticks, demand."""
         days = np.unique(self.day)
@@ -140,7 +141,7 @@ def at_rate(outcomes: Outcomes, lanes: Sequence[int], rate: float, weight: Float
         rate: hit rate.
         weight: (draw, day), see `weights`.
     """
-    missed, cost, spare, counted = outcomes.by_day()
+    missed, cost, spare, counted = outcomes.by_day
     some = list(lanes)
     n, size = (weight @ counted[:, i] for i in (0, 1))
     hit = 1 - weight @ missed[:, some] / np.maximum(n, 1)[:, None]
@@ -165,7 +166,7 @@ def frontier(hit: Float, cost: Float) -> NDArray[np.intp]:
 
 def nearest(outcomes: Outcomes, lanes: Sequence[int], rate: float) -> int:
     """The lane whose hit rate is nearest to another, by the logarithm of its misses; of equal ones the cheapest."""
-    missed, cost, _, counted = outcomes.by_day()
+    missed, cost, _, counted = outcomes.by_day
     share = (missed.sum(axis=0) + 0.5) / max(counted[:, 0].sum(), 1.0)
     apart = np.abs(np.log(share / (1 - rate)))
     return min(lanes, key=lambda lane: (apart[lane], cost[:, lane].sum(), lane))
@@ -184,9 +185,9 @@ def compared(outcomes: Outcomes, one: int, other: int, hour: int) -> dict[str, A
         other: lane.
         hour: ticks.
     """
-    scored, demand = outcomes.scored, np.where(outcomes.scored, outcomes.demand, np.nan)
-    n = max(int(scored.sum()), 1)
-    peak, median = np.nan_to_num(np.nanquantile(demand, [0.95, 0.5], axis=0), nan=np.inf)
+    scored, n = outcomes.scored, max(int(outcomes.scored.sum()), 1)
+    demand = np.where(scored, outcomes.demand, np.where(scored.any(axis=0), np.nan, 0.0))
+    peak, median = np.nanquantile(demand, [0.95, 0.5], axis=0)
     high = np.asarray(demand > peak)
     after = np.stack([high[max(0, t + 1 - hour) : t + 1].any(axis=0) for t in range(len(high))])
     quiet = ~after & (demand < median)

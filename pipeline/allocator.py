@@ -319,7 +319,8 @@ class Allocator:
         for key, value in blocks.items():
             if key.startswith(b"app-"):
                 kept = json.loads(value)
-                states = _unhex(kept["state"], like), _unhex(kept["reconciled"], learnt)
+                # what an older version did not learn is as of a new app
+                states = _unhex(kept["state"], like), learnt | _unhex(kept["reconciled"], learnt)
                 names = (tuple(kept[field]) for field in ("metrics", "offers"))
                 self.apps[key[4:].decode()] = App(
                     kept["group"], *states, kept["memory"], kept["managed"], *names
@@ -340,8 +341,7 @@ def _hex(state: State) -> dict[str, str]:
 
 
 def _unhex(stored: Mapping[str, str], like: State) -> State:
-    """A state; what an older version did not keep is as in `like`."""
-    return like | {
+    return {
         field: np.frombuffer(bytes.fromhex(data), like[field].dtype).reshape(like[field].shape)
         for field, data in stored.items()
     }

@@ -102,11 +102,8 @@ def _said(facts: Mapping[str, Any]) -> Sequence[str]:
 
 def _why(name: str, facts: Mapping[str, Any]) -> str:
     """Where a rival wins, and by what: less capacity, and when, or cheaper capacity."""
-    (ours, theirs), found = (
-        (facts["policies"][n]["at_99"]["cost"] for n in (OURS, name)),
-        facts["cheaper"][name],
-    )
-    one, other, when = found["one"], found["other"], found["when"]
+    ours, theirs = (facts["policies"][n]["at_99"]["cost"] for n in (OURS, name))
+    one, other, when = (facts["cheaper"][name][key] for key in ("one", "other", "when"))
     parts = ", ".join(f"{replicas:+.1f} {text}" for text, replicas in when.items())
     return (
         f"{name} is cheaper than we are at a realised 99 % ({theirs:,.0f} and {ours:,.0f}). At the settings next to it "
@@ -172,7 +169,7 @@ def misses(ranked: Ranked) -> Figure:
     """Share of app-ticks missed by day, every policy at its default."""
     colours = _colours(ranked)
     market, outcomes = next(iter(ranked.outcomes.items()))
-    missed, _, _, counted = outcomes.by_day()
+    missed, _, _, counted = outcomes.by_day
     with mpl.rc_context(charts.STYLE):
         figure = Figure(figsize=(11.0, 3.0), layout="constrained")
         axes = figure.subplots()

@@ -139,7 +139,7 @@ def _policies(
 ) -> dict[str, Any]:
     apart = replace(outcomes, scored=censored).lanes()
     rows, weight = outcomes.lanes(), weights(len(np.unique(outcomes.day)), job.seed)
-    missed, _, _, counted = outcomes.by_day()
+    missed, _, _, counted = outcomes.by_day
     hits = 1 - (weight @ missed) / np.maximum(weight @ counted[:, 0], 1)[:, None]
     found: dict[str, Any] = {}
     for name, some in lanes.items():

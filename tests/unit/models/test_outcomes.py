@@ -63,7 +63,7 @@ def test_what_is_spent_where_nothing_is_scored_is_apart() -> None:
     assert at_rate(some, [0, 1], 1 - 1 / 3, weights(2, 0))[0][0] == pytest.approx(
         3.0
     )  # the short lane's 3 × 1
-    assert some.by_day()[1].tolist() == [[1.0, 3.0], [2.0, 6.0]]
+    assert some.by_day[1].tolist() == [[1.0, 3.0], [2.0, 6.0]]
 
 
 def test_a_setting_that_is_beaten_is_left_out() -> None:
@@ -100,6 +100,9 @@ def test_what_a_lane_has_more_is_told_by_when_it_has_it() -> None:
     demand[39] = np.nan
     all_ = Outcomes(demand, scored, np.zeros(40, int), ready, ready, 0.5 * ready)
     found = compared(all_, 0, 1, 4)
+    both = np.tile(ready, (1, 2, 1))  # beside it an app of which nothing is scored
+    beside = Outcomes(np.tile(demand, 2), scored & [True, False], np.zeros(40, int), both, both, 0.5 * both)
+    assert compared(beside, 0, 1, 4) == found
     assert found["when"] == pytest.approx({"after a peak": 21 / 39, "below the median": 18 / 39, "else": 0.0})
     assert found["one"]["ready"] - found["other"]["ready"] == pytest.approx(1.0)
     assert (

@@ -1,5 +1,6 @@
 """The allocator without Kafka: what it publishes, and that a restored one publishes the same."""
 
+import json
 from decimal import Decimal
 
 import pytest
@@ -7,6 +8,7 @@ import structlog
 
 from models.lstm import BehaviourModel
 from pipeline import commands, keys
+from pipeline.allocator import Allocator
 from pipeline.codec import DEFAULT, Record
 from pipeline.settings import Settings
 from tests.unit.pipeline.driving import TICKS, Published, allocator, distinct, drive, policy, scenarios
@@ -45,6 +47,40 @@ def test_a_restored_allocator_publishes_the_same_plans_and_signed_commands(
     assert sum(plan["commands_issued"] for plan in plans) == len(issued)
     totals = [record for topic, _, record, _ in whole if topic == "forecasts.apps"]
     assert len(totals) == TICKS
+
+
+def test_state_from_before_records_were_kept_is_read(
+    model: BehaviourModel, installation: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In its first day an app has no bound, so that nothing else may differ."""
+    inputs = scenarios(model, installation)
+    make = allocator(model, installation, monkeypatch, [policy("shop"), policy("blog")])
+    whole: Published = []
+    rest: Published = []
+
+    def into(published: Published) -> Allocator:
+        return make(
+            lambda topic, name, record, *, partition, key: published.append((topic, name, record, partition))
+        )
+
+    before, half = into(whole), len(inputs) // 2
+    for value in inputs[:half]:
+        before.fold(value)
+    blocks = dict(before.blocks())
+    for name in [name for name in blocks if name.startswith(b"app-")]:
+        kept = json.loads(blocks[name])
+        del kept["reconciled"]["day"], kept["reconciled"]["largest"]
+        blocks[name] = json.dumps(kept).encode()
+    after = into(rest)
+    after.restore(blocks)
+    done = len(whole)
+    for value in inputs[half:]:
+        before.fold(value)
+    for value in inputs:
+        after.fold(value)
+    of = [[record for topic, _, record, _ in some if topic == "plans"] for some in (whole[done:], rest)]
+    assert of[0]
+    assert of[1][-len(of[0]) :] == of[0]
 
 
 def test_a_plan_waits_for_every_shard_and_a_notice_says_which_is_missing(
