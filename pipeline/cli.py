@@ -12,26 +12,26 @@ from typer.main import get_command
 from pipeline.stages import run
 
 COMMANDS: Final = {
-    "demo": "demo:demo",
-    "up": "up:up",
-    "broker": "broker:broker",
-    "observe": "observe:observe",
-    "explain": "explain:explain",
-    "train": "train:train",
-    "evaluate": "evaluate:evaluate",
-    "backtest": "backtest:backtest",
-    "replay": "replay_command:replay",
-    "ingest": "stages:ingest",
-    "worker": "stages:worker",
-    "actuator": "stages:actuator",
-    "topics": "admin:topics_app",
-    "policies": "admin:policies_app",
-    "prices": "admin:prices_app",
-    "calendar": "admin:calendar_app",
-    "models": "admin:models_app",
-    "bench": "bench:bench_app",
+    "demo": "pipeline.demo:demo",
+    "up": "pipeline.up:up",
+    "broker": "pipeline.broker:broker",
+    "observe": "pipeline.observe:observe",
+    "explain": "pipeline.explain:explain",
+    "train": "pipeline.train:train",
+    "evaluate": "pipeline.evaluate:evaluate",
+    "backtest": "pipeline.backtest:backtest",
+    "replay": "pipeline.replay_command:replay",
+    "ingest": "pipeline.stages:ingest",
+    "worker": "pipeline.stages:worker",
+    "actuator": "pipeline.stages:actuator",
+    "topics": "pipeline.admin:topics_app",
+    "policies": "pipeline.admin:policies_app",
+    "prices": "pipeline.admin:prices_app",
+    "calendar": "pipeline.admin:calendar_app",
+    "models": "pipeline.admin:models_app",
+    "bench": "pipeline.bench:bench_app",
 }
-"""Where each is, in this package: a function, or an app of commands."""
+"""Module and name of each: a function, or an app of commands."""
 
 
 class Commands(TyperGroup):
@@ -46,7 +46,7 @@ class Commands(TyperGroup):
         if cmd_name not in COMMANDS:
             return None
         module, _, name = COMMANDS[cmd_name].partition(":")
-        found = getattr(import_module(f"pipeline.{module}"), name)
+        found = getattr(import_module(module), name)
         if not isinstance(found, typer.Typer):
             alone = typer.Typer(add_completion=False)
             alone.command(cmd_name)(found)
