@@ -15,8 +15,8 @@ from models import machines
 from models.features import DAY_S, EVENT_KINDS
 from models.lstm import DEFAULT_MODEL
 from pipeline import jobs, shards, source, trace
+from pipeline.cli.evaluate import Window
 from pipeline.display import tell
-from pipeline.evaluate import Window
 from pipeline.options import AsJson
 
 TICK_S: Final = 300

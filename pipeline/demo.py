@@ -20,9 +20,10 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from pipeline import admin, released, summary, topics
+from pipeline import released, summary, topics
 from pipeline import trace as traces
 from pipeline.actuator import starting_capacity
+from pipeline.cli import inputs
 from pipeline.cluster import cluster
 from pipeline.errors import LeadtimeError, UsageError
 from pipeline.example.setup import Example
@@ -153,8 +154,8 @@ class Run:
             self.settings = settings
             self._say(f"Kafka at {settings.bootstrap}")
             topics.create(settings)
-            admin.publish(settings, "prices", "price", example.prices)
-            admin.publish(settings, "policies", "policy", example.policies)
+            inputs.publish(settings, "prices", "price", example.prices)
+            inputs.publish(settings, "policies", "policy", example.policies)
             starting_capacity(settings, example.starting, self.window.first)
             supervisor = Supervisor(settings.environment(), settings.data_dir / "stages", self._say)
             watch = Watch(settings)

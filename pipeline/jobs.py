@@ -15,9 +15,9 @@ from models.features import DAY_S, METRICS
 from models.provisioning import Terms
 from pipeline import side_files
 from pipeline.actuators.simulated import LocalOffer
+from pipeline.cli.evaluate import Window
 from pipeline.codec import DEFAULT, Record
 from pipeline.errors import UsageError
-from pipeline.evaluate import Window
 from pipeline.example.setup import Example
 from pipeline.identity import DEMO_KEY, Key
 from pipeline.lanes import Job

@@ -11,7 +11,8 @@ from typing import Final
 
 import numpy as np
 
-from pipeline import admin, topics
+from pipeline import topics
+from pipeline.cli import inputs
 from pipeline.codec import DEFAULT, Record
 from pipeline.identity import entity, partition_of
 from pipeline.ingest import RAW
@@ -136,8 +137,8 @@ class Load:
             for app in self.names
             for tier, price in (("ON_DEMAND", "0.2"), ("SPOT", "0.08"))
         ]
-        admin.publish(settings, "policies", "policy", policies)
-        admin.publish(settings, "prices", "price", prices)
+        inputs.publish(settings, "policies", "policy", policies)
+        inputs.publish(settings, "prices", "price", prices)
 
 
 class Filler(Outputs):

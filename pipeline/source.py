@@ -8,10 +8,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from models.lstm import DEFAULT_MODEL
-from pipeline import evaluate, recorded, released, replayed, shards, trace
+from pipeline import recorded, released, replayed, shards, trace
+from pipeline.cli import evaluate
+from pipeline.cli.evaluate import Window
 from pipeline.client import reachable
 from pipeline.errors import UsageError
-from pipeline.evaluate import Window
 from pipeline.jobs import Records
 from pipeline.lanes import Arrays, Job
 from pipeline.recorded import Recorded

@@ -28,7 +28,8 @@ import polars as pl
 from models import daily
 from models.capacity import validate
 from models.outcomes import weights
-from pipeline import evaluate, jobs
+from pipeline import jobs
+from pipeline.cli import evaluate
 from pipeline.codec import Record
 from pipeline.errors import UsageError
 from pipeline.jobs import Records

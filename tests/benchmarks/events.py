@@ -14,7 +14,7 @@ import numpy as np
 
 from models import scoring, synthetic, training
 from models.series import Series
-from pipeline.train import simulated
+from pipeline.cli.train import simulated
 
 TRAINED = tuple((seed, 60, 2880) for seed in (101, 102, 103, 104))  # seed, tick_s, ticks
 CHECKED = (105, 60, 1440)

@@ -10,7 +10,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from pipeline.backtest import backtest
+from pipeline.cli.backtest import backtest
 from pipeline.client import connection, quiet_admin
 from pipeline.settings import Settings
 from tests.faults.living import START, TICKS, named

@@ -11,14 +11,15 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from pipeline import admin, topics
-from pipeline.admin import publish, published, read_calendar, read_policies, read_prices
+from pipeline import topics
+from pipeline.cli import inputs as admin
+from pipeline.cli.inputs import publish, published, read_calendar, read_policies, read_prices
 from pipeline.client import connection
 from pipeline.errors import Unreachable, UsageError
 from pipeline.outputs import Outputs
 from pipeline.settings import Settings
 from pipeline.side_inputs import SideInputs
-from tests.unit.pipeline.test_admin import EVENT, POLICY, PRICE
+from tests.unit.pipeline.cli.test_inputs import EVENT, POLICY, PRICE
 
 NOW_S = 1_700_000_030.0
 """Half-way through tick 28333333 of 60 s (1,699,999,980 to 1,700,000,040)."""

@@ -5,7 +5,7 @@ import json
 import pytest
 from typer.testing import CliRunner
 
-from pipeline.bench import bench_app
+from pipeline.cli.bench import bench_app
 from pipeline.settings import Settings
 
 

@@ -6,8 +6,8 @@ import pytest
 
 from models.features import EVENT_KINDS, METRICS
 from pipeline import jobs, what_if
+from pipeline.cli.evaluate import Window
 from pipeline.errors import UsageError
-from pipeline.evaluate import Window
 from pipeline.jobs import Records
 from pipeline.source import Source
 from pipeline.trace import Panel

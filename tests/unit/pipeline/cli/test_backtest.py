@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from models.references import KNOBS
 from models.synthetic import population
 from pipeline import shards
-from pipeline.backtest import backtest
+from pipeline.cli.backtest import backtest
 from pipeline.errors import UsageError
 from tests.unit.pipeline.traces import write
 

@@ -6,7 +6,7 @@ import sys
 import pytest
 from typer.testing import CliRunner
 
-from pipeline.cli import COMMANDS, app
+from pipeline.cli.main import COMMANDS, app
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -31,7 +31,7 @@ def test_an_unknown_command_is_refused() -> None:
 def test_a_command_does_not_wait_for_the_modules_of_others() -> None:
     heavy = ("tensorflow", "matplotlib", "numba", "polars")
     code = (
-        "import sys; from pipeline.cli import app; app(['policies', '--help'], standalone_mode=False);"
+        "import sys; from pipeline.cli.main import app; app(['policies', '--help'], standalone_mode=False);"
         f"print(*(name for name in {heavy} if name in sys.modules), file=sys.stderr)"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from models.capacity import Policy
-from pipeline.admin import policies_app, read_calendar, read_policies, read_prices
+from pipeline.cli.inputs import policies_app, read_calendar, read_policies, read_prices
 from pipeline.codec import Record
 from pipeline.errors import UsageError
 from pipeline.side_files import SIZE
@@ -260,7 +260,7 @@ def test_a_policys_history_is_every_version_with_its_author_and_what_it_changed(
         },
         1: {**record, "version": 1, "valid_from_tick": 0, "author": "bob"},
     }
-    monkeypatch.setattr("pipeline.admin.published", lambda *_: {"shop": versions})
+    monkeypatch.setattr("pipeline.cli.inputs.published", lambda *_: {"shop": versions})
     found = json.loads(CliRunner().invoke(policies_app, ["history", "shop", "--json"]).output)["policies"]
     assert found == [
         {"version": 1, "valid_from_tick": 0, "author": "bob", "changed": {}},

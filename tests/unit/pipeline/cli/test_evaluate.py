@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 from models.lstm import BehaviourModel, Network
 from models.series import held_out
 from models.synthetic import population
+from pipeline.cli.evaluate import evaluate
 from pipeline.errors import UsageError
-from pipeline.evaluate import evaluate
 from tests.unit.pipeline.traces import write
 
 START = 28_000_000  # minutes since 1970

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from models.lstm import BehaviourModel
 from models.series import held_out
 from models.synthetic import population
-from pipeline import train as module
+from pipeline.cli import train as module
 from pipeline.errors import UsageError
 from tests.unit.pipeline.traces import write
 

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from models.distribution import QuantileFunction, Z
-from pipeline import charts, codec, explain
+from pipeline import charts, codec
+from pipeline.cli import explain
 from pipeline.codec import Record
 from pipeline.decision import Surroundings
 from pipeline.errors import UsageError

@@ -2,7 +2,7 @@ import json
 
 from typer.testing import CliRunner
 
-from pipeline.bench import bench_app
+from pipeline.cli.bench import bench_app
 
 
 def test_the_samplers_are_timed_and_compared() -> None:
