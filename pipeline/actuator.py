@@ -41,10 +41,10 @@ from pipeline.actuators.wire import TIMEOUT_S, Positions, offsets_call
 from pipeline.codec import Codec
 from pipeline.commands import FINAL, Target, verify
 from pipeline.errors import Poison
-from pipeline.keys import Keyring, keyring
 from pipeline.messages import Position, dead_letter, header_of, letter_key, position_of
 from pipeline.outputs import Outputs
 from pipeline.reading import batch, reader, records, whole
+from pipeline.security.signing_keys import Keyring, keyring
 from pipeline.settings import Settings
 
 BATCH = 1_000  # messages a poll: a plan's commands are a few

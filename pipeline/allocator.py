@@ -26,9 +26,9 @@ from pipeline import planning, plans, reading, side_inputs
 from pipeline.barrier import Barrier, Demand
 from pipeline.codec import Codec, Record
 from pipeline.forecasts import forecast_records
-from pipeline.identity import PSEUDONYM_BYTES
-from pipeline.keys import SigningKey
 from pipeline.planning import App
+from pipeline.security.pseudonyms import PSEUDONYM_BYTES
+from pipeline.security.signing_keys import SigningKey
 from pipeline.settings import Settings
 from pipeline.side_inputs import SideInputs
 from pipeline.state import Publish

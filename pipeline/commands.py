@@ -29,7 +29,7 @@ from cryptography.exceptions import InvalidSignature
 from fastavro import parse_schema, schemaless_writer
 
 import schemas
-from pipeline.keys import Keyring, SigningKey
+from pipeline.security.signing_keys import Keyring, SigningKey
 
 Record = dict[str, Any]
 SCHEMA_VERSION = 1

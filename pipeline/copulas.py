@@ -9,7 +9,7 @@ import numpy as np
 
 from models.dependence import EARLY_NONE, SUMS, USER, Dependence, estimate, learn, loadings, users
 from pipeline import topics
-from pipeline.identity import PSEUDONYM_BYTES
+from pipeline.security.pseudonyms import PSEUDONYM_BYTES
 
 FORGET_S = 7 * 86_400
 """An app silent for a week is forgotten, as its users are by the profiler."""

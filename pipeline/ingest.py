@@ -26,9 +26,9 @@ from pipeline.codec import Codec, Record
 from pipeline.decode import decode_batch
 from pipeline.errors import Unreachable
 from pipeline.frames import Frame, Lane, Shard
-from pipeline.identity import PSEUDONYM_BYTES, Directory, Key, KeyRing
 from pipeline.messages import Received, dead_letter, header_of, letter_key, position_of
 from pipeline.outputs import Outputs
+from pipeline.security.pseudonyms import PSEUDONYM_BYTES, Directory, Key, KeyRing
 from pipeline.settings import Settings
 from pipeline.steady import Steady
 from pipeline.telemetry import Vitals

@@ -19,9 +19,9 @@ from pipeline.cli.evaluate import Window
 from pipeline.codec import DEFAULT, Record
 from pipeline.errors import UsageError
 from pipeline.example.setup import Example
-from pipeline.identity import DEMO_KEY, Key
 from pipeline.lanes import Job
 from pipeline.plans import DEFAULT_POLICY, default_policy
+from pipeline.security.pseudonyms import DEMO_KEY, Key
 from pipeline.side_inputs import SideInputs, offer_of, policy_of
 from pipeline.trace import Panel
 

@@ -14,9 +14,9 @@ import numpy as np
 from pipeline import topics
 from pipeline.cli import inputs
 from pipeline.codec import DEFAULT, Record
-from pipeline.identity import entity, partition_of
 from pipeline.ingest import RAW
 from pipeline.outputs import Outputs
+from pipeline.security.pseudonyms import entity, partition_of
 from pipeline.settings import Settings
 
 MEASURED: Final = ("cpu", "memory", "network", "disk")

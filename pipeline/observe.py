@@ -31,9 +31,9 @@ from models.features import SATURATED_SHARE
 from pipeline import topics
 from pipeline.client import reachable
 from pipeline.codec import Record
-from pipeline.identity import entity
 from pipeline.options import AsJson, Bootstrap, Prefix
 from pipeline.outputs import Outputs
+from pipeline.security.pseudonyms import entity
 from pipeline.settings import Settings, load
 
 NAME_LENGTH = 15

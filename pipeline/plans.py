@@ -10,7 +10,7 @@ from models.capacity import Policy
 from models.margin import Level
 from pipeline import commands
 from pipeline.codec import Record
-from pipeline.keys import SigningKey
+from pipeline.security.signing_keys import SigningKey
 
 DEFAULT_POLICY = "*"
 """Policy of apps that have none of their own."""

@@ -11,7 +11,7 @@ from models.features import EVENT_KINDS, METRICS
 from models.lstm import BLOCK, BehaviourModel
 from pipeline.codec import Codec, Record
 from pipeline.forecasts import Layout
-from pipeline.identity import PSEUDONYM_BYTES
+from pipeline.security.pseudonyms import PSEUDONYM_BYTES
 from pipeline.state import Numbered, Publish
 from pipeline.users import NAMES, Users
 

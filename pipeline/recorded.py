@@ -20,9 +20,9 @@ from models.features import EVENT_KINDS, METRICS
 from pipeline import reading, topics
 from pipeline.codec import Codec, Record, published
 from pipeline.errors import Poison, UsageError
-from pipeline.identity import PSEUDONYM_BYTES
 from pipeline.messages import position_of
 from pipeline.profiler import matrix
+from pipeline.security.pseudonyms import PSEUDONYM_BYTES
 from pipeline.settings import Settings
 from pipeline.side_inputs import SideInputs
 from pipeline.trace import Panel

@@ -21,9 +21,9 @@ from models.features import EVENT_KINDS, METRICS
 from pipeline import reading, topics
 from pipeline.codec import DEFAULT, Codec
 from pipeline.errors import Poison, UsageError
-from pipeline.identity import entity, partition_of
 from pipeline.ingest import RAW, SHIFT_HEADER
 from pipeline.outputs import Outputs
+from pipeline.security.pseudonyms import entity, partition_of
 from pipeline.settings import Settings
 from pipeline.trace import EVENTS, LIMIT, Trace
 

@@ -24,12 +24,12 @@ from pipeline.codec import Codec, Record
 from pipeline.display import progress
 from pipeline.errors import Poison, UsageError
 from pipeline.forecasting import model_of
-from pipeline.keys import SigningKey, demo_key, read_private
 from pipeline.lanes import Arrays, Job
 from pipeline.living import Living
 from pipeline.planning import Decide
 from pipeline.profiler import Profiler
 from pipeline.recorded import Recorded, since
+from pipeline.security.signing_keys import SigningKey, demo_key, read_private
 from pipeline.settings import Settings
 from pipeline.shards import days, follow
 from pipeline.simulator import Simulator

@@ -16,7 +16,7 @@ from pipeline import topics
 from pipeline.codec import Codec, Record
 from pipeline.copulas import Copulas
 from pipeline.forecasts import Gathered
-from pipeline.identity import partition_of
+from pipeline.security.pseudonyms import partition_of
 from pipeline.side_inputs import SideInputs
 from pipeline.state import Numbered, Publish
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from models.lstm import BehaviourModel, State
 from pipeline import telemetry
-from pipeline.identity import PSEUDONYM_BYTES
+from pipeline.security.pseudonyms import PSEUDONYM_BYTES
 
 NAMES: Final = np.dtype(f"S{PSEUDONYM_BYTES}")
 """Of an array of pseudonyms; NumPy's texts of one length compare as bytes do."""

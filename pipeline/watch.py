@@ -11,7 +11,7 @@ from models.scenarios import stream
 from pipeline import commands, reading, topics
 from pipeline.codec import Codec, Record
 from pipeline.forecasts import unpack
-from pipeline.identity import PSEUDONYM_BYTES
+from pipeline.security.pseudonyms import PSEUDONYM_BYTES
 from pipeline.settings import Settings
 
 FOLLOWED = (

@@ -23,10 +23,10 @@ from pipeline.allocator import Allocator
 from pipeline.client import faust_app
 from pipeline.codec import Codec
 from pipeline.fetching import PromptConsumer
-from pipeline.keys import signing_key
 from pipeline.outputs import Outputs
 from pipeline.profiler import Profiler
 from pipeline.pulse import Pulse
+from pipeline.security.signing_keys import signing_key
 from pipeline.settings import Settings
 from pipeline.side_inputs import SideInputs
 from pipeline.simulator import Simulator

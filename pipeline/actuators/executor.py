@@ -17,7 +17,7 @@ import structlog
 from pipeline.actuators.provider import Observation, Provider, Record
 from pipeline.commands import Ledger, Target, refusal
 from pipeline.errors import Rejected, Retryable
-from pipeline.keys import Keyring
+from pipeline.security.signing_keys import Keyring
 
 T = TypeVar("T")
 log = structlog.get_logger("leadtime.actuator")

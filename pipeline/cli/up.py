@@ -10,8 +10,8 @@ import typer
 from pipeline import topics
 from pipeline.cluster import cluster
 from pipeline.errors import UsageError
-from pipeline.keys import signing_key
 from pipeline.options import AsJson, Bootstrap, Prefix
+from pipeline.security.signing_keys import signing_key
 from pipeline.settings import load
 from pipeline.supervise import STAGES, Supervisor
 

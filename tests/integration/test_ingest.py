@@ -12,9 +12,9 @@ from confluent_kafka import Producer
 from pipeline import reading, topics
 from pipeline.client import connection
 from pipeline.codec import decode
-from pipeline.identity import partition_of
 from pipeline.ingest import Ingest
 from pipeline.replay import Item, Replayer, window_of_topics
+from pipeline.security.pseudonyms import partition_of
 from pipeline.settings import Settings
 from tests.unit.pipeline.messages import event, metric, watermark
 

@@ -16,9 +16,9 @@ import pytest
 from models.features import METRICS
 from pipeline import codec, reading, topics
 from pipeline.codec import DEFAULT, Record
-from pipeline.identity import KeyRing, entity, partition_of
 from pipeline.ingest import Ingest, Partition
 from pipeline.observe import Machine, Process, look, publish
+from pipeline.security.pseudonyms import KeyRing, entity, partition_of
 from pipeline.settings import Settings
 from tests.unit.pipeline.messages import FakeMessage, watermark
 

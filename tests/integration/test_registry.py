@@ -20,9 +20,9 @@ from pipeline import codec, reading, topics
 from pipeline.broker import free_port
 from pipeline.codec import Codec
 from pipeline.errors import Poison
-from pipeline.identity import entity
 from pipeline.ingest import Ingest
 from pipeline.outputs import Outputs
+from pipeline.security.pseudonyms import entity
 from pipeline.settings import Settings
 
 GROUP, ARTIFACT, VERSION = "io.apicurio", "apicurio-registry-app", "3.3.3"

@@ -10,12 +10,12 @@ import pytest
 from models.dependence import Dependence
 from models.features import METRICS
 from models.lstm import BehaviourModel
-from pipeline import keys
 from pipeline.allocator import Allocator
 from pipeline.codec import DEFAULT, Record
-from pipeline.identity import KeyRing
 from pipeline.ingest import Partition
 from pipeline.profiler import Profiler
+from pipeline.security import signing_keys
+from pipeline.security.pseudonyms import KeyRing
 from pipeline.settings import Settings
 from pipeline.side_inputs import SideInputs
 from pipeline.simulator import Simulator
@@ -195,6 +195,6 @@ def allocator(
 
     def make(publish: Publish) -> Allocator:
         inputs = FakeInputs(settings, policies, PRICES)
-        return Allocator(0, model, inputs, DEFAULT, publish, keys.signing_key(settings), settings)
+        return Allocator(0, model, inputs, DEFAULT, publish, signing_keys.signing_key(settings), settings)
 
     return make

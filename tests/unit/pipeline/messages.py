@@ -6,7 +6,7 @@ from typing import Any
 from pipeline import codec
 from pipeline.codec import Record
 from pipeline.commands import Target, build
-from pipeline.keys import demo_key
+from pipeline.security.signing_keys import demo_key
 
 NOW_US = 1_700_000_040_000_000  # a whole minute
 TICK_S = 60

@@ -17,7 +17,7 @@ from pipeline.actuators.wire import Positions
 from pipeline.codec import encode
 from pipeline.commands import Target
 from pipeline.errors import Rejected, Retryable
-from pipeline.keys import demo_key
+from pipeline.security.signing_keys import demo_key
 from tests.unit.pipeline.messages import command
 
 KEY = demo_key()

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from pipeline.codec import decode, encode
 from pipeline.commands import Ledger, Target, command_id, final, refusal, sign, signed_bytes, verify
-from pipeline.keys import SigningKey, demo_key
+from pipeline.security.signing_keys import SigningKey, demo_key
 from tests.unit.pipeline import messages
 
 KEY = demo_key()

@@ -10,8 +10,8 @@ from pipeline.bench_latency import delays
 from pipeline.bench_throughput import container, summary
 from pipeline.codec import decode, published
 from pipeline.decode import bare
-from pipeline.identity import Directory, entity, partition_of
 from pipeline.load import MEASURED, Load
+from pipeline.security.pseudonyms import Directory, entity, partition_of
 from pipeline.settings import Settings
 
 TICK = 29_400_000

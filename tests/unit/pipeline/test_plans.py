@@ -3,8 +3,9 @@
 from datetime import UTC, datetime
 from pathlib import Path
 
-from pipeline import keys, plans, side_inputs
+from pipeline import plans, side_inputs
 from pipeline.codec import DEFAULT, Record
+from pipeline.security import signing_keys
 from pipeline.settings import Settings
 from tests.unit.pipeline.driving import FakeInputs, policy, price
 from tests.unit.pipeline.messages import TICK_S
@@ -45,7 +46,7 @@ def test_a_release_drains_and_growth_comes_first(tmp_path: Path) -> None:
         "plan_id": "shop@7", "app": "shop", "mode": "canary", "tick": 7, "tick_s": TICK_S,
         "counts": [{"offer_id": o, "desired": [n]} for o, n in (("a", 1), ("b", 4), ("c", 2))],
     }  # fmt: skip
-    key = keys.signing_key(settings(tmp_path))
+    key = signing_keys.signing_key(settings(tmp_path))
     issued = plans.command_records(record, made, prices, {"a": 3, "b": 2, "c": 2}, {}, key)
     assert [(c["target"]["ref"], c["desired"], c["drain_s"]) for c in issued] == [
         ("shop/b", 4, 0.0),

@@ -13,10 +13,10 @@ from models.lstm import DEFAULT_MODEL, BehaviourModel
 from pipeline.ahead import Ahead
 from pipeline.codec import DEFAULT, Record
 from pipeline.forecasting import Forecasting
-from pipeline.identity import PSEUDONYM_BYTES
 from pipeline.lanes import Job
 from pipeline.profiler import Profiler
 from pipeline.rerun import Rerun
+from pipeline.security.pseudonyms import PSEUDONYM_BYTES
 from pipeline.settings import Settings
 from pipeline.side_inputs import offer_of, policy_of
 from tests.unit.pipeline import driving

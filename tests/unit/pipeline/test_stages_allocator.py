@@ -7,9 +7,10 @@ import pytest
 import structlog
 
 from models.lstm import BehaviourModel
-from pipeline import commands, keys
+from pipeline import commands
 from pipeline.allocator import Allocator
 from pipeline.codec import DEFAULT, Record
+from pipeline.security import signing_keys
 from pipeline.settings import Settings
 from tests.unit.pipeline.driving import TICKS, Published, allocator, distinct, drive, policy, scenarios
 
@@ -43,7 +44,7 @@ def test_a_restored_allocator_publishes_the_same_plans_and_signed_commands(
     assert {command["target"]["ref"].split("/")[0] for command in issued} == {
         "shop"
     }  # shadow commands nothing
-    assert all(commands.verify(command, keys.keyring(installation)) for command in issued)
+    assert all(commands.verify(command, signing_keys.keyring(installation)) for command in issued)
     assert sum(plan["commands_issued"] for plan in plans) == len(issued)
     totals = [record for topic, _, record, _ in whole if topic == "forecasts.apps"]
     assert len(totals) == TICKS

@@ -9,8 +9,8 @@ from hashlib import blake2b
 import numpy as np
 import polars as pl
 
-from pipeline import keys
 from pipeline.errors import UsageError
+from pipeline.security import signing_keys
 from pipeline.settings import Settings
 
 PSEUDONYM_BYTES = 16
@@ -87,7 +87,7 @@ class KeyRing:
         path = settings.pseudonym_keys_file or settings.data_dir / "keys" / "pseudonyms.json"
         if settings.pseudonym_keys_file is None:
             first = [{"key_id": "1", "secret": secrets.token_hex(32), "valid_from": 0}]
-            keys.write_once(path, json.dumps(first).encode())
+            signing_keys.write_once(path, json.dumps(first).encode())
         try:
             found = json.loads(path.read_bytes())
             # BLAKE2b takes at most 64 bytes of key
