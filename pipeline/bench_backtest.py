@@ -14,10 +14,11 @@ import typer
 from models import machines
 from models.features import DAY_S, EVENT_KINDS
 from models.lstm import DEFAULT_MODEL
-from pipeline import jobs, shards, source, trace
+from pipeline import jobs, shards, source
 from pipeline.cli.evaluate import Window
 from pipeline.display import tell
 from pipeline.options import AsJson
+from pipeline.traces import trace_file
 
 TICK_S: Final = 300
 METRICS: Final = 4
@@ -37,7 +38,7 @@ def backtest(
     ticks = days * DAY_S // TICK_S
     values = machines.machines(seed=seed, users=users, ticks=ticks, tick_s=TICK_S)
     values[..., METRICS:] = np.nan
-    panel = trace.Panel(
+    panel = trace_file.Panel(
         ticks=np.arange(ticks, dtype=np.int64),
         tick_s=TICK_S,
         apps=[f"app-{u % apps}" for u in range(users)],

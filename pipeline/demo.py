@@ -21,7 +21,6 @@ from rich.live import Live
 from rich.table import Table
 
 from pipeline import released, summary, topics
-from pipeline import trace as traces
 from pipeline.actuator import starting_capacity
 from pipeline.cli import inputs
 from pipeline.cluster import cluster
@@ -31,6 +30,7 @@ from pipeline.options import AsJson, Speed
 from pipeline.replay import Replayer, Window, records
 from pipeline.settings import Settings, load
 from pipeline.supervise import Supervisor
+from pipeline.traces import trace_file as traces
 from pipeline.watch import Watch
 
 PARTITIONS = 2
@@ -93,7 +93,7 @@ def _has_screen() -> bool:
 
 
 def _default_trace() -> traces.Trace:
-    from pipeline.example import default_trace  # here: a second of imports for what is seldom asked
+    from pipeline.traces import default_trace  # here: a second of imports for what is seldom asked
 
     return default_trace.build()
 

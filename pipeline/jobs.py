@@ -23,7 +23,7 @@ from pipeline.lanes import Job
 from pipeline.plans import DEFAULT_POLICY, default_policy
 from pipeline.security.pseudonyms import DEMO_KEY, Key
 from pipeline.side_inputs import SideInputs, offer_of, policy_of
-from pipeline.trace import Panel
+from pipeline.traces.trace_file import Panel
 
 TIERS: Final = "tiers"
 ON_DEMAND: Final = "on_demand"

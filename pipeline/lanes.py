@@ -23,7 +23,7 @@ class Job:
     """What is run: consecutive ticks of users, the apps they make, and how these are planned.
 
     Attributes:
-        values, events, saturated: (tick, user, ...), see `pipeline.trace.Panel`.
+        values, events, saturated: (tick, user, ...), see `pipeline.traces.trace_file.Panel`.
         ids: (user) pseudonyms.
         first_tick, tick_s: number of the first row's tick, and its length.
         members: app -> columns of its users.

@@ -25,7 +25,7 @@ from pipeline.profiler import matrix
 from pipeline.security.pseudonyms import PSEUDONYM_BYTES
 from pipeline.settings import Settings
 from pipeline.side_inputs import SideInputs
-from pipeline.trace import Panel
+from pipeline.traces.trace_file import Panel
 
 FRAMES: Final = "behaviour.frames"
 EVERY: Final = 2**62  # observations that are kept of a target: all

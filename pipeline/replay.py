@@ -25,7 +25,7 @@ from pipeline.ingest import RAW, SHIFT_HEADER
 from pipeline.outputs import Outputs
 from pipeline.security.pseudonyms import entity, partition_of
 from pipeline.settings import Settings
-from pipeline.trace import EVENTS, LIMIT, Trace
+from pipeline.traces.trace_file import EVENTS, LIMIT, Trace
 
 _LOG = structlog.get_logger()
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from models.lstm import DEFAULT_MODEL
-from pipeline import recorded, released, replayed, shards, trace
+from pipeline import recorded, released, replayed, shards
 from pipeline.cli import evaluate
 from pipeline.cli.evaluate import Window
 from pipeline.client import reachable
@@ -17,7 +17,8 @@ from pipeline.jobs import Records
 from pipeline.lanes import Arrays, Job
 from pipeline.recorded import Recorded
 from pipeline.settings import Settings, load
-from pipeline.trace import Panel
+from pipeline.traces import trace_file
+from pipeline.traces.trace_file import Panel
 
 SHARDS = 2
 """Groups of apps that learn apart, as partitions of a stream do; two, so that two cores are used. Not the machine's
@@ -86,10 +87,10 @@ def of_trace(
     Raises:
         UsageError: it cannot be read, or has nothing to score in the window.
     """
-    read = trace.read(path)
+    read = trace_file.read(path)
     if apps:
-        read = trace.of_apps(read, apps)
-    panel = trace.to_panel(read, tick_s)
+        read = trace_file.of_apps(read, apps)
+    panel = trace_file.to_panel(read, tick_s)
     _some(panel, str(path))
     window = _scored(evaluate.window_of(panel, warm_up, begin, until))
     rows = read.frame.height - read.frame.select("ts", "app", "user").unique().height

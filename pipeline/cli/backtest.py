@@ -21,7 +21,7 @@ from pipeline.lanes import Arrays, Job
 from pipeline.options import AsJson, Bootstrap, Prefix, span_of
 from pipeline.rivals_run import rivals
 from pipeline.source import Source
-from pipeline.trace import Panel
+from pipeline.traces.trace_file import Panel
 
 SWEEP: Final = (0.02, 0.1, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.97, 0.98, 0.99, 0.995, 0.998, 0.999, 0.9995)
 """Confidences whose replicas are compared with the rivals'; hit rates of 95 to 99.9 % lie between."""

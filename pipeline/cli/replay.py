@@ -11,12 +11,12 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from pipeline import topics
-from pipeline import trace as traces
 from pipeline.client import reachable
 from pipeline.errors import UsageError
 from pipeline.options import AsJson, Bootstrap, Prefix, Speed, span_of
 from pipeline.replay import Replayer, Window, records, window_of_topics
 from pipeline.settings import load
+from pipeline.traces import trace_file as traces
 
 
 def replay(

@@ -15,8 +15,8 @@ from models import calibration, machines, scoring, series, synthetic, training
 from models.features import DAY_S, EVENT_KINDS
 from models.lstm import BehaviourModel, State
 from models.series import Series
-from pipeline import trace
 from pipeline.display import progress, tell
+from pipeline.traces import trace_file
 
 LATER_S: Final = (
     14 * DAY_S
@@ -40,7 +40,7 @@ class Source:
     """Users of one trace file with one interval, as arrays and as series (each on its own stretch of time)."""
 
     path: Path
-    panel: trace.Panel
+    panel: trace_file.Panel
     users: list[Series]
 
     @property
@@ -57,8 +57,8 @@ def load(path: Path) -> list[Source]:
         UsageError: as `trace.read`.
     """
     sources: list[Source] = []
-    for part in trace.by_interval(trace.read(path)):
-        panel = trace.to_panel(part)
+    for part in trace_file.by_interval(trace_file.read(path)):
+        panel = trace_file.to_panel(part)
         users: list[Series] = []
         for u, (app, user) in enumerate(zip(panel.apps, panel.users, strict=True)):
             known = np.flatnonzero(~np.isnan(panel.values[:, u]).all(-1))

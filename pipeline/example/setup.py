@@ -13,7 +13,7 @@ import polars as pl
 from models.features import METRICS
 from pipeline.codec import Record
 from pipeline.replay import Window
-from pipeline.trace import Trace
+from pipeline.traces.trace_file import Trace
 
 FILE = Path(__file__).parent / "demo.toml"
 

@@ -14,7 +14,7 @@ from pipeline.demo import Run
 from pipeline.replay import Window
 from pipeline.settings import Settings
 from pipeline.supervise import Supervisor
-from pipeline.trace import Trace
+from pipeline.traces.trace_file import Trace
 from pipeline.watch import Watch
 from tests.faults import replaying
 from tests.faults.replaying import Records

@@ -19,11 +19,11 @@ from rich.console import Console
 from pipeline import reading, replay
 from pipeline.codec import decode
 from pipeline.demo import Run
-from pipeline.example import default_trace
 from pipeline.replay import Item, Window
 from pipeline.settings import Settings
 from pipeline.supervise import Supervisor
-from pipeline.trace import Trace
+from pipeline.traces import default_trace
+from pipeline.traces.trace_file import Trace
 from tests.faults.harm import Fault
 
 TICKS = 24

@@ -10,7 +10,7 @@ from pipeline.cli.evaluate import Window
 from pipeline.errors import UsageError
 from pipeline.jobs import Records
 from pipeline.source import Source
-from pipeline.trace import Panel
+from pipeline.traces.trace_file import Panel
 
 TICK_S = 300
 FIRST = 1_767_268_800 // TICK_S  # 2026-01-01T12:00:00Z

@@ -15,7 +15,7 @@ from models.synthetic import population
 from pipeline import shards
 from pipeline.cli.backtest import backtest
 from pipeline.errors import UsageError
-from tests.unit.pipeline.traces import write
+from tests.unit.pipeline.trace_files import write
 
 START = 28_000_000  # minutes since 1970
 pytestmark = pytest.mark.timeout(900)  # a minute and a half of a processor, which may be shared by many

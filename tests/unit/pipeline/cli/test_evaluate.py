@@ -14,7 +14,7 @@ from models.series import held_out
 from models.synthetic import population
 from pipeline.cli.evaluate import evaluate
 from pipeline.errors import UsageError
-from tests.unit.pipeline.traces import write
+from tests.unit.pipeline.trace_files import write
 
 START = 28_000_000  # minutes since 1970
 FROM, UNTIL = "2023-03-28T12:40:00+00:00", "2023-03-28T13:40:00+00:00"  # minutes 120 to 180 after it

@@ -12,7 +12,7 @@ from models.series import held_out
 from models.synthetic import population
 from pipeline.cli import train as module
 from pipeline.errors import UsageError
-from tests.unit.pipeline.traces import write
+from tests.unit.pipeline.trace_files import write
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ import polars as pl
 
 from models.features import EVENT_KINDS, METRICS
 from models.synthetic import Population, population
-from pipeline.trace import Trace
+from pipeline.traces.trace_file import Trace
 
 TICK_S = 300
 START = datetime(2026, 1, 5, tzinfo=UTC)

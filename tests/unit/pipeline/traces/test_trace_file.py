@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 
 from pipeline.errors import UsageError
-from pipeline.trace import by_interval, read, to_panel
+from pipeline.traces.trace_file import by_interval, read, to_panel
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 NOON_S = 1_767_268_800
