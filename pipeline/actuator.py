@@ -32,7 +32,7 @@ from collections.abc import Callable, Iterable, Mapping
 import structlog
 from confluent_kafka import OFFSET_BEGINNING, Message
 
-from pipeline import telemetry, topics
+from pipeline import telemetry
 from pipeline.actuators.barrier import Barrier
 from pipeline.actuators.executor import Executor, Outcome, Stopped, observed, result
 from pipeline.actuators.local import local_provider
@@ -41,9 +41,10 @@ from pipeline.actuators.wire import TIMEOUT_S, Positions, offsets_call
 from pipeline.codec import Codec
 from pipeline.commands import FINAL, Target, verify
 from pipeline.errors import Poison
+from pipeline.kafka import topics
+from pipeline.kafka.producer import Outputs
+from pipeline.kafka.reader import batch, reader, records, whole
 from pipeline.messages import Position, dead_letter, header_of, letter_key, position_of
-from pipeline.outputs import Outputs
-from pipeline.reading import batch, reader, records, whole
 from pipeline.security.signing_keys import Keyring, keyring
 from pipeline.settings import Settings
 

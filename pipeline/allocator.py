@@ -22,10 +22,11 @@ from models import groups, reconciliation
 from models.distribution import QuantileFunction
 from models.features import horizon_steps
 from models.lstm import BehaviourModel, State
-from pipeline import planning, plans, reading, side_inputs
+from pipeline import planning, plans, side_inputs
 from pipeline.barrier import Barrier, Demand
 from pipeline.codec import Codec, Record
 from pipeline.forecasts import forecast_records
+from pipeline.kafka import reader
 from pipeline.planning import App
 from pipeline.security.pseudonyms import PSEUDONYM_BYTES
 from pipeline.security.signing_keys import SigningKey
@@ -325,7 +326,7 @@ class Allocator:
                 self.apps[key[4:].decode()] = App(
                     kept["group"], *states, kept["memory"], kept["managed"], *names
                 )
-        self.pinned = reading.newest(self.settings, "plans", self.shard, self._used) or {}
+        self.pinned = reader.newest(self.settings, "plans", self.shard, self._used) or {}
 
     def _used(self, messages: list[Message], whole: bool) -> dict[str, Record] | None:
         """By plan id what plans after the snapshot used, versions and the tick observed; None: more is needed."""

@@ -12,12 +12,12 @@ from typing import Annotated, Any, Final
 import numpy as np
 import typer
 
-from pipeline import reading, topics
 from pipeline.bench_throughput import SAMPLES, Meter, brokers, installation, processes, say, stands
-from pipeline.client import connection, quiet_admin
 from pipeline.codec import decode
 from pipeline.display import tell
 from pipeline.errors import Unreachable
+from pipeline.kafka import reader, topics
+from pipeline.kafka.connection import connection, quiet_admin
 from pipeline.load import Filler, Load
 from pipeline.options import AsJson
 from pipeline.settings import Settings
@@ -112,10 +112,10 @@ def _sleep_until(unix_s: float) -> None:
 
 def _watch(settings: Settings, planned: dict[int, dict[str, float]], stop: threading.Event) -> None:
     """Note when each app's plan of each tick is read."""
-    plans = reading.reader(settings, more={"fetch.wait.max.ms": 10})
-    plans.assign(reading.whole(plans, topics.name("plans", settings)))
+    plans = reader.reader(settings, more={"fetch.wait.max.ms": 10})
+    plans.assign(reader.whole(plans, topics.name("plans", settings)))
     while not stop.is_set():
-        for message in reading.batch(plans, 1000, 0.05):
+        for message in reader.batch(plans, 1000, 0.05):
             if message.error() is None:
                 _, plan = decode(message.value() or b"")
                 planned.setdefault(plan["tick"], {}).setdefault(plan["app"], time.time())

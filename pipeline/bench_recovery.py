@@ -13,12 +13,12 @@ from typing import Annotated, Any, Final
 import typer
 from confluent_kafka.admin import AdminClient
 
-from pipeline import reading, topics
 from pipeline.bench_throughput import installation, say, stands
-from pipeline.client import connection, quiet_admin
 from pipeline.codec import decode
 from pipeline.display import tell
 from pipeline.errors import Unreachable
+from pipeline.kafka import reader, topics
+from pipeline.kafka.connection import connection, quiet_admin
 from pipeline.load import Load
 from pipeline.options import AsJson
 from pipeline.settings import Settings
@@ -56,8 +56,8 @@ class Recovery:
         self.forecast = dict.fromkeys(range(settings.partitions), -1)
         self.seen: set[tuple[int, int, int]] = set()
         self.repeats = 0
-        self.reader = reading.reader(settings, more={"fetch.wait.max.ms": 10})
-        self.reader.assign(reading.whole(self.reader, topics.name("forecasts", settings)))
+        self.reader = reader.reader(settings, more={"fetch.wait.max.ms": 10})
+        self.reader.assign(reader.whole(self.reader, topics.name("forecasts", settings)))
 
     def measured(self) -> dict[str, Any]:
         """The figures of one run."""
@@ -135,7 +135,7 @@ class Recovery:
         self._until(self._done, "no forecasts")
 
     def _done(self) -> bool:
-        for message in reading.batch(self.reader, 1000, POLL_S):
+        for message in reader.batch(self.reader, 1000, POLL_S):
             if message.error() is None:
                 _, record = decode(message.value() or b"")
                 key = (record["shard"], record["seq"], record["part"])

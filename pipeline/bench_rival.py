@@ -19,9 +19,10 @@ import numpy as np
 
 from models.features import FEATURES, METRICS, STEPS
 from models.lstm import PARAMETERS, UNITS, BehaviourModel, tensorflow
-from pipeline import released, topics
-from pipeline.client import faust_app
+from pipeline import released
 from pipeline.codec import Codec
+from pipeline.kafka import topics
+from pipeline.kafka.connection import faust_app
 from pipeline.settings import Settings, load
 
 QUIET_S = 5.0

@@ -29,14 +29,14 @@ import typer
 from confluent_kafka import Consumer
 from confluent_kafka.admin import AdminClient
 
-from pipeline import reading, topics
-from pipeline.client import connection, quiet_admin
 from pipeline.cluster import cluster
 from pipeline.codec import Codec, decode, published
 from pipeline.decode import bare
 from pipeline.display import tell
 from pipeline.errors import Unreachable
 from pipeline.ingest import RAW
+from pipeline.kafka import reader, topics
+from pipeline.kafka.connection import connection, quiet_admin
 from pipeline.load import Load
 from pipeline.options import AsJson
 from pipeline.settings import Settings, load
@@ -150,8 +150,8 @@ def pipeline(apps: list[str], last: int, settings: Settings) -> dict[str, Any]:
     """Run ingest and a worker over what the raw topics hold, until every app's plan of the last tick is there."""
     admin = quiet_admin(connection(settings))
     supervisor = Supervisor(settings.environment(), settings.data_dir / "stages", note=say)
-    plans = reading.reader(settings)
-    plans.assign(reading.whole(plans, topics.name("plans", settings)))
+    plans = reader.reader(settings)
+    plans.assign(reader.whole(plans, topics.name("plans", settings)))
     try:
         supervisor.start(["worker"])
         stands(admin, f"{settings.group}-worker", supervisor)
@@ -167,9 +167,9 @@ def pipeline(apps: list[str], last: int, settings: Settings) -> dict[str, Any]:
         plans.close()
     framed = sum(
         int(np.frombuffer(frame["samples"], "<u4").sum())
-        for _, frame in reading.records(settings, "behaviour.frames")
+        for _, frame in reader.records(settings, "behaviour.frames")
     )
-    letters = sum(1 for _ in reading.read(settings, "dead-letters"))
+    letters = sum(1 for _ in reader.read(settings, "dead-letters"))
     return {
         "wall_s": wall_s,
         "stages": spans(settings, begun_s, wall_s),
@@ -185,7 +185,7 @@ def _planned(plans: Consumer, waiting: set[str], last: int, supervisor: Supervis
     """Return when each app has its plan of the last tick."""
     heard = time.monotonic()
     while waiting:
-        for message in reading.batch(plans, 1000, 0.01):
+        for message in reader.batch(plans, 1000, 0.01):
             if message.error() is None:
                 _, plan = decode(message.value() or b"")
                 heard = time.monotonic()
@@ -281,18 +281,18 @@ def _times(settings: Settings, topic: str) -> tuple[float, float]:
     """Unix seconds of a topic's first and last message."""
     found: list[float] = []
     for number in range(settings.partitions):
-        low, high = reading.bounds(settings, topic, number)
+        low, high = reader.bounds(settings, topic, number)
         for offset in {low, high - 1} if high > low else set[int]():
             found += [
                 message.timestamp()[1] / 1000
-                for message in reading.read(settings, topic, {number: offset}, {number: offset + 1})
+                for message in reader.read(settings, topic, {number: offset}, {number: offset + 1})
             ]
     return min(found), max(found)
 
 
 def state_sizes(settings: Settings, stage: str) -> dict[tuple[int | None, bytes], int]:
     """Bytes of the newest value of each key of a stage's state, by partition and key."""
-    found = reading.read(settings, f"state.{stage}")
+    found = reader.read(settings, f"state.{stage}")
     return {(m.partition(), m.key() or b""): len(m.value() or b"") for m in found}
 
 
@@ -306,8 +306,8 @@ def consumed(settings: Settings, records: int) -> float:
     schema = bare(published("metric").schema)
     fastavro.writer(head, schema, [])
     prefix = Codec(settings.registry_url).prefix("metric")
-    consumer = reading.reader(settings)
-    consumer.assign(reading.whole(consumer, topics.name(RAW[0], settings)))
+    consumer = reader.reader(settings)
+    consumer.assign(reader.whole(consumer, topics.name(RAW[0], settings)))
     begun, decoded = 0.0, 0
     while decoded < records:
         messages = consumer.consume(BATCH, timeout=1.0)

@@ -6,9 +6,9 @@ import threading
 import time
 from collections.abc import Generator
 
-from pipeline.broker import EmbeddedKafka
-from pipeline.client import reachable
 from pipeline.errors import Unreachable, UsageError
+from pipeline.kafka.connection import reachable
+from pipeline.kafka.embedded import EmbeddedKafka
 from pipeline.settings import Settings
 from pipeline.supervise import FIRST_BACKOFF_S, LONGEST_BACKOFF_S, STEADY_S
 

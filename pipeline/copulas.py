@@ -8,7 +8,7 @@ from itertools import pairwise
 import numpy as np
 
 from models.dependence import EARLY_NONE, SUMS, USER, Dependence, estimate, learn, loadings, users
-from pipeline import topics
+from pipeline.kafka import topics
 from pipeline.security.pseudonyms import PSEUDONYM_BYTES
 
 FORGET_S = 7 * 86_400

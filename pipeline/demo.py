@@ -20,12 +20,13 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from pipeline import released, summary, topics
+from pipeline import released, summary
 from pipeline.actuator import starting_capacity
 from pipeline.cli import inputs
 from pipeline.cluster import cluster
 from pipeline.errors import LeadtimeError, UsageError
 from pipeline.example.setup import Example
+from pipeline.kafka import topics
 from pipeline.options import AsJson, Speed
 from pipeline.replay import Replayer, Window, records
 from pipeline.settings import Settings, load

@@ -7,8 +7,8 @@ import numpy as np
 
 from models.distribution import QuantileFunction, Z
 from models.features import EVENT_KINDS, METRIC_UNITS, METRICS, TRACKED, horizon_steps
-from pipeline import topics
 from pipeline.codec import Record
+from pipeline.kafka import topics
 from pipeline.security.pseudonyms import PSEUDONYM_BYTES
 
 _LEVELS: list[float] = Z.tolist()

@@ -21,13 +21,14 @@ from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
 from models import aggregation
 from models.aggregation import Columns
 from models.features import EVENT_KINDS, METRICS
-from pipeline import reading, telemetry, topics, validate
+from pipeline import telemetry, validate
 from pipeline.codec import Codec, Record
 from pipeline.decode import decode_batch
 from pipeline.errors import Unreachable
 from pipeline.frames import Frame, Lane, Shard
+from pipeline.kafka import reader, topics
+from pipeline.kafka.producer import Outputs
 from pipeline.messages import Received, dead_letter, header_of, letter_key, position_of
-from pipeline.outputs import Outputs
 from pipeline.security.pseudonyms import PSEUDONYM_BYTES, Directory, Key, KeyRing
 from pipeline.settings import Settings
 from pipeline.steady import Steady
@@ -225,7 +226,7 @@ class Ingest:
             {"compression.type": "lz4", "message.max.bytes": 2 * 1024 * 1024},
             check,
         )
-        self.consumer = reading.reader(
+        self.consumer = reader.reader(
             settings,
             "ingest",
             {
@@ -246,7 +247,7 @@ class Ingest:
         self.consumer.subscribe(list(self.names), on_assign=self._assigned, on_revoke=self._revoked)
         try:
             while not stop.is_set():
-                self.step(reading.batch(self.consumer, BATCH, 0.05))
+                self.step(reader.batch(self.consumer, BATCH, 0.05))
                 self.vitals.beat()
         finally:
             self.consumer.close()
@@ -304,7 +305,7 @@ class Ingest:
             partition = Partition(number, self.settings, self.codec, self.keys)
             partition.touched = dict.fromkeys(RAW, time.monotonic())
             begun = time.monotonic()
-            newest = reading.newest(self.settings, "behaviour.frames", number, self._complete)
+            newest = reader.newest(self.settings, "behaviour.frames", number, self._complete)
             if newest is not None:
                 partition.shard.restore(newest)
             telemetry.RECOVERY_SECONDS.labels("ingest", number).set(time.monotonic() - begun)

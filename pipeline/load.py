@@ -11,11 +11,11 @@ from typing import Final
 
 import numpy as np
 
-from pipeline import topics
 from pipeline.cli import inputs
 from pipeline.codec import DEFAULT, Record
 from pipeline.ingest import RAW
-from pipeline.outputs import Outputs
+from pipeline.kafka import topics
+from pipeline.kafka.producer import Outputs
 from pipeline.security.pseudonyms import entity, partition_of
 from pipeline.settings import Settings
 

@@ -28,11 +28,11 @@ import psutil
 import typer
 
 from models.features import SATURATED_SHARE
-from pipeline import topics
-from pipeline.client import reachable
 from pipeline.codec import Record
+from pipeline.kafka import topics
+from pipeline.kafka.connection import reachable
+from pipeline.kafka.producer import Outputs
 from pipeline.options import AsJson, Bootstrap, Prefix
-from pipeline.outputs import Outputs
 from pipeline.security.pseudonyms import entity
 from pipeline.settings import Settings, load
 

@@ -17,9 +17,9 @@ import numpy as np
 from confluent_kafka import TopicPartition
 
 from models.features import EVENT_KINDS, METRICS
-from pipeline import reading, topics
 from pipeline.codec import Codec, Record, published
 from pipeline.errors import Poison, UsageError
+from pipeline.kafka import reader, topics
 from pipeline.messages import position_of
 from pipeline.profiler import matrix
 from pipeline.security.pseudonyms import PSEUDONYM_BYTES
@@ -98,9 +98,9 @@ def read(
         UsageError: nothing of the window is there (any more), or a frame is missing between others.
         Unreachable: the cluster does not answer, or has no such topics.
     """
-    probe = reading.reader(settings)
+    probe = reader.reader(settings)
     try:
-        numbers = [at.partition for at in reading.whole(probe, topics.name(FRAMES, settings))]
+        numbers = [at.partition for at in reader.whole(probe, topics.name(FRAMES, settings))]
     finally:
         probe.close()
     skipped: Counter[str] = Counter()
@@ -131,7 +131,7 @@ def _shard(
     skipped: Counter[str],
 ) -> tuple[dict[int, list[Record]], bool]:
     """A partition's whole frames by tick, and whether they begin with its first."""
-    low, high = reading.bounds(settings, FRAMES, number)
+    low, high = reader.bounds(settings, FRAMES, number)
     first = (
         low
         if begin_s is None
@@ -148,7 +148,7 @@ def _shard(
     frames: dict[int, list[Record]] = {}
     seq: int | None = None
     done = -1
-    for message in reading.read(settings, FRAMES, {number: first}, {number: high}):
+    for message in reader.read(settings, FRAMES, {number: first}, {number: high}):
         value = message.value() or b""
         try:
             writer, _ = codec.split(value)
@@ -195,10 +195,10 @@ def since(settings: Settings, topic: str, number: int, since_s: float, high: int
 
     What is of a tick is produced after it, but for clocks that drift (`max_ahead_s`).
     """
-    consumer = reading.reader(settings)
+    consumer = reader.reader(settings)
     try:
         at = TopicPartition(topics.name(topic, settings), number, max(0, int(since_s * 1000)))
-        offset = consumer.offsets_for_times([at], timeout=reading.POLL_S)[0].offset
+        offset = consumer.offsets_for_times([at], timeout=reader.POLL_S)[0].offset
         return high if offset < 0 else offset
     finally:
         consumer.close()
@@ -210,12 +210,12 @@ def _held(settings: Settings, numbers: Iterable[int]) -> str:
     ticks: list[tuple[int, int]] = []
     deleted = 0
     for number in numbers:
-        low, high = reading.bounds(settings, FRAMES, number)
+        low, high = reader.bounds(settings, FRAMES, number)
         deleted += low
         if low < high:
             ends = [(low, low + 1), (high - 1, high)]
             for first, end in ends:
-                for message in reading.read(settings, FRAMES, {number: first}, {number: end}):
+                for message in reader.read(settings, FRAMES, {number: first}, {number: end}):
                     try:
                         frame = codec.decode(message.value() or b"")[1]
                         ticks.append((frame["tick"] * frame["tick_s"], frame["tick_s"]))

@@ -18,11 +18,11 @@ import structlog
 from confluent_kafka import TopicPartition
 
 from models.features import EVENT_KINDS, METRICS
-from pipeline import reading, topics
 from pipeline.codec import DEFAULT, Codec
 from pipeline.errors import Poison, UsageError
 from pipeline.ingest import RAW, SHIFT_HEADER
-from pipeline.outputs import Outputs
+from pipeline.kafka import reader, topics
+from pipeline.kafka.producer import Outputs
 from pipeline.security.pseudonyms import entity, partition_of
 from pipeline.settings import Settings
 from pipeline.traces.trace_file import EVENTS, LIMIT, Trace
@@ -148,15 +148,15 @@ def _lane(
     until: datetime | None,
     offsets: tuple[int, int] | None,
 ) -> Iterator[Item]:
-    low, high = reading.bounds(settings, topic, number)
+    low, high = reader.bounds(settings, topic, number)
     if offsets is not None:
         low, high = max(low, offsets[0]), min(high, offsets[1])
-    consumer = reading.reader(settings)
+    consumer = reader.reader(settings)
     try:
         for moment, is_end in ((since, False), (until, True)):
             if moment is not None:
                 at = TopicPartition(topics.name(topic, settings), number, int(moment.timestamp() * 1000))
-                found = consumer.offsets_for_times([at], timeout=reading.POLL_S)[0].offset
+                found = consumer.offsets_for_times([at], timeout=reader.POLL_S)[0].offset
                 found = high if found < 0 else found
                 low, high = (low, min(high, found)) if is_end else (max(low, found), high)
     finally:
@@ -164,7 +164,7 @@ def _lane(
     if low >= high:
         return
     codec, ts_us = Codec(settings.registry_url), -(2**63)
-    for message in reading.read(settings, topic, {number: low}, {number: high}):
+    for message in reader.read(settings, topic, {number: low}, {number: high}):
         value, key = message.value() or b"", (message.key() or b"").decode(errors="replace")
         try:
             name, record = codec.decode(value)

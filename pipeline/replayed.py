@@ -18,12 +18,13 @@ import numpy as np
 
 from models import groups
 from models.lstm import BehaviourModel
-from pipeline import reading, summary
+from pipeline import summary
 from pipeline.allocator import Allocator, Asked
 from pipeline.codec import Codec, Record
 from pipeline.display import progress
 from pipeline.errors import Poison, UsageError
 from pipeline.forecasting import model_of
+from pipeline.kafka import reader
 from pipeline.lanes import Arrays, Job
 from pipeline.living import Living
 from pipeline.planning import Decide
@@ -253,11 +254,11 @@ def _published(
     """By name, the first occurrence of each record of those ticks, and its tick."""
     found: dict[str, tuple[bytes, int]] = {}
     for number in range(settings.partitions):
-        low, high = reading.bounds(settings, topic, number)
+        low, high = reader.bounds(settings, topic, number)
         begin = since(settings, topic, number, first * settings.tick_s - settings.max_ahead_s, high)
         if max(low, begin) >= high:
             continue
-        for message in reading.read(settings, topic, {number: max(low, begin)}, {number: high}):
+        for message in reader.read(settings, topic, {number: max(low, begin)}, {number: high}):
             value = message.value() or b""
             name, tick = _name(codec, value, first, last)
             if name:

@@ -13,10 +13,10 @@ import structlog
 from confluent_kafka import KafkaError
 
 from models.capacity import Observed, Offer, Policy, validate
-from pipeline import topics
 from pipeline.codec import Codec, Record
 from pipeline.errors import Poison, Unreachable
-from pipeline.reading import POLL_S, batch, reader, whole
+from pipeline.kafka import topics
+from pipeline.kafka.reader import POLL_S, batch, reader, whole
 from pipeline.settings import Settings
 
 VERSIONED = {

@@ -12,10 +12,10 @@ from models.distribution import QuantileFunction, Selected, sum_of_quantiles
 from models.features import METRICS
 from models.margin import USER_LEVEL
 from models.scenarios import by_loading, pack, simulate
-from pipeline import topics
 from pipeline.codec import Codec, Record
 from pipeline.copulas import Copulas
 from pipeline.forecasts import Gathered
+from pipeline.kafka import topics
 from pipeline.security.pseudonyms import partition_of
 from pipeline.side_inputs import SideInputs
 from pipeline.state import Numbered, Publish

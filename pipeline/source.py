@@ -11,9 +11,9 @@ from models.lstm import DEFAULT_MODEL
 from pipeline import recorded, released, replayed, shards
 from pipeline.cli import evaluate
 from pipeline.cli.evaluate import Window
-from pipeline.client import reachable
 from pipeline.errors import UsageError
 from pipeline.jobs import Records
+from pipeline.kafka.connection import reachable
 from pipeline.lanes import Arrays, Job
 from pipeline.recorded import Recorded
 from pipeline.settings import Settings, load

@@ -15,8 +15,8 @@ os.environ.setdefault("POLARS_MAX_THREADS", "1")
 import structlog
 import typer
 
-from pipeline.client import reachable
 from pipeline.errors import LeadtimeError, Unreachable
+from pipeline.kafka.connection import reachable
 from pipeline.options import Bootstrap, Prefix
 from pipeline.pulse import Pulse
 from pipeline.settings import Settings, load

@@ -9,7 +9,7 @@ from collections.abc import Set as AbstractSet
 
 from confluent_kafka import TopicPartition
 
-from pipeline import reading, topics
+from pipeline.kafka import reader, topics
 from pipeline.messages import position_of
 from pipeline.settings import Settings
 
@@ -57,7 +57,7 @@ class Standby:
             return self._kept.get(partition, ({}, 0))[1]
 
     def _run(self) -> None:
-        consumer, version = reading.reader(self.settings), -1
+        consumer, version = reader.reader(self.settings), -1
         while True:
             with self._lock:
                 if version != self._version:

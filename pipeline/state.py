@@ -23,11 +23,12 @@ from typing import Any, Protocol, runtime_checkable
 import structlog
 from confluent_kafka import KafkaError, KafkaException, Producer
 
-from pipeline import reading, telemetry, topics
-from pipeline.client import connection
+from pipeline import telemetry
 from pipeline.codec import Codec, Record
 from pipeline.errors import Fenced
-from pipeline.outputs import Outputs
+from pipeline.kafka import reader, topics
+from pipeline.kafka.connection import connection
+from pipeline.kafka.producer import Outputs
 from pipeline.pulse import EXIT
 from pipeline.settings import Settings
 from pipeline.standby import Standby
@@ -170,7 +171,7 @@ class Owned:
         begun = time.monotonic()
         self.fence.init_transactions(TIMEOUT_S)
         blocks, since = self.standby.take(self.number) if self.standby is not None else ({}, 0)
-        found = reading.read(self.settings, f"state.{self.name}", {self.number: since})
+        found = reader.read(self.settings, f"state.{self.name}", {self.number: since})
         blocks |= {m.key() or b"": m.value() or b"" for m in found}
         self.stage.restore(blocks)
         self.saved = self.stage.done

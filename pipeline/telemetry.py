@@ -17,8 +17,8 @@ from confluent_kafka import KafkaException, TopicPartition
 from confluent_kafka.admin import OffsetSpec
 from prometheus_client import Counter, Gauge, Histogram, make_wsgi_app
 
-from pipeline.client import connection, quiet_admin
 from pipeline.errors import UsageError
+from pipeline.kafka.connection import connection, quiet_admin
 from pipeline.settings import Settings
 
 LAG = Gauge("leadtime_lag_messages", "Messages that are not yet taken.", ["stage", "topic", "partition"])

@@ -8,9 +8,10 @@ import numpy as np
 from models.distribution import QuantileFunction
 from models.features import METRICS
 from models.scenarios import stream
-from pipeline import commands, reading, topics
+from pipeline import commands
 from pipeline.codec import Codec, Record
 from pipeline.forecasts import unpack
+from pipeline.kafka import reader, topics
 from pipeline.security.pseudonyms import PSEUDONYM_BYTES
 from pipeline.settings import Settings
 
@@ -85,12 +86,12 @@ class Watch:
         self.coverage = Coverage(settings.seed)
         self._seen: set[tuple[str, int, int, int]] = set()
         self._parts: dict[tuple[int, int], list[Record]] = {}
-        self._consumer = reading.reader(settings)
-        self._consumer.assign([at for name in self.names for at in reading.whole(self._consumer, name)])
+        self._consumer = reader.reader(settings)
+        self._consumer.assign([at for name in self.names for at in reader.whole(self._consumer, name)])
 
     def poll(self, timeout_s: float = 0.2) -> int:
         """Take what has come; say how many messages that was."""
-        messages = reading.batch(self._consumer, 500, timeout_s)
+        messages = reader.batch(self._consumer, 500, timeout_s)
         taken = 0
         for message in messages:
             if message.error() is None:

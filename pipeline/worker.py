@@ -18,12 +18,13 @@ from models.distribution import LEVELS, QuantileFunction
 from models.features import EVENT_KINDS, METRICS, horizon_steps
 from models.lstm import BehaviourModel
 from models.scenarios import simulate
-from pipeline import released, telemetry, topics
+from pipeline import released, telemetry
 from pipeline.allocator import Allocator
-from pipeline.client import faust_app
 from pipeline.codec import Codec
 from pipeline.fetching import PromptConsumer
-from pipeline.outputs import Outputs
+from pipeline.kafka import topics
+from pipeline.kafka.connection import faust_app
+from pipeline.kafka.producer import Outputs
 from pipeline.profiler import Profiler
 from pipeline.pulse import Pulse
 from pipeline.security.signing_keys import signing_key

@@ -9,7 +9,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-from pipeline.broker import EmbeddedKafka
+from pipeline.kafka.embedded import EmbeddedKafka
 from pipeline.settings import Settings
 
 # No test is timed: machines are shared. Where CI runs, the same examples each time, as Hypothesis' own profile has it.

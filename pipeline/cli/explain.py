@@ -14,11 +14,12 @@ import typer
 from rich.console import Console
 
 from models import capacity
-from pipeline import decision, forecasts, plans, reading, side_inputs
+from pipeline import decision, forecasts, plans, side_inputs
 from pipeline.cluster import cluster
 from pipeline.codec import Codec, Record
 from pipeline.decision import Surroundings
 from pipeline.errors import UsageError
+from pipeline.kafka import reader
 from pipeline.settings import Settings, load
 
 PAST_TICKS: Final = 48
@@ -130,7 +131,7 @@ class Topics:
         """
         apps: set[str] = set()
         found: dict[int, Record] = {}
-        for message in reading.read(self.settings, "plans"):
+        for message in reader.read(self.settings, "plans"):
             key = (message.key() or b"").decode(errors="replace")
             apps.add(key)
             if key == app:
@@ -179,7 +180,7 @@ class Topics:
         return found
 
     def _records(self, logical: str, start: bytes = b"") -> Iterator[Record]:
-        for message in reading.read(self.settings, logical):
+        for message in reader.read(self.settings, logical):
             if (message.key() or b"").startswith(start) and message.value() is not None:
                 yield self.codec.decode(message.value() or b"")[1]
 

@@ -13,12 +13,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from pipeline import reading, topics
-from pipeline.client import connection, quiet_admin, reachable
 from pipeline.codec import DEFAULT, Record
 from pipeline.errors import Unreachable, UsageError
+from pipeline.kafka import reader, topics
+from pipeline.kafka.connection import connection, quiet_admin, reachable
+from pipeline.kafka.producer import Outputs
 from pipeline.options import AsJson, Bootstrap, Prefix
-from pipeline.outputs import Outputs
 from pipeline.settings import Settings, load
 from pipeline.side_files import read_calendar, read_policies, read_prices
 from pipeline.side_inputs import VERSIONED
@@ -49,7 +49,7 @@ def published(settings: Settings, topic: str) -> dict[str, dict[int, Record]]:
     """
     reachable(settings)
     found: dict[str, dict[int, Record]] = {}
-    for _, record in reading.records(settings, topic):
+    for _, record in reader.records(settings, topic):
         found.setdefault(record[VERSIONED[topic]], {})[record["version"]] = record
     return found
 
@@ -284,7 +284,7 @@ def list_topics(as_json: AsJson = False, bootstrap: Bootstrap = None, prefix: Pr
     settings = load(bootstrap=bootstrap, prefix=prefix)
     reachable(settings)
     try:
-        there = quiet_admin(connection(settings)).list_topics(timeout=reading.POLL_S).topics
+        there = quiet_admin(connection(settings)).list_topics(timeout=reader.POLL_S).topics
     except KafkaException as error:
         raise Unreachable(f"Kafka at {settings.bootstrap}: {error.args[0].str()}") from None
     rows = topics.describe(settings)

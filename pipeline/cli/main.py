@@ -14,7 +14,7 @@ from pipeline.stages import run
 COMMANDS: Final = {
     "demo": "pipeline.demo:demo",
     "up": "pipeline.cli.up:up",
-    "broker": "pipeline.broker:broker",
+    "broker": "pipeline.kafka.embedded:broker",
     "observe": "pipeline.observe:observe",
     "explain": "pipeline.cli.explain:explain",
     "train": "pipeline.cli.train:train",

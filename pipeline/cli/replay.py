@@ -10,9 +10,9 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from pipeline import topics
-from pipeline.client import reachable
 from pipeline.errors import UsageError
+from pipeline.kafka import topics
+from pipeline.kafka.connection import reachable
 from pipeline.options import AsJson, Bootstrap, Prefix, Speed, span_of
 from pipeline.replay import Replayer, Window, records, window_of_topics
 from pipeline.settings import load

@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from pipeline import topics
 from pipeline.cluster import cluster
 from pipeline.errors import UsageError
+from pipeline.kafka import topics
 from pipeline.options import AsJson, Bootstrap, Prefix
 from pipeline.security.signing_keys import signing_key
 from pipeline.settings import load

@@ -16,9 +16,10 @@ import polars as pl
 import pytest
 from rich.console import Console
 
-from pipeline import reading, replay
+from pipeline import replay
 from pipeline.codec import decode
 from pipeline.demo import Run
+from pipeline.kafka import reader
 from pipeline.replay import Item, Window
 from pipeline.settings import Settings
 from pipeline.supervise import Supervisor
@@ -153,7 +154,7 @@ def published(settings: Settings, compared: Sequence[str] = COMPARED) -> Records
     found: Records = {}
     for topic in compared:
         seen = found[topic] = {}
-        for message in reading.read(settings, topic):
+        for message in reader.read(settings, topic):
             value = message.value() or b""
             name, record = decode(value)
             key = (message.partition(), name, *(str(record.get(part, "")) for part in IDENTITY))

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from pipeline.broker import EmbeddedKafka
+from pipeline.kafka.embedded import EmbeddedKafka
 from pipeline.settings import Settings
 from pipeline.supervise import Supervisor
 from tests.faults import replaying

@@ -11,7 +11,7 @@ import typer
 from typer.testing import CliRunner
 
 from pipeline.cli.backtest import backtest
-from pipeline.client import connection, quiet_admin
+from pipeline.kafka.connection import connection, quiet_admin
 from pipeline.settings import Settings
 from tests.faults.living import START, TICKS, named
 from tests.faults.replaying import Records

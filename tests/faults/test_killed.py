@@ -9,9 +9,9 @@ from functools import partial
 
 import pytest
 
-from pipeline import topics
 from pipeline.bench_recovery import Recovery, owners
-from pipeline.client import connection, quiet_admin
+from pipeline.kafka import topics
+from pipeline.kafka.connection import connection, quiet_admin
 from pipeline.load import Load
 from pipeline.pulse import EXIT
 from pipeline.settings import Settings

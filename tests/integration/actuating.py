@@ -8,8 +8,8 @@ from typing import Any
 from pipeline.actuator import Actuator
 from pipeline.actuators.local import Faults, LocalProvider, local_provider
 from pipeline.codec import Record
-from pipeline.outputs import Outputs
-from pipeline.reading import records
+from pipeline.kafka.producer import Outputs
+from pipeline.kafka.reader import records
 from pipeline.security.signing_keys import keyring, signing_key
 from pipeline.settings import Settings
 from tests.unit.pipeline import messages

@@ -5,10 +5,10 @@ from decimal import Decimal
 
 import pytest
 
-from pipeline import topics
 from pipeline.actuator import starting_capacity
 from pipeline.codec import Record
-from pipeline.outputs import Outputs
+from pipeline.kafka import topics
+from pipeline.kafka.producer import Outputs
 from pipeline.settings import Settings
 from tests.integration.actuating import OFFERS, Run
 

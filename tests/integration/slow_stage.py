@@ -14,8 +14,9 @@ from typing import Any
 import faust
 import psutil
 
-from pipeline import telemetry, topics
-from pipeline.outputs import Outputs
+from pipeline import telemetry
+from pipeline.kafka import topics
+from pipeline.kafka.producer import Outputs
 from pipeline.settings import Settings, load
 from pipeline.state import Agent
 from pipeline.worker import streams

@@ -3,9 +3,9 @@
 import pytest
 
 from pipeline.commands import final
+from pipeline.kafka.producer import Outputs
+from pipeline.kafka.reader import records
 from pipeline.messages import header_of
-from pipeline.outputs import Outputs
-from pipeline.reading import records
 from pipeline.settings import Settings
 from tests.integration.actuating import OFFERS, Run, command, observations, plan, publish, reached, results
 

@@ -13,7 +13,7 @@ import pytest
 from pipeline.actuators.local import Faults, LocalProvider
 from pipeline.codec import Record
 from pipeline.commands import final
-from pipeline.outputs import Outputs
+from pipeline.kafka.producer import Outputs
 from pipeline.settings import Settings
 from tests.integration.actuating import Run, command, observations, plan, publish, reached, results
 

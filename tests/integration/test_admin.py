@@ -11,12 +11,12 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from pipeline import topics
 from pipeline.cli import inputs as admin
 from pipeline.cli.inputs import publish, published, read_calendar, read_policies, read_prices
-from pipeline.client import connection
 from pipeline.errors import Unreachable, UsageError
-from pipeline.outputs import Outputs
+from pipeline.kafka import topics
+from pipeline.kafka.connection import connection
+from pipeline.kafka.producer import Outputs
 from pipeline.settings import Settings
 from pipeline.side_inputs import SideInputs
 from tests.unit.pipeline.cli.test_inputs import EVENT, POLICY, PRICE

@@ -7,11 +7,11 @@ import sys
 
 import pytest
 
-from pipeline import topics
-from pipeline.outputs import Outputs
+from pipeline.kafka import topics
+from pipeline.kafka.producer import Outputs
+from pipeline.kafka.topics import MESSAGE_BYTES
 from pipeline.settings import Settings
 from pipeline.state import QUEUED
-from pipeline.topics import MESSAGE_BYTES
 from pipeline.worker import BUFFERED, FETCH_BYTES
 
 MESSAGES = 200

@@ -21,10 +21,10 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from faust.transport.drivers.aiokafka import credentials_to_aiokafka_auth
 
-from pipeline.broker import EmbeddedKafka
-from pipeline.client import connection, faust_credentials, reachable
 from pipeline.cluster import cluster
 from pipeline.errors import Unreachable, UsageError
+from pipeline.kafka.connection import connection, faust_credentials, reachable
+from pipeline.kafka.embedded import EmbeddedKafka
 from pipeline.settings import Settings
 
 PASSWORD = 'p"a\\s,s;w=o${r}d é'
@@ -119,7 +119,7 @@ def test_it_comes_back_with_its_topics_at_its_address(
 
 
 def test_a_data_folder_is_for_one_broker(own: EmbeddedKafka, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.broker.LOCK_WAIT_S", 0.2)
+    monkeypatch.setattr("pipeline.kafka.embedded.LOCK_WAIT_S", 0.2)
     with pytest.raises(UsageError, match="is in use by another broker"), EmbeddedKafka(own.data):
         pass
     reachable(Settings(bootstrap=own.bootstrap))
@@ -198,7 +198,7 @@ def test_both_clients_authenticate_alike(protocol: str, tmp_path: Path) -> None:
             reachable(unprotected, timeout_s=1)
 
 
-COMMAND = "import typer; from pipeline.broker import broker; typer.run(broker)"
+COMMAND = "import typer; from pipeline.kafka.embedded import broker; typer.run(broker)"
 
 
 def test_the_command_runs_until_it_is_told_to_stop(tmp_path: Path) -> None:

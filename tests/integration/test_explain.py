@@ -8,10 +8,10 @@ import pytest
 import typer
 from typer.testing import CliRunner, Result
 
-from pipeline import topics
 from pipeline.cli.explain import explain
 from pipeline.errors import UsageError
-from pipeline.outputs import Outputs
+from pipeline.kafka import topics
+from pipeline.kafka.producer import Outputs
 from pipeline.settings import Settings
 from tests.unit.pipeline.cli.test_explain import total
 from tests.unit.pipeline.test_decision import plan, surroundings

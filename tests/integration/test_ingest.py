@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterable
 import numpy as np
 from confluent_kafka import Producer
 
-from pipeline import reading, topics
-from pipeline.client import connection
 from pipeline.codec import decode
 from pipeline.ingest import Ingest
+from pipeline.kafka import reader, topics
+from pipeline.kafka.connection import connection
 from pipeline.replay import Item, Replayer, window_of_topics
 from pipeline.security.pseudonyms import partition_of
 from pipeline.settings import Settings
@@ -57,11 +57,11 @@ def run_until(settings: Settings, done: Callable[[], bool], timeout_s: float = 6
 
 
 def end_of(settings: Settings, topic: str) -> int:
-    return sum(reading.bounds(settings, topic, number)[1] for number in range(settings.partitions))
+    return sum(reader.bounds(settings, topic, number)[1] for number in range(settings.partitions))
 
 
 def records_of(settings: Settings, topic: str) -> list[dict]:
-    return [decode(message.value() or b"")[1] for message in reading.read(settings, topic)]
+    return [decode(message.value() or b"")[1] for message in reader.read(settings, topic)]
 
 
 def bad_record(kind: int, ts: int, user: str, here: int, settings: Settings) -> tuple[int, bytes]:
@@ -157,10 +157,8 @@ def test_a_live_partition_that_is_idle_moves_on_by_watermarks_in_the_topic(setti
     topics.create(settings)
     settings = settings.model_copy(update={"tick_s": 1, "idle_s": 0.5})
     produce(settings, [("telemetry.metrics", partition_of("shop/ann", 4), metric(int(time.time() * 1e6)))])
-    run_until(
-        settings, lambda: min(reading.bounds(settings, "behaviour.frames", n)[1] for n in range(4)) >= 2
-    )
-    raw = [decode(message.value() or b"")[0] for message in reading.read(settings, "telemetry.events")]
+    run_until(settings, lambda: min(reader.bounds(settings, "behaviour.frames", n)[1] for n in range(4)) >= 2)
+    raw = [decode(message.value() or b"")[0] for message in reader.read(settings, "telemetry.events")]
     assert set(raw) == {"watermark"}
 
 

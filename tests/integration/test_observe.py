@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 
 from models.features import METRICS
-from pipeline import codec, reading, topics
+from pipeline import codec
 from pipeline.codec import DEFAULT, Record
 from pipeline.ingest import Ingest, Partition
+from pipeline.kafka import reader, topics
 from pipeline.observe import Machine, Process, look, publish
 from pipeline.security.pseudonyms import KeyRing, entity, partition_of
 from pipeline.settings import Settings
@@ -62,7 +63,7 @@ def test_two_samples_of_a_known_machine_are_in_its_users_frame(there: Settings) 
     found: dict[bytes, np.ndarray] = {}
     for number in range(there.partitions):
         part = Partition(number, there, DEFAULT, keys)
-        messages: list[Any] = list(reading.read(there, "telemetry.metrics", {number: 0}))
+        messages: list[Any] = list(reader.read(there, "telemetry.metrics", {number: 0}))
         assert part.take("telemetry.metrics", messages) == []
         end = int((began + 1) * 1e6)
         part.take("telemetry.metrics", [end_of(messages[-1].offset() + 1 if messages else 0, end)])
@@ -93,10 +94,8 @@ def test_this_machine_as_it_is_passes_ingest(there: Settings) -> None:
     # One command and SHARED: how many more a machine runs is not given, this test's own is.
     done = publish(there, "host", 0.4, 1, wait)
     assert done.records == 4 * 2
-    records = [
-        codec.decode(message.value() or b"")[1] for message in reading.read(there, "telemetry.metrics")
-    ]
-    for message in reading.read(there, "telemetry.metrics"):
+    records = [codec.decode(message.value() or b"")[1] for message in reader.read(there, "telemetry.metrics")]
+    for message in reader.read(there, "telemetry.metrics"):
         _, record = codec.decode(message.value() or b"")
         key = entity("host", record["user"], record["scope"])
         assert (message.key(), message.partition()) == (key.encode(), partition_of(key, there.partitions))
@@ -116,11 +115,11 @@ def test_this_machine_as_it_is_passes_ingest(there: Settings) -> None:
         stop.set()
         thread.join()
     assert samples == done.records
-    assert list(reading.read(there, "dead-letters")) == []
+    assert list(reader.read(there, "dead-letters")) == []
 
 
 def frames(settings: Settings) -> Iterator[Record]:
-    for message in reading.read(settings, "behaviour.frames"):
+    for message in reader.read(settings, "behaviour.frames"):
         yield codec.decode(message.value() or b"")[1]
 
 
@@ -154,9 +153,7 @@ def test_the_command_ends_after_its_duration(settings: Settings) -> None:
         out, _ = process.communicate(timeout=60)
     assert process.returncode == 0
     said = json.loads(out)
-    sent = [
-        codec.decode(message.value() or b"")[1] for message in reading.read(settings, "telemetry.metrics")
-    ]
+    sent = [codec.decode(message.value() or b"")[1] for message in reader.read(settings, "telemetry.metrics")]
     assert said["records"] == len(sent) >= 4
     assert {record["user"] for record in sent if record["scope"] == "USER"} != set()
     assert 0.4 < said["seconds"] < 3

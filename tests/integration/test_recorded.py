@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 from confluent_kafka import TopicPartition
 
-from pipeline import jobs, recorded, topics
-from pipeline.client import connection, quiet_admin
+from pipeline import jobs, recorded
 from pipeline.codec import DEFAULT
 from pipeline.errors import Unreachable, UsageError
-from pipeline.outputs import Outputs
+from pipeline.kafka import topics
+from pipeline.kafka.connection import connection, quiet_admin
+from pipeline.kafka.producer import Outputs
 from pipeline.recorded import FRAMES
 from pipeline.settings import Settings
 from tests.unit.pipeline.driving import PRICES, TICKS, USERS, frames, policy

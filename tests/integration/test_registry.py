@@ -16,12 +16,14 @@ from jgo.config import GlobalSettings
 from jgo.maven import MavenContext
 
 import schemas
-from pipeline import codec, reading, topics
-from pipeline.broker import free_port
+from pipeline import codec
 from pipeline.codec import Codec
 from pipeline.errors import Poison
 from pipeline.ingest import Ingest
-from pipeline.outputs import Outputs
+from pipeline.kafka import reader as reading
+from pipeline.kafka import topics
+from pipeline.kafka.embedded import free_port
+from pipeline.kafka.producer import Outputs
 from pipeline.security.pseudonyms import entity
 from pipeline.settings import Settings
 

@@ -5,8 +5,8 @@ from collections.abc import Iterable
 
 import pytest
 
-from pipeline import reading, topics
-from pipeline.outputs import Outputs
+from pipeline.kafka import reader, topics
+from pipeline.kafka.producer import Outputs
 from pipeline.settings import Settings
 from pipeline.standby import Standby
 from pipeline.state import Owned
@@ -47,7 +47,7 @@ def snapshot(settings: Settings, outputs: Outputs, partition: int, done: int) ->
 def reaches(standby: Standby, partition: int, settings: Settings) -> None:
     deadline = time.monotonic() + 60
     # a transaction ends with a marker, which takes an offset of its own
-    while standby.reached(partition) < reading.bounds(settings, "state.profiler", partition)[1] - 1:
+    while standby.reached(partition) < reader.bounds(settings, "state.profiler", partition)[1] - 1:
         assert time.monotonic() < deadline
         time.sleep(0.05)
 
@@ -67,13 +67,13 @@ def test_a_takeover_reads_only_what_was_written_since(
     read_from = standby.reached(0)
 
     asked: list[object] = []
-    plain = reading.read
+    plain = reader.read
 
     def read(settings: Settings, logical: str, partitions: dict[int, int]) -> Iterable[object]:
         asked.append(partitions)
         return plain(settings, logical, partitions)
 
-    monkeypatch.setattr(reading, "read", read)
+    monkeypatch.setattr(reader, "read", read)
     taken = Kept()
     last = snapshot(settings, outputs, 0, 4)  # what it may not have read yet
     standby.own({0, 1})

@@ -12,7 +12,7 @@ from fastavro import parse_schema
 from fastavro.schema import to_parsing_canonical_form
 
 import schemas
-from pipeline.topics import TOPICS
+from pipeline.kafka.topics import TOPICS
 
 Schema = dict[str, Any]
 VERSIONS = [(name, number) for name in schemas.names() for number in schemas.versions(name)]

@@ -190,7 +190,7 @@ def scenarios(
 def allocator(
     model: BehaviourModel, settings: Settings, monkeypatch: pytest.MonkeyPatch, policies: list[Record]
 ) -> Callable[[Publish], Allocator]:
-    monkeypatch.setattr("pipeline.reading.newest", lambda *_: None)
+    monkeypatch.setattr("pipeline.kafka.reader.newest", lambda *_: None)
     monkeypatch.setattr(SideInputs, "wait_observed", lambda *_: True)
 
     def make(publish: Publish) -> Allocator:

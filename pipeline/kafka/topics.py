@@ -6,8 +6,8 @@ from typing import Any
 from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import NewTopic
 
-from pipeline.client import connection, quiet_admin
 from pipeline.errors import Unreachable, UsageError
+from pipeline.kafka.connection import connection, quiet_admin
 from pipeline.settings import Settings
 
 MINUTE_MS, HOUR_MS, DAY_MS = 60_000, 3_600_000, 86_400_000

@@ -5,10 +5,10 @@ from typing import Any
 
 from confluent_kafka import KafkaError, Message, Producer
 
-from pipeline import topics
-from pipeline.client import connection
 from pipeline.codec import Codec, Record
 from pipeline.errors import Unreachable
+from pipeline.kafka import topics
+from pipeline.kafka.connection import connection
 from pipeline.settings import Settings
 
 TIMEOUT_S = 60.0

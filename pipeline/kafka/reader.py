@@ -7,10 +7,10 @@ from typing import Any, TypeVar
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
 
-from pipeline import topics
-from pipeline.client import connection
 from pipeline.codec import Codec, Record
 from pipeline.errors import Poison, Unreachable
+from pipeline.kafka import topics
+from pipeline.kafka.connection import connection
 from pipeline.messages import position_of
 from pipeline.settings import Settings
 

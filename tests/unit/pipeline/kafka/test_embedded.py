@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from faust.auth import SASLCredentials, SSLCredentials
 
-from pipeline.broker import EmbeddedKafka, free_port
-from pipeline.client import connection, faust_credentials, reachable
 from pipeline.cluster import cluster
 from pipeline.errors import Unreachable, UsageError
+from pipeline.kafka.connection import connection, faust_credentials, reachable
+from pipeline.kafka.embedded import EmbeddedKafka, free_port
 from pipeline.settings import Settings
 
 
@@ -119,7 +119,7 @@ def test_cluster_starts_nothing_when_an_address_is_given(
 
 
 def test_a_busy_port_is_one_clear_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.broker.jars", lambda _: [])
+    monkeypatch.setattr("pipeline.kafka.embedded.jars", lambda _: [])
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()

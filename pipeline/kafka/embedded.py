@@ -24,9 +24,9 @@ from typing import IO, Annotated, Self
 import typer
 from confluent_kafka import KafkaException
 
-from pipeline.client import quiet_admin
 from pipeline.errors import Unreachable, UsageError
-from pipeline.maven import jars
+from pipeline.kafka.connection import quiet_admin
+from pipeline.kafka.jars import jars
 from pipeline.options import AsJson
 from pipeline.settings import load
 
