@@ -38,15 +38,15 @@ from pipeline.actuators.executor import Executor, Outcome, Stopped, observed, re
 from pipeline.actuators.local import local_provider
 from pipeline.actuators.provider import Provider, Record
 from pipeline.actuators.wire import TIMEOUT_S, Positions, offsets_call
-from pipeline.codec import Codec
-from pipeline.commands import FINAL, Target, verify
 from pipeline.errors import Poison
 from pipeline.kafka import topics
 from pipeline.kafka.producer import Outputs
 from pipeline.kafka.reader import batch, reader, records, whole
-from pipeline.messages import Position, dead_letter, header_of, letter_key, position_of
 from pipeline.security.signing_keys import Keyring, keyring
 from pipeline.settings import Settings
+from pipeline.wire.codec import Codec
+from pipeline.wire.commands import FINAL, Target, verify
+from pipeline.wire.messages import Position, dead_letter, header_of, letter_key, position_of
 
 BATCH = 1_000  # messages a poll: a plan's commands are a few
 log = structlog.get_logger("leadtime.actuator")

@@ -22,10 +22,8 @@ from models import groups, reconciliation
 from models.distribution import QuantileFunction
 from models.features import horizon_steps
 from models.lstm import BehaviourModel, State
-from pipeline import planning, plans, side_inputs
+from pipeline import planning, side_inputs
 from pipeline.barrier import Barrier, Demand
-from pipeline.codec import Codec, Record
-from pipeline.forecasts import forecast_records
 from pipeline.kafka import reader
 from pipeline.planning import App
 from pipeline.security.pseudonyms import PSEUDONYM_BYTES
@@ -33,6 +31,9 @@ from pipeline.security.signing_keys import SigningKey
 from pipeline.settings import Settings
 from pipeline.side_inputs import SideInputs
 from pipeline.state import Publish
+from pipeline.wire import plans
+from pipeline.wire.codec import Codec, Record
+from pipeline.wire.forecasts import forecast_records
 
 REPLAY_WAIT_S = 3600.0
 _LOG = structlog.get_logger()

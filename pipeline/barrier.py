@@ -14,7 +14,7 @@ import numpy as np
 from models.features import EVENT_KINDS, METRICS
 from models.guardrails import REPORTING_SHARE
 from models.scenarios import unpack
-from pipeline.codec import Record
+from pipeline.wire.codec import Record
 
 
 @dataclass

@@ -13,7 +13,6 @@ import numpy as np
 import typer
 
 from pipeline.bench_throughput import SAMPLES, Meter, brokers, installation, processes, say, stands
-from pipeline.codec import decode
 from pipeline.display import tell
 from pipeline.errors import Unreachable
 from pipeline.kafka import reader, topics
@@ -22,6 +21,7 @@ from pipeline.load import Filler, Load
 from pipeline.options import AsJson
 from pipeline.settings import Settings
 from pipeline.supervise import Supervisor
+from pipeline.wire.codec import decode
 
 LATE_S: Final = 120.0
 """A tick that has no plans for so long after the last one's close has none."""

@@ -14,7 +14,6 @@ import typer
 from confluent_kafka.admin import AdminClient
 
 from pipeline.bench_throughput import installation, say, stands
-from pipeline.codec import decode
 from pipeline.display import tell
 from pipeline.errors import Unreachable
 from pipeline.kafka import reader, topics
@@ -23,6 +22,7 @@ from pipeline.load import Load
 from pipeline.options import AsJson
 from pipeline.settings import Settings
 from pipeline.supervise import Supervisor
+from pipeline.wire.codec import decode
 
 TICKS: Final = 5
 POLL_S: Final = 0.02

@@ -20,10 +20,10 @@ import numpy as np
 from models.features import FEATURES, METRICS, STEPS
 from models.lstm import PARAMETERS, UNITS, BehaviourModel, tensorflow
 from pipeline import released
-from pipeline.codec import Codec
 from pipeline.kafka import topics
 from pipeline.kafka.connection import faust_app
 from pipeline.settings import Settings, load
+from pipeline.wire.codec import Codec
 
 QUIET_S = 5.0
 """Without a record for so long all of them have been handled."""

@@ -30,8 +30,6 @@ from confluent_kafka import Consumer
 from confluent_kafka.admin import AdminClient
 
 from pipeline.cluster import cluster
-from pipeline.codec import Codec, decode, published
-from pipeline.decode import bare
 from pipeline.display import tell
 from pipeline.errors import Unreachable
 from pipeline.ingest import RAW
@@ -41,6 +39,8 @@ from pipeline.load import Load
 from pipeline.options import AsJson
 from pipeline.settings import Settings, load
 from pipeline.supervise import Supervisor
+from pipeline.wire.batch_decoder import bare
+from pipeline.wire.codec import Codec, decode, published
 
 SAMPLES: Final = 10
 TICK_S: Final = 60

@@ -16,12 +16,12 @@ from rich.text import Text
 from models import capacity
 from models.features import METRIC_UNITS, METRICS
 from pipeline import side_inputs
-from pipeline.codec import Record
-from pipeline.plans import GUARD_RAILS
+from pipeline.wire.codec import Record
+from pipeline.wire.plans import GUARD_RAILS
 
 WIDTH: Final = 110
 """Of text that goes to no terminal, in columns."""
-UNPRICED: Final = Decimal(10) ** 11  # what pipeline.plans.money writes for an amount that is not finite
+UNPRICED: Final = Decimal(10) ** 11  # what pipeline.wire.plans.money writes for an amount that is not finite
 
 TIER_NAMES: Final = {"RESERVED": "reserved", "ON_DEMAND": "on-demand", "SPOT": "spot"}
 
@@ -45,7 +45,7 @@ def text(plan: Record, around: Surroundings | None = None) -> str:
     """A plan's record as plain text, at most WIDTH columns wide.
 
     Args:
-        plan: as `pipeline.codec.decode` gives it.
+        plan: as `pipeline.wire.codec.decode` gives it.
         around: sizes, tiers and prices come from here; without it they are left out.
     """
     out = io.StringIO()

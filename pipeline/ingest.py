@@ -22,17 +22,17 @@ from models import aggregation
 from models.aggregation import Columns
 from models.features import EVENT_KINDS, METRICS
 from pipeline import telemetry, validate
-from pipeline.codec import Codec, Record
-from pipeline.decode import decode_batch
 from pipeline.errors import Unreachable
 from pipeline.frames import Frame, Lane, Shard
 from pipeline.kafka import reader, topics
 from pipeline.kafka.producer import Outputs
-from pipeline.messages import Received, dead_letter, header_of, letter_key, position_of
 from pipeline.security.pseudonyms import PSEUDONYM_BYTES, Directory, Key, KeyRing
 from pipeline.settings import Settings
 from pipeline.steady import Steady
 from pipeline.telemetry import Vitals
+from pipeline.wire.batch_decoder import decode_batch
+from pipeline.wire.codec import Codec, Record
+from pipeline.wire.messages import Received, dead_letter, header_of, letter_key, position_of
 
 RAW: tuple[str, str] = ("telemetry.metrics", "telemetry.events")
 RECORD = {"telemetry.metrics": "metric", "telemetry.events": "event"}

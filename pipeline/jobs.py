@@ -16,14 +16,14 @@ from models.provisioning import Terms
 from pipeline import side_files
 from pipeline.actuators.simulated import LocalOffer
 from pipeline.cli.evaluate import Window
-from pipeline.codec import DEFAULT, Record
 from pipeline.errors import UsageError
 from pipeline.example.setup import Example
 from pipeline.lanes import Job
-from pipeline.plans import DEFAULT_POLICY, default_policy
 from pipeline.security.pseudonyms import DEMO_KEY, Key
 from pipeline.side_inputs import SideInputs, offer_of, policy_of
 from pipeline.traces.trace_file import Panel
+from pipeline.wire.codec import DEFAULT, Record
+from pipeline.wire.plans import DEFAULT_POLICY, default_policy
 
 TIERS: Final = "tiers"
 ON_DEMAND: Final = "on_demand"

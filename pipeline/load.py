@@ -12,12 +12,12 @@ from typing import Final
 import numpy as np
 
 from pipeline.cli import inputs
-from pipeline.codec import DEFAULT, Record
 from pipeline.ingest import RAW
 from pipeline.kafka import topics
 from pipeline.kafka.producer import Outputs
 from pipeline.security.pseudonyms import entity, partition_of
 from pipeline.settings import Settings
+from pipeline.wire.codec import DEFAULT, Record
 
 MEASURED: Final = ("cpu", "memory", "network", "disk")
 MEDIANS: Final = (0.2, 2e8, 5e4, 2e4)

@@ -28,13 +28,13 @@ import psutil
 import typer
 
 from models.features import SATURATED_SHARE
-from pipeline.codec import Record
 from pipeline.kafka import topics
 from pipeline.kafka.connection import reachable
 from pipeline.kafka.producer import Outputs
 from pipeline.options import AsJson, Bootstrap, Prefix
 from pipeline.security.pseudonyms import entity
 from pipeline.settings import Settings, load
+from pipeline.wire.codec import Record
 
 NAME_LENGTH = 15
 """What the kernel itself keeps of a name; psutil completes longer ones from the command line, which is not ours."""

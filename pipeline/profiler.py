@@ -9,11 +9,11 @@ import numpy as np
 
 from models.features import EVENT_KINDS, METRICS
 from models.lstm import BLOCK, BehaviourModel
-from pipeline.codec import Codec, Record
-from pipeline.forecasts import Layout
 from pipeline.security.pseudonyms import PSEUDONYM_BYTES
 from pipeline.state import Numbered, Publish
 from pipeline.users import NAMES, Users
+from pipeline.wire.codec import Codec, Record
+from pipeline.wire.forecasts import Layout
 
 STEP_USERS = 8 * BLOCK
 """Users stepped and published at once, at most: arrays of all of a million users are gigabytes, of these 40 MB in two

@@ -17,15 +17,15 @@ import numpy as np
 from confluent_kafka import TopicPartition
 
 from models.features import EVENT_KINDS, METRICS
-from pipeline.codec import Codec, Record, published
 from pipeline.errors import Poison, UsageError
 from pipeline.kafka import reader, topics
-from pipeline.messages import position_of
 from pipeline.profiler import matrix
 from pipeline.security.pseudonyms import PSEUDONYM_BYTES
 from pipeline.settings import Settings
 from pipeline.side_inputs import SideInputs
 from pipeline.traces.trace_file import Panel
+from pipeline.wire.codec import Codec, Record, published
+from pipeline.wire.messages import position_of
 
 FRAMES: Final = "behaviour.frames"
 EVERY: Final = 2**62  # observations that are kept of a target: all

@@ -18,7 +18,6 @@ import structlog
 from confluent_kafka import TopicPartition
 
 from models.features import EVENT_KINDS, METRICS
-from pipeline.codec import DEFAULT, Codec
 from pipeline.errors import Poison, UsageError
 from pipeline.ingest import RAW, SHIFT_HEADER
 from pipeline.kafka import reader, topics
@@ -26,6 +25,7 @@ from pipeline.kafka.producer import Outputs
 from pipeline.security.pseudonyms import entity, partition_of
 from pipeline.settings import Settings
 from pipeline.traces.trace_file import EVENTS, LIMIT, Trace
+from pipeline.wire.codec import DEFAULT, Codec
 
 _LOG = structlog.get_logger()
 

@@ -20,7 +20,6 @@ from models import groups
 from models.lstm import BehaviourModel
 from pipeline import summary
 from pipeline.allocator import Allocator, Asked
-from pipeline.codec import Codec, Record
 from pipeline.display import progress
 from pipeline.errors import Poison, UsageError
 from pipeline.forecasting import model_of
@@ -34,6 +33,7 @@ from pipeline.security.signing_keys import SigningKey, demo_key, read_private
 from pipeline.settings import Settings
 from pipeline.shards import days, follow
 from pipeline.simulator import Simulator
+from pipeline.wire.codec import Codec, Record
 
 KEPT: Final = ("plans", "commands")
 

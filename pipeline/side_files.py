@@ -20,9 +20,9 @@ from zoneinfo import ZoneInfo
 
 from models.capacity import validate
 from models.features import METRICS
-from pipeline.codec import DEFAULT, Record, published
 from pipeline.errors import UsageError
 from pipeline.side_inputs import offer_of, policy_of
+from pipeline.wire.codec import DEFAULT, Record, published
 
 Rules = list[tuple[bool, str]]
 

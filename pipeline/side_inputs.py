@@ -13,11 +13,11 @@ import structlog
 from confluent_kafka import KafkaError
 
 from models.capacity import Observed, Offer, Policy, validate
-from pipeline.codec import Codec, Record
 from pipeline.errors import Poison, Unreachable
 from pipeline.kafka import topics
 from pipeline.kafka.reader import POLL_S, batch, reader, whole
 from pipeline.settings import Settings
+from pipeline.wire.codec import Codec, Record
 
 VERSIONED = {
     "policies": "app",

@@ -12,13 +12,13 @@ from models.distribution import QuantileFunction, Selected, sum_of_quantiles
 from models.features import METRICS
 from models.margin import USER_LEVEL
 from models.scenarios import by_loading, pack, simulate
-from pipeline.codec import Codec, Record
 from pipeline.copulas import Copulas
-from pipeline.forecasts import Gathered
 from pipeline.kafka import topics
 from pipeline.security.pseudonyms import partition_of
 from pipeline.side_inputs import SideInputs
 from pipeline.state import Numbered, Publish
+from pipeline.wire.codec import Codec, Record
+from pipeline.wire.forecasts import Gathered
 
 
 class Simulator(Numbered):

@@ -10,8 +10,8 @@ from collections.abc import Set as AbstractSet
 from confluent_kafka import TopicPartition
 
 from pipeline.kafka import reader, topics
-from pipeline.messages import position_of
 from pipeline.settings import Settings
+from pipeline.wire.messages import position_of
 
 Blocks = dict[bytes, bytes]
 POLL_S = 0.2

@@ -24,7 +24,6 @@ import structlog
 from confluent_kafka import KafkaError, KafkaException, Producer
 
 from pipeline import telemetry
-from pipeline.codec import Codec, Record
 from pipeline.errors import Fenced
 from pipeline.kafka import reader, topics
 from pipeline.kafka.connection import connection
@@ -32,6 +31,7 @@ from pipeline.kafka.producer import Outputs
 from pipeline.pulse import EXIT
 from pipeline.settings import Settings
 from pipeline.standby import Standby
+from pipeline.wire.codec import Codec, Record
 
 TIMEOUT_S = 30
 TRANSACTION_S = 300

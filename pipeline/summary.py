@@ -14,13 +14,13 @@ from models.autoscalers.base import Facts
 from models.autoscalers.hpa import HorizontalPodAutoscaler
 from models.capacity import Policy, load, replicas_per_instance
 from models.features import METRICS
-from pipeline import commands
 from pipeline.actuators.local import LocalProvider
-from pipeline.codec import Record
 from pipeline.outcome import AppRun
 from pipeline.replay import Window
 from pipeline.side_inputs import offer_of, policy_of
 from pipeline.watch import Watch
+from pipeline.wire import commands
+from pipeline.wire.codec import Record
 
 WARM_UP_TICKS = 12
 """Not scored: capacity that was started with, and users' first hour of five-minute ticks. Both policies alike."""

@@ -8,12 +8,12 @@ import numpy as np
 from models.distribution import QuantileFunction
 from models.features import METRICS
 from models.scenarios import stream
-from pipeline import commands
-from pipeline.codec import Codec, Record
-from pipeline.forecasts import unpack
 from pipeline.kafka import reader, topics
 from pipeline.security.pseudonyms import PSEUDONYM_BYTES
 from pipeline.settings import Settings
+from pipeline.wire import commands
+from pipeline.wire.codec import Codec, Record
+from pipeline.wire.forecasts import unpack
 
 FOLLOWED = (
     "behaviour.frames", "forecasts", "forecasts.apps", "plans", "commands", "commands.results", "capacity.observed",

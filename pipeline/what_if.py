@@ -30,13 +30,13 @@ from models.capacity import validate
 from models.outcomes import weights
 from pipeline import jobs
 from pipeline.cli import evaluate
-from pipeline.codec import Record
 from pipeline.errors import UsageError
 from pipeline.jobs import Records
 from pipeline.lanes import TIERS, Arrays, Job
 from pipeline.ranking import OURS, Ranked
 from pipeline.side_inputs import policy_of
 from pipeline.source import Source
+from pipeline.wire.codec import Record
 
 FACTORS: Final = {
     "price": ("price",),

@@ -20,7 +20,6 @@ from models.lstm import BehaviourModel
 from models.scenarios import simulate
 from pipeline import released, telemetry
 from pipeline.allocator import Allocator
-from pipeline.codec import Codec
 from pipeline.fetching import PromptConsumer
 from pipeline.kafka import topics
 from pipeline.kafka.connection import faust_app
@@ -32,6 +31,7 @@ from pipeline.settings import Settings
 from pipeline.side_inputs import SideInputs
 from pipeline.simulator import Simulator
 from pipeline.state import Agent
+from pipeline.wire.codec import Codec
 
 SNAPSHOT_IDLE_S = 1.0
 """How often partitions that went quiet are snapshot, and waiting ticks are looked at."""

@@ -8,8 +8,8 @@ from collections import defaultdict, deque
 from dataclasses import dataclass, field
 
 from pipeline.actuators.provider import Record
-from pipeline.commands import Target
-from pipeline.messages import Position
+from pipeline.wire.commands import Target
+from pipeline.wire.messages import Position
 
 Item = tuple[Position, Record]
 

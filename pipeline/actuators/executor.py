@@ -1,6 +1,6 @@
 """From commands to results, without Kafka: accept or refuse, apply within a timeout, try again, observe.
 
-Statuses: REFUSED (see `pipeline.commands`; the target is untouched), APPLIED or PARTIAL (the provider
+Statuses: REFUSED (see `pipeline.wire.commands`; the target is untouched), APPLIED or PARTIAL (the provider
 accepted it, also when it was at that count already), NOOP (a dry run), RETRYING (comes again after
 `retry_after_s`), FAILED (the provider will never do it, or it expired or was superseded while it was being
 tried again).
@@ -15,9 +15,9 @@ from typing import Any, TypeVar
 import structlog
 
 from pipeline.actuators.provider import Observation, Provider, Record
-from pipeline.commands import Ledger, Target, refusal
 from pipeline.errors import Rejected, Retryable
 from pipeline.security.signing_keys import Keyring
+from pipeline.wire.commands import Ledger, Target, refusal
 
 T = TypeVar("T")
 log = structlog.get_logger("leadtime.actuator")

@@ -21,9 +21,9 @@ from urllib.parse import quote
 
 from pipeline.actuators.provider import Observation, Provider, Record, Result
 from pipeline.actuators.simulated import Faults, Instance, LocalOffer, State
-from pipeline.commands import Target
 from pipeline.errors import Rejected, Retryable, UsageError
 from pipeline.settings import Settings
+from pipeline.wire.commands import Target
 
 KEPT_S = 86_400.0
 """How far back of the last change a target can be observed: a restarted actuator observes its last ticks

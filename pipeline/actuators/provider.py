@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipeline.commands import Target
+from pipeline.wire.commands import Target
 
 Record = dict[str, Any]
 

@@ -8,7 +8,7 @@ from typing import TypeVar
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
 from pipeline.errors import Unreachable
-from pipeline.messages import Position
+from pipeline.wire.messages import Position
 
 T = TypeVar("T")
 TIMEOUT_S = 30.0

@@ -14,13 +14,14 @@ import typer
 from rich.console import Console
 
 from models import capacity
-from pipeline import decision, forecasts, plans, side_inputs
+from pipeline import decision, side_inputs
 from pipeline.cluster import cluster
-from pipeline.codec import Codec, Record
 from pipeline.decision import Surroundings
 from pipeline.errors import UsageError
 from pipeline.kafka import reader
 from pipeline.settings import Settings, load
+from pipeline.wire import forecasts, plans
+from pipeline.wire.codec import Codec, Record
 
 PAST_TICKS: Final = 48
 """Of history in a plot: eight times the steps ahead, so that the rhythm is seen and the fan still has a ninth."""

@@ -13,7 +13,6 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.codec import DEFAULT, Record
 from pipeline.errors import Unreachable, UsageError
 from pipeline.kafka import reader, topics
 from pipeline.kafka.connection import connection, quiet_admin, reachable
@@ -22,6 +21,7 @@ from pipeline.options import AsJson, Bootstrap, Prefix
 from pipeline.settings import Settings, load
 from pipeline.side_files import read_calendar, read_policies, read_prices
 from pipeline.side_inputs import VERSIONED
+from pipeline.wire.codec import DEFAULT, Record
 
 __all__ = ["publish", "read_calendar", "read_policies", "read_prices"]
 

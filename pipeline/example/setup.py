@@ -11,9 +11,9 @@ from typing import Any
 import polars as pl
 
 from models.features import METRICS
-from pipeline.codec import Record
 from pipeline.replay import Window
 from pipeline.traces.trace_file import Trace
+from pipeline.wire.codec import Record
 
 FILE = Path(__file__).parent / "demo.toml"
 

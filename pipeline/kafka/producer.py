@@ -5,11 +5,11 @@ from typing import Any
 
 from confluent_kafka import KafkaError, Message, Producer
 
-from pipeline.codec import Codec, Record
 from pipeline.errors import Unreachable
 from pipeline.kafka import topics
 from pipeline.kafka.connection import connection
 from pipeline.settings import Settings
+from pipeline.wire.codec import Codec, Record
 
 TIMEOUT_S = 60.0
 """A broker that restarts is back within 10 s; the messages of a full queue take as long again."""

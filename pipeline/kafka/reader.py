@@ -7,12 +7,12 @@ from typing import Any, TypeVar
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
 
-from pipeline.codec import Codec, Record
 from pipeline.errors import Poison, Unreachable
 from pipeline.kafka import topics
 from pipeline.kafka.connection import connection
-from pipeline.messages import position_of
 from pipeline.settings import Settings
+from pipeline.wire.codec import Codec, Record
+from pipeline.wire.messages import position_of
 
 T = TypeVar("T")
 

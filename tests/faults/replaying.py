@@ -17,7 +17,6 @@ import pytest
 from rich.console import Console
 
 from pipeline import replay
-from pipeline.codec import decode
 from pipeline.demo import Run
 from pipeline.kafka import reader
 from pipeline.replay import Item, Window
@@ -25,6 +24,7 @@ from pipeline.settings import Settings
 from pipeline.supervise import Supervisor
 from pipeline.traces import default_trace
 from pipeline.traces.trace_file import Trace
+from pipeline.wire.codec import decode
 from tests.faults.harm import Fault
 
 TICKS = 24

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from models.features import EVENT_KINDS
-from pipeline.codec import decode
-from pipeline.forecasts import scores
 from pipeline.settings import Settings
 from pipeline.supervise import Supervisor
 from pipeline.watch import Watch
+from pipeline.wire.codec import decode
+from pipeline.wire.forecasts import scores
 from tests.faults.living import COMPARED, START, TICKS, run, trace
 from tests.faults.replaying import TIMES, Records
 

@@ -7,11 +7,11 @@ from typing import Any
 
 from pipeline.actuator import Actuator
 from pipeline.actuators.local import Faults, LocalProvider, local_provider
-from pipeline.codec import Record
 from pipeline.kafka.producer import Outputs
 from pipeline.kafka.reader import records
 from pipeline.security.signing_keys import keyring, signing_key
 from pipeline.settings import Settings
+from pipeline.wire.codec import Record
 from tests.unit.pipeline import messages
 
 OFFERS = {"od-4": "ON_DEMAND", "re-4": "RESERVED"}

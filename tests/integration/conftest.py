@@ -6,10 +6,10 @@ from decimal import Decimal
 import pytest
 
 from pipeline.actuator import starting_capacity
-from pipeline.codec import Record
 from pipeline.kafka import topics
 from pipeline.kafka.producer import Outputs
 from pipeline.settings import Settings
+from pipeline.wire.codec import Record
 from tests.integration.actuating import OFFERS, Run
 
 

@@ -2,11 +2,11 @@
 
 import pytest
 
-from pipeline.commands import final
 from pipeline.kafka.producer import Outputs
 from pipeline.kafka.reader import records
-from pipeline.messages import header_of
 from pipeline.settings import Settings
+from pipeline.wire.commands import final
+from pipeline.wire.messages import header_of
 from tests.integration.actuating import OFFERS, Run, command, observations, plan, publish, reached, results
 
 

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from pipeline.actuators.local import Faults, LocalProvider
-from pipeline.codec import Record
-from pipeline.commands import final
 from pipeline.kafka.producer import Outputs
 from pipeline.settings import Settings
+from pipeline.wire.codec import Record
+from pipeline.wire.commands import final
 from tests.integration.actuating import Run, command, observations, plan, publish, reached, results
 
 

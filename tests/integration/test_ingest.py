@@ -9,13 +9,13 @@ from collections.abc import Callable, Iterable
 import numpy as np
 from confluent_kafka import Producer
 
-from pipeline.codec import decode
 from pipeline.ingest import Ingest
 from pipeline.kafka import reader, topics
 from pipeline.kafka.connection import connection
 from pipeline.replay import Item, Replayer, window_of_topics
 from pipeline.security.pseudonyms import partition_of
 from pipeline.settings import Settings
+from pipeline.wire.codec import decode
 from tests.unit.pipeline.messages import event, metric, watermark
 
 GOOD, BAD = 10_000, 1_000

@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 
 from models.features import METRICS
-from pipeline import codec
-from pipeline.codec import DEFAULT, Record
 from pipeline.ingest import Ingest, Partition
 from pipeline.kafka import reader, topics
 from pipeline.observe import Machine, Process, look, publish
 from pipeline.security.pseudonyms import KeyRing, entity, partition_of
 from pipeline.settings import Settings
+from pipeline.wire import codec
+from pipeline.wire.codec import DEFAULT, Record
 from tests.unit.pipeline.messages import FakeMessage, watermark
 
 GIB = 1024**3

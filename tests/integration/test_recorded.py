@@ -9,13 +9,13 @@ import pytest
 from confluent_kafka import TopicPartition
 
 from pipeline import jobs, recorded
-from pipeline.codec import DEFAULT
 from pipeline.errors import Unreachable, UsageError
 from pipeline.kafka import topics
 from pipeline.kafka.connection import connection, quiet_admin
 from pipeline.kafka.producer import Outputs
 from pipeline.recorded import FRAMES
 from pipeline.settings import Settings
+from pipeline.wire.codec import DEFAULT
 from tests.unit.pipeline.driving import PRICES, TICKS, USERS, frames, policy
 from tests.unit.pipeline.messages import NOW_US, TICK_S
 

@@ -16,8 +16,6 @@ from jgo.config import GlobalSettings
 from jgo.maven import MavenContext
 
 import schemas
-from pipeline import codec
-from pipeline.codec import Codec
 from pipeline.errors import Poison
 from pipeline.ingest import Ingest
 from pipeline.kafka import reader as reading
@@ -26,6 +24,8 @@ from pipeline.kafka.embedded import free_port
 from pipeline.kafka.producer import Outputs
 from pipeline.security.pseudonyms import entity
 from pipeline.settings import Settings
+from pipeline.wire import codec
+from pipeline.wire.codec import Codec
 
 GROUP, ARTIFACT, VERSION = "io.apicurio", "apicurio-registry-app", "3.3.3"
 START_S = 120.0

@@ -11,7 +11,6 @@ from models.dependence import Dependence
 from models.features import METRICS
 from models.lstm import BehaviourModel
 from pipeline.allocator import Allocator
-from pipeline.codec import DEFAULT, Record
 from pipeline.ingest import Partition
 from pipeline.profiler import Profiler
 from pipeline.security import signing_keys
@@ -20,6 +19,7 @@ from pipeline.settings import Settings
 from pipeline.side_inputs import SideInputs
 from pipeline.simulator import Simulator
 from pipeline.state import Publish, Stage
+from pipeline.wire.codec import DEFAULT, Record
 from tests.unit.pipeline.messages import NOW_US, TICK_S, FakeMessage, event, metric, watermark
 
 TICKS = 6

@@ -3,10 +3,10 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipeline import codec
-from pipeline.codec import Record
-from pipeline.commands import Target, build
 from pipeline.security.signing_keys import demo_key
+from pipeline.wire import codec
+from pipeline.wire.codec import Record
+from pipeline.wire.commands import Target, build
 
 NOW_US = 1_700_000_040_000_000  # a whole minute
 TICK_S = 60

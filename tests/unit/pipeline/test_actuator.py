@@ -14,10 +14,10 @@ from pipeline.actuators.barrier import Barrier
 from pipeline.actuators.executor import Executor, Stopped
 from pipeline.actuators.provider import Observation, Provider, Result
 from pipeline.actuators.wire import Positions
-from pipeline.codec import encode
-from pipeline.commands import Target
 from pipeline.errors import Rejected, Retryable
 from pipeline.security.signing_keys import demo_key
+from pipeline.wire.codec import encode
+from pipeline.wire.commands import Target
 from tests.unit.pipeline.messages import command
 
 KEY = demo_key()

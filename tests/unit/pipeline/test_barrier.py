@@ -7,7 +7,7 @@ import pytest
 
 from models.features import METRICS
 from pipeline.barrier import Barrier, Demand
-from pipeline.codec import DEFAULT
+from pipeline.wire.codec import DEFAULT
 
 
 def scenario(shard: int, tick: int, app: str = "shop", part: int = 0, of: int = 1) -> dict[str, Any]:

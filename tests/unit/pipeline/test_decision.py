@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from models import failing, guardrails
-from pipeline import codec, decision, plans
+from pipeline import decision
 from pipeline.decision import Surroundings
+from pipeline.wire import codec, plans
 
 
 def record(name: str, fields: dict[str, Any]) -> dict[str, Any]:

@@ -8,11 +8,11 @@ import polars as pl
 
 from pipeline.bench_latency import delays
 from pipeline.bench_throughput import container, summary
-from pipeline.codec import decode, published
-from pipeline.decode import bare
 from pipeline.load import MEASURED, Load
 from pipeline.security.pseudonyms import Directory, entity, partition_of
 from pipeline.settings import Settings
+from pipeline.wire.batch_decoder import bare
+from pipeline.wire.codec import decode, published
 
 TICK = 29_400_000
 

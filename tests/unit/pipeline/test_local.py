@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from pipeline.actuators.local import Faults, LocalProvider
 from pipeline.actuators.provider import Observation
-from pipeline.commands import Target, command_id
 from pipeline.errors import Rejected, Retryable, UsageError
+from pipeline.wire.commands import Target, command_id
 
 HOUR = 3600.0
 Make = Callable[..., LocalProvider]

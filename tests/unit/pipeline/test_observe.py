@@ -14,11 +14,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline import codec
-from pipeline.codec import DEFAULT, Record
-from pipeline.decode import decode_batch
 from pipeline.observe import NAME_LENGTH, Machine, Process, look, samples
 from pipeline.validate import refusals, saturated
+from pipeline.wire import codec
+from pipeline.wire.batch_decoder import decode_batch
+from pipeline.wire.codec import DEFAULT, Record
 
 GIB = 1024**3
 NOTHING = Machine(

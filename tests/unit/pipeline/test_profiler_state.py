@@ -5,9 +5,9 @@ from typing import Any, cast
 import numpy as np
 
 from models.lstm import BehaviourModel, initial_state
-from pipeline.codec import DEFAULT
 from pipeline.profiler import Profiler
 from pipeline.users import NAMES
+from pipeline.wire.codec import DEFAULT
 
 
 class Fresh:

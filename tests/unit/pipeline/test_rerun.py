@@ -11,7 +11,6 @@ from models.capacity import Offer, Policy
 from models.features import EVENT_KINDS, METRICS
 from models.lstm import DEFAULT_MODEL, BehaviourModel
 from pipeline.ahead import Ahead
-from pipeline.codec import DEFAULT, Record
 from pipeline.forecasting import Forecasting
 from pipeline.lanes import Job
 from pipeline.profiler import Profiler
@@ -19,6 +18,7 @@ from pipeline.rerun import Rerun
 from pipeline.security.pseudonyms import PSEUDONYM_BYTES
 from pipeline.settings import Settings
 from pipeline.side_inputs import offer_of, policy_of
+from pipeline.wire.codec import DEFAULT, Record
 from tests.unit.pipeline import driving
 from tests.unit.pipeline.driving import PRICES, TICKS, USERS, allocator, drive, policy, simulator
 

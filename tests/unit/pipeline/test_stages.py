@@ -5,12 +5,12 @@ import pytest
 
 from models.features import EVENT_KINDS
 from models.lstm import BehaviourModel
-from pipeline.codec import DEFAULT
-from pipeline.forecasts import scores, unpack
 from pipeline.profiler import Profiler
 from pipeline.settings import Settings
 from pipeline.state import Publish
 from pipeline.users import NAMES, Users
+from pipeline.wire.codec import DEFAULT
+from pipeline.wire.forecasts import scores, unpack
 from tests.unit.pipeline.driving import TICKS, USERS, distinct, drive, forecasts, frames, simulator
 from tests.unit.pipeline.messages import TICK_S
 

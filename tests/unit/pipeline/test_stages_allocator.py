@@ -7,11 +7,11 @@ import pytest
 import structlog
 
 from models.lstm import BehaviourModel
-from pipeline import commands
 from pipeline.allocator import Allocator
-from pipeline.codec import DEFAULT, Record
 from pipeline.security import signing_keys
 from pipeline.settings import Settings
+from pipeline.wire import commands
+from pipeline.wire.codec import DEFAULT, Record
 from tests.unit.pipeline.driving import TICKS, Published, allocator, distinct, drive, policy, scenarios
 
 

@@ -6,9 +6,9 @@ from scipy.special import ndtr
 
 from models.distribution import QuantileFunction, Z
 from models.features import EVENT_KINDS, METRICS
-from pipeline.codec import Record, decode, encode
-from pipeline.forecasts import forecast_records
 from pipeline.watch import Coverage
+from pipeline.wire.codec import Record, decode, encode
+from pipeline.wire.forecasts import forecast_records
 
 USERS = 50
 

@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 
 from models.distribution import QuantileFunction, Z
-from pipeline import charts, codec
+from pipeline import charts
 from pipeline.cli import explain
-from pipeline.codec import Record
 from pipeline.decision import Surroundings
 from pipeline.errors import UsageError
-from pipeline.forecasts import forecast_records
+from pipeline.wire import codec
+from pipeline.wire.codec import Record
+from pipeline.wire.forecasts import forecast_records
 from tests.unit.pipeline.test_decision import plan, surroundings
 
 FOUND: dict[int, Record] = {tick: plan(tick=tick, plan_id=f"shop@{tick}") for tick in (98, 99, 101)}

@@ -18,9 +18,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import schemas
-from pipeline import codec
-from pipeline.codec import DEFAULT, Codec, Record, decode_body, published
 from pipeline.errors import Poison, Unreachable
+from pipeline.wire import codec
+from pipeline.wire.codec import DEFAULT, Codec, Record, decode_body, published
 
 NAMES = schemas.names()
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)

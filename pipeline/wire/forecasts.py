@@ -7,9 +7,9 @@ import numpy as np
 
 from models.distribution import QuantileFunction, Z
 from models.features import EVENT_KINDS, METRIC_UNITS, METRICS, TRACKED, horizon_steps
-from pipeline.codec import Record
 from pipeline.kafka import topics
 from pipeline.security.pseudonyms import PSEUDONYM_BYTES
+from pipeline.wire.codec import Record
 
 _LEVELS: list[float] = Z.tolist()
 

@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline import codec
-from pipeline.codec import DEFAULT, Codec, published
-from pipeline.decode import decode_batch
 from pipeline.errors import Poison
+from pipeline.wire import codec
+from pipeline.wire.batch_decoder import decode_batch
+from pipeline.wire.codec import DEFAULT, Codec, published
 from tests.unit.pipeline.messages import event, metric, watermark
 
 finite = st.one_of(st.none(), st.floats(allow_nan=False))

@@ -8,9 +8,9 @@ from typing import Final
 from models.allocation import Plan
 from models.capacity import Policy
 from models.margin import Level
-from pipeline import commands
-from pipeline.codec import Record
 from pipeline.security.signing_keys import SigningKey
+from pipeline.wire import commands
+from pipeline.wire.codec import Record
 
 DEFAULT_POLICY = "*"
 """Policy of apps that have none of their own."""

@@ -3,10 +3,11 @@
 from datetime import UTC, datetime
 from pathlib import Path
 
-from pipeline import plans, side_inputs
-from pipeline.codec import DEFAULT, Record
+from pipeline import side_inputs
 from pipeline.security import signing_keys
 from pipeline.settings import Settings
+from pipeline.wire import plans
+from pipeline.wire.codec import DEFAULT, Record
 from tests.unit.pipeline.driving import FakeInputs, policy, price
 from tests.unit.pipeline.messages import TICK_S
 

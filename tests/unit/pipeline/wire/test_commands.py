@@ -8,9 +8,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.codec import decode, encode
-from pipeline.commands import Ledger, Target, command_id, final, refusal, sign, signed_bytes, verify
 from pipeline.security.signing_keys import SigningKey, demo_key
+from pipeline.wire.codec import decode, encode
+from pipeline.wire.commands import Ledger, Target, command_id, final, refusal, sign, signed_bytes, verify
 from tests.unit.pipeline import messages
 
 KEY = demo_key()
@@ -136,7 +136,7 @@ def test_somebody_elses_change_is_a_conflict(
 
 
 def test_a_forgotten_id_is_still_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.commands.REMEMBERED", 1)
+    monkeypatch.setattr("pipeline.wire.commands.REMEMBERED", 1)
     ledger = Ledger()
     for epoch in (10, 11):
         ledger.accept(TARGET.ref, epoch, command(epoch=epoch)["id"])

@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from pipeline.codec import Record
+from pipeline.wire.codec import Record
 
 DEAD_BYTES = 256 * 1024
 """Of a key or value in a dead letter: a raw message may have 4 MiB, and the topic takes 2."""
