@@ -35,13 +35,13 @@ from confluent_kafka import OFFSET_BEGINNING, Message
 from pipeline import telemetry
 from pipeline.actuators.barrier import Barrier
 from pipeline.actuators.executor import Executor, Outcome, Stopped, observed, result
-from pipeline.actuators.local import local_provider
-from pipeline.actuators.provider import Provider, Record
 from pipeline.actuators.wire import TIMEOUT_S, Positions, offsets_call
 from pipeline.errors import Poison
 from pipeline.kafka import topics
 from pipeline.kafka.producer import Outputs
 from pipeline.kafka.reader import batch, reader, records, whole
+from pipeline.providers.base import Provider, Record
+from pipeline.providers.local import local_provider
 from pipeline.security.signing_keys import Keyring, keyring
 from pipeline.settings import Settings
 from pipeline.wire.codec import Codec

@@ -14,11 +14,11 @@ from models.capacity import Offer, Policy
 from models.features import DAY_S, METRICS
 from models.provisioning import Terms
 from pipeline import side_files
-from pipeline.actuators.simulated import LocalOffer
 from pipeline.cli.evaluate import Window
 from pipeline.errors import UsageError
 from pipeline.example.setup import Example
 from pipeline.lanes import Job
+from pipeline.providers.local_instances import LocalOffer
 from pipeline.security.pseudonyms import DEMO_KEY, Key
 from pipeline.side_inputs import SideInputs, offer_of, policy_of
 from pipeline.traces.trace_file import Panel

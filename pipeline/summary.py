@@ -14,8 +14,8 @@ from models.autoscalers.base import Facts
 from models.autoscalers.hpa import HorizontalPodAutoscaler
 from models.capacity import Policy, load, replicas_per_instance
 from models.features import METRICS
-from pipeline.actuators.local import LocalProvider
 from pipeline.outcome import AppRun
+from pipeline.providers.local import LocalProvider
 from pipeline.replay import Window
 from pipeline.side_inputs import offer_of, policy_of
 from pipeline.watch import Watch

@@ -7,7 +7,7 @@ signed commands are counted, or a forged one could take the place of a real one.
 from collections import defaultdict, deque
 from dataclasses import dataclass, field
 
-from pipeline.actuators.provider import Record
+from pipeline.providers.base import Record
 from pipeline.wire.commands import Target
 from pipeline.wire.messages import Position
 

@@ -14,8 +14,8 @@ from typing import Any, TypeVar
 
 import structlog
 
-from pipeline.actuators.provider import Observation, Provider, Record
 from pipeline.errors import Rejected, Retryable
+from pipeline.providers.base import Observation, Provider, Record
 from pipeline.security.signing_keys import Keyring
 from pipeline.wire.commands import Ledger, Target, refusal
 

@@ -6,9 +6,9 @@ from decimal import Decimal
 from typing import Any
 
 from pipeline.actuator import Actuator
-from pipeline.actuators.local import Faults, LocalProvider, local_provider
 from pipeline.kafka.producer import Outputs
 from pipeline.kafka.reader import records
+from pipeline.providers.local import Faults, LocalProvider, local_provider
 from pipeline.security.signing_keys import keyring, signing_key
 from pipeline.settings import Settings
 from pipeline.wire.codec import Record

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from pipeline.actuators.local import Faults, LocalProvider
 from pipeline.kafka.producer import Outputs
+from pipeline.providers.local import Faults, LocalProvider
 from pipeline.settings import Settings
 from pipeline.wire.codec import Record
 from pipeline.wire.commands import final

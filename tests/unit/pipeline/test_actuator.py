@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from pipeline.actuators.barrier import Barrier
 from pipeline.actuators.executor import Executor, Stopped
-from pipeline.actuators.provider import Observation, Provider, Result
 from pipeline.actuators.wire import Positions
 from pipeline.errors import Rejected, Retryable
+from pipeline.providers.base import Observation, Provider, Result
 from pipeline.security.signing_keys import demo_key
 from pipeline.wire.codec import encode
 from pipeline.wire.commands import Target

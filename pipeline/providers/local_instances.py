@@ -10,8 +10,8 @@ from pathlib import Path
 from statistics import NormalDist
 from typing import Any
 
-from pipeline.actuators.provider import Record
 from pipeline.errors import UsageError
+from pipeline.providers.base import Record
 
 Z99 = NormalDist().inv_cdf(0.99)
 

@@ -19,9 +19,9 @@ from math import exp, inf, log
 from pathlib import Path
 from urllib.parse import quote
 
-from pipeline.actuators.provider import Observation, Provider, Record, Result
-from pipeline.actuators.simulated import Faults, Instance, LocalOffer, State
 from pipeline.errors import Rejected, Retryable, UsageError
+from pipeline.providers.base import Observation, Provider, Record, Result
+from pipeline.providers.local_instances import Faults, Instance, LocalOffer, State
 from pipeline.settings import Settings
 from pipeline.wire.commands import Target
 

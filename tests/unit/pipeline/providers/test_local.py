@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.actuators.local import Faults, LocalProvider
-from pipeline.actuators.provider import Observation
 from pipeline.errors import Rejected, Retryable, UsageError
+from pipeline.providers.base import Observation
+from pipeline.providers.local import Faults, LocalProvider
 from pipeline.wire.commands import Target, command_id
 
 HOUR = 3600.0
