@@ -32,7 +32,6 @@ from collections.abc import Callable, Iterable, Mapping
 import structlog
 from confluent_kafka import OFFSET_BEGINNING, Message
 
-from pipeline import telemetry
 from pipeline.actuators.barrier import Barrier
 from pipeline.actuators.executor import Executor, Outcome, Stopped, observed, result
 from pipeline.actuators.wire import TIMEOUT_S, Positions, offsets_call
@@ -42,6 +41,7 @@ from pipeline.kafka.producer import Outputs
 from pipeline.kafka.reader import batch, reader, records, whole
 from pipeline.providers.base import Provider, Record
 from pipeline.providers.local import local_provider
+from pipeline.runtime import metrics
 from pipeline.security.signing_keys import Keyring, keyring
 from pipeline.settings import Settings
 from pipeline.wire.codec import Codec
@@ -288,7 +288,7 @@ class Actuator:
             if name not in topics.TOPICS[topic].schemas:
                 raise Poison("wrong-schema", f"a {name} on {topic}")
         except Poison as error:
-            telemetry.DROPPED.labels("actuator", error.reason).inc()
+            metrics.DROPPED.labels("actuator", error.reason).inc()
             letter = dead_letter(topic, message, error.reason, error.detail)
             self._outputs.publish("dead-letters", "dead_letter", letter, key=letter_key(letter))
             return None
@@ -296,7 +296,7 @@ class Actuator:
 
     def _answer(self, at: Position, record: Record) -> None:
         if record["status"] == "REFUSED":
-            telemetry.DROPPED.labels("actuator", record["reason"]).inc()
+            metrics.DROPPED.labels("actuator", record["reason"]).inc()
         headers = {"command": f"{at[1]}:{at[2]}"}
         self._outputs.publish(
             "commands.results", "command_result", record, key=record["target"], headers=headers
@@ -341,11 +341,11 @@ def run(
     if providers is None:
         local = local_provider(settings)
         providers = {"local": local}
-    actuator, vitals = Actuator(settings, providers, ring, stopping=stopping.is_set), telemetry.Vitals()
-    telemetry.serve("actuator", vitals, settings)
+    actuator, vitals = Actuator(settings, providers, ring, stopping=stopping.is_set), metrics.Vitals()
+    metrics.serve("actuator", vitals, settings)
     try:
         actuator.restore()
-        telemetry.watch_lag("actuator", actuator.next_offsets, settings)
+        metrics.watch_lag("actuator", actuator.next_offsets, settings)
         vitals.ready = True
         ready()
         while not stopping.is_set():

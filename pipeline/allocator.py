@@ -26,11 +26,11 @@ from pipeline import planning, side_inputs
 from pipeline.barrier import Barrier, Demand
 from pipeline.kafka import reader
 from pipeline.planning import App
+from pipeline.runtime.fenced_state import Publish
 from pipeline.security.pseudonyms import PSEUDONYM_BYTES
 from pipeline.security.signing_keys import SigningKey
 from pipeline.settings import Settings
 from pipeline.side_inputs import SideInputs
-from pipeline.state import Publish
 from pipeline.wire import plans
 from pipeline.wire.codec import Codec, Record
 from pipeline.wire.forecasts import forecast_records
@@ -55,7 +55,7 @@ class Asked:
 
 
 class Allocator:
-    """One partition of `scenarios` (see `pipeline.state` for when its methods are called)."""
+    """One partition of `scenarios` (see `pipeline.runtime.fenced_state` for when its methods are called)."""
 
     def __init__(
         self,

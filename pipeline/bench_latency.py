@@ -19,8 +19,8 @@ from pipeline.kafka import reader, topics
 from pipeline.kafka.connection import connection, quiet_admin
 from pipeline.load import Filler, Load
 from pipeline.options import AsJson
+from pipeline.runtime.supervisor import Supervisor
 from pipeline.settings import Settings
-from pipeline.supervise import Supervisor
 from pipeline.wire.codec import decode
 
 LATE_S: Final = 120.0

@@ -20,8 +20,8 @@ from pipeline.kafka import reader, topics
 from pipeline.kafka.connection import connection, quiet_admin
 from pipeline.load import Load
 from pipeline.options import AsJson
+from pipeline.runtime.supervisor import Supervisor
 from pipeline.settings import Settings
-from pipeline.supervise import Supervisor
 from pipeline.wire.codec import decode
 
 TICKS: Final = 5

@@ -29,7 +29,6 @@ import typer
 from confluent_kafka import Consumer
 from confluent_kafka.admin import AdminClient
 
-from pipeline.cluster import cluster
 from pipeline.display import tell
 from pipeline.errors import Unreachable
 from pipeline.ingest import RAW
@@ -37,8 +36,9 @@ from pipeline.kafka import reader, topics
 from pipeline.kafka.connection import connection, quiet_admin
 from pipeline.load import Load
 from pipeline.options import AsJson
+from pipeline.runtime.cluster import cluster
+from pipeline.runtime.supervisor import Supervisor
 from pipeline.settings import Settings, load
-from pipeline.supervise import Supervisor
 from pipeline.wire.batch_decoder import bare
 from pipeline.wire.codec import Codec, decode, published
 

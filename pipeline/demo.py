@@ -23,14 +23,14 @@ from rich.table import Table
 from pipeline import released, summary
 from pipeline.actuator import starting_capacity
 from pipeline.cli import inputs
-from pipeline.cluster import cluster
 from pipeline.errors import LeadtimeError, UsageError
 from pipeline.example.setup import Example
 from pipeline.kafka import topics
 from pipeline.options import AsJson, Speed
 from pipeline.replay import Replayer, Window, records
+from pipeline.runtime.cluster import cluster
+from pipeline.runtime.supervisor import Supervisor
 from pipeline.settings import Settings, load
-from pipeline.supervise import Supervisor
 from pipeline.traces import trace_file as traces
 from pipeline.watch import Watch
 

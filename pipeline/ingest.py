@@ -21,15 +21,16 @@ from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
 from models import aggregation
 from models.aggregation import Columns
 from models.features import EVENT_KINDS, METRICS
-from pipeline import telemetry, validate
+from pipeline import validate
 from pipeline.errors import Unreachable
 from pipeline.frames import Frame, Lane, Shard
 from pipeline.kafka import reader, topics
 from pipeline.kafka.producer import Outputs
+from pipeline.runtime import metrics as telemetry
+from pipeline.runtime.metrics import Vitals
+from pipeline.runtime.steady_clock import Steady
 from pipeline.security.pseudonyms import PSEUDONYM_BYTES, Directory, Key, KeyRing
 from pipeline.settings import Settings
-from pipeline.steady import Steady
-from pipeline.telemetry import Vitals
 from pipeline.wire.batch_decoder import decode_batch
 from pipeline.wire.codec import Codec, Record
 from pipeline.wire.messages import Received, dead_letter, header_of, letter_key, position_of
@@ -210,7 +211,7 @@ class Ingest:
 
     Args:
         settings: of the installation.
-        check: called before each message that is published (`pipeline.pulse`).
+        check: called before each message that is published (`pipeline.runtime.session_guard`).
     """
 
     def __init__(self, settings: Settings, check: Callable[[], None] = lambda: None) -> None:

@@ -9,8 +9,8 @@ import numpy as np
 
 from models.features import EVENT_KINDS, METRICS
 from models.lstm import BLOCK, BehaviourModel
+from pipeline.runtime.fenced_state import Numbered, Publish
 from pipeline.security.pseudonyms import PSEUDONYM_BYTES
-from pipeline.state import Numbered, Publish
 from pipeline.users import NAMES, Users
 from pipeline.wire.codec import Codec, Record
 from pipeline.wire.forecasts import Layout
@@ -26,7 +26,7 @@ _ONE_LARGE = threading.Lock()
 
 
 class Profiler(Numbered):
-    """One partition's users (see `pipeline.state` for when its methods are called)."""
+    """One partition's users (see `pipeline.runtime.fenced_state` for when its methods are called)."""
 
     def __init__(
         self, shard: int, model: BehaviourModel, codec: Codec, publish: Publish, capacity: int

@@ -14,15 +14,15 @@ from models.margin import USER_LEVEL
 from models.scenarios import by_loading, pack, simulate
 from pipeline.copulas import Copulas
 from pipeline.kafka import topics
+from pipeline.runtime.fenced_state import Numbered, Publish
 from pipeline.security.pseudonyms import partition_of
 from pipeline.side_inputs import SideInputs
-from pipeline.state import Numbered, Publish
 from pipeline.wire.codec import Codec, Record
 from pipeline.wire.forecasts import Gathered
 
 
 class Simulator(Numbered):
-    """One partition's forecasts (see `pipeline.state` for when its methods are called).
+    """One partition's forecasts (see `pipeline.runtime.fenced_state` for when its methods are called).
 
     Args:
         shard: the partition.

@@ -18,9 +18,9 @@ import typer
 from pipeline.errors import LeadtimeError, Unreachable
 from pipeline.kafka.connection import reachable
 from pipeline.options import Bootstrap, Prefix
-from pipeline.pulse import Pulse
+from pipeline.runtime.session_guard import Pulse
+from pipeline.runtime.supervisor import AGAIN_EXIT, USAGE_EXIT, die_with_parent
 from pipeline.settings import Settings, load
-from pipeline.supervise import AGAIN_EXIT, USAGE_EXIT, die_with_parent
 
 Supervised = Annotated[bool, typer.Option("--supervised", hidden=True)]
 

@@ -8,7 +8,7 @@ from typing import Any, Final
 import numpy as np
 
 from models.lstm import BehaviourModel, State
-from pipeline import telemetry
+from pipeline.runtime import metrics
 from pipeline.security.pseudonyms import PSEUDONYM_BYTES
 
 NAMES: Final = np.dtype(f"S{PSEUDONYM_BYTES}")
@@ -128,7 +128,7 @@ class Users:
         if keep.all():
             return
         rows = np.flatnonzero(keep)
-        telemetry.DROPPED.labels("profiler", "user forgotten").inc(len(self) - len(rows))
+        metrics.DROPPED.labels("profiler", "user forgotten").inc(len(self) - len(rows))
         self.ids, self.app, self.seen = self.ids[rows], self.app[rows], self.seen[rows]
         self._rows = self._rows[rows]
         self._sort()

@@ -18,19 +18,20 @@ from models.distribution import LEVELS, QuantileFunction
 from models.features import EVENT_KINDS, METRICS, horizon_steps
 from models.lstm import BehaviourModel
 from models.scenarios import simulate
-from pipeline import released, telemetry
+from pipeline import released
 from pipeline.allocator import Allocator
-from pipeline.fetching import PromptConsumer
 from pipeline.kafka import topics
 from pipeline.kafka.connection import faust_app
 from pipeline.kafka.producer import Outputs
 from pipeline.profiler import Profiler
-from pipeline.pulse import Pulse
+from pipeline.runtime import metrics
+from pipeline.runtime.faust_consumer import PromptConsumer
+from pipeline.runtime.fenced_state import Agent
+from pipeline.runtime.session_guard import Pulse
 from pipeline.security.signing_keys import signing_key
 from pipeline.settings import Settings
 from pipeline.side_inputs import SideInputs
 from pipeline.simulator import Simulator
-from pipeline.state import Agent
 from pipeline.wire.codec import Codec
 
 SNAPSHOT_IDLE_S = 1.0
@@ -75,7 +76,7 @@ def build(settings: Settings, check: Callable[[], None] = lambda: None) -> faust
 
     Args:
         settings: of the installation.
-        check: called before each message that is published (`pipeline.pulse`).
+        check: called before each message that is published (`pipeline.runtime.session_guard`).
 
     Raises:
         UsageError: no released model, or no signing key.
@@ -143,7 +144,7 @@ def build(settings: Settings, check: Callable[[], None] = lambda: None) -> faust
 
 def _observed(app: faust.App, agents: list[Agent], settings: Settings) -> None:
     """The worker's metrics, and whether it lives and is ready."""
-    vitals, assigned = telemetry.Vitals(), False
+    vitals, assigned = metrics.Vitals(), False
 
     async def own(*given: Any, **__: Any) -> None:
         nonlocal assigned
@@ -163,8 +164,8 @@ def _observed(app: faust.App, agents: list[Agent], settings: Settings) -> None:
     app.on_partitions_assigned.connect(own)
     app.on_partitions_revoked.connect(lose)
     app.timer(SNAPSHOT_IDLE_S)(beat)
-    telemetry.serve("worker", vitals, settings)
-    telemetry.watch_lag(
+    metrics.serve("worker", vitals, settings)
+    metrics.watch_lag(
         "worker", lambda: {at: p for agent in agents for at, p in list(agent.positions.items())}, settings
     )
 

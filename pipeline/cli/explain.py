@@ -15,10 +15,10 @@ from rich.console import Console
 
 from models import capacity
 from pipeline import decision, side_inputs
-from pipeline.cluster import cluster
 from pipeline.decision import Surroundings
 from pipeline.errors import UsageError
 from pipeline.kafka import reader
+from pipeline.runtime.cluster import cluster
 from pipeline.settings import Settings, load
 from pipeline.wire import forecasts, plans
 from pipeline.wire.codec import Codec, Record

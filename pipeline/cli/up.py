@@ -7,13 +7,13 @@ from typing import Annotated
 
 import typer
 
-from pipeline.cluster import cluster
 from pipeline.errors import UsageError
 from pipeline.kafka import topics
 from pipeline.options import AsJson, Bootstrap, Prefix
+from pipeline.runtime.cluster import cluster
+from pipeline.runtime.supervisor import STAGES, Supervisor
 from pipeline.security.signing_keys import signing_key
 from pipeline.settings import load
-from pipeline.supervise import STAGES, Supervisor
 
 
 def up(

@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-from pipeline.supervise import FIRST_BACKOFF_S, Supervisor
+from pipeline.runtime.supervisor import FIRST_BACKOFF_S, Supervisor
 from pipeline.watch import Watch
 
 GIVE_UP_S = 240.0

@@ -12,8 +12,8 @@ from models.features import EVENT_KINDS, METRICS
 from models.synthetic import population
 from pipeline.demo import Run
 from pipeline.replay import Window
+from pipeline.runtime.supervisor import Supervisor
 from pipeline.settings import Settings
-from pipeline.supervise import Supervisor
 from pipeline.traces.trace_file import Trace
 from pipeline.watch import Watch
 from tests.faults import replaying

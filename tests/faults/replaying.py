@@ -20,8 +20,8 @@ from pipeline import replay
 from pipeline.demo import Run
 from pipeline.kafka import reader
 from pipeline.replay import Item, Window
+from pipeline.runtime.supervisor import Supervisor
 from pipeline.settings import Settings
-from pipeline.supervise import Supervisor
 from pipeline.traces import default_trace
 from pipeline.traces.trace_file import Trace
 from pipeline.wire.codec import decode

@@ -10,8 +10,8 @@ import time
 import pytest
 
 from pipeline.kafka.embedded import EmbeddedKafka
+from pipeline.runtime.supervisor import Supervisor
 from pipeline.settings import Settings
-from pipeline.supervise import Supervisor
 from tests.faults import replaying
 from tests.faults.harm import Deaths, Script, Together, killers, until
 from tests.faults.replaying import Outcome

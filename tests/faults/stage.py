@@ -7,7 +7,7 @@ stand-in forecasts a running mean and spread that depend on every value before, 
 folded twice shows in every forecast after it. `test_worker_killed` has the network.
 
 A worker dies where DIE_AT says, as by SIGKILL: "agent step count", at the count-th time that it gets there. Its steps
-are those of `pipeline.state`'s protocol.
+are those of `pipeline.runtime.fenced_state`'s protocol.
 """
 
 import errno
@@ -26,7 +26,8 @@ from models.dependence import Dependence
 from models.distribution import QuantileFunction, Z
 from models.features import METRICS, STEPS, TRACKED
 from models.lstm import CARD, DEFAULT_MODEL, BehaviourModel, State, initial_state
-from pipeline import stages, state
+from pipeline import stages
+from pipeline.runtime import fenced_state
 
 STEPS_OF_DEATH = (
     "fence", "fenced", "restored", "folding", "folded", "flush", "flushed", "block", "blocks", "committed",
@@ -112,7 +113,7 @@ def die_at(place: str) -> None:
 
         setattr(kind, method, wrapped)
 
-    class Fence(state.Producer):
+    class Fence(fenced_state.Producer):
         """The transactional producer, watched; whose it is, its transactional id says."""
 
         def __init__(self, options: dict[str, Any]) -> None:
@@ -148,12 +149,12 @@ def die_at(place: str) -> None:
             self.event.ack()
             reached(self.name, "acknowledged")
 
-    state.Producer = Fence  # pyright: ignore
-    around(state.Owned, "open", "", "restored", lambda owned: owned.name)
-    around(state.Owned, "snapshot", "flush", "", lambda owned: owned.name)
-    snapshot = state.Owned.snapshot
-    state.Owned.snapshot = lambda self: [Event(event, self.name) for event in snapshot(self)]  # pyright: ignore
-    make = state.Agent.__init__
+    fenced_state.Producer = Fence  # pyright: ignore
+    around(fenced_state.Owned, "open", "", "restored", lambda owned: owned.name)
+    around(fenced_state.Owned, "snapshot", "flush", "", lambda owned: owned.name)
+    snapshot = fenced_state.Owned.snapshot
+    fenced_state.Owned.snapshot = lambda self: [Event(event, self.name) for event in snapshot(self)]  # pyright: ignore
+    make = fenced_state.Agent.__init__
 
     def watched(
         self: Any, name: str, source: str, settings: Any, outputs: Any, of: Callable[[int], Any]
@@ -173,14 +174,14 @@ def die_at(place: str) -> None:
 
         make(self, name, source, settings, outputs, stage)
 
-    state.Agent.__init__ = watched  # pyright: ignore
-    taken = state.Agent._snapshot
+    fenced_state.Agent.__init__ = watched  # pyright: ignore
+    taken = fenced_state.Agent._snapshot
 
     async def settled(self: Any, owned: Any) -> None:
         await taken(self, owned)
         reached(self.name, "all-acknowledged")
 
-    state.Agent._snapshot = settled
+    fenced_state.Agent._snapshot = settled
 
 
 def fail_when_full(flag: Path) -> None:

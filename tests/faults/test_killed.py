@@ -13,9 +13,9 @@ from pipeline.bench_recovery import Recovery, owners
 from pipeline.kafka import topics
 from pipeline.kafka.connection import connection, quiet_admin
 from pipeline.load import Load
-from pipeline.pulse import EXIT
+from pipeline.runtime.session_guard import EXIT
+from pipeline.runtime.supervisor import Supervisor
 from pipeline.settings import Settings
-from pipeline.supervise import Supervisor
 from tests.faults import replaying
 from tests.faults.harm import Deaths, Process, Script, Together, killers, until
 from tests.faults.replaying import Outcome

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from models.features import EVENT_KINDS
+from pipeline.runtime.supervisor import Supervisor
 from pipeline.settings import Settings
-from pipeline.supervise import Supervisor
 from pipeline.watch import Watch
 from pipeline.wire.codec import decode
 from pipeline.wire.forecasts import scores

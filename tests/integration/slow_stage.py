@@ -14,11 +14,11 @@ from typing import Any
 import faust
 import psutil
 
-from pipeline import telemetry
 from pipeline.kafka import topics
 from pipeline.kafka.producer import Outputs
+from pipeline.runtime import metrics
+from pipeline.runtime.fenced_state import Agent
 from pipeline.settings import Settings, load
-from pipeline.state import Agent
 from pipeline.worker import streams
 
 FOLD_S = 0.05
@@ -43,7 +43,7 @@ class Slow:
         time.sleep(FOLD_S)
         self.places.append(int.from_bytes(value[:8], "big"))
         self.most = max(self.most, self.process.memory_info().rss)
-        for metric in telemetry.LAG.collect():
+        for metric in metrics.LAG.collect():
             self.lag = max([self.lag, *(sample.value for sample in metric.samples)])
         if len(self.places) == self.messages:
             grown = (self.most - self.before) / 2**20
@@ -68,8 +68,8 @@ def main(settings: Settings, messages: int) -> None:
     agent = Agent("profiler", source, settings, Outputs(settings), lambda _: slow)
     channel: Any = app.topic(source, value_type=bytes, partitions=settings.partitions)
     app.agent(channel, name="profiler")(agent.serve)
-    telemetry.LAG_S = 0.2
-    telemetry.watch_lag("slow", lambda: agent.positions, settings)
+    metrics.LAG_S = 0.2
+    metrics.watch_lag("slow", lambda: agent.positions, settings)
     worker = faust.Worker(app, loglevel=logging.ERROR, quiet=True, redirect_stdouts=False)
     worker.spinner = None
     worker.execute_from_commandline()

@@ -10,8 +10,8 @@ import pytest
 from pipeline.kafka import topics
 from pipeline.kafka.producer import Outputs
 from pipeline.kafka.topics import MESSAGE_BYTES
+from pipeline.runtime.fenced_state import QUEUED
 from pipeline.settings import Settings
-from pipeline.state import QUEUED
 from pipeline.worker import BUFFERED, FETCH_BYTES
 
 MESSAGES = 200

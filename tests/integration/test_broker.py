@@ -21,10 +21,10 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from faust.transport.drivers.aiokafka import credentials_to_aiokafka_auth
 
-from pipeline.cluster import cluster
 from pipeline.errors import Unreachable, UsageError
 from pipeline.kafka.connection import connection, faust_credentials, reachable
 from pipeline.kafka.embedded import EmbeddedKafka
+from pipeline.runtime.cluster import cluster
 from pipeline.settings import Settings
 
 PASSWORD = 'p"a\\s,s;w=o${r}d é'

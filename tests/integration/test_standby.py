@@ -7,9 +7,9 @@ import pytest
 
 from pipeline.kafka import reader, topics
 from pipeline.kafka.producer import Outputs
+from pipeline.runtime.fenced_state import Owned
+from pipeline.runtime.standby import Standby
 from pipeline.settings import Settings
-from pipeline.standby import Standby
-from pipeline.state import Owned
 
 
 class Kept:

@@ -6,8 +6,8 @@ import pytest
 from models.features import EVENT_KINDS
 from models.lstm import BehaviourModel
 from pipeline.profiler import Profiler
+from pipeline.runtime.fenced_state import Publish
 from pipeline.settings import Settings
-from pipeline.state import Publish
 from pipeline.users import NAMES, Users
 from pipeline.wire.codec import DEFAULT
 from pipeline.wire.forecasts import scores, unpack

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from faust.auth import SASLCredentials, SSLCredentials
 
-from pipeline.cluster import cluster
 from pipeline.errors import Unreachable, UsageError
 from pipeline.kafka.connection import connection, faust_credentials, reachable
 from pipeline.kafka.embedded import EmbeddedKafka, free_port
+from pipeline.runtime.cluster import cluster
 from pipeline.settings import Settings
 
 
@@ -110,7 +110,7 @@ def test_cluster_starts_nothing_when_an_address_is_given(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     asked: list[Settings] = []
-    monkeypatch.setattr("pipeline.cluster.reachable", asked.append)
+    monkeypatch.setattr("pipeline.runtime.cluster.reachable", asked.append)
     settings = Settings(bootstrap="k:9092", data_dir=tmp_path)
     with cluster(settings) as found:
         assert found is settings

@@ -1,6 +1,6 @@
 """A clock that jumps and comes back is not followed; one that drifts, or stays where it jumped to, is."""
 
-from pipeline.steady import SETTLED_S, Steady
+from pipeline.runtime.steady_clock import SETTLED_S, Steady
 
 
 class Clocks:

@@ -11,10 +11,10 @@ import pytest
 from confluent_kafka import TopicPartition
 from prometheus_client import REGISTRY
 
-from pipeline import telemetry
 from pipeline.errors import UsageError
+from pipeline.runtime import metrics
+from pipeline.runtime.metrics import SEVERAL, STALLED_S, Vitals
 from pipeline.settings import Settings
-from pipeline.telemetry import SEVERAL, STALLED_S, Vitals
 
 
 class Clock:
@@ -42,7 +42,7 @@ def get(port: int, path: str) -> tuple[int, str]:
 def test_a_stage_says_whether_it_lives_and_is_ready() -> None:
     clock = Clock()
     vitals = Vitals(clock)
-    port = telemetry.serve("worker", vitals, Settings(metrics_port=free_port()))
+    port = metrics.serve("worker", vitals, Settings(metrics_port=free_port()))
     assert port is not None
     assert [get(port, path)[0] for path in ("/healthz", "/readyz", "/elsewhere")] == [200, 503, 404]
     vitals.ready = True
@@ -51,7 +51,7 @@ def test_a_stage_says_whether_it_lives_and_is_ready() -> None:
     assert [get(port, path)[0] for path in ("/healthz", "/readyz")] == [503, 503]
     vitals.beat()
     assert get(port, "/healthz")[0] == 200
-    telemetry.DROPPED.labels("here", "late").inc(3)
+    metrics.DROPPED.labels("here", "late").inc(3)
     status, text = get(port, "/metrics")
     assert status == 200
     assert 'leadtime_dropped_total{reason="late",stage="here"} 3.0' in text
@@ -59,15 +59,15 @@ def test_a_stage_says_whether_it_lives_and_is_ready() -> None:
 
 
 def test_stages_of_one_kind_take_ports_beside_each_other_until_none_is_left() -> None:
-    assert telemetry.serve("ingest", Vitals(), Settings()) is None
-    first = telemetry.serve("ingest", Vitals(), settings := Settings(metrics_port=free_port()))
+    assert metrics.serve("ingest", Vitals(), Settings()) is None
+    first = metrics.serve("ingest", Vitals(), settings := Settings(metrics_port=free_port()))
     assert first is not None
-    assert (telemetry.serve("ingest", Vitals(), settings) or 0) > first
+    assert (metrics.serve("ingest", Vitals(), settings) or 0) > first
     with suppress(UsageError):  # another process may listen on one of them
         for _ in range(SEVERAL):
-            telemetry.serve("ingest", Vitals(), settings)
+            metrics.serve("ingest", Vitals(), settings)
     with pytest.raises(UsageError, match="no port"):
-        telemetry.serve("ingest", Vitals(), settings)
+        metrics.serve("ingest", Vitals(), settings)
 
 
 class Ends:
@@ -90,9 +90,9 @@ def test_lag_is_what_lies_before_the_end_and_goes_with_the_partition() -> None:
         return REGISTRY.get_sample_value("leadtime_lag_messages", labels)
 
     ends = Ends({("frames", 0): 50, ("frames", 1): 7})
-    shown = telemetry.show_lag("x", {("frames", 0): 30, ("frames", 1): 8}, set(), ends)
+    shown = metrics.show_lag("x", {("frames", 0): 30, ("frames", 1): 8}, set(), ends)
     assert (lag(0), lag(1)) == (20, 0)
-    shown = telemetry.show_lag("x", {("frames", 0): 50}, shown, ends)
+    shown = metrics.show_lag("x", {("frames", 0): 50}, shown, ends)
     assert (lag(0), lag(1)) == (0, None)
-    assert telemetry.show_lag("x", {}, shown, ends) == set()
+    assert metrics.show_lag("x", {}, shown, ends) == set()
     assert lag(0) is None

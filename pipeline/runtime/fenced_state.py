@@ -23,14 +23,14 @@ from typing import Any, Protocol, runtime_checkable
 import structlog
 from confluent_kafka import KafkaError, KafkaException, Producer
 
-from pipeline import telemetry
 from pipeline.errors import Fenced
 from pipeline.kafka import reader, topics
 from pipeline.kafka.connection import connection
 from pipeline.kafka.producer import Outputs
-from pipeline.pulse import EXIT
+from pipeline.runtime import metrics
+from pipeline.runtime.session_guard import EXIT
+from pipeline.runtime.standby import Standby
 from pipeline.settings import Settings
-from pipeline.standby import Standby
 from pipeline.wire.codec import Codec, Record
 
 TIMEOUT_S = 30
@@ -175,7 +175,7 @@ class Owned:
         blocks |= {m.key() or b"": m.value() or b"" for m in found}
         self.stage.restore(blocks)
         self.saved = self.stage.done
-        telemetry.RECOVERY_SECONDS.labels(self.name, self.number).set(time.monotonic() - begun)
+        metrics.RECOVERY_SECONDS.labels(self.name, self.number).set(time.monotonic() - begun)
 
     def snapshot(self) -> list[Any]:
         """Write one cut of the state; return the events that it covers.
@@ -197,8 +197,8 @@ class Owned:
             raise
         covered = self.covered(done)
         self.saved = done
-        telemetry.STATE_BYTES.labels(self.name, self.number).set(size)
-        telemetry.SNAPSHOT_SECONDS.labels(self.name).observe(time.monotonic() - begun)
+        metrics.STATE_BYTES.labels(self.name, self.number).set(size)
+        metrics.SNAPSHOT_SECONDS.labels(self.name).observe(time.monotonic() - begun)
         return covered
 
     def covered(self, done: int) -> list[Any]:
@@ -338,9 +338,9 @@ class Agent:
             place = await asyncio.to_thread(owned.stage.fold, event.value)
         owned.folded_s = time.monotonic()
         self.positions[message.topic, message.partition] = message.offset + 1
-        telemetry.TAKEN.labels(self.name).inc()
+        metrics.TAKEN.labels(self.name).inc()
         if place is None:
-            telemetry.DROPPED.labels(self.name, "repeated").inc()
+            metrics.DROPPED.labels(self.name, "repeated").inc()
             if not owned.held:
                 event.ack()
                 return

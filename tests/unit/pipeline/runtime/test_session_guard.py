@@ -9,7 +9,7 @@ import time
 import pytest
 
 from pipeline.errors import Fenced
-from pipeline.pulse import EXIT, Pulse
+from pipeline.runtime.session_guard import EXIT, Pulse
 
 
 def test_a_pause_longer_than_the_session_is_the_end() -> None:
@@ -29,7 +29,7 @@ def test_a_pause_longer_than_the_session_is_the_end() -> None:
 
 CODE = """
 import time
-from pipeline.pulse import Pulse
+from pipeline.runtime.session_guard import Pulse
 Pulse(2.0).start()
 print("started", flush=True)
 time.sleep(60)

@@ -10,7 +10,7 @@ import typer
 
 from pipeline import stages
 from pipeline.errors import Unreachable, UsageError
-from pipeline.supervise import AGAIN_EXIT, FIRST_BACKOFF_S, STEADY_S, Stage, Supervisor
+from pipeline.runtime.supervisor import AGAIN_EXIT, FIRST_BACKOFF_S, STEADY_S, Stage, Supervisor
 
 
 class Clock:
@@ -95,7 +95,7 @@ def test_what_ends_so_is_started_again(tmp_path: Path) -> None:
 
 
 def test_a_stage_ends_when_its_supervisor_is_gone(tmp_path: Path) -> None:
-    code = "from pipeline.supervise import die_with_parent; import time; die_with_parent(); time.sleep(60)"
+    code = "from pipeline.runtime.supervisor import die_with_parent; import time; die_with_parent(); time.sleep(60)"
     parent = (
         "import subprocess, sys, time\n"
         f"child = subprocess.Popen([sys.executable, '-c', {code!r}], stdin=subprocess.PIPE)\n"

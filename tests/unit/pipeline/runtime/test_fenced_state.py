@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from pipeline import state
+from pipeline.runtime import fenced_state
+from pipeline.runtime.fenced_state import Agent
 from pipeline.settings import Settings
-from pipeline.state import Agent
 
 Event = SimpleNamespace
 WAIT_S = 5.0
@@ -35,7 +35,7 @@ class Stage:
         return value
 
 
-class Owned(state.Owned):
+class Owned(fenced_state.Owned):
     """Without a broker."""
 
     def __init__(self, name: str, number: int, stage: Any, *_: Any) -> None:
@@ -69,7 +69,7 @@ class Stream:
 
 @pytest.fixture
 def agent(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[int, int], None]], Agent]:
-    monkeypatch.setattr(state, "Owned", Owned)
+    monkeypatch.setattr(fenced_state, "Owned", Owned)
     settings: Any = Settings(snapshot_frames=1_000)
     nothing: Any = None
     return lambda fold: Agent("counter", "source", settings, nothing, lambda n: Stage(n, fold))  # pyright: ignore
@@ -101,7 +101,7 @@ def test_partitions_are_folded_side_by_side_and_each_in_order(
             both.wait()
 
     one = agent(fold)
-    places = 3 * state.QUEUED
+    places = 3 * fenced_state.QUEUED
     given = [event(partition, place) for place in range(places) for partition in (0, 1)]
     during(one, given, lambda: folded(one, 2 * places))
     for owned in one.owned.values():
@@ -140,7 +140,7 @@ def test_what_came_before_is_acknowledged_before() -> None:
     """Else Faust commits past it, and whoever is next is not given it."""
     ahead, now, repeated, later = (event(0, place) for place in range(4))
     owned = Owned("allocator", 0, None)
-    owned.held = [(6, ahead), (5, now), (state.REPEATED, repeated)]
+    owned.held = [(6, ahead), (5, now), (fenced_state.REPEATED, repeated)]
     assert owned.covered(5) == []
     owned.held.append((7, later))
     assert owned.covered(6) == [ahead, now, repeated]

@@ -2,7 +2,7 @@
 
 SIGSTOP, a suspended virtual machine or a swapped-out process: heartbeats stop, the group gives the partitions to
 others, and what wakes would go on as if nothing had happened until Kafka tells it. Its state is fenced by then
-(`pipeline.state`), its outputs are not.
+(`pipeline.runtime.fenced_state`), its outputs are not.
 """
 
 import os

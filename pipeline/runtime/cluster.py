@@ -9,8 +9,8 @@ from collections.abc import Generator
 from pipeline.errors import Unreachable, UsageError
 from pipeline.kafka.connection import reachable
 from pipeline.kafka.embedded import EmbeddedKafka
+from pipeline.runtime.supervisor import FIRST_BACKOFF_S, LONGEST_BACKOFF_S, STEADY_S
 from pipeline.settings import Settings
-from pipeline.supervise import FIRST_BACKOFF_S, LONGEST_BACKOFF_S, STEADY_S
 
 
 @contextlib.contextmanager
