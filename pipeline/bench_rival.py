@@ -19,7 +19,7 @@ import numpy as np
 
 from models.features import FEATURES, METRICS, STEPS
 from models.lstm import PARAMETERS, UNITS, BehaviourModel, tensorflow
-from pipeline import released
+from pipeline.inputs import released_models
 from pipeline.kafka import topics
 from pipeline.kafka.connection import faust_app
 from pipeline.settings import Settings, load
@@ -32,7 +32,7 @@ QUIET_S = 5.0
 def build(settings: Settings, seconds: float) -> faust.App:
     """The app; it ends the process after so many seconds of work, or when nothing is left."""
     app = faust_app(settings, "rival", datadir=str(settings.data_dir / "rival"))
-    step, codec = _step(BehaviourModel.load(released.folder(settings))), Codec(settings.registry_url)
+    step, codec = _step(BehaviourModel.load(released_models.folder(settings))), Codec(settings.registry_url)
     source = app.topic(topics.name("telemetry.metrics", settings), value_type=bytes)
     forecasts = app.topic(topics.name("forecasts", settings), value_type=bytes)
     states: dict[bytes, tuple[Any, Any]] = {}

@@ -20,11 +20,12 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from pipeline import released, summary
+from pipeline import summary
 from pipeline.actuator import starting_capacity
 from pipeline.cli import inputs
 from pipeline.errors import LeadtimeError, UsageError
-from pipeline.example.setup import Example
+from pipeline.inputs import released_models
+from pipeline.inputs.example import Example
 from pipeline.kafka import topics
 from pipeline.options import AsJson, Speed
 from pipeline.replay import Replayer, Window, records
@@ -291,7 +292,7 @@ def _trained_on(settings: Settings, trace: Path | None) -> str:
     """Whether the trace was in the training data, by its SHA-256."""
     if trace is None:
         return "no (the simulated population has another seed than the training's)"
-    facts = jsonlib.loads((released.folder(settings) / "model.json").read_text())
+    facts = jsonlib.loads((released_models.folder(settings) / "model.json").read_text())
     digest = hashlib.sha256(trace.read_bytes()).hexdigest()
     known = [entry for entry in facts.get("trained_on", []) if entry.get("sha256") == digest]
     if not known:

@@ -13,14 +13,14 @@ from models import capacity, confidence
 from models.capacity import Offer, Policy
 from models.features import DAY_S, METRICS
 from models.provisioning import Terms
-from pipeline import side_files
 from pipeline.cli.evaluate import Window
 from pipeline.errors import UsageError
-from pipeline.example.setup import Example
+from pipeline.inputs import files
+from pipeline.inputs.example import Example
+from pipeline.inputs.store import SideInputs, offer_of, policy_of
 from pipeline.lanes import Job
 from pipeline.providers.local_instances import LocalOffer
 from pipeline.security.pseudonyms import DEMO_KEY, Key
-from pipeline.side_inputs import SideInputs, offer_of, policy_of
 from pipeline.traces.trace_file import Panel
 from pipeline.wire.codec import DEFAULT, Record
 from pipeline.wire.plans import DEFAULT_POLICY, default_policy
@@ -101,7 +101,7 @@ def policies_of(policy_file: Path, apps: Sequence[str]) -> dict[str, Record]:
     Raises:
         UsageError: an app without one, or a file that cannot be read.
     """
-    found = {r["app"]: _full("policy", r) for r in side_files.read_policies(policy_file)}
+    found = {r["app"]: _full("policy", r) for r in files.read_policies(policy_file)}
     missing = [app for app in apps if app not in found and DEFAULT_POLICY not in found]
     if missing:
         raise UsageError(f"{policy_file}: no policy of app {missing[0]}, and none of '*'")
@@ -114,7 +114,7 @@ def offers_of(price_file: Path, policies: Mapping[str, Record]) -> dict[str, lis
     Raises:
         UsageError: an app without one, or a file that cannot be read.
     """
-    prices = [_full("price", r) for r in side_files.read_prices(price_file)]
+    prices = [_full("price", r) for r in files.read_prices(price_file)]
     offers = {app: _offers(app, policy, prices) for app, policy in policies.items()}
     for app, found in offers.items():
         if not found:

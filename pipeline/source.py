@@ -8,10 +8,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from models.lstm import DEFAULT_MODEL
-from pipeline import recorded, released, replayed, shards
+from pipeline import recorded, replayed, shards
 from pipeline.cli import evaluate
 from pipeline.cli.evaluate import Window
 from pipeline.errors import UsageError
+from pipeline.inputs import released_models
 from pipeline.jobs import Records
 from pipeline.kafka.connection import reachable
 from pipeline.lanes import Arrays, Job
@@ -127,7 +128,7 @@ def of_topics(
     _some(panel, name)
     window = evaluate.window_of(panel, warm_up if begin is None else None, begin, until)
     window = _scored(replace(window, begin=0))
-    folder = model or released.folder(settings)
+    folder = model or released_models.folder(settings)
     return Source(name, panel, window, found.skipped, found.digest(), folder, found)
 
 

@@ -14,10 +14,10 @@ from models.autoscalers.base import Facts
 from models.autoscalers.hpa import HorizontalPodAutoscaler
 from models.capacity import Policy, load, replicas_per_instance
 from models.features import METRICS
+from pipeline.inputs.store import offer_of, policy_of
 from pipeline.outcome import AppRun
 from pipeline.providers.local import LocalProvider
 from pipeline.replay import Window
-from pipeline.side_inputs import offer_of, policy_of
 from pipeline.watch import Watch
 from pipeline.wire import commands
 from pipeline.wire.codec import Record

@@ -31,10 +31,10 @@ from models.outcomes import weights
 from pipeline import jobs
 from pipeline.cli import evaluate
 from pipeline.errors import UsageError
+from pipeline.inputs.store import policy_of
 from pipeline.jobs import Records
 from pipeline.lanes import TIERS, Arrays, Job
 from pipeline.ranking import OURS, Ranked
-from pipeline.side_inputs import policy_of
 from pipeline.source import Source
 from pipeline.wire.codec import Record
 

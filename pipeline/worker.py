@@ -18,8 +18,9 @@ from models.distribution import LEVELS, QuantileFunction
 from models.features import EVENT_KINDS, METRICS, horizon_steps
 from models.lstm import BehaviourModel
 from models.scenarios import simulate
-from pipeline import released
 from pipeline.allocator import Allocator
+from pipeline.inputs import released_models
+from pipeline.inputs.store import SideInputs
 from pipeline.kafka import topics
 from pipeline.kafka.connection import faust_app
 from pipeline.kafka.producer import Outputs
@@ -30,7 +31,6 @@ from pipeline.runtime.fenced_state import Agent
 from pipeline.runtime.session_guard import Pulse
 from pipeline.security.signing_keys import signing_key
 from pipeline.settings import Settings
-from pipeline.side_inputs import SideInputs
 from pipeline.simulator import Simulator
 from pipeline.wire.codec import Codec
 
@@ -83,7 +83,7 @@ def build(settings: Settings, check: Callable[[], None] = lambda: None) -> faust
         Unreachable: Kafka does not answer.
     """
     app = streams(settings)
-    model = BehaviourModel.load(released.folder(settings))
+    model = BehaviourModel.load(released_models.folder(settings))
     _warm(model, settings.tick_s)
     codec = Codec(settings.registry_url)
     outputs = Outputs(settings, check=check)

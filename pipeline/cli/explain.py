@@ -14,9 +14,10 @@ import typer
 from rich.console import Console
 
 from models import capacity
-from pipeline import decision, side_inputs
+from pipeline import decision
 from pipeline.decision import Surroundings
 from pipeline.errors import UsageError
+from pipeline.inputs import store
 from pipeline.kafka import reader
 from pipeline.runtime.cluster import cluster
 from pipeline.settings import Settings, load
@@ -212,7 +213,7 @@ def draw(
         raise UsageError(f"the topic forecasts.apps has no forecast of {app} made at tick {tick}")
     record, row = totals[tick]
     fan = forecasts.unpack([record])[0][row]
-    policy = None if around.policy is None else side_inputs.policy_of(around.policy)
+    policy = None if around.policy is None else store.policy_of(around.policy)
     names = [metric for metric in plan["metrics"] if metric in record["metrics"]]
     if policy is not None:
         names = list(capacity.governed(names, policy)) or names

@@ -14,13 +14,13 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.errors import Unreachable, UsageError
+from pipeline.inputs.files import read_calendar, read_policies, read_prices
+from pipeline.inputs.store import VERSIONED
 from pipeline.kafka import reader, topics
 from pipeline.kafka.connection import connection, quiet_admin, reachable
 from pipeline.kafka.producer import Outputs
 from pipeline.options import AsJson, Bootstrap, Prefix
 from pipeline.settings import Settings, load
-from pipeline.side_files import read_calendar, read_policies, read_prices
-from pipeline.side_inputs import VERSIONED
 from pipeline.wire.codec import DEFAULT, Record
 
 __all__ = ["publish", "read_calendar", "read_policies", "read_prices"]

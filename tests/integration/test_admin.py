@@ -14,11 +14,11 @@ from typer.testing import CliRunner
 from pipeline.cli import inputs as admin
 from pipeline.cli.inputs import publish, published, read_calendar, read_policies, read_prices
 from pipeline.errors import Unreachable, UsageError
+from pipeline.inputs.store import SideInputs
 from pipeline.kafka import topics
 from pipeline.kafka.connection import connection
 from pipeline.kafka.producer import Outputs
 from pipeline.settings import Settings
-from pipeline.side_inputs import SideInputs
 from tests.unit.pipeline.cli.test_inputs import EVENT, POLICY, PRICE
 
 NOW_S = 1_700_000_030.0

@@ -5,14 +5,14 @@ from pathlib import Path
 import pytest
 
 from models.lstm import BehaviourModel
-from pipeline import released
+from pipeline.inputs import released_models
 from pipeline.settings import Settings
 from tests.unit.pipeline.messages import TICK_S
 
 
 @pytest.fixture(scope="module")
 def model() -> BehaviourModel:
-    return BehaviourModel.load(released.folder(Settings()))
+    return BehaviourModel.load(released_models.folder(Settings()))
 
 
 @pytest.fixture

@@ -12,12 +12,12 @@ from models.features import EVENT_KINDS, METRICS
 from models.lstm import DEFAULT_MODEL, BehaviourModel
 from pipeline.ahead import Ahead
 from pipeline.forecasting import Forecasting
+from pipeline.inputs.store import offer_of, policy_of
 from pipeline.lanes import Job
 from pipeline.profiler import Profiler
 from pipeline.rerun import Rerun
 from pipeline.security.pseudonyms import PSEUDONYM_BYTES
 from pipeline.settings import Settings
-from pipeline.side_inputs import offer_of, policy_of
 from pipeline.wire.codec import DEFAULT, Record
 from tests.unit.pipeline import driving
 from tests.unit.pipeline.driving import PRICES, TICKS, USERS, allocator, drive, policy, simulator

@@ -14,8 +14,8 @@ from typer.testing import CliRunner
 from models.capacity import Policy
 from pipeline.cli.inputs import policies_app, read_calendar, read_policies, read_prices
 from pipeline.errors import UsageError
-from pipeline.side_files import SIZE
-from pipeline.side_inputs import offer_of, policy_of
+from pipeline.inputs.files import SIZE
+from pipeline.inputs.store import offer_of, policy_of
 from pipeline.wire.codec import Record
 
 POLICY = """

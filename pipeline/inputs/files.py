@@ -21,7 +21,7 @@ from zoneinfo import ZoneInfo
 from models.capacity import validate
 from models.features import METRICS
 from pipeline.errors import UsageError
-from pipeline.side_inputs import offer_of, policy_of
+from pipeline.inputs.store import offer_of, policy_of
 from pipeline.wire.codec import DEFAULT, Record, published
 
 Rules = list[tuple[bool, str]]
