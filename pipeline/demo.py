@@ -28,10 +28,10 @@ from pipeline.inputs import released_models
 from pipeline.inputs.example import Example
 from pipeline.kafka import topics
 from pipeline.options import AsJson, Speed
-from pipeline.replay import Replayer, Window, records
 from pipeline.runtime.cluster import cluster
 from pipeline.runtime.supervisor import Supervisor
 from pipeline.settings import Settings, load
+from pipeline.sources.replay import Replayer, Window, records
 from pipeline.traces import trace_file as traces
 from pipeline.watch import Watch
 

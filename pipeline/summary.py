@@ -17,7 +17,7 @@ from models.features import METRICS
 from pipeline.inputs.store import offer_of, policy_of
 from pipeline.outcome import AppRun
 from pipeline.providers.local import LocalProvider
-from pipeline.replay import Window
+from pipeline.sources.replay import Window
 from pipeline.watch import Watch
 from pipeline.wire import commands
 from pipeline.wire.codec import Record

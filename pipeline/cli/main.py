@@ -15,7 +15,7 @@ COMMANDS: Final = {
     "demo": "pipeline.demo:demo",
     "up": "pipeline.cli.up:up",
     "broker": "pipeline.kafka.embedded:broker",
-    "observe": "pipeline.observe:observe",
+    "observe": "pipeline.sources.host:observe",
     "explain": "pipeline.cli.explain:explain",
     "train": "pipeline.cli.train:train",
     "evaluate": "pipeline.cli.evaluate:evaluate",

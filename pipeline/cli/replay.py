@@ -14,8 +14,8 @@ from pipeline.errors import UsageError
 from pipeline.kafka import topics
 from pipeline.kafka.connection import reachable
 from pipeline.options import AsJson, Bootstrap, Prefix, Speed, span_of
-from pipeline.replay import Replayer, Window, records, window_of_topics
 from pipeline.settings import load
+from pipeline.sources.replay import Replayer, Window, records, window_of_topics
 from pipeline.traces import trace_file as traces
 
 

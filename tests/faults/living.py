@@ -11,9 +11,9 @@ from rich.console import Console
 from models.features import EVENT_KINDS, METRICS
 from models.synthetic import population
 from pipeline.demo import Run
-from pipeline.replay import Window
 from pipeline.runtime.supervisor import Supervisor
 from pipeline.settings import Settings
+from pipeline.sources.replay import Window
 from pipeline.traces.trace_file import Trace
 from pipeline.watch import Watch
 from tests.faults import replaying

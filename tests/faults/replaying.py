@@ -16,12 +16,12 @@ import polars as pl
 import pytest
 from rich.console import Console
 
-from pipeline import replay
 from pipeline.demo import Run
 from pipeline.kafka import reader
-from pipeline.replay import Item, Window
 from pipeline.runtime.supervisor import Supervisor
 from pipeline.settings import Settings
+from pipeline.sources import replay
+from pipeline.sources.replay import Item, Window
 from pipeline.traces import default_trace
 from pipeline.traces.trace_file import Trace
 from pipeline.wire.codec import decode

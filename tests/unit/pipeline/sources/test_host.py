@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.observe import NAME_LENGTH, Machine, Process, look, samples
+from pipeline.sources.host import NAME_LENGTH, Machine, Process, look, samples
 from pipeline.validate import refusals, saturated
 from pipeline.wire import codec
 from pipeline.wire.batch_decoder import decode_batch

@@ -1,1 +1,0 @@
-"""The committed example from which the demo starts."""
