@@ -31,7 +31,6 @@ from confluent_kafka.admin import AdminClient
 
 from pipeline.display import tell
 from pipeline.errors import Unreachable
-from pipeline.ingest import RAW
 from pipeline.kafka import reader, topics
 from pipeline.kafka.connection import connection, quiet_admin
 from pipeline.load import Load
@@ -39,6 +38,7 @@ from pipeline.options import AsJson
 from pipeline.runtime.cluster import cluster
 from pipeline.runtime.supervisor import Supervisor
 from pipeline.settings import Settings, load
+from pipeline.stages.ingest.service import RAW
 from pipeline.wire.batch_decoder import bare
 from pipeline.wire.codec import Codec, decode, published
 

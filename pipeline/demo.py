@@ -21,7 +21,6 @@ from rich.live import Live
 from rich.table import Table
 
 from pipeline import summary
-from pipeline.actuator import starting_capacity
 from pipeline.cli import inputs
 from pipeline.errors import LeadtimeError, UsageError
 from pipeline.inputs import released_models
@@ -32,6 +31,7 @@ from pipeline.runtime.cluster import cluster
 from pipeline.runtime.supervisor import Supervisor
 from pipeline.settings import Settings, load
 from pipeline.sources.replay import Replayer, Window, records
+from pipeline.stages.actuator.service import starting_capacity
 from pipeline.traces import trace_file as traces
 from pipeline.watch import Watch
 

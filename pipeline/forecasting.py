@@ -21,13 +21,13 @@ from models.distribution import QuantileFunction
 from models.features import EVENT_KINDS, METRICS, horizon_steps
 from models.lstm import BehaviourModel, State
 from models.scenarios import by_loading
-from pipeline import planning
-from pipeline.barrier import Demand
-from pipeline.copulas import Copulas
 from pipeline.lanes import Arrays, Job
-from pipeline.planning import Heard
-from pipeline.simulator import total
-from pipeline.users import NAMES, Users
+from pipeline.stages.allocator import decide
+from pipeline.stages.allocator.barrier import Demand
+from pipeline.stages.allocator.decide import Heard
+from pipeline.stages.profiler.user_states import NAMES, Users
+from pipeline.stages.simulator.agent import total
+from pipeline.stages.simulator.app_dependence import Copulas
 
 SHARD: Final = 0
 CAPACITY: Final = 2_000_000  # users; a trace in memory has fewer
@@ -124,7 +124,7 @@ class Forecasting:
         demands = {name: _heard(values[of], events[of], saturated[of]) for name, of in places.items()}
         heard = Heard.of(list(demands.values()))
         before = self.users.take(rows)
-        totals = planning.together([self.states[name] for name in places])
+        totals = decide.together([self.states[name] for name in places])
         after, forecast, flags = self.model.step(
             {name: np.concatenate([before[name], totals[name]]) for name in before},
             np.concatenate([values, heard.values]),
@@ -135,7 +135,7 @@ class Forecasting:
         )
         users = len(rows)
         self.users.put(rows, {name: array[:users] for name, array in after.items()})
-        self.states |= planning.apart({name: array[users:] for name, array in after.items()}, list(places))
+        self.states |= decide.apart({name: array[users:] for name, array in after.items()}, list(places))
         known = np.flatnonzero(np.isfinite(forecast.location[:users]).any(axis=(0, 2)))
         own = followed(tick, job.tick_s)
         found: dict[str, Foreseen] = {}

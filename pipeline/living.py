@@ -19,7 +19,7 @@ from models.capacity import floor_demand, load, replicas
 from models.features import METRICS
 from models.shortage import confidence
 from pipeline.lanes import Arrays, Job, Lanes
-from pipeline.planning import Decide
+from pipeline.stages.allocator.decide import Decide
 
 BAND: Final = (0.025, 0.5, 0.975)  # of demand in the first step that a plan is for: the 95 % interval
 

@@ -12,11 +12,11 @@ from typing import Final
 import numpy as np
 
 from pipeline.cli import inputs
-from pipeline.ingest import RAW
 from pipeline.kafka import topics
 from pipeline.kafka.producer import Outputs
 from pipeline.security.pseudonyms import entity, partition_of
 from pipeline.settings import Settings
+from pipeline.stages.ingest.service import RAW
 from pipeline.wire.codec import DEFAULT, Record
 
 MEASURED: Final = ("cpu", "memory", "network", "disk")

@@ -20,9 +20,9 @@ from models.features import EVENT_KINDS, METRICS
 from pipeline.errors import Poison, UsageError
 from pipeline.inputs.store import SideInputs
 from pipeline.kafka import reader, topics
-from pipeline.profiler import matrix
 from pipeline.security.pseudonyms import PSEUDONYM_BYTES
 from pipeline.settings import Settings
+from pipeline.stages.profiler.agent import matrix
 from pipeline.traces.trace_file import Panel
 from pipeline.wire.codec import Codec, Record, published
 from pipeline.wire.messages import position_of

@@ -19,20 +19,20 @@ import numpy as np
 from models import groups
 from models.lstm import BehaviourModel
 from pipeline import summary
-from pipeline.allocator import Allocator, Asked
 from pipeline.display import progress
 from pipeline.errors import Poison, UsageError
 from pipeline.forecasting import model_of
 from pipeline.kafka import reader
 from pipeline.lanes import Arrays, Job
 from pipeline.living import Living
-from pipeline.planning import Decide
-from pipeline.profiler import Profiler
 from pipeline.recorded import Recorded, since
 from pipeline.security.signing_keys import SigningKey, demo_key, read_private
 from pipeline.settings import Settings
 from pipeline.shards import days, follow
-from pipeline.simulator import Simulator
+from pipeline.stages.allocator.agent import Allocator, Asked
+from pipeline.stages.allocator.decide import Decide
+from pipeline.stages.profiler.agent import Profiler
+from pipeline.stages.simulator.agent import Simulator
 from pipeline.wire.codec import Codec, Record
 
 KEPT: Final = ("plans", "commands")
@@ -308,6 +308,6 @@ def key_of(settings: Settings) -> SigningKey:
 
 
 def _array_module() -> Any:
-    from pipeline.worker import array_module  # Faust is a second of imports
+    from pipeline.stages.worker import array_module  # Faust is a second of imports
 
     return array_module()

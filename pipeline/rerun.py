@@ -1,8 +1,8 @@
 """Apps of a trace through the stream's own steps, tick by tick, without Kafka; each lane's plans meet simulated supply.
 
 One `Rerun` is what one worker would do for its apps: forecasts and scenarios (`pipeline.forecasting`), reconciliation
-and the plan (`pipeline.planning`). A lane plans the same scenarios at a confidence of its own and lives on what its own
-instances did. Nothing of a tick is read before it has passed: a plan at the end of tick t sees rows up to t, and serves
+and the plan (`pipeline.stages.allocator.decide`). A lane plans the same scenarios at a confidence of its own and
+lives on what its own instances did. Nothing of a tick is read before it has passed: a plan at the end of tick t sees rows up to t, and serves
 from t + 1 on.
 """
 
@@ -18,7 +18,7 @@ from models.scenarios import pack, unpack
 from pipeline.forecasting import Foreseen, Source
 from pipeline.lanes import Arrays, Job
 from pipeline.living import Living
-from pipeline.planning import App, Decide, Heard, decision, observe
+from pipeline.stages.allocator.decide import App, Decide, Heard, decision, observe
 
 
 class Rerun(Living):

@@ -9,7 +9,7 @@ import typer
 from typer.core import TyperGroup
 from typer.main import get_command
 
-from pipeline.stages import run
+from pipeline.stages.__main__ import run
 
 COMMANDS: Final = {
     "demo": "pipeline.demo:demo",
@@ -21,9 +21,9 @@ COMMANDS: Final = {
     "evaluate": "pipeline.cli.evaluate:evaluate",
     "backtest": "pipeline.cli.backtest:backtest",
     "replay": "pipeline.cli.replay:replay",
-    "ingest": "pipeline.stages:ingest",
-    "worker": "pipeline.stages:worker",
-    "actuator": "pipeline.stages:actuator",
+    "ingest": "pipeline.stages.__main__:ingest",
+    "worker": "pipeline.stages.__main__:worker",
+    "actuator": "pipeline.stages.__main__:actuator",
     "topics": "pipeline.cli.inputs:topics_app",
     "policies": "pipeline.cli.inputs:policies_app",
     "prices": "pipeline.cli.inputs:prices_app",

@@ -1,8 +1,8 @@
 """What a cloud must be able to do to be actuated: tell how many instances a target has, and set how many it
 should.
 
-To write an actuator, subclass `Provider` and hand it to `pipeline.actuator.run`; `local.py` is a complete
-one.
+To write an actuator, subclass `Provider` and hand it to
+`pipeline.stages.actuator.service.run`; `local.py` is a complete one.
 """
 
 from abc import ABC, abstractmethod

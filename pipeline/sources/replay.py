@@ -19,11 +19,11 @@ from confluent_kafka import TopicPartition
 
 from models.features import EVENT_KINDS, METRICS
 from pipeline.errors import Poison, UsageError
-from pipeline.ingest import RAW, SHIFT_HEADER
 from pipeline.kafka import reader, topics
 from pipeline.kafka.producer import Outputs
 from pipeline.security.pseudonyms import entity, partition_of
 from pipeline.settings import Settings
+from pipeline.stages.ingest.service import RAW, SHIFT_HEADER
 from pipeline.traces.trace_file import EVENTS, LIMIT, Trace
 from pipeline.wire.codec import DEFAULT, Codec
 

@@ -26,8 +26,8 @@ from models.dependence import Dependence
 from models.distribution import QuantileFunction, Z
 from models.features import METRICS, STEPS, TRACKED
 from models.lstm import CARD, DEFAULT_MODEL, BehaviourModel, State, initial_state
-from pipeline import stages
 from pipeline.runtime import fenced_state
+from pipeline.stages import __main__ as stages
 
 STEPS_OF_DEATH = (
     "fence", "fenced", "restored", "folding", "folded", "flush", "flushed", "block", "blocks", "committed",

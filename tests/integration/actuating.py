@@ -5,12 +5,12 @@ from collections.abc import Callable
 from decimal import Decimal
 from typing import Any
 
-from pipeline.actuator import Actuator
 from pipeline.kafka.producer import Outputs
 from pipeline.kafka.reader import records
 from pipeline.providers.local import Faults, LocalProvider, local_provider
 from pipeline.security.signing_keys import keyring, signing_key
 from pipeline.settings import Settings
+from pipeline.stages.actuator.service import Actuator
 from pipeline.wire.codec import Record
 from tests.unit.pipeline import messages
 

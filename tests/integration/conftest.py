@@ -5,10 +5,10 @@ from decimal import Decimal
 
 import pytest
 
-from pipeline.actuator import starting_capacity
 from pipeline.kafka import topics
 from pipeline.kafka.producer import Outputs
 from pipeline.settings import Settings
+from pipeline.stages.actuator.service import starting_capacity
 from pipeline.wire.codec import Record
 from tests.integration.actuating import OFFERS, Run
 

@@ -19,7 +19,7 @@ from pipeline.kafka.producer import Outputs
 from pipeline.runtime import metrics
 from pipeline.runtime.fenced_state import Agent
 from pipeline.settings import Settings, load
-from pipeline.worker import streams
+from pipeline.stages.worker import streams
 
 FOLD_S = 0.05
 """A twentieth of a second a message: ten times what the consumer takes to fetch one."""

@@ -9,12 +9,12 @@ from collections.abc import Callable, Iterable
 import numpy as np
 from confluent_kafka import Producer
 
-from pipeline.ingest import Ingest
 from pipeline.kafka import reader, topics
 from pipeline.kafka.connection import connection
 from pipeline.security.pseudonyms import partition_of
 from pipeline.settings import Settings
 from pipeline.sources.replay import Item, Replayer, window_of_topics
+from pipeline.stages.ingest.service import Ingest
 from pipeline.wire.codec import decode
 from tests.unit.pipeline.messages import event, metric, watermark
 

@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 
 from models.features import METRICS
-from pipeline.ingest import Ingest, Partition
 from pipeline.kafka import reader, topics
 from pipeline.security.pseudonyms import KeyRing, entity, partition_of
 from pipeline.settings import Settings
 from pipeline.sources.host import Machine, Process, look, publish
+from pipeline.stages.ingest.service import Ingest, Partition
 from pipeline.wire import codec
 from pipeline.wire.codec import DEFAULT, Record
 from tests.unit.pipeline.messages import FakeMessage, watermark

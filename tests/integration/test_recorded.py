@@ -16,8 +16,8 @@ from pipeline.kafka.producer import Outputs
 from pipeline.recorded import FRAMES
 from pipeline.settings import Settings
 from pipeline.wire.codec import DEFAULT
-from tests.unit.pipeline.driving import PRICES, TICKS, USERS, frames, policy
 from tests.unit.pipeline.messages import NOW_US, TICK_S
+from tests.unit.pipeline.stages.driving import PRICES, TICKS, USERS, frames, policy
 
 FIRST = NOW_US // 1_000_000 // TICK_S
 

@@ -17,13 +17,13 @@ from jgo.maven import MavenContext
 
 import schemas
 from pipeline.errors import Poison
-from pipeline.ingest import Ingest
 from pipeline.kafka import reader as reading
 from pipeline.kafka import topics
 from pipeline.kafka.embedded import free_port
 from pipeline.kafka.producer import Outputs
 from pipeline.security.pseudonyms import entity
 from pipeline.settings import Settings
+from pipeline.stages.ingest.service import Ingest
 from pipeline.wire import codec
 from pipeline.wire.codec import Codec
 

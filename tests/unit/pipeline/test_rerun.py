@@ -14,13 +14,13 @@ from pipeline.ahead import Ahead
 from pipeline.forecasting import Forecasting
 from pipeline.inputs.store import offer_of, policy_of
 from pipeline.lanes import Job
-from pipeline.profiler import Profiler
 from pipeline.rerun import Rerun
 from pipeline.security.pseudonyms import PSEUDONYM_BYTES
 from pipeline.settings import Settings
+from pipeline.stages.profiler.agent import Profiler
 from pipeline.wire.codec import DEFAULT, Record
-from tests.unit.pipeline import driving
-from tests.unit.pipeline.driving import PRICES, TICKS, USERS, allocator, drive, policy, simulator
+from tests.unit.pipeline.stages import driving
+from tests.unit.pipeline.stages.driving import PRICES, TICKS, USERS, allocator, drive, policy, simulator
 
 LEVELS = (0.9, 0.99)
 

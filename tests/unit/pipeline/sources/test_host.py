@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.sources.host import NAME_LENGTH, Machine, Process, look, samples
-from pipeline.validate import refusals, saturated
+from pipeline.stages.ingest.validation import refusals, saturated
 from pipeline.wire import codec
 from pipeline.wire.batch_decoder import decode_batch
 from pipeline.wire.codec import DEFAULT, Record

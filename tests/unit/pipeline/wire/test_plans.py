@@ -8,8 +8,8 @@ from pipeline.security import signing_keys
 from pipeline.settings import Settings
 from pipeline.wire import plans
 from pipeline.wire.codec import DEFAULT, Record
-from tests.unit.pipeline.driving import FakeInputs, policy, price
 from tests.unit.pipeline.messages import TICK_S
+from tests.unit.pipeline.stages.driving import FakeInputs, policy, price
 
 
 def settings(folder: Path) -> Settings:

@@ -5,8 +5,8 @@ from typing import Any, cast
 import numpy as np
 
 from models.lstm import BehaviourModel, initial_state
-from pipeline.profiler import Profiler
-from pipeline.users import NAMES
+from pipeline.stages.profiler.agent import Profiler
+from pipeline.stages.profiler.user_states import NAMES
 from pipeline.wire.codec import DEFAULT
 
 

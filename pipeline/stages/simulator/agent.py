@@ -12,11 +12,11 @@ from models.distribution import QuantileFunction, Selected, sum_of_quantiles
 from models.features import METRICS
 from models.margin import USER_LEVEL
 from models.scenarios import by_loading, pack, simulate
-from pipeline.copulas import Copulas
 from pipeline.inputs.store import SideInputs
 from pipeline.kafka import topics
 from pipeline.runtime.fenced_state import Numbered, Publish
 from pipeline.security.pseudonyms import partition_of
+from pipeline.stages.simulator.app_dependence import Copulas
 from pipeline.wire.codec import Codec, Record
 from pipeline.wire.forecasts import Gathered
 

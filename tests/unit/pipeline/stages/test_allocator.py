@@ -7,12 +7,12 @@ import pytest
 import structlog
 
 from models.lstm import BehaviourModel
-from pipeline.allocator import Allocator
 from pipeline.security import signing_keys
 from pipeline.settings import Settings
+from pipeline.stages.allocator.agent import Allocator
 from pipeline.wire import commands
 from pipeline.wire.codec import DEFAULT, Record
-from tests.unit.pipeline.driving import TICKS, Published, allocator, distinct, drive, policy, scenarios
+from tests.unit.pipeline.stages.driving import TICKS, Published, allocator, distinct, drive, policy, scenarios
 
 
 def test_a_restored_allocator_publishes_the_same_plans_and_signed_commands(
@@ -165,7 +165,7 @@ def test_apps_of_a_group_share_what_is_owned_and_its_budget(
 ) -> None:
     group = [policy(app, allocation_group="web") for app in ("shop", "blog", "web")]
     group[2] |= {"budget": Decimal("0.2"), "mode": "shadow"}
-    monkeypatch.setattr("tests.unit.pipeline.driving.GROUPS", ["web", "web"])
+    monkeypatch.setattr("tests.unit.pipeline.stages.driving.GROUPS", ["web", "web"])
     inputs = scenarios(model, installation)
     make = allocator(model, installation, monkeypatch, group)
     whole = drive(make, inputs, None)

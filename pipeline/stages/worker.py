@@ -18,20 +18,20 @@ from models.distribution import LEVELS, QuantileFunction
 from models.features import EVENT_KINDS, METRICS, horizon_steps
 from models.lstm import BehaviourModel
 from models.scenarios import simulate
-from pipeline.allocator import Allocator
 from pipeline.inputs import released_models
 from pipeline.inputs.store import SideInputs
 from pipeline.kafka import topics
 from pipeline.kafka.connection import faust_app
 from pipeline.kafka.producer import Outputs
-from pipeline.profiler import Profiler
 from pipeline.runtime import metrics
 from pipeline.runtime.faust_consumer import PromptConsumer
 from pipeline.runtime.fenced_state import Agent
 from pipeline.runtime.session_guard import Pulse
 from pipeline.security.signing_keys import signing_key
 from pipeline.settings import Settings
-from pipeline.simulator import Simulator
+from pipeline.stages.allocator.agent import Allocator
+from pipeline.stages.profiler.agent import Profiler
+from pipeline.stages.simulator.agent import Simulator
 from pipeline.wire.codec import Codec
 
 SNAPSHOT_IDLE_S = 1.0

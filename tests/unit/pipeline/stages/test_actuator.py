@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.actuators.barrier import Barrier
-from pipeline.actuators.executor import Executor, Stopped
-from pipeline.actuators.wire import Positions
 from pipeline.errors import Rejected, Retryable
 from pipeline.providers.base import Observation, Provider, Result
 from pipeline.security.signing_keys import demo_key
+from pipeline.stages.actuator.executor import Executor, Stopped
+from pipeline.stages.actuator.offsets import Positions
+from pipeline.stages.actuator.plan_order import Barrier
 from pipeline.wire.codec import encode
 from pipeline.wire.commands import Target
 from tests.unit.pipeline.messages import command

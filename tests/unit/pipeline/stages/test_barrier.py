@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from models.features import METRICS
-from pipeline.barrier import Barrier, Demand
+from pipeline.stages.allocator.barrier import Barrier, Demand
 from pipeline.wire.codec import DEFAULT
 
 

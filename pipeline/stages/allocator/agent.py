@@ -22,16 +22,16 @@ from models import groups, reconciliation
 from models.distribution import QuantileFunction
 from models.features import horizon_steps
 from models.lstm import BehaviourModel, State
-from pipeline import planning
-from pipeline.barrier import Barrier, Demand
 from pipeline.inputs import store
 from pipeline.inputs.store import SideInputs
 from pipeline.kafka import reader
-from pipeline.planning import App
 from pipeline.runtime.fenced_state import Publish
 from pipeline.security.pseudonyms import PSEUDONYM_BYTES
 from pipeline.security.signing_keys import SigningKey
 from pipeline.settings import Settings
+from pipeline.stages.allocator import decide as planning
+from pipeline.stages.allocator.barrier import Barrier, Demand
+from pipeline.stages.allocator.decide import App
 from pipeline.wire import plans
 from pipeline.wire.codec import Codec, Record
 from pipeline.wire.forecasts import forecast_records

@@ -32,9 +32,6 @@ from collections.abc import Callable, Iterable, Mapping
 import structlog
 from confluent_kafka import OFFSET_BEGINNING, Message
 
-from pipeline.actuators.barrier import Barrier
-from pipeline.actuators.executor import Executor, Outcome, Stopped, observed, result
-from pipeline.actuators.wire import TIMEOUT_S, Positions, offsets_call
 from pipeline.errors import Poison
 from pipeline.kafka import topics
 from pipeline.kafka.producer import Outputs
@@ -44,6 +41,9 @@ from pipeline.providers.local import local_provider
 from pipeline.runtime import metrics
 from pipeline.security.signing_keys import Keyring, keyring
 from pipeline.settings import Settings
+from pipeline.stages.actuator.executor import Executor, Outcome, Stopped, observed, result
+from pipeline.stages.actuator.offsets import TIMEOUT_S, Positions, offsets_call
+from pipeline.stages.actuator.plan_order import Barrier
 from pipeline.wire.codec import Codec
 from pipeline.wire.commands import FINAL, Target, verify
 from pipeline.wire.messages import Position, dead_letter, header_of, letter_key, position_of

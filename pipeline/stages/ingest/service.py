@@ -21,9 +21,7 @@ from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
 from models import aggregation
 from models.aggregation import Columns
 from models.features import EVENT_KINDS, METRICS
-from pipeline import validate
 from pipeline.errors import Unreachable
-from pipeline.frames import Frame, Lane, Shard
 from pipeline.kafka import reader, topics
 from pipeline.kafka.producer import Outputs
 from pipeline.runtime import metrics as telemetry
@@ -31,6 +29,8 @@ from pipeline.runtime.metrics import Vitals
 from pipeline.runtime.steady_clock import Steady
 from pipeline.security.pseudonyms import PSEUDONYM_BYTES, Directory, Key, KeyRing
 from pipeline.settings import Settings
+from pipeline.stages.ingest import validation
+from pipeline.stages.ingest.tick_windows import Frame, Lane, Shard
 from pipeline.wire.batch_decoder import decode_batch
 from pipeline.wire.codec import Codec, Record
 from pipeline.wire.messages import Received, dead_letter, header_of, letter_key, position_of
@@ -87,7 +87,7 @@ class Partition:
         rows: Columns = {}
         records = np.zeros(0, np.int64)
         for name, (at, frame) in decoded.items():
-            reason = validate.refusals(
+            reason = validation.refusals(
                 name, frame, produced[at], shift[at], self.settings.max_age_s, self.settings.max_ahead_s
             )
             good = reason == ""
@@ -129,10 +129,10 @@ class Partition:
     def _columns(self, name: str, rows: pl.DataFrame) -> Columns:
         if name == "metric":
             return aggregation.samples(
-                rows["interval_s"].to_numpy(), validate.metric_values(rows), validate.saturated(rows)
+                rows["interval_s"].to_numpy(), validation.metric_values(rows), validation.saturated(rows)
             )
-        attributes = validate.attributes(rows, self.settings.event_attributes)
-        kind, amount = validate.kind_index(rows), rows["count"].to_numpy()
+        attributes = validation.attributes(rows, self.settings.event_attributes)
+        kind, amount = validation.kind_index(rows), rows["count"].to_numpy()
         return aggregation.events(kind, amount, len(EVENT_KINDS)) | {
             "kind": kind,
             "amount": amount,

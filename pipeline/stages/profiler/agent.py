@@ -11,7 +11,7 @@ from models.features import EVENT_KINDS, METRICS
 from models.lstm import BLOCK, BehaviourModel
 from pipeline.runtime.fenced_state import Numbered, Publish
 from pipeline.security.pseudonyms import PSEUDONYM_BYTES
-from pipeline.users import NAMES, Users
+from pipeline.stages.profiler.user_states import NAMES, Users
 from pipeline.wire.codec import Codec, Record
 from pipeline.wire.forecasts import Layout
 

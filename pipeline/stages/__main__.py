@@ -38,7 +38,7 @@ def _stage(supervised: bool, **given: Any) -> tuple[Settings, threading.Event]:
 
 def ingest(bootstrap: Bootstrap = None, prefix: Prefix = None, supervised: Supervised = False) -> None:
     """Run ingest: raw records to tick frames."""
-    from pipeline.ingest import Ingest
+    from pipeline.stages.ingest.service import Ingest
 
     settings, stop = _stage(supervised, bootstrap=bootstrap, prefix=prefix)
     Ingest(settings, Pulse(settings.session_timeout_s).start().check).run(stop)
@@ -46,7 +46,7 @@ def ingest(bootstrap: Bootstrap = None, prefix: Prefix = None, supervised: Super
 
 def worker(bootstrap: Bootstrap = None, prefix: Prefix = None, supervised: Supervised = False) -> None:
     """Run a worker: profiler, simulator and allocator."""
-    from pipeline import worker as agents
+    from pipeline.stages import worker as agents
 
     settings, _ = _stage(supervised, bootstrap=bootstrap, prefix=prefix)
     agents.run(settings)
@@ -54,7 +54,7 @@ def worker(bootstrap: Bootstrap = None, prefix: Prefix = None, supervised: Super
 
 def actuator(bootstrap: Bootstrap = None, prefix: Prefix = None, supervised: Supervised = False) -> None:
     """Run the actuator of the local provider."""
-    from pipeline import actuator as actuators
+    from pipeline.stages.actuator import service as actuators
 
     settings, stop = _stage(supervised, bootstrap=bootstrap, prefix=prefix)
     actuators.run(settings, stop=stop)

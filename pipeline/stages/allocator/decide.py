@@ -16,7 +16,7 @@ from models.distribution import QuantileFunction
 from models.features import METRICS, horizon_steps
 from models.guardrails import Telemetry
 from models.lstm import State
-from pipeline.barrier import Demand
+from pipeline.stages.allocator.barrier import Demand
 
 Decide = partial[tuple[Plan, dict[str, Any]]]
 """decide(offers=, observed=, policy=, memory=, ...): `models.allocation.allocate` of an app's scenarios."""

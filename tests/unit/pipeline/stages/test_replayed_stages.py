@@ -5,14 +5,14 @@ import pytest
 
 from models.features import EVENT_KINDS
 from models.lstm import BehaviourModel
-from pipeline.profiler import Profiler
 from pipeline.runtime.fenced_state import Publish
 from pipeline.settings import Settings
-from pipeline.users import NAMES, Users
+from pipeline.stages.profiler.agent import Profiler
+from pipeline.stages.profiler.user_states import NAMES, Users
 from pipeline.wire.codec import DEFAULT
 from pipeline.wire.forecasts import scores, unpack
-from tests.unit.pipeline.driving import TICKS, USERS, distinct, drive, forecasts, frames, simulator
 from tests.unit.pipeline.messages import TICK_S
+from tests.unit.pipeline.stages.driving import TICKS, USERS, distinct, drive, forecasts, frames, simulator
 
 
 @pytest.mark.parametrize("restart_at", [4, 5])

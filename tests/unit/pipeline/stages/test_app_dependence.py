@@ -5,7 +5,7 @@ import pytest
 
 from models.dependence import EARLY_NONE, Dependence
 from models.features import METRICS
-from pipeline.copulas import BLOCK_BYTES, FADED, FORGET_S, Copulas
+from pipeline.stages.simulator.app_dependence import BLOCK_BYTES, FADED, FORGET_S, Copulas
 
 PRIOR = Dependence(np.full(5, 0.2), np.eye(5), 0.3)
 KEPT = np.array([True, False])

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.features import EVENT_KINDS, METRICS
-from pipeline.ingest import Partition
 from pipeline.security.pseudonyms import Key, KeyRing, murmur2, partition_of
 from pipeline.settings import Settings
+from pipeline.stages.ingest.service import Partition
 from pipeline.wire.codec import DEFAULT
 from tests.unit.pipeline.messages import NOW_US, TICK_S, FakeMessage, event, metric, watermark
 

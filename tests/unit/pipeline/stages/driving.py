@@ -10,15 +10,15 @@ import pytest
 from models.dependence import Dependence
 from models.features import METRICS
 from models.lstm import BehaviourModel
-from pipeline.allocator import Allocator
-from pipeline.ingest import Partition
 from pipeline.inputs.store import SideInputs
-from pipeline.profiler import Profiler
 from pipeline.runtime.fenced_state import Publish, Stage
 from pipeline.security import signing_keys
 from pipeline.security.pseudonyms import KeyRing
 from pipeline.settings import Settings
-from pipeline.simulator import Simulator
+from pipeline.stages.allocator.agent import Allocator
+from pipeline.stages.ingest.service import Partition
+from pipeline.stages.profiler.agent import Profiler
+from pipeline.stages.simulator.agent import Simulator
 from pipeline.wire.codec import DEFAULT, Record
 from tests.unit.pipeline.messages import NOW_US, TICK_S, FakeMessage, event, metric, watermark
 
