@@ -14,9 +14,10 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, PercentFor
 
 from models import outcomes as outcomes_of
 from models.features import DAY_S
-from pipeline import charts, report, what_if
-from pipeline.lanes import Arrays, Job
-from pipeline.ranking import OURS, Ranked
+from pipeline import charts, report
+from pipeline.backtest import what_if
+from pipeline.backtest.comparison import OURS, Ranked
+from pipeline.backtest.job import Arrays, Job
 
 COLOURS: Final = (
     "#d55e00",

@@ -14,7 +14,7 @@ import typer
 from models import machines
 from models.features import DAY_S, EVENT_KINDS
 from models.lstm import DEFAULT_MODEL
-from pipeline import jobs, shards, source
+from pipeline.backtest import demand, parallel, setup
 from pipeline.cli.evaluate import Window
 from pipeline.display import tell
 from pipeline.options import AsJson
@@ -48,12 +48,12 @@ def backtest(
         saturated=np.zeros(values.shape, bool),
     )
     members = {f"app-{a}": np.arange(a, users, apps) for a in range(min(apps, users))}
-    warm = 2 * jobs.SETTLE_S // TICK_S
-    job = jobs.job_of(panel, Window(0, warm, ticks), members, None, (), alone=True)
+    warm = 2 * setup.SETTLE_S // TICK_S
+    job = setup.job_of(panel, Window(0, warm, ticks), members, None, (), alone=True)
     job = replace(job, scenarios=scenarios, every=every, seed=seed)
     begun = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
-        shards.run(job, DEFAULT_MODEL, source.SHARDS, Path(folder))
+        parallel.run(job, DEFAULT_MODEL, demand.SHARDS, Path(folder))
     wall_s = time.perf_counter() - begun
     facts: dict[str, Any] = {
         "users": users,

@@ -13,14 +13,14 @@ from typing import Annotated, Any, Final
 import typer
 
 from models import references
-from pipeline import figures, jobs, ranking, replayed, source, what_if
+from pipeline.backtest import comparison, demand, figures, setup, topic_simulation, what_if
+from pipeline.backtest.baselines import rivals
+from pipeline.backtest.demand import Source
+from pipeline.backtest.job import Arrays, Job
+from pipeline.backtest.setup import Records
 from pipeline.display import tell
 from pipeline.errors import UsageError
-from pipeline.jobs import Records
-from pipeline.lanes import Arrays, Job
 from pipeline.options import AsJson, Bootstrap, Prefix, span_of
-from pipeline.rivals_run import rivals
-from pipeline.source import Source
 from pipeline.traces.trace_file import Panel
 
 SWEEP: Final = (0.02, 0.1, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.97, 0.98, 0.99, 0.995, 0.998, 0.999, 0.9995)
@@ -141,24 +141,24 @@ def backtest(
             raise UsageError(
                 "--topics have demand, ticks and apps of their own: no --trace, --tick, --app, --groupings"
             )
-        found = source.of_topics(bootstrap, prefix, span_of(offsets), warm_up, begin, until, model)
+        found = demand.of_topics(bootstrap, prefix, span_of(offsets), warm_up, begin, until, model)
     elif trace_file is None:
         raise UsageError("give a trace file with --trace, or --topics")
     else:
-        found = source.of_trace(trace_file, tick_s, warm_up, begin, until, model, some or ())
+        found = demand.of_trace(trace_file, tick_s, warm_up, begin, until, model, some or ())
     there = found.recorded
     seed = seed if seed is not None else 0 if there is None else there.settings.seed
     if scenarios is None:
         scenarios = SCENARIOS if there is None else there.settings.scenarios
     panel, window = found.panel, found.window
-    members = jobs.members_of(panel, groupings, seed)
+    members = setup.members_of(panel, groupings, seed)
     records, skipped, theirs = _records(found, members, policy, prices)
     alternatives = [what_if.parse(text, found, records) for text in dict.fromkeys(changes or ())]
     more: dict[str, Any] = {"scenarios": scenarios, "every": every, "seed": seed}
 
     def job_of(panel: Panel, records: Records, levels: Sequence[float], *, alone: bool) -> Job:
         return replace(
-            jobs.job_of(panel, window, members, records, levels, alone=alone, ids=found.ids),
+            setup.job_of(panel, window, members, records, levels, alone=alone, ids=found.ids),
             shortages=SHORTAGES if levels and not sweep else (),
             **more,
         )
@@ -193,7 +193,7 @@ def backtest(
         def go(source: Source, job: Job, name: str, records: Records | None) -> Run:
             seen, made = source.run(job, root / f"parts-{name}", processes, records)
             beside = rivals(job, names, seen)
-            ranked = ranking.rank(job, seen, beside, names if job.levels else (), skip=skip, carry=backlog)
+            ranked = comparison.rank(job, seen, beside, names if job.levels else (), skip=skip, carry=backlog)
             return Run(job, seen, beside, ranked, made)
 
         base = go(found, job, digest.hexdigest(), None if theirs else records)
@@ -201,7 +201,7 @@ def backtest(
         report["figures"] = figures.stated(job, base.seen, base.beside, names, base.ranked)
         if theirs and there is not None:
             last = job.first_tick + len(job.values) - 1
-            report["published"] = replayed.compare(there, base.made, job.first_tick, last)
+            report["published"] = topic_simulation.compare(there, base.made, job.first_tick, last)
         if divisible:
             tenth = what_if.smaller(records, what_if.TENTH)
             run = go(found, job_of(panel, tenth, levels, alone=alone), f"{digest.hexdigest()}-tenth", tenth)
@@ -220,12 +220,12 @@ def backtest(
         if others:
             report["what_if"] = what_if.differences(what_if.figures(job, base.seen, base.ranked), others)
     if out is not None:
-        ranking.write(out, job, base.seen, base.ranked)
+        comparison.write(out, job, base.seen, base.ranked)
         figures.write(out, report["figures"])
         if others:
             what_if.write(out, report["what_if"])
         if "published" in report and there is not None:
-            replayed.write(out, there, base.made)
+            topic_simulation.write(out, there, base.made)
         (out / "report.json").write_text(jsonlib.dumps(report, indent=1) + "\n")
         from pipeline import backtest_page  # matplotlib takes a second
 
@@ -240,7 +240,7 @@ class Run:
     job: Job
     seen: Arrays
     beside: Mapping[str, Arrays]
-    ranked: ranking.Ranked
+    ranked: comparison.Ranked
     made: Mapping[str, list[bytes]]
 
 
@@ -265,12 +265,12 @@ def _records(
     """Policies and offers, what of them is left out, and whether the stages plan by their source's own."""
     panel, window = found.panel, found.window
     if policy is not None and prices is not None:
-        return jobs.of_files(policy, prices, list(members)), {}, False
+        return setup.of_files(policy, prices, list(members)), {}, False
     if found.recorded is not None:
-        first = int(panel.ticks[window.begin]) + jobs.first_plan(window, panel.tick_s)
+        first = int(panel.ticks[window.begin]) + setup.first_plan(window, panel.tick_s)
         inputs = found.recorded.inputs
-        records = jobs.of_topics(inputs, list(members), first)
+        records = setup.of_topics(inputs, list(members), first)
         if records is not None:
-            later = jobs.later_versions(inputs, first, int(panel.ticks[window.stop - 1]))
+            later = setup.later_versions(inputs, first, int(panel.ticks[window.stop - 1]))
             return records, later, True
-    return jobs.sized(panel, window, members), {}, False
+    return setup.sized(panel, window, members), {}, False

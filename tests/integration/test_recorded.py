@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from confluent_kafka import TopicPartition
 
-from pipeline import jobs, recorded
+from pipeline.backtest import setup, topic_window
+from pipeline.backtest.topic_window import FRAMES
 from pipeline.errors import Unreachable, UsageError
 from pipeline.kafka import topics
 from pipeline.kafka.connection import connection, quiet_admin
 from pipeline.kafka.producer import Outputs
-from pipeline.recorded import FRAMES
 from pipeline.settings import Settings
 from pipeline.wire.codec import DEFAULT
 from tests.unit.pipeline.messages import NOW_US, TICK_S
@@ -58,7 +58,7 @@ def test_all_that_there_is(installation: Settings) -> None:
     admin = quiet_admin(connection(installation))
     admin.list_topics(timeout=30)
     before = {group.group_id for group in admin.list_consumer_groups().result().valid}
-    found = recorded.read(installation)
+    found = topic_window.read(installation)
     assert found.panel.values.shape[:2] == (TICKS, 6)
     assert sorted(set(found.panel.apps)) == ["blog", "shop"]
     assert (found.whole, found.skipped) == (True, {})
@@ -67,38 +67,38 @@ def test_all_that_there_is(installation: Settings) -> None:
     np.testing.assert_allclose(
         found.panel.values[:, found.panel.users.index(ann), 0], 4.0 + 0.3 * np.arange(TICKS), rtol=1e-6
     )
-    records = jobs.of_topics(found.inputs, ["blog", "shop"], FIRST)
+    records = setup.of_topics(found.inputs, ["blog", "shop"], FIRST)
     assert records is not None
     assert records.policies["shop"]["max"] == 200
     assert [price["offer_id"] for price in records.prices["blog"]] == ["kept", "plain", "spare"]
-    again = recorded.read(installation)
+    again = topic_window.read(installation)
     assert again.digest() == found.digest()
     assert {group.group_id for group in admin.list_consumer_groups().result().valid} <= before
 
 
 def test_by_time_and_by_offset(installation: Settings) -> None:
-    by_time = recorded.read(installation, (FIRST + 2) * TICK_S, (FIRST + 5) * TICK_S)
+    by_time = topic_window.read(installation, (FIRST + 2) * TICK_S, (FIRST + 5) * TICK_S)
     assert by_time.panel.ticks.tolist() == [FIRST + 2, FIRST + 3, FIRST + 4]
-    by_offset = recorded.read(installation, offsets=(2, 5))
+    by_offset = topic_window.read(installation, offsets=(2, 5))
     assert by_offset.panel.ticks.tolist() == by_time.panel.ticks.tolist()
-    assert by_offset.digest() == by_time.digest() != recorded.read(installation).digest()
+    assert by_offset.digest() == by_time.digest() != topic_window.read(installation).digest()
     assert not by_time.whole
     with pytest.raises(UsageError, match=r"nothing of the window is in topic .*: it holds 20.*Z to 20.*Z"):
-        recorded.read(installation, (FIRST + 100) * TICK_S)
+        topic_window.read(installation, (FIRST + 100) * TICK_S)
 
 
 def test_what_retention_took_is_named(installation: Settings) -> None:
     delete(installation, 0, 3)
     delete(installation, 1, 3)
-    found = recorded.read(installation, (FIRST + 1) * TICK_S)
+    found = topic_window.read(installation, (FIRST + 1) * TICK_S)
     assert found.panel.ticks.tolist() == [FIRST + 3, FIRST + 4, FIRST + 5]
     assert found.skipped == {"frames deleted by retention": 2 * 2}  # ticks 1 and 2 of both partitions
     assert not found.whole
-    assert recorded.read(installation, offsets=(1, 6)).skipped == {"offsets deleted by retention": 4}
+    assert topic_window.read(installation, offsets=(1, 6)).skipped == {"offsets deleted by retention": 4}
     for partition in (0, 1):
         delete(installation, partition, TICKS)
     with pytest.raises(UsageError, match="it is empty, 12 messages were deleted by retention"):
-        recorded.read(installation)
+        topic_window.read(installation)
 
 
 def test_what_is_doubled_odd_or_old_is_counted(
@@ -106,7 +106,7 @@ def test_what_is_doubled_odd_or_old_is_counted(
 ) -> None:
     own = frames(installation, 0, USERS)
     send(installation, own[3], own[5], b"\xc3\x01 unknown schema", b"", DEFAULT.encode("policy", policy("a")))
-    found = recorded.read(installation)
+    found = topic_window.read(installation)
     assert found.skipped == {
         "frames that came twice": 2,
         "frames unreadable (unknown-schema)": 1,
@@ -114,8 +114,8 @@ def test_what_is_doubled_odd_or_old_is_counted(
         "frames unreadable (wrong-schema)": 1,
     }
     assert found.panel.values.shape[:2] == (TICKS, 6)
-    monkeypatch.setattr(recorded, "published", lambda _: SimpleNamespace(version=2))
-    old = recorded.read(installation)
+    monkeypatch.setattr(topic_window, "published", lambda _: SimpleNamespace(version=2))
+    old = topic_window.read(installation)
     assert old.skipped["frames of schema version 1, read as 2"] == 2 * TICKS + 2
     np.testing.assert_array_equal(old.panel.values, found.panel.values)
 
@@ -124,12 +124,12 @@ def test_a_frame_that_is_missing_between_others_is_one_line(installation: Settin
     first = DEFAULT.decode(frames(installation, 0, USERS)[5])[1]
     send(installation, DEFAULT.encode("frame", first | {"seq": 7, "tick": first["tick"] + 2}))
     with pytest.raises(UsageError, match="partition 0, offset 6: frame 5 is followed by 7"):
-        recorded.read(installation)
+        topic_window.read(installation)
 
 
 def test_no_topics_are_one_line_and_exit_code_2(settings: Settings) -> None:
     with pytest.raises(Unreachable, match="leadtime topics create"):
-        recorded.read(settings)
+        topic_window.read(settings)
     command = ["backtest", "--topics", "--json", "--prefix", settings.prefix]
     done = subprocess.run(
         [sys.executable, "-m", "pipeline", *command, "--bootstrap", settings.bootstrap or ""],

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from models.references import KNOBS
 from models.synthetic import population
-from pipeline import shards
+from pipeline.backtest import parallel
 from pipeline.cli.backtest import backtest
 from pipeline.errors import UsageError
 from tests.unit.pipeline.trace_files import write
@@ -184,7 +184,7 @@ def unbroken(trace_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
     """What a run writes that nothing disturbs, of days of fifteen ticks."""
     folder = tmp_path_factory.mktemp("whole")
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("pipeline.lanes.DAY_S", 15 * 60)
+        patched.setattr("pipeline.backtest.job.DAY_S", 15 * 60)
         run(trace_file, *KILLED, str(folder))
         yield {name: (folder / name).read_bytes() for name in WRITTEN}
 
@@ -194,7 +194,7 @@ def test_a_killed_run_goes_on_and_gives_the_same_bytes(
     writes: int, trace_file: Path, tmp_path: Path, unbroken: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Killed before anything is written, between a day and its snapshot, and after it."""
-    write_one, left = shards.write, [writes + 1]
+    write_one, left = parallel.write, [writes + 1]
 
     def dying(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
         left[0] -= 1
@@ -203,7 +203,7 @@ def test_a_killed_run_goes_on_and_gives_the_same_bytes(
         write_one(path, arrays)
 
     with monkeypatch.context() as patched:
-        patched.setattr(shards, "write", dying)
+        patched.setattr(parallel, "write", dying)
         with pytest.raises(Killed):
             run(trace_file, *KILLED, str(tmp_path))
     assert len(list(tmp_path.glob("parts-*/shard-0/*.npz"))) == writes

@@ -8,15 +8,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from models.lstm import DEFAULT_MODEL
-from pipeline import recorded, replayed, shards
+from pipeline.backtest import parallel, topic_simulation, topic_window
+from pipeline.backtest.job import Arrays, Job
+from pipeline.backtest.setup import Records
+from pipeline.backtest.topic_window import Recorded
 from pipeline.cli import evaluate
 from pipeline.cli.evaluate import Window
 from pipeline.errors import UsageError
 from pipeline.inputs import released_models
-from pipeline.jobs import Records
 from pipeline.kafka.connection import reachable
-from pipeline.lanes import Arrays, Job
-from pipeline.recorded import Recorded
 from pipeline.settings import Settings, load
 from pipeline.traces import trace_file
 from pipeline.traces.trace_file import Panel
@@ -56,21 +56,22 @@ class Source:
     def run(
         self, job: Job, folder: Path, processes: int | None, records: Records | None = None
     ) -> tuple[Arrays, dict[str, list[bytes]]]:
-        """The outcomes of a job, and of topics the records that its stages published (see `pipeline.replayed`).
+        """The outcomes of a job, and of topics the records that its stages published (see
+        `pipeline.backtest.topic_simulation`).
 
         records: by which the stages plan, instead of what is on the topics.
         """
         there = self.recorded
         if there is None:
-            return shards.run(job, self.model, SHARDS, folder, processes), {}
+            return parallel.run(job, self.model, SHARDS, folder, processes), {}
         if records is not None:
             every = [price for prices in records.prices.values() for price in prices]
-            there = recorded.planned_by(there, records.policies, every)
-        return replayed.run(job, there, self.model, folder, pinned=records is None)
+            there = topic_window.planned_by(there, records.policies, every)
+        return topic_simulation.run(job, there, self.model, folder, pinned=records is None)
 
     def changed(self, panel: Panel) -> Source:
         """With other values of the same users."""
-        there = None if self.recorded is None else recorded.changed(self.recorded, panel)
+        there = None if self.recorded is None else topic_window.changed(self.recorded, panel)
         return replace(self, panel=panel, recorded=there)
 
 
@@ -122,7 +123,7 @@ def of_topics(
     first_s = None
     if begin_s is not None and warm_up is not None:
         first_s = begin_s - evaluate.ticks_of(warm_up, 1)
-    found = recorded.read(settings, first_s, end_s, offsets)
+    found = topic_window.read(settings, first_s, end_s, offsets)
     panel = found.panel
     name = f"topics {settings.prefix}* at {settings.bootstrap}"
     _some(panel, name)

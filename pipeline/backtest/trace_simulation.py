@@ -1,9 +1,9 @@
 """Apps of a trace through the stream's own steps, tick by tick, without Kafka; each lane's plans meet simulated supply.
 
-One `Rerun` is what one worker would do for its apps: forecasts and scenarios (`pipeline.forecasting`), reconciliation
-and the plan (`pipeline.stages.allocator.decide`). A lane plans the same scenarios at a confidence of its own and
-lives on what its own instances did. Nothing of a tick is read before it has passed: a plan at the end of tick t sees rows up to t, and serves
-from t + 1 on.
+One `Rerun` is what one worker would do for its apps: forecasts and scenarios (`pipeline.backtest.forecasts`),
+reconciliation and the plan (`pipeline.stages.allocator.decide`). A lane plans the same scenarios at a confidence of
+its own and lives on what its own instances did. Nothing of a tick is read before it has passed: a plan at the end of
+tick t sees rows up to t, and serves from t + 1 on.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ import numpy as np
 
 from models import reconciliation
 from models.scenarios import pack, unpack
-from pipeline.forecasting import Foreseen, Source
-from pipeline.lanes import Arrays, Job
-from pipeline.living import Living
+from pipeline.backtest.forecasts import Foreseen, Source
+from pipeline.backtest.job import Arrays, Job
+from pipeline.backtest.simulation import Living
 from pipeline.stages.allocator.decide import App, Decide, Heard, decision, observe
 
 

@@ -11,8 +11,8 @@ import polars as pl
 
 from models import daily
 from models.outcomes import RATES, weights
-from pipeline.lanes import TIERS, Arrays, Job
-from pipeline.ranking import OURS, Ranked
+from pipeline.backtest.comparison import OURS, Ranked
+from pipeline.backtest.job import TIERS, Arrays, Job
 
 ALL: Final = "*"  # the app of figures of all apps together
 ORACLE: Final = "oracle"

@@ -15,8 +15,8 @@ from models.features import METRICS
 from models.provisioning import Provider
 from models.references import KNOBS, Facts
 from models.tiers import Tiers, grown_before_shrunk
+from pipeline.backtest.job import TIERS, Arrays, Job, capacity_of, tiers_of
 from pipeline.display import progress
-from pipeline.lanes import TIERS, Arrays, Job, capacity_of, tiers_of
 
 
 def loads(job: Job) -> np.ndarray:
@@ -85,8 +85,8 @@ def rivals(job: Job, names: Sequence[str], seen: Arrays) -> dict[str, Arrays]:
 
     With them `tiers` (tick, app, rival, tier): cost at each rival's default by tier.
 
-    seen: of our own run, what our scenarios need (`pipeline.living`): wanted, soon (tick from the first plan on, app,
-    setting).
+    seen: of our own run, what our scenarios need (`pipeline.backtest.simulation`): wanted, soon (tick from the first
+    plan on, app, setting).
 
     Lanes are our levels and shortages, then each rival's default and settings, each policy's all once for every SUPPLY.
     All but our own plans, which are not among them, are bought for by the same table of purchases, and grow before they

@@ -13,12 +13,12 @@ from models import capacity, confidence
 from models.capacity import Offer, Policy
 from models.features import DAY_S, METRICS
 from models.provisioning import Terms
+from pipeline.backtest.job import Job
 from pipeline.cli.evaluate import Window
 from pipeline.errors import UsageError
 from pipeline.inputs import files
 from pipeline.inputs.example import Example
 from pipeline.inputs.store import SideInputs, offer_of, policy_of
-from pipeline.lanes import Job
 from pipeline.providers.local_instances import LocalOffer
 from pipeline.security.pseudonyms import DEMO_KEY, Key
 from pipeline.traces.trace_file import Panel

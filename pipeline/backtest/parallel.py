@@ -12,13 +12,13 @@ from typing import Final
 import numpy as np
 
 from models.lstm import CARD
-from pipeline.ahead import Ahead
+from pipeline.backtest.forecast_process import Ahead
+from pipeline.backtest.forecasts import Forecasting, model_of
+from pipeline.backtest.job import NOTHING, Arrays, Job
+from pipeline.backtest.simulation import Living
+from pipeline.backtest.trace_simulation import Rerun
 from pipeline.display import progress
 from pipeline.errors import UsageError
-from pipeline.forecasting import Forecasting, model_of
-from pipeline.lanes import NOTHING, Arrays, Job
-from pipeline.living import Living
-from pipeline.rerun import Rerun
 
 SNAPSHOT: Final = "snapshot.npz"
 POLL_S: Final = 0.5

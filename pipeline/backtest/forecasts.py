@@ -1,6 +1,6 @@
 """What a tick of a trace says of its apps, and what the stream's first stages make of it: forecasts and scenarios.
 
-None of it depends on plans, so another process may make it (`pipeline.ahead`).
+None of it depends on plans, so another process may make it (`pipeline.backtest.forecast_process`).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from models.distribution import QuantileFunction
 from models.features import EVENT_KINDS, METRICS, horizon_steps
 from models.lstm import BehaviourModel, State
 from models.scenarios import by_loading
-from pipeline.lanes import Arrays, Job
+from pipeline.backtest.job import Arrays, Job
 from pipeline.stages.allocator import decide
 from pipeline.stages.allocator.barrier import Demand
 from pipeline.stages.allocator.decide import Heard

@@ -1,7 +1,7 @@
 """One tick after another of apps whose lanes plan the same scenarios and live on what their own instances did.
 
-What a tick says and what is to be decided comes from a subclass: `pipeline.rerun` for a trace, `pipeline.replayed` for
-topics.
+What a tick says and what is to be decided comes from a subclass: `pipeline.backtest.trace_simulation` for a trace,
+`pipeline.backtest.topic_simulation` for topics.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from models.allocation import promised
 from models.capacity import floor_demand, load, replicas
 from models.features import METRICS
 from models.shortage import confidence
-from pipeline.lanes import Arrays, Job, Lanes
+from pipeline.backtest.job import Arrays, Job, Lanes
 from pipeline.stages.allocator.decide import Decide
 
 BAND: Final = (0.025, 0.5, 0.975)  # of demand in the first step that a plan is for: the 95 % interval

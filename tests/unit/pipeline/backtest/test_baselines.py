@@ -7,9 +7,9 @@ import pytest
 
 from models.capacity import Offer, Policy
 from models.features import METRICS
-from pipeline.lanes import Job
-from pipeline.ranking import rank
-from pipeline.rivals_run import SUPPLY, Wanted, loads, rivals
+from pipeline.backtest.baselines import SUPPLY, Wanted, loads, rivals
+from pipeline.backtest.comparison import rank
+from pipeline.backtest.job import Job
 
 OFFER = Offer("plain", "local", "here", "1", "ON_DEMAND", {"cpu": 1.0, "memory": 1.0}, 1.0, 30, 40, 50)
 

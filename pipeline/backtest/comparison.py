@@ -16,8 +16,8 @@ from models.features import DAY_S, HOUR_S, METRICS
 from models.outcomes import RATES, Outcomes, at_rate, compared, nearest, weights
 from models.reconciliation import lower_bound
 from models.references import KNOBS, largest
-from pipeline.lanes import Arrays, Job
-from pipeline.rivals_run import SUPPLY, filled, loads
+from pipeline.backtest.baselines import SUPPLY, filled, loads
+from pipeline.backtest.job import Arrays, Job
 
 OURS: Final = "leadtime"
 

@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 
 from models.features import EVENT_KINDS, METRICS
-from pipeline import jobs, what_if
+from pipeline.backtest import setup, what_if
+from pipeline.backtest.demand import Source
+from pipeline.backtest.setup import Records
 from pipeline.cli.evaluate import Window
 from pipeline.errors import UsageError
-from pipeline.jobs import Records
-from pipeline.source import Source
 from pipeline.traces.trace_file import Panel
 
 TICK_S = 300
@@ -34,7 +34,7 @@ def source() -> Source:
 
 @pytest.fixture
 def records(source: Source) -> Records:
-    return jobs.sized(source.panel, source.window, jobs.members_of(source.panel, 0, 0))
+    return setup.sized(source.panel, source.window, setup.members_of(source.panel, 0, 0))
 
 
 def of(offers: list[dict[str, object]], tier: str) -> dict[str, object]:

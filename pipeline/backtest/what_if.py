@@ -28,14 +28,14 @@ import polars as pl
 from models import daily
 from models.capacity import validate
 from models.outcomes import weights
-from pipeline import jobs
+from pipeline.backtest import setup
+from pipeline.backtest.comparison import OURS, Ranked
+from pipeline.backtest.demand import Source
+from pipeline.backtest.job import TIERS, Arrays, Job
+from pipeline.backtest.setup import Records
 from pipeline.cli import evaluate
 from pipeline.errors import UsageError
 from pipeline.inputs.store import policy_of
-from pipeline.jobs import Records
-from pipeline.lanes import TIERS, Arrays, Job
-from pipeline.ranking import OURS, Ranked
-from pipeline.source import Source
 from pipeline.wire.codec import Record
 
 FACTORS: Final = {
@@ -93,11 +93,11 @@ def _with(there: Alternative, name: str, value: str) -> Alternative:
     if name == "confidence" or kind == "policy":
         return replace(there, records=_policies(records, "confidence" if name == "confidence" else of, value))
     if name == "policies":
-        policies = jobs.policies_of(Path(value), apps)
+        policies = setup.policies_of(Path(value), apps)
         return replace(there, records=replace(records, policies=policies))
     if name == "prices":
-        prices = jobs.offers_of(Path(value), records.policies)
-        starting = {app: jobs.start_of(records.starting[app], prices[app]) for app in apps}
+        prices = setup.offers_of(Path(value), records.policies)
+        starting = {app: setup.start_of(records.starting[app], prices[app]) for app in apps}
         return replace(there, records=replace(records, prices=prices, starting=starting))
     if kind in FACTORS:
         return replace(there, records=_offers(records, kind, of, _number(name, value)))

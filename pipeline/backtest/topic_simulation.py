@@ -19,16 +19,16 @@ import numpy as np
 from models import groups
 from models.lstm import BehaviourModel
 from pipeline import summary
+from pipeline.backtest.forecasts import model_of
+from pipeline.backtest.job import Arrays, Job
+from pipeline.backtest.parallel import days, follow
+from pipeline.backtest.simulation import Living
+from pipeline.backtest.topic_window import Recorded, since
 from pipeline.display import progress
 from pipeline.errors import Poison, UsageError
-from pipeline.forecasting import model_of
 from pipeline.kafka import reader
-from pipeline.lanes import Arrays, Job
-from pipeline.living import Living
-from pipeline.recorded import Recorded, since
 from pipeline.security.signing_keys import SigningKey, demo_key, read_private
 from pipeline.settings import Settings
-from pipeline.shards import days, follow
 from pipeline.stages.allocator.agent import Allocator, Asked
 from pipeline.stages.allocator.decide import Decide
 from pipeline.stages.profiler.agent import Profiler

@@ -10,11 +10,11 @@ import pytest
 from models.capacity import Offer, Policy
 from models.features import EVENT_KINDS, METRICS
 from models.lstm import DEFAULT_MODEL, BehaviourModel
-from pipeline.ahead import Ahead
-from pipeline.forecasting import Forecasting
+from pipeline.backtest.forecast_process import Ahead
+from pipeline.backtest.forecasts import Forecasting
+from pipeline.backtest.job import Job
+from pipeline.backtest.trace_simulation import Rerun
 from pipeline.inputs.store import offer_of, policy_of
-from pipeline.lanes import Job
-from pipeline.rerun import Rerun
 from pipeline.security.pseudonyms import PSEUDONYM_BYTES
 from pipeline.settings import Settings
 from pipeline.stages.profiler.agent import Profiler
@@ -164,7 +164,7 @@ def test_what_draws_scenarios_carries_nothing_of_the_trace_to_another_process(
     job = job_of(frames)
     row = Forecasting(job, model).row(0)
     assert all(callable(one.scenarios) for one in row.values())
-    assert b"pipeline.lanes" not in pickle.dumps(row)  # where Job is, which has the whole trace
+    assert b"pipeline.backtest.job" not in pickle.dumps(row)  # where Job is, which has the whole trace
     for name, one in pickle.loads(pickle.dumps(row)).items():
         np.testing.assert_array_equal(one.drawn().scenarios, row[name].drawn().scenarios)
 

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pipeline.forecasting import Forecasting, Foreseen, model_of
-from pipeline.lanes import Arrays, Job
+from pipeline.backtest.forecasts import Forecasting, Foreseen, model_of
+from pipeline.backtest.job import Arrays, Job
 
 
 class Made(NamedTuple):
@@ -27,7 +27,7 @@ class Made(NamedTuple):
 
 
 class Ahead:
-    """A `pipeline.forecasting.Source` in another process, the same to the byte.
+    """A `pipeline.backtest.forecasts.Source` in another process, the same to the byte.
 
     Args:
         job: what is run.
