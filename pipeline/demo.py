@@ -263,10 +263,10 @@ class Run:
         if out is not None:
             summary.write(out, watch)
         # Here: matplotlib is a second of imports that the stages need not wait for.
-        from pipeline import report
+        from pipeline.reports import run_page
 
         page.parent.mkdir(parents=True, exist_ok=True)
-        page.write_text(report.page("Leadtime demo", runs, figures, self.notes))
+        page.write_text(run_page.page("Leadtime demo", runs, figures, self.notes))
         self._say(f"page {page}")
         return figures
 

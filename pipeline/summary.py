@@ -15,8 +15,8 @@ from models.autoscalers.hpa import HorizontalPodAutoscaler
 from models.capacity import Policy, load, replicas_per_instance
 from models.features import METRICS
 from pipeline.inputs.store import offer_of, policy_of
-from pipeline.outcome import AppRun
 from pipeline.providers.local import LocalProvider
+from pipeline.reports.app_run import AppRun
 from pipeline.sources.replay import Window
 from pipeline.watch import Watch
 from pipeline.wire import commands

@@ -227,7 +227,7 @@ def backtest(
         if "published" in report and there is not None:
             topic_simulation.write(out, there, base.made)
         (out / "report.json").write_text(jsonlib.dumps(report, indent=1) + "\n")
-        from pipeline import backtest_page  # matplotlib takes a second
+        from pipeline.reports import backtest_page  # matplotlib takes a second
 
         backtest_page.write(out, job, base.seen, base.ranked, report)
     tell(report if json else _told(report), json)

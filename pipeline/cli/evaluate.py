@@ -18,10 +18,10 @@ from models import confidence, rivals, scoring, series
 from models.features import DAY_S, METRICS, horizon_steps
 from models.lstm import DEFAULT_MODEL, BehaviourModel
 from models.scores import MAIN_METRICS
-from pipeline import scorecard
 from pipeline.display import progress, tell
 from pipeline.errors import UsageError
 from pipeline.options import AsJson
+from pipeline.reports import scorecard
 from pipeline.traces import trace_file as trace
 
 UNITS: Final = {"s": 1, "m": 60, "h": 3_600, "d": DAY_S, "w": 7 * DAY_S}

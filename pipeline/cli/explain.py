@@ -14,11 +14,11 @@ import typer
 from rich.console import Console
 
 from models import capacity
-from pipeline import decision
-from pipeline.decision import Surroundings
 from pipeline.errors import UsageError
 from pipeline.inputs import store
 from pipeline.kafka import reader
+from pipeline.reports import decision_text
+from pipeline.reports.decision_text import Surroundings
 from pipeline.runtime.cluster import cluster
 from pipeline.settings import Settings, load
 from pipeline.wire import forecasts, plans
@@ -62,11 +62,11 @@ def explain(
             draw(plot, found, plan, around, topics.totals(app, first, plan["tick"]))
             print(f"wrote {plot}", file=sys.stderr)
     if as_json:
-        print(json.dumps(decision.plain(plan)))
+        print(json.dumps(decision_text.plain(plan)))
     elif sys.stdout.isatty():
-        Console().print(decision.document(plan, around))
+        Console().print(decision_text.document(plan, around))
     else:
-        print(decision.text(plan, around), end="")
+        print(decision_text.text(plan, around), end="")
 
 
 def moment(at: str) -> float:
@@ -106,7 +106,7 @@ def choose(found: Mapping[int, Record], app: str, tick: int | None, at_s: float 
         tick = max((number for number, end in ends.items() if end <= at_s), default=None)
         if tick is None:
             raise UsageError(
-                f"no plan of {app} had been made then: the first is of {decision.time(ends[first])}"
+                f"no plan of {app} had been made then: the first is of {decision_text.time(ends[first])}"
             )
     if tick is None or tick not in found:
         raise UsageError(
@@ -206,7 +206,7 @@ def draw(
     Raises:
         UsageError: there is no forecast, or the file cannot be written.
     """
-    from pipeline import charts  # matplotlib takes half a second that the text need not wait for
+    from pipeline.reports import charts  # matplotlib takes half a second that the text need not wait for
 
     tick, app = plan["tick"], plan["app"]
     if tick not in totals:
@@ -219,8 +219,8 @@ def draw(
         names = list(capacity.governed(names, policy)) or names
     past = min(PAST_TICKS, tick - min(totals) + 1)
     before = range(tick - past + 1, tick + 1)
-    carried = [decision.replicas(found[t - 1], around, 0) if t - 1 in found else None for t in before]
-    carried += [decision.replicas(plan, around, step) for step in range(len(plan["steps"]))]
+    carried = [decision_text.replicas(found[t - 1], around, 0) if t - 1 in found else None for t in before]
+    carried += [decision_text.replicas(plan, around, step) for step in range(len(plan["steps"]))]
     replicas = np.array([np.nan if n is None else n for n in carried], float)
     panels: list[charts.Panel] = []
     for metric in names[:PANELS]:
@@ -234,7 +234,7 @@ def draw(
     if not panels:
         raise UsageError(f"the forecast of {app} made at tick {tick} has no metric of the plan")
     end_s = float((tick + 1) * plan["tick_s"])
-    title = f"{app}: forecast and plan of {decision.time(end_s)}"
+    title = f"{app}: forecast and plan of {decision_text.time(end_s)}"
     figure = charts.fan_figure(title, panels, end_s=end_s, tick_s=plan["tick_s"], steps_s=plan["steps"])
     try:
         charts.png(figure, path)

@@ -14,7 +14,7 @@ from pipeline.kafka import topics
 from pipeline.kafka.producer import Outputs
 from pipeline.settings import Settings
 from tests.unit.pipeline.cli.test_explain import total
-from tests.unit.pipeline.test_decision import plan, surroundings
+from tests.unit.pipeline.reports.test_decision_text import plan, surroundings
 
 
 @pytest.fixture

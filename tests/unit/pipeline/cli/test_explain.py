@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 
 from models.distribution import QuantileFunction, Z
-from pipeline import charts
 from pipeline.cli import explain
-from pipeline.decision import Surroundings
 from pipeline.errors import UsageError
+from pipeline.reports import charts
+from pipeline.reports.decision_text import Surroundings
 from pipeline.wire import codec
 from pipeline.wire.codec import Record
 from pipeline.wire.forecasts import forecast_records
-from tests.unit.pipeline.test_decision import plan, surroundings
+from tests.unit.pipeline.reports.test_decision_text import plan, surroundings
 
 FOUND: dict[int, Record] = {tick: plan(tick=tick, plan_id=f"shop@{tick}") for tick in (98, 99, 101)}
 

@@ -14,8 +14,8 @@ from scipy.special import ndtri
 
 from models.features import METRICS
 from models.scores import MAIN_STEPS, RELIABILITY, Scores
-from pipeline.charts import INK, MUTED, RULE, STYLE, png
 from pipeline.errors import UsageError
+from pipeline.reports.charts import INK, MUTED, RULE, STYLE, png
 
 COLOURS: Final[dict[str, str]] = dict(
     zip(METRICS, ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00"), strict=True)

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from models.distribution import QuantileFunction
-from pipeline.outcome import AppRun
+from pipeline.reports.app_run import AppRun
 
 DAY_S = 86_400.0
 INK, MUTED, RULE, PAPER = "#1b2330", "#5d6776", "#dfe3e9", "#fefefe"

@@ -14,10 +14,10 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, PercentFor
 
 from models import outcomes as outcomes_of
 from models.features import DAY_S
-from pipeline import charts, report
 from pipeline.backtest import what_if
 from pipeline.backtest.comparison import OURS, Ranked
 from pipeline.backtest.job import Arrays, Job
+from pipeline.reports import charts, run_page
 
 COLOURS: Final = (
     "#d55e00",
@@ -87,7 +87,7 @@ def write(folder: Path, job: Job, seen: Arrays, ranked: Ranked, facts: Mapping[s
         + "".join(f"<li>{escape(note)}</li>" for note in (*NOTES, *_said(facts)))
         + "</ul></section>",
     ]
-    (folder / "report.html").write_text(report.whole("Leadtime backtest", body))
+    (folder / "report.html").write_text(run_page.whole("Leadtime backtest", body))
 
 
 def _said(facts: Mapping[str, Any]) -> Sequence[str]:
@@ -259,7 +259,7 @@ def _table(policies: Mapping[str, Any], title: str) -> str:
         rows.append(
             (
                 name,
-                report.percent(default["hit_rate"] or 0.0),
+                run_page.percent(default["hit_rate"] or 0.0),
                 f"{default['cost']:,.2f}",
                 f"{default['slack']:.2f}",
                 f"{default['longest_run']}",
@@ -272,7 +272,7 @@ def _table(policies: Mapping[str, Any], title: str) -> str:
         "Policy", "Hit rate", "Cost", "Slack", "Longest run of misses", "Changes", "Cost at 95 %", "at 99 %",
         "at 99.9 %", "Slack at 99 %",
     )  # fmt: skip
-    return f'<section><h2>{escape(title)}</h2><div class="wide">{report.table(head, rows)}</div></section>'
+    return f'<section><h2>{escape(title)}</h2><div class="wide">{run_page.table(head, rows)}</div></section>'
 
 
 FIGURES: Final = {
@@ -296,7 +296,7 @@ def _stated(name: str, figure: Mapping[str, float | None]) -> str:
     """A figure, and below it its interval."""
     value, low, high = figure["value"], figure["low"], figure["high"]
     if value is None:
-        return report.NONE
+        return run_page.NONE
 
     def said(x: float) -> str:
         return f"{100 * x:.2f} %" if name in SHARES else f"{x:,.4g}"
@@ -306,21 +306,21 @@ def _stated(name: str, figure: Mapping[str, float | None]) -> str:
 
 def _rows(policies: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, ...]]:
     return [
-        (name, *(_stated(f, figures[f]) if f in figures else report.NONE for f in FIGURES))
+        (name, *(_stated(f, figures[f]) if f in figures else run_page.NONE for f in FIGURES))
         for name, figures in policies.items()
     ]
 
 
 def _figures(figures: Mapping[str, Any]) -> str:
     """All policies at their defaults over all apps, with intervals."""
-    table = report.table(("Policy", *FIGURES.values()), _rows(figures["*"]))
+    table = run_page.table(("Policy", *FIGURES.values()), _rows(figures["*"]))
     title = "At defaults, all apps (in brackets 95 % of a bootstrap of days)"
     return f'<section><h2>{title}</h2><div class="wide">{table}</div></section>'
 
 
 def _by_app(figures: Mapping[str, Any]) -> str:
     rows = _rows({app: policies[OURS] for app, policies in figures.items() if app != "*"})
-    table = report.table(("App", *FIGURES.values()), rows)
+    table = run_page.table(("App", *FIGURES.values()), rows)
     return f'<section><h2>Our plans, app by app</h2><div class="wide">{table}</div></section>'
 
 
@@ -329,7 +329,7 @@ def _what_if(rows: Sequence[Mapping[str, Any]]) -> str:
         return ""
     lines = what_if.table(rows)
     head = ("What if", *(name for name in lines[0] if name))
-    table = report.table(head, [tuple(line.values()) for line in lines])
+    table = run_page.table(head, [tuple(line.values()) for line in lines])
     note = "After the comma the difference to the run as given, in brackets 95 % of a bootstrap of the same days."
     return f'<section><h2>What if</h2><p>{note}</p><div class="wide">{table}</div></section>'
 
@@ -365,7 +365,7 @@ def _decisions(job: Job, seen: Arrays, ranked: Ranked) -> str:
         before = max(0, t - 1)
         rows.append(
             (
-                report.time(start_s),
+                run_page.time(start_s),
                 job.apps[a],
                 f"{market.demand[t, a]:,.1f}",
                 f"{market.ready[t, a, 0]:,.0f}",
@@ -374,6 +374,4 @@ def _decisions(job: Job, seen: Arrays, ranked: Ranked) -> str:
             )
         )
     head = ("Tick (UTC)", "App", "Demand", "Ready", "Planned before", "Guard rails, and what was said")
-    return (
-        f'<section><h2>Where we lacked most</h2><div class="wide">{report.table(head, rows)}</div></section>'
-    )
+    return f'<section><h2>Where we lacked most</h2><div class="wide">{run_page.table(head, rows)}</div></section>'

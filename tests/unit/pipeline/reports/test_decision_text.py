@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from models import failing, guardrails
-from pipeline import decision
-from pipeline.decision import Surroundings
+from pipeline.reports import decision_text
+from pipeline.reports.decision_text import Surroundings
 from pipeline.wire import codec, plans
 
 
@@ -136,7 +136,7 @@ def surroundings() -> Surroundings:
 def test_text_explains_the_number_of_instances() -> None:
     # a replica takes 0.95 * 1 core and 4 GiB: 8.2 / 0.95 = 8.6, 11.3 / 0.95 = 11.9, 16 / 4 = 4.0
     # owned instances are paid in any case: 4 * 0.1152 = 0.4608; + 2 * 0.192 + 0.0672 = 0.912
-    assert decision.text(plan(), surroundings()) == (
+    assert decision_text.text(plan(), surroundings()) == (
         """\
 shop: 7 instances, USD 0.9120 an hour
 plan shop@100, mode auto, made 1970-01-01 08:25:00 UTC for +10 min ahead
@@ -200,7 +200,7 @@ Made from
 
 
 def test_text_says_what_failed_what_is_shared_and_which_mode_is_earned() -> None:
-    text = decision.text(
+    text = decision_text.text(
         plan(
             mode="shadow",
             guardrails=["provider_failing", "over_budget"],
@@ -241,7 +241,7 @@ def test_text_of_a_plan_alone_that_could_buy_nothing() -> None:
         required=[[8.2, float("nan")], [11.3, float("nan")]],
         reason="no usable offer, what runs is kept",
     )
-    text = decision.text(bare)
+    text = decision_text.text(bare)
     for said in (
         "shop: 0 instances",
         "Demand does not set the number: the policy's minimum does (12 replicas).",
@@ -261,7 +261,7 @@ def test_text_of_a_plan_alone_that_could_buy_nothing() -> None:
 
 def test_text_takes_names_as_they_are() -> None:
     odd = plan(app="[red]shop", counts=[{"offer_id": "[bold]od", "desired": [1, 2]}])
-    text = decision.text(odd)
+    text = decision_text.text(odd)
     assert text.startswith("[red]shop: 1 instance, ")
     assert re.search(r"\[bold\]od +1→2\n", text)
 
@@ -278,11 +278,11 @@ def test_every_guard_rail_has_its_sentence() -> None:
 
 def test_replicas_are_known_only_with_all_sizes() -> None:
     assert (
-        decision.replicas(plan(), surroundings()) == 14
+        decision_text.replicas(plan(), surroundings()) == 14
     )  # 7 instances of 2 cores and 8 GiB: 2 replicas each
-    assert decision.replicas(plan(), Surroundings()) is None
+    assert decision_text.replicas(plan(), Surroundings()) is None
     other = plan(counts=[{"offer_id": "new", "desired": [1, 1]}])
-    assert decision.replicas(other, surroundings()) is None
+    assert decision_text.replicas(other, surroundings()) is None
 
 
 @pytest.mark.parametrize(
@@ -298,13 +298,13 @@ def test_replicas_are_known_only_with_all_sizes() -> None:
     ],
 )
 def test_amounts_have_units(value: float, metric: str, said: str) -> None:
-    assert decision.amount(value, metric) == said
+    assert decision_text.amount(value, metric) == said
 
 
 def test_unpriced_and_json() -> None:
     unpriced = plan(cost=plans.money(float("inf")), required=[[float("nan"), 1.0], [2.0, 3.0]])
-    assert "shop: 7 instances, unpriced\n" in decision.text(unpriced)
-    plain = decision.plain(plan(required=[[float("nan"), 1.0], [2.0, 3.0]]))
+    assert "shop: 7 instances, unpriced\n" in decision_text.text(unpriced)
+    plain = decision_text.plain(plan(required=[[float("nan"), 1.0], [2.0, 3.0]]))
     assert plain["cost"] == "0.912000"
     assert plain["cost_at"][1] == {"confidence": 0.999, "cost": None}
     assert plain["required"] == [[None, 1.0], [2.0, 3.0]]

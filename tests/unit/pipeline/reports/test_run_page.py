@@ -7,9 +7,9 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from pipeline import charts, report
-from pipeline.charts import Moment
-from pipeline.outcome import AppRun
+from pipeline.reports import charts, run_page
+from pipeline.reports.app_run import AppRun
+from pipeline.reports.charts import Moment
 
 START_S = 1_376_300_400
 
@@ -54,13 +54,13 @@ def blank(ticks: int) -> AppRun:
 def test_hero_is_where_the_reactive_policy_alone_misses_with_its_misses_in_the_middle() -> None:
     both = app_run("both", rise=60)
     both = replace(both, ready=np.where(np.arange(200) >= 63, 12.0, 6.0), reactive=np.full(200, 6.0))
-    chosen = report.hero([both, app_run("shop"), app_run("later")])
+    chosen = run_page.hero([both, app_run("shop"), app_run("later")])
     assert chosen is not None
     run, window = chosen
     assert run.app == "both"  # reactive misses 140 ticks; after our 3 misses there are windows without any
     assert not run.missed[window].any()
     assert run.reactive_missed[window].all()
-    chosen = report.hero([app_run("shop"), app_run("later")])
+    chosen = run_page.hero([app_run("shop"), app_run("later")])
     assert chosen is not None
     # misses at 100 and 101: their centre 100.5 is the centre of 65..136 (65 + 71 / 2 = 100.5)
     assert (chosen[0].app, chosen[1]) == ("shop", slice(65, 137))
@@ -72,29 +72,29 @@ def test_hero_prefers_a_window_without_our_misses_to_one_with_more_of_theirs() -
     worse = replace(
         app_run("worse", rise=300), reactive=theirs, ready=np.where(np.arange(200) % 20, 6.0, 3.0)
     )
-    chosen = report.hero([worse, app_run("clean")])
+    chosen = run_page.hero([worse, app_run("clean")])
     assert chosen is not None
     assert chosen[0].app == "clean"
 
 
 def test_hero_of_nothing() -> None:
-    assert report.hero([]) is None
-    assert report.hero([app_run(ticks=0)]) is None
-    chosen = report.hero([blank(5)])
+    assert run_page.hero([]) is None
+    assert run_page.hero([app_run(ticks=0)]) is None
+    chosen = run_page.hero([blank(5)])
     assert chosen is not None
     assert chosen[1] == slice(0, 5)
 
 
 def test_moment_is_from_our_capacity_to_theirs() -> None:
-    assert report.moment(app_run(), slice(65, 137)) == Moment(ready=97, short=100, over=102)
+    assert run_page.moment(app_run(), slice(65, 137)) == Moment(ready=97, short=100, over=102)
     # capacity that was there all along came at no known time
-    assert report.moment(app_run(), slice(98, 137)) == Moment(ready=None, short=100, over=102)
-    assert report.moment(app_run(), slice(0, 72)) is None
+    assert run_page.moment(app_run(), slice(98, 137)) == Moment(ready=None, short=100, over=102)
+    assert run_page.moment(app_run(), slice(0, 72)) is None
     # of two equally long stretches, the one that lacks more
     run = app_run()
     theirs = run.reactive.copy()
     theirs[120:122] = 1.0
-    assert report.moment(replace(run, reactive=theirs), slice(65, 137)) == Moment(None, 120, 122)
+    assert run_page.moment(replace(run, reactive=theirs), slice(65, 137)) == Moment(None, 120, 122)
 
 
 def test_page_says_what_happened() -> None:
@@ -107,7 +107,7 @@ def test_page_says_what_happened() -> None:
         "cost": 412.38,
         "reactive_cost": 460.0,
     }
-    text = report.page("Demo", [app_run()], summary, ["apps are artificial groupings"])
+    text = run_page.page("Demo", [app_run()], summary, ["apps are artificial groupings"])
     assert "The reactive policy was short in 2 of 72 ticks; Leadtime in none." in text
     # 0.9912 - 0.8623 = 12.89 points; 412.38 / 460 - 1 = -10.352 %
     for said in (
@@ -131,7 +131,7 @@ def test_page_says_what_happened() -> None:
 
 
 def test_page_loads_nothing_and_its_pictures_are_xml() -> None:
-    text = report.page("Demo", [app_run()], {}, [])
+    text = run_page.page("Demo", [app_run()], {}, [])
     assert "default-src 'none'" in text
     assert not re.findall(r"(?:src|href)=[\"'](?!#)", text)
     assert not re.findall(r"url\((?!#)", text)
@@ -141,12 +141,12 @@ def test_page_loads_nothing_and_its_pictures_are_xml() -> None:
         ElementTree.fromstring(picture)
         assert "var(--ours)" in picture
         assert charts.OURS not in picture
-    assert text == report.page("Demo", [app_run()], {}, [])
+    assert text == run_page.page("Demo", [app_run()], {}, [])
 
 
 @pytest.mark.parametrize("runs", [[], [blank(1)], [blank(288)], [app_run(ticks=1)], [app_run(ticks=0)]])
 def test_page_of_what_cannot_be_scored(runs: list[AppRun]) -> None:
-    text = report.page("Demo", runs, {"cost": None, "hit_rate": float("nan"), "users": "many"}, [])
+    text = run_page.page("Demo", runs, {"cost": None, "hit_rate": float("nan"), "users": "many"}, [])
     assert "nan" not in re.sub(r"<svg.*?</svg>", "", text, flags=re.DOTALL).lower()
     assert text.rstrip().endswith("</html>")
 
@@ -158,7 +158,7 @@ def test_page_of_many_apps_stays_small_and_lists_the_rest() -> None:
         run = app_run(f"app-{number}", ticks=288)
         demand = run.demand + generator.random(288)
         runs.append(replace(run, demand=demand, high=demand * 1.2, cost=run.cost * (14 - number)))
-    text = report.page("Demo", runs, {}, [])
+    text = run_page.page("Demo", runs, {}, [])
     assert len(text.encode()) < 3_000_000
     assert text.count("<figure>") == 12
     assert '<th scope="row">app-13</th>' in text
@@ -170,7 +170,7 @@ def test_names_are_escaped_and_are_not_mathematics() -> None:
     run = replace(
         app_run("<script>$x^2$"), tiers={"kept": "<i>&", "od": "ON_DEMAND", "cheap": "SPOT"}, currency="<b>"
     )
-    text = report.page("<title>", [run], {"currency": "<b>", "cost": 1.0}, ["<note>"])
+    text = run_page.page("<title>", [run], {"currency": "<b>", "cost": 1.0}, ["<note>"])
     for raw in ("<script>", "<i>&<", "<b>\n", "<note>", "<title><", "1.00 <b>"):
         assert raw not in text
     for safe in ("&lt;script&gt;$x^2$", "&lt;i&gt;&amp; instances", "&lt;note&gt;", "1.00 &lt;b&gt;"):
@@ -199,14 +199,14 @@ def test_a_cut_burst_says_how_high_it_is() -> None:
 
 
 def test_numbers_are_for_people() -> None:
-    assert [report.percent(x) for x in (1.0, 0.99999, 0.99417, float("nan"))] == [
+    assert [run_page.percent(x) for x in (1.0, 0.99999, 0.99417, float("nan"))] == [
         "100 %",
         "99.99 %",
         "99.42 %",
         "–",
     ]
-    assert [report.money(x, "USD") for x in (0.0, 0.01234, 1234.5)] == ["$0.00", "$0.0123", "$1,234.50"]
-    assert [report.number(x) for x in (12345.6, 12.345, 3.0)] == ["12,346", "12.3", "3"]
+    assert [run_page.money(x, "USD") for x in (0.0, 0.01234, 1234.5)] == ["$0.00", "$0.0123", "$1,234.50"]
+    assert [run_page.number(x) for x in (12345.6, 12.345, 3.0)] == ["12,346", "12.3", "3"]
     run = app_run()
     assert [
         charts.duration(n, replace(run, tick_s=s)) for n, s in ((3, 300), (5, 10), (13, 10), (30, 300))

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from pipeline import charts
-from pipeline.charts import Moment
-from pipeline.outcome import AppRun
+from pipeline.reports import charts
+from pipeline.reports.app_run import AppRun
+from pipeline.reports.charts import Moment
 
 HERO_TICKS = 72
 """Of the opening picture: a tick is then 12 px wide, and six hours are seen at five minutes, one at a minute."""
