@@ -18,12 +18,12 @@ import numpy as np
 
 from models import groups
 from models.lstm import BehaviourModel
-from pipeline import summary
 from pipeline.backtest.forecasts import model_of
 from pipeline.backtest.job import Arrays, Job
 from pipeline.backtest.parallel import days, follow
 from pipeline.backtest.simulation import Living
 from pipeline.backtest.topic_window import Recorded, since
+from pipeline.demo import summary
 from pipeline.display import progress
 from pipeline.errors import Poison, UsageError
 from pipeline.kafka import reader

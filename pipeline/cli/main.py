@@ -12,7 +12,7 @@ from typer.main import get_command
 from pipeline.stages.__main__ import run
 
 COMMANDS: Final = {
-    "demo": "pipeline.demo:demo",
+    "demo": "pipeline.demo.run:demo",
     "up": "pipeline.cli.up:up",
     "broker": "pipeline.kafka.embedded:broker",
     "observe": "pipeline.sources.host:observe",

@@ -8,8 +8,8 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 
+from pipeline.demo.recorder import Watch
 from pipeline.runtime.supervisor import FIRST_BACKOFF_S, Supervisor
-from pipeline.watch import Watch
 
 GIVE_UP_S = 240.0
 Process = subprocess.Popen[bytes]

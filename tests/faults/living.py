@@ -10,12 +10,12 @@ from rich.console import Console
 
 from models.features import EVENT_KINDS, METRICS
 from models.synthetic import population
-from pipeline.demo import Run
+from pipeline.demo.recorder import Watch
+from pipeline.demo.run import Run
 from pipeline.runtime.supervisor import Supervisor
 from pipeline.settings import Settings
 from pipeline.sources.replay import Window
 from pipeline.traces.trace_file import Trace
-from pipeline.watch import Watch
 from tests.faults import replaying
 from tests.faults.replaying import Records
 

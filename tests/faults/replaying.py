@@ -16,7 +16,7 @@ import polars as pl
 import pytest
 from rich.console import Console
 
-from pipeline.demo import Run
+from pipeline.demo.run import Run
 from pipeline.kafka import reader
 from pipeline.runtime.supervisor import Supervisor
 from pipeline.settings import Settings
@@ -128,9 +128,9 @@ def run(
     with pytest.MonkeyPatch.context() as patch:
         for name, value in fault.environment.items():
             patch.setenv(name, value)
-        patch.setattr("pipeline.demo.records", partial(spoilt, over=lambda: fault.over))
-        patch.setattr("pipeline.demo.Replayer", partial(replay.Replayer, clock=clock))
-        patch.setattr("pipeline.demo.Supervisor", partial(Supervisor, module="tests.faults.stage"))
+        patch.setattr("pipeline.demo.run.records", partial(spoilt, over=lambda: fault.over))
+        patch.setattr("pipeline.demo.run.Replayer", partial(replay.Replayer, clock=clock))
+        patch.setattr("pipeline.demo.run.Supervisor", partial(Supervisor, module="tests.faults.stage"))
         figures = Run(here, made, Window.of(made, made.tick_s), console, speed, each=fault).go(
             folder / "page.html", folder / "out"
         )

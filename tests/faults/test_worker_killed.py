@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from models.features import EVENT_KINDS
+from pipeline.demo.recorder import Watch
 from pipeline.runtime.supervisor import Supervisor
 from pipeline.settings import Settings
-from pipeline.watch import Watch
 from pipeline.wire.codec import decode
 from pipeline.wire.forecasts import scores
 from tests.faults.living import COMPARED, START, TICKS, run, trace

@@ -6,7 +6,7 @@ from scipy.special import ndtr
 
 from models.distribution import QuantileFunction, Z
 from models.features import EVENT_KINDS, METRICS
-from pipeline.watch import Coverage
+from pipeline.demo.recorder import Coverage
 from pipeline.wire.codec import Record, decode, encode
 from pipeline.wire.forecasts import forecast_records
 

@@ -20,8 +20,9 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from pipeline import summary
 from pipeline.cli import inputs
+from pipeline.demo import summary
+from pipeline.demo.recorder import Watch
 from pipeline.errors import LeadtimeError, UsageError
 from pipeline.inputs import released_models
 from pipeline.inputs.example import Example
@@ -33,7 +34,6 @@ from pipeline.settings import Settings, load
 from pipeline.sources.replay import Replayer, Window, records
 from pipeline.stages.actuator.service import starting_capacity
 from pipeline.traces import trace_file as traces
-from pipeline.watch import Watch
 
 PARTITIONS = 2
 """One for each core of a small machine: each costs every app a simulation of its own per tick."""

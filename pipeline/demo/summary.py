@@ -14,11 +14,11 @@ from models.autoscalers.base import Facts
 from models.autoscalers.hpa import HorizontalPodAutoscaler
 from models.capacity import Policy, load, replicas_per_instance
 from models.features import METRICS
+from pipeline.demo.recorder import Watch
 from pipeline.inputs.store import offer_of, policy_of
 from pipeline.providers.local import LocalProvider
 from pipeline.reports.app_run import AppRun
 from pipeline.sources.replay import Window
-from pipeline.watch import Watch
 from pipeline.wire import commands
 from pipeline.wire.codec import Record
 
