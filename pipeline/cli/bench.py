@@ -12,11 +12,11 @@ from models import collapsed, scenarios
 from models.distribution import QuantileFunction, Z
 from models.lstm import DEFAULT_MODEL, BehaviourModel
 from models.scenarios import Dependence
-from pipeline.bench_allocator import allocator
-from pipeline.bench_backtest import backtest
-from pipeline.bench_latency import latency
-from pipeline.bench_recovery import recovery
-from pipeline.bench_throughput import throughput
+from pipeline.bench.allocator import allocator
+from pipeline.bench.backtest import backtest
+from pipeline.bench.latency import latency
+from pipeline.bench.recovery import recovery
+from pipeline.bench.throughput import throughput
 from pipeline.display import tell
 from pipeline.options import AsJson
 

@@ -9,10 +9,10 @@ from functools import partial
 
 import pytest
 
-from pipeline.bench_recovery import Recovery, owners
+from pipeline.bench.load import Load
+from pipeline.bench.recovery import Recovery, owners
 from pipeline.kafka import topics
 from pipeline.kafka.connection import connection, quiet_admin
-from pipeline.load import Load
 from pipeline.runtime.session_guard import EXIT
 from pipeline.runtime.supervisor import Supervisor
 from pipeline.settings import Settings
@@ -75,7 +75,7 @@ def test_a_worker_that_is_told_to_stop_leaves_nothing_to_do_again(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     quick = partial(Supervisor, module="tests.faults.stage")
-    monkeypatch.setattr("pipeline.bench_recovery.Supervisor", quick)
+    monkeypatch.setattr("pipeline.bench.recovery.Supervisor", quick)
     here = settings.model_copy(
         update={"event_time": True, "partitions": 2, "session_timeout_s": SESSION_S, "scenarios": 64}
     )

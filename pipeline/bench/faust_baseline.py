@@ -4,7 +4,7 @@ Each record is decoded, the user's state looked up in a dict, the released netwo
 compiled TensorFlow function, and the forecast of the next ticks sent on. Of the model it runs only the LSTM and its
 head on the same weights: no running statistics, no calibration, no scenarios, no plan, and a crash loses the state.
 
-    python -m pipeline.bench_rival SECONDS      settings from LEADTIME_*; one JSON object on stdout
+    python -m pipeline.bench.faust_baseline SECONDS      settings from LEADTIME_*; one JSON object on stdout
 """
 
 import asyncio

@@ -6,9 +6,9 @@ import fastavro
 import numpy as np
 import polars as pl
 
-from pipeline.bench_latency import delays
-from pipeline.bench_throughput import container, summary
-from pipeline.load import MEASURED, Load
+from pipeline.bench.latency import delays
+from pipeline.bench.load import MEASURED, Load
+from pipeline.bench.throughput import container, summary
 from pipeline.security.pseudonyms import Directory, entity, partition_of
 from pipeline.settings import Settings
 from pipeline.wire.batch_decoder import bare

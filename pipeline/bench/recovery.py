@@ -13,12 +13,12 @@ from typing import Annotated, Any, Final
 import typer
 from confluent_kafka.admin import AdminClient
 
-from pipeline.bench_throughput import installation, say, stands
+from pipeline.bench.load import Load
+from pipeline.bench.throughput import installation, say, stands
 from pipeline.display import tell
 from pipeline.errors import Unreachable
 from pipeline.kafka import reader, topics
 from pipeline.kafka.connection import connection, quiet_admin
-from pipeline.load import Load
 from pipeline.options import AsJson
 from pipeline.runtime.supervisor import Supervisor
 from pipeline.settings import Settings

@@ -29,11 +29,11 @@ import typer
 from confluent_kafka import Consumer
 from confluent_kafka.admin import AdminClient
 
+from pipeline.bench.load import Load
 from pipeline.display import tell
 from pipeline.errors import Unreachable
 from pipeline.kafka import reader, topics
 from pipeline.kafka.connection import connection, quiet_admin
-from pipeline.load import Load
 from pipeline.options import AsJson
 from pipeline.runtime.cluster import cluster
 from pipeline.runtime.supervisor import Supervisor
@@ -338,7 +338,7 @@ def rivals(settings: Settings, seconds: float) -> dict[str, Any]:
     """Rate of the rival's workers, one a core, each over the time from its first record to its last."""
     workers = min(os.cpu_count() or 1, settings.partitions)
     environment = {**os.environ, **settings.environment()}
-    command = [sys.executable, "-m", "pipeline.bench_rival", str(seconds)]
+    command = [sys.executable, "-m", "pipeline.bench.faust_baseline", str(seconds)]
     running = [
         subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
         for _ in range(workers)

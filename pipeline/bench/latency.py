@@ -12,12 +12,12 @@ from typing import Annotated, Any, Final
 import numpy as np
 import typer
 
-from pipeline.bench_throughput import SAMPLES, Meter, brokers, installation, processes, say, stands
+from pipeline.bench.load import Filler, Load
+from pipeline.bench.throughput import SAMPLES, Meter, brokers, installation, processes, say, stands
 from pipeline.display import tell
 from pipeline.errors import Unreachable
 from pipeline.kafka import reader, topics
 from pipeline.kafka.connection import connection, quiet_admin
-from pipeline.load import Filler, Load
 from pipeline.options import AsJson
 from pipeline.runtime.supervisor import Supervisor
 from pipeline.settings import Settings
