@@ -15,8 +15,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from models.distribution import LEVELS
 from models.features import METRICS, STEPS
+from models.quantile_function import LEVELS
 
 # A multiple of the 16 float32 of a vector register; 1,024 would put a column's values, 4,096 bytes apart, into one
 # set of the cache: the copies at the border then take nine times as long.

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from models import scenarios as exact
 from models.dependence import Dependence, square_root
-from models.distribution import LEVELS, Z_MAX, Z_STEP, QuantileFunction, Selected, single
+from models.quantile_function import LEVELS, Z_MAX, Z_STEP, QuantileFunction, Selected, single
 from models.scenarios import stream
 
 Array = NDArray[np.float32]

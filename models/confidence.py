@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from models import collapsed, dependence, reconciliation, scoring
 from models.capacity import floor_demand
-from models.distribution import LEVELS, QuantileFunction
 from models.features import DAY_S, METRICS, STEPS, horizon_steps
 from models.lstm import BehaviourModel
+from models.quantile_function import LEVELS, QuantileFunction
 from models.reconciliation import PROMISED, lower_bound
 from models.rivals.residual import persistence
 from models.scenarios import by_loading, requirements

@@ -26,8 +26,8 @@ from numpy.typing import NDArray
 from models import features, mixture
 from models.blocks import BLOCK, Blocks, empty
 from models.dependence import Dependence
-from models.distribution import LEVELS, OFFSET_LIMIT, QuantileFunction, Z
 from models.features import EVENT_KINDS, KNOTS, METRICS, SEASONAL, STEPS, TRACKED, UNKNOWN, WIDTH_UNIT
+from models.quantile_function import LEVELS, OFFSET_LIMIT, QuantileFunction, Z
 
 UNITS: Final = 64
 HIDDEN: Final = 64

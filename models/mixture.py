@@ -31,8 +31,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr
 
-from models.distribution import OFFSET_LIMIT
 from models.features import KNOTS, METRICS, TRACKED, WIDTH_UNIT
+from models.quantile_function import OFFSET_LIMIT
 
 # weight of a tracked step's shift in each of the six
 BETWEEN: Final = np.array([[1, 0.5, 0, 0, 0, 0], [0, 0.5, 1, 2 / 3, 1 / 3, 0], [0, 0, 0, 1 / 3, 2 / 3, 1]])

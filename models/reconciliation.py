@@ -39,9 +39,9 @@ from numpy.typing import NDArray
 from scipy.special import ndtr, ndtri
 
 from models import records
-from models.distribution import LEVELS, QuantileFunction, Z
 from models.features import METRICS, STEPS, horizon_steps
 from models.mixture import parts
+from models.quantile_function import LEVELS, QuantileFunction, Z
 
 Array = NDArray[np.float64]
 State = dict[str, NDArray[Any]]

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from scipy.special import ndtri
 
 from models.dependence import Dependence
-from models.distribution import LEVELS, Z_MAX, Z_STEP, QuantileFunction, Selected
 from models.kernels import add_users, look_up
+from models.quantile_function import LEVELS, Z_MAX, Z_STEP, QuantileFunction, Selected
 
 CELLS: Final = LEVELS - 1  # intervals of the grid
 TOP: Final = np.nextafter(np.float32(CELLS), np.float32(0))  # the largest position whose cell is the last

@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtri
 
-from models.distribution import LEVELS as GRID
-from models.distribution import Z_MAX, Z_STEP, QuantileFunction
 from models.features import DAY_S, horizon_steps
 from models.lstm import BehaviourModel, State
+from models.quantile_function import LEVELS as GRID
+from models.quantile_function import Z_MAX, Z_STEP, QuantileFunction
 from models.rivals import Rival
 from models.rivals.residual import persistence
 from models.scores import BOUND, BOUND_LEVELS, CRPS_LEVELS, HELD_LEVELS, LEVELS, Scores, Sums

@@ -14,9 +14,9 @@ import numpy as np
 from scipy.special import ndtr
 
 from models import features
-from models.distribution import Z
 from models.features import METRICS, MINUTES, SEASONAL, STATE, STEPS, UNKNOWN, horizon_steps
 from models.lstm import BehaviourModel, Network, State, forecast_grid, initial_state, shape_of, tensorflow
+from models.quantile_function import Z
 from models.series import Array, Series, augmented
 
 # Every second level of the grid: four parameters a distribution are fixed by eleven levels as by 21

@@ -17,9 +17,9 @@ import numpy as np
 from models import collapsed
 from models.blocks import small_block
 from models.dependence import followed
-from models.distribution import QuantileFunction
 from models.features import EVENT_KINDS, METRICS, horizon_steps
 from models.lstm import BehaviourModel, State
+from models.quantile_function import QuantileFunction
 from models.scenarios import by_loading
 from pipeline.backtest.job import Arrays, Job
 from pipeline.stages.allocator import decide

@@ -9,8 +9,8 @@ import numpy as np
 import typer
 
 from models import collapsed, scenarios
-from models.distribution import QuantileFunction, Z
 from models.lstm import DEFAULT_MODEL, BehaviourModel
+from models.quantile_function import QuantileFunction, Z
 from models.scenarios import Dependence
 from pipeline.bench.allocator import allocator
 from pipeline.bench.backtest import backtest

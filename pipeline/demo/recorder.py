@@ -5,8 +5,8 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from models.distribution import QuantileFunction
 from models.features import METRICS
+from models.quantile_function import QuantileFunction
 from models.scenarios import stream
 from pipeline.kafka import reader, topics
 from pipeline.security.pseudonyms import PSEUDONYM_BYTES

@@ -18,7 +18,7 @@ from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
-from models.distribution import QuantileFunction
+from models.quantile_function import QuantileFunction
 from pipeline.reports.app_run import AppRun
 
 DAY_S = 86_400.0

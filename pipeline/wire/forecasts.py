@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from models.distribution import QuantileFunction, Z
 from models.features import EVENT_KINDS, METRIC_UNITS, METRICS, TRACKED, horizon_steps
+from models.quantile_function import QuantileFunction, Z
 from pipeline.kafka import topics
 from pipeline.security.pseudonyms import PSEUDONYM_BYTES
 from pipeline.wire.codec import Record

@@ -23,9 +23,9 @@ import numpy as np
 import typer
 
 from models.dependence import Dependence
-from models.distribution import QuantileFunction, Z
 from models.features import METRICS, STEPS, TRACKED
 from models.lstm import CARD, DEFAULT_MODEL, BehaviourModel, State, initial_state
+from models.quantile_function import QuantileFunction, Z
 from pipeline.runtime import fenced_state
 from pipeline.stages import __main__ as stages
 

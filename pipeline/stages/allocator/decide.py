@@ -12,10 +12,10 @@ import numpy as np
 from models import reconciliation
 from models.allocation import Plan, allocate, promised
 from models.capacity import Offer, Policy, floor_demand
-from models.distribution import QuantileFunction
 from models.features import METRICS, horizon_steps
 from models.guardrails import Telemetry
 from models.lstm import State
+from models.quantile_function import QuantileFunction
 from pipeline.stages.allocator.barrier import Demand
 
 Decide = partial[tuple[Plan, dict[str, Any]]]

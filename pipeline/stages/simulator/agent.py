@@ -8,9 +8,9 @@ import numpy as np
 
 from models import collapsed
 from models.dependence import Dependence, followed
-from models.distribution import QuantileFunction, Selected, sum_of_quantiles
 from models.features import METRICS
 from models.margin import USER_LEVEL
+from models.quantile_function import QuantileFunction, Selected, sum_of_quantiles
 from models.scenarios import by_loading, pack, simulate
 from pipeline.inputs.store import SideInputs
 from pipeline.kafka import topics

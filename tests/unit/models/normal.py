@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from models.distribution import QuantileFunction, Z
+from models.quantile_function import QuantileFunction, Z
 
 
 class Normal:

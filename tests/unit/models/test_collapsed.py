@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from models import collapsed, scenarios
-from models.distribution import QuantileFunction, Z
+from models.quantile_function import QuantileFunction, Z
 from models.scenarios import Dependence
 from tests.unit.models.test_scenarios import correlation, normal_users
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.distribution import QuantileFunction, Z, sum_of_quantiles
 from models.margin import Level, Margin
+from models.quantile_function import QuantileFunction, Z, sum_of_quantiles
 from models.scenarios import stream
 from tests.unit.models.test_allocation import OD, POLICY, RESERVED, SPOT, constant, plan
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy.special import ndtr, ndtri
 
 from models import kernels
-from models.distribution import Z_MAX, Z_STEP, QuantileFunction, Z
+from models.quantile_function import Z_MAX, Z_STEP, QuantileFunction, Z
 from models.scenarios import Dependence, _add_users, pack, required, simulate, stream, unpack
 
 S = 4096

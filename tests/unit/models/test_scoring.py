@@ -5,8 +5,8 @@ import pytest
 from scipy.special import ndtr, ndtri
 
 from models import scoring
-from models.distribution import QuantileFunction
 from models.lstm import BehaviourModel, Network
+from models.quantile_function import QuantileFunction
 from models.scores import CRPS_LEVELS, LEVELS
 from models.scoring import crps
 from tests.unit.models.normal import Normal

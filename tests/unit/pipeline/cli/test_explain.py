@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from models.distribution import QuantileFunction, Z
+from models.quantile_function import QuantileFunction, Z
 from pipeline.cli import explain
 from pipeline.errors import UsageError
 from pipeline.reports import charts

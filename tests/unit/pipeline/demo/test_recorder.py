@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy.special import ndtr
 
-from models.distribution import QuantileFunction, Z
 from models.features import EVENT_KINDS, METRICS
+from models.quantile_function import QuantileFunction, Z
 from pipeline.demo.recorder import Coverage
 from pipeline.wire.codec import Record, decode, encode
 from pipeline.wire.forecasts import forecast_records

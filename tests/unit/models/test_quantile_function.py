@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy.special import ndtr, ndtri
 
-from models.distribution import MEAN_WEIGHTS, QuantileFunction, Z
+from models.quantile_function import MEAN_WEIGHTS, QuantileFunction, Z
 
 finite = st.floats(-1e4, 1e4, width=32)
 
