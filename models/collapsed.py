@@ -24,7 +24,7 @@ from numpy.polynomial.hermite_e import hermevander
 from numpy.typing import NDArray
 
 from models import scenarios as exact
-from models.dependence import Dependence, square_root
+from models.behaviour.error_dependence import Dependence, square_root
 from models.quantile_function import LEVELS, Z_MAX, Z_STEP, QuantileFunction, Selected, single
 from models.scenarios import stream
 

@@ -9,10 +9,11 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from models import collapsed, dependence, reconciliation, scoring
+from models import collapsed, reconciliation, scoring
+from models.behaviour import error_dependence
+from models.behaviour.features import DAY_S, METRICS, STEPS, horizon_steps
+from models.behaviour.lstm import BehaviourModel
 from models.capacity import floor_demand
-from models.features import DAY_S, METRICS, STEPS, horizon_steps
-from models.lstm import BehaviourModel
 from models.quantile_function import LEVELS, QuantileFunction
 from models.reconciliation import PROMISED, lower_bound
 from models.rivals.residual import persistence
@@ -167,7 +168,7 @@ def study(
     rivals = [persistence(usage, tick_s=tick_s), sums]
     states = [reconciliation.initial_state() for _ in apps]
     common = reconciliation.initial_common()
-    learnt = [(np.zeros((), dependence.SUMS), dependence.users(len(users))) for users in apps]
+    learnt = [(np.zeros((), error_dependence.SUMS), error_dependence.users(len(users))) for users in apps]
     of_users = scoring.forecasts(model, values, events, saturated, first_tick=first_tick, tick_s=tick_s)
     of_totals = scoring.forecasts(
         model, usage, totals(events, apps), held, first_tick=first_tick, tick_s=tick_s
@@ -185,9 +186,9 @@ def study(
                 states[a], common, heard, proved[t, a], first_tick + t, tick_s
             )
         if t >= first:
-            followed = dependence.followed(first_tick + t, tick_s)
+            followed = error_dependence.followed(first_tick + t, tick_s)
             learnt = [
-                dependence.learn(*one, flags["scores"][members], followed, model.dependence)
+                error_dependence.learn(*one, flags["scores"][members], followed, model.dependence)
                 for one, members in zip(learnt, apps, strict=True)
             ]
         if t >= first and (t - first) % every == 0 and t + steps[-1] < total:
@@ -199,8 +200,8 @@ def study(
                     np,
                     collapsed.simulate,
                     users[members][:, measured],
-                    dependence.estimate(learnt[a][0], model.dependence),
-                    dependence.loadings(learnt[a][1]),
+                    error_dependence.estimate(learnt[a][0], model.dependence),
+                    error_dependence.loadings(learnt[a][1]),
                     measured,
                     app=b"%d" % a,
                     tick=first_tick + t,

@@ -39,8 +39,8 @@ from numpy.typing import NDArray
 from scipy.special import ndtr, ndtri
 
 from models import records
-from models.features import METRICS, STEPS, horizon_steps
-from models.mixture import parts
+from models.behaviour.features import METRICS, STEPS, horizon_steps
+from models.behaviour.online_mixture import parts
 from models.quantile_function import LEVELS, QuantileFunction, Z
 
 Array = NDArray[np.float64]

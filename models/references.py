@@ -21,7 +21,7 @@ from models.autoscalers.fixed import FixedCapacity
 from models.autoscalers.hpa import HorizontalPodAutoscaler
 from models.autoscalers.keda import ScaledObject
 from models.autoscalers.phpa import HoltWinters, LinearRegression, PredictiveHorizontalPodAutoscaler
-from models.features import DAY_S
+from models.behaviour.features import DAY_S
 
 __all__ = ["KNOBS", "Facts", "Knob", "largest", "make"]
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtri
 
-from models.dependence import Dependence
+from models.behaviour.error_dependence import Dependence
 from models.kernels import add_users, look_up
 from models.quantile_function import LEVELS, Z_MAX, Z_STEP, QuantileFunction, Selected
 

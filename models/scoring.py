@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtri
 
-from models.features import DAY_S, horizon_steps
-from models.lstm import BehaviourModel, State
+from models.behaviour.features import DAY_S, horizon_steps
+from models.behaviour.lstm import BehaviourModel, State
 from models.quantile_function import LEVELS as GRID
 from models.quantile_function import Z_MAX, Z_STEP, QuantileFunction
 from models.rivals import Rival

@@ -12,8 +12,8 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from models.behaviour.features import horizon_steps
 from models.capacity import Offer, Policy, replicas_per_instance
-from models.features import horizon_steps
 from models.margin import SUPPLY_SCENARIOS
 from models.market import Market
 from models.purchase import choose

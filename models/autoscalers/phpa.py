@@ -20,7 +20,7 @@ import numpy as np
 
 from models.autoscalers.base import Array, Count, Facts, largest, whole
 from models.autoscalers.hpa import HorizontalPodAutoscaler, HpaSettings
-from models.features import DAY_S
+from models.behaviour.features import DAY_S
 
 SEASONS: Final = 4  # storedSeasons in the documentation
 

@@ -9,7 +9,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from models.features import DAY_S, METRICS
+from models.behaviour.features import DAY_S, METRICS
 from models.rivals.residual import REFRESH_S, WINDOW_S, Array, Residual, carried
 
 REFIT_S: Final = 7 * DAY_S

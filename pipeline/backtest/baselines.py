@@ -9,9 +9,9 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 from models import references
+from models.behaviour.features import METRICS
 from models.capacity import load
 from models.confidence import totals
-from models.features import METRICS
 from models.provisioning import Provider
 from models.references import KNOBS, Facts
 from models.tiers import Tiers, grown_before_shrunk

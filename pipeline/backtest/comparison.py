@@ -10,9 +10,9 @@ from typing import Any, Final
 import numpy as np
 import polars as pl
 
+from models.behaviour.features import DAY_S, HOUR_S, METRICS
 from models.capacity import floor_demand
 from models.confidence import totals
-from models.features import DAY_S, HOUR_S, METRICS
 from models.outcomes import RATES, Outcomes, at_rate, compared, nearest, weights
 from models.reconciliation import lower_bound
 from models.references import KNOBS, largest

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from models.lstm import DEFAULT_MODEL
+from models.behaviour.lstm import DEFAULT_MODEL
 from pipeline.backtest import parallel, topic_simulation, topic_window
 from pipeline.backtest.job import Arrays, Job
 from pipeline.backtest.setup import Records

@@ -15,10 +15,10 @@ from typing import Any, Final, NamedTuple, Protocol
 import numpy as np
 
 from models import collapsed
-from models.blocks import small_block
-from models.dependence import followed
-from models.features import EVENT_KINDS, METRICS, horizon_steps
-from models.lstm import BehaviourModel, State
+from models.behaviour.compiled_step import small_block
+from models.behaviour.error_dependence import followed
+from models.behaviour.features import EVENT_KINDS, METRICS, horizon_steps
+from models.behaviour.lstm import BehaviourModel, State
 from models.quantile_function import QuantileFunction
 from models.scenarios import by_loading
 from pipeline.backtest.job import Arrays, Job

@@ -9,8 +9,8 @@ from typing import Any, Final
 
 import numpy as np
 
+from models.behaviour.features import DAY_S, METRICS, horizon_steps
 from models.capacity import Observed, Offer, Policy, replicas_per_instance
-from models.features import DAY_S, METRICS, horizon_steps
 from models.provisioning import Fleet, Provider, Terms
 
 Arrays = dict[str, np.ndarray]

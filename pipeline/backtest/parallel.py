@@ -11,7 +11,7 @@ from typing import Final
 
 import numpy as np
 
-from models.lstm import CARD
+from models.behaviour.lstm import CARD
 from pipeline.backtest.forecast_process import Ahead
 from pipeline.backtest.forecasts import Forecasting, model_of
 from pipeline.backtest.job import NOTHING, Arrays, Job

@@ -10,8 +10,8 @@ from typing import Final
 import numpy as np
 
 from models import capacity, confidence
+from models.behaviour.features import DAY_S, METRICS
 from models.capacity import Offer, Policy
-from models.features import DAY_S, METRICS
 from models.provisioning import Terms
 from pipeline.backtest.job import Job
 from pipeline.cli.evaluate import Window

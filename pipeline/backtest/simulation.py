@@ -15,8 +15,8 @@ import numpy as np
 
 from models import groups
 from models.allocation import promised
+from models.behaviour.features import METRICS
 from models.capacity import floor_demand, load, replicas
-from models.features import METRICS
 from models.shortage import confidence
 from pipeline.backtest.job import Arrays, Job, Lanes
 from pipeline.stages.allocator.decide import Decide

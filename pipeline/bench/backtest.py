@@ -12,8 +12,8 @@ import numpy as np
 import typer
 
 from models import machines
-from models.features import DAY_S, EVENT_KINDS
-from models.lstm import DEFAULT_MODEL
+from models.behaviour.features import DAY_S, EVENT_KINDS
+from models.behaviour.lstm import DEFAULT_MODEL
 from pipeline.backtest import demand, parallel, setup
 from pipeline.cli.evaluate import Window
 from pipeline.display import tell

@@ -9,7 +9,7 @@ import numpy as np
 import typer
 
 from models import collapsed, scenarios
-from models.lstm import DEFAULT_MODEL, BehaviourModel
+from models.behaviour.lstm import DEFAULT_MODEL, BehaviourModel
 from models.quantile_function import QuantileFunction, Z
 from models.scenarios import Dependence
 from pipeline.bench.allocator import allocator

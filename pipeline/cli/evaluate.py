@@ -14,9 +14,10 @@ import numpy as np
 import typer
 from rich.console import Console
 
-from models import confidence, rivals, scoring, series
-from models.features import DAY_S, METRICS, horizon_steps
-from models.lstm import DEFAULT_MODEL, BehaviourModel
+from models import confidence, rivals, scoring
+from models.behaviour import training_series
+from models.behaviour.features import DAY_S, METRICS, horizon_steps
+from models.behaviour.lstm import DEFAULT_MODEL, BehaviourModel
 from models.scores import MAIN_METRICS
 from pipeline.display import progress, tell
 from pipeline.errors import UsageError
@@ -228,7 +229,7 @@ def _chosen(panel: trace.Panel, patterns: list[str] | None, held_out: bool) -> l
                 raise UsageError(f"no user {pattern!r} in the trace; it has {', '.join(names[:3])}, ...")
             chosen |= matching
     if held_out:
-        chosen = {u for u in chosen if series.held_out(names[u])}
+        chosen = {u for u in chosen if training_series.held_out(names[u])}
     if not chosen:
         raise UsageError("no users to score: none of the chosen is held out")
     return sorted(chosen)
@@ -294,7 +295,7 @@ def _rival(name: str, panel: trace.Panel, chosen: list[int], window: Window, see
     others = [
         u
         for u, (app, user) in enumerate(zip(panel.apps, panel.users, strict=True))
-        if u not in chosen and not series.held_out(f"{app}/{user}")
+        if u not in chosen and not training_series.held_out(f"{app}/{user}")
     ]
     try:
         return rivals.make(

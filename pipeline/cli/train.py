@@ -11,10 +11,12 @@ from typing import Annotated, Any, Final
 import numpy as np
 import typer
 
-from models import calibration, machines, scoring, series, synthetic, training
-from models.features import DAY_S, EVENT_KINDS
-from models.lstm import BehaviourModel, State
-from models.series import Series
+from models import machines, scoring, synthetic
+from models.behaviour import prior as calibration
+from models.behaviour import training, training_series
+from models.behaviour.features import DAY_S, EVENT_KINDS
+from models.behaviour.lstm import BehaviourModel, State
+from models.behaviour.training_series import Series
 from pipeline.display import progress, tell
 from pipeline.traces import trace_file
 
@@ -110,7 +112,7 @@ def machine_series(seed: int, tick_s: int, ticks: int) -> list[Series]:
         )
         for u in range(MACHINES_EACH)
     ]
-    return each + series.groups(each, MACHINE_GROUPS, seed)
+    return each + training_series.groups(each, MACHINE_GROUPS, seed)
 
 
 def split(source: Source) -> tuple[list[Series], list[tuple[Series, int]]]:
@@ -123,7 +125,7 @@ def split(source: Source) -> tuple[list[Series], list[tuple[Series, int]]]:
     for user in source.users:
         ticks = len(user.values)
         later = min(LATER_S // user.tick_s, ticks // 4)
-        if series.held_out(user.name):
+        if training_series.held_out(user.name):
             start = max(0, ticks - 2 * later - 7 * DAY_S // user.tick_s)
             check.append((user.part(start, ticks - later), ticks - 2 * later - start))
         else:
@@ -147,9 +149,9 @@ def train(
         some, held = split(source)
         fit, check = fit + some, check + held
         if len(some) > 5:
-            fit += series.groups(some, [size for size in GROUP_SIZES if size <= len(some)], seed)
+            fit += training_series.groups(some, [size for size in GROUP_SIZES if size <= len(some)], seed)
         if source.panel.tick_s == 60:
-            fit += [series.coarser(one, 5) for one in some]
+            fit += [training_series.coarser(one, 5) for one in some]
     for population in SYNTHETIC:
         fit += simulated(*population)
     for population in MACHINES:
@@ -194,7 +196,7 @@ def train(
 def _score(model: BehaviourModel, source: Source) -> scoring.Scores | None:
     """Users held out, over the test window; the eight days before it warm up the state and the rival."""
     panel = source.panel
-    users = [u for u, user in enumerate(source.users) if series.held_out(user.name)]
+    users = [u for u, user in enumerate(source.users) if training_series.held_out(user.name)]
     if not users:
         return None
     start = max(0, source.later - 8 * DAY_S // panel.tick_s)
@@ -217,7 +219,7 @@ def _before(
     scores: list[tuple[np.ndarray[Any, np.dtype[np.float32]], State]] = []
     for source in sources:
         panel = source.panel
-        users = [u for u, user in enumerate(source.users) if series.held_out(user.name)]
+        users = [u for u, user in enumerate(source.users) if training_series.held_out(user.name)]
         start = max(0, source.later - CALIBRATION_TICKS)
         warm = max(0, start - DAY_S // panel.tick_s)
         if users:
@@ -262,7 +264,7 @@ def _origin(path: Path, sources: list[Source]) -> dict[str, Any]:
                 "from_s": int(source.panel.ticks[0]) * source.panel.tick_s,
                 "until_s": int(source.panel.ticks[source.later]) * source.panel.tick_s,
                 "users": len(source.users),
-                "users_held_out": sum(series.held_out(user.name) for user in source.users),
+                "users_held_out": sum(training_series.held_out(user.name) for user in source.users),
             }
             for source in sources
         ],

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from models.features import METRICS
+from models.behaviour.features import METRICS
 from models.quantile_function import QuantileFunction
 from models.scenarios import stream
 from pipeline.kafka import reader, topics

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from models.lstm import RELEASED
+from models.behaviour.lstm import RELEASED
 from pipeline.errors import UsageError
 from pipeline.settings import Settings
 

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, PercentFormatter, StrMethodFormatter
 
 from models import outcomes as outcomes_of
-from models.features import DAY_S
+from models.behaviour.features import DAY_S
 from pipeline.backtest import what_if
 from pipeline.backtest.comparison import OURS, Ranked
 from pipeline.backtest.job import Arrays, Job

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from scipy.special import ndtri
 
-from models.features import METRICS
+from models.behaviour.features import METRICS
 from models.scores import MAIN_STEPS, RELIABILITY, Scores
 from pipeline.errors import UsageError
 from pipeline.reports.charts import INK, MUTED, RULE, STYLE, png

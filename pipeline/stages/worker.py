@@ -14,8 +14,8 @@ import faust
 import numpy as np
 
 from models import kernels
-from models.features import EVENT_KINDS, METRICS, horizon_steps
-from models.lstm import BehaviourModel
+from models.behaviour.features import EVENT_KINDS, METRICS, horizon_steps
+from models.behaviour.lstm import BehaviourModel
 from models.quantile_function import LEVELS, QuantileFunction
 from models.scenarios import simulate
 from pipeline.inputs import released_models

@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from models import scoring, synthetic, training
-from models.series import Series
+from models import scoring, synthetic
+from models.behaviour import training
+from models.behaviour.training_series import Series
 from pipeline.cli.train import simulated
 
 TRAINED = tuple((seed, 60, 2880) for seed in (101, 102, 103, 104))  # seed, tick_s, ticks

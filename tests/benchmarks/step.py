@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from models.features import EVENT_KINDS, FEATURES, METRICS
-from models.lstm import UNITS, BehaviourModel, Network, tensorflow
+from models.behaviour.features import EVENT_KINDS, FEATURES, METRICS
+from models.behaviour.lstm import UNITS, BehaviourModel, Network, tensorflow
 
 TICK_S = 300
 

@@ -8,7 +8,7 @@ from typing import Any
 import polars as pl
 from rich.console import Console
 
-from models.features import EVENT_KINDS, METRICS
+from models.behaviour.features import EVENT_KINDS, METRICS
 from models.synthetic import population
 from pipeline.demo.recorder import Watch
 from pipeline.demo.run import Run

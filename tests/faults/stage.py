@@ -22,9 +22,9 @@ from typing import Any
 import numpy as np
 import typer
 
-from models.dependence import Dependence
-from models.features import METRICS, STEPS, TRACKED
-from models.lstm import CARD, DEFAULT_MODEL, BehaviourModel, State, initial_state
+from models.behaviour.error_dependence import Dependence
+from models.behaviour.features import METRICS, STEPS, TRACKED
+from models.behaviour.lstm import CARD, DEFAULT_MODEL, BehaviourModel, State, initial_state
 from models.quantile_function import QuantileFunction, Z
 from pipeline.runtime import fenced_state
 from pipeline.stages import __main__ as stages

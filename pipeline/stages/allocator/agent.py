@@ -19,8 +19,8 @@ import structlog
 from confluent_kafka import Message
 
 from models import groups, reconciliation
-from models.features import horizon_steps
-from models.lstm import BehaviourModel, State
+from models.behaviour.features import horizon_steps
+from models.behaviour.lstm import BehaviourModel, State
 from models.quantile_function import QuantileFunction
 from pipeline.inputs import store
 from pipeline.inputs.store import SideInputs

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from models.features import EVENT_KINDS, METRICS
+from models.behaviour.features import EVENT_KINDS, METRICS
 from models.guardrails import REPORTING_SHARE
 from models.scenarios import unpack
 from pipeline.wire.codec import Record

@@ -11,10 +11,10 @@ import numpy as np
 
 from models import reconciliation
 from models.allocation import Plan, allocate, promised
+from models.behaviour.features import METRICS, horizon_steps
+from models.behaviour.lstm import State
 from models.capacity import Offer, Policy, floor_demand
-from models.features import METRICS, horizon_steps
 from models.guardrails import Telemetry
-from models.lstm import State
 from models.quantile_function import QuantileFunction
 from pipeline.stages.allocator.barrier import Demand
 
@@ -43,8 +43,8 @@ class App:
 class Heard:
     """What a tick says of apps' totals, as the behaviour model takes it.
 
-    values, events, saturated: (app, ...), see `models.lstm.BehaviourModel.step`; outcome: (app, METRICS), usage where
-    it is known to be the demand, else NaN; proved: (app, METRICS) demand that usage proves.
+    values, events, saturated: (app, ...), see `models.behaviour.lstm.BehaviourModel.step`; outcome: (app, METRICS),
+    usage where it is known to be the demand, else NaN; proved: (app, METRICS) demand that usage proves.
     """
 
     values: np.ndarray

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from models.lstm import BehaviourModel, State
+from models.behaviour.lstm import BehaviourModel, State
 from pipeline.runtime import metrics
 from pipeline.security.pseudonyms import PSEUDONYM_BYTES
 

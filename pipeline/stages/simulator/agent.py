@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from models import collapsed
-from models.dependence import Dependence, followed
-from models.features import METRICS
+from models.behaviour.error_dependence import Dependence, followed
+from models.behaviour.features import METRICS
 from models.margin import USER_LEVEL
 from models.quantile_function import QuantileFunction, Selected, sum_of_quantiles
 from models.scenarios import by_loading, pack, simulate

@@ -7,7 +7,16 @@ from itertools import pairwise
 
 import numpy as np
 
-from models.dependence import EARLY_NONE, SUMS, USER, Dependence, estimate, learn, loadings, users
+from models.behaviour.error_dependence import (
+    EARLY_NONE,
+    SUMS,
+    USER,
+    Dependence,
+    estimate,
+    learn,
+    loadings,
+    users,
+)
 from pipeline.kafka import topics
 from pipeline.security.pseudonyms import PSEUDONYM_BYTES
 
@@ -80,7 +89,7 @@ class Copulas:
             tick: of the forecasts.
             ids: pseudonyms of the users, one after another.
             scores: (user, metric, tracked).
-            kept: of `models.dependence.learn`.
+            kept: of `models.behaviour.error_dependence.learn`.
         """
         app = self.apps.setdefault(name, App(tick - 1, 0, b"", np.zeros((), SUMS), users(0)))
         app.seat(ids, tick)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy.special import ndtr, ndtri
 
 from models import reconciliation
-from models.features import METRICS
+from models.behaviour.features import METRICS
 from models.quantile_function import LEVELS, QuantileFunction, Z
 from models.reconciliation import NONE, PROMISED, State, initial_common, initial_state, observe, reconcile
 from models.scenarios import requirements

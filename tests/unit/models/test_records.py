@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from models import records
-from models.features import DAY_S, METRICS
+from models.behaviour.features import DAY_S, METRICS
 
 TICK_S = 300
 DAY = DAY_S // TICK_S

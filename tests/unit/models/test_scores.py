@@ -3,7 +3,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from models.features import METRICS
+from models.behaviour.features import METRICS
 from models.scores import BOUND_LEVELS, HELD_LEVELS, RELIABILITY, Scores, geometric_mean, matched
 
 

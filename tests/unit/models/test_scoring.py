@@ -5,7 +5,7 @@ import pytest
 from scipy.special import ndtr, ndtri
 
 from models import scoring
-from models.lstm import BehaviourModel, Network
+from models.behaviour.lstm import BehaviourModel, Network
 from models.quantile_function import QuantileFunction
 from models.scores import CRPS_LEVELS, LEVELS
 from models.scoring import crps

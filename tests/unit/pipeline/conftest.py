@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from models.lstm import BehaviourModel
+from models.behaviour.lstm import BehaviourModel
 from pipeline.inputs import released_models
 from pipeline.settings import Settings
 from tests.unit.pipeline.messages import TICK_S

@@ -9,8 +9,8 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from models.lstm import BehaviourModel, Network
-from models.series import held_out
+from models.behaviour.lstm import BehaviourModel, Network
+from models.behaviour.training_series import held_out
 from models.synthetic import population
 from pipeline.cli.evaluate import evaluate
 from pipeline.errors import UsageError

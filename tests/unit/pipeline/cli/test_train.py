@@ -7,8 +7,8 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from models.lstm import BehaviourModel
-from models.series import held_out
+from models.behaviour.lstm import BehaviourModel
+from models.behaviour.training_series import held_out
 from models.synthetic import population
 from pipeline.cli import train as module
 from pipeline.errors import UsageError

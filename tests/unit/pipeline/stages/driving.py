@@ -7,9 +7,9 @@ from decimal import Decimal
 import numpy as np
 import pytest
 
-from models.dependence import Dependence
-from models.features import METRICS
-from models.lstm import BehaviourModel
+from models.behaviour.error_dependence import Dependence
+from models.behaviour.features import METRICS
+from models.behaviour.lstm import BehaviourModel
 from pipeline.inputs.store import SideInputs
 from pipeline.runtime.fenced_state import Publish, Stage
 from pipeline.security import signing_keys

@@ -6,7 +6,7 @@ from decimal import Decimal
 import pytest
 import structlog
 
-from models.lstm import BehaviourModel
+from models.behaviour.lstm import BehaviourModel
 from pipeline.security import signing_keys
 from pipeline.settings import Settings
 from pipeline.stages.allocator.agent import Allocator

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from models.dependence import EARLY_NONE, Dependence
-from models.features import METRICS
+from models.behaviour.error_dependence import EARLY_NONE, Dependence
+from models.behaviour.features import METRICS
 from pipeline.stages.simulator.app_dependence import BLOCK_BYTES, FADED, FORGET_S, Copulas
 
 PRIOR = Dependence(np.full(5, 0.2), np.eye(5), 0.3)

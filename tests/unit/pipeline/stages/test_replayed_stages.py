@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from models.features import EVENT_KINDS
-from models.lstm import BehaviourModel
+from models.behaviour.features import EVENT_KINDS
+from models.behaviour.lstm import BehaviourModel
 from pipeline.runtime.fenced_state import Publish
 from pipeline.settings import Settings
 from pipeline.stages.profiler.agent import Profiler

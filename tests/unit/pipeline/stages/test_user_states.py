@@ -4,7 +4,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from models.lstm import BehaviourModel, initial_state
+from models.behaviour.lstm import BehaviourModel, initial_state
 from pipeline.stages.profiler.agent import Profiler
 from pipeline.stages.profiler.user_states import NAMES
 from pipeline.wire.codec import DEFAULT

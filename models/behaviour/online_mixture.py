@@ -7,8 +7,9 @@ At the standard-normal level z, around the last value and in units of the metric
     share        w = 1.2 sigmoid(gate + odds) - 0.1, within 0 and 1
     published    q = b + w (a - b): one quantile function (comonotone)
 
-The network gives move, scale, skew, tail and the gates of centre and tails; widths are in `models.features`. Learnt
-here, for every user and metric, when a target arrives, each along its own pinball loss:
+The network gives move, scale, skew, tail and the gates of centre and tails; widths are in
+`models.behaviour.features`. Learnt here, for every user and metric, when a target arrives, each along its own pinball
+loss:
 
     shift  by the published quantile: adaptive conformal inference (Gibbs and Candès 2021), at quartiles and median, at
            the ends of the 95 % interval and at the 99 % bound, for the TRACKED steps; the levels between quartiles and
@@ -31,7 +32,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr
 
-from models.features import KNOTS, METRICS, TRACKED, WIDTH_UNIT
+from models.behaviour.features import KNOTS, METRICS, TRACKED, WIDTH_UNIT
 from models.quantile_function import OFFSET_LIMIT
 
 # weight of a tracked step's shift in each of the six

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from scipy.special import ndtr
 
-from models import mixture
-from models.features import KNOTS, METRICS, WIDTH_UNIT
-from models.lstm import tensorflow
-from models.mixture import HELD, LEARNT, ODDS_UNIT, SHIFT_UNIT, STATE
+from models.behaviour import online_mixture
+from models.behaviour.features import KNOTS, METRICS, WIDTH_UNIT
+from models.behaviour.lstm import tensorflow
+from models.behaviour.online_mixture import HELD, LEARNT, ODDS_UNIT, SHIFT_UNIT, STATE
 
 N = 3
 LEVELS = np.array([-2.1, -1.75, -0.35, 0.0, 1.05, 1.4, 2.1, 2.45, 3.5], np.float32)
@@ -32,7 +32,7 @@ def column(value: float, rows: int, users: int = N) -> Any:
 def average(gate: float, **learnt: Any) -> tuple[Any, Any, Any]:
     tf = tensorflow()
     sizes = [8.0, 4.0, 2.0, 1.0, 1.0, 3.0, 6.0, 24.0]  # of KNOTS
-    out = mixture.average(
+    out = online_mixture.average(
         tf,
         shape(1, move=0.5, gate=gate),
         np.full((len(METRICS), 1, N), 2.0, np.float32),
@@ -84,7 +84,7 @@ def test_steps_between_take_what_is_between() -> None:
     tf = tensorflow()
     codes = np.zeros((len(HELD), 5, 3, 1), np.float32)
     codes[0, 0, :, 0] = np.array([0.1, 0.2, 0.5]) / SHIFT_UNIT
-    steps = np.asarray(mixture.for_steps(tf, codes, tf.fill((5, 1), 1e9)))[0, 0, :, 0]
+    steps = np.asarray(online_mixture.for_steps(tf, codes, tf.fill((5, 1), 1e9)))[0, 0, :, 0]
     np.testing.assert_allclose(steps, [0.1, 0.15, 0.2, 0.3, 0.4, 0.5], atol=1e-4)
 
 
@@ -92,10 +92,12 @@ def test_the_ends_of_a_new_user_are_wider() -> None:
     tf = tensorflow()
     none = np.zeros((len(HELD), 5, 3, 4), np.float32)
     seen = np.tile(np.array([0, 1, 100, 1e6], np.float32), (5, 1))
-    shift = np.asarray(mixture.for_steps(tf, none, seen))
-    np.testing.assert_allclose(shift[:, 0, 0, 1], mixture.COLD, rtol=1e-6)
+    shift = np.asarray(online_mixture.for_steps(tf, none, seen))
+    np.testing.assert_allclose(shift[:, 0, 0, 1], online_mixture.COLD, rtol=1e-6)
     np.testing.assert_allclose(shift[:, 0, 0, 0], shift[:, 0, 0, 1])
-    np.testing.assert_allclose(shift[:, 4, 5, 2], mixture.COLD * 100**mixture.COLD_POWER, rtol=1e-5)
+    np.testing.assert_allclose(
+        shift[:, 4, 5, 2], online_mixture.COLD * 100**online_mixture.COLD_POWER, rtol=1e-5
+    )
     assert (shift[..., 3] < 0.001).all()
 
 
@@ -123,8 +125,8 @@ def run(
 
     @tf.function(autograph=False)
     def tick(state: Any, values: Any) -> Any:
-        shift, odds, _ = mixture.learn(tf, state | known, values, hit, unit, ceiling, due, reach)
-        made = mixture.remember(tf, state, due, tf.fill((5, users), 100.0), scales, told)
+        shift, odds, _ = online_mixture.learn(tf, state | known, values, hit, unit, ceiling, due, reach)
+        made = online_mixture.remember(tf, state, due, tf.fill((5, users), 100.0), scales, told)
         return {"shift": shift, "odds": odds, **made}
 
     for t in range(ticks):
@@ -197,7 +199,7 @@ def scored(changes: list[float], sizes: list[float], *, gate: float, hit: bool =
     move, skew, tail, *gates = shape(3, gate=gate, users=users)
     state |= {
         "made_shape": tf.constant([move, skew, tail]),
-        "made_gates": tf.constant(np.stack(gates) / mixture.GATE_UNIT),
+        "made_gates": tf.constant(np.stack(gates) / online_mixture.GATE_UNIT),
         "seen": tf.fill((5, users), 1e9),
         "last": tf.fill((5, users), 100.0),
     }
@@ -205,7 +207,7 @@ def scored(changes: list[float], sizes: list[float], *, gate: float, hit: bool =
     values = np.full((5, users), np.nan, np.float32)
     values[0] = 100 + np.array(changes)
     due = tf.ones((3, users)) * [[1.0], [0.0], [1.0]]
-    _, _, scores = mixture.learn(
+    _, _, scores = online_mixture.learn(
         tf, state, tf.constant(values), tf.fill((5, users), hit), tf.ones((5, users)), tf.fill((5, users), 1e6),
         due, tf.zeros((6, users)),
     )  # fmt: skip

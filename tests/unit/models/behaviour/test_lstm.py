@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from models.blocks import SMALL_BLOCKS, small_block
-from models.features import CHANGE_FLOOR, DAILY_CODES, HOURLY_CODES, STEPS, TINY, UNKNOWN
-from models.lstm import (
+from models.behaviour.compiled_step import SMALL_BLOCKS, small_block
+from models.behaviour.features import CHANGE_FLOOR, DAILY_CODES, HOURLY_CODES, STEPS, TINY, UNKNOWN
+from models.behaviour.lstm import (
     CAP_PEAKS,
     DEFAULT_MODEL,
     STATE,
@@ -345,6 +345,6 @@ def test_odd_series_are_forecast_and_lost_knowledge_widens() -> None:
 
 
 def test_tensorflow_loads_silently_and_late() -> None:
-    code = "import sys, models.lstm; assert 'tensorflow' not in sys.modules; models.lstm.Network()"
+    code = "import sys, models.behaviour.lstm; assert 'tensorflow' not in sys.modules; models.behaviour.lstm.Network()"
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert done.stdout + done.stderr == ""

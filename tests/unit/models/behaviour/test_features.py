@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.features import clock, horizon_steps, is_saturated, steps_of
+from models.behaviour.features import clock, horizon_steps, is_saturated, steps_of
 
 
 @pytest.mark.parametrize(
@@ -109,5 +109,5 @@ def test_rates_follow_the_tick_length() -> None:
 
 
 def test_arrays_alone_do_not_load_tensorflow() -> None:
-    code = "import sys, models.features, models.quantile_function; sys.exit('tensorflow' in sys.modules)"
+    code = "import sys, models.behaviour.features, models.quantile_function; sys.exit('tensorflow' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

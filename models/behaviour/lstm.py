@@ -1,7 +1,7 @@
 """The behaviour model: one LSTM step for many users at once; the same weights in training and in the stream.
 
-    running statistics, features  = advance(state, sample)                      models/features.py
-    shift, odds                   = learn(forecasts whose target this is)       models/mixture.py
+    running statistics, features  = advance(state, sample)                      models/behaviour/features.py
+    shift, odds                   = learn(forecasts whose target this is)       models/behaviour/online_mixture.py
     h, c                          = LSTM(features, h, c)
     parameters                    = head([h, features])
     forecast                      = average(sinh-arcsinh of the parameters, the user's own changes)
@@ -23,10 +23,19 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from models import features, mixture
-from models.blocks import BLOCK, Blocks, empty
-from models.dependence import Dependence
-from models.features import EVENT_KINDS, KNOTS, METRICS, SEASONAL, STEPS, TRACKED, UNKNOWN, WIDTH_UNIT
+from models.behaviour import features, online_mixture
+from models.behaviour.compiled_step import BLOCK, Blocks, empty
+from models.behaviour.error_dependence import Dependence
+from models.behaviour.features import (
+    EVENT_KINDS,
+    KNOTS,
+    METRICS,
+    SEASONAL,
+    STEPS,
+    TRACKED,
+    UNKNOWN,
+    WIDTH_UNIT,
+)
 from models.quantile_function import LEVELS, OFFSET_LIMIT, QuantileFunction, Z
 
 UNITS: Final = 64
@@ -47,7 +56,7 @@ TAIL_LIMITS: Final = (0.35, 3.0)
 WEIGHTS: Final = "weights.npz"
 CARD: Final = "model.json"
 
-RELEASED: Final = Path(__file__).parent / "released"
+RELEASED: Final = Path(__file__).parents[1] / "released"
 DEFAULT_MODEL: Final = RELEASED / "lstm64-2026-11d"
 
 State = dict[str, NDArray[Any]]
@@ -56,7 +65,7 @@ STATE: Final = {
     "h": ((UNITS,), np.float32),
     "c": ((UNITS,), np.float32),
     **features.STATE,
-    **mixture.STATE,
+    **online_mixture.STATE,
 }
 # what enters the graph: of the seasonal memory only the slots at hand do
 _FIELDS: Final = {name: shape for name, (shape, _) in STATE.items() if name not in SEASONAL}
@@ -190,7 +199,7 @@ def forecast_grid(
         odds: see there.
     """
     unit = _faded_unit(tf, state)[:, None]
-    experts = mixture.average(tf, shape, scale, state["width"], unit, reach, z, shift, odds)
+    experts = online_mixture.average(tf, shape, scale, state["width"], unit, reach, z, shift, odds)
     limit = OFFSET_LIMIT * scale
     highest = tf.minimum(tf.maximum(ceiling(tf, state)[:, None] - state["last"][:, None], 0.0), limit)
     return [tf.clip_by_value(b + w * (a - b), -limit, highest) for a, b, w in zip(*experts, strict=True)]
@@ -376,7 +385,7 @@ def _compile(network: Network, block: int) -> Blocks:
             tf.stack(known[len(state) + k * slots :][:slots], axis=0) for k in range(len(SEASONAL))
         )
         unit = features.unit_of(tf, state)
-        shift, odds, scores = mixture.learn(
+        shift, odds, scores = online_mixture.learn(
             tf, state, values, saturated, unit, ceiling(tf, state), due, reach
         )
         time = tf.broadcast_to(time, (time.shape[0], block))
@@ -385,13 +394,13 @@ def _compile(network: Network, block: int) -> Blocks:
         )
         parameters, h, c = network.step(turned, inputs, state["h"], state["c"])
         scale, shape = shape_of(tf, parameters, new, seasons)
-        learnt = mixture.for_steps(tf, shift, new["seen"]), odds * mixture.ODDS_UNIT
+        learnt = online_mixture.for_steps(tf, shift, new["seen"]), odds * online_mixture.ODDS_UNIT
         levels = forecast_grid(tf, scale, shape, new, reach, Z, *learnt)
         # XLA would compute cheap ends again in each of the maxima; a division it keeps
-        levels = mixture.rising(tf, [level / scale for level in levels])
+        levels = online_mixture.rising(tf, [level / scale for level in levels])
         known = tf.where(new["seen"] > 0.5, new["last"], np.float32(np.nan))
         new |= {"h": h, "c": c, "shift": shift, "odds": odds}
-        new |= mixture.remember(tf, state, made, known, scale, shape)
+        new |= online_mixture.remember(tf, state, made, known, scale, shape)
         return [*(new[name] for name in _FIELDS), *codes, scale, scores], levels
 
     given = [*_FIELDS.values(), *[metrics] * slots * len(SEASONAL), metrics, (len(EVENT_KINDS),), metrics]

@@ -38,7 +38,11 @@ UNKNOWN: Final = {"daily": -128, "hourly": -32_640}  # never seen: both bytes of
 # Levels of persistence's own changes that are tracked: widths of the last value's quantiles, 1 step and 6 ahead
 KNOTS: Final = np.array([-2.8, -2.1, -1.4, -0.7, 0.7, 1.4, 2.1, 2.8], np.float32)
 WIDTH_STEPS: Final = (0, STEPS - 1)
-TRACKED: Final = (0, 2, STEPS - 1)  # steps whose forecasts are compared with what came (`models.mixture`)
+TRACKED: Final = (
+    0,
+    2,
+    STEPS - 1,
+)  # steps whose forecasts are compared with what came (`models.behaviour.online_mixture`)
 PAST: Final = 6  # values kept, so that a change over the last step is known when it has happened
 
 # What is kept of a user beside the LSTM's h and c: name -> shape, kind

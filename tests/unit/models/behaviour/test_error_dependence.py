@@ -8,10 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models import collapsed, dependence, scenarios
-from models.dependence import DECAY, EARLY_NONE, PRIOR_TICKS, SUMS, Dependence
-from models.features import METRICS, TRACKED, clock, steps_of
-from models.lstm import DEFAULT_MODEL, BehaviourModel
+from models import collapsed, scenarios
+from models.behaviour import error_dependence
+from models.behaviour.error_dependence import DECAY, EARLY_NONE, PRIOR_TICKS, SUMS, Dependence
+from models.behaviour.features import METRICS, TRACKED, clock, steps_of
+from models.behaviour.lstm import DEFAULT_MODEL, BehaviourModel
 from tests.unit.models.test_scenarios import normal_users
 
 M: Final = len(METRICS)
@@ -42,25 +43,25 @@ def arriving(made: np.ndarray) -> np.ndarray:
 
 
 def heard(scores: np.ndarray, prior: Dependence = PRIOR) -> Heard:
-    sums, known = np.zeros((), SUMS), dependence.users(scores.shape[1])
+    sums, known = np.zeros((), SUMS), error_dependence.users(scores.shape[1])
     for t, score in enumerate(scores):
-        sums, known = dependence.learn(sums, known, score, np.full(2, t % PERIOD == 0), prior)
+        sums, known = error_dependence.learn(sums, known, score, np.full(2, t % PERIOD == 0), prior)
     return sums, known
 
 
 def test_without_data_it_is_the_prior_exactly() -> None:
     sums, known = heard(np.full((3, 4, M, 3), np.nan))
-    found = dependence.estimate(sums, PRIOR)
+    found = error_dependence.estimate(sums, PRIOR)
     assert found.shared.tolist() == PRIOR.shared.tolist()
     assert found.metric_correlation.tolist() == PRIOR.metric_correlation.tolist()
     assert found.step_correlation == PRIOR.step_correlation
-    assert (known == dependence.users(4)).all()
-    assert dependence.loadings(known).tolist() == [1] * 4
+    assert (known == error_dependence.users(4)).all()
+    assert error_dependence.loadings(known).tolist() == [1] * 4
 
 
 def test_an_app_of_one_user_keeps_the_shared_part_of_the_prior() -> None:
     sums, known = heard(arriving(futures(TRUE, np.ones(1), 300)))
-    found = dependence.estimate(sums, PRIOR)
+    found = error_dependence.estimate(sums, PRIOR)
     assert found.shared.tolist() == PRIOR.shared.tolist()
     assert known["loading"].tolist() == [1.0]
     assert found.metric_correlation[0, 1] > 0.4  # this it can tell: 0.3 before, 0.5 in truth
@@ -75,7 +76,7 @@ def test_one_tick_weighs_one_in_a_hundred_of_the_prior() -> None:
     pair, square, prior = -1 / 3, 2.0, 0.01
     pooled = prior + (pair - prior * square) / (PRIOR_TICKS + square)
     step = pooled + (pair - pooled * square) / (PRIOR_TICKS + square)
-    assert dependence.estimate(sums, PRIOR).shared[0] == pytest.approx((step + 2 * pooled) / 3)
+    assert error_dependence.estimate(sums, PRIOR).shared[0] == pytest.approx((step + 2 * pooled) / 3)
     # the others' mean is 0.5, 0 and 1.5; of it 0.01 / (0.01 + 0.99 / 2) is taken for the factor
     factor = np.array([0.5, 0.0, 1.5]) * 0.01 / 0.505
     expected = (4 + factor * [1.0, 2.0, -1.0]) / (4 + factor**2)
@@ -86,7 +87,7 @@ def test_what_is_given_stays_and_old_news_fade() -> None:
     scores = arriving(futures(TRUE, np.ones(5), 20))
     sums, known = heard(scores)
     before = sums.tobytes(), known.tobytes()
-    later, _ = dependence.learn(
+    later, _ = error_dependence.learn(
         sums, known, np.where(np.isnan(scores[1]), np.nan, 0.0), np.full(2, False), PRIOR
     )
     assert (sums.tobytes(), known.tobytes()) == before
@@ -106,18 +107,18 @@ def test_bounds_hold_and_the_order_of_users_does_not_matter(
     scores[rng.random(scores.shape) < absent] = np.nan
     scores[:, 0, 0, :] = data.draw(SCORES)
     sums, known = heard(scores)
-    found = dependence.estimate(sums, PRIOR)
+    found = error_dependence.estimate(sums, PRIOR)
     assert ((found.shared >= 0) & (found.shared <= 1)).all()
     assert np.linalg.eigvalsh(found.metric_correlation)[0] > -1e-8
     np.testing.assert_allclose(np.diag(found.metric_correlation), 1)
     assert abs(found.step_correlation) <= 1
     assert np.isfinite(known["loading"]).all()
-    assert set(dependence.loadings(known).tolist()) <= set(dependence.LOADINGS)
+    assert set(error_dependence.loadings(known).tolist()) <= set(error_dependence.LOADINGS)
 
     order = rng.permutation(users)
     other, theirs = heard(scores[:, order])
     for name in ("shared", "metric_correlation", "step_correlation"):
-        again = getattr(dependence.estimate(other, PRIOR), name)
+        again = getattr(error_dependence.estimate(other, PRIOR), name)
         np.testing.assert_allclose(again, getattr(found, name), rtol=1e-6, atol=1e-9)
     np.testing.assert_allclose(theirs["loading"], known["loading"][order], rtol=1e-4, atol=1e-5)
 
@@ -128,7 +129,7 @@ def test_a_matrix_that_is_none_is_made_semidefinite() -> None:
     # each pair of the first three anticorrelates by 0.9: at most 0.5 is possible for three
     sums["both"] = 1e6 * np.eye(M)
     sums["both"][:3, :3] -= 0.9e6 * (1 - np.eye(3))
-    found = dependence.estimate(sums, PRIOR).metric_correlation
+    found = error_dependence.estimate(sums, PRIOR).metric_correlation
     assert np.linalg.eigvalsh(found)[0] > 0
     np.testing.assert_allclose(np.diag(found), 1)
     assert found[0, 1] == pytest.approx(-0.5, abs=0.01)
@@ -144,7 +145,7 @@ LOADING: Final = np.array([0] * 6 + [-1] * 3 + [1] * 51)
 
 
 def test_a_known_dependence_is_found(learnt: Heard) -> None:
-    found = dependence.estimate(learnt[0], PRIOR)
+    found = error_dependence.estimate(learnt[0], PRIOR)
     # pairs multiply to (48² - 54) / (60 × 59) = 0.636 of 0.2 on average, 0.127; of 2,016 ticks' factors a variance errs
     # by sqrt(2 / 2,016) = 3 %, 0.004; the prior takes 100 / 2,116 × 0.117 = 0.006
     np.testing.assert_allclose(found.shared, 0.127, atol=0.02)
@@ -155,10 +156,10 @@ def test_a_known_dependence_is_found(learnt: Heard) -> None:
 
 
 def test_users_unlike_the_rest_keep_their_own_loading(learnt: Heard) -> None:
-    np.testing.assert_array_equal(dependence.loadings(learnt[1]), LOADING)
+    np.testing.assert_array_equal(error_dependence.loadings(learnt[1]), LOADING)
     # in units of the mean: 1 / 0.8
     np.testing.assert_allclose(learnt[1]["loading"], LOADING / 0.8, atol=0.2)
-    among = dependence.estimate(learnt[0], PRIOR).among(dependence.loadings(learnt[1]))
+    among = error_dependence.estimate(learnt[0], PRIOR).among(error_dependence.loadings(learnt[1]))
     np.testing.assert_allclose(among.shared, 0.127 / 0.8**2, atol=0.03)  # 0.2 again
 
 
@@ -177,7 +178,7 @@ def truth(users: int, loading: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("drawn", [60, 8])
 def test_totals_are_right_once_the_dependence_is_learnt(learnt: Heard, drawn: int) -> None:
     """Exact (all 60 drawn) and collapsed; the variance in truth is 0.2 × 48² + 51.6 + ... = 508, independent 60."""
-    users, loading = normal_users(60, M, 1), dependence.loadings(learnt[1])
+    users, loading = normal_users(60, M, 1), error_dependence.loadings(learnt[1])
     sample = partial(collapsed.simulate, drawn=drawn)
     key: dict[str, Any] = {"app": b"shop", "tick": 7, "shard": 0, "scenarios": S, "seed": 1}
 
@@ -186,7 +187,7 @@ def test_totals_are_right_once_the_dependence_is_learnt(learnt: Heard, drawn: in
         sd = (truth(60, LOADING)[2] - 6_000) / 2.3263
         return (np.quantile(demand[:, 0], LEVELS, axis=0).mean(axis=1) - truth(60, LOADING)) / sd
 
-    found = off(dependence.estimate(learnt[0], PRIOR), loading)
+    found = off(error_dependence.estimate(learnt[0], PRIOR), loading)
     # in standard deviations: the estimate errs by 8 % in variance, 4 % of 2.33; Monte Carlo by sqrt(0.01 × 0.99 / S) /
     # 0.027 = 0.02 at 99 %
     assert (np.abs(found) < [0.02, 0.06, 0.11]).all()
@@ -199,7 +200,7 @@ def test_the_released_models_own_scores_tell_the_dependence_of_its_users() -> No
     model, ticks, tick_s = BehaviourModel.load(DEFAULT_MODEL), 220, np.array([300])
     demand = (100 + 5 * futures(TRUE, LOADING, ticks)[:, :, 0]).astype(np.float32)
     state, absent = model.initial_state(60), np.full((60, 4), np.nan, np.float32)
-    sums, known = np.zeros((), SUMS), dependence.users(60)
+    sums, known = np.zeros((), SUMS), error_dependence.users(60)
     ranks: dict[str, list[np.ndarray]] = {"prior": [], "learnt": []}
     for t in range(ticks - 1):
         tick = 4_000_000 + t
@@ -207,10 +208,10 @@ def test_the_released_models_own_scores_tell_the_dependence_of_its_users() -> No
             state, demand[t], absent, np.zeros((60, M), bool), tick=tick, tick_s=300
         )
         kept = clock(np.array([tick - 1]), tick_s, steps_of(tick_s)).made[0, 1:] > 0
-        sums, known = dependence.learn(sums, known, said["scores"], kept, model.dependence)
+        sums, known = error_dependence.learn(sums, known, said["scores"], kept, model.dependence)
         if t < 120 or t % 4:
             continue
-        learnt = dependence.estimate(sums, model.dependence), dependence.loadings(known)
+        learnt = error_dependence.estimate(sums, model.dependence), error_dependence.loadings(known)
         for name, (believed, loading) in {
             "prior": (model.dependence, np.ones(60, int)),
             "learnt": learnt,
@@ -220,9 +221,9 @@ def test_the_released_models_own_scores_tell_the_dependence_of_its_users() -> No
                 app=b"shop", tick=tick, shard=0, scenarios=512, seed=0,
             )  # fmt: skip
             ranks[name].append((total[:, 0] < demand[t + 1].sum(axis=0)).mean(axis=0))
-    np.testing.assert_array_equal(dependence.loadings(known), LOADING)
+    np.testing.assert_array_equal(error_dependence.loadings(known), LOADING)
     # 0.127 as above, less the prior's part of 100 / 319
-    np.testing.assert_allclose(dependence.estimate(sums, model.dependence).shared, 0.09, atol=0.045)
+    np.testing.assert_allclose(error_dependence.estimate(sums, model.dependence).shared, 0.09, atol=0.045)
     inside = {name: np.mean(np.abs(np.array(rank) - 0.5) < 0.45) for name, rank in ranks.items()}
     # 90 % intervals, of 25 ticks and five metrics that correlate by a half: sqrt(0.9 × 0.1 / 50) = 4 %
     assert inside["learnt"] > 0.76
@@ -295,11 +296,11 @@ def test_the_root_moves_little_with_the_estimate() -> None:
 def test_early_scores_wait_for_their_own_forecast() -> None:
     scores = np.full((2, M, 3), np.nan)
     scores[:, 0, 0] = [1.0, -1.0]
-    sums, known = np.zeros((), SUMS), dependence.users(2)
-    sums, known = dependence.learn(sums, known, scores, np.array([True, False]), PRIOR)
+    sums, known = np.zeros((), SUMS), error_dependence.users(2)
+    sums, known = error_dependence.learn(sums, known, scores, np.array([True, False]), PRIOR)
     assert known["early"][:, :, 0].tolist() == [[32, EARLY_NONE], [-32, EARLY_NONE]]
     later = np.full((2, M, 3), np.nan)
     later[:, 0, 1] = [2.0, -2.0]
-    sums, known = dependence.learn(sums, known, later, np.zeros(2, bool), PRIOR)
+    sums, known = error_dependence.learn(sums, known, later, np.zeros(2, bool), PRIOR)
     np.testing.assert_allclose(sums["lagged"], [[2, 0], [1, 0], [4, 0]])  # products 1 × 2 twice; squares
     assert (known["early"] == EARLY_NONE).all()

@@ -13,11 +13,19 @@ from typing import Any, Final
 import numpy as np
 from scipy.special import ndtr
 
-from models import features
-from models.features import METRICS, MINUTES, SEASONAL, STATE, STEPS, UNKNOWN, horizon_steps
-from models.lstm import BehaviourModel, Network, State, forecast_grid, initial_state, shape_of, tensorflow
+from models.behaviour import features
+from models.behaviour.features import METRICS, MINUTES, SEASONAL, STATE, STEPS, UNKNOWN, horizon_steps
+from models.behaviour.lstm import (
+    BehaviourModel,
+    Network,
+    State,
+    forecast_grid,
+    initial_state,
+    shape_of,
+    tensorflow,
+)
+from models.behaviour.training_series import Array, Series, augmented
 from models.quantile_function import Z
-from models.series import Array, Series, augmented
 
 # Every second level of the grid: four parameters a distribution are fixed by eleven levels as by 21
 LEVELS_Z: Final = Z[::2]

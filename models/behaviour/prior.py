@@ -6,9 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtri
 
-from models.dependence import Dependence, semidefinite
-from models.features import METRICS, STEPS, horizon_steps
-from models.lstm import BehaviourModel, State
+from models.behaviour.error_dependence import Dependence, semidefinite
+from models.behaviour.features import METRICS, STEPS, horizon_steps
+from models.behaviour.lstm import BehaviourModel, State
 from models.scoring import forecasts
 
 Array = NDArray[np.float32]

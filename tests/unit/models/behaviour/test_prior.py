@@ -3,7 +3,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from models.calibration import dependence, normal_scores, prior
+from models.behaviour.prior import dependence, normal_scores, prior
 from tests.unit.models.normal import Normal
 
 
