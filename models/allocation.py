@@ -23,14 +23,14 @@ from models.capacity import (
     replicas_per_instance,
     why_unusable,
 )
+from models.demand.reconciliation import PROMISED
+from models.demand.scenarios import required
 from models.failing import failing
 from models.guardrails import Fleet, Telemetry, guard
 from models.margin import Level, Margin, Question, of_users, split
 from models.market import Market, window
 from models.promotion import Promotion, decided, judge
 from models.purchase import Choice, Purchase, choose
-from models.reconciliation import PROMISED
-from models.scenarios import required
 from models.shortage import confidence as least_cost
 from models.shortage import prices
 

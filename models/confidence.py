@@ -9,15 +9,16 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from models import collapsed, reconciliation, scoring
+from models import scoring
 from models.behaviour import error_dependence
 from models.behaviour.features import DAY_S, METRICS, STEPS, horizon_steps
 from models.behaviour.lstm import BehaviourModel
 from models.capacity import floor_demand
+from models.demand import collapsed_sampler, reconciliation
+from models.demand.reconciliation import PROMISED, lower_bound
+from models.demand.scenarios import by_loading, requirements
 from models.quantile_function import LEVELS, QuantileFunction
-from models.reconciliation import PROMISED, lower_bound
 from models.rivals.residual import persistence
-from models.scenarios import by_loading, requirements
 from models.scores import DRAWS, Scores
 
 SIZES: Final = (10, 25, 50)  # users of an app, of each so many groupings; and one app of all users (SCORING)
@@ -198,7 +199,7 @@ def study(
             for a, members in enumerate(apps):
                 demand = by_loading(
                     np,
-                    collapsed.simulate,
+                    collapsed_sampler.simulate,
                     users[members][:, measured],
                     error_dependence.estimate(learnt[a][0], model.dependence),
                     error_dependence.loadings(learnt[a][1]),

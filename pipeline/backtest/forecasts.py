@@ -14,13 +14,13 @@ from typing import Any, Final, NamedTuple, Protocol
 
 import numpy as np
 
-from models import collapsed
 from models.behaviour.compiled_step import small_block
 from models.behaviour.error_dependence import followed
 from models.behaviour.features import EVENT_KINDS, METRICS, horizon_steps
 from models.behaviour.lstm import BehaviourModel, State
+from models.demand import collapsed_sampler
+from models.demand.scenarios import by_loading
 from models.quantile_function import QuantileFunction
-from models.scenarios import by_loading
 from pipeline.backtest.job import Arrays, Job
 from pipeline.stages.allocator import decide
 from pipeline.stages.allocator.barrier import Demand
@@ -198,7 +198,7 @@ class Forecasting:
 
 def _drawn(*given: Any, **key: Any) -> np.ndarray:
     """`by_loading` on NumPy, for another process: a module cannot be sent."""
-    return by_loading(np, collapsed.simulate, *given, **key)
+    return by_loading(np, collapsed_sampler.simulate, *given, **key)
 
 
 def _heard(values: np.ndarray, events: np.ndarray, saturated: np.ndarray) -> Demand:

@@ -13,8 +13,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from models import reconciliation
-from models.scenarios import pack, unpack
+from models.demand import reconciliation
+from models.demand.scenarios import pack, unpack
 from pipeline.backtest.forecasts import Foreseen, Source
 from pipeline.backtest.job import Arrays, Job
 from pipeline.backtest.simulation import Living

@@ -8,10 +8,10 @@ from typing import Annotated, Any, Final
 import numpy as np
 import typer
 
-from models import collapsed, scenarios
 from models.behaviour.lstm import DEFAULT_MODEL, BehaviourModel
+from models.demand import collapsed_sampler, scenarios
+from models.demand.scenarios import Dependence
 from models.quantile_function import QuantileFunction, Z
-from models.scenarios import Dependence
 from pipeline.bench.allocator import allocator
 from pipeline.bench.backtest import backtest
 from pipeline.bench.latency import latency
@@ -55,13 +55,15 @@ def simulator(
     """
     dependence = _dependence()
     many, some = forecasts(users, seed), forecasts(exact_users, seed + 1)
-    collapsed.simulate(some, dependence, **_key(2, seed))  # tables of the moments, made once a process
-    fast = _timed(lambda: collapsed.simulate(many, dependence, **_key(draws, seed)))
+    collapsed_sampler.simulate(
+        some, dependence, **_key(2, seed)
+    )  # tables of the moments, made once a process
+    fast = _timed(lambda: collapsed_sampler.simulate(many, dependence, **_key(draws, seed)))
     slow = _timed(lambda: scenarios.simulate(np, some, dependence, **_key(draws, seed)))
     few = forecasts(500, seed + 2)
     exact = scenarios.simulate(np, few, dependence, **_key(check_scenarios, seed))
     other = scenarios.simulate(np, few, dependence, **_key(check_scenarios, seed, shard=1))
-    mine = collapsed.simulate(few, dependence, **_key(check_scenarios, seed))
+    mine = collapsed_sampler.simulate(few, dependence, **_key(check_scenarios, seed))
     error, noise = (
         np.quantile(d, LEVEL, axis=0) / np.quantile(exact, LEVEL, axis=0) - 1 for d in (mine, other)
     )

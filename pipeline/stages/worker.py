@@ -16,8 +16,8 @@ import numpy as np
 from models import kernels
 from models.behaviour.features import EVENT_KINDS, METRICS, horizon_steps
 from models.behaviour.lstm import BehaviourModel
+from models.demand.scenarios import simulate
 from models.quantile_function import LEVELS, QuantileFunction
-from models.scenarios import simulate
 from pipeline.inputs import released_models
 from pipeline.inputs.store import SideInputs
 from pipeline.kafka import topics

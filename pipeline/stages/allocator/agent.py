@@ -18,9 +18,10 @@ import numpy as np
 import structlog
 from confluent_kafka import Message
 
-from models import groups, reconciliation
+from models import groups
 from models.behaviour.features import horizon_steps
 from models.behaviour.lstm import BehaviourModel, State
+from models.demand import reconciliation
 from models.quantile_function import QuantileFunction
 from pipeline.inputs import store
 from pipeline.inputs.store import SideInputs

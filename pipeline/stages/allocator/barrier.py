@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from models.behaviour.features import EVENT_KINDS, METRICS
+from models.demand.scenarios import unpack
 from models.guardrails import REPORTING_SHARE
-from models.scenarios import unpack
 from pipeline.wire.codec import Record
 
 

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from models import reconciliation
 from models.allocation import Plan, allocate, promised
 from models.behaviour.features import METRICS, horizon_steps
 from models.behaviour.lstm import State
 from models.capacity import Offer, Policy, floor_demand
+from models.demand import reconciliation
 from models.guardrails import Telemetry
 from models.quantile_function import QuantileFunction
 from pipeline.stages.allocator.barrier import Demand
@@ -89,7 +89,7 @@ def observe(
         apps: by name, changed in place.
         names: the apps of the rows of `heard`, in whose order apps are learnt from.
         heard: of the tick.
-        common: of `models.reconciliation`.
+        common: of `models.demand.reconciliation`.
         tick: its number.
         tick_s: its length.
     """
@@ -121,7 +121,7 @@ def decision(
         kept: of the app; its `reconciled` and `metrics` are changed.
         demand: of the tick.
         total: (METRICS, step) the app's own forecast.
-        common: of `models.reconciliation`.
+        common: of `models.demand.reconciliation`.
         offers: by which the promise's steps are known.
         policy: likewise, its governed metrics.
         tick: its number.

@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from models import collapsed
 from models.behaviour.error_dependence import Dependence, followed
 from models.behaviour.features import METRICS
+from models.demand import collapsed_sampler
+from models.demand.scenarios import by_loading, pack, simulate
 from models.margin import USER_LEVEL
 from models.quantile_function import QuantileFunction, Selected, sum_of_quantiles
-from models.scenarios import by_loading, pack, simulate
 from pipeline.inputs.store import SideInputs
 from pipeline.kafka import topics
 from pipeline.runtime.fenced_state import Numbered, Publish
@@ -125,7 +125,7 @@ class Simulator(Numbered):
     def _sample(self, forecast: Selected, dependence: Dependence, **key: Any) -> Any:
         """Demand (scenario, step, metric): on a GPU every user is drawn, on a processor those who matter most."""
         if self.xp is np:
-            return collapsed.simulate(forecast, dependence, **key)
+            return collapsed_sampler.simulate(forecast, dependence, **key)
         every = forecast[:]
         arrays = (self.xp.asarray(array) for array in (every.location, every.scale, every.offsets))
         return simulate(self.xp, QuantileFunction(*arrays), dependence, **key)

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from models.allocation import Plan, allocate
 from models.capacity import Observed, Offer, Policy
+from models.demand.scenarios import stream
 from models.guardrails import Telemetry
-from models.scenarios import stream
 
 S = 1000
 METRICS = ("cpu", "memory")

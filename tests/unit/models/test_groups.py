@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from models.allocation import Plan
 from models.capacity import Observed, Offer, Policy
+from models.demand.scenarios import stream
 from models.groups import Decision, Member, together
-from models.scenarios import stream
 from tests.unit.models.test_allocation import OD, POLICY, RESERVED, SPOT, constant, first, plan_and_memory
 
 OWN = replace(RESERVED, owned_count=4)

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from models.capacity import Offer, Policy
+from models.demand.scenarios import stream
 from models.market import POOL_CORRELATION, Market
 from models.purchase import choose
-from models.scenarios import stream
 
 S = 4096
 WINDOWS = 40_000

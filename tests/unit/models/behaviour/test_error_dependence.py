@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models import collapsed, scenarios
 from models.behaviour import error_dependence
 from models.behaviour.error_dependence import DECAY, EARLY_NONE, PRIOR_TICKS, SUMS, Dependence
 from models.behaviour.features import METRICS, TRACKED, clock, steps_of
 from models.behaviour.lstm import DEFAULT_MODEL, BehaviourModel
-from tests.unit.models.test_scenarios import normal_users
+from models.demand import collapsed_sampler, scenarios
+from tests.unit.models.demand.test_scenarios import normal_users
 
 M: Final = len(METRICS)
 PRIOR: Final = Dependence(np.full(M, 0.01), 0.7 * np.eye(M) + 0.3, 0.3)
@@ -179,7 +179,7 @@ def truth(users: int, loading: np.ndarray) -> np.ndarray:
 def test_totals_are_right_once_the_dependence_is_learnt(learnt: Heard, drawn: int) -> None:
     """Exact (all 60 drawn) and collapsed; the variance in truth is 0.2 × 48² + 51.6 + ... = 508, independent 60."""
     users, loading = normal_users(60, M, 1), error_dependence.loadings(learnt[1])
-    sample = partial(collapsed.simulate, drawn=drawn)
+    sample = partial(collapsed_sampler.simulate, drawn=drawn)
     key: dict[str, Any] = {"app": b"shop", "tick": 7, "shard": 0, "scenarios": S, "seed": 1}
 
     def off(believed: Dependence, loading: np.ndarray) -> np.ndarray:
@@ -217,7 +217,7 @@ def test_the_released_models_own_scores_tell_the_dependence_of_its_users() -> No
             "learnt": learnt,
         }.items():
             total = scenarios.by_loading(
-                np, collapsed.simulate, forecast[:, :, :1], believed, loading, ALL,
+                np, collapsed_sampler.simulate, forecast[:, :, :1], believed, loading, ALL,
                 app=b"shop", tick=tick, shard=0, scenarios=512, seed=0,
             )  # fmt: skip
             ranks[name].append((total[:, 0] < demand[t + 1].sum(axis=0)).mean(axis=0))
@@ -252,7 +252,7 @@ def test_one_loading_is_the_plain_sampler_to_the_bit() -> None:
 @pytest.mark.parametrize("drawn", [400, 8])
 def test_shards_of_users_of_all_loadings_add_up_to_the_same_law(shards: int, drawn: int) -> None:
     users, loading = normal_users(400, M, 1), np.tile([1, 1, 1, 1, 1, 1, 0, -1], 50)
-    sample = partial(collapsed.simulate, drawn=drawn)
+    sample = partial(collapsed_sampler.simulate, drawn=drawn)
     believed = Dependence(np.full(M, 0.05), TRUE.metric_correlation, 0.5)
 
     def part(shard: int, rows: slice) -> np.ndarray:
@@ -269,7 +269,7 @@ def test_shards_of_users_of_all_loadings_add_up_to_the_same_law(shards: int, dra
 
 @pytest.mark.parametrize("drawn", [100, 8])
 def test_shards_that_have_other_metrics_share_the_factor(drawn: int) -> None:
-    sample = partial(collapsed.simulate, drawn=drawn)
+    sample = partial(collapsed_sampler.simulate, drawn=drawn)
     believed = Dependence(np.full(M, 0.9), TRUE.metric_correlation, 0.5)
 
     def part(shard: int, metrics: list[int]) -> np.ndarray:

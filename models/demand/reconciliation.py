@@ -19,7 +19,8 @@ Learnt from what happened, of one decision at a time, from its tick until its la
              fewer) Weissman's extrapolation (1978). An app's own misses count beside all apps', as many as it has
              had. So an app whose misses are narrow pays for no burst that others make. All apps' remainder at the
              rarer levels is again adaptive conformal inference
-    largest  per app, day and metric, what demand has reached: scenarios end there, but for growth (`models.records`)
+    largest  per app, day and metric, what demand has reached: scenarios end there, but for growth
+    (`models.demand.extremes`)
 
 A metric answers for its share of the misses allowed: that of the scenarios that its own curve fails. Of a miss each
 metric that missed takes an equal part, so that the parts add up to the promise.
@@ -38,9 +39,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr, ndtri
 
-from models import records
 from models.behaviour.features import METRICS, STEPS, horizon_steps
 from models.behaviour.online_mixture import parts
+from models.demand import extremes
 from models.quantile_function import LEVELS, QuantileFunction, Z
 
 Array = NDArray[np.float64]
@@ -93,7 +94,7 @@ def initial_state() -> State:
         "limit": np.full((metrics, len(PROMISED)), np.nan),
         "share": np.zeros(metrics),
         "worst": np.full(metrics, np.nan),
-        **records.initial_state(),
+        **extremes.initial_state(),
     }
 
 
@@ -156,7 +157,7 @@ def reconcile(
     levels = _levels(scenarios)
     limit = box[0] * np.exp(stretched(state, common)[index])
     one = _distinct(box, confidence)
-    most = records.most(state, 1 - ndtr(levels), tick_s, INDEX)[index]
+    most = extremes.most(state, 1 - ndtr(levels), tick_s, INDEX)[index]
     result = np.empty_like(rising)
     for m in range(len(index)):
         moved = _moved(levels, box[one], limit[m, one])
@@ -187,7 +188,7 @@ def observe(
         tick_s: its length.
     """
     ahead, steps = tick - int(state["made"][0]), horizon_steps(tick_s)
-    after = state | records.observe(state, proved, tick, tick_s)
+    after = state | extremes.observe(state, proved, tick, tick_s)
     if state["made"][0] == NONE:
         return after, common
     if ahead in steps:

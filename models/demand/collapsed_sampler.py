@@ -23,10 +23,10 @@ import numpy as np
 from numpy.polynomial.hermite_e import hermevander
 from numpy.typing import NDArray
 
-from models import scenarios as exact
 from models.behaviour.error_dependence import Dependence, square_root
+from models.demand import scenarios as exact
+from models.demand.scenarios import stream
 from models.quantile_function import LEVELS, Z_MAX, Z_STEP, QuantileFunction, Selected, single
-from models.scenarios import stream
 
 Array = NDArray[np.float32]
 

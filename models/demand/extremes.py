@@ -2,9 +2,9 @@
 
 Of n + 1 exchangeable ticks the last is the largest with probability 1 / (n + 1), whatever their distribution. So what
 is as likely as 1 / n or more lies below the largest of n ticks, but for growth; what is less likely lies beyond it as
-far as the tail is heavy (Weissman 1978, with the index of `models.reconciliation`). Growth is what a day's largest was
-over that of the week before it: the most of a week, and a tenth at least. A network that has learnt from other
-machines multiplies a burst by their bursts, and knows nothing of where this app has always ended.
+far as the tail is heavy (Weissman 1978, with the index of `models.demand.reconciliation`). Growth is what a day's
+largest was over that of the week before it: the most of a week, and a tenth at least. A network that has learnt from
+other machines multiplies a burst by their bursts, and knows nothing of where this app has always ended.
 
 An app's first day knows no bound, nor does a week after one without demand.
 """

@@ -8,11 +8,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import ndtr, ndtri
 
-from models import reconciliation
 from models.behaviour.features import METRICS
+from models.demand import reconciliation
+from models.demand.reconciliation import (
+    NONE,
+    PROMISED,
+    State,
+    initial_common,
+    initial_state,
+    observe,
+    reconcile,
+)
+from models.demand.scenarios import requirements
 from models.quantile_function import LEVELS, QuantileFunction, Z
-from models.reconciliation import NONE, PROMISED, State, initial_common, initial_state, observe, reconcile
-from models.scenarios import requirements
 
 STEPS = [1, 2, 3, 4, 5, 6]
 FLAT = {"stretch": np.zeros((len(METRICS), len(PROMISED))), "misses": np.full(5, 20.0), "excess": np.zeros(5)}

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from models import collapsed, scenarios
+from models.demand import collapsed_sampler, scenarios
+from models.demand.scenarios import Dependence
 from models.quantile_function import QuantileFunction, Z
-from models.scenarios import Dependence
-from tests.unit.models.test_scenarios import correlation, normal_users
+from tests.unit.models.demand.test_scenarios import correlation, normal_users
 
 S = 16_384
 DEPENDENCE = Dependence(np.array([0.1, 0.03]), np.array([[1.0, 0.4], [0.4, 1.0]]), 0.6)
@@ -25,7 +25,7 @@ def skewed_users(users: int, steps: int = 2) -> QuantileFunction:
 def draw(
     users: QuantileFunction, dependence: Dependence = DEPENDENCE, shard: int = 0, **more: int
 ) -> np.ndarray:
-    return collapsed.simulate(
+    return collapsed_sampler.simulate(
         users, dependence, app=b"shop", tick=7, shard=shard, **({"scenarios": S, "seed": 1} | more)
     )
 
@@ -97,14 +97,18 @@ def test_users_without_a_forecast_add_nothing_and_nothing_is_negative() -> None:
     assert draw(rare, drawn=50).min() >= 0
 
 
-@pytest.mark.parametrize(("spread", "most"), [(0.0, collapsed.LEAST), (0.7, 100), (3.0, collapsed.DRAWN)])
+@pytest.mark.parametrize(
+    ("spread", "most"), [(0.0, collapsed_sampler.LEAST), (0.7, 100), (3.0, collapsed_sampler.DRAWN)]
+)
 def test_as_many_are_drawn_as_the_rest_needs_to_be_normal(spread: float, most: int) -> None:
     variance = np.random.default_rng(0).lognormal(0, spread, (3_000, 2, 3)).astype(np.float32)
-    heavy = collapsed._heavy(variance, collapsed.DRAWN)
-    assert collapsed.LEAST <= len(heavy) <= most
+    heavy = collapsed_sampler._heavy(variance, collapsed_sampler.DRAWN)
+    assert collapsed_sampler.LEAST <= len(heavy) <= most
     assert (np.diff(heavy) > 0).all()
     rest = np.delete(variance, heavy, axis=0) / variance.sum(axis=0)
-    assert len(heavy) == collapsed.DRAWN or ((rest**1.5).sum(axis=0) <= collapsed.SKEWNESS).all()
+    assert (
+        len(heavy) == collapsed_sampler.DRAWN or ((rest**1.5).sum(axis=0) <= collapsed_sampler.SKEWNESS).all()
+    )
     assert (np.delete(variance / variance.sum(axis=0), heavy, axis=0).max() <= variance.max(axis=0)).all()
 
 
