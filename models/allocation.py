@@ -28,9 +28,9 @@ from models.demand.scenarios import required
 from models.failing import failing
 from models.guardrails import Fleet, Telemetry, guard
 from models.margin import Level, Margin, Question, of_users, split
-from models.market import Market, window
 from models.promotion import Promotion, decided, judge
-from models.purchase import Choice, Purchase, choose
+from models.purchase.choose import Choice, Purchase, choose
+from models.purchase.market import Market, window
 from models.shortage import confidence as least_cost
 from models.shortage import prices
 

@@ -21,8 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.capacity import Observed, Offer, Policy, load, replicas
-from models.market import Market
-from models.purchase import Choice, Purchase, choose
+from models.purchase.choose import Choice, Purchase, choose
+from models.purchase.market import Market
 
 USER_LEVEL: Final = 0.99  # each user's own quantile in the sum over users: the usual confidence of a plan
 

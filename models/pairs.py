@@ -1,4 +1,4 @@
-"""The rival of `models.purchase`: pairs of one spot and one on-demand offer beside the reserved ones.
+"""The rival of `models.purchase.choose`: pairs of one spot and one on-demand offer beside the reserved ones.
 
 For each spot count the on-demand count is the smallest that holds: a quantile, over the scenarios, of the count that
 each would need. It knows no quota, zone or excluded offer, and mixes no pools. What `leadtime bench allocator`
@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from models.capacity import Offer, committed
 from models.demand.scenarios import stream
-from models.market import EXACT, Array, Fluid, IntArray, Market
-from models.purchase import Purchase, allowed
+from models.purchase.choose import Purchase, allowed
+from models.purchase.market import EXACT, Array, Fluid, IntArray, Market
 
 SPOT_COUNTS: Final = 24  # spot counts tried per offer: all to 24, above that evenly spaced, at most 4 % apart
 OFFERS_PER_TIER: Final = 3  # cheapest per replica that are searched; 3 × 3 pairs take some 20 ms

@@ -7,7 +7,7 @@ launched in a tick, and to the j-th that serves in it, is drawn from the key (se
                 with its `launch_failure` probability it fails then instead, and is tried again RETRY_S later
     loss        spot instances of a pool are lost in waves: in each tick each survives with probability p, one draw
                 for the pool, p ~ Beta of mean exp(-interruptions × tick) and correlation POOL_CORRELATION, as the
-                allocator takes it for its window (`models.market`); at a moment common to the pool
+                allocator takes it for its window (`models.purchase.market`); at a moment common to the pool
     notice      a lost instance serves no longer when its loss is announced; its successor is launched at that moment
     release     pending instances go before ready ones; none that is ready is told from another
     bill        from the launch request to the end of notice or drain, at least `billing_min_s`; reserved instances
@@ -29,7 +29,7 @@ from scipy.special import ndtri
 
 from models.capacity import Offer
 from models.demand.scenarios import stream
-from models.market import POOL_CORRELATION, pool_of
+from models.purchase.market import POOL_CORRELATION, pool_of
 
 RETRY_S: Final = 60.0  # after a launch that failed, as the local provider's default
 ATTEMPTS: Final = 6  # at 5 % failures the seventh is tried once in 1.6e9 launches (0.05⁷ = 8e-10)

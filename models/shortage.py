@@ -13,7 +13,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from models.market import Market
+from models.purchase.market import Market
 
 MOST: Final = 0.999  # thousands of scenarios do not know what lies beyond
 

@@ -13,8 +13,8 @@ from models.behaviour.features import METRICS
 from models.capacity import load
 from models.confidence import totals
 from models.provisioning import Provider
+from models.purchase.table import Tiers, grown_before_shrunk
 from models.references import KNOBS, Facts
-from models.tiers import Tiers, grown_before_shrunk
 from pipeline.backtest.job import TIERS, Arrays, Job, capacity_of, tiers_of
 from pipeline.display import progress
 

@@ -10,13 +10,13 @@ from typing import Annotated, Any, Final, TypeVar
 import numpy as np
 import typer
 
-from models.bounds import bounds
 from models.capacity import Observed, Policy, committed
-from models.exact import least_cost
 from models.instances import STEPS_S, instance
-from models.market import Fluid, Market, pool_of
 from models.pairs import cheapest_pair
-from models.purchase import allowed, choose
+from models.purchase.choose import allowed, choose
+from models.purchase.constraints import bounds
+from models.purchase.market import Fluid, Market, pool_of
+from models.purchase.milp import least_cost
 from pipeline.display import tell
 from pipeline.options import AsJson
 

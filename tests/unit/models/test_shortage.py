@@ -8,7 +8,7 @@ from scipy.stats import norm
 
 from models.capacity import Offer, validate
 from models.demand.scenarios import stream
-from models.market import Market
+from models.purchase.market import Market
 from models.shortage import MOST, confidence, prices
 from tests.unit.models.test_allocation import OD, POLICY, RESERVED, SPOT, TICKS, constant, plan
 

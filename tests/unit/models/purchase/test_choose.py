@@ -9,8 +9,8 @@ import pytest
 
 from models.capacity import Observed, Offer, Policy
 from models.demand.scenarios import stream
-from models.market import POOL_CORRELATION, Market, window
-from models.purchase import choose
+from models.purchase.choose import choose
+from models.purchase.market import POOL_CORRELATION, Market, window
 
 S = 4096
 TICKS = (300, 600, 900, 1200, 1500, 1800)

@@ -8,8 +8,8 @@ import pytest
 
 from models.capacity import Offer, Policy
 from models.demand.scenarios import stream
-from models.market import POOL_CORRELATION, Market
-from models.purchase import choose
+from models.purchase.choose import choose
+from models.purchase.market import POOL_CORRELATION, Market
 
 S = 4096
 WINDOWS = 40_000

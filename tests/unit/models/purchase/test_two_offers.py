@@ -5,13 +5,13 @@ from itertools import product
 import numpy as np
 import pytest
 
-from models import few
-from models.bounds import bounds
 from models.capacity import Observed, Offer, Policy
-from models.few import Few
-from models.market import Market
-from models.purchase import choose
-from models.search import Search
+from models.purchase import two_offers
+from models.purchase.choose import choose
+from models.purchase.constraints import bounds
+from models.purchase.exchange_search import Search
+from models.purchase.market import Market
+from models.purchase.two_offers import Few
 
 POLICY = Policy("shop", ("cpu",), {"cpu": 1.0}, min_on_demand=0.2, max=200)
 TWO = {"cpu": 2.0}
@@ -62,7 +62,7 @@ def test_where_there_are_more_offers_or_nothing_holds_it_is_searched_for() -> No
 
 def test_the_search_finds_nothing_cheaper(monkeypatch: pytest.MonkeyPatch) -> None:
     looked_up = [choose(market_of(seed, seed % 3), POLICY, 0.99).best for seed in range(6)]
-    monkeypatch.setattr(few, "MOST", 0)
+    monkeypatch.setattr(two_offers, "MOST", 0)
     searched = [choose(market_of(seed, seed % 3), POLICY, 0.99).best for seed in range(6)]
     assert all(one.feasible for one in looked_up)
     assert sum(one.cost for one in looked_up) <= sum(one.cost for one in searched) * 1.005
@@ -75,7 +75,7 @@ def test_of_hundreds_of_instances_the_search_finds_as_cheap_ones(monkeypatch: py
     limits = bounds(market, OFFERS, free)
     assert Few(Search(market, OFFERS, limits)).cheapest(4, limits) is None
     searched = choose(market, free, 0.99).best
-    monkeypatch.setattr(few, "MOST", 100_000_000)
+    monkeypatch.setattr(two_offers, "MOST", 100_000_000)
     looked_up = choose(market, free, 0.99).best
     assert sum(looked_up.counts.values()) > 500
     assert searched.feasible

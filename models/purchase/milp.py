@@ -3,8 +3,9 @@
     min Σ_o price_o n_o,  n = old + new whole, old at most what is ready, n within the bounds,
     Σ_o r_o p_os (old_o + late_og (1 - f_o) new_o) + M_gs z_s ≥ need_gs,  Σ_s z_s ≤ k,
 
-with p the survival, f launch failures, z_s = 1 where scenario s is given up: the supply of `models.market.Fluid`,
-which is linear. Too slow for a tick; the search is judged by it. Pool loss is left out.
+with p the survival, f launch failures, z_s = 1 where scenario s is given up: the supply of
+`models.purchase.market.Fluid`, which is linear. Too slow for a tick; the search is judged by it. Pool loss is left
+out.
 
 Most scenarios cannot be given up and need no z: of any k + 1 scenarios at least one is served, so the supply in row s
 is at least the (k + 1)-th largest, over s', of the least supply in s that serves s' (Luedtke, Ahmed & Nemhauser 2010,
@@ -23,9 +24,9 @@ from scipy.optimize import Bounds as Box
 from scipy.optimize import LinearConstraint, milp
 from scipy.sparse import csr_array, hstack
 
-from models.bounds import Bounds, Counts
 from models.capacity import Offer
-from models.market import EXACT, Fluid
+from models.purchase.constraints import Bounds, Counts
+from models.purchase.market import EXACT, Fluid
 
 FIRST: Final = 64  # rows surely served that are asked for at first, and added at a time
 TURNS: Final = 20  # times that HiGHS is asked; once or twice is usual

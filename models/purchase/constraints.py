@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.capacity import Offer, Policy, committed, quotas
-from models.market import Market
+from models.purchase.market import Market
 
 Counts = NDArray[np.int64]
 # Relative to a row's largest coefficient: sums of some hundred float64 products err by 1e-13.

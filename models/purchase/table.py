@@ -1,7 +1,8 @@
 """What is bought for a number of replicas that something else has decided: the allocator's own purchase, by number.
 
 Rivals decide how many replicas an app needs; which instances carry them is bought for them by the same search, from
-the same offers, with the same draws of supply, as for us (`models.purchase`). What differs is then the forecast alone.
+the same offers, with the same draws of supply, as for us (`models.purchase.choose`). What differs is then the
+forecast alone.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ from numpy.typing import NDArray
 from models.behaviour.features import horizon_steps
 from models.capacity import Offer, Policy, replicas_per_instance
 from models.margin import SUPPLY_SCENARIOS
-from models.market import Market
-from models.purchase import choose
+from models.purchase.choose import choose
+from models.purchase.market import Market
 
 Count = NDArray[np.int64]
 

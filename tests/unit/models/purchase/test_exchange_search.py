@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.bounds import bounds
 from models.capacity import Observed, Offer, Policy
 from models.instances import STEPS_S, instance
-from models.market import Fluid, Market
-from models.purchase import allowed, candidates, choose
-from models.search import Search
-from models.supply import Supply
+from models.purchase.choose import allowed, candidates, choose
+from models.purchase.constraints import bounds
+from models.purchase.exchange_search import Search
+from models.purchase.market import Fluid, Market
+from models.purchase.supply import Supply
 
 POLICY = Policy("bench", ("cpu",), {"cpu": 1.0}, max=100_000)
 OD = Offer("od", "aws", "eu", "a", "ON_DEMAND", {"cpu": 2.0}, 1.0, 20, 40, 60, launch_failure=0.1)

@@ -168,7 +168,7 @@ class Fluid(Market):
     """The market with whole losses replaced by expected ones: of n instances p n survive in a scenario.
 
     Linear in the counts up to what is ready and beyond, so that the least cost can be known exactly
-    (`models.exact`). What is left of chance: the demand and each pool's survival p.
+    (`models.purchase.milp`). What is left of chance: the demand and each pool's survival p.
     """
 
     def alive(self, offer: Offer, counts: Sequence[int]) -> Array:

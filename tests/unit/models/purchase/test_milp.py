@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from models.bounds import bounds
 from models.capacity import Observed, Offer, Policy
 from models.demand.scenarios import stream
-from models.exact import least_cost
 from models.instances import STEPS_S, instance
-from models.market import Fluid, Market
 from models.pairs import cheapest_pair, needed
-from models.purchase import allowed, choose
+from models.purchase.choose import allowed, choose
+from models.purchase.constraints import bounds
+from models.purchase.market import Fluid, Market
+from models.purchase.milp import least_cost
 
 POLICY = Policy("shop", ("cpu",), {"cpu": 1.0}, max=100_000)
 OD = Offer("od", "aws", "eu", "a", "ON_DEMAND", {"cpu": 2.0}, 1.0, 20, 40, 60, launch_failure=0.05)

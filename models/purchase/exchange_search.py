@@ -18,10 +18,10 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from models.bounds import TOLERANCE, UNLIMITED, Bounds, Counts
 from models.capacity import Offer
-from models.market import EXACT, Array, Market
-from models.supply import REFERENCE, Float, Supply
+from models.purchase.constraints import TOLERANCE, UNLIMITED, Bounds, Counts
+from models.purchase.market import EXACT, Array, Market
+from models.purchase.supply import REFERENCE, Float, Supply
 
 UNITS: Final[tuple[float, ...]] = (16, 64, 512)  # the need by these; an instance in 512 is 0.2 % of the cost
 COARSER: Final[tuple[float, ...]] = (8, 32, 512)  # the same, for another search

@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models import kernels
-from models.bounds import Bounds, Counts
-from models.search import Search
-from models.supply import Float
+from models.purchase.constraints import Bounds, Counts
+from models.purchase.exchange_search import Search
+from models.purchase.supply import Float
 
 FREE: Final = 2  # offers that may be bought of
 # Numbers that are compared along the staircase: some 10 ms. The search takes as long, and of hundreds of instances

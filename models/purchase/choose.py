@@ -4,9 +4,9 @@ Chosen is a count per offer, constant over the horizon, such that
 
     P( Σ_o r_o · alive_o(step) ≥ replicas(step), all steps of the window ) ≥ confidence,
 
-with r_o replicas per instance and alive_o as `models.market` says. Candidates are searched on draws of their own
-(`models.search`, and `models.few` where there are few); what is found is then judged by `Market.holds`, mended where
-it holds too rarely, and trimmed.
+with r_o replicas per instance and alive_o as `models.purchase.market` says. Candidates are searched on draws of their
+own (`models.purchase.exchange_search`, and `models.purchase.two_offers` where there are few); what is found is then
+judged by `Market.holds`, mended where it holds too rarely, and trimmed.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from typing import Final
 
 import numpy as np
 
-from models.bounds import Bounds, Counts, bounds, zone_note, zone_of
 from models.capacity import Offer, Policy, committed
-from models.few import Few
-from models.market import EXACT, Market, pool_of
-from models.search import Search
+from models.purchase.constraints import Bounds, Counts, bounds, zone_note, zone_of
+from models.purchase.exchange_search import Search
+from models.purchase.market import EXACT, Market, pool_of
+from models.purchase.two_offers import Few
 
 # Cheapest offers of each size, per surviving replica, that are searched: the least costs of the benchmark's first
 # twenty instances use spot offers to the seventh of a size; offers on demand differ by their price alone.

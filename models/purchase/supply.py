@@ -8,10 +8,10 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from models.bounds import Counts
 from models.capacity import Offer
 from models.demand.scenarios import stream
-from models.market import EXACT, Fluid, Market, pool_of
+from models.purchase.constraints import Counts
+from models.purchase.market import EXACT, Fluid, Market, pool_of
 
 Float = NDArray[np.floating[Any]]
 REFERENCE: Final = 1e-6  # price of a reserved instance beside the dearest other: paid, but not for nothing
