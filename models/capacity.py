@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 Tier = Literal["RESERVED", "ON_DEMAND", "SPOT"]
 MODES: Final = ("shadow", "canary", "auto", "paused")
 SCALE_DOWN: Final = ("never", "drain", "any")
-GATES: Final = ("coverage", "decisions")  # see models.promotion
+GATES: Final = ("coverage", "decisions")  # see models.planning.promotion
 GATE_DECISIONS: Final = 288  # a day of 5-minute ticks: a rhythm of the day is then in the measure
 MOST_DECISIONS: Final = (
     10_000  # bounds an app's memory to 10 KB; 0.99 is known to 0.1 % (√(0.99 · 0.01 / 10⁴))
 )
-FALLBACKS: Final = ("reactive", "hold")  # see models.failing
+FALLBACKS: Final = ("reactive", "hold")  # see models.planning.failing_offers
 # Replicas below which a rounding is not a need: float32 errs by 6e-8 × 100 replicas = 6e-6.
 ROUNDING: Final = 1e-5
 SATURATED_EXTRA: Final = 0.5  # a saturated user counts 1.5 times its usage (RECORDS, "Censoring")
@@ -82,7 +82,7 @@ class Policy:
     providers, regions: allowed, empty = all. churn_threshold: share of the cost below which nothing shrinks.
     zone_share: most of the replicas in one zone. pool_loss: share of any one spot pool that the promise survives.
     shortage_price_h: price of an hour in which capacity does not suffice; each plan is then as sure as costs least in
-    all, and at least `confidence` (`models.shortage`).
+    all, and at least `confidence` (`models.planning.shortage_price`).
     """
 
     app: str

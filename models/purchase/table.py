@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from models.behaviour.features import horizon_steps
 from models.capacity import Offer, Policy, replicas_per_instance
-from models.margin import SUPPLY_SCENARIOS
+from models.planning.risk_premium import SUPPLY_SCENARIOS
 from models.purchase.choose import choose
 from models.purchase.market import Market
 
@@ -62,7 +62,7 @@ class Tiers:
 def grown_before_shrunk(desired: Count, ready: Count, size: Count, needed: Count) -> Count:
     """Desired counts (..., offer) with ready instances kept until the others that are ready carry what is needed.
 
-    As the guard rail of that name (`models.guardrails`), for many fleets at once; needed: (...) replicas.
+    As the guard rail of that name (`models.planning.guardrails`), for many fleets at once; needed: (...) replicas.
     """
     result = desired.copy()
     spare = (ready * size).sum(axis=-1) - needed

@@ -30,7 +30,7 @@ class Job:
         policies, offers, terms, starting: by app; of each market (a name -> offers) with instances to begin with.
         lanes: (market, confidence or None for the policy's), the first of each market the default.
         levels: confidences at which the replicas that the scenarios need are kept, for a sweep.
-        shortages: likewise, prices of an hour's shortage in those of a replica (`models.shortage`).
+        shortages: likewise, prices of an hour's shortage in those of a replica (`models.planning.shortage_price`).
         learn_from, plan_from: rows from which scenarios are made and learnt from, and from which plans are made.
         every: plan every so many ticks.
         before: (tick, app by name, metric) totals of the rows before the first: history for rivals alone.

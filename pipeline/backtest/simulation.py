@@ -13,11 +13,11 @@ from typing import Any, Final
 
 import numpy as np
 
-from models import groups
-from models.allocation import promised
 from models.behaviour.features import METRICS
 from models.capacity import floor_demand, load, replicas
-from models.shortage import confidence
+from models.planning import groups
+from models.planning.allocate import promised
+from models.planning.shortage_price import confidence
 from pipeline.backtest.job import Arrays, Job, Lanes
 from pipeline.stages.allocator.decide import Decide
 
@@ -111,8 +111,8 @@ class Living(ABC):
         """(2, setting) replicas that hold in so many of the scenarios, and carry present usage.
 
         Over the promise's steps, which is what to buy for; and over those before, until which nothing bought serves:
-        what is ready is not released below them (`models.allocation`). With them the band (BAND) of replicas that
-        demand fills in the promise's first step.
+        what is ready is not released below them (`models.planning.allocate`). With them the band (BAND) of replicas
+        that demand fills in the promise's first step.
         """
         policy, scenarios, told = self.job.policies[app], decide.args[0], decide.keywords
         first = self.lanes[app, self.job.markets[0]]

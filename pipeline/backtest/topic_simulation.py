@@ -16,8 +16,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from models import groups
 from models.behaviour.lstm import BehaviourModel
+from models.planning import groups
 from pipeline.backtest.forecasts import model_of
 from pipeline.backtest.job import Arrays, Job
 from pipeline.backtest.parallel import days, follow

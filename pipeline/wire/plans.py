@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import Final
 
-from models.allocation import Plan
 from models.capacity import Policy
-from models.margin import Level
+from models.planning.allocate import Plan
+from models.planning.risk_premium import Level
 from pipeline.security.signing_keys import SigningKey
 from pipeline.wire import commands
 from pipeline.wire.codec import Record
@@ -41,7 +41,7 @@ GUARD_RAILS: Final = {
     "provider_failing": "Two or more pools of a provider failed at once: other providers stand in for it.",
     "stale_price": "A price is older than the installation allows: no more of its offer is bought, what runs stays.",
 }
-"""What each guard rail of models.guardrails did, in one sentence."""
+"""What each guard rail of models.planning.guardrails did, in one sentence."""
 _CENT = Decimal("0.000001")
 
 

@@ -1,9 +1,9 @@
 """Stage 4: scenarios of all shards -> for each app its total's forecast, a plan, and signed commands.
 
 When a tick is complete (see `barrier`), for each app in order: step the app's total by the same behaviour model,
-reconcile the scenarios with it, allocate; apps of one allocation group together (`models.groups`). Plans exist only
-for complete ticks, in order. A plan for tick t starts from capacity observed at t - 1; in a replay it waits for it, so
-that plans are a function of the topics.
+reconcile the scenarios with it, allocate; apps of one allocation group together (`models.planning.groups`). Plans
+exist only for complete ticks, in order. A plan for tick t starts from capacity observed at t - 1; in a replay it
+waits for it, so that plans are a function of the topics.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ import numpy as np
 import structlog
 from confluent_kafka import Message
 
-from models import groups
 from models.behaviour.features import horizon_steps
 from models.behaviour.lstm import BehaviourModel, State
 from models.demand import reconciliation
+from models.planning import groups
 from models.quantile_function import QuantileFunction
 from pipeline.inputs import store
 from pipeline.inputs.store import SideInputs

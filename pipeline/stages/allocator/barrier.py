@@ -13,7 +13,7 @@ import numpy as np
 
 from models.behaviour.features import EVENT_KINDS, METRICS
 from models.demand.scenarios import unpack
-from models.guardrails import REPORTING_SHARE
+from models.planning.guardrails import REPORTING_SHARE
 from pipeline.wire.codec import Record
 
 

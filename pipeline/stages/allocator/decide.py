@@ -9,17 +9,17 @@ from typing import Any
 
 import numpy as np
 
-from models.allocation import Plan, allocate, promised
 from models.behaviour.features import METRICS, horizon_steps
 from models.behaviour.lstm import State
 from models.capacity import Offer, Policy, floor_demand
 from models.demand import reconciliation
-from models.guardrails import Telemetry
+from models.planning.allocate import Plan, allocate, promised
+from models.planning.guardrails import Telemetry
 from models.quantile_function import QuantileFunction
 from pipeline.stages.allocator.barrier import Demand
 
 Decide = partial[tuple[Plan, dict[str, Any]]]
-"""decide(offers=, observed=, policy=, memory=, ...): `models.allocation.allocate` of an app's scenarios."""
+"""decide(offers=, observed=, policy=, memory=, ...): `models.planning.allocate.allocate` of an app's scenarios."""
 
 
 @dataclass

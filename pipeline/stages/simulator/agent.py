@@ -10,7 +10,7 @@ from models.behaviour.error_dependence import Dependence, followed
 from models.behaviour.features import METRICS
 from models.demand import collapsed_sampler
 from models.demand.scenarios import by_loading, pack, simulate
-from models.margin import USER_LEVEL
+from models.planning.risk_premium import USER_LEVEL
 from models.quantile_function import QuantileFunction, Selected, sum_of_quantiles
 from pipeline.inputs.store import SideInputs
 from pipeline.kafka import topics

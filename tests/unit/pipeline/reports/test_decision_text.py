@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from models import failing, guardrails
+from models.planning import failing_offers, guardrails
 from pipeline.reports import decision_text
 from pipeline.reports.decision_text import Surroundings
 from pipeline.wire import codec, plans
@@ -271,7 +271,7 @@ def test_every_guard_rail_has_its_sentence() -> None:
         r"`([a-z_]+)`", "".join(re.findall(r"^\d+\..*", guardrails.__doc__ or "", re.MULTILINE))
     )
     documented += re.findall(r"`([a-z_]+)`", (guardrails.__doc__ or "").partition("Before all")[2])
-    source = inspect.getsource(guardrails) + inspect.getsource(failing)
+    source = inspect.getsource(guardrails) + inspect.getsource(failing_offers)
     named = {name for name in documented if f'"{name}"' in source}
     assert named == plans.GUARD_RAILS.keys()
 

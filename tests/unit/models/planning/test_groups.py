@@ -10,11 +10,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.allocation import Plan
 from models.capacity import Observed, Offer, Policy
 from models.demand.scenarios import stream
-from models.groups import Decision, Member, together
-from tests.unit.models.test_allocation import OD, POLICY, RESERVED, SPOT, constant, first, plan_and_memory
+from models.planning.allocate import Plan
+from models.planning.groups import Decision, Member, together
+from tests.unit.models.planning.test_allocate import (
+    OD,
+    POLICY,
+    RESERVED,
+    SPOT,
+    constant,
+    first,
+    plan_and_memory,
+)
 
 OWN = replace(RESERVED, owned_count=4)
 

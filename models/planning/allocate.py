@@ -25,14 +25,14 @@ from models.capacity import (
 )
 from models.demand.reconciliation import PROMISED
 from models.demand.scenarios import required
-from models.failing import failing
-from models.guardrails import Fleet, Telemetry, guard
-from models.margin import Level, Margin, Question, of_users, split
-from models.promotion import Promotion, decided, judge
+from models.planning.failing_offers import failing
+from models.planning.guardrails import Fleet, Telemetry, guard
+from models.planning.promotion import Promotion, decided, judge
+from models.planning.risk_premium import Level, Margin, Question, of_users, split
+from models.planning.shortage_price import confidence as least_cost
+from models.planning.shortage_price import prices
 from models.purchase.choose import Choice, Purchase, choose
 from models.purchase.market import Market, window
-from models.shortage import confidence as least_cost
-from models.shortage import prices
 
 COST_LEVELS: Final = tuple(PROMISED.tolist())
 ALTERNATIVES: Final = 3

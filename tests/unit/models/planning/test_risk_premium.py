@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.demand.scenarios import stream
-from models.margin import Level, Margin
+from models.planning.risk_premium import Level, Margin
 from models.quantile_function import QuantileFunction, Z, sum_of_quantiles
-from tests.unit.models.test_allocation import OD, POLICY, RESERVED, SPOT, constant, plan
+from tests.unit.models.planning.test_allocate import OD, POLICY, RESERVED, SPOT, constant, plan
 
 FAILING = replace(OD, launch_failure=0.05)
 

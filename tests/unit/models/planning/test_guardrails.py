@@ -9,7 +9,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from models.capacity import Policy
-from models.guardrails import Fleet, Guarded, Telemetry, guard
+from models.planning.guardrails import Fleet, Guarded, Telemetry, guard
 
 POLICY = Policy("shop", ("cpu",), {"cpu": 1.0}, mode="auto", hold_s=0.0)
 ALL = Telemetry(reporting=10, known=10)

@@ -8,9 +8,9 @@ from scipy.stats import norm
 
 from models.capacity import Offer, validate
 from models.demand.scenarios import stream
+from models.planning.shortage_price import MOST, confidence, prices
 from models.purchase.market import Market
-from models.shortage import MOST, confidence, prices
-from tests.unit.models.test_allocation import OD, POLICY, RESERVED, SPOT, TICKS, constant, plan
+from tests.unit.models.planning.test_allocate import OD, POLICY, RESERVED, SPOT, TICKS, constant, plan
 
 
 def test_the_confidence_is_where_one_more_replica_costs_what_it_saves():

@@ -22,8 +22,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from models.allocation import Plan
 from models.capacity import Offer, Policy, committed, quotas, replicas_per_instance, why_unusable
+from models.planning.allocate import Plan
 
 STANDING: Final = {
     "paused",

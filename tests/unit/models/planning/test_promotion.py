@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.allocation import Plan
 from models.capacity import Policy, validate
-from models.guardrails import Telemetry
-from models.promotion import STAGES
-from tests.unit.models.test_allocation import OD, POLICY, TICKS, constant, plan_and_memory
+from models.planning.allocate import Plan
+from models.planning.guardrails import Telemetry
+from models.planning.promotion import STAGES
+from tests.unit.models.planning.test_allocate import OD, POLICY, TICKS, constant, plan_and_memory
 
 GATED = replace(POLICY, promotion_gates={"coverage": 0.75, "decisions": 4})
 

@@ -14,8 +14,8 @@ In order, each naming itself where it acts:
 10. `quota`: nor more of what shares a quota than it has, unless it runs already.
 11. `over_budget`: the rails above ask for more than the policy's budget: it is said, and done.
 
-Before all of them, offers that fail are not bought more of (`models.failing`): `spot_return_wait`, `pool_failing`,
-`provider_failing`, `stale_price`.
+Before all of them, offers that fail are not bought more of (`models.planning.failing_offers`): `spot_return_wait`,
+`pool_failing`, `provider_failing`, `stale_price`.
 """
 
 from __future__ import annotations

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from models.capacity import Observed, Offer, Policy, validate
-from models.failing import Failing, failing
-from tests.unit.models.test_allocation import OD, POLICY, SPOT, constant, first, plan_and_memory
+from models.planning.failing_offers import Failing, failing
+from tests.unit.models.planning.test_allocate import OD, POLICY, SPOT, constant, first, plan_and_memory
 
 OTHER = replace(SPOT, offer_id="spot2")  # of the same pool p
 FAR = replace(OD, offer_id="gcp", provider="gcp", price_h=1.5)

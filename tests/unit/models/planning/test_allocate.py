@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.allocation import Plan, allocate
 from models.capacity import Observed, Offer, Policy
 from models.demand.scenarios import stream
-from models.guardrails import Telemetry
+from models.planning.allocate import Plan, allocate
+from models.planning.guardrails import Telemetry
 
 S = 1000
 METRICS = ("cpu", "memory")
