@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models import scoring
+from models.baselines.forecasters.residual import persistence
 from models.behaviour import error_dependence
 from models.behaviour.features import DAY_S, METRICS, STEPS, horizon_steps
 from models.behaviour.lstm import BehaviourModel
@@ -18,7 +19,6 @@ from models.demand import collapsed_sampler, reconciliation
 from models.demand.reconciliation import PROMISED, lower_bound
 from models.demand.scenarios import by_loading, requirements
 from models.quantile_function import LEVELS, QuantileFunction
-from models.rivals.residual import persistence
 from models.scores import DRAWS, Scores
 
 SIZES: Final = (10, 25, 50)  # users of an app, of each so many groupings; and one app of all users (SCORING)

@@ -10,12 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtri
 
+from models.baselines.forecasters import Rival
+from models.baselines.forecasters.residual import persistence
 from models.behaviour.features import DAY_S, horizon_steps
 from models.behaviour.lstm import BehaviourModel, State
 from models.quantile_function import LEVELS as GRID
 from models.quantile_function import Z_MAX, Z_STEP, QuantileFunction
-from models.rivals import Rival
-from models.rivals.residual import persistence
 from models.scores import BOUND, BOUND_LEVELS, CRPS_LEVELS, HELD_LEVELS, LEVELS, Scores, Sums
 
 BLOCK: Final = 288  # forecasts of a user scored at once: 117 levels × 288 × 125 users × 4 bytes = 17 MB

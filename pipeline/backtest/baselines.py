@@ -8,13 +8,13 @@ from typing import Any, Final
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-from models import references
+from models.baselines.autoscalers import registry
+from models.baselines.autoscalers.registry import KNOBS, Facts
 from models.behaviour.features import METRICS
 from models.capacity import load
 from models.confidence import totals
 from models.provisioning import Provider
 from models.purchase.table import Tiers, grown_before_shrunk
-from models.references import KNOBS, Facts
 from pipeline.backtest.job import TIERS, Arrays, Job, capacity_of, tiers_of
 from pipeline.display import progress
 
@@ -70,7 +70,7 @@ class Wanted:
         )
 
     def decide(self, row: int, ready: np.ndarray) -> np.ndarray:
-        """See `models.autoscalers.base.Autoscaler`; the settings as often as there are fleets for them."""
+        """See `models.baselines.autoscalers.base.Autoscaler`; the settings as often as there are fleets for them."""
         one = self._wanted[row - self._first].T.astype(np.int64)
         return np.tile(one, (len(ready) // len(one), 1))
 
@@ -113,7 +113,7 @@ def _market(job: Job, names: Sequence[str], market: str, own: Arrays, used: np.n
     ours = Wanted(own["wanted"], own["soon"], past + job.plan_from, hold)
     policies = [
         ours,
-        *references.make(names, facts, len(SUPPLY)).values(),
+        *registry.make(names, facts, len(SUPPLY)).values(),
     ]
     each = [job.swept, *(len(KNOBS[name].values) for name in names)]
     settings = [len(SUPPLY) * n for n in each]

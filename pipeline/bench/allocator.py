@@ -10,9 +10,9 @@ from typing import Annotated, Any, Final, TypeVar
 import numpy as np
 import typer
 
+from models.baselines.spot_pairs import cheapest_pair
 from models.capacity import Observed, Policy, committed
 from models.instances import STEPS_S, instance
-from models.pairs import cheapest_pair
 from models.purchase.choose import allowed, choose
 from models.purchase.constraints import bounds
 from models.purchase.market import Fluid, Market, pool_of

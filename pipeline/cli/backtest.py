@@ -12,7 +12,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from models import references
+from models.baselines.autoscalers import registry
 from pipeline.backtest import comparison, demand, figures, setup, topic_simulation, what_if
 from pipeline.backtest.baselines import rivals
 from pipeline.backtest.demand import Source
@@ -126,10 +126,10 @@ def backtest(
     installation's first frame, plans and commands are what it published, byte for byte (`published`). A run that was
     killed goes on with the same arguments and the same --out.
     """
-    names = [] if alone else list(dict.fromkeys(rival or references.KNOBS))
+    names = [] if alone else list(dict.fromkeys(rival or registry.KNOBS))
     for name in names:
-        if name not in references.KNOBS:
-            raise UsageError(f"no rival {name!r}; known are {', '.join(references.KNOBS)}")
+        if name not in registry.KNOBS:
+            raise UsageError(f"no rival {name!r}; known are {', '.join(registry.KNOBS)}")
     if (policy is None) != (prices is None):
         raise UsageError("--policy and --prices go together: replicas are sized for offers")
     levels = () if alone else tuple(sorted(set(sweep or SWEEP)))

@@ -14,7 +14,8 @@ import numpy as np
 import typer
 from rich.console import Console
 
-from models import confidence, rivals, scoring
+from models import confidence, scoring
+from models.baselines import forecasters
 from models.behaviour import training_series
 from models.behaviour.features import DAY_S, METRICS, horizon_steps
 from models.behaviour.lstm import DEFAULT_MODEL, BehaviourModel
@@ -69,7 +70,8 @@ def evaluate(
     rival: Annotated[
         list[str] | None,
         typer.Option(
-            help=f"Of {', '.join(rivals.NAMES)}; repeat for more.", show_default=", ".join(DEFAULT_RIVALS)
+            help=f"Of {', '.join(forecasters.NAMES)}; repeat for more.",
+            show_default=", ".join(DEFAULT_RIVALS),
         ),
     ] = None,
     every: Annotated[int, typer.Option(min=1, help="Score the forecasts of every so many ticks.")] = 1,
@@ -112,10 +114,10 @@ def evaluate(
     """
     names = list(dict.fromkeys(rival or DEFAULT_RIVALS))
     for name in names:
-        if name not in rivals.NAMES:
-            raise UsageError(f"no rival {name!r}; known are {', '.join(rivals.NAMES)}")
+        if name not in forecasters.NAMES:
+            raise UsageError(f"no rival {name!r}; known are {', '.join(forecasters.NAMES)}")
         try:
-            rivals.load(name)
+            forecasters.load(name)
         except ImportError as error:
             raise UsageError(f"rival {name} needs more packages ({error}): uv sync --group rivals") from error
     if plot is not None and not plot.parent.is_dir():
@@ -166,7 +168,7 @@ def evaluate(
         report |= confidence.report(promise, scores, seed)
         tell(report, json)
         return
-    beside: list[rivals.Rival] = []
+    beside: list[forecasters.Rival] = []
     for name in names:
         with Console(stderr=True).status(f"fitting {name} (deepar: some minutes)"):
             beside.append(_rival(name, panel, chosen, window, seed))
@@ -290,7 +292,7 @@ def _iso(panel: trace.Panel, row: int) -> str:
     return datetime.fromtimestamp(int(panel.ticks[0] + row) * panel.tick_s, UTC).isoformat()
 
 
-def _rival(name: str, panel: trace.Panel, chosen: list[int], window: Window, seed: int) -> rivals.Rival:
+def _rival(name: str, panel: trace.Panel, chosen: list[int], window: Window, seed: int) -> forecasters.Rival:
     """A rival for the window; one that is trained sees the times before it, of users not scored nor held out."""
     others = [
         u
@@ -298,7 +300,7 @@ def _rival(name: str, panel: trace.Panel, chosen: list[int], window: Window, see
         if u not in chosen and not training_series.held_out(f"{app}/{user}")
     ]
     try:
-        return rivals.make(
+        return forecasters.make(
             name,
             panel.values[window.begin : window.stop, chosen],
             events=panel.events[window.begin : window.stop, chosen],

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from models.autoscalers.base import Facts
-from models.autoscalers.hpa import HorizontalPodAutoscaler
+from models.baselines.autoscalers.base import Facts
+from models.baselines.autoscalers.hpa import HorizontalPodAutoscaler
 from models.behaviour.features import METRICS
 from models.capacity import Policy, load, replicas_per_instance
 from pipeline.demo.recorder import Watch

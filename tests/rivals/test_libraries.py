@@ -1,7 +1,7 @@
 """The rivals with the libraries that they stand on: `uv run --group rivals pytest tests/rivals`.
 
 They are 3 GB, so that these tests are not among those of `make test`; what needs no library is tested in
-tests/unit/models/test_rivals.py.
+tests/unit/models/baselines/test_forecasters.py.
 """
 
 from typing import Any
@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from models.rivals import deepar, exponential, make
-from tests.unit.models.test_rivals import LEVELS, cpu
+from models.baselines.forecasters import deepar, exponential, make
+from tests.unit.models.baselines.test_forecasters import LEVELS, cpu
 
 # the libraries' own, of the versions that are locked
 pytestmark = pytest.mark.filterwarnings("ignore")

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from models.baselines.spot_pairs import cheapest_pair, needed
 from models.capacity import Observed, Offer, Policy
 from models.demand.scenarios import stream
 from models.instances import STEPS_S, instance
-from models.pairs import cheapest_pair, needed
 from models.purchase.choose import allowed, choose
 from models.purchase.constraints import bounds
 from models.purchase.market import Fluid, Market

@@ -10,7 +10,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from models.references import KNOBS
+from models.baselines.autoscalers.registry import KNOBS
 from models.synthetic import population
 from pipeline.backtest import parallel
 from pipeline.cli.backtest import backtest

@@ -7,5 +7,5 @@ is kept free; it then answers for all apps at all of these values, tick by tick:
     wanted = policy.decide(row, ready)      # (setting, app) replicas, from (setting, app) that are ready
 
 It looks at nothing after `row`, draws no random numbers, and takes the rows before its first decision as history.
-`models.references` lists all, with knobs, defaults and sweeps.
+`models.baselines.autoscalers.registry` lists all, with knobs, defaults and sweeps.
 """

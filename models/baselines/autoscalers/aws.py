@@ -19,7 +19,7 @@ from typing import Final
 
 import numpy as np
 
-from models.autoscalers.base import Array, Count, Facts, largest, whole
+from models.baselines.autoscalers.base import Array, Count, Facts, largest, whole
 
 HOUR_S: Final = 3_600
 DAY: Final = 24  # hours

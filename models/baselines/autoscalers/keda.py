@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.autoscalers.base import Array, Count, Facts
-from models.autoscalers.hpa import HorizontalPodAutoscaler, HpaSettings
+from models.baselines.autoscalers.base import Array, Count, Facts
+from models.baselines.autoscalers.hpa import HorizontalPodAutoscaler, HpaSettings
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """Policies that a backtest is read against, their knobs, defaults and sweeps; here also persistence and the oracle.
 
-Each answers at the end of a tick with the replicas wanted from then on, (setting, app); see `models.autoscalers.base`.
-Defaults are the documentation's. Where it has none for a target: KEDA and Autopilot have the HPA's 80 %, and
-AWS, PHPA and Crane the 50 % of their documentation's examples.
+Each answers at the end of a tick with the replicas wanted from then on, (setting, app); see
+`models.baselines.autoscalers.base`. Defaults are the documentation's. Where it has none for a target: KEDA and
+Autopilot have the HPA's 80 %, and AWS, PHPA and Crane the 50 % of their documentation's examples.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ from typing import Final
 
 import numpy as np
 
-from models.autoscalers.autopilot import Horizontal, MovingWindow
-from models.autoscalers.aws import PredictiveScaling
-from models.autoscalers.base import Array, Autoscaler, Count, Facts, largest, quantile
-from models.autoscalers.crane import EffectiveHorizontalPodAutoscaler
-from models.autoscalers.fixed import FixedCapacity
-from models.autoscalers.hpa import HorizontalPodAutoscaler
-from models.autoscalers.keda import ScaledObject
-from models.autoscalers.phpa import HoltWinters, LinearRegression, PredictiveHorizontalPodAutoscaler
+from models.baselines.autoscalers.autopilot import Horizontal, MovingWindow
+from models.baselines.autoscalers.aws import PredictiveScaling
+from models.baselines.autoscalers.base import Array, Autoscaler, Count, Facts, largest, quantile
+from models.baselines.autoscalers.crane import EffectiveHorizontalPodAutoscaler
+from models.baselines.autoscalers.fixed import FixedCapacity
+from models.baselines.autoscalers.hpa import HorizontalPodAutoscaler
+from models.baselines.autoscalers.keda import ScaledObject
+from models.baselines.autoscalers.phpa import HoltWinters, LinearRegression, PredictiveHorizontalPodAutoscaler
 from models.behaviour.features import DAY_S
 
 __all__ = ["KNOBS", "Facts", "Knob", "largest", "make"]
 
-WINDOW_S: Final = 7 * DAY_S  # of residuals, as persistence's in `models.rivals`
+WINDOW_S: Final = 7 * DAY_S  # of residuals, as persistence's in `models.baselines.forecasters`
 UTILISATIONS: Final = (1.1, 1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.15, 0.1)
 LEVELS: Final = (0.5, 0.7, 0.8, 0.9, 0.95, 0.97, 0.98, 0.99, 0.995, 0.998, 0.999, 0.9995)
 FACTORS: Final = (0.7, 0.8, 0.85, 0.9, 0.95, 1.0, 1.05, 1.1, 1.2, 1.4, 1.7)

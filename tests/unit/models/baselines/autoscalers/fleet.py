@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from models.autoscalers.base import Array, Autoscaler, Facts
+from models.baselines.autoscalers.base import Array, Autoscaler, Facts
 
 HOUR = 3_600
 DAY = 86_400

@@ -18,8 +18,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from models.autoscalers.base import Array, Count, Facts
-from models.autoscalers.hpa import HorizontalPodAutoscaler, HpaSettings
+from models.baselines.autoscalers.base import Array, Count, Facts
+from models.baselines.autoscalers.hpa import HorizontalPodAutoscaler, HpaSettings
 from models.behaviour.features import DAY_S
 
 GAP_S: Final = 3_600  # a larger one ends the history

@@ -18,8 +18,8 @@ from typing import Final, Protocol
 
 import numpy as np
 
-from models.autoscalers.base import Array, Count, Facts, largest, whole
-from models.autoscalers.hpa import HorizontalPodAutoscaler, HpaSettings
+from models.baselines.autoscalers.base import Array, Count, Facts, largest, whole
+from models.baselines.autoscalers.hpa import HorizontalPodAutoscaler, HpaSettings
 from models.behaviour.features import DAY_S
 
 SEASONS: Final = 4  # storedSeasons in the documentation

@@ -9,8 +9,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from models.baselines.forecasters.residual import REFRESH_S, WINDOW_S, Array, Residual, carried
 from models.behaviour.features import DAY_S, METRICS
-from models.rivals.residual import REFRESH_S, WINDOW_S, Array, Residual, carried
 
 REFIT_S: Final = 7 * DAY_S
 FIT_TICKS: Final = 2_016  # a week of five minutes

@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from models.rivals import NAMES, deepar, exponential, make
-from models.rivals.residual import Residual, carried, persistence, seasonal_naive
+from models.baselines.forecasters import NAMES, deepar, exponential, make
+from models.baselines.forecasters.residual import Residual, carried, persistence, seasonal_naive
 
 LEVELS = np.array([0.1, 0.5, 0.9])
 

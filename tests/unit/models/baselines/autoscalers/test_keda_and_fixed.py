@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from models.autoscalers.fixed import FixedCapacity
-from models.autoscalers.keda import ScaledObject
-from tests.unit.models.autoscalers.fleet import DAY, One, facts_of
+from models.baselines.autoscalers.fixed import FixedCapacity
+from models.baselines.autoscalers.keda import ScaledObject
+from tests.unit.models.baselines.autoscalers.fleet import DAY, One, facts_of
 
 
 def keda(threshold: float = 0.5, least: int = 0) -> One:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.references import KNOBS, Facts, make
+from models.baselines.autoscalers.registry import KNOBS, Facts, make
 
 HOURS = 24 * 9
 CAUSAL = [name for name in KNOBS if name != "oracle"]

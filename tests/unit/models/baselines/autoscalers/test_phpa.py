@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from models.autoscalers.phpa import HoltWinters, LinearRegression, PredictiveHorizontalPodAutoscaler
-from tests.unit.models.autoscalers.fleet import One, facts_of
+from models.baselines.autoscalers.phpa import HoltWinters, LinearRegression, PredictiveHorizontalPodAutoscaler
+from tests.unit.models.baselines.autoscalers.fleet import One, facts_of
 
 
 def one(x: float) -> np.ndarray:

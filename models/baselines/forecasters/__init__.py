@@ -8,9 +8,9 @@ from typing import Final, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from models.rivals.deepar import DeepAR
-from models.rivals.exponential import ets
-from models.rivals.residual import Array, persistence, seasonal_naive
+from models.baselines.forecasters.deepar import DeepAR
+from models.baselines.forecasters.exponential import ets
+from models.baselines.forecasters.residual import Array, persistence, seasonal_naive
 
 LIBRARIES: Final[dict[str, str | None]] = {
     "persistence": None,

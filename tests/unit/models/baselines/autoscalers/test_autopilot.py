@@ -3,8 +3,13 @@
 import numpy as np
 import pytest
 
-from models.autoscalers.autopilot import Horizontal, HorizontalSettings, MovingWindow, WindowSettings
-from tests.unit.models.autoscalers.fleet import HOUR, facts_of
+from models.baselines.autoscalers.autopilot import (
+    Horizontal,
+    HorizontalSettings,
+    MovingWindow,
+    WindowSettings,
+)
+from tests.unit.models.baselines.autoscalers.fleet import HOUR, facts_of
 
 
 def test_replicas_are_the_statistic_of_the_horizon_over_the_target():

@@ -12,7 +12,7 @@ from typing import Final, Literal
 
 import numpy as np
 
-from models.autoscalers.base import Array, Count, Facts, quantile
+from models.baselines.autoscalers.base import Array, Count, Facts, quantile
 
 BUCKETS: Final = 400  # "about 400 usage buckets"
 # Bounds of buckets as the open VPA recommender's: the first is 0.01 wide, each next 5 % wider (400: up to 6e7 replicas)

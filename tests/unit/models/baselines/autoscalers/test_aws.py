@@ -4,8 +4,8 @@ from typing import Any
 
 import numpy as np
 
-from models.autoscalers.aws import PredictiveScaling
-from tests.unit.models.autoscalers.fleet import HOUR, One, facts_of
+from models.baselines.autoscalers.aws import PredictiveScaling
+from tests.unit.models.baselines.autoscalers.fleet import HOUR, One, facts_of
 
 
 def aws(target: float = 0.5, tick_s: int = 300, **facts: Any) -> One:

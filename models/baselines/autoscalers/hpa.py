@@ -13,7 +13,7 @@ from typing import Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from models.autoscalers.base import Array, Count, Facts, whole
+from models.baselines.autoscalers.base import Array, Count, Facts, whole
 from models.capacity import ROUNDING
 
 

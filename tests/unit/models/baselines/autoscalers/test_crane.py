@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from models.autoscalers.base import Array
-from models.autoscalers.crane import (
+from models.baselines.autoscalers.base import Array
+from models.baselines.autoscalers.crane import (
     EffectiveHorizontalPodAutoscaler,
     Estimator,
     error,
@@ -14,7 +14,7 @@ from models.autoscalers.crane import (
     predict,
     prepared,
 )
-from tests.unit.models.autoscalers.fleet import HOUR, facts_of
+from tests.unit.models.baselines.autoscalers.fleet import HOUR, facts_of
 
 CYCLE = 24
 DAYS: Array = np.asarray(20 + 10 * np.sin(2 * np.pi * np.arange(7 * CYCLE) / CYCLE), np.float64)

@@ -6,9 +6,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from models.autoscalers import hpa as kubernetes
-from models.autoscalers.hpa import SCALE_DOWN, SCALE_UP, Behaviour, HorizontalPodAutoscaler, HpaSettings
-from tests.unit.models.autoscalers.fleet import One, facts_of
+from models.baselines.autoscalers import hpa as kubernetes
+from models.baselines.autoscalers.hpa import (
+    SCALE_DOWN,
+    SCALE_UP,
+    Behaviour,
+    HorizontalPodAutoscaler,
+    HpaSettings,
+)
+from tests.unit.models.baselines.autoscalers.fleet import One, facts_of
 
 Scaling = kubernetes.Scaling
 AT_ONCE = replace(SCALE_DOWN, stabilisation_s=0)
