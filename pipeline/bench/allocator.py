@@ -12,11 +12,11 @@ import typer
 
 from models.baselines.spot_pairs import cheapest_pair
 from models.capacity import Observed, Policy, committed
-from models.instances import STEPS_S, instance
 from models.purchase.choose import allowed, choose
 from models.purchase.constraints import bounds
 from models.purchase.market import Fluid, Market, pool_of
 from models.purchase.milp import least_cost
+from models.synthetic.purchases import STEPS_S, instance
 from pipeline.display import tell
 from pipeline.options import AsJson
 

@@ -11,12 +11,14 @@ from typing import Annotated, Any, Final
 import numpy as np
 import typer
 
-from models import machines, scoring, synthetic
+from models import scoring
 from models.behaviour import prior as calibration
 from models.behaviour import training, training_series
 from models.behaviour.features import DAY_S, EVENT_KINDS
 from models.behaviour.lstm import BehaviourModel, State
 from models.behaviour.training_series import Series
+from models.synthetic import machines
+from models.synthetic import population as synthetic
 from pipeline.display import progress, tell
 from pipeline.traces import trace_file
 

@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 
 from models.behaviour.features import EVENT_KINDS, METRICS
-from models.synthetic import Population, population
+from models.synthetic.population import Population, population
 from pipeline.traces.trace_file import Trace
 
 TICK_S = 300

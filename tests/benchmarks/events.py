@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from models import scoring, synthetic
+from models import scoring
 from models.behaviour import training
 from models.behaviour.training_series import Series
+from models.synthetic import population as synthetic
 from pipeline.cli.train import simulated
 
 TRAINED = tuple((seed, 60, 2880) for seed in (101, 102, 103, 104))  # seed, tick_s, ticks

@@ -9,7 +9,7 @@ import polars as pl
 from rich.console import Console
 
 from models.behaviour.features import EVENT_KINDS, METRICS
-from models.synthetic import population
+from models.synthetic.population import population
 from pipeline.demo.recorder import Watch
 from pipeline.demo.run import Run
 from pipeline.runtime.supervisor import Supervisor

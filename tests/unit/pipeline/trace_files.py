@@ -4,7 +4,7 @@ from pathlib import Path
 
 import polars as pl
 
-from models.synthetic import Population, columns
+from models.synthetic.population import Population, columns
 
 
 def write(people: Population, path: Path) -> None:

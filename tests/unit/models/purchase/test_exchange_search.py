@@ -9,12 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.capacity import Observed, Offer, Policy
-from models.instances import STEPS_S, instance
 from models.purchase.choose import allowed, candidates, choose
 from models.purchase.constraints import bounds
 from models.purchase.exchange_search import Search
 from models.purchase.market import Fluid, Market
 from models.purchase.supply import Supply
+from models.synthetic.purchases import STEPS_S, instance
 
 POLICY = Policy("bench", ("cpu",), {"cpu": 1.0}, max=100_000)
 OD = Offer("od", "aws", "eu", "a", "ON_DEMAND", {"cpu": 2.0}, 1.0, 20, 40, 60, launch_failure=0.1)

@@ -11,11 +11,11 @@ import pytest
 from models.baselines.spot_pairs import cheapest_pair, needed
 from models.capacity import Observed, Offer, Policy
 from models.demand.scenarios import stream
-from models.instances import STEPS_S, instance
 from models.purchase.choose import allowed, choose
 from models.purchase.constraints import bounds
 from models.purchase.market import Fluid, Market
 from models.purchase.milp import least_cost
+from models.synthetic.purchases import STEPS_S, instance
 
 POLICY = Policy("shop", ("cpu",), {"cpu": 1.0}, max=100_000)
 OD = Offer("od", "aws", "eu", "a", "ON_DEMAND", {"cpu": 2.0}, 1.0, 20, 40, 60, launch_failure=0.05)

@@ -11,7 +11,7 @@ import typer
 from typer.testing import CliRunner
 
 from models.baselines.autoscalers.registry import KNOBS
-from models.synthetic import population
+from models.synthetic.population import population
 from pipeline.backtest import parallel
 from pipeline.cli.backtest import backtest
 from pipeline.errors import UsageError

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from models.behaviour.lstm import BehaviourModel, Network
 from models.behaviour.training_series import held_out
-from models.synthetic import population
+from models.synthetic.population import population
 from pipeline.cli.evaluate import evaluate
 from pipeline.errors import UsageError
 from tests.unit.pipeline.trace_files import write

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from models.machines import machines
+from models.synthetic.machines import machines
 
 
 def test_equal_seeds_give_equal_machines() -> None:

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from models.synthetic import population
+from models.synthetic.population import population
 
 
 def test_a_seed_gives_one_population() -> None:
