@@ -9,7 +9,7 @@ from scipy.special import ndtri
 from models.behaviour.error_dependence import Dependence, semidefinite
 from models.behaviour.features import METRICS, STEPS, horizon_steps
 from models.behaviour.lstm import BehaviourModel, State
-from models.scoring import forecasts
+from models.evaluation.forecast_pass import forecasts
 
 Array = NDArray[np.float32]
 

@@ -12,8 +12,8 @@ from models.baselines.autoscalers import registry
 from models.baselines.autoscalers.registry import KNOBS, Facts
 from models.behaviour.features import METRICS
 from models.capacity import load
-from models.confidence import totals
-from models.provisioning import Provider
+from models.evaluation.promise import totals
+from models.evaluation.simulated_cloud import Provider
 from models.purchase.table import Tiers, grown_before_shrunk
 from pipeline.backtest.job import TIERS, Arrays, Job, capacity_of, tiers_of
 from pipeline.display import progress

@@ -13,9 +13,9 @@ import polars as pl
 from models.baselines.autoscalers.registry import KNOBS, largest
 from models.behaviour.features import DAY_S, HOUR_S, METRICS
 from models.capacity import floor_demand
-from models.confidence import totals
 from models.demand.reconciliation import lower_bound
-from models.outcomes import RATES, Outcomes, at_rate, compared, nearest, weights
+from models.evaluation.policy_outcomes import RATES, Outcomes, at_rate, compared, nearest, weights
+from models.evaluation.promise import totals
 from pipeline.backtest.baselines import SUPPLY, filled, loads
 from pipeline.backtest.job import Arrays, Job
 

@@ -9,8 +9,8 @@ from typing import Any, Final
 import numpy as np
 import polars as pl
 
-from models import daily
-from models.outcomes import RATES, weights
+from models.evaluation import day_bootstrap
+from models.evaluation.policy_outcomes import RATES, weights
 from pipeline.backtest.comparison import OURS, Ranked
 from pipeline.backtest.job import TIERS, Arrays, Job
 
@@ -39,8 +39,8 @@ def stated(
     found: dict[str, dict[str, dict[str, Any]]] = {}
     for app, index in [(ALL, slice(None)), *((app, slice(a, a + 1)) for a, app in enumerate(job.apps))]:
         drawn = {
-            name: daily.figures(
-                daily.by_day(
+            name: day_bootstrap.figures(
+                day_bootstrap.by_day(
                     outcomes,
                     some[0],
                     index,
@@ -59,7 +59,7 @@ def stated(
         if app == ALL:
             _matched(drawn, ranked)
         found[app] = {
-            name: {figure: daily.stated(values) for figure, values in own.items()}
+            name: {figure: day_bootstrap.stated(values) for figure, values in own.items()}
             for name, own in drawn.items()
         }
     return found
@@ -85,7 +85,7 @@ def write(folder: Path, found: Mapping[str, Mapping[str, Mapping[str, Any]]]) ->
         for figure, values in figures.items()
     ]
     text, number = (pl.String, pl.Float64)
-    schema = dict.fromkeys(("app", "policy", "figure"), text) | dict.fromkeys(daily.STATED, number)
+    schema = dict.fromkeys(("app", "policy", "figure"), text) | dict.fromkeys(day_bootstrap.STATED, number)
     frame = pl.DataFrame(rows, schema=schema)
     frame.write_parquet(folder / "figures.parquet")
     frame.write_csv(folder / "figures.csv")

@@ -9,10 +9,11 @@ from typing import Final
 
 import numpy as np
 
-from models import capacity, confidence
+from models import capacity
 from models.behaviour.features import DAY_S, METRICS
 from models.capacity import Offer, Policy
-from models.provisioning import Terms
+from models.evaluation import promise
+from models.evaluation.simulated_cloud import Terms
 from pipeline.backtest.job import Job
 from pipeline.cli.evaluate import Window
 from pipeline.errors import UsageError
@@ -27,7 +28,9 @@ from pipeline.wire.plans import DEFAULT_POLICY, default_policy
 
 TIERS: Final = "tiers"
 ON_DEMAND: Final = "on_demand"
-LEARN_S: Final = 4 * DAY_S  # before plans, in which promises are learnt from; as in `models.confidence`
+LEARN_S: Final = (
+    4 * DAY_S
+)  # before plans, in which promises are learnt from; as in `models.evaluation.promise`
 HISTORY_S: Final = (
     14 * DAY_S
 )  # that rivals know before the window, where the trace has it: as much as any asks for
@@ -46,7 +49,7 @@ class Records:
 def members_of(panel: Panel, groupings: int, seed: int) -> dict[str, np.ndarray]:
     """App -> columns of its users; `groupings`: so many artificial apps of each size instead of the panel's own."""
     if groupings:
-        drawn = confidence.groupings(len(panel.users), groupings, seed)
+        drawn = promise.groupings(len(panel.users), groupings, seed)
         return {f"group-{len(users):03d}-{i:02d}": users for i, users in enumerate(drawn)}
     apps = np.array(panel.apps)
     return {str(app): np.flatnonzero(apps == app) for app in dict.fromkeys(panel.apps)}
@@ -64,7 +67,7 @@ def sized(panel: Panel, window: Window, members: Mapping[str, np.ndarray]) -> Re
         UsageError: nothing was seen of an app.
     """
     values = panel.values[window.begin : window.begin + first_plan(window, panel.tick_s)]
-    before = confidence.totals(values, list(members.values()))
+    before = promise.totals(values, list(members.values()))
     medians: dict[str, dict[str, float]] = {}
     for a, app in enumerate(members):
         known = {
@@ -231,7 +234,7 @@ def job_of(
         levels=levels,
         learn_from=max(0, plan_from - LEARN_S // panel.tick_s),
         plan_from=plan_from,
-        before=confidence.totals(panel.values[past], [members[app] for app in sorted(members)]),
+        before=promise.totals(panel.values[past], [members[app] for app in sorted(members)]),
     )
 
 

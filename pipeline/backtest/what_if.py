@@ -25,9 +25,9 @@ from typing import Any, Final
 import numpy as np
 import polars as pl
 
-from models import daily
 from models.capacity import validate
-from models.outcomes import weights
+from models.evaluation import day_bootstrap
+from models.evaluation.policy_outcomes import weights
 from pipeline.backtest import setup
 from pipeline.backtest.comparison import OURS, Ranked
 from pipeline.backtest.demand import Source
@@ -219,13 +219,13 @@ def figures(job: Job, seen: Arrays, ranked: Ranked) -> dict[str, np.ndarray]:
     """Our figures of a run, (draw): all apps, the days that every alternative draws alike."""
     market, outcomes = next(iter(ranked.outcomes.items()))
     skip = len(seen["ready"]) - len(ranked.demand)
-    days = daily.by_day(
+    days = day_bootstrap.by_day(
         outcomes,
         ranked.lanes[market][OURS][0],
         tiers={tier: seen["tiers"][skip:, :, 0, i] for i, tier in enumerate(TIERS)},
         promise=ranked.promise,
     )
-    return daily.figures(days, weights(len(np.unique(outcomes.day)), job.seed))
+    return day_bootstrap.figures(days, weights(len(np.unique(outcomes.day)), job.seed))
 
 
 def differences(
@@ -236,9 +236,9 @@ def differences(
         {
             "what_if": text,
             "figure": name,
-            "as_given": daily.stated(base[name])["value"],
-            **daily.stated(drawn[name]),
-            **{f"difference_{k}": v for k, v in daily.stated(drawn[name] - base[name]).items()},
+            "as_given": day_bootstrap.stated(base[name])["value"],
+            **day_bootstrap.stated(drawn[name]),
+            **{f"difference_{k}": v for k, v in day_bootstrap.stated(drawn[name] - base[name]).items()},
         }
         for text, drawn in others.items()
         for name in SHOWN

@@ -14,12 +14,13 @@ import numpy as np
 import typer
 from rich.console import Console
 
-from models import confidence, scoring
 from models.baselines import forecasters
 from models.behaviour import training_series
 from models.behaviour.features import DAY_S, METRICS, horizon_steps
 from models.behaviour.lstm import DEFAULT_MODEL, BehaviourModel
-from models.scores import MAIN_METRICS
+from models.evaluation import forecast_pass
+from models.evaluation import promise as confidence
+from models.evaluation.forecast_scores import MAIN_METRICS
 from pipeline.display import progress, tell
 from pipeline.errors import UsageError
 from pipeline.options import AsJson
@@ -174,7 +175,7 @@ def evaluate(
             beside.append(_rival(name, panel, chosen, window, seed))
     with progress("ticks") as bar:
         task = bar.add_task("evaluating", total=len(values), note="")
-        scores = scoring.evaluate(
+        scores = forecast_pass.evaluate(
             behaviour,
             values,
             events,

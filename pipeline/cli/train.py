@@ -11,12 +11,12 @@ from typing import Annotated, Any, Final
 import numpy as np
 import typer
 
-from models import scoring
 from models.behaviour import prior as calibration
 from models.behaviour import training, training_series
 from models.behaviour.features import DAY_S, EVENT_KINDS
 from models.behaviour.lstm import BehaviourModel, State
 from models.behaviour.training_series import Series
+from models.evaluation import forecast_pass
 from models.synthetic import machines
 from models.synthetic import population as synthetic
 from pipeline.display import progress, tell
@@ -195,14 +195,14 @@ def train(
     tell(model.facts, json)
 
 
-def _score(model: BehaviourModel, source: Source) -> scoring.Scores | None:
+def _score(model: BehaviourModel, source: Source) -> forecast_pass.Scores | None:
     """Users held out, over the test window; the eight days before it warm up the state and the rival."""
     panel = source.panel
     users = [u for u, user in enumerate(source.users) if training_series.held_out(user.name)]
     if not users:
         return None
     start = max(0, source.later - 8 * DAY_S // panel.tick_s)
-    return scoring.evaluate(
+    return forecast_pass.evaluate(
         model,
         panel.values[start:, users],
         panel.events[start:, users],

@@ -13,7 +13,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from scipy.special import ndtri
 
 from models.behaviour.features import METRICS
-from models.scores import MAIN_STEPS, RELIABILITY, Scores
+from models.evaluation.forecast_scores import MAIN_STEPS, RELIABILITY, Scores
 from pipeline.errors import UsageError
 from pipeline.reports.charts import INK, MUTED, RULE, STYLE, png
 

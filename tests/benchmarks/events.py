@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from models import scoring
 from models.behaviour import training
 from models.behaviour.training_series import Series
+from models.evaluation import forecast_pass
 from models.synthetic import population as synthetic
 from pipeline.cli.train import simulated
 
@@ -44,7 +44,7 @@ def ablation(updates: int, rows: int, *, hidden: bool, seed: int = 0) -> dict[st
     )
     people = synthetic.population(**SCORED)
     events = np.full_like(people.events, np.nan) if hidden else people.events
-    summary = scoring.evaluate(
+    summary = forecast_pass.evaluate(
         model,
         people.values,
         events,

@@ -128,7 +128,7 @@ def test_events_can_be_hidden(trace_file: Path, model: Path, monkeypatch: pytest
         seen.append(bool((events == events).any()))
         raise UsageError("enough")
 
-    monkeypatch.setattr("models.scoring.evaluate", watched)
+    monkeypatch.setattr("models.evaluation.forecast_pass.evaluate", watched)
     for hidden in (False, True):
         with pytest.raises(UsageError, match="enough"):
             evaluate(trace_file, model, without_events=hidden)

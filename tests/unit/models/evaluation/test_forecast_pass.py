@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 from scipy.special import ndtr, ndtri
 
-from models import scoring
 from models.behaviour.lstm import BehaviourModel, Network
+from models.evaluation import forecast_pass
+from models.evaluation.forecast_pass import crps
+from models.evaluation.forecast_scores import CRPS_LEVELS, LEVELS
 from models.quantile_function import QuantileFunction
-from models.scores import CRPS_LEVELS, LEVELS
-from models.scoring import crps
 from tests.unit.models.normal import Normal
 
 
@@ -19,8 +19,10 @@ def series(ticks: int, users: int, seed: int = 0) -> Any:
     return values
 
 
-def score(model: Any, values: Any, saturated: Any = None, start: int = 100, **changes: Any) -> scoring.Scores:
-    return scoring.evaluate(
+def score(
+    model: Any, values: Any, saturated: Any = None, start: int = 100, **changes: Any
+) -> forecast_pass.Scores:
+    return forecast_pass.evaluate(
         model,
         values,
         np.full((*values.shape[:2], 4), np.nan, np.float32),
@@ -102,7 +104,7 @@ def test_nothing_to_score() -> None:
 def test_blocks_and_seeds_do_not_change_sums(monkeypatch: pytest.MonkeyPatch) -> None:
     values = series(600, 2)
     a = score(Normal(), values)
-    monkeypatch.setattr(scoring, "BLOCK", 77)
+    monkeypatch.setattr(forecast_pass, "BLOCK", 77)
     b = score(Normal(), values)
     np.testing.assert_allclose(a.model.crps, b.model.crps, rtol=1e-5)
     np.testing.assert_allclose(a.rivals["persistence"].slack, b.rivals["persistence"].slack, rtol=1e-5)
@@ -129,7 +131,7 @@ def test_the_model_can_be_made_to_forget() -> None:
         none = np.full((7, 1, 4), np.nan, np.float32)
         values = series(7, 1)
         model: Any = Counts()
-        passed = scoring.forecasts(
+        passed = forecast_pass.forecasts(
             model, values, none, np.zeros(values.shape, bool), first_tick=0, tick_s=300, forget=forget
         )
         return [int(state["ticks"]) for state, _, _ in passed]
@@ -143,12 +145,12 @@ def test_pit_of_quantiles() -> None:
     quantiles = np.linspace(0, 10, len(LEVELS), dtype=np.float32)[:, None]
     i = int(np.flatnonzero(LEVELS == 0.5)[0])
     between = (quantiles[i] + quantiles[i + 1]) / 2
-    assert scoring.pit_of(quantiles, between, np.zeros(1))[0] == 0.5
-    assert scoring.pit_of(quantiles, between, np.full(1, 0.5))[0] == pytest.approx(0.505)
-    assert scoring.pit_of(quantiles, np.full(1, 11, np.float32), np.zeros(1))[0] == LEVELS[-1]
+    assert forecast_pass.pit_of(quantiles, between, np.zeros(1))[0] == 0.5
+    assert forecast_pass.pit_of(quantiles, between, np.full(1, 0.5))[0] == pytest.approx(0.505)
+    assert forecast_pass.pit_of(quantiles, np.full(1, 11, np.float32), np.zeros(1))[0] == LEVELS[-1]
     # zero up to the median: a zero may lie anywhere below it
     quantiles[: i + 1] = 0
-    pit = scoring.pit_of(np.tile(quantiles, 1000), np.zeros(1000, np.float32), np.arange(1000) / 1000)
+    pit = forecast_pass.pit_of(np.tile(quantiles, 1000), np.zeros(1000, np.float32), np.arange(1000) / 1000)
     assert pit[0] == 0
     assert (pit <= 0.25).mean() == pytest.approx(0.25 / 0.505, abs=0.002)
 
@@ -160,10 +162,12 @@ def test_quantiles_are_those_of_the_forecast() -> None:
         rng.random((3, 2), np.float32) * 3, rng.random((3, 2), np.float32) + 0.1, offsets
     )
     levels = ndtri(LEVELS)[:, None, None].astype(np.float32)
-    np.testing.assert_allclose(scoring.quantiles_of(forecast), forecast.at(levels), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        forecast_pass.quantiles_of(forecast), forecast.at(levels), rtol=1e-4, atol=1e-5
+    )
     # a flat part is flat to the bit, at the value of the grid: a tie with the last value is seen
     offsets[..., 5:12] = offsets[..., 5:6]
-    flat = scoring.quantiles_of(forecast)[(LEVELS > 0.05) & (LEVELS < 0.6)]
+    flat = forecast_pass.quantiles_of(forecast)[(LEVELS > 0.05) & (LEVELS < 0.6)]
     np.testing.assert_array_equal(flat, np.tile(np.maximum(forecast.grid()[..., 5], 0), (len(flat), 1, 1)))
 
 
@@ -174,7 +178,7 @@ def test_one_pass_of_the_network_is_causal() -> None:
     changed = values.copy()
     changed[30:] *= 3
     a, b = (
-        [f for _, f, _ in scoring.forecasts(model, v, events, saturated, first_tick=0, tick_s=300)]
+        [f for _, f, _ in forecast_pass.forecasts(model, v, events, saturated, first_tick=0, tick_s=300)]
         for v in (values, changed)
     )
     for t in range(30):

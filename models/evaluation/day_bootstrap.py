@@ -13,7 +13,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from models.outcomes import Outcomes
+from models.evaluation.policy_outcomes import Outcomes
 
 Array = NDArray[np.float64]
 LEVELS: Final = (0.025, 0.975)  # of the interval
@@ -90,7 +90,7 @@ def figures(days: Mapping[str, Array], weight: Array) -> dict[str, Array]:
 
     Args:
         days: of `by_day`.
-        weight: (draw, day), see `models.outcomes.weights`.
+        weight: (draw, day), see `models.evaluation.policy_outcomes.weights`.
     """
 
     def total(name: str) -> Array:

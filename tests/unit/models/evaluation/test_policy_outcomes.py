@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from models.outcomes import Outcomes, at_rate, compared, nearest, weights
+from models.evaluation.policy_outcomes import Outcomes, at_rate, compared, nearest, weights
 
 
 def outcomes() -> Outcomes:

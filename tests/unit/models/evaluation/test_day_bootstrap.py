@@ -3,8 +3,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from models.daily import by_day, figures, stated
-from models.outcomes import Outcomes
+from models.evaluation.day_bootstrap import by_day, figures, stated
+from models.evaluation.policy_outcomes import Outcomes
 
 # two days of three ticks, one app of demand 4, one lane; ready falls short in ticks 1, 2, 3 (across midnight)
 OUTCOMES = Outcomes(

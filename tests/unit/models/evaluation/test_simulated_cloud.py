@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from models.capacity import Offer
-from models.provisioning import Fleet, Provider, Terms
+from models.evaluation.simulated_cloud import Fleet, Provider, Terms
 
 
 def offer(name: str, tier: str = "ON_DEMAND", **fields: object) -> Offer:

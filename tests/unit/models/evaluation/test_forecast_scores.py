@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 
 from models.behaviour.features import METRICS
-from models.scores import BOUND_LEVELS, HELD_LEVELS, RELIABILITY, Scores, geometric_mean, matched
+from models.evaluation.forecast_scores import (
+    BOUND_LEVELS,
+    HELD_LEVELS,
+    RELIABILITY,
+    Scores,
+    geometric_mean,
+    matched,
+)
 
 
 def filled(metric: str = "cpu", blocks: int = 2, users: int = 2) -> Scores:

@@ -9,7 +9,6 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from models import scoring
 from models.baselines.forecasters.residual import persistence
 from models.behaviour import error_dependence
 from models.behaviour.features import DAY_S, METRICS, STEPS, horizon_steps
@@ -18,8 +17,9 @@ from models.capacity import floor_demand
 from models.demand import collapsed_sampler, reconciliation
 from models.demand.reconciliation import PROMISED, lower_bound
 from models.demand.scenarios import by_loading, requirements
+from models.evaluation import forecast_pass
+from models.evaluation.forecast_scores import DRAWS, Scores
 from models.quantile_function import LEVELS, QuantileFunction
-from models.scores import DRAWS, Scores
 
 SIZES: Final = (10, 25, 50)  # users of an app, of each so many groupings; and one app of all users (SCORING)
 SUM: Final = "sum_of_users"
@@ -99,7 +99,9 @@ class _Sum:
     def quantiles(self, metric: int, rows: range, step: int, levels: NDArray[np.float64]) -> Array:
         """(level, row, app) at `scores.LEVELS`, the levels that are asked for."""
         k = self.steps.index(step)
-        return scoring.quantiles_of(_function(np.stack([self.grids[row][:, metric, k] for row in rows])))
+        return forecast_pass.quantiles_of(
+            _function(np.stack([self.grids[row][:, metric, k] for row in rows]))
+        )
 
 
 def _function(grid: Array) -> QuantileFunction:
@@ -170,8 +172,8 @@ def study(
     states = [reconciliation.initial_state() for _ in apps]
     common = reconciliation.initial_common()
     learnt = [(np.zeros((), error_dependence.SUMS), error_dependence.users(len(users))) for users in apps]
-    of_users = scoring.forecasts(model, values, events, saturated, first_tick=first_tick, tick_s=tick_s)
-    of_totals = scoring.forecasts(
+    of_users = forecast_pass.forecasts(model, values, events, saturated, first_tick=first_tick, tick_s=tick_s)
+    of_totals = forecast_pass.forecasts(
         model, usage, totals(events, apps), held, first_tick=first_tick, tick_s=tick_s
     )
     kept: list[NDArray[np.bool_]] = []
@@ -236,7 +238,7 @@ def study(
                 sums.grids[t] = np.stack([own_bounds[members].sum(0) for members in apps])
         if pending and (t == total - 1 or day[t + 1] != day[t]):
             rows = range(made[-len(pending)], t + 1, every)[: len(pending)]
-            scoring.add(scores, pending, rivals, usage, held, rows, int(day[t]), tick_s=tick_s, rng=rng)
+            forecast_pass.add(scores, pending, rivals, usage, held, rows, int(day[t]), tick_s=tick_s, rng=rng)
             pending, sums.grids = [], {}
         progress(t + 1, total)
     sizes = np.array([len(members) for members in apps])

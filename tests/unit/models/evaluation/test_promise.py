@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from models.confidence import Promise, groupings, totals
+from models.evaluation.promise import Promise, groupings, totals
 
 
 def test_groupings_are_seeded_and_of_each_size_that_there_are_users_for() -> None:

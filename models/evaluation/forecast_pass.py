@@ -14,9 +14,17 @@ from models.baselines.forecasters import Rival
 from models.baselines.forecasters.residual import persistence
 from models.behaviour.features import DAY_S, horizon_steps
 from models.behaviour.lstm import BehaviourModel, State
+from models.evaluation.forecast_scores import (
+    BOUND,
+    BOUND_LEVELS,
+    CRPS_LEVELS,
+    HELD_LEVELS,
+    LEVELS,
+    Scores,
+    Sums,
+)
 from models.quantile_function import LEVELS as GRID
 from models.quantile_function import Z_MAX, Z_STEP, QuantileFunction
-from models.scores import BOUND, BOUND_LEVELS, CRPS_LEVELS, HELD_LEVELS, LEVELS, Scores, Sums
 
 BLOCK: Final = 288  # forecasts of a user scored at once: 117 levels × 288 × 125 users × 4 bytes = 17 MB
 MOST_DAYS: Final = 100  # of a longer window, more days than one are summed together

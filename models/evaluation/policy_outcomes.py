@@ -13,7 +13,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from models.scores import DRAWS, matched
+from models.evaluation.forecast_scores import DRAWS, matched
 
 RATES: Final = (0.95, 0.99, 0.999)  # hit rates at which policies are compared
 
@@ -132,8 +132,8 @@ def at_rate(outcomes: Outcomes, lanes: Sequence[int], rate: float, weight: Float
     Both are of the app-ticks that are scored, as the hits are: a policy that answers to usage at its limit would
     else pay for ticks in which nobody knows whether it was right.
 
-    Between two settings both are linear in the logarithm of the share of misses (as `models.scores.matched`). Settings
-    that cost more than another and hit less are left out.
+    Between two settings both are linear in the logarithm of the share of misses (as
+    `models.evaluation.forecast_scores.matched`). Settings that cost more than another and hit less are left out.
 
     Args:
         outcomes: of the window.
