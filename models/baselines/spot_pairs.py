@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.capacity import Offer, committed
-from models.demand.scenarios import stream
 from models.purchase.choose import Purchase, allowed
 from models.purchase.market import EXACT, Array, Fluid, IntArray, Market
+from models.random_streams import stream
 
 SPOT_COUNTS: Final = 24  # spot counts tried per offer: all to 24, above that evenly spaced, at most 4 % apart
 OFFERS_PER_TIER: Final = 3  # cheapest per replica that are searched; 3 × 3 pairs take some 20 ms

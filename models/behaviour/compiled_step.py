@@ -15,7 +15,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from models.behaviour.features import METRICS, STEPS
+from models.metrics import METRICS, STEPS
 from models.quantile_function import LEVELS
 
 # A multiple of the 16 float32 of a vector register; 1,024 would put a column's values, 4,096 bytes apart, into one

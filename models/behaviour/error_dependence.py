@@ -27,7 +27,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from models.behaviour.features import METRICS, TRACKED, clock_of
+from models.behaviour.features import TRACKED, clock_of
+from models.metrics import METRICS
 
 # The correlation of one pair of users over 100 ticks has a standard error of 0.1, as large as the correlations looked
 # for: at 100 ticks what was heard weighs as much as the prior.

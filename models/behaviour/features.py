@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
@@ -10,16 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr
 
-METRICS: Final = ("cpu", "memory", "network", "disk", "requests")
-METRIC_UNITS: Final = ("cores", "bytes", "bytes/s", "bytes/s", "1/s")
-EVENT_KINDS: Final = ("API_CALL", "DB_QUERY", "INTERACTION", "OTHER")
-STEPS: Final = 6
-HORIZON_S: Final = 300.0  # below a tick of 60 s the last step reaches this (RECORDS, "Steps and horizon")
-SATURATED_SHARE: Final = 0.98  # of its limit: from here a sample is a lower bound (RECORDS, "Censoring")
+from models.metrics import DAY_S, EVENT_KINDS, HOUR_S, METRICS, MINUTE_S, STEPS, steps_of
 
-DAY_S: Final = 86_400
-HOUR_S: Final = 3_600
-MINUTE_S: Final = 60
 # The seasonal memory: means by slot of the day and of the hour, for what recurs daily and what recurs within the hour.
 # Slots of the hour are minutes, and five minutes where a tick is as long.
 DAILY_SLOT_S: Final = 600
@@ -86,38 +77,6 @@ WIDTH_GAIN: Final = np.array([0.15, 0.10, 0.05, 0.02, 0.02, 0.05, 0.10, 0.15], n
 WIDTH_START: Final = (0.4, 200.0)  # gains begin at the first and fall as 1 / (1 + samples / the second)
 WIDTH_LIMITS: Final = (-12.0, 12.0)
 WIDTH_UNIT: Final = 1 / 2_500  # of its sixteen bits, which reach 13
-
-
-def horizon_steps(tick_s: int) -> tuple[int, ...]:
-    """Ticks ahead of the six forecast steps, strictly increasing.
-
-    1 to 6 where a tick is 60 s or longer. Below, N = 300 s / tick and the grid is 1, 0.1 N, 0.2 N, 0.4 N,
-    0.6 N, N, rounded (10 s: 1, 3, 6, 12, 18, 30), each more than the last (30 s: 1, 2, 3, 4, 6, 10).
-
-    Raises:
-        ValueError: the tick is not positive.
-    """
-    if tick_s <= 0:
-        raise ValueError(f"tick_s must be positive, got {tick_s}")
-    if tick_s >= 60:
-        return tuple(range(1, STEPS + 1))
-    n = math.ceil(HORIZON_S / tick_s)
-    steps = [1]
-    for share in (0.1, 0.2, 0.4, 0.6, 1.0):
-        steps.append(max(steps[-1] + 1, round(share * n)))
-    return tuple(steps)
-
-
-def is_saturated(values: NDArray[np.floating[Any]], limits: NDArray[np.floating[Any]]) -> NDArray[np.bool_]:
-    """True where usage is at 98 % of its limit or more; NaN in either is not saturated. Equal shapes."""
-    return np.greater_equal(
-        values, SATURATED_SHARE * limits, where=~np.isnan(limits), out=np.zeros(values.shape, bool)
-    )
-
-
-def steps_of(tick_s: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
-    """`horizon_steps` for tick lengths (n): (n, 6)."""
-    return np.array([horizon_steps(int(length)) for length in tick_s], np.int64).reshape(-1, STEPS)
 
 
 class Clock(NamedTuple):

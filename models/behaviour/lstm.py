@@ -26,16 +26,8 @@ from numpy.typing import NDArray
 from models.behaviour import features, online_mixture
 from models.behaviour.compiled_step import BLOCK, Blocks, empty
 from models.behaviour.error_dependence import Dependence
-from models.behaviour.features import (
-    EVENT_KINDS,
-    KNOTS,
-    METRICS,
-    SEASONAL,
-    STEPS,
-    TRACKED,
-    UNKNOWN,
-    WIDTH_UNIT,
-)
+from models.behaviour.features import KNOTS, SEASONAL, TRACKED, UNKNOWN, WIDTH_UNIT
+from models.metrics import EVENT_KINDS, METRICS, STEPS
 from models.quantile_function import LEVELS, OFFSET_LIMIT, QuantileFunction, Z
 
 UNITS: Final = 64

@@ -32,7 +32,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr
 
-from models.behaviour.features import KNOTS, METRICS, TRACKED, WIDTH_UNIT
+from models.behaviour.features import KNOTS, TRACKED, WIDTH_UNIT
+from models.metrics import METRICS
 from models.quantile_function import OFFSET_LIMIT
 
 # weight of a tracked step's shift in each of the six

@@ -7,9 +7,9 @@ from numpy.typing import NDArray
 from scipy.special import ndtri
 
 from models.behaviour.error_dependence import Dependence, semidefinite
-from models.behaviour.features import METRICS, STEPS, horizon_steps
 from models.behaviour.lstm import BehaviourModel, State
 from models.evaluation.forecast_pass import forecasts
+from models.metrics import METRICS, STEPS, horizon_steps
 
 Array = NDArray[np.float32]
 

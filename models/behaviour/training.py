@@ -13,8 +13,9 @@ from typing import Any, Final
 import numpy as np
 from scipy.special import ndtr
 
+from models import metrics
 from models.behaviour import features
-from models.behaviour.features import METRICS, MINUTES, SEASONAL, STATE, STEPS, UNKNOWN, horizon_steps
+from models.behaviour.features import MINUTES, SEASONAL, STATE, UNKNOWN
 from models.behaviour.lstm import (
     BehaviourModel,
     Network,
@@ -25,6 +26,7 @@ from models.behaviour.lstm import (
     tensorflow,
 )
 from models.behaviour.training_series import Array, Series, augmented
+from models.metrics import METRICS, STEPS, horizon_steps
 from models.quantile_function import Z
 
 # Every second level of the grid: four parameters a distribution are fixed by eleven levels as by 21
@@ -72,14 +74,14 @@ class Batches:
         rows = len(self._rows)
         batch: dict[str, Any] = {
             "values": np.full((rows, chunk, len(METRICS)), np.nan, np.float32),
-            "events": np.full((rows, chunk, len(features.EVENT_KINDS)), np.nan, np.float32),
+            "events": np.full((rows, chunk, len(metrics.EVENT_KINDS)), np.nan, np.float32),
             "saturated": np.zeros((rows, chunk, len(METRICS)), bool),
             "target": np.full((rows, chunk, len(METRICS), STEPS), np.nan, np.float32),
             "censored": np.zeros((rows, chunk, len(METRICS), STEPS), bool),
             "error": np.ones((rows, len(METRICS), STEPS), np.float32),
         }
         ticks, lengths = np.zeros((rows, chunk), np.int64), np.full(rows, 300)
-        steps = features.steps_of(lengths)
+        steps = metrics.steps_of(lengths)
         if self._rng is None and all(self._done(row) for row in range(rows)):
             return None
         for row in range(rows):

@@ -9,7 +9,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from models.behaviour.features import METRICS, STEPS, horizon_steps
+from models.metrics import METRICS, STEPS, horizon_steps
 
 HELD_OUT: Final = 5  # one user of so many
 

@@ -25,8 +25,8 @@ from numpy.typing import NDArray
 
 from models.behaviour.error_dependence import Dependence, square_root
 from models.demand import scenarios as exact
-from models.demand.scenarios import stream
 from models.quantile_function import LEVELS, Z_MAX, Z_STEP, QuantileFunction, Selected, single
+from models.random_streams import stream
 
 Array = NDArray[np.float32]
 

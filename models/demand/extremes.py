@@ -16,7 +16,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from models.behaviour.features import DAY_S, METRICS
+from models.metrics import DAY_S, METRICS
 
 Array = NDArray[np.float64]
 State = dict[str, NDArray[Any]]

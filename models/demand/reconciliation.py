@@ -39,9 +39,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr, ndtri
 
-from models.behaviour.features import METRICS, STEPS, horizon_steps
 from models.behaviour.online_mixture import parts
 from models.demand import extremes
+from models.metrics import METRICS, STEPS, horizon_steps
 from models.quantile_function import LEVELS, QuantileFunction, Z
 
 Array = NDArray[np.float64]

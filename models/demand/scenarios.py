@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from hashlib import blake2b
 from typing import Any, Final
 
 import numpy as np
@@ -19,6 +18,7 @@ from scipy.special import ndtri
 from models.behaviour.error_dependence import Dependence
 from models.kernels import add_users, look_up
 from models.quantile_function import LEVELS, Z_MAX, Z_STEP, QuantileFunction, Selected
+from models.random_streams import stream
 
 CELLS: Final = LEVELS - 1  # intervals of the grid
 TOP: Final = np.nextafter(np.float32(CELLS), np.float32(0))  # the largest position whose cell is the last
@@ -32,17 +32,6 @@ SCORE_LEVELS: Final = 65_536
 # and, where processors are shared, wait for each other: 20 times slower was measured.
 BLAS_PRODUCTS: Final = 200_000
 TABLE_USERS: Final = 128  # users whose grids are unpacked at once: 128 × 24 × 20 cells × 2 × 4 bytes = 4.9 MB
-
-
-def stream(xp: Any, *key: bytes | str | int) -> Any:
-    """Counter-based (Philox) generator of the module, keyed by what it is for: same key, same numbers."""
-    digest = blake2b(digest_size=16)
-    for part in key:
-        data = part if isinstance(part, bytes) else str(part).encode()
-        digest.update(len(data).to_bytes(8, "little") + data)
-    number = int.from_bytes(digest.digest(), "little")
-    bits = xp.random.Philox(key=number) if xp is np else xp.random.Philox4x3210(number)
-    return xp.random.Generator(bits)
 
 
 def simulate(

@@ -12,7 +12,6 @@ from scipy.special import ndtri
 
 from models.baselines.forecasters import Rival
 from models.baselines.forecasters.residual import persistence
-from models.behaviour.features import DAY_S, horizon_steps
 from models.behaviour.lstm import BehaviourModel, State
 from models.evaluation.forecast_scores import (
     BOUND,
@@ -23,6 +22,7 @@ from models.evaluation.forecast_scores import (
     Scores,
     Sums,
 )
+from models.metrics import DAY_S, horizon_steps
 from models.quantile_function import LEVELS as GRID
 from models.quantile_function import Z_MAX, Z_STEP, QuantileFunction
 

@@ -8,7 +8,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from models.behaviour.features import METRICS, STEPS
+from models.metrics import METRICS, STEPS
 
 CRPS_LEVELS: Final = np.arange(1, 100) / 100
 RELIABILITY: Final = np.array([0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.975, 0.99])

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from models.baselines.forecasters.residual import persistence
 from models.behaviour import error_dependence
-from models.behaviour.features import DAY_S, METRICS, STEPS, horizon_steps
 from models.behaviour.lstm import BehaviourModel
 from models.capacity import floor_demand
 from models.demand import collapsed_sampler, reconciliation
@@ -19,6 +18,7 @@ from models.demand.reconciliation import PROMISED, lower_bound
 from models.demand.scenarios import by_loading, requirements
 from models.evaluation import forecast_pass
 from models.evaluation.forecast_scores import DRAWS, Scores
+from models.metrics import DAY_S, METRICS, STEPS, horizon_steps
 from models.quantile_function import LEVELS, QuantileFunction
 
 SIZES: Final = (10, 25, 50)  # users of an app, of each so many groupings; and one app of all users (SCORING)

@@ -28,8 +28,8 @@ from numpy.typing import NDArray
 from scipy.special import ndtri
 
 from models.capacity import Offer
-from models.demand.scenarios import stream
 from models.purchase.market import POOL_CORRELATION, pool_of
+from models.random_streams import stream
 
 RETRY_S: Final = 60.0  # after a launch that failed, as the local provider's default
 ATTEMPTS: Final = 6  # at 5 % failures the seventh is tried once in 1.6e9 launches (0.05⁷ = 8e-10)

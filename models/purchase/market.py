@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.capacity import Observed, Offer, Policy, replicas_per_instance
-from models.demand.scenarios import stream
+from models.random_streams import stream
 
 IntArray = NDArray[np.int32]
 Array = NDArray[Any]  # replicas: whole, or expected

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.capacity import Offer
-from models.demand.scenarios import stream
 from models.purchase.constraints import Counts
 from models.purchase.market import EXACT, Fluid, Market, pool_of
+from models.random_streams import stream
 
 Float = NDArray[np.floating[Any]]
 REFERENCE: Final = 1e-6  # price of a reserved instance beside the dearest other: paid, but not for nothing

@@ -13,8 +13,8 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from models.behaviour.features import horizon_steps
 from models.capacity import Offer, Policy, replicas_per_instance
+from models.metrics import horizon_steps
 from models.planning.risk_premium import SUPPLY_SCENARIOS
 from models.purchase.choose import choose
 from models.purchase.market import Market

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import signal
 
-from models.behaviour.features import DAY_S, METRICS
+from models.metrics import DAY_S, METRICS
 
 SCHEDULES_S: Final = (300, 600, 900, 1_800, 3_600, 7_200, 21_600, 43_200, 86_400)
 SCALES: Final = np.array([0.5, 2e9, 2e5, 1e5, 20.0])  # of METRICS: a small machine

@@ -13,7 +13,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from models.behaviour.features import DAY_S, EVENT_KINDS, METRICS
+from models.metrics import DAY_S, EVENT_KINDS, METRICS
 
 # Cost of one event: cpu [core s], memory [B, held for MEMORY_HOLD_S], network [B], disk [B], requests [1]
 COST: Final = np.array(

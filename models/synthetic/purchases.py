@@ -7,8 +7,8 @@ from typing import Final
 import numpy as np
 
 from models.capacity import Offer
-from models.demand.scenarios import stream
 from models.purchase.market import IntArray
+from models.random_streams import stream
 
 STEPS_S: Final = (60, 120, 180, 240, 300, 360)  # minutes: starts of 90 to 240 s give three groups of steps
 MEANS: Final = (8, 40, 200, 1000, 4000)  # replicas; in turn, so that small and large apps are measured alike

@@ -10,10 +10,10 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 from models.baselines.autoscalers import registry
 from models.baselines.autoscalers.registry import KNOBS, Facts
-from models.behaviour.features import METRICS
 from models.capacity import load
 from models.evaluation.promise import totals
 from models.evaluation.simulated_cloud import Provider
+from models.metrics import METRICS
 from models.purchase.table import Tiers, grown_before_shrunk
 from pipeline.backtest.job import TIERS, Arrays, Job, capacity_of, tiers_of
 from pipeline.display import progress

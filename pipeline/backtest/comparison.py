@@ -11,11 +11,11 @@ import numpy as np
 import polars as pl
 
 from models.baselines.autoscalers.registry import KNOBS, largest
-from models.behaviour.features import DAY_S, HOUR_S, METRICS
 from models.capacity import floor_demand
 from models.demand.reconciliation import lower_bound
 from models.evaluation.policy_outcomes import RATES, Outcomes, at_rate, compared, nearest, weights
 from models.evaluation.promise import totals
+from models.metrics import DAY_S, HOUR_S, METRICS
 from pipeline.backtest.baselines import SUPPLY, filled, loads
 from pipeline.backtest.job import Arrays, Job
 

@@ -16,10 +16,10 @@ import numpy as np
 
 from models.behaviour.compiled_step import small_block
 from models.behaviour.error_dependence import followed
-from models.behaviour.features import EVENT_KINDS, METRICS, horizon_steps
 from models.behaviour.lstm import BehaviourModel, State
 from models.demand import collapsed_sampler
 from models.demand.scenarios import by_loading
+from models.metrics import EVENT_KINDS, METRICS, horizon_steps
 from models.quantile_function import QuantileFunction
 from pipeline.backtest.job import Arrays, Job
 from pipeline.stages.allocator import decide

@@ -9,9 +9,9 @@ from typing import Any, Final
 
 import numpy as np
 
-from models.behaviour.features import DAY_S, METRICS, horizon_steps
 from models.capacity import Observed, Offer, Policy, replicas_per_instance
 from models.evaluation.simulated_cloud import Fleet, Provider, Terms
+from models.metrics import DAY_S, METRICS, horizon_steps
 
 Arrays = dict[str, np.ndarray]
 TIERS: Final = ("RESERVED", "ON_DEMAND", "SPOT")

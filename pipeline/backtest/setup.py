@@ -10,10 +10,10 @@ from typing import Final
 import numpy as np
 
 from models import capacity
-from models.behaviour.features import DAY_S, METRICS
 from models.capacity import Offer, Policy
 from models.evaluation import promise
 from models.evaluation.simulated_cloud import Terms
+from models.metrics import DAY_S, METRICS
 from pipeline.backtest.job import Job
 from pipeline.cli.evaluate import Window
 from pipeline.errors import UsageError

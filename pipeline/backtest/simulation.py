@@ -13,8 +13,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from models.behaviour.features import METRICS
 from models.capacity import floor_demand, load, replicas
+from models.metrics import METRICS
 from models.planning import groups
 from models.planning.allocate import promised
 from models.planning.shortage_price import confidence

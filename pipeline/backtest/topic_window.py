@@ -16,7 +16,7 @@ from typing import Final
 import numpy as np
 from confluent_kafka import TopicPartition
 
-from models.behaviour.features import EVENT_KINDS, METRICS
+from models.metrics import EVENT_KINDS, METRICS
 from pipeline.errors import Poison, UsageError
 from pipeline.inputs.store import SideInputs
 from pipeline.kafka import reader, topics

@@ -11,8 +11,8 @@ from typing import Annotated, Any, Final
 import numpy as np
 import typer
 
-from models.behaviour.features import DAY_S, EVENT_KINDS
 from models.behaviour.lstm import DEFAULT_MODEL
+from models.metrics import DAY_S, EVENT_KINDS
 from models.synthetic import machines
 from pipeline.backtest import demand, parallel, setup
 from pipeline.cli.evaluate import Window

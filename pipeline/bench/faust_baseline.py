@@ -17,8 +17,9 @@ from typing import Any
 import faust
 import numpy as np
 
-from models.behaviour.features import FEATURES, METRICS, STEPS
+from models.behaviour.features import FEATURES
 from models.behaviour.lstm import PARAMETERS, UNITS, BehaviourModel, tensorflow
+from models.metrics import METRICS, STEPS
 from pipeline.inputs import released_models
 from pipeline.kafka import topics
 from pipeline.kafka.connection import faust_app

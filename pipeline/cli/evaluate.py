@@ -16,11 +16,11 @@ from rich.console import Console
 
 from models.baselines import forecasters
 from models.behaviour import training_series
-from models.behaviour.features import DAY_S, METRICS, horizon_steps
 from models.behaviour.lstm import DEFAULT_MODEL, BehaviourModel
 from models.evaluation import forecast_pass
 from models.evaluation import promise as confidence
 from models.evaluation.forecast_scores import MAIN_METRICS
+from models.metrics import DAY_S, METRICS, horizon_steps
 from pipeline.display import progress, tell
 from pipeline.errors import UsageError
 from pipeline.options import AsJson

@@ -13,10 +13,10 @@ import typer
 
 from models.behaviour import prior as calibration
 from models.behaviour import training, training_series
-from models.behaviour.features import DAY_S, EVENT_KINDS
 from models.behaviour.lstm import BehaviourModel, State
 from models.behaviour.training_series import Series
 from models.evaluation import forecast_pass
+from models.metrics import DAY_S, EVENT_KINDS
 from models.synthetic import machines
 from models.synthetic import population as synthetic
 from pipeline.display import progress, tell

@@ -5,9 +5,9 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from models.behaviour.features import METRICS
-from models.demand.scenarios import stream
+from models.metrics import METRICS
 from models.quantile_function import QuantileFunction
+from models.random_streams import stream
 from pipeline.kafka import reader, topics
 from pipeline.security.pseudonyms import PSEUDONYM_BYTES
 from pipeline.settings import Settings

@@ -12,8 +12,8 @@ import numpy as np
 
 from models.baselines.autoscalers.base import Facts
 from models.baselines.autoscalers.hpa import HorizontalPodAutoscaler
-from models.behaviour.features import METRICS
 from models.capacity import Policy, load, replicas_per_instance
+from models.metrics import METRICS
 from pipeline.demo.recorder import Watch
 from pipeline.inputs.store import offer_of, policy_of
 from pipeline.providers.local import LocalProvider

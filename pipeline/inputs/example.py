@@ -10,7 +10,7 @@ from typing import Any
 
 import polars as pl
 
-from models.behaviour.features import METRICS
+from models.metrics import METRICS
 from pipeline.sources.replay import Window
 from pipeline.traces.trace_file import Trace
 from pipeline.wire.codec import Record

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any, cast
 from zoneinfo import ZoneInfo
 
-from models.behaviour.features import METRICS
 from models.capacity import validate
+from models.metrics import METRICS
 from pipeline.errors import UsageError
 from pipeline.inputs.store import offer_of, policy_of
 from pipeline.wire.codec import DEFAULT, Record, published

@@ -12,8 +12,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, PercentFormatter, StrMethodFormatter
 
-from models.behaviour.features import DAY_S
 from models.evaluation import policy_outcomes as outcomes_of
+from models.metrics import DAY_S
 from pipeline.backtest import what_if
 from pipeline.backtest.comparison import OURS, Ranked
 from pipeline.backtest.job import Arrays, Job

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from models import capacity
-from models.behaviour.features import METRIC_UNITS, METRICS
+from models.metrics import METRIC_UNITS, METRICS
 from pipeline.inputs import store
 from pipeline.wire.codec import Record
 from pipeline.wire.plans import GUARD_RAILS

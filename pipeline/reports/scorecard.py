@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from scipy.special import ndtri
 
-from models.behaviour.features import METRICS
 from models.evaluation.forecast_scores import MAIN_STEPS, RELIABILITY, Scores
+from models.metrics import METRICS
 from pipeline.errors import UsageError
 from pipeline.reports.charts import INK, MUTED, RULE, STYLE, png
 

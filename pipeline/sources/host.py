@@ -27,7 +27,7 @@ from typing import Annotated, Any, NamedTuple
 import psutil
 import typer
 
-from models.behaviour.features import SATURATED_SHARE
+from models.metrics import SATURATED_SHARE
 from pipeline.kafka import topics
 from pipeline.kafka.connection import reachable
 from pipeline.kafka.producer import Outputs

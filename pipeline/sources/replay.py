@@ -17,7 +17,7 @@ import polars as pl
 import structlog
 from confluent_kafka import TopicPartition
 
-from models.behaviour.features import EVENT_KINDS, METRICS
+from models.metrics import EVENT_KINDS, METRICS
 from pipeline.errors import Poison, UsageError
 from pipeline.kafka import reader, topics
 from pipeline.kafka.producer import Outputs

@@ -14,9 +14,9 @@ import faust
 import numpy as np
 
 from models import kernels
-from models.behaviour.features import EVENT_KINDS, METRICS, horizon_steps
 from models.behaviour.lstm import BehaviourModel
 from models.demand.scenarios import simulate
+from models.metrics import EVENT_KINDS, METRICS, horizon_steps
 from models.quantile_function import LEVELS, QuantileFunction
 from pipeline.inputs import released_models
 from pipeline.inputs.store import SideInputs

@@ -12,7 +12,7 @@ from importlib.resources import files
 import numpy as np
 import polars as pl
 
-from models.behaviour.features import EVENT_KINDS, METRICS
+from models.metrics import EVENT_KINDS, METRICS
 from models.synthetic.population import Population, population
 from pipeline.traces.trace_file import Trace
 

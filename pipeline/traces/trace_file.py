@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from models.behaviour.features import EVENT_KINDS, METRICS, is_saturated
+from models.metrics import EVENT_KINDS, METRICS, is_saturated
 from pipeline.errors import UsageError
 
 TS: Final = pl.Datetime("us", "UTC")

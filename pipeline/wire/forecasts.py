@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from models.behaviour.features import EVENT_KINDS, METRIC_UNITS, METRICS, TRACKED, horizon_steps
+from models.behaviour.features import TRACKED
+from models.metrics import EVENT_KINDS, METRIC_UNITS, METRICS, horizon_steps
 from models.quantile_function import QuantileFunction, Z
 from pipeline.kafka import topics
 from pipeline.security.pseudonyms import PSEUDONYM_BYTES

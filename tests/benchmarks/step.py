@@ -14,8 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from models.behaviour.features import EVENT_KINDS, FEATURES, METRICS
+from models.behaviour.features import FEATURES
 from models.behaviour.lstm import UNITS, BehaviourModel, Network, tensorflow
+from models.metrics import EVENT_KINDS, METRICS
 
 TICK_S = 300
 

@@ -8,7 +8,7 @@ from typing import Any
 import polars as pl
 from rich.console import Console
 
-from models.behaviour.features import EVENT_KINDS, METRICS
+from models.metrics import EVENT_KINDS, METRICS
 from models.synthetic.population import population
 from pipeline.demo.recorder import Watch
 from pipeline.demo.run import Run

@@ -23,8 +23,9 @@ import numpy as np
 import typer
 
 from models.behaviour.error_dependence import Dependence
-from models.behaviour.features import METRICS, STEPS, TRACKED
+from models.behaviour.features import TRACKED
 from models.behaviour.lstm import CARD, DEFAULT_MODEL, BehaviourModel, State, initial_state
+from models.metrics import METRICS, STEPS
 from models.quantile_function import QuantileFunction, Z
 from pipeline.runtime import fenced_state
 from pipeline.stages import __main__ as stages

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from models.behaviour.features import EVENT_KINDS
+from models.metrics import EVENT_KINDS
 from pipeline.demo.recorder import Watch
 from pipeline.runtime.supervisor import Supervisor
 from pipeline.settings import Settings

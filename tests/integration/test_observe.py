@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from models.behaviour.features import METRICS
+from models.metrics import METRICS
 from pipeline.kafka import reader, topics
 from pipeline.security.pseudonyms import KeyRing, entity, partition_of
 from pipeline.settings import Settings

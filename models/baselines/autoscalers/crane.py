@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from models.baselines.autoscalers.base import Array, Count, Facts
 from models.baselines.autoscalers.hpa import HorizontalPodAutoscaler, HpaSettings
-from models.behaviour.features import DAY_S
+from models.metrics import DAY_S
 
 GAP_S: Final = 3_600  # a larger one ends the history
 OUTLIERS: Final = (0.001, 0.999)  # quantiles beyond which a sample is replaced by the one before

@@ -7,7 +7,7 @@ from typing import Final
 import numpy as np
 
 from models.baselines.autoscalers.base import Array, Count, Facts, quantile
-from models.behaviour.features import DAY_S
+from models.metrics import DAY_S
 
 WEEK_S: Final = 7 * DAY_S
 

@@ -20,7 +20,7 @@ import numpy as np
 
 from models.baselines.autoscalers.base import Array, Count, Facts, largest, whole
 from models.baselines.autoscalers.hpa import HorizontalPodAutoscaler, HpaSettings
-from models.behaviour.features import DAY_S
+from models.metrics import DAY_S
 
 SEASONS: Final = 4  # storedSeasons in the documentation
 

@@ -21,7 +21,7 @@ from models.baselines.autoscalers.fixed import FixedCapacity
 from models.baselines.autoscalers.hpa import HorizontalPodAutoscaler
 from models.baselines.autoscalers.keda import ScaledObject
 from models.baselines.autoscalers.phpa import HoltWinters, LinearRegression, PredictiveHorizontalPodAutoscaler
-from models.behaviour.features import DAY_S
+from models.metrics import DAY_S
 
 __all__ = ["KNOBS", "Facts", "Knob", "largest", "make"]
 

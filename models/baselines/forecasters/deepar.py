@@ -11,7 +11,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from models.behaviour.features import DAY_S, EVENT_KINDS, METRICS, horizon_steps
+from models.metrics import DAY_S, EVENT_KINDS, METRICS, horizon_steps
 
 HIDDEN: Final = 64
 CONTEXT: Final = 72  # ticks

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.baselines.forecasters.residual import REFRESH_S, WINDOW_S, Array, Residual, carried
-from models.behaviour.features import DAY_S, METRICS
+from models.metrics import DAY_S, METRICS
 
 REFIT_S: Final = 7 * DAY_S
 FIT_TICKS: Final = 2_016  # a week of five minutes

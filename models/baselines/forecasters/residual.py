@@ -8,7 +8,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from models.behaviour.features import DAY_S, METRICS
+from models.metrics import DAY_S, METRICS
 
 WINDOW_S: Final = 7 * DAY_S
 REFRESH_S: Final = 3 * 3_600  # 1/56 of the window: finer changes no figure and costs the sort each time

@@ -18,9 +18,9 @@ import numpy as np
 import structlog
 from confluent_kafka import Message
 
-from models.behaviour.features import horizon_steps
 from models.behaviour.lstm import BehaviourModel, State
 from models.demand import reconciliation
+from models.metrics import horizon_steps
 from models.planning import groups
 from models.quantile_function import QuantileFunction
 from pipeline.inputs import store

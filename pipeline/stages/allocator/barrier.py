@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from models.behaviour.features import EVENT_KINDS, METRICS
 from models.demand.scenarios import unpack
+from models.metrics import EVENT_KINDS, METRICS
 from models.planning.guardrails import REPORTING_SHARE
 from pipeline.wire.codec import Record
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from models.behaviour.features import METRICS, horizon_steps
 from models.behaviour.lstm import State
 from models.capacity import Offer, Policy, floor_demand
 from models.demand import reconciliation
+from models.metrics import METRICS, horizon_steps
 from models.planning.allocate import Plan, allocate, promised
 from models.planning.guardrails import Telemetry
 from models.quantile_function import QuantileFunction

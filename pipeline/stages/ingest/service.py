@@ -20,7 +20,7 @@ from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
 
 from models import aggregation
 from models.aggregation import Columns
-from models.behaviour.features import EVENT_KINDS, METRICS
+from models.metrics import EVENT_KINDS, METRICS
 from pipeline.errors import Unreachable
 from pipeline.kafka import reader, topics
 from pipeline.kafka.producer import Outputs

@@ -22,7 +22,7 @@ import numpy as np
 
 from models import aggregation
 from models.aggregation import Columns, Grouped
-from models.behaviour.features import EVENT_KINDS, METRICS
+from models.metrics import EVENT_KINDS, METRICS
 
 NEVER = -(2**63)
 Attribute = tuple[int, int, str, str]

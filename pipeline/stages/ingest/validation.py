@@ -5,7 +5,7 @@ from collections.abc import Collection, Mapping
 import numpy as np
 import polars as pl
 
-from models.behaviour.features import EVENT_KINDS, METRICS, SATURATED_SHARE
+from models.metrics import EVENT_KINDS, METRICS, SATURATED_SHARE
 
 ABSURD = {"cpu": 1e5, "memory": 1e15, "network": 1e13, "disk": 1e13, "requests": 1e10}
 """Beyond these a value is a unit mistaken, not usage: 100,000 cores, 1 PB of memory, 10 TB/s, 10 G requests/s."""

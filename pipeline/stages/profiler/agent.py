@@ -7,8 +7,8 @@ from contextlib import nullcontext
 
 import numpy as np
 
-from models.behaviour.features import EVENT_KINDS, METRICS
 from models.behaviour.lstm import BLOCK, BehaviourModel
+from models.metrics import EVENT_KINDS, METRICS
 from pipeline.runtime.fenced_state import Numbered, Publish
 from pipeline.security.pseudonyms import PSEUDONYM_BYTES
 from pipeline.stages.profiler.user_states import NAMES, Users

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 
 from models.behaviour.error_dependence import Dependence, followed
-from models.behaviour.features import METRICS
 from models.demand import collapsed_sampler
 from models.demand.scenarios import by_loading, pack, simulate
+from models.metrics import METRICS
 from models.planning.risk_premium import USER_LEVEL
 from models.quantile_function import QuantileFunction, Selected, sum_of_quantiles
 from pipeline.inputs.store import SideInputs

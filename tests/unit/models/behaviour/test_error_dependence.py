@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 
 from models.behaviour import error_dependence
 from models.behaviour.error_dependence import DECAY, EARLY_NONE, PRIOR_TICKS, SUMS, Dependence
-from models.behaviour.features import METRICS, TRACKED, clock, steps_of
+from models.behaviour.features import TRACKED, clock
 from models.behaviour.lstm import DEFAULT_MODEL, BehaviourModel
 from models.demand import collapsed_sampler, scenarios
+from models.metrics import METRICS, steps_of
 from tests.unit.models.demand.test_scenarios import normal_users
 
 M: Final = len(METRICS)

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.behaviour.features import clock, horizon_steps, is_saturated, steps_of
+from models.behaviour.features import clock
+from models.metrics import horizon_steps, is_saturated, steps_of
 
 
 @pytest.mark.parametrize(

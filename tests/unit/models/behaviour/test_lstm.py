@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from models.behaviour.compiled_step import SMALL_BLOCKS, small_block
-from models.behaviour.features import CHANGE_FLOOR, DAILY_CODES, HOURLY_CODES, STEPS, TINY, UNKNOWN
+from models.behaviour.features import CHANGE_FLOOR, DAILY_CODES, HOURLY_CODES, TINY, UNKNOWN
 from models.behaviour.lstm import (
     CAP_PEAKS,
     DEFAULT_MODEL,
@@ -21,6 +21,7 @@ from models.behaviour.lstm import (
     state_bytes,
     tensorflow,
 )
+from models.metrics import STEPS
 
 TICKS = 6
 USERS = 2500  # two full blocks and a part of one

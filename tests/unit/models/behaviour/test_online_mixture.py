@@ -5,9 +5,10 @@ import pytest
 from scipy.special import ndtr
 
 from models.behaviour import online_mixture
-from models.behaviour.features import KNOTS, METRICS, WIDTH_UNIT
+from models.behaviour.features import KNOTS, WIDTH_UNIT
 from models.behaviour.lstm import tensorflow
 from models.behaviour.online_mixture import HELD, LEARNT, ODDS_UNIT, SHIFT_UNIT, STATE
+from models.metrics import METRICS
 
 N = 3
 LEVELS = np.array([-2.1, -1.75, -0.35, 0.0, 1.05, 1.4, 2.1, 2.45, 3.5], np.float32)

@@ -5,10 +5,11 @@ import numpy as np
 import pytest
 from scipy.special import ndtri
 
-from models.behaviour.features import METRICS, UNKNOWN
+from models.behaviour.features import UNKNOWN
 from models.behaviour.lstm import BehaviourModel, initial_state, seasonal, tensorflow
 from models.behaviour.training import CHUNK, LEVELS_Z, Batches, Trainer, fit, pinball
 from models.behaviour.training_series import Series, augmented, coarser, groups, held_out
+from models.metrics import METRICS
 
 NAN = np.nan
 

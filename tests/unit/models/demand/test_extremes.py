@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from models.behaviour.features import DAY_S, METRICS
 from models.demand import extremes
+from models.metrics import DAY_S, METRICS
 
 TICK_S = 300
 DAY = DAY_S // TICK_S

@@ -8,7 +8,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import ndtr, ndtri
 
-from models.behaviour.features import METRICS
 from models.demand import reconciliation
 from models.demand.reconciliation import (
     NONE,
@@ -20,6 +19,7 @@ from models.demand.reconciliation import (
     reconcile,
 )
 from models.demand.scenarios import requirements
+from models.metrics import METRICS
 from models.quantile_function import LEVELS, QuantileFunction, Z
 
 STEPS = [1, 2, 3, 4, 5, 6]

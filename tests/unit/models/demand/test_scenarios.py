@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from scipy.special import ndtr, ndtri
 
 from models import kernels
-from models.demand.scenarios import Dependence, _add_users, pack, required, simulate, stream, unpack
+from models.demand.scenarios import Dependence, _add_users, pack, required, simulate, unpack
 from models.quantile_function import Z_MAX, Z_STEP, QuantileFunction, Z
+from models.random_streams import stream
 
 S = 4096
 CORRELATION = np.array([[1.0, 0.5], [0.5, 1.0]])

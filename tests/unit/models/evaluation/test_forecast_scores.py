@@ -3,7 +3,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from models.behaviour.features import METRICS
 from models.evaluation.forecast_scores import (
     BOUND_LEVELS,
     HELD_LEVELS,
@@ -12,6 +11,7 @@ from models.evaluation.forecast_scores import (
     geometric_mean,
     matched,
 )
+from models.metrics import METRICS
 
 
 def filled(metric: str = "cpu", blocks: int = 2, users: int = 2) -> Scores:

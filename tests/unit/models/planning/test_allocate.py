@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.capacity import Observed, Offer, Policy
-from models.demand.scenarios import stream
 from models.planning.allocate import Plan, allocate
 from models.planning.guardrails import Telemetry
+from models.random_streams import stream
 
 S = 1000
 METRICS = ("cpu", "memory")

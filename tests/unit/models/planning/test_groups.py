@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.capacity import Observed, Offer, Policy
-from models.demand.scenarios import stream
 from models.planning.allocate import Plan
 from models.planning.groups import Decision, Member, together
+from models.random_streams import stream
 from tests.unit.models.planning.test_allocate import (
     OD,
     POLICY,

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.demand.scenarios import stream
 from models.planning.risk_premium import Level, Margin
 from models.quantile_function import QuantileFunction, Z, sum_of_quantiles
+from models.random_streams import stream
 from tests.unit.models.planning.test_allocate import OD, POLICY, RESERVED, SPOT, constant, plan
 
 FAILING = replace(OD, launch_failure=0.05)

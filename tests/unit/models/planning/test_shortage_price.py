@@ -7,9 +7,9 @@ import pytest
 from scipy.stats import norm
 
 from models.capacity import Offer, validate
-from models.demand.scenarios import stream
 from models.planning.shortage_price import MOST, confidence, prices
 from models.purchase.market import Market
+from models.random_streams import stream
 from tests.unit.models.planning.test_allocate import OD, POLICY, RESERVED, SPOT, TICKS, constant, plan
 
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from models.capacity import Observed, Offer, Policy
-from models.demand.scenarios import stream
 from models.purchase.choose import choose
 from models.purchase.market import POOL_CORRELATION, Market, window
+from models.random_streams import stream
 
 S = 4096
 TICKS = (300, 600, 900, 1200, 1500, 1800)

@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.capacity import Observed, Offer, Policy, why_unusable
-from models.demand.scenarios import stream
 from models.purchase.choose import choose
 from models.purchase.constraints import bounds, zone_note, zone_of
 from models.purchase.market import Market
+from models.random_streams import stream
 
 S = 1000
 TICKS = (300, 600, 900, 1200, 1500, 1800)

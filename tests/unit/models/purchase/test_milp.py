@@ -10,11 +10,11 @@ import pytest
 
 from models.baselines.spot_pairs import cheapest_pair, needed
 from models.capacity import Observed, Offer, Policy
-from models.demand.scenarios import stream
 from models.purchase.choose import allowed, choose
 from models.purchase.constraints import bounds
 from models.purchase.market import Fluid, Market
 from models.purchase.milp import least_cost
+from models.random_streams import stream
 from models.synthetic.purchases import STEPS_S, instance
 
 POLICY = Policy("shop", ("cpu",), {"cpu": 1.0}, max=100_000)

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from models.capacity import Offer, Policy
-from models.demand.scenarios import stream
 from models.purchase.choose import choose
 from models.purchase.market import POOL_CORRELATION, Market
+from models.random_streams import stream
 
 S = 4096
 WINDOWS = 40_000

@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from models.behaviour.features import METRICS
 from models.capacity import Offer, Policy
+from models.metrics import METRICS
 from pipeline.backtest.baselines import SUPPLY, Wanted, loads, rivals
 from pipeline.backtest.comparison import rank
 from pipeline.backtest.job import Job

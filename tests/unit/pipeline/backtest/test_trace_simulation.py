@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from models.behaviour.features import EVENT_KINDS, METRICS
 from models.behaviour.lstm import DEFAULT_MODEL, BehaviourModel
 from models.capacity import Offer, Policy
+from models.metrics import EVENT_KINDS, METRICS
 from pipeline.backtest.forecast_process import Ahead
 from pipeline.backtest.forecasts import Forecasting
 from pipeline.backtest.job import Job

@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from models.behaviour.features import EVENT_KINDS, METRICS
+from models.metrics import EVENT_KINDS, METRICS
 from pipeline.backtest import setup, what_if
 from pipeline.backtest.demand import Source
 from pipeline.backtest.setup import Records

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.special import ndtr
 
-from models.behaviour.features import EVENT_KINDS, METRICS
+from models.metrics import EVENT_KINDS, METRICS
 from models.quantile_function import QuantileFunction, Z
 from pipeline.demo.recorder import Coverage
 from pipeline.wire.codec import Record, decode, encode

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from models.behaviour.error_dependence import Dependence
-from models.behaviour.features import METRICS
 from models.behaviour.lstm import BehaviourModel
+from models.metrics import METRICS
 from pipeline.inputs.store import SideInputs
 from pipeline.runtime.fenced_state import Publish, Stage
 from pipeline.security import signing_keys

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from models.behaviour.error_dependence import EARLY_NONE, Dependence
-from models.behaviour.features import METRICS
+from models.metrics import METRICS
 from pipeline.stages.simulator.app_dependence import BLOCK_BYTES, FADED, FORGET_S, Copulas
 
 PRIOR = Dependence(np.full(5, 0.2), np.eye(5), 0.3)

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from models.behaviour.features import METRICS
+from models.metrics import METRICS
 from pipeline.stages.allocator.barrier import Barrier, Demand
 from pipeline.wire.codec import DEFAULT
 

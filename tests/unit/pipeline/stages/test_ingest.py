@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.behaviour.features import EVENT_KINDS, METRICS
+from models.metrics import EVENT_KINDS, METRICS
 from pipeline.security.pseudonyms import Key, KeyRing, murmur2, partition_of
 from pipeline.settings import Settings
 from pipeline.stages.ingest.service import Partition

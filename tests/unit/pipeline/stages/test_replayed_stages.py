@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from models.behaviour.features import EVENT_KINDS
 from models.behaviour.lstm import BehaviourModel
+from models.metrics import EVENT_KINDS
 from pipeline.runtime.fenced_state import Publish
 from pipeline.settings import Settings
 from pipeline.stages.profiler.agent import Profiler
