@@ -1,0 +1,1 @@
+"""What we are compared with: autoscalers, forecasters and a pairwise purchase."""

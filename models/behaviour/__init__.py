@@ -1,0 +1,1 @@
+"""Per-user forecasts: the network, its training and its online corrections."""

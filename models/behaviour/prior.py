@@ -6,9 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtri
 
+from models.behaviour.causal_pass import forecasts
 from models.behaviour.error_dependence import Dependence, semidefinite
 from models.behaviour.lstm import BehaviourModel, State
-from models.evaluation.forecast_pass import forecasts
 from models.metrics import METRICS, STEPS, horizon_steps
 
 Array = NDArray[np.float32]

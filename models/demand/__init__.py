@@ -1,0 +1,1 @@
+"""Joint scenarios of an app's demand."""

@@ -1,0 +1,1 @@
+"""What came of forecasts, promises and policies."""

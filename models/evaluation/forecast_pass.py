@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -12,7 +12,8 @@ from scipy.special import ndtri
 
 from models.baselines.forecasters import Rival
 from models.baselines.forecasters.residual import persistence
-from models.behaviour.lstm import BehaviourModel, State
+from models.behaviour.causal_pass import forecasts
+from models.behaviour.lstm import BehaviourModel
 from models.evaluation.forecast_scores import (
     BOUND,
     BOUND_LEVELS,
@@ -71,30 +72,6 @@ def pit_of(quantiles: Array, y: Array, u: NDArray[np.float64]) -> NDArray[np.flo
     low = np.where(tied, middle[below], _EDGES[below])
     high = np.where(tied, middle[upto], _EDGES[upto + 1 - tied])
     return low + u * (high - low)
-
-
-def forecasts(
-    model: BehaviourModel,
-    values: NDArray[np.float32],
-    events: NDArray[np.float32],
-    saturated: NDArray[np.bool_],
-    *,
-    first_tick: int,
-    tick_s: int,
-    forget: int | None = None,
-) -> Iterator[tuple[State, QuantileFunction, dict[str, NDArray[Any]]]]:
-    """The streaming step over (tick, user, ...) arrays, causally: per tick the state, a forecast (user, 5, 6), flags.
-
-    Every `forget` ticks all users are new to the model.
-    """
-    state = model.initial_state(values.shape[1])
-    for t in range(len(values)):
-        if forget is not None and t % forget == 0:
-            state = model.initial_state(values.shape[1])
-        state, forecast, flags = model.step(
-            state, values[t], events[t], saturated[t], tick=first_tick + t, tick_s=tick_s
-        )
-        yield state, forecast, flags
 
 
 def evaluate(

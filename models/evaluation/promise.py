@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.baselines.forecasters.residual import persistence
-from models.behaviour import error_dependence
+from models.behaviour import causal_pass, error_dependence
 from models.behaviour.lstm import BehaviourModel
 from models.capacity import floor_demand
 from models.demand import collapsed_sampler, reconciliation
@@ -172,8 +172,8 @@ def study(
     states = [reconciliation.initial_state() for _ in apps]
     common = reconciliation.initial_common()
     learnt = [(np.zeros((), error_dependence.SUMS), error_dependence.users(len(users))) for users in apps]
-    of_users = forecast_pass.forecasts(model, values, events, saturated, first_tick=first_tick, tick_s=tick_s)
-    of_totals = forecast_pass.forecasts(
+    of_users = causal_pass.forecasts(model, values, events, saturated, first_tick=first_tick, tick_s=tick_s)
+    of_totals = causal_pass.forecasts(
         model, usage, totals(events, apps), held, first_tick=first_tick, tick_s=tick_s
     )
     kept: list[NDArray[np.bool_]] = []

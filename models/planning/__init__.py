@@ -1,0 +1,1 @@
+"""From scenarios to a plan: need, purchase and guard rails."""

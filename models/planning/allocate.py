@@ -32,7 +32,8 @@ from models.planning.risk_premium import Level, Margin, Question, of_users, spli
 from models.planning.shortage_price import confidence as least_cost
 from models.planning.shortage_price import prices
 from models.purchase.choose import Choice, Purchase, choose
-from models.purchase.market import Market, window
+from models.purchase.market import Market
+from models.purchase.promise_window import window
 
 COST_LEVELS: Final = tuple(PROMISED.tolist())
 ALTERNATIVES: Final = 3

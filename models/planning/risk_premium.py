@@ -22,13 +22,9 @@ from numpy.typing import NDArray
 
 from models.capacity import Observed, Offer, Policy, load, replicas
 from models.purchase.choose import Choice, Purchase, choose
-from models.purchase.market import Market
+from models.purchase.market import SUPPLY_SCENARIOS, Market
 
 USER_LEVEL: Final = 0.99  # each user's own quantile in the sum over users: the usual confidence of a plan
-
-# The demand is one number here, so only supply varies: 1,024 draws know a 99 % share to 0.3 % (√(0.99 · 0.01 / 1024)),
-# and take a quarter of the time of the 4,096 of a decision.
-SUPPLY_SCENARIOS: Final = 1024
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""The cheapest mix of offers that serves a demand with a stated confidence."""

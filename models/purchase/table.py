@@ -15,9 +15,8 @@ from numpy.typing import NDArray
 
 from models.capacity import Offer, Policy, replicas_per_instance
 from models.metrics import horizon_steps
-from models.planning.risk_premium import SUPPLY_SCENARIOS
 from models.purchase.choose import choose
-from models.purchase.market import Market
+from models.purchase.market import SUPPLY_SCENARIOS, Market
 
 Count = NDArray[np.int64]
 

@@ -1,0 +1,1 @@
+"""Simulated telemetry, machines and markets."""

@@ -12,14 +12,13 @@ from pipeline.backtest import parallel, topic_simulation, topic_window
 from pipeline.backtest.job import Arrays, Job
 from pipeline.backtest.setup import Records
 from pipeline.backtest.topic_window import Recorded
-from pipeline.cli import evaluate
-from pipeline.cli.evaluate import Window
 from pipeline.errors import UsageError
 from pipeline.inputs import released_models
 from pipeline.kafka.connection import reachable
 from pipeline.settings import Settings, load
 from pipeline.traces import trace_file
 from pipeline.traces.trace_file import Panel
+from pipeline.traces.window import ScoringWindow, seconds_of, ticks_of, window_of
 
 SHARDS = 2
 """Groups of apps that learn apart, as partitions of a stream do; two, so that two cores are used. Not the machine's
@@ -42,7 +41,7 @@ class Source:
 
     name: str
     panel: Panel
-    window: Window
+    window: ScoringWindow
     skipped: Mapping[str, int]
     digest: bytes
     model: Path
@@ -94,7 +93,7 @@ def of_trace(
         read = trace_file.of_apps(read, apps)
     panel = trace_file.to_panel(read, tick_s)
     _some(panel, str(path))
-    window = _scored(evaluate.window_of(panel, warm_up, begin, until))
+    window = _scored(window_of(panel, warm_up, begin, until))
     rows = read.frame.height - read.frame.select("ts", "app", "user").unique().height
     skipped = {**read.skipped, "duplicates": rows}  # of a user at one time: their mean counts
     digest = hashlib.blake2b(path.read_bytes()).digest()
@@ -118,16 +117,16 @@ def of_topics(
     """
     settings: Settings = load(bootstrap=bootstrap, prefix=prefix)
     reachable(settings)
-    begin_s = None if begin is None else evaluate.seconds_of(begin)
-    end_s = None if until is None else evaluate.seconds_of(until)
+    begin_s = None if begin is None else seconds_of(begin)
+    end_s = None if until is None else seconds_of(until)
     first_s = None
     if begin_s is not None and warm_up is not None:
-        first_s = begin_s - evaluate.ticks_of(warm_up, 1)
+        first_s = begin_s - ticks_of(warm_up, 1)
     found = topic_window.read(settings, first_s, end_s, offsets)
     panel = found.panel
     name = f"topics {settings.prefix}* at {settings.bootstrap}"
     _some(panel, name)
-    window = evaluate.window_of(panel, warm_up if begin is None else None, begin, until)
+    window = window_of(panel, warm_up if begin is None else None, begin, until)
     window = _scored(replace(window, begin=0))
     folder = model or released_models.folder(settings)
     return Source(name, panel, window, found.skipped, found.digest(), folder, found)
@@ -138,7 +137,7 @@ def _some(panel: Panel, name: str) -> None:
         raise UsageError(f"{name}: one tick alone, nothing can be planned")
 
 
-def _scored(window: Window) -> Window:
+def _scored(window: ScoringWindow) -> ScoringWindow:
     """Not before the second tick: the first cannot be planned for."""
     window = replace(window, score=max(window.score, window.begin + 1))
     if window.score >= window.stop:

@@ -23,11 +23,11 @@ from models.metrics import EVENT_KINDS, METRICS, horizon_steps
 from models.quantile_function import QuantileFunction
 from pipeline.backtest.job import Arrays, Job
 from pipeline.stages.allocator import decide
-from pipeline.stages.allocator.barrier import Demand
 from pipeline.stages.allocator.decide import Heard
 from pipeline.stages.profiler.user_states import NAMES, Users
 from pipeline.stages.simulator.agent import total
 from pipeline.stages.simulator.app_dependence import Copulas
+from pipeline.wire.demand import Demand
 
 SHARD: Final = 0
 CAPACITY: Final = 2_000_000  # users; a trace in memory has fewer

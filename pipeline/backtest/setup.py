@@ -15,16 +15,17 @@ from models.evaluation import promise
 from models.evaluation.simulated_cloud import Terms
 from models.metrics import DAY_S, METRICS
 from pipeline.backtest.job import Job
-from pipeline.cli.evaluate import Window
 from pipeline.errors import UsageError
 from pipeline.inputs import files
 from pipeline.inputs.example import Example
-from pipeline.inputs.store import SideInputs, offer_of, policy_of
+from pipeline.inputs.store import SideInputs
 from pipeline.providers.local_instances import LocalOffer
 from pipeline.security.pseudonyms import DEMO_KEY, Key
 from pipeline.traces.trace_file import Panel
+from pipeline.traces.window import ScoringWindow
 from pipeline.wire.codec import DEFAULT, Record
 from pipeline.wire.plans import DEFAULT_POLICY, default_policy
+from pipeline.wire.policies import offer_of, policy_of
 
 TIERS: Final = "tiers"
 ON_DEMAND: Final = "on_demand"
@@ -55,12 +56,12 @@ def members_of(panel: Panel, groupings: int, seed: int) -> dict[str, np.ndarray]
     return {str(app): np.flatnonzero(apps == app) for app in dict.fromkeys(panel.apps)}
 
 
-def first_plan(window: Window, tick_s: int) -> int:
+def first_plan(window: ScoringWindow, tick_s: int) -> int:
     """Row of the window from which plans are made."""
     return max(1, window.score - window.begin - SETTLE_S // tick_s)
 
 
-def sized(panel: Panel, window: Window, members: Mapping[str, np.ndarray]) -> Records:
+def sized(panel: Panel, window: ScoringWindow, members: Mapping[str, np.ndarray]) -> Records:
     """The demo's policies and offers, replicas sized by what was seen before the first plan.
 
     Raises:
@@ -177,7 +178,7 @@ def _full(schema: str, record: Record) -> Record:
 
 def job_of(
     panel: Panel,
-    window: Window,
+    window: ScoringWindow,
     members: dict[str, np.ndarray],
     records: Records | None,
     levels: Sequence[float],

@@ -23,7 +23,6 @@ from pipeline.backtest.job import Arrays, Job
 from pipeline.backtest.parallel import days, follow
 from pipeline.backtest.simulation import Living
 from pipeline.backtest.topic_window import Recorded, since
-from pipeline.demo import summary
 from pipeline.display import progress
 from pipeline.errors import Poison, UsageError
 from pipeline.kafka import reader
@@ -33,6 +32,7 @@ from pipeline.stages.allocator.agent import Allocator, Asked
 from pipeline.stages.allocator.decide import Decide
 from pipeline.stages.profiler.agent import Profiler
 from pipeline.stages.simulator.agent import Simulator
+from pipeline.wire import json_lines
 from pipeline.wire.codec import Codec, Record
 
 KEPT: Final = ("plans", "commands")
@@ -290,8 +290,8 @@ def write(folder: Path, recorded: Recorded, made: Mapping[str, list[bytes]]) -> 
     """`plans.jsonl` and `commands.jsonl`, as the demo writes what was published."""
     codec = Codec(recorded.settings.registry_url)
     plans, commands = ([codec.decode(value)[1] for value in made[topic]] for topic in KEPT)
-    summary.lines(folder / "plans.jsonl", sorted(plans, key=lambda p: (p["app"], p["tick"])))
-    summary.lines(
+    json_lines.lines(folder / "plans.jsonl", sorted(plans, key=lambda p: (p["app"], p["tick"])))
+    json_lines.lines(
         folder / "commands.jsonl", sorted(commands, key=lambda c: (c["epoch"], c["plan_id"], c["order"]))
     )
 

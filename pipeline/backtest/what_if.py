@@ -33,10 +33,10 @@ from pipeline.backtest.comparison import OURS, Ranked
 from pipeline.backtest.demand import Source
 from pipeline.backtest.job import TIERS, Arrays, Job
 from pipeline.backtest.setup import Records
-from pipeline.cli import evaluate
 from pipeline.errors import UsageError
-from pipeline.inputs.store import policy_of
+from pipeline.traces import window
 from pipeline.wire.codec import Record
+from pipeline.wire.policies import policy_of
 
 FACTORS: Final = {
     "price": ("price",),
@@ -206,8 +206,8 @@ def _campaign(source: Source, value: str) -> Source:
         )
     panel = source.panel
     factor = _number("campaign", found["factor"])
-    begin = evaluate.seconds_of(found["start"]) / panel.tick_s
-    inside = (panel.ticks >= begin) & (panel.ticks < begin + evaluate.ticks_of(found["length"], panel.tick_s))
+    begin = window.seconds_of(found["start"]) / panel.tick_s
+    inside = (panel.ticks >= begin) & (panel.ticks < begin + window.ticks_of(found["length"], panel.tick_s))
     mine = np.array([found["app"] in ("*", app) for app in panel.apps])
     if not inside[source.window.begin : source.window.stop].any() or not mine.any():
         raise UsageError(f"--what-if campaign={value}: no tick of the window, or no such app")

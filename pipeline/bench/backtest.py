@@ -15,10 +15,10 @@ from models.behaviour.lstm import DEFAULT_MODEL
 from models.metrics import DAY_S, EVENT_KINDS
 from models.synthetic import machines
 from pipeline.backtest import demand, parallel, setup
-from pipeline.cli.evaluate import Window
 from pipeline.display import tell
 from pipeline.options import AsJson
 from pipeline.traces import trace_file
+from pipeline.traces.window import ScoringWindow
 
 TICK_S: Final = 300
 METRICS: Final = 4
@@ -49,7 +49,7 @@ def backtest(
     )
     members = {f"app-{a}": np.arange(a, users, apps) for a in range(min(apps, users))}
     warm = 2 * setup.SETTLE_S // TICK_S
-    job = setup.job_of(panel, Window(0, warm, ticks), members, None, (), alone=True)
+    job = setup.job_of(panel, ScoringWindow(0, warm, ticks), members, None, (), alone=True)
     job = replace(job, scenarios=scenarios, every=every, seed=seed)
     begun = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:

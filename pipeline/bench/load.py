@@ -11,12 +11,12 @@ from typing import Final
 
 import numpy as np
 
-from pipeline.cli import inputs
+from pipeline.inputs import publish
 from pipeline.kafka import topics
 from pipeline.kafka.producer import Outputs
+from pipeline.kafka.topics import RAW
 from pipeline.security.pseudonyms import entity, partition_of
 from pipeline.settings import Settings
-from pipeline.stages.ingest.service import RAW
 from pipeline.wire.codec import DEFAULT, Record
 
 MEASURED: Final = ("cpu", "memory", "network", "disk")
@@ -137,8 +137,8 @@ class Load:
             for app in self.names
             for tier, price in (("ON_DEMAND", "0.2"), ("SPOT", "0.08"))
         ]
-        inputs.publish(settings, "policies", "policy", policies)
-        inputs.publish(settings, "prices", "price", prices)
+        publish.publish(settings, "policies", "policy", policies)
+        publish.publish(settings, "prices", "price", prices)
 
 
 class Filler(Outputs):

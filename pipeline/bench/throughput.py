@@ -34,11 +34,11 @@ from pipeline.display import tell
 from pipeline.errors import Unreachable
 from pipeline.kafka import reader, topics
 from pipeline.kafka.connection import connection, quiet_admin
+from pipeline.kafka.topics import RAW
 from pipeline.options import AsJson
 from pipeline.runtime.cluster import cluster
 from pipeline.runtime.supervisor import Supervisor
 from pipeline.settings import Settings, load
-from pipeline.stages.ingest.service import RAW
 from pipeline.wire.batch_decoder import bare
 from pipeline.wire.codec import Codec, decode, published
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass
-from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 from math import gcd
 from pathlib import Path
@@ -20,27 +17,15 @@ from models.behaviour.lstm import DEFAULT_MODEL, BehaviourModel
 from models.evaluation import forecast_pass
 from models.evaluation import promise as confidence
 from models.evaluation.forecast_scores import MAIN_METRICS
-from models.metrics import DAY_S, METRICS, horizon_steps
+from models.metrics import METRICS, horizon_steps
 from pipeline.display import progress, tell
 from pipeline.errors import UsageError
 from pipeline.options import AsJson
 from pipeline.reports import scorecard
 from pipeline.traces import trace_file as trace
+from pipeline.traces.window import ScoringWindow, iso_start, ticks_of, window_of
 
-UNITS: Final = {"s": 1, "m": 60, "h": 3_600, "d": DAY_S, "w": 7 * DAY_S}
 DEFAULT_RIVALS: Final = ("persistence", "seasonal_naive")
-WARM_UP_S: Final = (
-    8 * DAY_S
-)  # before a window that is chosen: a day, and the week of residuals that rivals keep
-
-
-@dataclass(frozen=True)
-class Window:
-    """Rows of a panel: the pass goes from `begin` to `stop`, forecasts made at `score` or later are scored."""
-
-    begin: int
-    score: int
-    stop: int
 
 
 def evaluate(
@@ -139,8 +124,8 @@ def evaluate(
         "trace": str(trace_file),
         "model_id": behaviour.model_id,
         "tick_s": panel.tick_s,
-        "from": _iso(panel, window.score),
-        "until": _iso(panel, window.stop),
+        "from": iso_start(panel, window.score),
+        "until": iso_start(panel, window.stop),
         "warm_up_s": (window.score - window.begin) * panel.tick_s,
     }
     if apps:
@@ -248,52 +233,9 @@ def _listed(given: str) -> list[str]:
     return [line.strip() for line in lines if line.strip()]
 
 
-def window_of(panel: trace.Panel, warm_up: str | None, begin: str | None, until: str | None) -> Window:
-    """The rows to run and to score.
-
-    Raises:
-        UsageError: a duration or time that cannot be read, or nothing to score, or no room for the warm-up.
-    """
-    ticks, tick_s = panel.ticks, panel.tick_s
-    stop = len(ticks) if until is None else int(np.searchsorted(ticks * tick_s, seconds_of(until)))
-    warm = None if warm_up is None else ticks_of(warm_up, tick_s)
-    if begin is None:
-        score = min(DAY_S // tick_s, len(ticks) // 4) if warm is None else warm
-        start = 0
-    else:
-        score = int(np.searchsorted(ticks * tick_s, seconds_of(begin)))
-        start = max(0, score - WARM_UP_S // tick_s) if warm is None else score - warm
-    span = f"the trace lasts from {_iso(panel, 0)} to {_iso(panel, len(ticks))}"
-    if start < 0 or (begin is None and warm is not None and score >= len(ticks)):
-        raise UsageError(f"no room for a warm-up of {warm_up}: {span}")
-    if score >= stop:
-        raise UsageError(f"nothing to score in the window: {span}")
-    return Window(start, score, stop)
-
-
-def ticks_of(text: str, tick_s: int) -> int:
-    """Ticks of a duration as 90s, 30m, 12h, 8d or 1w, rounded up."""
-    found = re.fullmatch(r"(\d+)([smhdw])", text.strip())
-    if found is None:
-        raise UsageError(f"{text!r} is no duration; as 90s, 30m, 12h, 8d or 1w")
-    return -(-int(found[1]) * UNITS[found[2]] // tick_s)
-
-
-def seconds_of(text: str) -> float:
-    """Unix seconds of a time in ISO 8601; UTC where it names no zone."""
-    try:
-        time = datetime.fromisoformat(text)
-    except ValueError as error:
-        raise UsageError(f"{text!r} is no ISO 8601 time, as 2026-11-24T12:00:00Z") from error
-    return (time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp()
-
-
-def _iso(panel: trace.Panel, row: int) -> str:
-    """Start of a row's tick, which may be the one after the last."""
-    return datetime.fromtimestamp(int(panel.ticks[0] + row) * panel.tick_s, UTC).isoformat()
-
-
-def _rival(name: str, panel: trace.Panel, chosen: list[int], window: Window, seed: int) -> forecasters.Rival:
+def _rival(
+    name: str, panel: trace.Panel, chosen: list[int], window: ScoringWindow, seed: int
+) -> forecasters.Rival:
     """A rival for the window; one that is trained sees the times before it, of users not scored nor held out."""
     others = [
         u

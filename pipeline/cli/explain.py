@@ -15,13 +15,12 @@ from rich.console import Console
 
 from models import capacity
 from pipeline.errors import UsageError
-from pipeline.inputs import store
 from pipeline.kafka import reader
 from pipeline.reports import decision_text
 from pipeline.reports.decision_text import Surroundings
 from pipeline.runtime.cluster import cluster
 from pipeline.settings import Settings, load
-from pipeline.wire import forecasts, plans
+from pipeline.wire import forecasts, plans, policies
 from pipeline.wire.codec import Codec, Record
 
 PAST_TICKS: Final = 48
@@ -213,7 +212,7 @@ def draw(
         raise UsageError(f"the topic forecasts.apps has no forecast of {app} made at tick {tick}")
     record, row = totals[tick]
     fan = forecasts.unpack([record])[0][row]
-    policy = None if around.policy is None else store.policy_of(around.policy)
+    policy = None if around.policy is None else policies.policy_of(around.policy)
     names = [metric for metric in plan["metrics"] if metric in record["metrics"]]
     if policy is not None:
         names = list(capacity.governed(names, policy)) or names

@@ -1,8 +1,7 @@
 """`leadtime topics`, `policies`, `prices`, `calendar` and `models`: look at the side inputs, and change them."""
 
 import json
-import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,13 +14,13 @@ from rich.text import Text
 
 from pipeline.errors import Unreachable, UsageError
 from pipeline.inputs.files import read_calendar, read_policies, read_prices
+from pipeline.inputs.publish import publish, published
 from pipeline.inputs.store import VERSIONED
 from pipeline.kafka import reader, topics
 from pipeline.kafka.connection import connection, quiet_admin, reachable
-from pipeline.kafka.producer import Outputs
 from pipeline.options import AsJson, Bootstrap, Prefix
-from pipeline.settings import Settings, load
-from pipeline.wire.codec import DEFAULT, Record
+from pipeline.settings import load
+from pipeline.wire.codec import Record
 
 __all__ = ["publish", "read_calendar", "read_policies", "read_prices"]
 
@@ -39,72 +38,6 @@ COLUMNS = {
     "models": "model_id version valid_from_tick uri parent",
 }
 """What `list` shows of each record; `--json` has all fields."""
-
-
-def published(settings: Settings, topic: str) -> dict[str, dict[int, Record]]:
-    """All published versions of a side input: by name, by version.
-
-    Raises:
-        UsageError, Unreachable: Kafka does not answer, or there is no such topic.
-    """
-    reachable(settings)
-    found: dict[str, dict[int, Record]] = {}
-    for _, record in reader.records(settings, topic):
-        found.setdefault(record[VERSIONED[topic]], {})[record["version"]] = record
-    return found
-
-
-def publish(
-    settings: Settings,
-    topic: str,
-    schema_name: str,
-    records: Iterable[Record],
-    *,
-    from_tick: int | None = None,
-    clock: Callable[[], float] = time.time,
-) -> list[Record]:
-    """Publish versions of a side input; all of them, or none where one is refused. Twice is as good as once.
-
-    A record without `version` becomes the one after the newest. One without `valid_from_tick` is valid from
-    `from_tick`; without that, a first version from tick 0 and a later one from the next tick by the wall clock.
-
-    Args:
-        settings: where.
-        topic, schema_name: of the side input, such as "policies" and "policy".
-        records: as `read_policies` gives them.
-        from_tick: where a record has no tick of its own.
-        clock: wall clock in unix seconds.
-
-    Returns:
-        The records as they are on the topic.
-
-    Raises:
-        UsageError: a version is there already, with other values (a replay must find what it was).
-        Unreachable: Kafka does not answer, or there is no such topic.
-    """
-    known, whole, new = published(settings, topic), list[Record](), list[Record]()
-    following = int(clock() // settings.tick_s) + 1
-    for given in records:
-        name = given[VERSIONED[topic]]
-        versions = known.setdefault(name, {})
-        number = given.get("version", max(versions, default=0) + 1)
-        default = following if versions else 0
-        if number in versions:
-            default = versions[number]["valid_from_tick"]
-        valid = {"version": number, "valid_from_tick": default if from_tick is None else from_tick}
-        record = DEFAULT.decode(DEFAULT.encode(schema_name, valid | given))[1]
-        if versions.get(number, record) != record:
-            raise UsageError(f"{schema_name} {name}: version {number} is published with other values")
-        if number not in versions:
-            new.append(record)
-        versions[number] = record
-        whole.append(record)
-    outputs = Outputs(settings)
-    for record in new:
-        key = f"{record[VERSIONED[topic]]}@{record['version']}"
-        outputs.publish(topic, schema_name, record, key=key)
-    outputs.flush()
-    return whole
 
 
 def _plain(value: object) -> str:

@@ -12,10 +12,10 @@ from typer.main import get_command
 from pipeline.stages.__main__ import run
 
 COMMANDS: Final = {
-    "demo": "pipeline.demo.run:demo",
+    "demo": "pipeline.cli.demo:demo",
     "up": "pipeline.cli.up:up",
-    "broker": "pipeline.kafka.embedded:broker",
-    "observe": "pipeline.sources.host:observe",
+    "broker": "pipeline.cli.broker:broker",
+    "observe": "pipeline.cli.observe:observe",
     "explain": "pipeline.cli.explain:explain",
     "train": "pipeline.cli.train:train",
     "evaluate": "pipeline.cli.evaluate:evaluate",

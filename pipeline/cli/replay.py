@@ -15,8 +15,9 @@ from pipeline.kafka import topics
 from pipeline.kafka.connection import reachable
 from pipeline.options import AsJson, Bootstrap, Prefix, Speed, span_of
 from pipeline.settings import load
-from pipeline.sources.replay import Replayer, Window, records, window_of_topics
+from pipeline.sources.replay import Replayer, records, window_of_topics
 from pipeline.traces import trace_file as traces
+from pipeline.traces.window import TickWindow
 
 
 def replay(
@@ -42,7 +43,7 @@ def replay(
     begun = time.monotonic()
     if trace is not None:
         read = traces.read(trace)
-        window = Window.of(read, settings.tick_s, ticks, since)
+        window = TickWindow.of(read, settings.tick_s, ticks, since)
         rows = window.select(read)
         total, items, last = rows.height, records(rows, read.tick_s), window.last
     else:

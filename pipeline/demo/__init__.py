@@ -1,0 +1,1 @@
+"""One replayed installation, from an empty Kafka to its summary."""

@@ -1,10 +1,9 @@
 """A run's outcome from what it published, beside a reactive policy on the same demand, offers and start."""
 
-import json
 import math
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +14,13 @@ from models.baselines.autoscalers.hpa import HorizontalPodAutoscaler
 from models.capacity import Policy, load, replicas_per_instance
 from models.metrics import METRICS
 from pipeline.demo.recorder import Watch
-from pipeline.inputs.store import offer_of, policy_of
 from pipeline.providers.local import LocalProvider
 from pipeline.reports.app_run import AppRun
-from pipeline.sources.replay import Window
+from pipeline.traces.window import TickWindow
 from pipeline.wire import commands
 from pipeline.wire.codec import Record
+from pipeline.wire.json_lines import lines
+from pipeline.wire.policies import offer_of, policy_of
 
 WARM_UP_TICKS = 12
 """Not scored: capacity that was started with, and users' first hour of five-minute ticks. Both policies alike."""
@@ -29,7 +29,12 @@ HPA_TARGET = 0.8  # of CPU: what Kubernetes gives an HPA that names no metric
 
 
 def app_run(
-    app: str, watch: Watch, policy: Policy, prices: Sequence[Record], start: Mapping[str, int], window: Window
+    app: str,
+    watch: Watch,
+    policy: Policy,
+    prices: Sequence[Record],
+    start: Mapping[str, int],
+    window: TickWindow,
 ) -> AppRun:
     """One app's outcome, tick by tick."""
     ticks = range(window.first, window.last + 1)
@@ -119,7 +124,7 @@ def _reactive(
     prices: Sequence[Record],
     per: Mapping[str, int],
     start: Mapping[str, int],
-    window: Window,
+    window: TickWindow,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Least ready replicas and cost by tick of Kubernetes' HPA at its defaults: reserved first, then on demand."""
     filled = usage[:, [METRICS.index(m) for m in policy.governed]] / [policy.size(m) for m in policy.governed]
@@ -168,7 +173,7 @@ def outcome(
     policies: Sequence[Record],
     prices: Sequence[Record],
     start: Mapping[str, Mapping[str, int]],
-    window: Window,
+    window: TickWindow,
 ) -> list[AppRun]:
     """All apps' outcomes, in the order of their names."""
     codec = watch.codec
@@ -244,18 +249,3 @@ def write(folder: Path, watch: Watch) -> None:
         ("dead_letters", letters),
     ):
         lines(folder / f"{name}.jsonl", records)
-
-
-def lines(path: Path, records: Iterable[Record]) -> None:
-    """Records as JSON lines, the same bytes for the same records."""
-    path.write_text("".join(json.dumps(record, default=_plain, sort_keys=True) + "\n" for record in records))
-
-
-def _plain(value: Any) -> str:
-    return (
-        value.hex()
-        if isinstance(value, bytes)
-        else value.isoformat()
-        if hasattr(value, "isoformat")
-        else str(value)
-    )

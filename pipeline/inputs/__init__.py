@@ -1,0 +1,1 @@
+"""Side inputs: versioned policies, prices, calendar and models."""

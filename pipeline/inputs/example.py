@@ -11,8 +11,8 @@ from typing import Any
 import polars as pl
 
 from models.metrics import METRICS
-from pipeline.sources.replay import Window
 from pipeline.traces.trace_file import Trace
+from pipeline.traces.window import TickWindow
 from pipeline.wire.codec import Record
 
 FILE = Path(__file__).parent / "demo.toml"
@@ -32,7 +32,7 @@ class Example:
     starting: dict[str, dict[str, int]]
 
     @classmethod
-    def of(cls, trace: Trace, window: Window, file: Path = FILE) -> "Example":
+    def of(cls, trace: Trace, window: TickWindow, file: Path = FILE) -> "Example":
         """Size the example for a window of a trace."""
         return cls.of_medians(_medians(trace, window), file)
 
@@ -68,7 +68,7 @@ class Example:
         return cls(policies, prices, starting)
 
 
-def _medians(trace: Trace, window: Window) -> dict[str, dict[str, float]]:
+def _medians(trace: Trace, window: TickWindow) -> dict[str, dict[str, float]]:
     """Per app and metric the median over ticks of the sum over users; metrics whose median is 0 are left out."""
     rows = window.select(trace)
     metrics = [m for m in METRICS if m in rows.columns]

@@ -21,8 +21,8 @@ from zoneinfo import ZoneInfo
 from models.capacity import validate
 from models.metrics import METRICS
 from pipeline.errors import UsageError
-from pipeline.inputs.store import offer_of, policy_of
 from pipeline.wire.codec import DEFAULT, Record, published
+from pipeline.wire.policies import offer_of, policy_of
 
 Rules = list[tuple[bool, str]]
 

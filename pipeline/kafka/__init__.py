@@ -1,0 +1,1 @@
+"""Talking to Kafka: topics, connections, one producer, readers, and the embedded broker."""

@@ -14,21 +14,17 @@ import signal
 import socket
 import subprocess
 import tempfile
-import threading
 import time
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Annotated, Self
+from typing import IO, Self
 
-import typer
 from confluent_kafka import KafkaException
 
 from pipeline.errors import Unreachable, UsageError
 from pipeline.kafka.connection import quiet_admin
 from pipeline.kafka.jars import jars
-from pipeline.options import AsJson
-from pipeline.settings import load
 
 COORDINATE = "org.apache.kafka:kafka_2.13:4.1.0+org.slf4j:slf4j-simple:1.7.36"
 """Kafka and, as it logs through SLF4J and brings no back end, the smallest back end of that API version."""
@@ -361,24 +357,3 @@ def _escaped(value: str) -> str:
     """A password inside quotes (JAAS) inside a properties file, whose escapes are those of JSON."""
     quoted = value.replace("\\", "\\\\").replace('"', '\\"')
     return json.dumps(quoted)[1:-1]
-
-
-def broker(
-    port: Annotated[
-        int | None, typer.Option(help="Loopback port; default: a free one.", min=1024, max=65535)
-    ] = None,
-    data: Annotated[
-        Path | None, typer.Option(help="Folder that keeps the topics; default: in the data folder.")
-    ] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Run the embedded Kafka alone in the foreground, until Ctrl-C or SIGTERM."""
-    ended = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: ended.set())
-    with EmbeddedKafka(data or load().data_dir / "kafka", port=port) as kafka:
-        address = {"bootstrap": kafka.bootstrap, "data": str(kafka.data), "log": str(kafka.log)}
-        print(json.dumps(address) if as_json else kafka.bootstrap, flush=True)
-        while not ended.wait(0.5):
-            if not kafka.running:
-                raise kafka.failure("ended by itself")

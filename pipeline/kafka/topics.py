@@ -11,8 +11,6 @@ from pipeline.kafka.connection import connection, quiet_admin
 from pipeline.settings import Settings
 
 MINUTE_MS, HOUR_MS, DAY_MS = 60_000, 3_600_000, 86_400_000
-MESSAGE_BYTES = 512 * 1024
-"""Larger records are split into parts: the broker refuses 1 MiB and Faust's default request is 1,000,000 bytes."""
 
 
 @dataclass(frozen=True)
@@ -151,3 +149,6 @@ def describe(settings: Settings) -> list[dict[str, Any]]:
         }
         for logical, topic in TOPICS.items()
     ]
+
+
+RAW: tuple[str, str] = ("telemetry.metrics", "telemetry.events")

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from models import capacity
 from models.metrics import METRIC_UNITS, METRICS
-from pipeline.inputs import store
+from pipeline.wire import policies
 from pipeline.wire.codec import Record
 from pipeline.wire.plans import GUARD_RAILS
 
@@ -105,7 +105,7 @@ def _why(plan: Record, around: Surroundings) -> Iterator[RenderableType]:
         cell = plan["required"][plan["steps"].index(step)][plan["metrics"].index(metric)]
         size = ""
         if around.policy is not None:
-            policy = store.policy_of(around.policy)
+            policy = policies.policy_of(around.policy)
             size = f"; a replica takes {amount(policy.usable(metric), metric)}"
         yield Text(
             f"{metric} {_span(step)} ahead binds: the plan must carry {amount(cell, metric)} of it there{size}. "
@@ -131,7 +131,7 @@ def _why(plan: Record, around: Surroundings) -> Iterator[RenderableType]:
 
 
 def _demand(plan: Record, around: Surroundings) -> Iterator[RenderableType]:
-    policy = None if around.policy is None else store.policy_of(around.policy)
+    policy = None if around.policy is None else policies.policy_of(around.policy)
     governed = plan["metrics"] if policy is None else capacity.governed(plan["metrics"], policy)
     table = _table("<ahead", *plan["metrics"], "replicas", "<")
     binding = plan["binding"] or {}
@@ -163,14 +163,14 @@ def _demand(plan: Record, around: Surroundings) -> Iterator[RenderableType]:
 def _instances(plan: Record, around: Surroundings) -> Iterator[RenderableType]:
     shares = {share["of"]: share["amount"] for share in plan["shares"]}
     table = _table("<offer", "<tier", "instances", "replicas each", "price/h", "together/h")
-    policy = None if around.policy is None else store.policy_of(around.policy)
+    policy = None if around.policy is None else policies.policy_of(around.policy)
     for count in plan["counts"]:
         number = "→".join(str(n) for n in dict.fromkeys(count["desired"])) or "0"
         price = around.prices.get(count["offer_id"])
         if price is None:
             _row(table, count["offer_id"], "", number, "", "", "")
             continue
-        each = None if policy is None else capacity.replicas_per_instance(store.offer_of(price), policy)
+        each = None if policy is None else capacity.replicas_per_instance(policies.offer_of(price), policy)
         owned = int(shares.get(count["offer_id"], price["owned_count"] or 0))
         sum_h = price["price"] * (owned if price["tier"] == "RESERVED" else _first(count))
         _row(
@@ -321,9 +321,9 @@ def replicas(plan: Record, around: Surroundings, step: int = 0) -> int | None:
     """Replicas that the instances planned for a step carry; None where a size is not known."""
     if around.policy is None or any(count["offer_id"] not in around.prices for count in plan["counts"]):
         return None
-    policy = store.policy_of(around.policy)
+    policy = policies.policy_of(around.policy)
     sizes = {
-        offer: capacity.replicas_per_instance(store.offer_of(price), policy)
+        offer: capacity.replicas_per_instance(policies.offer_of(price), policy)
         for offer, price in around.prices.items()
     }
     return sum(

@@ -1,0 +1,1 @@
+"""What keeps a stage alive, exactly once, and observed."""

@@ -1,0 +1,1 @@
+"""Keys that sign commands, and pseudonyms that hide users."""

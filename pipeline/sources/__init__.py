@@ -1,0 +1,1 @@
+"""Producers of telemetry: this machine, and replays."""

@@ -12,28 +12,19 @@ What is measured, and to whom it belongs:
 - network in bytes/s only for the machine, in SHARED: no system that psutil knows counts it by process.
 """
 
-import json
-import platform
-import signal
-import sys
-import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from heapq import nlargest
-from typing import Annotated, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import psutil
-import typer
 
 from models.metrics import SATURATED_SHARE
-from pipeline.kafka import topics
-from pipeline.kafka.connection import reachable
 from pipeline.kafka.producer import Outputs
-from pipeline.options import AsJson, Bootstrap, Prefix
 from pipeline.security.pseudonyms import entity
-from pipeline.settings import Settings, load
+from pipeline.settings import Settings
 from pipeline.wire.codec import Record
 
 NAME_LENGTH = 15
@@ -257,37 +248,3 @@ def publish(
         before, last = after, now
     done.seconds = last - began
     return done
-
-
-def observe(
-    app: Annotated[str, typer.Option(help="The app's name.", show_default="this host's")] = "",
-    interval: Annotated[
-        float, typer.Option(help="Seconds between samples.", min=SHORTEST_S, max=3600.0)
-    ] = 5.0,
-    top: Annotated[int, typer.Option(help="Commands that become users.", min=1, max=10_000)] = 30,
-    duration: Annotated[float | None, typer.Option(help="Seconds until it ends; default: Ctrl-C.")] = None,
-    as_json: AsJson = False,
-    bootstrap: Bootstrap = None,
-    prefix: Prefix = None,
-) -> None:
-    """Publish this machine's own telemetry, by command: CPU, memory and disk, and the network of all."""
-    settings = load(bootstrap=bootstrap, prefix=prefix)
-    reachable(settings)
-    topics.create(settings)
-    app = app or platform.node() or "machine"
-    ended = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: ended.set())
-    until = None if duration is None else time.monotonic() + duration
-
-    def wait(seconds: float) -> bool:
-        left = seconds if until is None else until - time.monotonic()
-        return (until is not None and left < SHORTEST_S) or ended.wait(min(seconds, left))
-
-    print(f"observing this machine as app {app}, a sample every {interval:g} s", file=sys.stderr, flush=True)
-    done = publish(settings, app, interval, top, wait)
-    numbers = {"records": done.records, "users": len(done.users), "seconds": round(done.seconds, 3)}
-    if as_json:
-        print(json.dumps({"app": app, **numbers}))
-    else:
-        print(f"{app}: {done.records} records of {len(done.users)} users in {done.seconds:.0f} s")

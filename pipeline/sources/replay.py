@@ -9,8 +9,7 @@ delete the replay.
 import heapq
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import NamedTuple
 
 import polars as pl
@@ -18,14 +17,15 @@ import structlog
 from confluent_kafka import TopicPartition
 
 from models.metrics import EVENT_KINDS, METRICS
-from pipeline.errors import Poison, UsageError
+from pipeline.errors import Poison
 from pipeline.kafka import reader, topics
 from pipeline.kafka.producer import Outputs
+from pipeline.kafka.topics import RAW
 from pipeline.security.pseudonyms import entity, partition_of
 from pipeline.settings import Settings
-from pipeline.stages.ingest.service import RAW, SHIFT_HEADER
-from pipeline.traces.trace_file import EVENTS, LIMIT, Trace
+from pipeline.traces.trace_file import EVENTS, LIMIT
 from pipeline.wire.codec import DEFAULT, Codec
+from pipeline.wire.messages import SHIFT_HEADER
 
 _LOG = structlog.get_logger()
 
@@ -37,44 +37,6 @@ class Item(NamedTuple):
     topic: str
     key: str
     value: bytes
-
-
-@dataclass(frozen=True)
-class Window:
-    """Ticks [first, last] of a trace."""
-
-    first: int
-    last: int
-    tick_s: int
-
-    @property
-    def ticks(self) -> int:
-        """How many."""
-        return self.last - self.first + 1
-
-    @classmethod
-    def of(
-        cls, trace: Trace, tick_s: int, ticks: int | None = None, start: datetime | None = None
-    ) -> "Window":
-        """The trace's ticks, from `start` on, at most so many.
-
-        Raises:
-            UsageError: nothing of the trace lies in it.
-        """
-        times = trace.frame["ts"].dt.epoch("us")
-        least, most = int(times[0]), int(times[-1])
-        first = max(least, int(start.timestamp() * 1e6) if start else least) // 1_000_000 // tick_s
-        last = most // 1_000_000 // tick_s
-        if ticks is not None:
-            last = min(last, first + ticks - 1)
-        if first > last:
-            raise UsageError(f"the trace ends before {start}: {datetime.fromtimestamp(most / 1e6, UTC)}")
-        return cls(first, last, tick_s)
-
-    def select(self, trace: Trace) -> pl.DataFrame:
-        """The trace's rows in it, in order."""
-        tick = pl.col("ts").dt.epoch("us") // (self.tick_s * 1_000_000)
-        return trace.frame.filter(tick.is_between(self.first, self.last))
 
 
 def records(rows: pl.DataFrame, interval_s: int, codec: Codec = DEFAULT) -> Iterator[Item]:

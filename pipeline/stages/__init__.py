@@ -1,0 +1,1 @@
+"""The stream, a folder a stage: ingest, profiler, simulator, allocator, actuator."""

@@ -32,11 +32,12 @@ from pipeline.settings import Settings
 from pipeline.stages.allocator.agent import Allocator
 from pipeline.stages.profiler.agent import Profiler
 from pipeline.stages.simulator.agent import Simulator
+from pipeline.wire import messages
 from pipeline.wire.codec import Codec
 
 SNAPSHOT_IDLE_S = 1.0
 """How often partitions that went quiet are snapshot, and waiting ticks are looked at."""
-FETCH_BYTES = 16 * topics.MESSAGE_BYTES
+FETCH_BYTES = 16 * messages.MESSAGE_BYTES
 """Of one partition in one fetch: some large messages, and not so many small ones that shards drift far apart."""
 
 BUFFERED = 16

@@ -1,0 +1,1 @@
+"""Trace files, and windows of time in them."""

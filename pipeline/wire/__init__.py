@@ -1,0 +1,1 @@
+"""Records as bytes, as arrays, and as what the mathematics takes."""

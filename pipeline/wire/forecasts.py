@@ -8,8 +8,8 @@ import numpy as np
 from models.behaviour.features import TRACKED
 from models.metrics import EVENT_KINDS, METRIC_UNITS, METRICS, horizon_steps
 from models.quantile_function import QuantileFunction, Z
-from pipeline.kafka import topics
 from pipeline.security.pseudonyms import PSEUDONYM_BYTES
+from pipeline.wire import messages
 from pipeline.wire.codec import Record
 
 _LEVELS: list[float] = Z.tolist()
@@ -50,7 +50,7 @@ class Layout:
             + len(known) * (5 + 2 * len(TRACKED))
             + len(known) * len(steps) * (5 * 4 + 2 * len(_LEVELS))
         )
-        per_part = topics.MESSAGE_BYTES * 9 // 10 // per_user
+        per_part = messages.MESSAGE_BYTES * 9 // 10 // per_user
         common = {
             **{name: frame[name] for name in ("shard", "seq", "tick", "tick_start", "tick_s")},
             "of": max(1, -(-users // per_part)),

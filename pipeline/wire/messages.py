@@ -95,3 +95,21 @@ def dead_letter(topic: str, message: Received, reason: str, detail: str) -> Reco
 def letter_key(letter: Record) -> str:
     """The key of a dead letter: a repeat has the same."""
     return f"{letter['topic']}/{letter['partition']}/{letter['offset']}"
+
+
+SHIFT_HEADER = "shift_us"
+"""Header in which a replay says how far its event times lie behind the wall clock; no replay: no header."""
+
+
+def shift_of(message: Received) -> int:
+    """Microseconds by which a replay shifts event time, 0 without the header."""
+    if not message.headers():
+        return 0
+    try:
+        return int(header_of(message, SHIFT_HEADER) or 0)
+    except ValueError:  # UnicodeDecodeError is one
+        return 0
+
+
+MESSAGE_BYTES = 512 * 1024
+"""Larger records are split into parts: the broker refuses 1 MiB and Faust's default request is 1,000,000 bytes."""

@@ -14,8 +14,8 @@ from pipeline.demo.recorder import Watch
 from pipeline.demo.run import Run
 from pipeline.runtime.supervisor import Supervisor
 from pipeline.settings import Settings
-from pipeline.sources.replay import Window
 from pipeline.traces.trace_file import Trace
+from pipeline.traces.window import TickWindow
 from tests.faults import replaying
 from tests.faults.replaying import Records
 
@@ -52,7 +52,7 @@ def run(
     """A run's figures, and the first occurrence of each compared record."""
     here = named(settings, name, folder)
     made = trace()
-    window = Window.of(made, 60)
+    window = TickWindow.of(made, 60)
     figures = Run(here, made, window, Console(file=io.StringIO()), each=each).go(
         folder / f"{name}.html", folder / f"{name}-out"
     )

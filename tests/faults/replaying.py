@@ -21,9 +21,10 @@ from pipeline.kafka import reader
 from pipeline.runtime.supervisor import Supervisor
 from pipeline.settings import Settings
 from pipeline.sources import replay
-from pipeline.sources.replay import Item, Window
+from pipeline.sources.replay import Item
 from pipeline.traces import default_trace
 from pipeline.traces.trace_file import Trace
+from pipeline.traces.window import TickWindow
 from pipeline.wire.codec import decode
 from tests.faults.harm import Fault
 
@@ -131,7 +132,7 @@ def run(
         patch.setattr("pipeline.demo.run.records", partial(spoilt, over=lambda: fault.over))
         patch.setattr("pipeline.demo.run.Replayer", partial(replay.Replayer, clock=clock))
         patch.setattr("pipeline.demo.run.Supervisor", partial(Supervisor, module="tests.faults.stage"))
-        figures = Run(here, made, Window.of(made, made.tick_s), console, speed, each=fault).go(
+        figures = Run(here, made, TickWindow.of(made, made.tick_s), console, speed, each=fault).go(
             folder / "page.html", folder / "out"
         )
     assert fault.over

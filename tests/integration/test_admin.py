@@ -12,8 +12,9 @@ import typer
 from typer.testing import CliRunner
 
 from pipeline.cli import inputs as admin
-from pipeline.cli.inputs import publish, published, read_calendar, read_policies, read_prices
+from pipeline.cli.inputs import read_calendar, read_policies, read_prices
 from pipeline.errors import Unreachable, UsageError
+from pipeline.inputs.publish import publish, published
 from pipeline.inputs.store import SideInputs
 from pipeline.kafka import topics
 from pipeline.kafka.connection import connection

@@ -9,10 +9,10 @@ import pytest
 
 from pipeline.kafka import topics
 from pipeline.kafka.producer import Outputs
-from pipeline.kafka.topics import MESSAGE_BYTES
 from pipeline.runtime.fenced_state import QUEUED
 from pipeline.settings import Settings
 from pipeline.stages.worker import BUFFERED, FETCH_BYTES
+from pipeline.wire.messages import MESSAGE_BYTES
 
 MESSAGES = 200
 """Of half a megabyte each: 100 MB, three times what may wait in the process."""

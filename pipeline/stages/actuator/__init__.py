@@ -1,0 +1,1 @@
+"""Stage 5: commands to provider calls, results and observations."""

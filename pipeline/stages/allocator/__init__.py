@@ -1,0 +1,1 @@
+"""Stage 4: scenarios to plans and signed commands."""

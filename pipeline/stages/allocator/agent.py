@@ -23,7 +23,6 @@ from models.demand import reconciliation
 from models.metrics import horizon_steps
 from models.planning import groups
 from models.quantile_function import QuantileFunction
-from pipeline.inputs import store
 from pipeline.inputs.store import SideInputs
 from pipeline.kafka import reader
 from pipeline.runtime.fenced_state import Publish
@@ -31,10 +30,11 @@ from pipeline.security.pseudonyms import PSEUDONYM_BYTES
 from pipeline.security.signing_keys import SigningKey
 from pipeline.settings import Settings
 from pipeline.stages.allocator import decide as planning
-from pipeline.stages.allocator.barrier import Barrier, Demand
+from pipeline.stages.allocator.barrier import Barrier
 from pipeline.stages.allocator.decide import App
-from pipeline.wire import plans
+from pipeline.wire import plans, policies
 from pipeline.wire.codec import Codec, Record
+from pipeline.wire.demand import Demand
 from pipeline.wire.forecasts import forecast_records
 
 REPLAY_WAIT_S = 3600.0
@@ -180,13 +180,13 @@ class Allocator:
         kept, tick, tick_s = self.apps[app], head["tick"], head["tick_s"]
         pinned = self.pinned.pop(f"{app}@{tick}", None)
         policy_record = self._policy(app, tick, pinned)
-        policy = store.policy_of(policy_record)
+        policy = policies.policy_of(policy_record)
         prices = self._prices(kept.group, tick, pinned)
         observed = self._observed(app, kept, tick, pinned)
         before = kept.memory.get("counts") or {o: r["ready"] + r["pending"] for o, r in observed.items()}
         now_s = float((tick + 1) * tick_s)
         max_age_s = self.settings.price_max_age_s
-        offers = [store.offer_of(price, now_s, max_age_s, tick_s) for price in prices.values()]
+        offers = [policies.offer_of(price, now_s, max_age_s, tick_s) for price in prices.values()]
         for offer in offers:
             if offer.stale:
                 self._warn(app, "price is stale", f"{offer.offer_id}: {offer.stale}", tick)
@@ -202,7 +202,7 @@ class Allocator:
             tick_s=tick_s,
             seed=self.settings.seed,
         )
-        seen = {offer: store.observed_of(record) for offer, record in observed.items()}
+        seen = {offer: policies.observed_of(record) for offer, record in observed.items()}
         member = groups.Member(
             offers=offers,
             policy=policy,
@@ -220,7 +220,7 @@ class Allocator:
             "adjustment": "",
             "group_policy": f"{shared['app']}@{shared['version']}" if shared else "",
         }
-        budget = None if shared is None else store.policy_of(shared).budget
+        budget = None if shared is None else policies.policy_of(shared).budget
         return Asked(member, decide, demand.users, budget, demand.metrics, prices, observed, before, versions)
 
     def _publish_plan(self, app: str, asked: Asked, decided: groups.Decision, head: Record) -> None:

@@ -9,11 +9,6 @@ last ticks again, the same bytes) is dropped.
 from collections import Counter
 from dataclasses import dataclass, field
 
-import numpy as np
-
-from models.demand.scenarios import unpack
-from models.metrics import EVENT_KINDS, METRICS
-from models.planning.guardrails import REPORTING_SHARE
 from pipeline.wire.codec import Record
 
 
@@ -83,94 +78,3 @@ class Barrier:
             if any(counts[shard] != part["of"] for (shard, _), part in parts.items()):
                 torn.add(app)
         return {app: [apps[app][place] for place in sorted(apps[app])] for app in sorted(apps.keys() - torn)}
-
-
-@dataclass(frozen=True)
-class Demand:
-    """An app's demand over all shards of a tick.
-
-    Attributes:
-        scenarios: (scenario, step, metric) float32, metrics by `metrics`.
-        metrics: names of those that some shard forecasts, in the order of METRICS.
-        usage, saturated: (METRICS) float64, NaN = not measured in this tick.
-        rates: (EVENT_KINDS) float64, 1/s, NaN = no event.
-        users, reporting: users forecast, and of them those heard of in this tick.
-        user_quantiles: (step, metric) float64, sum of every user's own 99 % quantile; None = a shard did not say.
-    """
-
-    scenarios: np.ndarray
-    metrics: tuple[str, ...]
-    usage: np.ndarray
-    saturated: np.ndarray
-    rates: np.ndarray
-    users: int
-    reporting: int
-    user_quantiles: np.ndarray | None = None
-
-    @property
-    def heard(self) -> bool:
-        """Whether enough users reported for the usage to be the app's: else its total counts as missing."""
-        return self.reporting > 0 and self.reporting >= REPORTING_SHARE * self.users
-
-    @property
-    def idle(self) -> bool:
-        """An explicit zero: each metric that is forecast was measured, and nothing of it was used."""
-        return bool(self.metrics) and all(self.usage[METRICS.index(metric)] == 0 for metric in self.metrics)
-
-    @classmethod
-    def silent(cls, metrics: tuple[str, ...], steps: int) -> "Demand":
-        """Of an app of which nobody was heard."""
-        nothing = np.full(len(METRICS), np.nan)
-        return cls(
-            np.zeros((64, steps, len(metrics)), np.float32),
-            metrics,
-            nothing,
-            nothing,
-            np.full(len(EVENT_KINDS), np.nan),
-            0,
-            0,
-        )
-
-    @classmethod
-    def of(cls, parts: list[Record]) -> "Demand":
-        """Add up the shards of one app, in their order."""
-        shards: dict[int, list[Record]] = {}
-        for part in parts:
-            shards.setdefault(part["shard"], []).append(part)
-        heads = [group[0] for group in shards.values()]
-        metrics = tuple(m for m in METRICS if any(m in head["metrics"] for head in heads))
-        count, steps = heads[0]["scenarios"], len(heads[0]["steps"])
-        demand = np.zeros((count, steps, len(metrics)), np.float32)
-        quantiles = np.zeros((steps, len(metrics)))
-        for group in shards.values():
-            names = group[0]["metrics"]
-            shape = (-1 if names else 0, steps, len(names))
-            packed = np.concatenate([np.frombuffer(p["demand"], "<f2") for p in group]).reshape(shape)
-            where = [metrics.index(name) for name in names]
-            own = group[0]["user_quantiles"]
-            quantiles[:, where] += np.nan if own is None else np.frombuffer(own, "<f8").reshape(shape[1:])
-            if names:
-                demand[:, :, where] += unpack(
-                    packed, np.frombuffer(group[0]["scale"], "<f4").reshape(shape[1:])
-                )
-        return cls(
-            scenarios=demand,
-            metrics=metrics,
-            usage=_add(heads, "observed", "metrics", METRICS),
-            saturated=_add(heads, "saturated", "metrics", METRICS),
-            rates=_add(heads, "rates", "kinds", EVENT_KINDS),
-            users=sum(head["users"] for head in heads),
-            reporting=sum(head["reporting"] for head in heads),
-            user_quantiles=None if np.isnan(quantiles).any() else quantiles,
-        )
-
-
-def _add(heads: list[Record], column: str, axis: str, names: tuple[str, ...]) -> np.ndarray:
-    """Sum over the shards that have it, NaN where none has."""
-    total = np.full(len(names), np.nan)
-    for head in heads:
-        for name, value in zip(head[axis], np.frombuffer(head[column], "<f8"), strict=True):
-            at = names.index(name)
-            if not np.isnan(value):
-                total[at] = value if np.isnan(total[at]) else total[at] + value
-    return total

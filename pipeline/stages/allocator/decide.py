@@ -16,7 +16,7 @@ from models.metrics import METRICS, horizon_steps
 from models.planning.allocate import Plan, allocate, promised
 from models.planning.guardrails import Telemetry
 from models.quantile_function import QuantileFunction
-from pipeline.stages.allocator.barrier import Demand
+from pipeline.wire.demand import Demand
 
 Decide = partial[tuple[Plan, dict[str, Any]]]
 """decide(offers=, observed=, policy=, memory=, ...): `models.planning.allocate.allocate` of an app's scenarios."""

@@ -24,6 +24,7 @@ from models.metrics import EVENT_KINDS, METRICS
 from pipeline.errors import Unreachable
 from pipeline.kafka import reader, topics
 from pipeline.kafka.producer import Outputs
+from pipeline.kafka.topics import RAW
 from pipeline.runtime import metrics as telemetry
 from pipeline.runtime.metrics import Vitals
 from pipeline.runtime.steady_clock import Steady
@@ -33,12 +34,9 @@ from pipeline.stages.ingest import validation
 from pipeline.stages.ingest.tick_windows import Frame, Lane, Shard
 from pipeline.wire.batch_decoder import decode_batch
 from pipeline.wire.codec import Codec, Record
-from pipeline.wire.messages import Received, dead_letter, header_of, letter_key, position_of
+from pipeline.wire.messages import MESSAGE_BYTES, Received, dead_letter, letter_key, position_of, shift_of
 
-RAW: tuple[str, str] = ("telemetry.metrics", "telemetry.events")
 RECORD = {"telemetry.metrics": "metric", "telemetry.events": "event"}
-SHIFT_HEADER = "shift_us"
-"""Header in which a replay says how far its event times lie behind the wall clock; no replay: no header."""
 BATCH = 20_000
 ATTRIBUTES = 256
 """Attribute values of a frame at most: 256 of the longest are 40 KB, a tenth of a message."""
@@ -159,7 +157,7 @@ class Partition:
         index = np.fromiter((where[app] for app in of_app), "<u4", len(of_app))
         groups = frame.groups
         size = PSEUDONYM_BYTES + 4 + 4 + 4 + 5 * len(METRICS) + 4 * len(EVENT_KINDS)
-        per_part = topics.MESSAGE_BYTES // 2 // size
+        per_part = MESSAGE_BYTES // 2 // size
         of = max(1, -(-len(of_app) // per_part))
         common = {
             "shard": self.shard.number,
@@ -194,16 +192,6 @@ class Partition:
                 }
             )
         return parts
-
-
-def shift_of(message: Received) -> int:
-    """Microseconds by which a replay shifts event time, 0 without the header."""
-    if not message.headers():
-        return 0
-    try:
-        return int(header_of(message, SHIFT_HEADER) or 0)
-    except ValueError:  # UnicodeDecodeError is one
-        return 0
 
 
 class Ingest:

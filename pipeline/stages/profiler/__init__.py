@@ -1,0 +1,1 @@
+"""Stage 2: tick frames to a forecast for each user."""

@@ -13,10 +13,10 @@ from models.metrics import METRICS
 from models.planning.risk_premium import USER_LEVEL
 from models.quantile_function import QuantileFunction, Selected, sum_of_quantiles
 from pipeline.inputs.store import SideInputs
-from pipeline.kafka import topics
 from pipeline.runtime.fenced_state import Numbered, Publish
 from pipeline.security.pseudonyms import partition_of
 from pipeline.stages.simulator.app_dependence import Copulas
+from pipeline.wire import messages
 from pipeline.wire.codec import Codec, Record
 from pipeline.wire.forecasts import Gathered
 
@@ -116,7 +116,7 @@ class Simulator(Numbered):
             seed=self.seed,
         )
         packed, scale = pack(demand)
-        rows = topics.MESSAGE_BYTES * 9 // 10 // (packed[0].nbytes or 1)
+        rows = messages.MESSAGE_BYTES * 9 // 10 // (packed[0].nbytes or 1)
         of = max(1, -(-self.scenarios // rows))
         for part in range(of):
             block = packed[part * rows : (part + 1) * rows]

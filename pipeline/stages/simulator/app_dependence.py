@@ -17,15 +17,15 @@ from models.behaviour.error_dependence import (
     loadings,
     users,
 )
-from pipeline.kafka import topics
 from pipeline.security.pseudonyms import PSEUDONYM_BYTES
+from pipeline.wire import messages
 
 FORGET_S = 7 * 86_400
 """An app silent for a week is forgotten, as its users are by the profiler."""
 FADED = 1.0
 """A user who is not forecast is forgotten once this little of its loading is known: a quarter of what the prior weighs,
 which leaves the loading near the prior's 1."""
-BLOCK_BYTES = topics.MESSAGE_BYTES * 9 // 10
+BLOCK_BYTES = messages.MESSAGE_BYTES * 9 // 10
 
 
 _NAMES = np.dtype(f"S{PSEUDONYM_BYTES}")

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy.special import ndtr, ndtri
 
+from models.behaviour import causal_pass
 from models.behaviour.lstm import BehaviourModel, Network
 from models.evaluation import forecast_pass
 from models.evaluation.forecast_pass import crps
@@ -131,7 +132,7 @@ def test_the_model_can_be_made_to_forget() -> None:
         none = np.full((7, 1, 4), np.nan, np.float32)
         values = series(7, 1)
         model: Any = Counts()
-        passed = forecast_pass.forecasts(
+        passed = causal_pass.forecasts(
             model, values, none, np.zeros(values.shape, bool), first_tick=0, tick_s=300, forget=forget
         )
         return [int(state["ticks"]) for state, _, _ in passed]
@@ -178,7 +179,7 @@ def test_one_pass_of_the_network_is_causal() -> None:
     changed = values.copy()
     changed[30:] *= 3
     a, b = (
-        [f for _, f, _ in forecast_pass.forecasts(model, v, events, saturated, first_tick=0, tick_s=300)]
+        [f for _, f, _ in causal_pass.forecasts(model, v, events, saturated, first_tick=0, tick_s=300)]
         for v in (values, changed)
     )
     for t in range(30):

@@ -9,7 +9,8 @@ import pytest
 
 from models.capacity import Observed, Offer, Policy
 from models.purchase.choose import choose
-from models.purchase.market import POOL_CORRELATION, Market, window
+from models.purchase.market import POOL_CORRELATION, Market
+from models.purchase.promise_window import window
 from models.random_streams import stream
 
 S = 4096

@@ -14,11 +14,11 @@ from pipeline.backtest.forecast_process import Ahead
 from pipeline.backtest.forecasts import Forecasting
 from pipeline.backtest.job import Job
 from pipeline.backtest.trace_simulation import Rerun
-from pipeline.inputs.store import offer_of, policy_of
 from pipeline.security.pseudonyms import PSEUDONYM_BYTES
 from pipeline.settings import Settings
 from pipeline.stages.profiler.agent import Profiler
 from pipeline.wire.codec import DEFAULT, Record
+from pipeline.wire.policies import offer_of, policy_of
 from tests.unit.pipeline.stages import driving
 from tests.unit.pipeline.stages.driving import PRICES, TICKS, USERS, allocator, drive, policy, simulator
 

@@ -8,9 +8,9 @@ from models.metrics import EVENT_KINDS, METRICS
 from pipeline.backtest import setup, what_if
 from pipeline.backtest.demand import Source
 from pipeline.backtest.setup import Records
-from pipeline.cli.evaluate import Window
 from pipeline.errors import UsageError
 from pipeline.traces.trace_file import Panel
+from pipeline.traces.window import ScoringWindow
 
 TICK_S = 300
 FIRST = 1_767_268_800 // TICK_S  # 2026-01-01T12:00:00Z
@@ -29,7 +29,7 @@ def source() -> Source:
         events=np.ones((40, 3, len(EVENT_KINDS)), np.float32),
         saturated=np.zeros(values.shape, bool),
     )
-    return Source("test", panel, Window(0, 20, 40), {}, b"", Path("none"))
+    return Source("test", panel, ScoringWindow(0, 20, 40), {}, b"", Path("none"))
 
 
 @pytest.fixture

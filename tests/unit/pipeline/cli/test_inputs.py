@@ -15,8 +15,8 @@ from models.capacity import Policy
 from pipeline.cli.inputs import policies_app, read_calendar, read_policies, read_prices
 from pipeline.errors import UsageError
 from pipeline.inputs.files import SIZE
-from pipeline.inputs.store import offer_of, policy_of
 from pipeline.wire.codec import Record
+from pipeline.wire.policies import offer_of, policy_of
 
 POLICY = """
 [[policy]]

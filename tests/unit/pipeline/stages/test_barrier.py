@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from models.metrics import METRICS
-from pipeline.stages.allocator.barrier import Barrier, Demand
+from pipeline.stages.allocator.barrier import Barrier
 from pipeline.wire.codec import DEFAULT
+from pipeline.wire.demand import Demand
 
 
 def scenario(shard: int, tick: int, app: str = "shop", part: int = 0, of: int = 1) -> dict[str, Any]:

@@ -3,10 +3,9 @@
 from datetime import UTC, datetime
 from pathlib import Path
 
-from pipeline.inputs import store
 from pipeline.security import signing_keys
 from pipeline.settings import Settings
-from pipeline.wire import plans
+from pipeline.wire import plans, policies
 from pipeline.wire.codec import DEFAULT, Record
 from tests.unit.pipeline.messages import TICK_S
 from tests.unit.pipeline.stages.driving import FakeInputs, policy, price
@@ -24,7 +23,7 @@ def test_a_commitment_that_has_ended_owns_nothing() -> None:
         )
     )[1]
     end_s = datetime(2026, 1, 1, tzinfo=UTC).timestamp()
-    before, after = store.offer_of(record, end_s - 1), store.offer_of(record, end_s)
+    before, after = policies.offer_of(record, end_s - 1), policies.offer_of(record, end_s)
     assert (before.owned_count, before.ended) == (2, "")
     assert (after.owned_count, after.ended) == (0, "its commitment ended on 2026-01-01 00:00 UTC")
 
@@ -32,14 +31,14 @@ def test_a_commitment_that_has_ended_owns_nothing() -> None:
 def test_a_price_is_stale_beyond_the_age_allowed() -> None:
     record = DEFAULT.decode(DEFAULT.encode("price", price("spot", "SPOT", "0.05", valid_from_tick=10)))[1]
     # valid from 600 s on: at 7,800 s it is two hours old
-    fresh, old = (store.offer_of(record, now_s, 7200.0, 60) for now_s in (7800.0, 7801.0))
+    fresh, old = (policies.offer_of(record, now_s, 7200.0, 60) for now_s in (7800.0, 7801.0))
     assert (fresh.stale, old.stale) == ("", "its price is 2.0 h old")
-    assert store.offer_of(record, 1e9, None, 60).stale == ""
-    assert store.offer_of(record | {"tier": "RESERVED"}, 1e9, 7200.0, 60).stale == ""  # paid already
+    assert policies.offer_of(record, 1e9, None, 60).stale == ""
+    assert policies.offer_of(record | {"tier": "RESERVED"}, 1e9, 7200.0, 60).stale == ""  # paid already
 
 
 def test_a_release_drains_and_growth_comes_first(tmp_path: Path) -> None:
-    made = store.policy_of(
+    made = policies.policy_of(
         DEFAULT.decode(DEFAULT.encode("policy", policy("shop", scale_down="drain", drain_s=90.0)))[1]
     )
     prices = {offer: price(offer, "ON_DEMAND", "0.1") | {"region": ""} for offer in ("a", "b", "c")}
@@ -71,4 +70,4 @@ def test_side_inputs_by_tick(tmp_path: Path) -> None:
     assert [at(tick)["version"] for tick in (0, 9, 10, 99)] == [1, 1, 2, 2]
     assert at(99, pinned=1)["version"] == 1
     assert inputs.at("policies", "blog", 0) is None
-    assert store.policy_of(at(10)).max == 5
+    assert policies.policy_of(at(10)).max == 5

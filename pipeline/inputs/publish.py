@@ -1,0 +1,78 @@
+"""Publishing versions of side inputs: policies, prices, calendar and models."""
+
+import time
+from collections.abc import Callable, Iterable
+
+from pipeline.errors import UsageError
+from pipeline.inputs.store import VERSIONED
+from pipeline.kafka import reader
+from pipeline.kafka.connection import reachable
+from pipeline.kafka.producer import Outputs
+from pipeline.settings import Settings
+from pipeline.wire.codec import DEFAULT, Record
+
+
+def published(settings: Settings, topic: str) -> dict[str, dict[int, Record]]:
+    """All published versions of a side input: by name, by version.
+
+    Raises:
+        UsageError, Unreachable: Kafka does not answer, or there is no such topic.
+    """
+    reachable(settings)
+    found: dict[str, dict[int, Record]] = {}
+    for _, record in reader.records(settings, topic):
+        found.setdefault(record[VERSIONED[topic]], {})[record["version"]] = record
+    return found
+
+
+def publish(
+    settings: Settings,
+    topic: str,
+    schema_name: str,
+    records: Iterable[Record],
+    *,
+    from_tick: int | None = None,
+    clock: Callable[[], float] = time.time,
+) -> list[Record]:
+    """Publish versions of a side input; all of them, or none where one is refused. Twice is as good as once.
+
+    A record without `version` becomes the one after the newest. One without `valid_from_tick` is valid from
+    `from_tick`; without that, a first version from tick 0 and a later one from the next tick by the wall clock.
+
+    Args:
+        settings: where.
+        topic, schema_name: of the side input, such as "policies" and "policy".
+        records: as `read_policies` gives them.
+        from_tick: where a record has no tick of its own.
+        clock: wall clock in unix seconds.
+
+    Returns:
+        The records as they are on the topic.
+
+    Raises:
+        UsageError: a version is there already, with other values (a replay must find what it was).
+        Unreachable: Kafka does not answer, or there is no such topic.
+    """
+    known, whole, new = published(settings, topic), list[Record](), list[Record]()
+    following = int(clock() // settings.tick_s) + 1
+    for given in records:
+        name = given[VERSIONED[topic]]
+        versions = known.setdefault(name, {})
+        number = given.get("version", max(versions, default=0) + 1)
+        default = following if versions else 0
+        if number in versions:
+            default = versions[number]["valid_from_tick"]
+        valid = {"version": number, "valid_from_tick": default if from_tick is None else from_tick}
+        record = DEFAULT.decode(DEFAULT.encode(schema_name, valid | given))[1]
+        if versions.get(number, record) != record:
+            raise UsageError(f"{schema_name} {name}: version {number} is published with other values")
+        if number not in versions:
+            new.append(record)
+        versions[number] = record
+        whole.append(record)
+    outputs = Outputs(settings)
+    for record in new:
+        key = f"{record[VERSIONED[topic]]}@{record['version']}"
+        outputs.publish(topic, schema_name, record, key=key)
+    outputs.flush()
+    return whole

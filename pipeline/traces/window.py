@@ -1,0 +1,113 @@
+"""Windows of time: the ticks of a trace that are replayed, and the rows of a panel that are run and scored."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Final
+
+import numpy as np
+import polars as pl
+
+from models.metrics import DAY_S
+from pipeline.errors import UsageError
+from pipeline.traces import trace_file as trace
+from pipeline.traces.trace_file import Trace
+
+UNITS: Final = {"s": 1, "m": 60, "h": 3_600, "d": DAY_S, "w": 7 * DAY_S}
+WARM_UP_S: Final = (
+    8 * DAY_S
+)  # before a window that is chosen: a day, and the week of residuals that rivals keep
+
+
+@dataclass(frozen=True)
+class ScoringWindow:
+    """Rows of a panel: the pass goes from `begin` to `stop`, forecasts made at `score` or later are scored."""
+
+    begin: int
+    score: int
+    stop: int
+
+
+def window_of(panel: trace.Panel, warm_up: str | None, begin: str | None, until: str | None) -> ScoringWindow:
+    """The rows to run and to score.
+
+    Raises:
+        UsageError: a duration or time that cannot be read, or nothing to score, or no room for the warm-up.
+    """
+    ticks, tick_s = panel.ticks, panel.tick_s
+    stop = len(ticks) if until is None else int(np.searchsorted(ticks * tick_s, seconds_of(until)))
+    warm = None if warm_up is None else ticks_of(warm_up, tick_s)
+    if begin is None:
+        score = min(DAY_S // tick_s, len(ticks) // 4) if warm is None else warm
+        start = 0
+    else:
+        score = int(np.searchsorted(ticks * tick_s, seconds_of(begin)))
+        start = max(0, score - WARM_UP_S // tick_s) if warm is None else score - warm
+    span = f"the trace lasts from {iso_start(panel, 0)} to {iso_start(panel, len(ticks))}"
+    if start < 0 or (begin is None and warm is not None and score >= len(ticks)):
+        raise UsageError(f"no room for a warm-up of {warm_up}: {span}")
+    if score >= stop:
+        raise UsageError(f"nothing to score in the window: {span}")
+    return ScoringWindow(start, score, stop)
+
+
+def ticks_of(text: str, tick_s: int) -> int:
+    """Ticks of a duration as 90s, 30m, 12h, 8d or 1w, rounded up."""
+    found = re.fullmatch(r"(\d+)([smhdw])", text.strip())
+    if found is None:
+        raise UsageError(f"{text!r} is no duration; as 90s, 30m, 12h, 8d or 1w")
+    return -(-int(found[1]) * UNITS[found[2]] // tick_s)
+
+
+def seconds_of(text: str) -> float:
+    """Unix seconds of a time in ISO 8601; UTC where it names no zone."""
+    try:
+        time = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise UsageError(f"{text!r} is no ISO 8601 time, as 2026-11-24T12:00:00Z") from error
+    return (time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp()
+
+
+def iso_start(panel: trace.Panel, row: int) -> str:
+    """Start of a row's tick, which may be the one after the last."""
+    return datetime.fromtimestamp(int(panel.ticks[0] + row) * panel.tick_s, UTC).isoformat()
+
+
+@dataclass(frozen=True)
+class TickWindow:
+    """Ticks [first, last] of a trace."""
+
+    first: int
+    last: int
+    tick_s: int
+
+    @property
+    def ticks(self) -> int:
+        """How many."""
+        return self.last - self.first + 1
+
+    @classmethod
+    def of(
+        cls, trace: Trace, tick_s: int, ticks: int | None = None, start: datetime | None = None
+    ) -> TickWindow:
+        """The trace's ticks, from `start` on, at most so many.
+
+        Raises:
+            UsageError: nothing of the trace lies in it.
+        """
+        times = trace.frame["ts"].dt.epoch("us")
+        least, most = int(times[0]), int(times[-1])
+        first = max(least, int(start.timestamp() * 1e6) if start else least) // 1_000_000 // tick_s
+        last = most // 1_000_000 // tick_s
+        if ticks is not None:
+            last = min(last, first + ticks - 1)
+        if first > last:
+            raise UsageError(f"the trace ends before {start}: {datetime.fromtimestamp(most / 1e6, UTC)}")
+        return cls(first, last, tick_s)
+
+    def select(self, trace: Trace) -> pl.DataFrame:
+        """The trace's rows in it, in order."""
+        tick = pl.col("ts").dt.epoch("us") // (self.tick_s * 1_000_000)
+        return trace.frame.filter(tick.is_between(self.first, self.last))

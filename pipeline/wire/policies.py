@@ -1,0 +1,65 @@
+"""Policies, offers and observed capacity: from records to what the mathematics takes."""
+
+from datetime import datetime
+
+from models.capacity import Observed, Offer, Policy
+from pipeline.wire.codec import Record
+
+
+def _amounts(pairs: list[Record]) -> dict[str, float]:
+    return {pair["metric"]: pair["value"] for pair in pairs}
+
+
+def policy_of(record: Record) -> Policy:
+    """A policy record as the allocator's mathematics wants it."""
+    plain = {name: record[name] for name in Policy.__dataclass_fields__ if name in record}
+    for name in ("unit", "overhead", "base", "target_utilisation", "promotion_gates"):
+        plain[name] = _amounts(record[name])
+    for name in ("governed", "providers", "regions"):
+        plain[name] = tuple(record[name])
+    plain["budget"] = None if record["budget"] is None else float(record["budget"])
+    return Policy(**plain)
+
+
+def offer_of(record: Record, now_s: float = 0.0, max_age_s: float | None = None, tick_s: int = 0) -> Offer:
+    """A price record as the allocator's mathematics wants it: capacity less what system and daemons take.
+
+    Args:
+        record: the price.
+        now_s: event time in unix seconds; a commitment that has ended by then owns nothing and is not used.
+        max_age_s: a price valid for longer by then is stale, but for reserved instances; None = prices do not age.
+        tick_s: tick length, of `valid_from_tick`.
+    """
+    stale = ""
+    if max_age_s is not None and record["tier"] != "RESERVED":
+        age_s = now_s - record["valid_from_tick"] * tick_s
+        stale = f"its price is {age_s / 3600:.1f} h old" if age_s > max_age_s else ""
+    end: datetime | None = record["commitment_end"]
+    ended = end is not None and end.timestamp() <= now_s
+    reserved = _amounts(record["reserved_overhead"])
+    capacity = _amounts(record["capacity"])
+    return Offer(
+        offer_id=record["offer_id"],
+        provider=record["provider"],
+        region=record["region"],
+        zone=record["zone"],
+        tier=record["tier"],
+        allocatable={metric: value - reserved.get(metric, 0.0) for metric, value in capacity.items()},
+        price_h=float(record["price"]),
+        startup_p50_s=record["startup_p50_s"],
+        startup_p90_s=record["startup_p90_s"],
+        startup_p99_s=record["startup_p99_s"],
+        launch_failure=record["launch_failure"],
+        interruption_h=record["interruption"],
+        pool=record["pool"],
+        owned_count=0 if ended else record["owned_count"] or 0,
+        ended=f"its commitment ended on {end:%Y-%m-%d %H:%M} UTC" if ended else "",
+        quota_group=record["quota_group"] or "",
+        quota_limit=record["quota_limit"],
+        stale=stale,
+    )
+
+
+def observed_of(record: Record) -> Observed:
+    """An observation as the allocator's mathematics wants it."""
+    return Observed(**{name: record[name] for name in Observed.__dataclass_fields__})
