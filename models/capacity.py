@@ -21,7 +21,7 @@ MOST_DECISIONS: Final = (
 FALLBACKS: Final = ("reactive", "hold")  # see models.planning.failing_offers
 # Replicas below which a rounding is not a need: float32 errs by 6e-8 × 100 replicas = 6e-6.
 ROUNDING: Final = 1e-5
-SATURATED_EXTRA: Final = 0.5  # a saturated user counts 1.5 times its usage (RECORDS, "Censoring")
+SATURATED_EXTRA: Final = 0.5  # a saturated user counts 1.5 times its usage (docs/records.md, "Censoring")
 
 
 @dataclass(frozen=True)
@@ -232,7 +232,7 @@ def load(
 ) -> NDArray[np.floating[Any]]:
     """Replicas that each governed metric needs, not rounded: (b + D) / (ρ u - o), (..., governed).
 
-    b the app's base, D demand, u the unit's size, ρ the target utilisation, o a replica's overhead (RECORDS,
+    b the app's base, D demand, u the unit's size, ρ the target utilisation, o a replica's overhead (docs/records.md,
     "From demand to capacity"). Governed metrics that `metrics` lacks are left out; NaN demand needs nothing.
 
     demand: (..., metric), in the order of `metrics`.

@@ -124,7 +124,7 @@ class QuantileFunction:
     def pit(self, y: Any, u: Any) -> Any:
         """Randomised probability integral transform F(y-) + u (F(y) - F(y-)), (...) float.
 
-        Where y lies on a flat part, u, uniform on [0, 1), splits it (SCORING, coverage). NaN without y or
+        Where y lies on a flat part, u, uniform on [0, 1), splits it (docs/scoring.md, coverage). NaN without y or
         forecast.
         """
         xp = _module(self.location)

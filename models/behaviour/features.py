@@ -70,7 +70,7 @@ PRIOR_CHANGE: Final = 0.1  # a first sample is expected to change by a tenth of 
 PRIOR_WEIGHT: Final = 2.0  # ... which counts as two samples
 AGE_LIMIT: Final = 32_767.0  # of its sixteen bits
 SATURATED_DECAY: Final = 0.05  # a saturated sample below the last value pulls it down no more per tick
-CHANGE_FLOOR: Final = 1e-3  # of the level: the finest change that scoring tells apart (SCORING, CRPS)
+CHANGE_FLOOR: Final = 1e-3  # of the level: the finest change that scoring tells apart (docs/scoring.md, CRPS)
 TINY: Final = 1e-9  # keeps an all-zero user's unit positive
 # Of a tracked width by |z|, against its own pinball loss: few targets pass a far level, so its steps are larger.
 WIDTH_GAIN: Final = np.array([0.15, 0.10, 0.05, 0.02, 0.02, 0.05, 0.10, 0.15], np.float32)

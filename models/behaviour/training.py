@@ -146,7 +146,7 @@ def pinball(tf: Any, quantiles: Any, target: Any, censored: Any, error: Any) -> 
 
     Its sum over time and the count of targets, (row, metric, step) each.
 
-    A censored target is a lower bound: quantiles above it are not penalised (RECORDS, "Censoring").
+    A censored target is a lower bound: quantiles above it are not penalised (docs/records.md, "Censoring").
 
     Args:
         tf: the tensorflow module.

@@ -50,7 +50,7 @@ class Series:
         for m in np.flatnonzero(~np.isnan(values).all(0)):
             y = values[:, m].astype(np.float64)
             for k, step in enumerate(horizon_steps(tick_s)):
-                # the rival's floor in SCORING
+                # the rival's floor in docs/scoring.md
                 error[m, k] = max(_spread(y[step:] - y[:-step]), 1e-3 * np.nanmean(np.abs(y)))
         return cls(name, tick_s, first_tick, values, events, saturated, error, weight)
 

@@ -1,4 +1,4 @@
-"""A policy's figures by day, and what a bootstrap of days makes of them (SCORING, "Uncertainty").
+"""A policy's figures by day, and what a bootstrap of days makes of them (docs/scoring.md, "Uncertainty").
 
 Figures that are sums over app-ticks add up over days; the worst shortfall and the longest run are the largest of the
 days that are drawn, a run counting on the day in which it has that length.

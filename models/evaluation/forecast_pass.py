@@ -1,4 +1,4 @@
-"""One causal pass of the streaming step over a trace, scored beside rivals as SCORING defines it."""
+"""One causal pass of the streaming step over a trace, scored beside rivals as docs/scoring.md defines it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What was scored, summed by day, user, metric and step, and the figures of SCORING made of it."""
+"""What was scored, summed by day, user, metric and step, and the figures of docs/scoring.md made of it."""
 
 from __future__ import annotations
 
@@ -157,7 +157,7 @@ class Scores:
         return out
 
     def summary(self, seed: int = 0) -> dict[str, Any]:
-        """What SCORING and the issue ask for on the whole, over MAIN_METRICS and MAIN_STEPS; see `main`.
+        """What docs/scoring.md asks for on the whole, over MAIN_METRICS and MAIN_STEPS; see `main`.
 
         NaN is None; `intervals_95` come from a bootstrap of days.
         """

@@ -1,4 +1,4 @@
-"""What came of policies over a window, as SCORING defines it: hit rate, cost, slack, and all at the same hit rate.
+"""Figures of policies over a window (docs/scoring.md): hit rate, cost, slack, and all at the same hit rate.
 
 Arrays are (tick, app, lane); a lane is a policy at one setting. Capacity and demand are in replicas, not rounded.
 """

@@ -1,4 +1,4 @@
-"""Is the stated confidence kept? Apps made of a trace's users, planned as the stream would, scored as SCORING says."""
+"""How often the stated confidence is kept, of apps made of a trace's users (docs/scoring.md, "Promise confidence")."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from models.evaluation.forecast_scores import DRAWS, Scores
 from models.metrics import DAY_S, METRICS, STEPS, horizon_steps
 from models.quantile_function import LEVELS, QuantileFunction
 
-SIZES: Final = (10, 25, 50)  # users of an app, of each so many groupings; and one app of all users (SCORING)
+SIZES: Final = (10, 25, 50)  # users of an app, each in so many groupings; and one app of all users
 SUM: Final = "sum_of_users"
 LEARNT_DAYS: Final = 4  # before the scored window, in which decisions are made and learnt from
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from models.capacity import Offer
 
-MIN_HORIZON_S: Final = 300.0  # RECORDS, "Steps and horizon"
+MIN_HORIZON_S: Final = 300.0  # docs/records.md, "Steps and horizon"
 
 
 @dataclass(frozen=True)

@@ -48,7 +48,7 @@ def rank(
     skip: int,
     carry: bool = False,
 ) -> Ranked:
-    """The figures of SCORING.
+    """The figures of docs/scoring.md.
 
     Args:
         job: what was run.

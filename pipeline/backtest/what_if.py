@@ -8,7 +8,7 @@ An alternative is a text of settings, apart by spaces; each has a run of its own
     price=1.2 price.spot=2      times as dear, all offers or those of a tier; likewise startup, interruption and
                                 launch_failure
     replica=0.1                 replicas and instances of a tenth of the size, at a tenth of the price: rounding is a
-                                tenth (SCORING: cost in divisible units)
+                                tenth (docs/scoring.md)
     campaign=APP@TIME/2h/x3     so many times the app's demand ("*": of all apps) from a time on, unannounced
 """
 

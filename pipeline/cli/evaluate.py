@@ -90,7 +90,7 @@ def evaluate(
     seed: Annotated[int, typer.Option(help="Of the randomised PIT, the bootstrap and DeepAR.")] = 0,
     json: AsJson = False,
 ) -> None:
-    """Score a model over a trace, causally, beside its rivals, as SCORING defines it.
+    """Score a model over a trace, causally, beside its rivals, as docs/scoring.md defines it.
 
     With --apps: seeded groupings of 10, 25 and 50 of the users and one app of all, decided once a horizon, the promise
     over all six steps; the rivals are persistence of the app's total and the sum of its users' own quantiles.

@@ -24,7 +24,7 @@ FOLLOWED = (
 class Coverage:
     """Share of what happened that lay inside the 95 % intervals, over users, metrics and steps.
 
-    By the randomised probability integral transform (SCORING): ties with a flat part are split by a seeded draw.
+    By the randomised probability integral transform (docs/scoring.md): a seeded draw splits ties with a flat part.
     Censored samples are scored apart: what they were cannot be known.
     """
 

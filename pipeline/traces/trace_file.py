@@ -1,4 +1,4 @@
-"""Trace files (DESIGN 3.3): one row per user and sample, Parquet or CSV; and the arrays made of them."""
+"""Trace files (docs/telemetry.md): one row per user and sample, Parquet or CSV; and the arrays made of them."""
 
 from __future__ import annotations
 

@@ -135,7 +135,7 @@ class Lane:
 
 @dataclass(frozen=True)
 class Resume:
-    """Where a lane resumes: RECORDS, `behaviour.frames.resume`."""
+    """Where a lane resumes: docs/records.md, `behaviour.frames`."""
 
     topic: str
     offset: int

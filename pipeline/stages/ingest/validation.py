@@ -94,7 +94,7 @@ def metric_values(rows: pl.DataFrame) -> np.ndarray:
 
 
 def saturated(rows: pl.DataFrame) -> np.ndarray:
-    """(row, metric) bool: the sample is a lower bound on demand (RECORDS, "Censoring").
+    """(row, metric) bool: the sample is a lower bound on demand (docs/records.md, "Censoring").
 
     A flag or a queue says that the user was held back, not by what: every metric counts. Throttling is the CPU's.
     """

@@ -124,7 +124,7 @@ def test_stream_and_training_are_the_same_network(model: BehaviourModel) -> None
 def test_state_fits_its_budget(model: BehaviourModel) -> None:
     state = model.initial_state(3)
     assert sum(array.nbytes for array in state.values()) == 3 * state_bytes()
-    assert state_bytes() <= 2_500  # DESIGN 13
+    assert state_bytes() <= 2_500  # docs/operations.md, "Sizing"
     kinds = {name: np.dtype(kind) for name, (_, kind) in STATE.items()}
     assert {name: array.dtype for name, array in state.items()} == kinds
     after, _, _ = model.step(state, *(part[0] for part in steady(1.0, 1, users=3)), tick=5, tick_s=60)
