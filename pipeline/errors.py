@@ -9,6 +9,13 @@ LeadtimeError                 base: its text is one clear line for people; the c
 └── Fenced                    a successor owns this partition: end the process, publish nothing more
 """
 
+from typing import Final
+
+USAGE_EXIT: Final = 2
+"""Exit status of a process that was asked for something impossible: starting it again cannot help."""
+AGAIN_EXIT: Final = 75
+"""Exit status (EX_TEMPFAIL) of a stage that did not reach a peer: starting it again can help."""
+
 
 class LeadtimeError(Exception):
     """Base of all errors that we raise on purpose."""

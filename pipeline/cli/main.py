@@ -9,7 +9,7 @@ import typer
 from typer.core import TyperGroup
 from typer.main import get_command
 
-from pipeline.stages.__main__ import run
+from pipeline.command_line import run
 
 COMMANDS: Final = {
     "demo": "pipeline.cli.demo:demo",

@@ -8,13 +8,13 @@ stage that plans the tick again after a kill uses the same, also where a newer v
 import threading
 from collections.abc import Iterable, Mapping
 
-import structlog
 from confluent_kafka import KafkaError
 
 from models.capacity import validate
 from pipeline.errors import Poison, Unreachable
 from pipeline.kafka import topics
 from pipeline.kafka.reader import POLL_S, batch, reader, whole
+from pipeline.logs import get_logger
 from pipeline.settings import Settings
 from pipeline.wire.codec import Codec, Record
 from pipeline.wire.policies import policy_of
@@ -30,7 +30,7 @@ VERSIONED = {
 OBSERVED = "capacity.observed"
 KEPT_TICKS = 2048
 """Observations kept of a target: a successor plans again from its last snapshot, some hundred ticks at most."""
-_LOG = structlog.get_logger()
+_LOG = get_logger()
 
 Versions = dict[str, list[Record]]
 

@@ -20,13 +20,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol, runtime_checkable
 
-import structlog
 from confluent_kafka import KafkaError, KafkaException, Producer
 
 from pipeline.errors import Fenced
 from pipeline.kafka import reader, topics
 from pipeline.kafka.connection import connection
 from pipeline.kafka.producer import Outputs
+from pipeline.logs import get_logger
 from pipeline.runtime import metrics
 from pipeline.runtime.session_guard import EXIT
 from pipeline.runtime.standby import Standby
@@ -44,7 +44,7 @@ REPEATED = -1
 """Place of a message that is in the state already."""
 QUEUED = 4
 """Messages of a partition that wait while an earlier one is folded: those of all partitions come in turn."""
-_LOG = structlog.get_logger()
+_LOG = get_logger()
 
 Publish = Callable[..., None]
 """publish(topic, name, record, *, key, partition): see `Outputs.publish`."""

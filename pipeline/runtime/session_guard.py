@@ -11,15 +11,14 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-import structlog
-
 from pipeline.errors import Fenced
+from pipeline.logs import get_logger
 
 BEAT_S = 0.25
 """A thirtieth of a session: a machine that is merely loaded lets a thread run far oftener than once a session."""
 EXIT = 3
 """Exit status of a process that ended itself."""
-_LOG = structlog.get_logger()
+_LOG = get_logger()
 
 
 @dataclass

@@ -11,17 +11,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from pipeline.errors import UsageError
+from pipeline.errors import USAGE_EXIT, UsageError
 
 STAGES = ("ingest", "worker", "actuator")
 FIRST_BACKOFF_S, LONGEST_BACKOFF_S = 0.5, 30.0
 STEADY_S = 60.0
 """A stage that ran for so long starts again at the first back-off."""
 TERM_S = 15.0
-USAGE_EXIT = 2
-"""A stage that ends with it was asked for something impossible: starting it again cannot help."""
-AGAIN_EXIT = 75
-"""A stage that ends with it (EX_TEMPFAIL) did not reach a peer: one that restarts is back soon."""
 
 
 def die_with_parent() -> None:

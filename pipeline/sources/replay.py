@@ -13,7 +13,6 @@ from datetime import datetime
 from typing import NamedTuple
 
 import polars as pl
-import structlog
 from confluent_kafka import TopicPartition
 
 from models.metrics import EVENT_KINDS, METRICS
@@ -21,13 +20,14 @@ from pipeline.errors import Poison
 from pipeline.kafka import reader, topics
 from pipeline.kafka.producer import Outputs
 from pipeline.kafka.topics import RAW
+from pipeline.logs import get_logger
 from pipeline.security.pseudonyms import entity, partition_of
 from pipeline.settings import Settings
 from pipeline.traces.trace_file import EVENTS, LIMIT
 from pipeline.wire.codec import DEFAULT, Codec
 from pipeline.wire.messages import SHIFT_HEADER
 
-_LOG = structlog.get_logger()
+_LOG = get_logger()
 
 
 class Item(NamedTuple):

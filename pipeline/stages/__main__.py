@@ -1,35 +1,44 @@
-"""The stages as commands, one process each; apart from the others so that a stage starts with what it needs."""
+"""The stages as commands, each a process of its own: `python -m pipeline.stages worker` is what `leadtime up` starts.
 
-import logging
+Nothing heavy is imported before a command runs, so that a stage loads what it needs and `--help` answers at once.
+"""
+
 import os
 import signal
-import sys
 import threading
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-# Small products gain nothing from threads, and lose a lot to them on a loaded machine (models/scenarios).
+# Small products gain nothing from threads, and lose a lot to them on a loaded machine (models/demand/scenarios).
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 # A batch makes some seventy small polars queries: handing each to a pool of threads costs more than it takes.
 os.environ.setdefault("POLARS_MAX_THREADS", "1")
 
-import structlog
 import typer
 
-from pipeline.errors import LeadtimeError, Unreachable
-from pipeline.kafka.connection import reachable
+from pipeline.command_line import run
+from pipeline.errors import AGAIN_EXIT
 from pipeline.options import Bootstrap, Prefix
-from pipeline.runtime.session_guard import Pulse
-from pipeline.runtime.supervisor import AGAIN_EXIT, USAGE_EXIT, die_with_parent
-from pipeline.settings import Settings, load
+
+if TYPE_CHECKING:
+    from pipeline.settings import Settings
 
 Supervised = Annotated[bool, typer.Option("--supervised", hidden=True)]
 
 
-def _stage(supervised: bool, **given: Any) -> tuple[Settings, threading.Event]:
-    """Settings of a stage whose Kafka answers, and the event that SIGTERM and SIGINT set."""
+def _stage(supervised: bool, **options: Any) -> "tuple[Settings, threading.Event]":
+    """Settings of a stage whose Kafka answers, and an event that SIGTERM and SIGINT set.
+
+    Raises:
+        UsageError: a setting is not allowed.
+        Unreachable: Kafka does not answer.
+    """
+    from pipeline.kafka.connection import reachable
+    from pipeline.runtime.supervisor import die_with_parent
+    from pipeline.settings import load
+
     if supervised:
         die_with_parent()
-    settings, stop = load(**given), threading.Event()
+    settings, stop = load(**options), threading.Event()
     reachable(settings)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
@@ -37,7 +46,8 @@ def _stage(supervised: bool, **given: Any) -> tuple[Settings, threading.Event]:
 
 
 def ingest(bootstrap: Bootstrap = None, prefix: Prefix = None, supervised: Supervised = False) -> None:
-    """Run ingest: raw records to tick frames."""
+    """Run ingest: group raw telemetry records into one frame per tick and partition."""
+    from pipeline.runtime.session_guard import Pulse
     from pipeline.stages.ingest.service import Ingest
 
     settings, stop = _stage(supervised, bootstrap=bootstrap, prefix=prefix)
@@ -45,7 +55,7 @@ def ingest(bootstrap: Bootstrap = None, prefix: Prefix = None, supervised: Super
 
 
 def worker(bootstrap: Bootstrap = None, prefix: Prefix = None, supervised: Supervised = False) -> None:
-    """Run a worker: profiler, simulator and allocator."""
+    """Run a worker: profiler (forecasts per user), simulator (joint scenarios) and allocator (plans, commands)."""
     from pipeline.stages import worker as agents
 
     settings, _ = _stage(supervised, bootstrap=bootstrap, prefix=prefix)
@@ -53,26 +63,11 @@ def worker(bootstrap: Bootstrap = None, prefix: Prefix = None, supervised: Super
 
 
 def actuator(bootstrap: Bootstrap = None, prefix: Prefix = None, supervised: Supervised = False) -> None:
-    """Run the actuator of the local provider."""
+    """Run the actuator of the local provider: apply signed commands, publish results and observed capacity."""
     from pipeline.stages.actuator import service as actuators
 
     settings, stop = _stage(supervised, bootstrap=bootstrap, prefix=prefix)
     actuators.run(settings, stop=stop)
-
-
-def run(app: typer.Typer, unreachable: int = USAGE_EXIT) -> None:
-    """Run a command line; what we raise on purpose is one line and exit code 2, or `unreachable` for that error."""
-    structlog.configure(
-        wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-    )
-    try:
-        app()
-    except LeadtimeError as error:
-        print(f"leadtime: {error}", file=sys.stderr)
-        sys.exit(unreachable if isinstance(error, Unreachable) else USAGE_EXIT)
-    except BrokenPipeError:  # `leadtime ... | head`
-        sys.exit(0)
 
 
 if __name__ == "__main__":

@@ -12,15 +12,14 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
-import structlog
-
 from pipeline.errors import Rejected, Retryable
+from pipeline.logs import get_logger
 from pipeline.providers.base import Observation, Provider, Record
 from pipeline.security.signing_keys import Keyring
 from pipeline.wire.commands import Ledger, Target, refusal
 
 T = TypeVar("T")
-log = structlog.get_logger("leadtime.actuator")
+log = get_logger("leadtime.actuator")
 
 Outcome = tuple[Record, Record]
 """A command and its result."""

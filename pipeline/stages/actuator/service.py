@@ -21,21 +21,19 @@ One process per provider: it reads all partitions by itself, because an app's pl
 different ones.
 """
 
-import logging
 import signal
-import sys
 import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 
-import structlog
 from confluent_kafka import OFFSET_BEGINNING, Message
 
 from pipeline.errors import Poison
 from pipeline.kafka import topics
 from pipeline.kafka.producer import Outputs
 from pipeline.kafka.reader import batch, reader, records, whole
+from pipeline.logs import get_logger
 from pipeline.providers.base import Provider, Record
 from pipeline.providers.local import local_provider
 from pipeline.runtime import metrics
@@ -49,7 +47,7 @@ from pipeline.wire.commands import FINAL, Target, verify
 from pipeline.wire.messages import Position, dead_letter, header_of, letter_key, position_of
 
 BATCH = 1_000  # messages a poll: a plan's commands are a few
-log = structlog.get_logger("leadtime.actuator")
+log = get_logger("leadtime.actuator")
 
 
 class Actuator:
@@ -327,11 +325,6 @@ def run(
         UsageError: no key to verify with, or another actuator uses the local provider's folder.
         Unreachable: Kafka does not answer.
     """
-    if not structlog.is_configured():
-        structlog.configure(
-            wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
-            logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-        )
     stopping = stop or threading.Event()
     if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGTERM, signal.SIGINT):

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from hashlib import blake2b
 
 import numpy as np
-import structlog
 from confluent_kafka import Message
 
 from models.behaviour.lstm import BehaviourModel, State
@@ -25,6 +24,7 @@ from models.planning import groups
 from models.quantile_function import QuantileFunction
 from pipeline.inputs.store import SideInputs
 from pipeline.kafka import reader
+from pipeline.logs import get_logger
 from pipeline.runtime.fenced_state import Publish
 from pipeline.security.pseudonyms import PSEUDONYM_BYTES
 from pipeline.security.signing_keys import SigningKey
@@ -38,7 +38,7 @@ from pipeline.wire.demand import Demand
 from pipeline.wire.forecasts import forecast_records
 
 REPLAY_WAIT_S = 3600.0
-_LOG = structlog.get_logger()
+_LOG = get_logger()
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ import psutil
 import pytest
 import typer
 
-from pipeline.errors import Unreachable, UsageError
-from pipeline.runtime.supervisor import AGAIN_EXIT, FIRST_BACKOFF_S, STEADY_S, Stage, Supervisor
-from pipeline.stages import __main__ as stages
+from pipeline.command_line import run
+from pipeline.errors import AGAIN_EXIT, Unreachable, UsageError
+from pipeline.runtime.supervisor import FIRST_BACKOFF_S, STEADY_S, Stage, Supervisor
 
 
 class Clock:
@@ -74,9 +74,8 @@ def test_a_stage_that_did_not_reach_kafka_ends_so_that_it_is_started_again(
         raise error
 
     monkeypatch.setattr(sys, "argv", ["stage"])
-    monkeypatch.setattr("pipeline.stages.__main__.structlog.configure", lambda **_: None)
     with pytest.raises(SystemExit) as ended:
-        stages.run(app, AGAIN_EXIT)
+        run(app, AGAIN_EXIT)
     assert ended.value.code == code
     assert capsys.readouterr().err == f"leadtime: {error}\n"
 
