@@ -13,12 +13,13 @@ from pipeline.backtest.job import Arrays, Job
 from pipeline.backtest.setup import Records
 from pipeline.backtest.topic_window import Recorded
 from pipeline.errors import UsageError
+from pipeline.format import parse_time
 from pipeline.inputs import released_models
 from pipeline.kafka.connection import reachable
 from pipeline.settings import Settings, load
 from pipeline.traces import trace_file
 from pipeline.traces.trace_file import Panel
-from pipeline.traces.window import ScoringWindow, seconds_of, ticks_of, window_of
+from pipeline.traces.window import ScoringWindow, ticks_of, window_of
 
 SHARDS = 2
 """Groups of apps that learn apart, as partitions of a stream do; two, so that two cores are used. Not the machine's
@@ -117,8 +118,8 @@ def of_topics(
     """
     settings: Settings = load(bootstrap=bootstrap, prefix=prefix)
     reachable(settings)
-    begin_s = None if begin is None else seconds_of(begin)
-    end_s = None if until is None else seconds_of(until)
+    begin_s = None if begin is None else parse_time(begin)
+    end_s = None if until is None else parse_time(until)
     first_s = None
     if begin_s is not None and warm_up is not None:
         first_s = begin_s - ticks_of(warm_up, 1)

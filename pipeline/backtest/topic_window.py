@@ -18,6 +18,7 @@ from confluent_kafka import TopicPartition
 
 from models.metrics import EVENT_KINDS, METRICS
 from pipeline.errors import Poison, UsageError
+from pipeline.format import iso
 from pipeline.inputs.store import SideInputs
 from pipeline.kafka import reader, topics
 from pipeline.security.pseudonyms import PSEUDONYM_BYTES
@@ -224,11 +225,7 @@ def _held(settings: Settings, numbers: Iterable[int]) -> str:
     gone = f", {deleted:,} messages were deleted by retention" if deleted else ""
     if not ticks:
         return f"it is empty{gone}"
-    return f"it holds {_iso(min(ticks)[0])} to {_iso(sum(max(ticks)))}{gone}"
-
-
-def _iso(seconds: float) -> str:
-    return str(np.datetime64(int(seconds), "s")) + "Z"
+    return f"it holds {iso(min(ticks)[0])} to {iso(sum(max(ticks)))}{gone}"
 
 
 def _panel(frames: Mapping[int, Mapping[int, list[Record]]], tick_s: int) -> Panel:

@@ -34,6 +34,7 @@ from pipeline.backtest.demand import Source
 from pipeline.backtest.job import TIERS, Arrays, Job
 from pipeline.backtest.setup import Records
 from pipeline.errors import UsageError
+from pipeline.format import parse_time
 from pipeline.traces import window
 from pipeline.wire.codec import Record
 from pipeline.wire.policies import policy_of
@@ -206,7 +207,7 @@ def _campaign(source: Source, value: str) -> Source:
         )
     panel = source.panel
     factor = _number("campaign", found["factor"])
-    begin = window.seconds_of(found["start"]) / panel.tick_s
+    begin = parse_time(found["start"]) / panel.tick_s
     inside = (panel.ticks >= begin) & (panel.ticks < begin + window.ticks_of(found["length"], panel.tick_s))
     mine = np.array([found["app"] in ("*", app) for app in panel.apps])
     if not inside[source.window.begin : source.window.stop].any() or not mine.any():

@@ -20,10 +20,11 @@ from models.evaluation.forecast_scores import MAIN_METRICS
 from models.metrics import METRICS, horizon_steps
 from pipeline.display import progress, tell
 from pipeline.errors import UsageError
+from pipeline.format import iso
 from pipeline.options import AsJson
 from pipeline.reports import scorecard
 from pipeline.traces import trace_file as trace
-from pipeline.traces.window import ScoringWindow, iso_start, ticks_of, window_of
+from pipeline.traces.window import ScoringWindow, ticks_of, window_of
 
 DEFAULT_RIVALS: Final = ("persistence", "seasonal_naive")
 
@@ -124,8 +125,8 @@ def evaluate(
         "trace": str(trace_file),
         "model_id": behaviour.model_id,
         "tick_s": panel.tick_s,
-        "from": iso_start(panel, window.score),
-        "until": iso_start(panel, window.stop),
+        "from": iso(panel.start_s(window.score)),
+        "until": iso(panel.start_s(window.stop)),
         "warm_up_s": (window.score - window.begin) * panel.tick_s,
     }
     if apps:

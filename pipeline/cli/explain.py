@@ -1,11 +1,9 @@
 """`leadtime explain`: why an app has the instances that it has, read from the topics."""
 
-import contextlib
 import json
 import math
 import sys
 from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -15,6 +13,7 @@ from rich.console import Console
 
 from models import capacity
 from pipeline.errors import UsageError
+from pipeline.format import parse_time, utc
 from pipeline.kafka import reader
 from pipeline.reports import decision_text
 from pipeline.reports.decision_text import Surroundings
@@ -50,7 +49,7 @@ def explain(
     """Why an app has the instances that it has: one decision's record."""
     if tick is not None and at is not None:
         raise UsageError("give --tick or --at, not both")
-    at_s = None if at is None else moment(at)
+    at_s = None if at is None else parse_time(at)
     with cluster(load(bootstrap=bootstrap, prefix=prefix)) as settings:
         topics = Topics(settings)
         found = topics.plans(app)
@@ -66,24 +65,6 @@ def explain(
         Console().print(decision_text.document(plan, around))
     else:
         print(decision_text.text(plan, around), end="")
-
-
-def moment(at: str) -> float:
-    """Unix seconds of a time, given as these or in ISO 8601; without a zone it is UTC.
-
-    Raises:
-        UsageError: it is neither.
-    """
-    try:
-        seconds = float(at)
-    except ValueError:
-        seconds = math.nan
-        with contextlib.suppress(ValueError):
-            parsed = datetime.fromisoformat(at)
-            seconds = (parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)).timestamp()
-    if not math.isfinite(seconds):
-        raise UsageError(f"--at {at}: give a time as 2026-01-31T14:05 (UTC) or as unix seconds")
-    return seconds
 
 
 def choose(found: Mapping[int, Record], app: str, tick: int | None, at_s: float | None) -> Record:
@@ -104,9 +85,7 @@ def choose(found: Mapping[int, Record], app: str, tick: int | None, at_s: float 
         ends = {number: (number + 1) * plan["tick_s"] for number, plan in found.items()}
         tick = max((number for number, end in ends.items() if end <= at_s), default=None)
         if tick is None:
-            raise UsageError(
-                f"no plan of {app} had been made then: the first is of {decision_text.time(ends[first])}"
-            )
+            raise UsageError(f"no plan of {app} had been made then: the first is of {utc(ends[first])}")
     if tick is None or tick not in found:
         raise UsageError(
             f"no plan of {app} for tick {tick}: there are {len(found)}, of ticks {first} to {last}"
@@ -233,7 +212,7 @@ def draw(
     if not panels:
         raise UsageError(f"the forecast of {app} made at tick {tick} has no metric of the plan")
     end_s = float((tick + 1) * plan["tick_s"])
-    title = f"{app}: forecast and plan of {decision_text.time(end_s)}"
+    title = f"{app}: forecast and plan of {utc(end_s)}"
     figure = charts.fan_figure(title, panels, end_s=end_s, tick_s=plan["tick_s"], steps_s=plan["steps"])
     try:
         charts.png(figure, path)

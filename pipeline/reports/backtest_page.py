@@ -14,6 +14,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, PercentFor
 
 from models.evaluation import policy_outcomes as outcomes_of
 from models.metrics import DAY_S
+from pipeline import format as fmt
 from pipeline.backtest import what_if
 from pipeline.backtest.comparison import OURS, Ranked
 from pipeline.backtest.job import Arrays, Job
@@ -259,7 +260,7 @@ def _table(policies: Mapping[str, Any], title: str) -> str:
         rows.append(
             (
                 name,
-                run_page.percent(default["hit_rate"] or 0.0),
+                fmt.percent(default["hit_rate"] or 0.0),
                 f"{default['cost']:,.2f}",
                 f"{default['slack']:.2f}",
                 f"{default['longest_run']}",
@@ -296,7 +297,7 @@ def _stated(name: str, figure: Mapping[str, float | None]) -> str:
     """A figure, and below it its interval."""
     value, low, high = figure["value"], figure["low"], figure["high"]
     if value is None:
-        return run_page.NONE
+        return fmt.MISSING
 
     def said(x: float) -> str:
         return f"{100 * x:.2f} %" if name in SHARES else f"{x:,.4g}"
@@ -306,7 +307,7 @@ def _stated(name: str, figure: Mapping[str, float | None]) -> str:
 
 def _rows(policies: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, ...]]:
     return [
-        (name, *(_stated(f, figures[f]) if f in figures else run_page.NONE for f in FIGURES))
+        (name, *(_stated(f, figures[f]) if f in figures else fmt.MISSING for f in FIGURES))
         for name, figures in policies.items()
     ]
 
@@ -365,7 +366,7 @@ def _decisions(job: Job, seen: Arrays, ranked: Ranked) -> str:
         before = max(0, t - 1)
         rows.append(
             (
-                run_page.time(start_s),
+                fmt.date_time(start_s),
                 job.apps[a],
                 f"{market.demand[t, a]:,.1f}",
                 f"{market.ready[t, a, 0]:,.0f}",

@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from models.quantile_function import QuantileFunction
+from pipeline.format import duration
 from pipeline.reports.app_run import AppRun
 
 DAY_S = 86_400.0
@@ -288,12 +289,12 @@ def _point(axes: Axes, run: AppRun, moment: Moment) -> None:
             short,
             over,
             REACTIVE,
-            f"reactive policy short for {duration(moment.over - moment.short, run)}",
+            f"reactive policy short for {duration((moment.over - moment.short) * run.tick_s)}",
             1.06,
         )
     ]
     if ready is not None and moment.ready is not None:
-        said = f"Leadtime ready {duration(moment.short - moment.ready, run)} ahead"
+        said = f"Leadtime ready {duration((moment.short - moment.ready) * run.tick_s)} ahead"
         spans.append((ready, short, OURS, said, 1.15))
     for start, end, colour, said, height in spans:
         axes.plot(
@@ -311,16 +312,6 @@ def _point(axes: Axes, run: AppRun, moment: Moment) -> None:
             annotation_clip=False,
         )
         axes.axvspan(start, end, color=colour, alpha=0.09, linewidth=0)
-
-
-def duration(ticks: int, run: AppRun) -> str:
-    """A number of ticks as time, in the largest unit that leaves no ugly fraction."""
-    seconds = ticks * run.tick_s
-    if seconds < 120:
-        return f"{seconds} s"
-    if seconds < 7200:
-        return f"{seconds / 60:g} min" if seconds % 60 == 0 else f"{seconds / 60:.1f} min"
-    return f"{seconds / 3600:.3g} h"
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ import io
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any, Final
 
@@ -14,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from models import capacity
-from models.metrics import METRIC_UNITS, METRICS
+from pipeline import format as fmt
 from pipeline.wire import policies
 from pipeline.wire.codec import Record
 from pipeline.wire.plans import GUARD_RAILS
@@ -59,8 +58,8 @@ def document(plan: Record, around: Surroundings) -> RenderableType:
     """A plan's record for a rich console."""
     total = sum(_first(count) for count in plan["counts"])
     price = "unpriced" if plan["cost"] >= UNPRICED else f"{_money(plan['cost'], plan['currency'])} an hour"
-    made = time((plan["tick"] + 1) * plan["tick_s"])
-    window = " to ".join(f"+{_span(step)}" for step in dict.fromkeys(plan["window"]))
+    made = fmt.utc((plan["tick"] + 1) * plan["tick_s"])
+    window = " to ".join(f"+{fmt.duration(step)}" for step in dict.fromkeys(plan["window"]))
     parts: list[RenderableType] = [
         Text(f"{plan['app']}: {_many(total, 'instance')}, {price}", "bold"),
         Text(f"plan {plan['plan_id']}, mode {plan['mode']}, made {made} for {window} ahead"),
@@ -85,7 +84,7 @@ def _promotion(plan: Record) -> Iterator[RenderableType]:
     gates = plan["promotion"]
     if gates is not None:
         measured = (
-            "too few to say" if gates["coverage"] is None else f"{_percent(gates['coverage'])} were covered"
+            "too few to say" if gates["coverage"] is None else f"{fmt.level(gates['coverage'])} were covered"
         )
         yield Text(
             f"mode by promotion gates, {gates['mode']} at most: of the last {_many(gates['decisions'], 'decision')} "
@@ -106,15 +105,16 @@ def _why(plan: Record, around: Surroundings) -> Iterator[RenderableType]:
         size = ""
         if around.policy is not None:
             policy = policies.policy_of(around.policy)
-            size = f"; a replica takes {amount(policy.usable(metric), metric)}"
+            size = f"; a replica takes {fmt.amount(policy.usable(metric), metric)}"
         yield Text(
-            f"{metric} {_span(step)} ahead binds: the plan must carry {amount(cell, metric)} of it there{size}. "
+            f"{metric} {fmt.duration(step)} ahead binds: "
+            f"the plan must carry {fmt.amount(cell, metric)} of it there{size}. "
             f"Over all steps and metrics that is {_many(needed, 'replica')}."
         )
     asked, planned = plan["confidence_asked"], plan["confidence_planned"]
     met = "is kept" if plan["feasible"] else "is NOT kept"
     yield Text(
-        f"Confidence {_percent(asked)} was asked and {met}: the instances suffice in {_percent(planned)} of the "
+        f"Confidence {fmt.level(asked)} was asked and {met}: the instances suffice in {fmt.level(planned)} of the "
         f"scenarios, in all metrics and steps at once."
     )
     carried = replicas(plan, around)
@@ -142,7 +142,7 @@ def _demand(plan: Record, around: Surroundings) -> Iterator[RenderableType]:
             if policy is not None and metric in governed:
                 load = (policy.base.get(metric, 0.0) + value) / policy.usable(metric)
                 needs = f" ({load:.1f})"
-            cells.append(amount(value, metric) + needs)
+            cells.append(fmt.amount(value, metric) + needs)
         inside = plan["window"][0] <= step <= plan["window"][1]
         remark = (
             f"{binding['metric']} binds"
@@ -151,9 +151,9 @@ def _demand(plan: Record, around: Surroundings) -> Iterator[RenderableType]:
             if inside
             else "not promised"
         )
-        _row(table, f"+{_span(step)}", *cells, str(count), remark)
+        _row(table, f"+{fmt.duration(step)}", *cells, str(count), remark)
     yield table
-    level, asked = _percent(plan["alpha"]), _percent(plan["confidence_asked"])
+    level, asked = fmt.level(plan["alpha"]), fmt.level(plan["confidence_asked"])
     brackets = " In brackets: replicas that the metric needs." if policy is not None else ""
     yield Text(
         f"Quantiles at {level}: at this level of each, all hold at once in {asked} of the scenarios.{brackets}"
@@ -211,7 +211,7 @@ def _cost_at(plan: Record) -> Iterator[RenderableType]:
         cost = level["cost"]
         _row(
             table,
-            _percent(level["confidence"]),
+            fmt.level(level["confidence"]),
             "not feasible" if cost is None else _money(cost, plan["currency"]),
         )
     yield table if plan["cost_at"] else Text("Not known.")
@@ -224,7 +224,7 @@ def _margin(plan: Record) -> Iterator[RenderableType]:
     before: Decimal | None = None
     for name, level in (
         ("expected demand, certain supply", margin and margin["expected"]),
-        (f"demand at {_percent(plan['confidence_asked'])}, certain supply", margin and margin["demand"]),
+        (f"demand at {fmt.level(plan['confidence_asked'])}, certain supply", margin and margin["demand"]),
         ("the same, supply that can fail", margin and margin["purchase"]),
     ):
         if level is not None:
@@ -260,7 +260,7 @@ def _alternatives(plan: Record) -> Iterator[RenderableType]:
         cells = (
             counts or "none",
             _money(other["cost"], plan["currency"]),
-            _percent(other["risk"]),
+            fmt.level(other["risk"]),
             other["reason"],
         )
         _row(table, *cells)
@@ -340,36 +340,8 @@ def _many(number: int, what: str) -> str:
     return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
-def _percent(share: float) -> str:
-    """A share to two decimals of a percent, which are never those of a whole it does not reach."""
-    return f"{100 * share:.4g} %" if share in (0, 1) else f"{min(max(100 * share, 0.01), 99.99):.4g} %"
-
-
 def _money(value: Decimal, currency: str) -> str:
-    return "unpriced" if value >= UNPRICED else f"{currency} {value:,.4f}"
-
-
-def _span(seconds: int) -> str:
-    return f"{seconds} s" if seconds < 120 or seconds % 60 else f"{seconds // 60} min"
-
-
-def time(seconds: float) -> str:
-    """Unix seconds for people."""
-    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M:%S} UTC"
-
-
-def amount(value: float, metric: str) -> str:
-    """An amount of a metric with its unit: bytes in powers of 1024."""
-    if not math.isfinite(value):
-        return "?"
-    unit = METRIC_UNITS[METRICS.index(metric)] if metric in METRICS else ""
-    if unit.startswith("bytes"):
-        power = min(4, max(0, int(math.log(max(abs(value), 1.0), 1024))))
-        value, unit = (
-            value / 1024**power,
-            ("B", "KiB", "MiB", "GiB", "TiB")[power] + unit.removeprefix("bytes"),
-        )
-    return f"{f'{value:,.0f}' if abs(value) >= 1000 else f'{value:.4g}'} {unit}".strip()
+    return "unpriced" if value >= UNPRICED else fmt.price(value, currency)
 
 
 def plain(value: Any) -> Any:

@@ -2,12 +2,12 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from html import escape
 from typing import Any
 
 import numpy as np
 
+from pipeline import format as fmt
 from pipeline.reports import charts
 from pipeline.reports.app_run import AppRun
 from pipeline.reports.charts import Moment
@@ -17,7 +17,6 @@ HERO_TICKS = 72
 CHARTS = 12
 SHOWN_TICKS = 1000
 """Of a longer run the last are drawn: more than pixels tell no more, and the page stays small."""
-NONE = "–"
 DEFINITIONS = (
     "Short, or a miss: a scored tick in which the least ready capacity was below the measured demand. Shaded ticks are "
     "the warm-up, which is not scored.",
@@ -119,13 +118,8 @@ def _when(runs: Sequence[AppRun]) -> str:
     if not runs or not len(runs[0].demand):
         return ""
     run = runs[0]
-    start, end = (time(run.start_s + tick * run.tick_s) for tick in (0, len(run.demand)))
+    start, end = (fmt.date_time(run.start_s + tick * run.tick_s) for tick in (0, len(run.demand)))
     return f"<p>{start} to {end} UTC · {len(run.demand):,} ticks of {run.tick_s} s</p>"
-
-
-def time(seconds: float) -> str:
-    """Unix seconds for people."""
-    return f"{datetime.fromtimestamp(seconds, UTC):%-d %b %Y %H:%M}"
 
 
 def _hero(run: AppRun, window: slice) -> str:
@@ -139,7 +133,7 @@ def _hero(run: AppRun, window: slice) -> str:
         headline = "Neither policy was ever short in this run."
     else:
         headline = "No tick of this run could be scored."
-    start, end = (time(run.start_s + tick * run.tick_s) for tick in (window.start, window.stop))
+    start, end = (fmt.date_time(run.start_s + tick * run.tick_s) for tick in (window.start, window.stop))
     why = "the reactive policy missed most while ours did not" if theirs > ours else "demand varied most"
     picture = charts.svg(charts.run_figure(run, window, at, cut=False), escape(f"{run.app}: {headline}"))
     return (
@@ -193,10 +187,15 @@ def _headline(runs: Sequence[AppRun], summary: Mapping[str, Any]) -> str:
     ]
     saved = (cost / their_cost - 1) if their_cost else math.nan
     rows = [
-        ("Hit rate", percent(hit), percent(their_hit), _signed((hit - their_hit) * 100, " points")),
+        ("Hit rate", fmt.percent(hit), fmt.percent(their_hit), _signed((hit - their_hit) * 100, " points")),
         ("Misses", f"{missed[0]:,}", f"{missed[1]:,}", _signed(missed[0] - missed[1], "", digits=0)),
-        ("Cost", money(cost, currency), money(their_cost, currency), _signed(saved * 100, " %", digits=1)),
-        ("95 % interval covers", percent(_given(summary, "coverage_95")), "", ""),
+        (
+            "Cost",
+            fmt.money(cost, currency),
+            fmt.money(their_cost, currency),
+            _signed(saved * 100, " %", digits=1),
+        ),
+        ("95 % interval covers", fmt.percent(_given(summary, "coverage_95")), "", ""),
     ]
     head = ("", "Leadtime", "Reactive policy", "Difference")
     return f"<section><h2>The whole run</h2>{table(head, rows)}</section>"
@@ -220,7 +219,7 @@ def _facts(runs: Sequence[AppRun], summary: Mapping[str, Any]) -> str:
         "wall_s": "seconds in all",
     }
     tiles = "".join(
-        f"<div><dt>{label}</dt><dd>{number(_given(given, name))}</dd></div>"
+        f"<div><dt>{label}</dt><dd>{fmt.number(_given(given, name))}</dd></div>"
         for name, label in shown.items()
         if name in given
     )
@@ -232,9 +231,10 @@ def _chart(run: AppRun) -> str:
     cut = f" · the last {SHOWN_TICKS:,} ticks" if window.start else ""
     scored = int(run.scored.sum())
     said = (
-        f"hit rate {percent(_hits(run.missed, scored))}, reactive {percent(_hits(run.reactive_missed, scored))} · "
-        f"cost {money(_spent(run, run.cost), run.currency)}, "
-        f"reactive {money(_spent(run, run.reactive_cost), run.currency)}{cut}"
+        f"hit rate {fmt.percent(_hits(run.missed, scored))}, "
+        f"reactive {fmt.percent(_hits(run.reactive_missed, scored))} · "
+        f"cost {fmt.money(_spent(run, run.cost), run.currency)}, "
+        f"reactive {fmt.money(_spent(run, run.reactive_cost), run.currency)}{cut}"
     )
     picture = charts.svg(charts.run_figure(run, window), escape(f"{run.app}: {said}"))
     return (
@@ -251,12 +251,12 @@ def _apps(runs: Sequence[AppRun]) -> str:
         rows.append(
             (
                 run.app,
-                number(float(measured.mean()) if len(measured) else math.nan),
-                number(float(measured.max()) if len(measured) else math.nan),
-                percent(_hits(run.missed, scored)),
-                percent(_hits(run.reactive_missed, scored)),
-                money(_spent(run, run.cost), run.currency),
-                money(_spent(run, run.reactive_cost), run.currency),
+                fmt.number(float(measured.mean()) if len(measured) else math.nan),
+                fmt.number(float(measured.max()) if len(measured) else math.nan),
+                fmt.percent(_hits(run.missed, scored)),
+                fmt.percent(_hits(run.reactive_missed, scored)),
+                fmt.money(_spent(run, run.cost), run.currency),
+                fmt.money(_spent(run, run.reactive_cost), run.currency),
                 f"{int(run.held.sum()):,}",
             )
         )
@@ -292,30 +292,8 @@ def _hits(missed: np.ndarray, scored: int) -> float:
     return 1 - int(missed.sum()) / scored if scored else math.nan
 
 
-def percent(share: float) -> str:
-    """A share for people: 0.99417 -> 99.42 %; never rounded up to 100 %."""
-    if not math.isfinite(share):
-        return NONE
-    return "100 %" if share == 1 else f"{min(share, 0.9999):.2%}".replace("%", " %")
-
-
-def money(amount: float, currency: str) -> str:
-    """An amount for people: cents, or four digits below one."""
-    if not math.isfinite(amount):
-        return NONE
-    figure = f"{amount:,.2f}" if abs(amount) >= 1 or amount == 0 else f"{amount:.4f}"
-    return f"${figure}" if currency == "USD" else f"{figure} {currency}"
-
-
-def number(value: float) -> str:
-    """A number for people: thousands apart, three digits below a hundred."""
-    if not math.isfinite(value):
-        return NONE
-    return f"{value:,.0f}" if value == int(value) or abs(value) >= 100 else f"{value:.3g}"
-
-
 def _signed(value: float, unit: str, digits: int = 2) -> str:
-    return f"{value:+,.{digits}f}{unit}".replace("-", "−") if math.isfinite(value) else NONE
+    return f"{value:+,.{digits}f}{unit}".replace("-", "−") if math.isfinite(value) else fmt.MISSING
 
 
 def _style() -> str:

@@ -53,6 +53,10 @@ class Panel:
     events: NDArray[np.float32]
     saturated: NDArray[np.bool_]
 
+    def start_s(self, row: int) -> int:
+        """Unix seconds at which a row's tick starts; the row may be the one after the last."""
+        return int(self.ticks[0] + row) * self.tick_s
+
 
 def read(path: Path) -> Trace:
     """Read a trace file.

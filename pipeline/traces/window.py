@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
@@ -12,10 +11,10 @@ import polars as pl
 
 from models.metrics import DAY_S
 from pipeline.errors import UsageError
+from pipeline.format import iso, parse_duration, parse_time
 from pipeline.traces import trace_file as trace
 from pipeline.traces.trace_file import Trace
 
-UNITS: Final = {"s": 1, "m": 60, "h": 3_600, "d": DAY_S, "w": 7 * DAY_S}
 WARM_UP_S: Final = (
     8 * DAY_S
 )  # before a window that is chosen: a day, and the week of residuals that rivals keep
@@ -37,15 +36,16 @@ def window_of(panel: trace.Panel, warm_up: str | None, begin: str | None, until:
         UsageError: a duration or time that cannot be read, or nothing to score, or no room for the warm-up.
     """
     ticks, tick_s = panel.ticks, panel.tick_s
-    stop = len(ticks) if until is None else int(np.searchsorted(ticks * tick_s, seconds_of(until)))
+    stop = len(ticks) if until is None else int(np.searchsorted(ticks * tick_s, parse_time(until)))
     warm = None if warm_up is None else ticks_of(warm_up, tick_s)
     if begin is None:
         score = min(DAY_S // tick_s, len(ticks) // 4) if warm is None else warm
         start = 0
     else:
-        score = int(np.searchsorted(ticks * tick_s, seconds_of(begin)))
+        score = int(np.searchsorted(ticks * tick_s, parse_time(begin)))
         start = max(0, score - WARM_UP_S // tick_s) if warm is None else score - warm
-    span = f"the trace lasts from {iso_start(panel, 0)} to {iso_start(panel, len(ticks))}"
+    ends = (panel.start_s(0), panel.start_s(len(ticks)))
+    span = f"the trace lasts from {iso(ends[0])} to {iso(ends[1])}"
     if start < 0 or (begin is None and warm is not None and score >= len(ticks)):
         raise UsageError(f"no room for a warm-up of {warm_up}: {span}")
     if score >= stop:
@@ -53,26 +53,9 @@ def window_of(panel: trace.Panel, warm_up: str | None, begin: str | None, until:
     return ScoringWindow(start, score, stop)
 
 
-def ticks_of(text: str, tick_s: int) -> int:
-    """Ticks of a duration as 90s, 30m, 12h, 8d or 1w, rounded up."""
-    found = re.fullmatch(r"(\d+)([smhdw])", text.strip())
-    if found is None:
-        raise UsageError(f"{text!r} is no duration; as 90s, 30m, 12h, 8d or 1w")
-    return -(-int(found[1]) * UNITS[found[2]] // tick_s)
-
-
-def seconds_of(text: str) -> float:
-    """Unix seconds of a time in ISO 8601; UTC where it names no zone."""
-    try:
-        time = datetime.fromisoformat(text)
-    except ValueError as error:
-        raise UsageError(f"{text!r} is no ISO 8601 time, as 2026-11-24T12:00:00Z") from error
-    return (time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp()
-
-
-def iso_start(panel: trace.Panel, row: int) -> str:
-    """Start of a row's tick, which may be the one after the last."""
-    return datetime.fromtimestamp(int(panel.ticks[0] + row) * panel.tick_s, UTC).isoformat()
+def ticks_of(duration: str, tick_s: int) -> int:
+    """Ticks of a duration such as 90s, 30m, 12h, 8d or 1w, rounded up."""
+    return -(-parse_duration(duration) // tick_s)
 
 
 @dataclass(frozen=True)

@@ -66,16 +66,6 @@ def test_what_there_is_not_brings_what_there_is() -> None:
         explain.choose(FOUND, "shop", None, 99 * 300.0 - 1)
 
 
-def test_times() -> None:
-    assert explain.moment("1700000000.5") == 1_700_000_000.5
-    assert explain.moment("2023-11-14T22:13:20") == 1_700_000_000
-    assert explain.moment("2023-11-14T22:13:20Z") == 1_700_000_000
-    assert explain.moment("2023-11-15T00:13:20+02:00") == 1_700_000_000
-    for wrong in ("yesterday", "nan", "inf"):
-        with pytest.raises(UsageError, match=f"--at {wrong}"):
-            explain.moment(wrong)
-
-
 def test_a_picture_of_forecast_and_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[list[charts.Panel]] = []
     figure = charts.fan_figure

@@ -6,8 +6,6 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
-import pytest
-
 from models.planning import failing_offers, guardrails
 from pipeline.reports import decision_text
 from pipeline.reports.decision_text import Surroundings
@@ -283,22 +281,6 @@ def test_replicas_are_known_only_with_all_sizes() -> None:
     assert decision_text.replicas(plan(), Surroundings()) is None
     other = plan(counts=[{"offer_id": "new", "desired": [1, 1]}])
     assert decision_text.replicas(other, surroundings()) is None
-
-
-@pytest.mark.parametrize(
-    ("value", "metric", "said"),
-    [
-        (0.0, "memory", "0 B"),
-        (1536.0, "disk", "1.5 KiB/s"),
-        (2.0**60, "memory", "1,048,576 TiB"),
-        (12345.6, "requests", "12,346 1/s"),
-        (3.14159, "cpu", "3.142 cores"),
-        (2.0, "tokens", "2"),
-        (float("inf"), "cpu", "?"),
-    ],
-)
-def test_amounts_have_units(value: float, metric: str, said: str) -> None:
-    assert decision_text.amount(value, metric) == said
 
 
 def test_unpriced_and_json() -> None:

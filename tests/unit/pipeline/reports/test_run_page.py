@@ -196,23 +196,3 @@ def test_a_cut_burst_says_how_high_it_is() -> None:
     demand = run.demand.copy()
     demand[200] = 498.0
     assert "up to 498" in charts.svg(charts.run_figure(replace(run, demand=demand), slice(0, 288)), "")
-
-
-def test_numbers_are_for_people() -> None:
-    assert [run_page.percent(x) for x in (1.0, 0.99999, 0.99417, float("nan"))] == [
-        "100 %",
-        "99.99 %",
-        "99.42 %",
-        "–",
-    ]
-    assert [run_page.money(x, "USD") for x in (0.0, 0.01234, 1234.5)] == ["$0.00", "$0.0123", "$1,234.50"]
-    assert [run_page.number(x) for x in (12345.6, 12.345, 3.0)] == ["12,346", "12.3", "3"]
-    run = app_run()
-    assert [
-        charts.duration(n, replace(run, tick_s=s)) for n, s in ((3, 300), (5, 10), (13, 10), (30, 300))
-    ] == [
-        "15 min",
-        "50 s",
-        "2.2 min",
-        "2.5 h",
-    ]
