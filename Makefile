@@ -7,19 +7,27 @@ PYTHON := $(shell for python in python3 python3.11 python3.12 python3.13; do \
 UV := $(shell command -v uv || echo .tools/bin/uv)
 SYNCED := .venv/.synced
 
-.PHONY: demo test faults lint types setup
+TIER := .venv/bin/python -m pytest -m
+
+.PHONY: demo test test-slow test-all faults lint types setup
 
 demo: $(SYNCED)
 	@echo "demo: a trace through all stages on an embedded Kafka"
 	@.venv/bin/leadtime demo $(ARGS)
 
 test: $(SYNCED)
-	@echo "test: unit, then integration on a real Kafka, then faults"
-	@.venv/bin/python -m pytest $(ARGS)
+	@echo "test: the fast tier: unit, then integration on a real Kafka, then faults"
+	@$(TIER) fast $(ARGS)
+
+test-slow: $(SYNCED)
+	@echo "test-slow: the slow tier"
+	@$(TIER) slow $(ARGS)
+
+test-all: test test-slow
 
 faults: $(SYNCED)
 	@echo "faults: stages killed, frozen and starved during a replay, seeds from $(or $(SEED),0)"
-	@FAULTS_SEED=$(SEED) .venv/bin/python -m pytest tests/faults/test_killed.py tests/faults/soak.py $(ARGS)
+	@FAULTS_SEED=$(SEED) .venv/bin/python -m pytest tests/faults/test_killed.py tests/faults/test_soak.py $(ARGS)
 
 lint: $(SYNCED)
 	@echo "lint: ruff's rules and format"

@@ -12,6 +12,8 @@ import pytest
 from pipeline.kafka.embedded import EmbeddedKafka
 from pipeline.settings import Settings
 
+pytest_plugins = ["pytester", "tests.tiers"]
+
 # No test is timed: machines are shared. Where CI runs, the same examples each time, as Hypothesis' own profile has it.
 hypothesis.settings.register_profile("leadtime", deadline=None, derandomize=bool(os.environ.get("CI")))
 hypothesis.settings.load_profile("leadtime")

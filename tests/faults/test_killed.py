@@ -1,6 +1,6 @@
 """Stages killed, frozen, added and taken away: what is published and done is the unbroken run's, byte for byte.
 
-A handful; `make faults` runs the rest (`soak.py`).
+A handful; `make faults` runs the rest (`test_soak.py`) too.
 """
 
 import signal

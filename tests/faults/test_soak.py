@@ -1,4 +1,4 @@
-"""The whole list of faults; `make faults` runs it (its name keeps it out of `make test`).
+"""The whole list of faults: in the slow tier, and run by `make faults`.
 
 FAULTS_SEED moves all seeds: `make faults SEED=7`. A failure's test name says which seed to repeat.
 """
@@ -19,7 +19,7 @@ from tests.faults.stage import STEPS_OF_DEATH
 from tests.faults.test_killed import WITHIN_S
 
 SEED = int(os.environ.get("FAULTS_SEED") or 0)
-pytestmark = pytest.mark.timeout(1800)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 
 @pytest.mark.parametrize("seed", range(SEED, SEED + 4))
