@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json as jsonlib
 import sys
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from typing import Any, Final
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 COLUMNS: Final = {
@@ -35,6 +37,26 @@ def progress(unit: str) -> Progress:
         TextColumn("{task.fields[note]}"),
         console=Console(stderr=True),
     )
+
+
+@contextmanager
+def phases(unit: str) -> Generator[Callable[[str, int, int], None]]:
+    """Bars on stderr, one for each phase that the yielded function is called with: name, done, total."""
+    bar = progress(unit)
+    tasks: dict[str, TaskID] = {}
+
+    def show(phase: str, done: int, total: int) -> None:
+        if not tasks:
+            bar.start()  # not before: an error that comes first stays a single line
+        if phase not in tasks:
+            tasks[phase] = bar.add_task(phase, note="")
+        bar.update(tasks[phase], completed=done, total=total)
+
+    try:
+        yield show
+    finally:
+        if tasks:
+            bar.stop()
 
 
 def tell(facts: dict[str, Any], json: bool) -> None:

@@ -15,8 +15,7 @@ from models.evaluation.promise import totals
 from models.evaluation.simulated_cloud import Provider
 from models.metrics import METRICS
 from models.purchase.table import Tiers, grown_before_shrunk
-from pipeline.backtest.job import TIERS, Arrays, Job, capacity_of, tiers_of
-from pipeline.display import progress
+from pipeline.backtest.job import TIERS, Arrays, Job, Progress, capacity_of, silent, tiers_of
 
 
 def loads(job: Job) -> np.ndarray:
@@ -80,7 +79,7 @@ class Wanted:
         return np.tile(one, (lanes // len(one), 1))
 
 
-def rivals(job: Job, names: Sequence[str], seen: Arrays) -> dict[str, Arrays]:
+def rivals(job: Job, names: Sequence[str], seen: Arrays, progress: Progress = silent) -> dict[str, Arrays]:
     """By market, what came of our settings and of each rival's: ready, cost, asked (tick, app, lane).
 
     With them `tiers` (tick, app, rival, tier): cost at each rival's default by tier.
@@ -95,10 +94,14 @@ def rivals(job: Job, names: Sequence[str], seen: Arrays) -> dict[str, Arrays]:
     Rivals decide each tick from the first plan's on; like our plans they see what was ready at its start.
     """
     used = loads(job)
-    return {market: _market(job, names, market, seen, used) for market in job.offers} if job.levels else {}
+    if not job.levels:
+        return {}
+    return {market: _market(job, names, market, seen, used, progress) for market in job.offers}
 
 
-def _market(job: Job, names: Sequence[str], market: str, own: Arrays, used: np.ndarray) -> Arrays:
+def _market(
+    job: Job, names: Sequence[str], market: str, own: Arrays, used: np.ndarray, progress: Progress
+) -> Arrays:
     apps, past = job.apps, len(job.before)
     p99 = max(o.startup_p99_s for app in apps for o in job.offers[market][app])
     facts = Facts(
@@ -135,30 +138,28 @@ def _market(job: Job, names: Sequence[str], market: str, own: Arrays, used: np.n
     tiers = [tiers_of(job.offers[market][app]) for app in apps]
     defaults = np.cumsum(settings)[:-1]  # each rival's first setting
     out["tiers"] = np.zeros((len(rows), len(apps), len(defaults), len(TIERS)), np.float32)
-    with progress("ticks") as bar:
-        task = bar.add_task(f"rivals, {market}", total=len(rows), note="")
-        for i, row in enumerate(rows):
-            tick = job.first_tick + row
-            for a, (cloud, fleet) in enumerate(zip(clouds, fleets, strict=True)):
-                cloud.live(fleet, tick)
-                out["ready"][i, a] = fleet.least @ sizes[a]
-                out["cost"][i, a] = fleet.hours @ prices[a]
-                out["tiers"][i, a] = (fleet.hours[defaults] * prices[a]) @ tiers[a]
-            ready = np.stack([of @ size for of, size in zip(seen, sizes, strict=True)], axis=1)
-            parts = np.split(ready, np.cumsum(settings)[:-1])
-            wanted = np.concatenate(
-                [one.decide(past + row, part) for one, part in zip(policies, parts, strict=True)]
-            )
-            out["asked"][i] = wanted.T
-            kept = np.concatenate([ours.kept(past + row, settings[0]), wanted[settings[0] :]])
-            for a, app in enumerate(apps):
-                bought = np.zeros_like(seen[a])
-                for s, of in enumerate(buyers):
-                    bought[supply == s] = of[app].counts(wanted[supply == s, a])
-                desired = grown_before_shrunk(bought, seen[a], sizes[a], kept[:, a])
-                clouds[a].apply(fleets[a], desired, tick + 1, job.policies[app].drain_s)
-                seen[a] = fleets[a].ready.copy()
-            bar.update(task, completed=i + 1)
+    for i, row in enumerate(rows):
+        tick = job.first_tick + row
+        for a, (cloud, fleet) in enumerate(zip(clouds, fleets, strict=True)):
+            cloud.live(fleet, tick)
+            out["ready"][i, a] = fleet.least @ sizes[a]
+            out["cost"][i, a] = fleet.hours @ prices[a]
+            out["tiers"][i, a] = (fleet.hours[defaults] * prices[a]) @ tiers[a]
+        ready = np.stack([of @ size for of, size in zip(seen, sizes, strict=True)], axis=1)
+        parts = np.split(ready, np.cumsum(settings)[:-1])
+        wanted = np.concatenate(
+            [one.decide(past + row, part) for one, part in zip(policies, parts, strict=True)]
+        )
+        out["asked"][i] = wanted.T
+        kept = np.concatenate([ours.kept(past + row, settings[0]), wanted[settings[0] :]])
+        for a, app in enumerate(apps):
+            bought = np.zeros_like(seen[a])
+            for s, of in enumerate(buyers):
+                bought[supply == s] = of[app].counts(wanted[supply == s, a])
+            desired = grown_before_shrunk(bought, seen[a], sizes[a], kept[:, a])
+            clouds[a].apply(fleets[a], desired, tick + 1, job.policies[app].drain_s)
+            seen[a] = fleets[a].ready.copy()
+        progress(f"baselines, {market}", i + 1, len(rows))
     return out
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -258,8 +257,8 @@ def _promise(job: Job, seen: Arrays, skip: int, usage: np.ndarray) -> tuple[np.n
     return known, kept
 
 
-def write(folder: Path, job: Job, seen: Arrays, ranked: Ranked) -> None:
-    """Parquet and CSV of every policy's figures, and of every app's tick."""
+def tables(job: Job, seen: Arrays, ranked: Ranked) -> dict[str, pl.DataFrame]:
+    """Frames `policies` (a row for each market, policy and setting), `apps` (each app and policy), `ticks`."""
     rows = [
         {"market": market, "policy": name, "setting": row["setting"], **row}
         for market, table in (("tiers", "policies"), ("on_demand", "policies_on_demand"))
@@ -291,13 +290,7 @@ def write(folder: Path, job: Job, seen: Arrays, ranked: Ranked) -> None:
         ).select(pl.Series("ts", start_us).cast(pl.Datetime("us", "UTC")), pl.lit(app).alias("app"), pl.all())
         for a, app in enumerate(job.apps)
     ]
-    for name, frame in (
-        ("policies", pl.DataFrame(rows)),
-        ("apps", pl.DataFrame(by_app)),
-        ("ticks", pl.concat(ticks)),
-    ):
-        frame.write_parquet(folder / f"{name}.parquet")
-        frame.write_csv(folder / f"{name}.csv")
+    return {"policies": pl.DataFrame(rows), "apps": pl.DataFrame(by_app), "ticks": pl.concat(ticks)}
 
 
 def _interval(drawn: np.ndarray) -> list[float] | None:

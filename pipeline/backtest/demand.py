@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from models.behaviour.lstm import DEFAULT_MODEL
+import numpy as np
+import polars as pl
+
+from models.behaviour.lstm import CARD, DEFAULT_MODEL, WEIGHTS
 from pipeline.backtest import parallel, topic_simulation, topic_window
-from pipeline.backtest.job import Arrays, Job
+from pipeline.backtest.job import Arrays, Job, Progress, silent
 from pipeline.backtest.setup import Records
 from pipeline.backtest.topic_window import Recorded
 from pipeline.errors import UsageError
@@ -54,7 +58,12 @@ class Source:
         return None if self.recorded is None else [bytes.fromhex(user) for user in self.panel.users]
 
     def run(
-        self, job: Job, folder: Path, processes: int | None, records: Records | None = None
+        self,
+        job: Job,
+        folder: Path,
+        processes: int | None,
+        records: Records | None = None,
+        progress: Progress = silent,
     ) -> tuple[Arrays, dict[str, list[bytes]]]:
         """The outcomes of a job, and of topics the records that its stages published (see
         `pipeline.backtest.topic_simulation`).
@@ -63,11 +72,11 @@ class Source:
         """
         there = self.recorded
         if there is None:
-            return parallel.run(job, self.model, SHARDS, folder, processes), {}
+            return parallel.run(job, self.model, SHARDS, folder, processes, progress), {}
         if records is not None:
             every = [price for prices in records.prices.values() for price in prices]
             there = topic_window.planned_by(there, records.policies, every)
-        return topic_simulation.run(job, there, self.model, folder, pinned=records is None)
+        return topic_simulation.run(job, there, self.model, folder, pinned=records is None, progress=progress)
 
     def changed(self, panel: Panel) -> Source:
         """With other values of the same users."""
@@ -76,7 +85,7 @@ class Source:
 
 
 def of_trace(
-    path: Path,
+    given: Path | pl.DataFrame,
     tick_s: int | None,
     warm_up: str | None,
     begin: str | None,
@@ -84,21 +93,30 @@ def of_trace(
     model: Path | None,
     apps: Sequence[str] = (),
 ) -> Source:
-    """A trace file; apps: of it alone, none: all.
+    """Demand of a trace: a file, or a frame with its columns (docs/telemetry.md).
+
+    Args:
+        given: the file or the frame.
+        tick_s: seconds of a tick; None: the trace's interval.
+        warm_up, begin, until: see `pipeline.traces.window.window_of`.
+        model: folder of the behaviour model; None: the released one.
+        apps: of the trace, those that are planned; none: all.
 
     Raises:
         UsageError: it cannot be read, or has nothing to score in the window.
     """
-    read = trace_file.read(path)
+    if isinstance(given, Path):
+        name, read = str(given), trace_file.read(given)
+    else:
+        name, read = "frame", trace_file.of_frame(given, "frame")
     if apps:
         read = trace_file.of_apps(read, apps)
     panel = trace_file.to_panel(read, tick_s)
-    _some(panel, str(path))
+    _some(panel, name)
     window = _scored(window_of(panel, warm_up, begin, until))
     rows = read.frame.height - read.frame.select("ts", "app", "user").unique().height
     skipped = {**read.skipped, "duplicates": rows}  # of a user at one time: their mean counts
-    digest = hashlib.blake2b(path.read_bytes()).digest()
-    return Source(str(path), panel, window, skipped, digest, model or DEFAULT_MODEL)
+    return Source(name, panel, window, skipped, panel_digest(panel), model or DEFAULT_MODEL)
 
 
 def of_topics(
@@ -131,6 +149,31 @@ def of_topics(
     window = _scored(replace(window, begin=0))
     folder = model or released_models.folder(settings)
     return Source(name, panel, window, found.skipped, found.digest(), folder, found)
+
+
+def panel_digest(panel: Panel) -> bytes:
+    """BLAKE2b of a panel's content: the same demand has the same digest, whatever file it was read from."""
+    digest = hashlib.blake2b()
+    names = [panel.tick_s, panel.values.shape, panel.events.shape, panel.apps, panel.users]
+    digest.update(json.dumps(names).encode())
+    for array in (panel.ticks, panel.values, panel.events, panel.saturated):
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.digest()
+
+
+def model_digest(folder: Path) -> bytes:
+    """BLAKE2b of a model's card and weights: a model that is trained again in the same folder is another one.
+
+    Raises:
+        UsageError: the folder holds no model.
+    """
+    digest = hashlib.blake2b()
+    try:
+        for name in (CARD, WEIGHTS):
+            digest.update(hashlib.blake2b((folder / name).read_bytes()).digest())
+    except OSError as error:
+        raise UsageError(f"{folder} holds no model") from error
+    return digest.digest()
 
 
 def _some(panel: Panel, name: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -76,8 +75,8 @@ def _matched(drawn: dict[str, dict[str, np.ndarray]], ranked: Ranked) -> None:
                 own[f"cost_to_oracle_at_{at}"] = own[f"cost_at_{at}"] / drawn[ORACLE][f"cost_at_{at}"]
 
 
-def write(folder: Path, found: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> None:
-    """`figures.parquet` and `figures.csv`: a row for each app, policy and figure."""
+def table(found: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> pl.DataFrame:
+    """A row for each app, policy and figure, of what `stated` returns."""
     rows = [
         {"app": app, "policy": name, "figure": figure, **values}
         for app, policies in found.items()
@@ -86,6 +85,4 @@ def write(folder: Path, found: Mapping[str, Mapping[str, Mapping[str, Any]]]) ->
     ]
     text, number = (pl.String, pl.Float64)
     schema = dict.fromkeys(("app", "policy", "figure"), text) | dict.fromkeys(day_bootstrap.STATED, number)
-    frame = pl.DataFrame(rows, schema=schema)
-    frame.write_parquet(folder / "figures.parquet")
-    frame.write_csv(folder / "figures.csv")
+    return pl.DataFrame(rows, schema=schema)

@@ -14,10 +14,9 @@ import numpy as np
 from models.behaviour.lstm import CARD
 from pipeline.backtest.forecast_process import Ahead
 from pipeline.backtest.forecasts import Forecasting, model_of
-from pipeline.backtest.job import NOTHING, Arrays, Job
+from pipeline.backtest.job import NOTHING, Arrays, Job, Progress, silent
 from pipeline.backtest.simulation import Living
 from pipeline.backtest.trace_simulation import Rerun
-from pipeline.display import progress
 from pipeline.errors import UsageError
 
 SNAPSHOT: Final = "snapshot.npz"
@@ -53,7 +52,14 @@ def _part(job: Job, apps: list[str]) -> Job:
     )
 
 
-def run(job: Job, model: Path, shards: int, folder: Path, processes: int | None = None) -> Arrays:
+def run(
+    job: Job,
+    model: Path,
+    shards: int,
+    folder: Path,
+    processes: int | None = None,
+    progress: Progress = silent,
+) -> Arrays:
     """All shards' outcomes, (tick from the first plan on, app by name, ...).
 
     Args:
@@ -62,6 +68,7 @@ def run(job: Job, model: Path, shards: int, folder: Path, processes: int | None 
         shards: parts that learn apart.
         folder: of days and snapshots; what it has of this job already is not done again.
         processes: at once; 1 is this process, none one for each shard, and a second one for a shard that is alone.
+        progress: of the ticks of all shards.
 
     Raises:
         UsageError: no model, or nothing to plan.
@@ -76,8 +83,9 @@ def run(job: Job, model: Path, shards: int, folder: Path, processes: int | None 
     if processes == 1:
         for part, one in zip(parts, folders, strict=True):
             work(part, model, one)
+            progress("planning", rows * (folders.index(one) + 1), rows * len(parts))
     else:
-        _beside(parts, model, folders, processes or len(parts), rows)
+        _beside(parts, model, folders, processes or len(parts), progress)
     names = [app for part in parts for app in part.apps]
     order = np.argsort(np.array(names), kind="stable")
     found = [days(f) for f in folders]
@@ -87,18 +95,18 @@ def run(job: Job, model: Path, shards: int, folder: Path, processes: int | None 
     }
 
 
-def _beside(parts: list[Job], model: Path, folders: list[Path], processes: int, rows: int) -> None:
+def _beside(parts: list[Job], model: Path, folders: list[Path], processes: int, progress: Progress) -> None:
     """Each part in a process of its own."""
     context = multiprocessing.get_context("spawn")  # TensorFlow's threads do not survive a fork
-    with progress("ticks") as bar, ProcessPoolExecutor(processes, mp_context=context) as pool:
-        task = bar.add_task("planning", total=rows * len(parts), note="")
+    total = len(parts) * len(parts[0].values)
+    with ProcessPoolExecutor(processes, mp_context=context) as pool:
         alone = len(parts) == 1
         running = [pool.submit(work, p, model, f, alone) for p, f in zip(parts, folders, strict=True)]
         while True:
             done, left = wait(running, timeout=POLL_S)
             for one in done:
                 one.result()
-            bar.update(task, completed=sum(told(f) for f in folders))
+            progress("planning", sum(told(f) for f in folders), total)
             if not left:
                 break
 

@@ -19,11 +19,10 @@ import numpy as np
 from models.behaviour.lstm import BehaviourModel
 from models.planning import groups
 from pipeline.backtest.forecasts import model_of
-from pipeline.backtest.job import Arrays, Job
+from pipeline.backtest.job import Arrays, Job, Progress, silent
 from pipeline.backtest.parallel import days, follow
 from pipeline.backtest.simulation import Living
 from pipeline.backtest.topic_window import Recorded, since
-from pipeline.display import progress
 from pipeline.errors import Poison, UsageError
 from pipeline.kafka import reader
 from pipeline.security.signing_keys import SigningKey, demo_key, read_private
@@ -173,7 +172,13 @@ class Replayed(Living):
 
 
 def run(
-    job: Job, recorded: Recorded, model: Path, folder: Path, *, pinned: bool = True
+    job: Job,
+    recorded: Recorded,
+    model: Path,
+    folder: Path,
+    *,
+    pinned: bool = True,
+    progress: Progress = silent,
 ) -> tuple[Arrays, dict[str, list[bytes]]]:
     """The lanes' outcomes, and plans and commands as encoded, in the order of publication.
 
@@ -183,21 +188,20 @@ def run(
         model: folder of the model.
         folder: of days and snapshots; a run that was killed goes on from the last one.
         pinned: see `Replayed`.
+        progress: of the ticks.
     """
     folder = folder / "topics"
     folder.mkdir(parents=True, exist_ok=True)
-    with progress("ticks") as bar:
-        task = bar.add_task("planning", total=len(job.values), note="")
 
-        def tell(row: int) -> None:
-            bar.update(task, completed=row)
+    def tell(row: int) -> None:
+        progress("planning", row, len(job.values))
 
-        follow(
-            lambda: Replayed(job, model_of(model, job.rows), recorded, pinned=pinned),
-            len(job.values),
-            folder,
-            tell,
-        )
+    follow(
+        lambda: Replayed(job, model_of(model, job.rows), recorded, pinned=pinned),
+        len(job.values),
+        folder,
+        tell,
+    )
     seen = days(folder)
     whole = seen.pop("published").tobytes()
     sizes, which = seen.pop("published.size"), seen.pop("published.topic").tolist()

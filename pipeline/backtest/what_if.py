@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import polars as pl
 
 from models.capacity import validate
 from models.evaluation import day_bootstrap
@@ -262,10 +261,3 @@ def table(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
 
 def _said(value: float | None) -> str:
     return "-" if value is None else f"{value:,.4g}"
-
-
-def write(folder: Path, rows: list[dict[str, Any]]) -> None:
-    """`what_if.parquet` and `what_if.csv`."""
-    frame = pl.DataFrame(rows, infer_schema_length=None)
-    frame.write_parquet(folder / "what_if.parquet")
-    frame.write_csv(folder / "what_if.csv")

@@ -1,34 +1,17 @@
-"""`leadtime backtest`: a trace or topics through the stream's own functions, on simulated supply, beside rivals."""
+"""`leadtime backtest`: arguments, the call of `pipeline.backtest.run`, and what is printed."""
 
 from __future__ import annotations
 
-import hashlib
-import json as jsonlib
-import tempfile
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any
 
 import typer
 
-from models.baselines.autoscalers import registry
-from pipeline.backtest import comparison, demand, figures, setup, topic_simulation, what_if
-from pipeline.backtest.baselines import rivals
-from pipeline.backtest.demand import Source
-from pipeline.backtest.job import Arrays, Job
-from pipeline.backtest.setup import Records
-from pipeline.display import tell
-from pipeline.errors import UsageError
+from pipeline.backtest import what_if
+from pipeline.backtest.run import SHORTAGES, SWEEP, BacktestRequest, run
+from pipeline.display import phases, tell
 from pipeline.options import AsJson, Bootstrap, Prefix, span_of
-from pipeline.traces.trace_file import Panel
-
-SWEEP: Final = (0.02, 0.1, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.97, 0.98, 0.99, 0.995, 0.998, 0.999, 0.9995)
-"""Confidences whose replicas are compared with the rivals'; hit rates of 95 to 99.9 % lie between."""
-SHORTAGES: Final = (5, 10, 20, 40, 70, 100, 150, 200, 300, 450, 700, 1_000, 2_000, 5_000)
-"""Likewise, the price of an hour's shortage in those of a replica: misses fall where they save most."""
-FORMAT: Final = 4  # of days and snapshots: a run does not go on from those of another
-SCENARIOS: Final = 1_024  # of a decision on a trace: 10 lie above 99 %
 
 
 def backtest(
@@ -126,151 +109,52 @@ def backtest(
     installation's first frame, plans and commands are what it published, byte for byte (`published`). A run that was
     killed goes on with the same arguments and the same --out.
     """
-    names = [] if alone else list(dict.fromkeys(rival or registry.KNOBS))
-    for name in names:
-        if name not in registry.KNOBS:
-            raise UsageError(f"no rival {name!r}; known are {', '.join(registry.KNOBS)}")
-    if (policy is None) != (prices is None):
-        raise UsageError("--policy and --prices go together: replicas are sized for offers")
-    levels = () if alone else tuple(sorted(set(sweep or SWEEP)))
-    for level in levels:
-        if not 0 < level < 1:
-            raise UsageError(f"a confidence lies between 0 and 1, got {level}")
-    if topics:
-        if trace_file is not None or tick_s is not None or some or groupings:
-            raise UsageError(
-                "--topics have demand, ticks and apps of their own: no --trace, --tick, --app, --groupings"
-            )
-        found = demand.of_topics(bootstrap, prefix, span_of(offsets), warm_up, begin, until, model)
-    elif trace_file is None:
-        raise UsageError("give a trace file with --trace, or --topics")
-    else:
-        found = demand.of_trace(trace_file, tick_s, warm_up, begin, until, model, some or ())
-    there = found.recorded
-    seed = seed if seed is not None else 0 if there is None else there.settings.seed
-    if scenarios is None:
-        scenarios = SCENARIOS if there is None else there.settings.scenarios
-    panel, window = found.panel, found.window
-    members = setup.members_of(panel, groupings, seed)
-    records, skipped, theirs = _records(found, members, policy, prices)
-    alternatives = [what_if.parse(text, found, records) for text in dict.fromkeys(changes or ())]
-    more: dict[str, Any] = {"scenarios": scenarios, "every": every, "seed": seed}
-
-    def job_of(panel: Panel, records: Records, levels: Sequence[float], *, alone: bool) -> Job:
-        return replace(
-            setup.job_of(panel, window, members, records, levels, alone=alone, ids=found.ids),
-            shortages=SHORTAGES if levels and not sweep else (),
-            **more,
-        )
-
-    job = job_of(panel, records, levels, alone=alone)
-    facts: dict[str, Any] = {
-        "source": found.name,
-        "skipped": {**found.skipped, **skipped},
-        "tick_s": panel.tick_s,
-        "users": len(panel.users),
-        "apps": len(job.members),
-        "ticks": window.stop - window.score,
-        "warm_up_ticks": window.score - window.begin,
-        "scenarios": scenarios,
-        "every": every,
-        "seed": seed,
-        "artificial_apps": groupings > 0,
-        "backlog_carried_over": backlog,
-    }
-    digest = hashlib.blake2b(found.digest, digest_size=8)
-    for path in (policy, prices):
-        digest.update(b"" if path is None else path.read_bytes())
-    digest.update(
-        jsonlib.dumps(
-            [FORMAT, facts, job.levels, job.shortages, alone, str(found.model), begin, until, some]
-        ).encode()
+    request = BacktestRequest(
+        trace=trace_file,
+        topics=topics,
+        bootstrap=bootstrap,
+        prefix=prefix,
+        offsets=span_of(offsets),
+        begin=begin,
+        until=until,
+        warm_up=warm_up,
+        tick_s=tick_s,
+        apps=some or (),
+        groupings=groupings,
+        policy=policy,
+        prices=prices,
+        model=model,
+        scenarios=scenarios,
+        every=every,
+        sweep=sweep or (),
+        baselines=rival or (),
+        alone=alone,
+        what_if=changes or (),
+        divisible=divisible,
+        backlog=backlog,
+        seed=seed,
+        out=out,
+        processes=processes,
     )
-    skip = window.score - window.begin - job.plan_from
-    with tempfile.TemporaryDirectory() as nowhere:
-        root = Path(nowhere) if out is None else out
-
-        def go(source: Source, job: Job, name: str, records: Records | None) -> Run:
-            seen, made = source.run(job, root / f"parts-{name}", processes, records)
-            beside = rivals(job, names, seen)
-            ranked = comparison.rank(job, seen, beside, names if job.levels else (), skip=skip, carry=backlog)
-            return Run(job, seen, beside, ranked, made)
-
-        base = go(found, job, digest.hexdigest(), None if theirs else records)
-        report = facts | base.ranked.report
-        report["figures"] = figures.stated(job, base.seen, base.beside, names, base.ranked)
-        if theirs and there is not None:
-            last = job.first_tick + len(job.values) - 1
-            report["published"] = topic_simulation.compare(there, base.made, job.first_tick, last)
-        if divisible:
-            tenth = what_if.smaller(records, what_if.TENTH)
-            run = go(found, job_of(panel, tenth, levels, alone=alone), f"{digest.hexdigest()}-tenth", tenth)
-            report["divisible"] = {"replica": what_if.TENTH} | {
-                name: run.ranked.report[name] for name in ("policies", "policies_on_demand", "summary")
-            }
-        others: dict[str, Any] = {}
-        for other in alternatives:
-            run = go(
-                other.source,
-                job_of(other.source.panel, other.records, (), alone=True),
-                other.digest(digest.digest()),
-                other.records,
-            )
-            others[other.text] = what_if.figures(run.job, run.seen, run.ranked)
-        if others:
-            report["what_if"] = what_if.differences(what_if.figures(job, base.seen, base.ranked), others)
+    with phases("ticks") as progress:
+        done = run(request, progress)
     if out is not None:
-        comparison.write(out, job, base.seen, base.ranked)
-        figures.write(out, report["figures"])
-        if others:
-            what_if.write(out, report["what_if"])
-        if "published" in report and there is not None:
-            topic_simulation.write(out, there, base.made)
-        (out / "report.json").write_text(jsonlib.dumps(report, indent=1) + "\n")
         from pipeline.reports import backtest_page  # matplotlib takes a second
 
-        backtest_page.write(out, job, base.seen, base.ranked, report)
-    tell(report if json else _told(report), json)
+        backtest_page.write(out, done.base.job, done.base.ours, done.base.ranked, done.report)
+    tell(done.report if json else _for_people(done.report), json)
 
 
-@dataclass(frozen=True)
-class Run:
-    """One job, what came of it and of its rivals, and the records that its stages published."""
-
-    job: Job
-    seen: Arrays
-    beside: Mapping[str, Arrays]
-    ranked: comparison.Ranked
-    made: Mapping[str, list[bytes]]
-
-
-def _told(report: Mapping[str, Any]) -> dict[str, Any]:
-    """For people: the summary, how many of the topics' records came out the same, and alternatives."""
-    told: dict[str, Any] = {"summary": report["summary"]}
-    told |= {f"skipped, {name}": count for name, count in report["skipped"].items() if count}
+def _for_people(report: Mapping[str, Any]) -> dict[str, Any]:
+    """The summary, how many of the topics' records came out the same, and alternatives."""
+    shown: dict[str, Any] = {"summary": report["summary"]}
+    shown |= {f"skipped, {name}": count for name, count in report["skipped"].items() if count}
     if "divisible" in report:
-        told |= {f"divisible, {k}": v for k, v in report["divisible"]["summary"].items()}
+        shown |= {f"divisible, {k}": v for k, v in report["divisible"]["summary"].items()}
     if "what_if" in report:
-        told["what_if"] = what_if.table(report["what_if"])
+        shown["what_if"] = what_if.table(report["what_if"])
     for topic, counts in report.get("published", {}).items():
         if isinstance(counts, dict):
-            of = counts["same"] + counts["different"] + counts["published_only"]
-            told[f"{topic} as published"] = f"{counts['same']:,} of {of:,}"
-    return told
-
-
-def _records(
-    found: Source, members: Mapping[str, Any], policy: Path | None, prices: Path | None
-) -> tuple[Records, dict[str, int], bool]:
-    """Policies and offers, what of them is left out, and whether the stages plan by their source's own."""
-    panel, window = found.panel, found.window
-    if policy is not None and prices is not None:
-        return setup.of_files(policy, prices, list(members)), {}, False
-    if found.recorded is not None:
-        first = int(panel.ticks[window.begin]) + setup.first_plan(window, panel.tick_s)
-        inputs = found.recorded.inputs
-        records = setup.of_topics(inputs, list(members), first)
-        if records is not None:
-            later = setup.later_versions(inputs, first, int(panel.ticks[window.stop - 1]))
-            return records, later, True
-    return setup.sized(panel, window, members), {}, False
+            total = counts["same"] + counts["different"] + counts["published_only"]
+            shown[f"{topic} as published"] = f"{counts['same']:,} of {total:,}"
+    return shown

@@ -62,20 +62,31 @@ def read(path: Path) -> Trace:
     """Read a trace file.
 
     Raises:
-        UsageError: no such file, neither Parquet nor CSV, no column ts, app or user, a time or a number that
-            cannot be read, or no row with a value; one line.
+        UsageError: no such file, neither Parquet nor CSV, or as `of_frame`; one line.
     """
-    frame = _load(path)
-    for name in ("ts", "app", "user"):
-        if name not in frame.columns:
-            raise UsageError(f"{path}: no column {name!r}; it has {', '.join(frame.columns) or 'none'}")
-    known = [name for name in frame.columns if _is_quantity(name)]
-    unknown = [name for name in frame.columns if name not in ("ts", "app", "user", *known)]
-    skipped = {f"column {name}": frame.height - frame[name].null_count() for name in unknown}
-    measured = [name for name in known if not name.startswith(LIMIT)]
+    return of_frame(_load(path), str(path))
+
+
+def of_frame(frame: pl.DataFrame, name: str = "trace") -> Trace:
+    """Check a frame with the columns of a trace file and make a trace of it.
+
+    Args:
+        frame: a row per user and sample; see docs/telemetry.md.
+        name: what errors call it.
+
+    Raises:
+        UsageError: no column ts, app or user, a time or a number that cannot be read, or no row with a value.
+    """
+    for column in ("ts", "app", "user"):
+        if column not in frame.columns:
+            raise UsageError(f"{name}: no column {column!r}; it has {', '.join(frame.columns) or 'none'}")
+    known = [column for column in frame.columns if _is_quantity(column)]
+    unknown = [column for column in frame.columns if column not in ("ts", "app", "user", *known)]
+    skipped = {f"column {column}": frame.height - frame[column].null_count() for column in unknown}
+    measured = [column for column in known if not column.startswith(LIMIT)]
     if not measured:
         raise UsageError(
-            f"{path}: no metric or events column; known are {', '.join(METRICS)}, {EVENTS}<kind>"
+            f"{name}: no metric or events column; known are {', '.join(METRICS)}, {EVENTS}<kind>"
         )
     try:
         frame = frame.select(
@@ -84,14 +95,14 @@ def read(path: Path) -> Trace:
             pl.col(known).cast(pl.Float64).fill_nan(None),
         )
     except pl.exceptions.PolarsError as error:
-        raise UsageError(f"{path}: {str(error).splitlines()[0]}") from error
+        raise UsageError(f"{name}: {str(error).splitlines()[0]}") from error
     rows = frame.height
     frame = frame.filter(
         pl.any_horizontal(pl.col(measured).is_not_null())
         & pl.all_horizontal(pl.col("ts", "app", "user").is_not_null())
     )
     if frame.is_empty():
-        raise UsageError(f"{path}: no rows with a value")
+        raise UsageError(f"{name}: no rows with a value")
     skipped["null_rows"] = rows - frame.height
     frame = frame.sort("ts", "app", "user", maintain_order=True)
     return Trace(frame, _interval(frame), skipped)

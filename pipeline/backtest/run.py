@@ -1,0 +1,377 @@
+"""Backtest the planner on a trace or topics against baseline autoscalers at an equal hit rate.
+
+`run` is what `leadtime backtest` calls: it prepares demand, policies and offers, simulates our plans and the
+baselines' on the same supply, and returns figures and tables. It prints nothing and writes only to `out`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import polars as pl
+
+from models.baselines.autoscalers import registry
+from pipeline.backtest import baselines, comparison, demand, figures, setup, topic_simulation, what_if
+from pipeline.backtest.comparison import Ranked
+from pipeline.backtest.demand import Source
+from pipeline.backtest.job import Arrays, Job, Progress, silent
+from pipeline.backtest.setup import Records
+from pipeline.errors import UsageError
+from pipeline.traces.trace_file import Panel
+
+SWEEP: Final = (0.02, 0.1, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.97, 0.98, 0.99, 0.995, 0.998, 0.999, 0.9995)
+"""Confidences whose replicas are compared with the baselines'; hit rates of 95 to 99.9 % lie between."""
+SHORTAGES: Final = (5, 10, 20, 40, 70, 100, 150, 200, 300, 450, 700, 1_000, 2_000, 5_000)
+"""Likewise prices of an hour's shortage, in those of a replica: misses fall where they save most."""
+FORMAT: Final = 5
+"""Version of the files of days and snapshots: a run does not continue those of another version."""
+SCENARIOS: Final = 1_024
+"""Scenarios of a decision on a trace: 10 of them lie above 99 %."""
+
+
+@dataclass(frozen=True, eq=False)
+class BacktestRequest:
+    """What to backtest, on which window, against which baselines.
+
+    Attributes:
+        trace: trace file or frame with its columns (docs/telemetry.md); None with `topics`.
+        topics: take the frames of a cluster instead of a trace; the cluster is only read.
+        bootstrap, prefix: the cluster's address and its topics' prefix; None: the settings'.
+        offsets: first offset of behaviour.frames and the one after the last, in every partition; with `topics`.
+        begin, until: scored window, ISO 8601.
+        warm_up: duration before the window that is run and not scored, as "12h" or "8d".
+        tick_s: seconds of a tick; None: the trace's interval.
+        apps: apps of the trace; none: all.
+        groupings: artificial apps of each size; 0: the trace's own apps.
+        policy, prices: TOML files, both or neither; neither: the topics' own, else sized to the demand.
+        model: folder of the behaviour model; None: the released one.
+        scenarios: of each decision; None: 1,024, or the installation's setting.
+        every: ticks between decisions.
+        sweep: confidences to compare at; none: SWEEP and SHORTAGES.
+        baselines: names of `models.baselines.autoscalers.registry.KNOBS`; none: all.
+        alone: our plans at the policy's confidence only, without baselines and sweep.
+        what_if: alternatives to run over the same window, see `pipeline.backtest.what_if`.
+        divisible: run also with replicas and instances of a tenth of the size.
+        backlog: demand that a tick's capacity lacks is added to the next tick's.
+        seed: of scenarios, supply, groupings and the bootstrap; None: 0, or the installation's setting.
+        out: folder of tables and of the days that a killed run continues from; None: nothing is kept.
+        processes: at once; None: two.
+    """
+
+    trace: Path | pl.DataFrame | None = None
+    topics: bool = False
+    bootstrap: str | None = None
+    prefix: str | None = None
+    offsets: tuple[int, int] | None = None
+    begin: str | None = None
+    until: str | None = None
+    warm_up: str | None = None
+    tick_s: int | None = None
+    apps: Sequence[str] = ()
+    groupings: int = 0
+    policy: Path | None = None
+    prices: Path | None = None
+    model: Path | None = None
+    scenarios: int | None = None
+    every: int = 1
+    sweep: Sequence[float] = ()
+    baselines: Sequence[str] = ()
+    alone: bool = False
+    what_if: Sequence[str] = ()
+    divisible: bool = False
+    backlog: bool = False
+    seed: int | None = None
+    out: Path | None = None
+    processes: int | None = None
+
+    @property
+    def names(self) -> list[str]:
+        """Baselines to run."""
+        return [] if self.alone else list(dict.fromkeys(self.baselines or registry.KNOBS))
+
+    @property
+    def levels(self) -> tuple[float, ...]:
+        """Confidences of the sweep, ascending."""
+        return () if self.alone else tuple(sorted(set(self.sweep or SWEEP)))
+
+    @property
+    def shortages(self) -> tuple[float, ...]:
+        """Prices of a shortage of the sweep."""
+        return SHORTAGES if self.levels and not self.sweep else ()
+
+    def check(self) -> None:
+        """Refuse what contradicts itself.
+
+        Raises:
+            UsageError: an unknown baseline, a confidence out of range, or options that exclude each other.
+        """
+        for name in self.names:
+            if name not in registry.KNOBS:
+                raise UsageError(f"no rival {name!r}; known are {', '.join(registry.KNOBS)}")
+        if (self.policy is None) != (self.prices is None):
+            raise UsageError("--policy and --prices go together: replicas are sized for offers")
+        for level in self.levels:
+            if not 0 < level < 1:
+                raise UsageError(f"a confidence lies between 0 and 1, got {level}")
+        if self.topics and (self.trace is not None or self.tick_s is not None or self.apps or self.groupings):
+            raise UsageError(
+                "--topics have demand, ticks and apps of their own: no --trace, --tick, --app, --groupings"
+            )
+        if not self.topics and self.trace is None:
+            raise UsageError("give a trace file with --trace, or --topics")
+
+
+@dataclass(frozen=True)
+class Simulated:
+    """One simulated job.
+
+    Attributes:
+        job: what was run.
+        ours: our plans' outcomes, (tick from the first plan on, app, ...).
+        baselines: by market, those of the baselines.
+        ranked: all policies compared.
+        published: encoded records that the stages produced, by topic; with topics only.
+    """
+
+    job: Job
+    ours: Arrays
+    baselines: Mapping[str, Arrays]
+    ranked: Ranked
+    published: Mapping[str, list[bytes]]
+
+
+@dataclass(frozen=True)
+class Backtest:
+    """Result of a backtest.
+
+    Attributes:
+        report: figures as `leadtime backtest --json` prints them (docs/scoring.md).
+        tables: frames by name: `policies`, `apps`, `ticks`, `figures` and, with alternatives, `what_if`.
+        base: the simulation of the request as given.
+    """
+
+    report: dict[str, Any]
+    tables: Mapping[str, pl.DataFrame]
+    base: Simulated
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A request with its demand read and its defaults resolved.
+
+    Attributes:
+        request: as given.
+        source: demand over time.
+        members: app -> columns of its users.
+        records: policies, offers and what ran at the beginning.
+        skipped: counts by what of the policies and offers is left out.
+        pinned: whether topics' stages plan by the versions that the installation's own plans name.
+        scenarios, seed: resolved.
+    """
+
+    request: BacktestRequest
+    source: Source
+    members: Mapping[str, np.ndarray]
+    records: Records
+    skipped: Mapping[str, int]
+    pinned: bool
+    scenarios: int
+    seed: int
+
+    def job(self, panel: Panel, records: Records, *, alone: bool) -> Job:
+        """A job of the window on a panel; alone: without sweep and without the market on demand."""
+        given = self.request
+        job = setup.job_of(
+            panel,
+            self.source.window,
+            dict(self.members),
+            records,
+            () if alone else given.levels,
+            alone=alone,
+            ids=self.source.ids,
+        )
+        return replace(
+            job,
+            shortages=() if alone else given.shortages,
+            scenarios=self.scenarios,
+            every=given.every,
+            seed=self.seed,
+        )
+
+    def facts(self) -> dict[str, Any]:
+        """What the report says of the request."""
+        window = self.source.window
+        return {
+            "source": self.source.name,
+            "skipped": {**self.source.skipped, **self.skipped},
+            "tick_s": self.source.panel.tick_s,
+            "users": len(self.source.panel.users),
+            "apps": len(self.members),
+            "ticks": window.stop - window.score,
+            "warm_up_ticks": window.score - window.begin,
+            "scenarios": self.scenarios,
+            "every": self.request.every,
+            "seed": self.seed,
+            "artificial_apps": self.request.groupings > 0,
+            "backlog_carried_over": self.request.backlog,
+        }
+
+    def digest(self) -> str:
+        """Key of the run's files, by content: of demand, model, policies and offers, not of the paths they have."""
+        given, window = self.request, self.source.window
+        digest = hashlib.blake2b(self.source.digest, digest_size=8)
+        digest.update(demand.model_digest(self.source.model))
+        digest.update(repr(self.records).encode())
+        settings = [self.scenarios, given.every, self.seed, given.groupings, given.alone, self.pinned]
+        digest.update(json.dumps([FORMAT, settings, asdict(window), given.levels, given.shortages]).encode())
+        return digest.hexdigest()
+
+
+def run(request: BacktestRequest, progress: Progress = silent) -> Backtest:
+    """Run a backtest; one that was killed goes on with the same request and the same `out`.
+
+    Args:
+        request: what to run.
+        progress: called with a phase's name, how many of its ticks are done, and of how many.
+
+    Raises:
+        UsageError: the request contradicts itself, a file cannot be read, or nothing can be scored.
+        Unreachable: with topics, the cluster does not answer.
+    """
+    request.check()
+    prepared = prepare(request)
+    alternatives = [
+        what_if.parse(text, prepared.source, prepared.records) for text in dict.fromkeys(request.what_if)
+    ]
+    job = prepared.job(prepared.source.panel, prepared.records, alone=request.alone)
+    digest = prepared.digest()
+    with tempfile.TemporaryDirectory() as scratch:
+        simulator = _Simulator(prepared, Path(scratch) if request.out is None else request.out, progress)
+        base = simulator.run(prepared.source, job, digest, None if prepared.pinned else prepared.records)
+        report = prepared.facts() | base.ranked.report
+        report["figures"] = figures.stated(job, base.ours, base.baselines, request.names, base.ranked)
+        recorded = prepared.source.recorded
+        if prepared.pinned and recorded is not None:
+            last = job.first_tick + len(job.values) - 1
+            report["published"] = topic_simulation.compare(recorded, base.published, job.first_tick, last)
+        if request.divisible:
+            report["divisible"] = simulator.divisible(f"{digest}-tenth")
+        others = {other.text: simulator.alternative(other, digest) for other in alternatives}
+    tables = comparison.tables(job, base.ours, base.ranked) | {"figures": figures.table(report["figures"])}
+    if others:
+        report["what_if"] = what_if.differences(what_if.figures(job, base.ours, base.ranked), others)
+        tables["what_if"] = pl.DataFrame(report["what_if"], infer_schema_length=None)
+    if request.out is not None:
+        write(request.out, report, tables)
+        if "published" in report and recorded is not None:
+            topic_simulation.write(request.out, recorded, base.published)
+    return Backtest(report, tables, base)
+
+
+def prepare(request: BacktestRequest) -> Prepared:
+    """Read demand, policies and offers of a request, and resolve its defaults.
+
+    Raises:
+        UsageError: what cannot be read, or nothing to score.
+        Unreachable: with topics, the cluster does not answer.
+    """
+    if isinstance(request.trace, (Path, pl.DataFrame)):
+        source = demand.of_trace(
+            request.trace,
+            request.tick_s,
+            request.warm_up,
+            request.begin,
+            request.until,
+            request.model,
+            request.apps,
+        )
+    else:
+        source = demand.of_topics(
+            request.bootstrap,
+            request.prefix,
+            request.offsets,
+            request.warm_up,
+            request.begin,
+            request.until,
+            request.model,
+        )
+    settings = None if source.recorded is None else source.recorded.settings
+    seed = request.seed if request.seed is not None else 0 if settings is None else settings.seed
+    scenarios = request.scenarios
+    if scenarios is None:
+        scenarios = SCENARIOS if settings is None else settings.scenarios
+    members = setup.members_of(source.panel, request.groupings, seed)
+    records, skipped, pinned = _records(source, members, request)
+    return Prepared(request, source, members, records, skipped, pinned, scenarios, seed)
+
+
+def _records(
+    source: Source, members: Mapping[str, np.ndarray], request: BacktestRequest
+) -> tuple[Records, dict[str, int], bool]:
+    """Policies and offers, counts of what of them is left out, and whether the topics' own are used."""
+    panel, window = source.panel, source.window
+    if request.policy is not None and request.prices is not None:
+        return setup.of_files(request.policy, request.prices, list(members)), {}, False
+    if source.recorded is not None:
+        first = int(panel.ticks[window.begin]) + setup.first_plan(window, panel.tick_s)
+        inputs = source.recorded.inputs
+        records = setup.of_topics(inputs, list(members), first)
+        if records is not None:
+            later = setup.later_versions(inputs, first, int(panel.ticks[window.stop - 1]))
+            return records, later, True
+    return setup.sized(panel, window, members), {}, False
+
+
+@dataclass(frozen=True)
+class _Simulator:
+    """Runs jobs of a prepared request, each with its files in a folder below `root`."""
+
+    prepared: Prepared
+    root: Path
+    progress: Progress
+
+    def run(self, source: Source, job: Job, digest: str, records: Records | None) -> Simulated:
+        """Our plans and the baselines' over one job; records: to plan by instead of the topics' own."""
+        request, window = self.prepared.request, self.prepared.source.window
+        folder = self.root / f"parts-{digest}"
+        ours, published = source.run(job, folder, request.processes, records, self.progress)
+        others = baselines.rivals(job, request.names, ours, self.progress)
+        ranked = comparison.rank(
+            job,
+            ours,
+            others,
+            request.names if job.levels else (),
+            skip=window.score - window.begin - job.plan_from,
+            carry=request.backlog,
+        )
+        return Simulated(job, ours, others, ranked, published)
+
+    def divisible(self, digest: str) -> dict[str, Any]:
+        """The same with replicas and instances of a tenth of the size: what rounding costs."""
+        prepared, smaller = self.prepared, what_if.smaller(self.prepared.records, what_if.TENTH)
+        job = prepared.job(prepared.source.panel, smaller, alone=prepared.request.alone)
+        report = self.run(prepared.source, job, digest, smaller).ranked.report
+        return {"replica": what_if.TENTH} | {
+            name: report[name] for name in ("policies", "policies_on_demand", "summary")
+        }
+
+    def alternative(self, other: what_if.Alternative, digest: str) -> dict[str, np.ndarray]:
+        """Our figures under an alternative, (draw of the bootstrap)."""
+        job = self.prepared.job(other.source.panel, other.records, alone=True)
+        simulated = self.run(other.source, job, other.digest(bytes.fromhex(digest)), other.records)
+        return what_if.figures(simulated.job, simulated.ours, simulated.ranked)
+
+
+def write(folder: Path, report: Mapping[str, Any], tables: Mapping[str, pl.DataFrame]) -> None:
+    """Every table as Parquet and CSV, and `report.json`."""
+    for name, frame in tables.items():
+        frame.write_parquet(folder / f"{name}.parquet")
+        frame.write_csv(folder / f"{name}.csv")
+    (folder / "report.json").write_text(json.dumps(report, indent=1) + "\n")
