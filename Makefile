@@ -9,7 +9,7 @@ SYNCED := .venv/.synced
 
 TIER := .venv/bin/python -m pytest -m
 
-.PHONY: demo test test-slow test-all faults lint types setup
+.PHONY: demo test test-slow test-all faults lint types docs setup
 
 demo: $(SYNCED)
 	@echo "demo: a trace through all stages on an embedded Kafka"
@@ -37,6 +37,10 @@ lint: $(SYNCED)
 types: $(SYNCED)
 	@echo "types: basedpyright"
 	@.venv/bin/basedpyright --warnings
+
+docs: $(SYNCED)
+	@echo "docs: the site of docs/ into .site/; a broken link fails"
+	@NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --quiet --strict $(ARGS)
 
 setup: $(SYNCED)
 	@:
