@@ -23,7 +23,7 @@ from models.metrics import EVENT_KINDS, METRICS, horizon_steps
 from models.quantile_function import QuantileFunction
 from pipeline.backtest.job import Arrays, Job
 from pipeline.stages.allocator import decide
-from pipeline.stages.allocator.decide import Heard
+from pipeline.stages.allocator.decide import AppTotals
 from pipeline.stages.profiler.user_states import NAMES, Users
 from pipeline.stages.simulator.agent import total
 from pipeline.stages.simulator.app_dependence import Copulas
@@ -122,14 +122,14 @@ class Forecasting:
         for name in places:
             self.states.setdefault(name, self.model.initial_state(1))
         demands = {name: _heard(values[of], events[of], saturated[of]) for name, of in places.items()}
-        heard = Heard.of(list(demands.values()))
+        measured = AppTotals.of(list(demands.values()))
         before = self.users.take(rows)
         totals = decide.together([self.states[name] for name in places])
         after, forecast, flags = self.model.step(
             {name: np.concatenate([before[name], totals[name]]) for name in before},
-            np.concatenate([values, heard.values]),
-            np.concatenate([events, heard.events]),
-            np.concatenate([saturated, heard.saturated]),
+            np.concatenate([values, measured.values]),
+            np.concatenate([events, measured.events]),
+            np.concatenate([saturated, measured.saturated]),
             tick=tick,
             tick_s=job.tick_s,
         )

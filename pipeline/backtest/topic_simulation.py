@@ -18,6 +18,7 @@ import numpy as np
 
 from models.behaviour.lstm import BehaviourModel
 from models.planning import groups
+from models.tick import Tick
 from pipeline.backtest.forecasts import model_of
 from pipeline.backtest.job import Arrays, Job, Progress, silent
 from pipeline.backtest.parallel import days, follow
@@ -27,7 +28,7 @@ from pipeline.errors import Poison, UsageError
 from pipeline.kafka import reader
 from pipeline.security.signing_keys import SigningKey, demo_key, read_private
 from pipeline.settings import Settings
-from pipeline.stages.allocator.agent import Allocator, Asked
+from pipeline.stages.allocator.agent import Allocator, PlanRequest
 from pipeline.stages.allocator.decide import Decide
 from pipeline.stages.profiler.agent import Profiler
 from pipeline.stages.simulator.agent import Simulator
@@ -40,11 +41,11 @@ KEPT: Final = ("plans", "commands")
 class _Allocator(Allocator):
     """One that keeps what its plans were asked for."""
 
-    asked: dict[int, dict[str, Asked]]
+    asked: dict[int, dict[str, PlanRequest]]
 
-    def _publish_plan(self, app: str, asked: Asked, decided: groups.Decision, head: Record) -> None:
-        super()._publish_plan(app, asked, decided, head)
-        self.asked.setdefault(head["tick"], {})[app] = asked
+    def _publish_plan(self, app: str, request: PlanRequest, decided: groups.Decision, tick: Tick) -> None:
+        super()._publish_plan(app, request, decided, tick)
+        self.asked.setdefault(tick.number, {})[app] = request
 
 
 class Replayed(Living):
@@ -75,9 +76,7 @@ class Replayed(Living):
                 inputs,
                 self.codec,
                 self._publish,
-                partitions=settings.partitions,
-                scenarios=settings.scenarios,
-                seed=settings.seed,
+                settings,
             )
             for n in numbers
         ]
@@ -114,7 +113,7 @@ class Replayed(Living):
         for shard, frames in sorted(self.recorded.frames.items()):
             for part in frames.get(tick, ()):
                 self.profilers[shard].fold(self.codec.encode("frame", part))
-        asked: dict[str, Asked] = {}
+        asked: dict[str, PlanRequest] = {}
         for one in self.allocators:
             asked |= one.asked.get(tick, {})
             one.asked.clear()

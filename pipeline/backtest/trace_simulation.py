@@ -15,10 +15,11 @@ import numpy as np
 
 from models.demand import reconciliation
 from models.demand.scenarios import pack, unpack
+from models.tick import Tick
 from pipeline.backtest.forecasts import Foreseen, Source
 from pipeline.backtest.job import Arrays, Job
 from pipeline.backtest.simulation import Living
-from pipeline.stages.allocator.decide import App, Decide, Heard, decision, observe
+from pipeline.stages.allocator.decide import AppState, AppTotals, Decide, decision, observe
 
 
 class Rerun(Living):
@@ -32,7 +33,7 @@ class Rerun(Living):
     def __init__(self, job: Job, source: Source) -> None:
         super().__init__(job)
         self.source = source
-        self.apps: dict[str, App] = {}
+        self.apps: dict[str, AppState] = {}
         self.common = reconciliation.initial_common()
 
     def decided(self, t: int, plans: bool) -> dict[str, tuple[Decide, int]]:
@@ -40,10 +41,10 @@ class Rerun(Living):
         job, tick = self.job, self.job.first_tick + t
         found = self.source.row(t)
         for name in found:
-            self.apps.setdefault(name, App(name, {}, reconciliation.initial_state(), {}, True))
+            self.apps.setdefault(name, AppState(name, name, {}, reconciliation.initial_state(), {}, True))
         if found:
-            heard = Heard.of([one.demand for one in found.values()])
-            self.common = observe(self.apps, list(found), heard, self.common, tick, job.tick_s)
+            totals = AppTotals.of([one.demand for one in found.values()])
+            self.common = observe(self.apps, list(found), totals, self.common, Tick(tick, job.tick_s))
         waiting = [name for name in found if self.apps[name].reconciled["made"][0] == reconciliation.NONE]
         names = list(found) if plans else waiting if t >= job.learn_from else []
         decided = {name: self._decide(name, found[name], tick) for name in names}
@@ -58,15 +59,13 @@ class Rerun(Living):
             drawn = np.zeros((64, len(job.steps), len(metrics)), np.float32)
         first = self.lanes[name, job.markets[0]]
         return decision(
-            name,
             kept,
             replace(demand, scenarios=drawn, metrics=metrics),
             one.total,
             self.common,
             offers=first.offers,
             policy=first.policy,
-            tick=tick,
-            tick_s=job.tick_s,
+            tick=Tick(tick, job.tick_s),
             seed=job.seed,
         )
 
@@ -92,4 +91,4 @@ class Rerun(Living):
                 name = key.removeprefix("metrics.")
                 start = f"learnt.{name}\n"
                 learnt = {k.removeprefix(start): v for k, v in blocks.items() if k.startswith(start)}
-                self.apps[name] = App(name, {}, learnt, {}, True, tuple(blocks[key].tolist()))
+                self.apps[name] = AppState(name, name, {}, learnt, {}, True, tuple(blocks[key].tolist()))

@@ -1,4 +1,4 @@
-"""The Faust app: three agents on one consumer group. Wiring only; each stage is readable alone in its module."""
+"""The worker's Faust app: profiler, simulator and allocator as agents of one consumer group. Wiring only."""
 
 import asyncio
 import ctypes
@@ -36,7 +36,7 @@ from pipeline.wire import messages
 from pipeline.wire.codec import Codec
 
 SNAPSHOT_IDLE_S = 1.0
-"""How often partitions that went quiet are snapshot, and waiting ticks are looked at."""
+"""How often idle partitions are snapshot, and stages that wait are asked what for."""
 FETCH_BYTES = 16 * messages.MESSAGE_BYTES
 """Of one partition in one fetch: some large messages, and not so many small ones that shards drift far apart."""
 
@@ -84,27 +84,24 @@ def build(settings: Settings, check: Callable[[], None] = lambda: None) -> faust
         Unreachable: Kafka does not answer.
     """
     app = streams(settings)
+    agents = _agents(app, settings, check)
+    _snapshots(app, agents)
+    _metrics(app, agents, settings)
+    return app
+
+
+def _agents(app: faust.App, settings: Settings, check: Callable[[], None]) -> list[Agent]:
+    """Profiler, simulator and allocator, each registered with the app on its source topic."""
     model = BehaviourModel.load(released_models.folder(settings))
     _warm(model, settings.tick_s)
-    codec = Codec(settings.registry_url)
-    outputs = Outputs(settings, check=check)
+    codec, outputs = Codec(settings.registry_url), Outputs(settings, check=check)
     inputs, key, xp = SideInputs(settings).start(), signing_key(settings), array_module()
 
     def profiler(shard: int) -> Profiler:
         return Profiler(shard, model, codec, outputs.publish, settings.user_capacity)
 
     def simulator(shard: int) -> Simulator:
-        return Simulator(
-            shard,
-            xp,
-            model.dependence,
-            inputs,
-            codec,
-            outputs.publish,
-            partitions=settings.partitions,
-            scenarios=settings.scenarios,
-            seed=settings.seed,
-        )
+        return Simulator(shard, xp, model.dependence, inputs, codec, outputs.publish, settings)
 
     def allocator(shard: int) -> Allocator:
         return Allocator(shard, model, inputs, codec, outputs.publish, key, settings)
@@ -119,6 +116,11 @@ def build(settings: Settings, check: Callable[[], None] = lambda: None) -> faust
         channel = app.topic(agent.source, value_type=bytes, partitions=settings.partitions)
         app.agent(channel, name=name)(agent.serve)
         agents.append(agent)
+    return agents
+
+
+def _snapshots(app: faust.App, agents: list[Agent]) -> None:
+    """Snapshot the agents' state when partitions are lost, at the end, and while all are idle; let stages wait."""
 
     async def end(*_: Any, **__: Any) -> None:
         await asyncio.gather(*(agent.end() for agent in agents))
@@ -127,24 +129,22 @@ def build(settings: Settings, check: Callable[[], None] = lambda: None) -> faust
     app.on_before_shutdown.connect(end)
 
     async def snapshot_idle() -> None:
-        # of all agents: a snapshot takes time from a tick that is still under way in another.
-        # A busy one is snapshot every `snapshot_frames`: each second would write the whole state for nothing
+        # Of all agents: a snapshot takes time from a tick that is still under way in another.
+        # A busy one is snapshot every `snapshot_frames`: each second would write the whole state for nothing.
         if all(agent.quiet() for agent in agents):
             await asyncio.gather(*(agent.snapshot_all() for agent in agents))
 
     app.timer(SNAPSHOT_IDLE_S)(snapshot_idle)
 
-    async def hold() -> None:
+    async def watch() -> None:
         for agent in agents:
             await agent.watch()
 
-    app.timer(SNAPSHOT_IDLE_S)(hold)
-    _observed(app, agents, settings)
-    return app
+    app.timer(SNAPSHOT_IDLE_S)(watch)
 
 
-def _observed(app: faust.App, agents: list[Agent], settings: Settings) -> None:
-    """The worker's metrics, and whether it lives and is ready."""
+def _metrics(app: faust.App, agents: list[Agent], settings: Settings) -> None:
+    """Serve the worker's metrics, and whether it is alive and ready (it owns partitions, and none is being opened)."""
     vitals, assigned = metrics.Vitals(), False
 
     async def own(*given: Any, **__: Any) -> None:
@@ -172,7 +172,10 @@ def _observed(app: faust.App, agents: list[Agent], settings: Settings) -> None:
 
 
 def _warm(model: BehaviourModel, tick_s: int) -> None:
-    """Compile step, sampler and purchases before a partition is ours: ten seconds that a frame would wait otherwise."""
+    """Compile the model's step, the sampler and the purchase kernels before a partition is assigned.
+
+    It takes ten seconds, for which the first frame would wait otherwise.
+    """
     nobody = (
         np.full((1, len(METRICS)), np.nan, np.float32),
         np.full((1, len(EVENT_KINDS)), np.nan, np.float32),

@@ -18,7 +18,7 @@ Only what is accepted moves the target's epoch, so an epoch never goes back, and
 
 import io
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cache
@@ -85,55 +85,67 @@ def command_id(plan_id: str, ref: str, desired: int) -> str:
     return blake2b(f"{plan_id}\n{ref}\n{desired}\n".encode(), digest_size=16).hexdigest()
 
 
-def build(
-    *,
-    plan_id: str,
-    order: int,
-    target: Target,
-    desired: int,
-    bounds: tuple[int, int],
-    epoch: int,
-    issued_tick: int,
-    issued_s: float,
-    lifetime_s: float,
-    key: SigningKey,
-    resources: dict[str, float] | None = None,
-    drain_s: float = 0.0,
-    victim_rule: str = "NEWEST",
-    expected_generation: int | None = None,
-    dry_run: bool = False,
-) -> Record:
-    """A signed command.
+@dataclass(frozen=True)
+class CommandSpec:
+    """What a command asks for, before it is signed.
 
-    Args:
+    Attributes:
+        plan_id: of the plan that issues it.
+        order: place among the plan's commands; they are applied in this order.
+        target: whose count is set.
+        desired: absolute count of instances.
         bounds: least and greatest count allowed.
-        epoch: the plan's tick.
+        epoch: the plan's tick; a target follows no command of an older or the same epoch.
+        issued_tick: tick at whose end it was issued.
         issued_s: event time from which it may be applied, unix seconds.
         lifetime_s: it expires so many seconds later.
-        resources: per unit, by metric; for targets whose unit can be sized.
+        resources: per unit, by metric, for targets whose unit can be sized; None: as the offer says.
+        drain_s: for how long a released instance finishes its work before it ends.
+        victim_rule: which instances a shrink takes first, NEWEST or OLDEST.
         expected_generation: of the target as the plan saw it; None: whatever it is.
+        dry_run: judged and answered with NOOP, not applied.
     """
+
+    plan_id: str
+    order: int
+    target: Target
+    desired: int
+    bounds: tuple[int, int]
+    epoch: int
+    issued_tick: int
+    issued_s: float
+    lifetime_s: float
+    resources: Mapping[str, float] | None = None
+    drain_s: float = 0.0
+    victim_rule: str = "NEWEST"
+    expected_generation: int | None = None
+    dry_run: bool = False
+
+
+def build(spec: CommandSpec, key: SigningKey) -> Record:
+    """The record `command` of a specification, signed with a key."""
+    resources = spec.resources
     command: Record = {
         "schema_version": SCHEMA_VERSION,
-        "id": command_id(plan_id, target.ref, desired),
-        "plan_id": plan_id,
-        "order": order,
-        "target": target.record(),
-        "offer_id": target.offer_id,
-        "desired": desired,
-        "min_allowed": bounds[0],
-        "max_allowed": bounds[1],
+        "id": command_id(spec.plan_id, spec.target.ref, spec.desired),
+        "plan_id": spec.plan_id,
+        "order": spec.order,
+        "target": spec.target.record(),
+        "offer_id": spec.target.offer_id,
+        "desired": spec.desired,
+        "min_allowed": spec.bounds[0],
+        "max_allowed": spec.bounds[1],
         "resources": None
         if resources is None
         else [{"metric": metric, "value": value} for metric, value in sorted(resources.items())],
-        "drain_s": drain_s,
-        "victim_rule": victim_rule,
-        "expected_generation": expected_generation,
-        "epoch": epoch,
-        "issued_tick": issued_tick,
-        "not_before": datetime.fromtimestamp(issued_s, UTC),
-        "expires": datetime.fromtimestamp(issued_s + lifetime_s, UTC),
-        "dry_run": dry_run,
+        "drain_s": spec.drain_s,
+        "victim_rule": spec.victim_rule,
+        "expected_generation": spec.expected_generation,
+        "epoch": spec.epoch,
+        "issued_tick": spec.issued_tick,
+        "not_before": datetime.fromtimestamp(spec.issued_s, UTC),
+        "expires": datetime.fromtimestamp(spec.issued_s + spec.lifetime_s, UTC),
+        "dry_run": spec.dry_run,
         "key_id": key.key_id,
         "signature": b"",
     }

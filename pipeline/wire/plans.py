@@ -2,12 +2,14 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from decimal import Decimal
 from typing import Final
 
 from models.capacity import Policy
-from models.planning.allocate import Plan
+from models.planning.allocate import Alternative, Plan
 from models.planning.risk_premium import Level
+from models.tick import Tick
 from pipeline.security.signing_keys import SigningKey
 from pipeline.wire import commands
 from pipeline.wire.codec import Record
@@ -63,38 +65,53 @@ def money(amount: float) -> Decimal:
     return Decimal(amount if math.isfinite(amount) else 10**11).quantize(_CENT)
 
 
-def _level(level: Level) -> Record:
-    return {"replicas": level.replicas, "cost": None if level.cost is None else money(level.cost)}
+@dataclass(frozen=True)
+class PlanContext:
+    """Where a plan stands, and what it was made from.
+
+    Attributes:
+        app, group: of the plan, and its allocation group.
+        tick: that is planned.
+        shard, seq: partition of the allocator, and the gapless number of its planned ticks.
+        metrics: names of the columns of `Plan.required`.
+        versions: of policy, prices, calendar, model and adjustment.
+        observed: records `capacity_observed` by offer, from which the plan started.
+        seed: of the installation.
+    """
+
+    app: str
+    group: str
+    tick: Tick
+    shard: int
+    seq: int
+    metrics: Sequence[str]
+    versions: Record
+    observed: Mapping[str, Record]
+    seed: int
 
 
-def plan_record(
-    plan: Plan,
-    head: Record,
-    *,
-    app: str,
-    group: str,
-    metrics: Sequence[str],
-    versions: Record,
-    observed: Mapping[str, Record],
-    shares: Mapping[str, float],
-    shard: int,
-    seq: int,
-    seed: int,
-) -> Record:
-    """The record `plans` of a tick; `head` gives tick, tick_s and steps."""
+def plan_record(plan: Plan, context: PlanContext, shares: Mapping[str, float]) -> Record:
+    """The record `plan` of one app and tick.
+
+    Args:
+        plan: what was decided.
+        context: where it stands.
+        shares: of what the app's group shares, by its name.
+    """
+    tick, observed = context.tick, context.observed.values()
     return {
-        "plan_id": f"{app}@{head['tick']}",
-        "allocation_group": group,
-        "app": app,
-        "shard": shard,
-        "seq": seq,
+        "plan_id": f"{context.app}@{tick.number}",
+        "allocation_group": context.group,
+        "app": context.app,
+        "shard": context.shard,
+        "seq": context.seq,
         "mode": plan.mode,
-        "tick": head["tick"],
-        "tick_s": head["tick_s"],
+        "tick": tick.number,
+        "tick_s": tick.length_s,
         "confidence_asked": plan.confidence_asked,
         "confidence_planned": plan.confidence_planned,
-        "steps": head["steps"],
-        "metrics": list(metrics),
+        "steps": tick.steps_s,
+        "metrics": list(context.metrics),
         "required": plan.required.astype(float).tolist(),
         "alpha": plan.alpha,
         "window": list(plan.window),
@@ -102,43 +119,54 @@ def plan_record(
         "counts": [{"offer_id": o, "desired": list(n)} for o, n in sorted(plan.counts.items())],
         "cost": money(plan.cost),
         "currency": "USD",
-        "cost_at": [
-            {"confidence": level, "cost": None if cost is None else money(cost)}
-            for level, cost in plan.cost_at.items()
-        ],
+        "cost_at": [{"confidence": level, "cost": _cost(cost)} for level, cost in plan.cost_at.items()],
         "binding": None if plan.binding is None else {"metric": plan.binding[0], "step_s": plan.binding[1]},
         "reactive_floor": plan.reactive_floor,
-        "observed_generation": max((record["generation"] for record in observed.values()), default=0),
-        "observed_tick": max((record["tick"] for record in observed.values()), default=-1),
-        "alternatives": [
-            {
-                "counts": [{"offer_id": o, "desired": n} for o, n in sorted(other.counts.items())],
-                "cost": money(other.cost),
-                "risk": other.risk,
-                "reason": other.reason,
-            }
-            for other in plan.alternatives
-        ],
+        "observed_generation": max((record["generation"] for record in observed), default=0),
+        "observed_tick": max((record["tick"] for record in observed), default=-1),
+        "alternatives": [_alternative(other) for other in plan.alternatives],
         "guardrails": list(plan.guardrails),
         "feasible": plan.feasible,
         "reason": plan.reason,
         "commands_issued": 0,
-        "versions": versions,
-        "seed": seed,
-        "margin": None
-        if plan.margin is None
-        else {name: _level(getattr(plan.margin, name)) for name in ("expected", "demand", "purchase")},
+        "versions": context.versions,
+        "seed": context.seed,
+        "margin": _margin(plan),
         "shares": [{"of": name, "amount": amount} for name, amount in sorted(shares.items())],
-        "promotion": None
-        if plan.promotion is None
-        else {
-            "mode": plan.promotion.furthest,
-            "coverage": plan.promotion.coverage,
-            "decisions": plan.promotion.decisions,
-        },
+        "promotion": _promotion(plan),
         "excluded": [{"offer_id": o, "reason": why} for o, why in sorted(plan.excluded.items())],
         "sum_of_users": None if plan.sum_of_users is None else _level(plan.sum_of_users),
     }
+
+
+def _cost(cost: float | None) -> Decimal | None:
+    return None if cost is None else money(cost)
+
+
+def _level(level: Level) -> Record:
+    return {"replicas": level.replicas, "cost": _cost(level.cost)}
+
+
+def _alternative(other: Alternative) -> Record:
+    return {
+        "counts": [{"offer_id": o, "desired": n} for o, n in sorted(other.counts.items())],
+        "cost": money(other.cost),
+        "risk": other.risk,
+        "reason": other.reason,
+    }
+
+
+def _margin(plan: Plan) -> Record | None:
+    if plan.margin is None:
+        return None
+    return {name: _level(getattr(plan.margin, name)) for name in ("expected", "demand", "purchase")}
+
+
+def _promotion(plan: Plan) -> Record | None:
+    if plan.promotion is None:
+        return None
+    judged = plan.promotion
+    return {"mode": judged.furthest, "coverage": judged.coverage, "decisions": judged.decisions}
 
 
 def command_records(
@@ -163,9 +191,9 @@ def command_records(
     desired = {count["offer_id"]: count["desired"][0] for count in plan["counts"]}
     changed = [offer for offer, count in desired.items() if count != before.get(offer, 0)]
     changed.sort(key=lambda offer: (desired[offer] < before.get(offer, 0), offer))
-    issued_s = float((plan["tick"] + 1) * plan["tick_s"])
-    return [
-        commands.build(
+    tick = Tick(plan["tick"], plan["tick_s"])
+    specs = (
+        commands.CommandSpec(
             plan_id=plan["plan_id"],
             order=order,
             target=commands.Target(
@@ -173,13 +201,13 @@ def command_records(
             ),
             desired=desired[offer],
             bounds=(0, max(desired[offer], policy.limit)),
-            epoch=plan["tick"],
-            issued_tick=plan["tick"],
-            issued_s=issued_s,
-            lifetime_s=max(LIFETIME_S, 2.0 * plan["tick_s"]),
-            key=key,
+            epoch=tick.number,
+            issued_tick=tick.number,
+            issued_s=tick.end_s,
+            lifetime_s=max(LIFETIME_S, 2.0 * tick.length_s),
             drain_s=policy.drain_s if desired[offer] < before.get(offer, 0) else 0.0,
             expected_generation=observed[offer]["generation"] if offer in observed else None,
         )
         for order, offer in enumerate(changed)
-    ]
+    )
+    return [commands.build(spec, key) for spec in specs]

@@ -1,9 +1,9 @@
-"""Stage 4: scenarios of all shards -> for each app its total's forecast, a plan, and signed commands.
+"""Stage 4: scenarios of all shards -> for each app the forecast of its total, a plan, and signed commands.
 
-When a tick is complete (see `barrier`), for each app in order: step the app's total by the same behaviour model,
-reconcile the scenarios with it, allocate; apps of one allocation group together (`models.planning.groups`). Plans
-exist only for complete ticks, in order. A plan for tick t starts from capacity observed at t - 1; in a replay it
-waits for it, so that plans are a function of the topics.
+Once a tick is complete (see `barrier`), for each app by name: step the app's total with the behaviour model of the
+users, reconcile the scenarios with that forecast, and allocate; apps of one allocation group are planned together
+(`models.planning.groups`). Plans exist only for complete ticks, in order. A plan for tick t starts from the capacity
+observed at t - 1; in a replay the allocator waits for that observation, so that plans are a function of the topics.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from confluent_kafka import Message
 
 from models.behaviour.lstm import BehaviourModel, State
 from models.demand import reconciliation
-from models.metrics import horizon_steps
 from models.planning import groups
 from models.quantile_function import QuantileFunction
+from models.tick import Tick
 from pipeline.inputs.store import SideInputs
 from pipeline.kafka import reader
 from pipeline.logs import get_logger
@@ -31,19 +31,32 @@ from pipeline.security.signing_keys import SigningKey
 from pipeline.settings import Settings
 from pipeline.stages.allocator import decide as planning
 from pipeline.stages.allocator.barrier import Barrier
-from pipeline.stages.allocator.decide import App
+from pipeline.stages.allocator.decide import AppState
 from pipeline.wire import plans, policies
 from pipeline.wire.codec import Codec, Record
 from pipeline.wire.demand import Demand
 from pipeline.wire.forecasts import forecast_records
 
 REPLAY_WAIT_S = 3600.0
+"""Longest wait of a replay for an observation: an actuator that restarts is back within seconds."""
 _LOG = get_logger()
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What an app's plan is made from, but for what its group leaves it; `budget` is the group's, per hour."""
+class PlanRequest:
+    """What an app's plan is made from, but for its share of what its group has.
+
+    Attributes:
+        member: the app as `models.planning.groups` takes it.
+        decide: allocates the app's scenarios.
+        users: of which a forecast exists.
+        budget: of the whole group, per hour; None: unlimited.
+        metrics: that are forecast.
+        prices: records by offer.
+        observed: records `capacity_observed` by offer.
+        before: counts by offer that the last plan commanded, or that were observed first.
+        versions: of the inputs, as the plan's record has them.
+    """
 
     member: groups.Member
     decide: planning.Decide
@@ -57,7 +70,17 @@ class Asked:
 
 
 class Allocator:
-    """One partition of `scenarios` (see `pipeline.runtime.fenced_state` for when its methods are called)."""
+    """One partition of `scenarios` (see `pipeline.runtime.fenced_state` for when its methods are called).
+
+    Args:
+        shard: number of the partition.
+        model: the behaviour model, for apps' totals.
+        inputs: policies, prices and observed capacity.
+        codec: encodes and decodes records.
+        publish: sends what follows from a tick.
+        key: signs commands.
+        settings: of the installation.
+    """
 
     def __init__(
         self,
@@ -72,7 +95,7 @@ class Allocator:
         self.shard, self.model, self.inputs, self.codec, self.publish = shard, model, inputs, codec, publish
         self.key, self.settings = key, settings
         self.barrier = Barrier(settings.partitions)
-        self.apps: dict[str, App] = {}
+        self.apps: dict[str, AppState] = {}
         self.seq, self.tick_s = 0, settings.tick_s
         self.common = reconciliation.initial_common()
         self.pinned: dict[str, Record] = {}
@@ -86,7 +109,11 @@ class Allocator:
         return -1 if self.barrier.planned is None else self.barrier.planned
 
     def fold(self, value: bytes) -> int | None:
-        """Take a scenario or a marker; plan all ticks that it completes."""
+        """Take a scenario or a marker, and plan every tick that it completes.
+
+        Returns:
+            The record's tick; None where it is known already.
+        """
         name, record = self.codec.decode(value)
         if not self.barrier.add(name, record):
             return None
@@ -96,13 +123,13 @@ class Allocator:
         return record["tick"]
 
     def hold(self, now_s: float, wall_s: float) -> None:
-        """Say which shards the next tick lacks, once, after it has waited for long; the commands stand.
+        """Publish one hold notice per group when the next tick has waited for `hold_after_s`; commands stand.
 
-        Live, also the tick after the last one is waited for when nothing of it has come from any shard.
+        Live, a tick of which no shard has sent anything is waited for as well, one tick longer.
 
         Args:
-            now_s: monotonic; a clock that jumps makes no notice.
-            wall_s: unix seconds, for the notice.
+            now_s: monotonic seconds: a wall clock that jumps makes no notice.
+            wall_s: unix seconds, for the notice's `since`.
         """
         tick, begun = self.barrier.next_tick(), True
         if tick is None and self.barrier.planned is not None and not self.settings.event_time:
@@ -130,85 +157,83 @@ class Allocator:
                 managed = bool(self.inputs.observed(app, tick))
                 group = parts[0]["allocation_group"]
                 state = self.model.initial_state(1)
-                self.apps[app] = App(group, state, reconciliation.initial_state(), {}, managed)
-        steps = [step * self.tick_s for step in horizon_steps(self.tick_s)]
-        head: Record = {"tick": tick, "tick_s": self.tick_s, "steps": steps}
-        for app in self.apps.keys() - demands.keys():  # nobody is heard of: what is commanded stands
-            demands[app] = Demand.silent(self.apps[app].metrics, len(steps))
+                self.apps[app] = AppState(app, group, state, reconciliation.initial_state(), {}, managed)
+        now = Tick(tick, self.tick_s)
+        for app in self.apps.keys() - demands.keys():  # no user reported: what is commanded stands
+            demands[app] = Demand.silent(self.apps[app].metrics, len(now.steps_s))
         if self.apps:
             names = sorted(self.apps)
-            totals = self._step_totals(names, demands, head)
-            asked = {
-                app: self._plan_app(app, demands[app], totals[row], head) for row, app in enumerate(names)
+            totals = self._step_totals(names, demands, now)
+            requests = {
+                app: self._plan_app(app, demands[app], totals[row], now) for row, app in enumerate(names)
             }
             decided: dict[str, groups.Decision] = {}
             for group in sorted({kept.group for kept in self.apps.values()}):
-                members = {app: asked[app].member for app in names if self.apps[app].group == group}
-                decided |= groups.together(members, asked[min(members)].budget)
+                members = {app: requests[app].member for app in names if self.apps[app].group == group}
+                decided |= groups.together(members, requests[min(members)].budget)
             for app in names:
-                self._publish_plan(app, asked[app], decided[app], head)
+                self._publish_plan(app, requests[app], decided[app], now)
             self.seq += 1
 
-    def _step_totals(self, names: list[str], demands: Mapping[str, Demand], head: Record) -> QuantileFunction:
+    def _step_totals(self, names: list[str], demands: Mapping[str, Demand], tick: Tick) -> QuantileFunction:
         """Step all apps' totals; publish and return their forecasts (app, metric, step)."""
-        heard = planning.Heard.of([demands[app] for app in names])
+        measured = planning.AppTotals.of([demands[app] for app in names])
         after, totals, flags = self.model.step(
             planning.together([self.apps[app].state for app in names]),
-            heard.values,
-            heard.events,
-            heard.saturated,
-            tick=head["tick"],
-            tick_s=head["tick_s"],
+            measured.values,
+            measured.events,
+            measured.saturated,
+            tick=tick.number,
+            tick_s=tick.length_s,
         )
         for app, state in planning.apart(after, names).items():
             self.apps[app].state = state
-        self.common = planning.observe(self.apps, names, heard, self.common, head["tick"], head["tick_s"])
+        self.common = planning.observe(self.apps, names, measured, self.common, tick)
         ids = [blake2b(app.encode(), digest_size=PSEUDONYM_BYTES).digest() for app in names]
-        frame = {name: head[name] for name in ("tick", "tick_s")} | {
+        frame = {
             "shard": self.shard,
             "seq": self.seq,
-            "tick_start": head["tick"] * head["tick_s"] * 1_000_000,
+            "tick": tick.number,
+            "tick_s": tick.length_s,
+            "tick_start": tick.start_us,
         }
         for record in forecast_records(
-            frame, self.model.model_id, ids, names, totals, flags, heard.values, heard.events
+            frame, self.model.model_id, ids, names, totals, flags, measured.values, measured.events
         ):
             self.publish("forecasts.apps", "forecast", record, partition=self.shard, key=str(self.shard))
         return totals
 
-    def _plan_app(self, app: str, demand: Demand, total: QuantileFunction, head: Record) -> Asked:
-        """What is to be planned of an app: its offers and policy, and `allocate` for whatever its group leaves it."""
-        kept, tick, tick_s = self.apps[app], head["tick"], head["tick_s"]
+    def _plan_app(self, app: str, demand: Demand, total: QuantileFunction, at: Tick) -> PlanRequest:
+        """The app's offers, policy and observed capacity at a tick, and its scenarios ready to be allocated."""
+        kept, tick = self.apps[app], at.number
         pinned = self.pinned.pop(f"{app}@{tick}", None)
         policy_record = self._policy(app, tick, pinned)
         policy = policies.policy_of(policy_record)
         prices = self._prices(kept.group, tick, pinned)
         observed = self._observed(app, kept, tick, pinned)
         before = kept.memory.get("counts") or {o: r["ready"] + r["pending"] for o, r in observed.items()}
-        now_s = float((tick + 1) * tick_s)
         max_age_s = self.settings.price_max_age_s
-        offers = [policies.offer_of(price, now_s, max_age_s, tick_s) for price in prices.values()]
+        offers = [policies.offer_of(price, at.end_s, max_age_s, at.length_s) for price in prices.values()]
         for offer in offers:
             if offer.stale:
                 self._warn(app, "price is stale", f"{offer.offer_id}: {offer.stale}", tick)
         decide = planning.decision(
-            app,
             kept,
             demand,
             total,
             self.common,
             offers=offers,
             policy=policy,
-            tick=tick,
-            tick_s=tick_s,
+            tick=at,
             seed=self.settings.seed,
         )
-        seen = {offer: policies.observed_of(record) for offer, record in observed.items()}
+        capacity = {offer: policies.observed_of(record) for offer, record in observed.items()}
         member = groups.Member(
             offers=offers,
             policy=policy,
             running={offer: record["ready"] + record["pending"] for offer, record in observed.items()},
             decide=lambda offers, bounded, draft: decide(
-                offers=offers, observed=seen, policy=bounded, memory=kept.memory, draft=draft
+                offers=offers, observed=capacity, policy=bounded, memory=kept.memory, draft=draft
             ),
         )
         shared = self._group_policy(kept.group, tick, pinned)
@@ -221,37 +246,38 @@ class Allocator:
             "group_policy": f"{shared['app']}@{shared['version']}" if shared else "",
         }
         budget = None if shared is None else policies.policy_of(shared).budget
-        return Asked(member, decide, demand.users, budget, demand.metrics, prices, observed, before, versions)
+        return PlanRequest(
+            member, decide, demand.users, budget, demand.metrics, prices, observed, before, versions
+        )
 
-    def _publish_plan(self, app: str, asked: Asked, decided: groups.Decision, head: Record) -> None:
-        """The plan and its commands; what cannot be met is warned of, once by app and reason."""
+    def _publish_plan(self, app: str, request: PlanRequest, decided: groups.Decision, tick: Tick) -> None:
+        """Publish the plan and its commands; warn of a policy that cannot be met, once per app and reason."""
         kept, plan = self.apps[app], decided.plan
         kept.memory, kept.offers = decided.memory, tuple(sorted(plan.counts))
-        record = plans.plan_record(
-            plan,
-            head,
+        context = plans.PlanContext(
             app=app,
             group=kept.group,
-            metrics=asked.metrics,
-            versions=asked.versions,
-            observed=asked.observed,
-            shares=decided.shares,
+            tick=tick,
             shard=self.shard,
             seq=self.seq,
+            metrics=request.metrics,
+            versions=request.versions,
+            observed=request.observed,
             seed=self.settings.seed,
         )
+        record = plans.plan_record(plan, context, decided.shares)
         issued = plans.command_records(
-            record, asked.member.policy, asked.prices, asked.before, asked.observed, self.key
+            record, request.member.policy, request.prices, request.before, request.observed, self.key
         )
         record["commands_issued"] = len(issued)
         for command in issued:
             self.publish("commands", "command", command, partition=self.shard, key=command["target"]["ref"])
         self.publish("plans", "plan", record, partition=self.shard, key=app)
         if not plan.feasible:
-            self._warn(app, "policy cannot be met", plan.reason, head["tick"])
+            self._warn(app, "policy cannot be met", plan.reason, tick.number)
 
     def _warn(self, app: str, event: str, reason: str, tick: int) -> None:
-        """Once by app and reason: the same one with other numbers is no other."""
+        """Log a warning once per app and reason; reasons that differ only in their numbers count as the same."""
         why = (app, re.sub(r"\d[\d.,]*", "#", reason))
         if why not in self.warned:
             self.warned.add(why)
@@ -267,7 +293,7 @@ class Allocator:
         return self.inputs.at("policies", group, tick)
 
     def _policy(self, app: str, tick: int, pinned: Record | None) -> Record:
-        """The app's policy at a tick, else the default's, else the built-in one."""
+        """The app's policy at a tick, else the installation's default (`*`), else the built-in one."""
         if pinned is not None:
             name, _, version = pinned["policy"].rpartition("@")
             found = self.inputs.at("policies", name, tick, int(version))
@@ -278,7 +304,7 @@ class Allocator:
         return found or self.codec.decode(self.codec.encode("policy", plans.default_policy(app)))[1]
 
     def _prices(self, group: str, tick: int, pinned: Record | None) -> dict[str, Record]:
-        """Offers by id; reserved ones that are committed to another allocation group are not this one's."""
+        """Price records by offer id, without offers that are committed to another allocation group."""
         versions = None
         if pinned is not None:
             parts = [name.rpartition("@") for name in pinned["prices"]]
@@ -286,8 +312,8 @@ class Allocator:
         found = self.inputs.all_at("prices", tick, versions)
         return {p["offer_id"]: p for p in found if p["commitment_id"] in (None, "", group)}
 
-    def _observed(self, app: str, kept: App, tick: int, pinned: Record | None) -> dict[str, Record]:
-        """What the app's targets had at the end of the tick before, by offer; or what an earlier plan began with."""
+    def _observed(self, app: str, kept: AppState, tick: int, pinned: Record | None) -> dict[str, Record]:
+        """Records `capacity_observed` by offer at the end of the tick before, or those an earlier plan started from."""
         if pinned is not None:
             return self.inputs.observed(app, pinned["observed_tick"] + 1)
         if not self.settings.event_time:
@@ -325,14 +351,23 @@ class Allocator:
                 kept = json.loads(value)
                 # what an older version did not learn is as of a new app
                 states = _unhex(kept["state"], like), learnt | _unhex(kept["reconciled"], learnt)
-                names = (tuple(kept[field]) for field in ("metrics", "offers"))
-                self.apps[key[4:].decode()] = App(
-                    kept["group"], *states, kept["memory"], kept["managed"], *names
+                last = (tuple(kept[field]) for field in ("metrics", "offers"))
+                name = key[4:].decode()
+                self.apps[name] = AppState(
+                    name, kept["group"], *states, kept["memory"], kept["managed"], *last
                 )
         self.pinned = reader.newest(self.settings, "plans", self.shard, self._used) or {}
 
     def _used(self, messages: list[Message], whole: bool) -> dict[str, Record] | None:
-        """By plan id what plans after the snapshot used, versions and the tick observed; None: more is needed."""
+        """Versions and observed tick of each published plan after the snapshot, by plan id.
+
+        Args:
+            messages: the newest of the partition of `plans`.
+            whole: whether these are all.
+
+        Returns:
+            None where older messages are needed to reach the snapshot.
+        """
         found = [self.codec.decode(message.value() or b"")[1] for message in messages]
         if not whole and all(plan["tick"] > self.done for plan in found):
             return None

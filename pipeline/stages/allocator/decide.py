@@ -1,4 +1,8 @@
-"""What the allocator does of a tick between two messages, without any: the same for the stream and for a backtest."""
+"""The allocator's calculation for one tick, without messages: the same for the stream and for a backtest.
+
+Per tick: `AppTotals` of what was measured, the behaviour model's step (by the caller), `observe` of earlier promises,
+then `decision` for each app, which gives a function that allocates its reconciled scenarios.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +16,11 @@ import numpy as np
 from models.behaviour.lstm import State
 from models.capacity import Offer, Policy, floor_demand
 from models.demand import reconciliation
-from models.metrics import METRICS, horizon_steps
+from models.metrics import METRICS
 from models.planning.allocate import Plan, allocate, promised
 from models.planning.guardrails import Telemetry
 from models.quantile_function import QuantileFunction
+from models.tick import Tick
 from pipeline.wire.demand import Demand
 
 Decide = partial[tuple[Plan, dict[str, Any]]]
@@ -23,13 +28,21 @@ Decide = partial[tuple[Plan, dict[str, Any]]]
 
 
 @dataclass
-class App:
-    """What is kept of an app: its total's model state (one row), what reconciliation learnt, guard rails' memory.
+class AppState:
+    """An app's state from one tick to the next.
 
-    `metrics` and `offers` are those of the last plan. `managed` says whether an actuator had reported its capacity
-    before its first plan: in a replay only such an app is planned from observations, and waits for them.
+    Attributes:
+        name: of the app.
+        group: its allocation group.
+        state: of the behaviour model for the app's total, one row; empty where the caller keeps it.
+        reconciled: what reconciliation has learnt (`models.demand.reconciliation`).
+        memory: of the guard rails, plain JSON.
+        managed: whether an actuator had reported its capacity before its first plan: in a replay only such an app is
+            planned from observations, and waits for them.
+        metrics, offers: names and ids of the last plan.
     """
 
+    name: str
     group: str
     state: State
     reconciled: State
@@ -40,11 +53,15 @@ class App:
 
 
 @dataclass(frozen=True)
-class Heard:
-    """What a tick says of apps' totals, as the behaviour model takes it.
+class AppTotals:
+    """Measured totals of the apps in one tick, as the behaviour model and reconciliation take them.
 
-    values, events, saturated: (app, ...), see `models.behaviour.lstm.BehaviourModel.step`; outcome: (app, METRICS),
-    usage where it is known to be the demand, else NaN; proved: (app, METRICS) demand that usage proves.
+    Attributes:
+        values: (app, METRICS) float32 usage, NaN where missing or where too few users reported.
+        events: (app, EVENT_KINDS) float32 event rates, 1/s, NaN = no event.
+        saturated: (app, METRICS) bool: the usage is a lower bound on demand.
+        outcome: (app, METRICS) usage where it is known to be the demand, else NaN.
+        proved: (app, METRICS) least demand that the usage proves.
     """
 
     values: np.ndarray
@@ -54,10 +71,10 @@ class Heard:
     proved: np.ndarray
 
     @classmethod
-    def of(cls, demands: Sequence[Demand]) -> Heard:
-        """Of the apps' demand in the tick."""
-        heard = np.array([[demand.heard] for demand in demands])
-        usage = np.where(heard, [demand.usage for demand in demands], np.nan)
+    def of(cls, demands: Sequence[Demand]) -> AppTotals:
+        """From each app's demand, in their order."""
+        reported = np.array([[demand.heard] for demand in demands])
+        usage = np.where(reported, [demand.usage for demand in demands], np.nan)
         held = np.array([demand.saturated for demand in demands])
         saturated = reconciliation.lower_bound(held, usage)
         events = np.array([demand.rates for demand in demands], np.float32)
@@ -66,72 +83,71 @@ class Heard:
 
 
 def together(states: Sequence[State]) -> State:
-    """The model's states of several apps' totals, one after another."""
+    """The behaviour model's states (1, ...) of several apps' totals as one state (app, ...)."""
     return {name: np.concatenate([state[name] for state in states]) for name in states[0]}
 
 
 def apart(states: State, apps: Sequence[str]) -> dict[str, State]:
-    """Likewise, each app's own."""
+    """The inverse of `together`: state (1, ...) of each app, by name."""
     return {app: {name: array[a : a + 1] for name, array in states.items()} for a, app in enumerate(apps)}
 
 
 def observe(
-    apps: Mapping[str, App],
+    apps: Mapping[str, AppState],
     names: Sequence[str],
-    heard: Heard,
+    totals: AppTotals,
     common: State,
-    tick: int,
-    tick_s: int,
+    tick: Tick,
 ) -> State:
-    """Put what came of earlier promises into the apps; what apps share, after it.
+    """Compare earlier promises with a tick's outcome, and learn from it.
 
     Args:
-        apps: by name, changed in place.
-        names: the apps of the rows of `heard`, in whose order apps are learnt from.
-        heard: of the tick.
-        common: of `models.demand.reconciliation`.
-        tick: its number.
-        tick_s: its length.
+        apps: by name; their `reconciled` is replaced.
+        names: of the apps in the rows of `totals`; apps are learnt from in this order.
+        totals: of the tick.
+        common: what all apps share of reconciliation.
+        tick: in which the outcome was measured.
+
+    Returns:
+        `common` after the tick.
     """
     for row, app in enumerate(names):
         kept = apps[app]
         kept.reconciled, common = reconciliation.observe(
-            kept.reconciled, common, heard.outcome[row], heard.proved[row], tick, tick_s
+            kept.reconciled, common, totals.outcome[row], totals.proved[row], tick.number, tick.length_s
         )
     return common
 
 
 def decision(
-    app: str,
-    kept: App,
+    kept: AppState,
     demand: Demand,
     total: QuantileFunction,
     common: State,
     *,
     offers: Sequence[Offer],
     policy: Policy,
-    tick: int,
-    tick_s: int,
+    tick: Tick,
     seed: int,
 ) -> Decide:
-    """Reconcile an app's scenarios with its total's forecast, and be ready to allocate them.
+    """Reconcile an app's scenarios with the forecast of its total, and bind them to `allocate`.
 
     Args:
-        app: name.
-        kept: of the app; its `reconciled` and `metrics` are changed.
+        kept: of the app; its `reconciled` and `metrics` are replaced.
         demand: of the tick.
-        total: (METRICS, step) the app's own forecast.
-        common: of `models.demand.reconciliation`.
-        offers: by which the promise's steps are known.
-        policy: likewise, its governed metrics.
-        tick: its number.
-        tick_s: its length.
+        total: (METRICS, step) forecast of the app's total.
+        common: what all apps share of reconciliation.
+        offers: their start-up times give the steps that the promise covers.
+        policy: gives the governed metrics and the confidence.
+        tick: that is planned.
         seed: of the installation.
+
+    Returns:
+        `allocate` with all but `offers`, `observed`, `policy`, `memory` and what is optional.
     """
     kept.metrics = demand.metrics
     index = [METRICS.index(metric) for metric in demand.metrics]
-    steps_s = [step * tick_s for step in horizon_steps(tick_s)]
-    window, governed = promised(offers, policy, steps_s, demand.metrics)
+    window, governed = promised(offers, policy, tick.steps_s, demand.metrics)
     scenarios, kept.reconciled = reconciliation.reconcile(
         demand.scenarios,
         total[index],
@@ -141,20 +157,20 @@ def decision(
         governed=[index[m] for m in governed] if demand.users else [],  # silence has no outcome
         window=window,
         confidence=policy.confidence,
-        tick=tick,
-        tick_s=tick_s,
+        tick=tick.number,
+        tick_s=tick.length_s,
     )
     return partial(
         allocate,
         scenarios,
         metrics=demand.metrics,
-        steps_s=steps_s,
+        steps_s=tick.steps_s,
         usage=demand.usage[index],
         saturated=demand.saturated[index],
         telemetry=Telemetry(demand.reporting, demand.users, idle=demand.idle),
-        now_s=float((tick + 1) * tick_s),
+        now_s=tick.end_s,
         seed=seed,
-        app=app.encode(),
-        tick=tick,
+        app=kept.name.encode(),
+        tick=tick.number,
         user_quantiles=demand.user_quantiles,
     )

@@ -15,6 +15,7 @@ from models.quantile_function import QuantileFunction, Selected, sum_of_quantile
 from pipeline.inputs.store import SideInputs
 from pipeline.runtime.fenced_state import Numbered, Publish
 from pipeline.security.pseudonyms import partition_of
+from pipeline.settings import Settings
 from pipeline.stages.simulator.app_dependence import Copulas
 from pipeline.wire import messages
 from pipeline.wire.codec import Codec, Record
@@ -29,7 +30,9 @@ class Simulator(Numbered):
         xp: numpy, or cupy where there is a GPU.
         dependence: of forecast errors, as the released model estimated it: what an app's own begins at.
         inputs: policies name each app's allocation group.
-        partitions, scenarios, seed: of the installation.
+        codec: encodes and decodes records.
+        publish: sends what follows from a tick.
+        settings: give `partitions`, `scenarios` and `seed`.
     """
 
     def __init__(
@@ -40,15 +43,12 @@ class Simulator(Numbered):
         inputs: SideInputs,
         codec: Codec,
         publish: Publish,
-        *,
-        partitions: int,
-        scenarios: int,
-        seed: int,
+        settings: Settings,
     ) -> None:
         super().__init__(shard, codec)
         self.xp, self.inputs, self.publish = xp, inputs, publish
         self.copulas = Copulas(dependence)
-        self.partitions, self.scenarios, self.seed = partitions, scenarios, seed
+        self.partitions, self.scenarios, self.seed = settings.partitions, settings.scenarios, settings.seed
         self.gathered: Gathered | None = None
 
     def keep(self, part: Record) -> Record:

@@ -6,7 +6,7 @@ from typing import Any
 from pipeline.security.signing_keys import demo_key
 from pipeline.wire import codec
 from pipeline.wire.codec import Record
-from pipeline.wire.commands import Target, build
+from pipeline.wire.commands import CommandSpec, Target, build
 
 NOW_US = 1_700_000_040_000_000  # a whole minute
 TICK_S = 60
@@ -74,6 +74,5 @@ def command(epoch: int = 10, desired: int = 3, ref: str = "shop/od-4", **more: A
         "issued_tick": epoch,
         "issued_s": (epoch + 1) * 60.0,
         "lifetime_s": 300.0,
-        "key": demo_key(),
     }
-    return build(**values | more)
+    return build(CommandSpec(**values | more), demo_key())

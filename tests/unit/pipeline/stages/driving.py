@@ -160,7 +160,7 @@ def simulator(settings: Settings, shard: int) -> Callable[[Publish], Simulator]:
         ]
         return Simulator(
             shard, np, Dependence.independent(len(METRICS)), FakeInputs(settings, policies),
-            DEFAULT, publish, partitions=settings.partitions, scenarios=settings.scenarios, seed=0,
+            DEFAULT, publish, settings,
         )  # fmt: skip
 
     return make
