@@ -1,0 +1,1 @@
+"""Former room of the providers; `provider` is kept until release 0.3.0."""
