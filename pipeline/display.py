@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json as jsonlib
 import sys
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any, Final
 
+from rich import progress as bars
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
+
+from pipeline.progress import Progress
 
 COLUMNS: Final = {
     "metric": "metric",
@@ -27,9 +30,9 @@ COLUMNS: Final = {
 """Columns of a table of scores: field of a row, heading; a field of several rivals has a column for each."""
 
 
-def progress(unit: str) -> Progress:
+def progress(unit: str) -> bars.Progress:
     """A bar on stderr that counts `unit`; its tasks need a field `note`."""
-    return Progress(
+    return bars.Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         TextColumn("{task.completed}/{task.total} " + unit),
@@ -40,17 +43,17 @@ def progress(unit: str) -> Progress:
 
 
 @contextmanager
-def phases(unit: str) -> Generator[Callable[[str, int, int], None]]:
-    """Bars on stderr, one for each phase that the yielded function is called with: name, done, total."""
+def phases(unit: str) -> Generator[Progress]:
+    """Bars on stderr, one for each phase that the yielded `Progress` is called with."""
     bar = progress(unit)
     tasks: dict[str, TaskID] = {}
 
-    def show(phase: str, done: int, total: int) -> None:
+    def show(phase: str, done: int, total: int, note: str = "") -> None:
         if not tasks:
             bar.start()  # not before: an error that comes first stays a single line
         if phase not in tasks:
             tasks[phase] = bar.add_task(phase, note="")
-        bar.update(tasks[phase], completed=done, total=total)
+        bar.update(tasks[phase], completed=done, total=total, note=note)
 
     try:
         yield show

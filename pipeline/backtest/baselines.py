@@ -15,7 +15,8 @@ from models.evaluation.promise import totals
 from models.evaluation.simulated_cloud import Provider
 from models.metrics import METRICS
 from models.purchase.table import Tiers, grown_before_shrunk
-from pipeline.backtest.job import TIERS, Arrays, Job, Progress, capacity_of, silent, tiers_of
+from pipeline.backtest.job import TIERS, Arrays, Job, capacity_of, tiers_of
+from pipeline.progress import Progress, silent
 
 
 def loads(job: Job) -> np.ndarray:

@@ -11,15 +11,16 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from models.behaviour.lstm import CARD, DEFAULT_MODEL, WEIGHTS
+from models.behaviour.lstm import DEFAULT_MODEL
 from pipeline.backtest import parallel, topic_simulation, topic_window
-from pipeline.backtest.job import Arrays, Job, Progress, silent
+from pipeline.backtest.job import Arrays, Job
 from pipeline.backtest.setup import Records
 from pipeline.backtest.topic_window import Recorded
 from pipeline.errors import UsageError
 from pipeline.format import parse_time
 from pipeline.inputs import released_models
 from pipeline.kafka.connection import reachable
+from pipeline.progress import Progress, silent
 from pipeline.settings import Settings, load
 from pipeline.traces import trace_file
 from pipeline.traces.trace_file import Panel
@@ -158,21 +159,6 @@ def panel_digest(panel: Panel) -> bytes:
     digest.update(json.dumps(names).encode())
     for array in (panel.ticks, panel.values, panel.events, panel.saturated):
         digest.update(np.ascontiguousarray(array).tobytes())
-    return digest.digest()
-
-
-def model_digest(folder: Path) -> bytes:
-    """BLAKE2b of a model's card and weights: a model that is trained again in the same folder is another one.
-
-    Raises:
-        UsageError: the folder holds no model.
-    """
-    digest = hashlib.blake2b()
-    try:
-        for name in (CARD, WEIGHTS):
-            digest.update(hashlib.blake2b((folder / name).read_bytes()).digest())
-    except OSError as error:
-        raise UsageError(f"{folder} holds no model") from error
     return digest.digest()
 
 

@@ -5,10 +5,9 @@ None of it depends on plans, so another process may make it (`pipeline.backtest.
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Protocol
 
@@ -22,6 +21,7 @@ from models.demand.scenarios import by_loading
 from models.metrics import EVENT_KINDS, METRICS, horizon_steps
 from models.quantile_function import QuantileFunction
 from pipeline.backtest.job import Arrays, Job
+from pipeline.inputs import loaded_model
 from pipeline.stages.allocator import decide
 from pipeline.stages.allocator.decide import AppTotals
 from pipeline.stages.profiler.user_states import NAMES, Users
@@ -70,15 +70,8 @@ class Source(Protocol):
 
 
 def model_of(folder: Path, users: int) -> BehaviourModel:
-    """For steps of so many users; loaded and compiled once a process and block: it takes ten seconds."""
-    return _loaded(folder, small_block(users))
-
-
-@lru_cache(maxsize=1)
-def _loaded(folder: Path, block: int) -> BehaviourModel:
-    model = BehaviourModel.load(folder, block)
-    gc.freeze()  # what is loaded stays: the collector takes half a second to look through it
-    return model
+    """The model for steps of so many users; compiled once a process and block."""
+    return loaded_model.load(folder, small_block(users))
 
 
 class Forecasting:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Final
 
@@ -15,13 +15,7 @@ from models.metrics import DAY_S, METRICS, horizon_steps
 
 Arrays = dict[str, np.ndarray]
 TIERS: Final = ("RESERVED", "ON_DEMAND", "SPOT")
-Progress = Callable[[str, int, int], None]
-"""Called with a phase's name, how many of its ticks are done, and of how many."""
 NOTHING: Final = np.zeros((0, 0, len(METRICS)), np.float32)
-
-
-def silent(phase: str, done: int, total: int) -> None:
-    """A `Progress` that shows nothing."""
 
 
 @dataclass(frozen=True)

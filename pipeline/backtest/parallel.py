@@ -14,10 +14,11 @@ import numpy as np
 from models.behaviour.lstm import CARD
 from pipeline.backtest.forecast_process import Ahead
 from pipeline.backtest.forecasts import Forecasting, model_of
-from pipeline.backtest.job import NOTHING, Arrays, Job, Progress, silent
+from pipeline.backtest.job import NOTHING, Arrays, Job
 from pipeline.backtest.simulation import Living
 from pipeline.backtest.trace_simulation import Rerun
 from pipeline.errors import UsageError
+from pipeline.progress import Progress, silent
 
 SNAPSHOT: Final = "snapshot.npz"
 POLL_S: Final = 0.5

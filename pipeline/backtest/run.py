@@ -21,9 +21,11 @@ from models.baselines.autoscalers import registry
 from pipeline.backtest import baselines, comparison, demand, figures, setup, topic_simulation, what_if
 from pipeline.backtest.comparison import Ranked
 from pipeline.backtest.demand import Source
-from pipeline.backtest.job import Arrays, Job, Progress, silent
+from pipeline.backtest.job import Arrays, Job
 from pipeline.backtest.setup import Records
 from pipeline.errors import UsageError
+from pipeline.inputs import loaded_model
+from pipeline.progress import Progress, silent
 from pipeline.traces.trace_file import Panel
 
 SWEEP: Final = (0.02, 0.1, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.97, 0.98, 0.99, 0.995, 0.998, 0.999, 0.9995)
@@ -227,7 +229,7 @@ class Prepared:
         """Key of the run's files, by content: of demand, model, policies and offers, not of the paths they have."""
         given, window = self.request, self.source.window
         digest = hashlib.blake2b(self.source.digest, digest_size=8)
-        digest.update(demand.model_digest(self.source.model))
+        digest.update(loaded_model.digest(self.source.model))
         digest.update(repr(self.records).encode())
         settings = [self.scenarios, given.every, self.seed, given.groupings, given.alone, self.pinned]
         digest.update(json.dumps([FORMAT, settings, asdict(window), given.levels, given.shortages]).encode())

@@ -20,12 +20,13 @@ from models.behaviour.lstm import BehaviourModel
 from models.planning import groups
 from models.tick import Tick
 from pipeline.backtest.forecasts import model_of
-from pipeline.backtest.job import Arrays, Job, Progress, silent
+from pipeline.backtest.job import Arrays, Job
 from pipeline.backtest.parallel import days, follow
 from pipeline.backtest.simulation import Living
 from pipeline.backtest.topic_window import Recorded, since
 from pipeline.errors import Poison, UsageError
 from pipeline.kafka import reader
+from pipeline.progress import Progress, silent
 from pipeline.security.signing_keys import SigningKey, demo_key, read_private
 from pipeline.settings import Settings
 from pipeline.stages.allocator.agent import Allocator, PlanRequest

@@ -16,7 +16,7 @@ from models.behaviour import training
 from models.behaviour.training_series import Series
 from models.evaluation import forecast_pass
 from models.synthetic import population as synthetic
-from pipeline.cli.train import simulated
+from models.synthetic.series import population_series
 
 TRAINED = tuple((seed, 60, 2880) for seed in (101, 102, 103, 104))  # seed, tick_s, ticks
 CHECKED = (105, 60, 1440)
@@ -31,8 +31,8 @@ def without(series: list[Series]) -> list[Series]:
 def ablation(updates: int, rows: int, *, hidden: bool, seed: int = 0) -> dict[str, Any]:
     """Train and score one network; `hidden`: neither training nor scoring sees an event."""
     shown = without if hidden else list
-    fit = shown([one for population in TRAINED for one in simulated(*population)])
-    check = [(one, len(one.values) // 2) for one in shown(simulated(*CHECKED))]
+    fit = shown([one for population in TRAINED for one in population_series(*population)])
+    check = [(one, len(one.values) // 2) for one in shown(population_series(*CHECKED))]
     model = training.fit(
         fit,
         check,

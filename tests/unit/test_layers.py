@@ -15,7 +15,7 @@ ROOMS = {
     "pipeline": (
         GROUND,
         *("security", "traces", "wire", "kafka", "providers", "runtime", "inputs", "sources", "stages"),
-        *("backtest", "reports", "bench", "demo", "console", "federation", "cli"),
+        *("training", "backtest", "reports", "bench", "demo", "console", "federation", "cli"),
     ),
     "models": (
         GROUND,

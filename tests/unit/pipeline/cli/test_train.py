@@ -10,15 +10,16 @@ from typer.testing import CliRunner
 from models.behaviour.lstm import BehaviourModel
 from models.behaviour.training_series import held_out
 from models.synthetic.population import population
-from pipeline.cli import train as module
+from pipeline.cli.train import train
 from pipeline.errors import UsageError
+from pipeline.training import fitting
 from tests.unit.pipeline.trace_files import write
 
 
 @pytest.fixture(scope="module")
 def command() -> typer.Typer:
     app = typer.Typer()
-    app.command("train")(module.train)
+    app.command("train")(train)
     app.callback()(lambda: None)  # one command alone would have no name
     return app
 
@@ -38,15 +39,13 @@ def trained(
     command: typer.Typer, trace_file: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, Any]:
     out = tmp_path_factory.mktemp("models") / "tiny"
-    module_synthetic, module.SYNTHETIC = module.SYNTHETIC, ((1, 60, 120),)
-    try:
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("models.synthetic.series.POPULATIONS", ((1, 60, 120),))
         done = CliRunner().invoke(
             command,
             ["train", str(trace_file), "--out", str(out), "--updates", "2", "--json"],
             catch_exceptions=False,
         )
-    finally:
-        module.SYNTHETIC = module_synthetic
     assert done.exit_code == 0
     return out, json.loads(done.stdout)
 
@@ -70,4 +69,4 @@ def test_train_writes_a_model_that_says_where_it_comes_from(
 
 def test_a_trace_that_is_not_there_is_said(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no such file"):
-        module.load(tmp_path / "none.csv")
+        fitting.read(tmp_path / "none.csv")

@@ -1,0 +1,70 @@
+"""Which users and ticks train the behaviour model, stop the training, calibrate and score it.
+
+A user is held out by the hash of its name (`training_series.held_out`); of every user the end is, 14 days or a
+quarter of its ticks. Nothing of that test window is in training, early stopping or calibration.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from models.behaviour import training_series
+from models.behaviour.training_series import Series
+from models.metrics import DAY_S
+
+TEST_S: Final = 14 * DAY_S
+"""Length of the test window at a trace's end; a quarter of the trace where that is shorter."""
+WARM_UP_S: Final = 8 * DAY_S
+"""Run before the scored test window: a day, and the week of residuals that the baselines keep."""
+CHECK_S: Final = 7 * DAY_S
+"""Run before the window that stops the training."""
+CALIBRATION_TICKS: Final = 4_000  # two weeks of five minutes
+GROUP_SIZES: Final = (2, 3, 5, 8, 10, 15, 25, 35, 50, 75) * 3
+"""Users of the groups whose totals are trained on, beside single users."""
+COARSER: Final = 5
+"""Ticks of a minute are trained on as ticks of so many minutes, too."""
+
+
+def test_start(ticks: int, tick_s: int) -> int:
+    """First row of the test window of so many consecutive rows."""
+    return ticks - min(TEST_S // tick_s, ticks // 4)
+
+
+def test_rows(ticks: int, tick_s: int) -> tuple[int, int]:
+    """Rows from which the scoring pass runs, and from which it scores."""
+    score = test_start(ticks, tick_s)
+    return max(0, score - WARM_UP_S // tick_s), score
+
+
+def calibration_rows(ticks: int, tick_s: int) -> tuple[int, int, int]:
+    """Rows from which the calibrating pass runs, from which it counts, and before which it ends."""
+    stop = test_start(ticks, tick_s)
+    start = max(0, stop - CALIBRATION_TICKS)
+    return max(0, start - DAY_S // tick_s), start, stop
+
+
+def train_and_check(users: list[Series]) -> tuple[list[Series], list[tuple[Series, int]]]:
+    """Series that train, and series that stop the training with the row from which they count.
+
+    Users held out stop the training, by the window before the test window.
+    """
+    fit: list[Series] = []
+    check: list[tuple[Series, int]] = []
+    for user in users:
+        ticks = len(user.values)
+        stop = test_start(ticks, user.tick_s)
+        if training_series.held_out(user.name):
+            score = 2 * stop - ticks
+            start = max(0, score - CHECK_S // user.tick_s)
+            check.append((user.part(start, stop), score - start))
+        else:
+            fit.append(user.part(0, stop))
+    return fit, check
+
+
+def extended(fit: list[Series], seed: int) -> list[Series]:
+    """Series of one trace that train, then totals of groups of them, then those of a minute at five minutes."""
+    more: list[Series] = []
+    if len(fit) > 5:
+        more += training_series.groups(fit, [size for size in GROUP_SIZES if size <= len(fit)], seed)
+    return fit + more + [training_series.coarser(one, COARSER) for one in fit if one.tick_s == 60]

@@ -1,0 +1,1 @@
+"""The behaviour model fitted and scored on trace files."""

@@ -1,0 +1,324 @@
+"""Score the behaviour model on a trace, causally, beside baseline forecasters (docs/scoring.md)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from math import gcd
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import polars as pl
+
+from models.baselines import forecasters
+from models.behaviour import training_series
+from models.behaviour.lstm import DEFAULT_MODEL, BehaviourModel
+from models.evaluation import forecast_pass
+from models.evaluation import promise as confidence
+from models.evaluation.forecast_scores import MAIN_METRICS, Scores
+from models.metrics import METRICS, horizon_steps
+from pipeline.errors import UsageError
+from pipeline.format import iso
+from pipeline.inputs import loaded_model
+from pipeline.progress import Progress, silent
+from pipeline.traces import trace_file
+from pipeline.traces.trace_file import Panel
+from pipeline.traces.window import ScoringWindow, ticks_of, window_of
+
+DEFAULT_BASELINES: Final = ("persistence", "seasonal_naive")
+
+
+@dataclass(frozen=True, eq=False)
+class EvaluationRequest:
+    """What to score, on which window, against which baselines.
+
+    Attributes:
+        trace: trace file or frame with its columns (docs/telemetry.md).
+        model: folder of the model.
+        tick_s: seconds of a tick; None: the trace's interval.
+        begin, until: scored window, ISO 8601.
+        warm_up: duration before it that is run and not scored, as "12h" or "8d"; see `window_of`.
+        users: patterns of users to score, "user" or "app/user", or "@file" of patterns; None: all.
+        held_out: only users whose hash keeps them out of training.
+        baselines: names of `models.baselines.forecasters.NAMES`.
+        every: score the forecasts of every so many ticks.
+        without_events: hide the trace's events from the model.
+        forget: duration after which the model forgets all users, and is scored as new to them.
+        apps: instead of forecasts, score how often plans of artificial apps keep a stated confidence.
+        groupings: with `apps`: apps of each size.
+        scenarios: with `apps`: of each decision.
+        governed: with `apps`: metrics of the promise.
+        seed: of the randomised PIT, the bootstrap and DeepAR.
+    """
+
+    trace: Path | pl.DataFrame
+    model: Path = DEFAULT_MODEL
+    tick_s: int | None = None
+    begin: str | None = None
+    until: str | None = None
+    warm_up: str | None = None
+    users: Sequence[str] | None = None
+    held_out: bool = False
+    baselines: Sequence[str] = DEFAULT_BASELINES
+    every: int = 1
+    without_events: bool = False
+    forget: str | None = None
+    apps: bool = False
+    groupings: int = 20
+    scenarios: int = 4_096
+    governed: Sequence[str] = MAIN_METRICS
+    seed: int = 0
+
+    @property
+    def names(self) -> list[str]:
+        """Baselines, each one time."""
+        return list(dict.fromkeys(self.baselines))
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Result of an evaluation.
+
+    Attributes:
+        report: figures as `leadtime evaluate --json` prints them.
+        scores: of the forecasts, for a picture.
+    """
+
+    report: dict[str, Any]
+    scores: Scores
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A request with its model and trace read.
+
+    Attributes:
+        request: as given.
+        model: to score.
+        panel: all users and ticks of the trace.
+        users: columns of the users to score.
+        window: rows that are run and scored.
+        forget: ticks after which the model forgets all users; None: never.
+    """
+
+    request: EvaluationRequest
+    model: BehaviourModel
+    panel: Panel
+    users: list[int]
+    window: ScoringWindow
+    forget: int | None
+
+    @property
+    def arrays(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Values, events and saturation of the window's rows and the chosen users, (tick, user, ...)."""
+        rows = slice(self.window.begin, self.window.stop)
+        events = self.panel.events[rows, self.users]
+        if self.request.without_events:
+            events = np.full_like(events, np.nan)
+        return self.panel.values[rows, self.users], events, self.panel.saturated[rows, self.users]
+
+    @property
+    def first_tick(self) -> int:
+        """Number of the first tick that is run."""
+        return int(self.panel.ticks[self.window.begin])
+
+    @property
+    def warm_up(self) -> int:
+        """Ticks that are run and not scored."""
+        return self.window.score - self.window.begin
+
+    def facts(self) -> dict[str, Any]:
+        """What the report says of the request."""
+        return {
+            "trace": str(self.request.trace) if isinstance(self.request.trace, Path) else "frame",
+            "model_id": self.model.model_id,
+            "tick_s": self.panel.tick_s,
+            "from": iso(self.panel.start_s(self.window.score)),
+            "until": iso(self.panel.start_s(self.window.stop)),
+            "warm_up_s": self.warm_up * self.panel.tick_s,
+        }
+
+
+def run(request: EvaluationRequest, progress: Progress = silent) -> Evaluation:
+    """Score a model.
+
+    Args:
+        request: what to score.
+        progress: called with the ticks done.
+
+    Raises:
+        UsageError: a name that is unknown, a file that cannot be read, or nothing to score.
+    """
+    _load_baselines(request.names)
+    prepared = prepare(request)
+    return _promise(prepared, progress) if request.apps else _forecasts(prepared, progress)
+
+
+def prepare(request: EvaluationRequest) -> Prepared:
+    """Read model and trace, choose users and window.
+
+    Raises:
+        UsageError: what cannot be read, or nothing to score.
+    """
+    model = loaded_model.load(request.model)
+    given = request.trace
+    trace = trace_file.read(given) if isinstance(given, Path) else trace_file.of_frame(given, "frame")
+    panel = trace_file.to_panel(trace, request.tick_s)
+    users = _chosen(panel, request.users, request.held_out)
+    window = window_of(panel, request.warm_up, request.begin, request.until)
+    forget = None if request.forget is None else max(1, ticks_of(request.forget, panel.tick_s))
+    if forget is not None and gcd(request.every, forget) > 1:
+        raise UsageError(
+            f"--every {request.every} with --forget {request.forget} would always score the same ticks after it was"
+            f" forgotten: choose one that shares no factor with {forget}"
+        )
+    return Prepared(request, model, panel, users, window, forget)
+
+
+def _promise(prepared: Prepared, progress: Progress) -> Evaluation:
+    """How often plans of artificial apps keep a stated confidence."""
+    request, panel = prepared.request, prepared.panel
+    governed = list(dict.fromkeys(request.governed))
+    for name in governed:
+        if name not in METRICS:
+            raise UsageError(f"no metric {name!r}; known are {', '.join(METRICS)}")
+    promise, scores = confidence.study(
+        prepared.model,
+        *prepared.arrays,
+        confidence.groupings(len(prepared.users), request.groupings, request.seed),
+        first_tick=prepared.first_tick,
+        tick_s=panel.tick_s,
+        score_from=prepared.warm_up,
+        governed=governed,
+        every=horizon_steps(panel.tick_s)[-1] if request.every == 1 else request.every,
+        scenarios=request.scenarios,
+        seed=request.seed,
+        progress=lambda done, total: progress("planning", done, total),
+    )
+    report = prepared.facts() | {
+        "scenarios": request.scenarios,
+        "governed": governed,
+        "rivals": list(scores.rivals),
+    }
+    return Evaluation(report | confidence.report(promise, scores, request.seed), scores)
+
+
+def _forecasts(prepared: Prepared, progress: Progress) -> Evaluation:
+    """Scores of the model's forecasts beside baselines."""
+    request, panel = prepared.request, prepared.panel
+    baselines: list[forecasters.Rival] = []
+    for name in request.names:
+        progress(f"fitting {name}", 0, 1, "takes some minutes" if name == "deepar" else "")
+        baselines.append(_baseline(name, prepared))
+        progress(f"fitting {name}", 1, 1)
+    scores = forecast_pass.evaluate(
+        prepared.model,
+        *prepared.arrays,
+        [panel.users[u] for u in prepared.users],
+        first_tick=prepared.first_tick,
+        tick_s=panel.tick_s,
+        score_from=prepared.warm_up,
+        rivals=baselines,
+        every=request.every,
+        forget=prepared.forget,
+        seed=request.seed,
+        progress=lambda done, total: progress("evaluating", done, total),
+    )
+    report = prepared.facts() | {
+        "every": request.every,
+        "without_events": request.without_events,
+        "forget_ticks": prepared.forget,
+        "rivals": request.names,
+        "by_metric_and_step": scores.table(),
+        "summary": scores.summary(request.seed),
+    }
+    return Evaluation(report, scores)
+
+
+def _load_baselines(names: Sequence[str]) -> None:
+    """Load the libraries of baselines: before TensorFlow, see `models.baselines.forecasters.load`.
+
+    Raises:
+        UsageError: an unknown baseline, or one whose packages are not installed.
+    """
+    for name in names:
+        if name not in forecasters.NAMES:
+            raise UsageError(f"no rival {name!r}; known are {', '.join(forecasters.NAMES)}")
+        try:
+            forecasters.load(name)
+        except ImportError as error:
+            raise UsageError(f"rival {name} needs more packages ({error}): uv sync --group rivals") from error
+
+
+def _chosen(panel: Panel, patterns: Sequence[str] | None, held_out: bool) -> list[int]:
+    """Columns of the users to score.
+
+    Raises:
+        UsageError: a pattern that no user matches, a list that cannot be read, or none left.
+    """
+    names = [f"{app}/{user}" for app, user in zip(panel.apps, panel.users, strict=True)]
+    chosen = set(range(len(names)))
+    if patterns is not None:
+        chosen = {
+            u for given in patterns for pattern in _listed(given) for u in _matching(pattern, names, panel)
+        }
+    if held_out:
+        chosen = {u for u in chosen if training_series.held_out(names[u])}
+    if not chosen:
+        raise UsageError("no users to score: none of the chosen is held out")
+    return sorted(chosen)
+
+
+def _matching(pattern: str, names: Sequence[str], panel: Panel) -> list[int]:
+    """Columns of the users that a pattern matches, by "app/user" or by "user".
+
+    Raises:
+        UsageError: none.
+    """
+    matching = [
+        u
+        for u, name in enumerate(names)
+        if fnmatchcase(name, pattern) or fnmatchcase(panel.users[u], pattern)
+    ]
+    if not matching:
+        raise UsageError(f"no user {pattern!r} in the trace; it has {', '.join(names[:3])}, ...")
+    return matching
+
+
+def _listed(given: str) -> list[str]:
+    """A pattern, or those in the lines of "@file"."""
+    if not given.startswith("@"):
+        return [given]
+    try:
+        lines = Path(given[1:]).read_text().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{given[1:]}: cannot be read: {error}") from error
+    return [line.strip() for line in lines if line.strip()]
+
+
+def _baseline(name: str, prepared: Prepared) -> forecasters.Rival:
+    """A baseline for the window; one that is trained sees the times before it, of users not scored nor held out."""
+    panel, window, users = prepared.panel, prepared.window, prepared.users
+    others = [
+        u
+        for u, (app, user) in enumerate(zip(panel.apps, panel.users, strict=True))
+        if u not in users and not training_series.held_out(f"{app}/{user}")
+    ]
+    train = (panel.values[: window.score, others], panel.events[: window.score, others]) if others else None
+    rows = slice(window.begin, window.stop)
+    try:
+        return forecasters.make(
+            name,
+            panel.values[rows, users],
+            events=panel.events[rows, users],
+            first_tick=prepared.first_tick,
+            tick_s=panel.tick_s,
+            warm_up=prepared.warm_up,
+            train=train,
+            train_tick=int(panel.ticks[0]),
+            seed=prepared.request.seed,
+        )
+    except ValueError as error:
+        raise UsageError(f"rival {name}: {error}") from error

@@ -1,0 +1,224 @@
+"""Fit the behaviour model on trace files and simulated populations, and score it on users and time held out."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from models.behaviour import prior as calibration
+from models.behaviour import training, training_series, training_split
+from models.behaviour.lstm import BehaviourModel
+from models.behaviour.training_series import Series
+from models.evaluation import forecast_pass
+from models.synthetic import series as synthetic
+from pipeline.progress import Progress, silent
+from pipeline.traces import trace_file
+
+
+@dataclass(frozen=True)
+class TrainingRequest:
+    """What to train a model on.
+
+    Attributes:
+        traces: trace files.
+        out: folder of the new model; its name is the model's id.
+        seed: of weights and batches: equal seeds give equal models.
+        updates: of the weights.
+        minutes: after which the training stops before all updates are done.
+        populations, machines: seed, tick_s and ticks of each simulated population and set of machines.
+    """
+
+    traces: Sequence[Path]
+    out: Path
+    seed: int = 0
+    updates: int = 6000
+    minutes: float = 60.0
+    populations: Sequence[tuple[int, int, int]] = field(default_factory=lambda: synthetic.POPULATIONS)
+    machines: Sequence[tuple[int, int, int]] = field(default_factory=lambda: synthetic.MACHINES)
+
+
+@dataclass(frozen=True)
+class TraceSeries:
+    """Users of one trace file with one interval: as a panel, and as series, each on its own stretch of time."""
+
+    path: Path
+    panel: trace_file.Panel
+    users: list[Series]
+
+    @property
+    def held_out(self) -> list[int]:
+        """Columns of users held out."""
+        return [u for u, user in enumerate(self.users) if training_series.held_out(user.name)]
+
+    @property
+    def name(self) -> str:
+        """For a table of scores."""
+        return f"{self.path.name}, {self.panel.tick_s} s"
+
+
+def read(path: Path) -> list[TraceSeries]:
+    """A trace file in parts, one for each interval of its users.
+
+    Raises:
+        UsageError: as `pipeline.traces.trace_file.read`.
+    """
+    parts: list[TraceSeries] = []
+    for trace in trace_file.by_interval(trace_file.read(path)):
+        panel = trace_file.to_panel(trace)
+        users: list[Series] = []
+        for u, (app, user) in enumerate(zip(panel.apps, panel.users, strict=True)):
+            known = np.flatnonzero(~np.isnan(panel.values[:, u]).all(-1))
+            at = slice(known[0], known[-1] + 1) if len(known) else slice(0)
+            users.append(
+                Series.of(
+                    f"{app}/{user}",
+                    panel.tick_s,
+                    int(panel.ticks[at.start or 0]),
+                    panel.values[at, u],
+                    panel.events[at, u],
+                    panel.saturated[at, u],
+                )
+            )
+        parts.append(TraceSeries(path, panel, users))
+    return parts
+
+
+def train(
+    request: TrainingRequest, progress: Progress = silent, clock: Callable[[], float] = time.monotonic
+) -> BehaviourModel:
+    """Fit a model, calibrate it, score it, and save it with what it was trained on; `facts` has all of it.
+
+    Args:
+        request: what to train on.
+        progress: called with updates done, the present loss and the best check.
+        clock: seconds, by which the training stops.
+
+    Raises:
+        UsageError: a trace cannot be read.
+    """
+    parts = [part for path in request.traces for part in read(path)]
+    model = _fit(request, parts, progress, clock)
+    model.facts |= {
+        "seed": request.seed,
+        "updates": request.updates,
+        "held_out": "users whose BLAKE2b-64 of app/user is 0 modulo 5, and the end of every user: 14 days or a quarter",
+        "trained_on": [_origin(path, [p for p in parts if p.path == path]) for path in request.traces],
+        "synthetic": [{"seed": s, "tick_s": t, "ticks": n} for s, t, n in request.populations],
+        "machines": [{"seed": s, "tick_s": t, "ticks": n} for s, t, n in request.machines],
+    }
+    model.facts |= calibrated(model, parts)  # the compiled step stays
+    model.save(request.out)  # scoring takes minutes: what was fitted is not lost with it
+    scored = {part.name: _scores(model, part) for part in parts if part.held_out}
+    model.facts["scores"] = {
+        name: {"summary": scores.summary(), "by_metric_and_step": scores.table()}
+        for name, scores in scored.items()
+    }
+    model.save(request.out)
+    return model
+
+
+def _fit(
+    request: TrainingRequest,
+    parts: Sequence[TraceSeries],
+    progress: Progress,
+    clock: Callable[[], float],
+) -> BehaviourModel:
+    fit: list[Series] = []
+    check: list[tuple[Series, int]] = []
+    for part in parts:
+        trains, checks = training_split.train_and_check(part.users)
+        fit += training_split.extended(trains, request.seed)
+        check += checks
+    for population in request.populations:
+        fit += synthetic.population_series(*population)
+    for machines in request.machines:
+        fit += synthetic.machine_series(*machines)
+    end = clock() + 60 * request.minutes
+    return training.fit(
+        fit,
+        check,
+        model_id=request.out.name,
+        seed=request.seed,
+        updates=request.updates,
+        stop=lambda: clock() > end,
+        progress=lambda done, total, loss, best: progress(
+            "training", done, total, f"loss {loss:.3f}, best check {best:.4f}"
+        ),
+        checkpoint=lambda model: model.save(request.out),  # what a run that is cut off has reached
+    )
+
+
+def _scores(model: BehaviourModel, part: TraceSeries) -> forecast_pass.Scores:
+    """Users held out, over the test window; the eight days before it warm up the state and the baseline."""
+    panel, users = part.panel, part.held_out
+    start, score = training_split.test_rows(len(panel.ticks), panel.tick_s)
+    return forecast_pass.evaluate(
+        model,
+        panel.values[start:, users],
+        panel.events[start:, users],
+        panel.saturated[start:, users],
+        [panel.users[u] for u in users],
+        first_tick=int(panel.ticks[start]),
+        tick_s=panel.tick_s,
+        score_from=score - start,
+    )
+
+
+def calibrated(model: BehaviourModel, parts: Sequence[TraceSeries]) -> dict[str, Any]:
+    """Facts `prior`, where a new user's calibration begins, and `dependence` of the model's errors.
+
+    Both are of users held out, over the ticks before the test window; a day warms up.
+    """
+    before: list[tuple[Any, Any]] = []
+    for part in parts:
+        panel, users = part.panel, part.held_out
+        warm, start, stop = training_split.calibration_rows(len(panel.ticks), panel.tick_s)
+        if users:
+            before.append(
+                calibration.normal_scores(
+                    model,
+                    panel.values[warm:stop, users],
+                    panel.events[warm:stop, users],
+                    panel.saturated[warm:stop, users],
+                    first_tick=int(panel.ticks[warm]),
+                    tick_s=panel.tick_s,
+                    score_from=start - warm,
+                )
+            )
+    prior = calibration.prior([state for _, state in before])
+    dependence = calibration.dependence([scores for scores, _ in before])
+    return {
+        "prior": {name: array.round(4).tolist() for name, array in prior.items()},
+        "dependence": {
+            "shared": dependence.shared.round(4).tolist(),
+            "metric_correlation": dependence.metric_correlation.round(4).tolist(),
+            "step_correlation": round(dependence.step_correlation, 4),
+        },
+    }
+
+
+def _origin(path: Path, parts: Sequence[TraceSeries]) -> dict[str, Any]:
+    """What of a file was learnt from: enough to tell whether a trace was in the training."""
+    return {
+        "file": path.name,
+        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "parts": [
+            {
+                "tick_s": part.panel.tick_s,
+                "from_s": int(part.panel.ticks[0]) * part.panel.tick_s,
+                "until_s": int(
+                    part.panel.ticks[training_split.test_start(len(part.panel.ticks), part.panel.tick_s)]
+                )
+                * part.panel.tick_s,
+                "users": len(part.users),
+                "users_held_out": len(part.held_out),
+            }
+            for part in parts
+        ],
+    }
