@@ -40,7 +40,7 @@ types: $(SYNCED)
 
 docs: $(SYNCED)
 	@echo "docs: the site of docs/ into .site/; a broken link fails"
-	@NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --quiet --strict $(ARGS)
+	@.venv/bin/zensical build --strict $(ARGS)
 
 setup: $(SYNCED)
 	@:

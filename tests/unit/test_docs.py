@@ -62,7 +62,7 @@ def test_every_link_leads_to_a_file_and_a_heading_that_are_there(page: Path) -> 
             assert anchor in anchors(target), link
 
 
-@pytest.mark.parametrize("page", PAGES, ids=name)
+@pytest.mark.parametrize("page", [*PAGES, *(ROOT / "models/released").rglob("*.md")], ids=name)
 def test_every_path_that_a_page_names_is_there(page: Path) -> None:
     for path in PATH.findall(page.read_text()):
         assert (ROOT / path).exists(), path
@@ -83,6 +83,19 @@ def test_every_page_is_in_the_sites_contents() -> None:
     contents = (ROOT / "mkdocs.yml").read_text()
     for page in PAGES[1:]:
         assert f" {page.relative_to(DOCS)}\n" in contents, page
+
+
+def test_the_site_is_built_without_a_warning() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "zensical", "build", "--strict"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+    pages = {page.relative_to(DOCS).with_suffix(".html") for page in PAGES[1:]}
+    assert pages <= {page.relative_to(ROOT / ".site") for page in (ROOT / ".site").rglob("*.html")}
 
 
 def test_the_readme_can_be_read_in_ten_minutes() -> None:
