@@ -1,4 +1,4 @@
-"""All policies of a backtest at the same realised hit rate and at their defaults: figures, and tables of everything."""
+"""Our plans and baselines at the same realised hit rate and at their defaults: figures and tables."""
 
 from __future__ import annotations
 
@@ -10,23 +10,29 @@ import numpy as np
 import polars as pl
 
 from models.baselines.autoscalers.registry import KNOBS, largest
-from models.capacity import floor_demand
 from models.demand.reconciliation import lower_bound
+from models.evaluation import need, promises_kept
 from models.evaluation.policy_outcomes import RATES, Outcomes, at_rate, compared, nearest, weights
 from models.evaluation.promise import totals
-from models.metrics import DAY_S, HOUR_S, METRICS
-from pipeline.backtest.baselines import SUPPLY, filled, loads
+from models.metrics import DAY_S, HOUR_S
+from pipeline.backtest.baselines import SUPPLY, loads
 from pipeline.backtest.job import Arrays, Job
 
 OURS: Final = "leadtime"
 
 
 @dataclass(frozen=True)
-class Ranked:
-    """What is reported, and what it was made from: by market the outcomes, and each policy's lanes.
+class Comparison:
+    """All policies at the same realised hit rates and at their defaults.
 
-    promise: which decisions have an outcome, and which of them were kept, (tick, app).
-    matched: of the first market, by policy cost and slack at each of RATES, (draw) of the bootstrap, all apps.
+    Attributes:
+        report: figures, as in the JSON report.
+        outcomes: by market, of all lanes.
+        lanes: by market and policy, the policy's lanes; its default is the first.
+        settings: by policy, the setting of each of its lanes.
+        demand: (tick, app) replicas that were needed, NaN where not measured.
+        promise: which decisions have an outcome, and which of them were kept, (tick, app).
+        matched: of the first market, by policy cost and slack at each of RATES, (draw) of the bootstrap, all apps.
     """
 
     report: dict[str, Any]
@@ -38,60 +44,50 @@ class Ranked:
     matched: Mapping[str, tuple[Mapping[float, np.ndarray], Mapping[float, np.ndarray]]]
 
 
-def rank(
+def compare(
     job: Job,
-    seen: Arrays,
-    rivals: Mapping[str, Arrays],
+    ours: Arrays,
+    baselines: Mapping[str, Arrays],
     names: Sequence[str],
     *,
     skip: int,
     carry: bool = False,
-) -> Ranked:
+) -> Comparison:
     """The figures of docs/scoring.md.
 
     Args:
-        job: what was run.
-        seen: our outcomes, from the first plan on.
-        rivals: by market; of the rivals in `names`.
-        names: see there.
+        job: what was simulated.
+        ours: our outcomes, from the first plan on.
+        baselines: outcomes of those in `names`, by market.
+        names: of the baselines.
         skip: rows from the first plan on that are not scored.
-        carry: what was lacking in a tick is demand of the next one as well.
+        carry: demand that a tick's capacity lacked is added to the next tick's.
     """
+    policies = [job.policies[app] for app in job.apps]
     demand = largest(loads(job)[len(job.before) + job.plan_from :])[skip:]
     members = [job.members[app] for app in job.apps]
     usage = totals(job.values, members)
-    held = totals(np.where(job.saturated, job.values, 0), members)
-    bounds = lower_bound(held, usage)
-    censored = _censored(job, usage, held, bounds)[job.plan_from :][skip:] & ~np.isnan(demand)
-    ticks = job.first_tick + job.plan_from + skip + np.arange(len(demand))
-    day = ticks // max(1, DAY_S // job.tick_s)
-    day -= day[0]
-    first = next(iter(job.offers))
-    default = next(iter(job.policies.values())).confidence
-    outcomes: dict[str, Outcomes] = {}
-    lanes: dict[str, dict[str, list[int]]] = {}
-    settings = {OURS: [default, *len(SUPPLY) * [*job.levels, *job.shortages]]}
-    settings |= {name: list(len(SUPPLY) * KNOBS[name].values) for name in names}
-    for market in job.offers if job.levels else [first]:
-        beside = rivals.get(market)
-        # on demand our default is the level nearest to the policy's confidence: there is no plan of its own
-        nearest = int(np.argmin(np.abs(np.array(job.levels or [default]) - default)))
-        parts: dict[str, np.ndarray] = {}
-        for name in ("ready", "asked", "cost"):
-            swept = beside[name][skip:] if beside else seen[name][skip:][..., :0]
-            own = seen[name][skip:][..., :1] if market == first else swept[..., nearest : nearest + 1]
-            parts[name] = np.concatenate([own, swept], axis=-1)
-        outcomes[market] = Outcomes(demand, ~np.isnan(demand) & ~censored, day, **parts, carry=carry)
-        lanes[market], at = {}, 0
-        for name, values in settings.items():
-            lanes[market][name] = list(range(at, at + len(values)))
-            at += len(values)
-    tables = {m: _policies(job, outcomes[m], lanes[m], settings, censored) for m in outcomes}
-    known, kept = _promise(job, seen, skip, np.where(bounds, np.nan, usage))
+    saturated = totals(np.where(job.saturated, job.values, 0), members)
+    scored = slice(job.plan_from + skip, None)
+    censored = need.censored(usage, saturated, policies)[scored] & ~np.isnan(demand)
+    outcomes, lanes, settings = _outcomes(job, ours, baselines, names, (demand, censored, carry))
+    known, kept = promises_kept.kept(
+        promises_kept.Promises(
+            np.asarray(np.isfinite(ours["plan"][skip:]).any(axis=2)),
+            ours["required"][skip:],
+            ours["window"][skip:],
+            job.steps,
+        ),
+        np.where(lower_bound(saturated, usage), np.nan, usage)[scored],
+        policies,
+    )
     promise = {
         "decisions": int(known.sum()),
         "kept": int(kept.sum()) / int(known.sum()) if known.any() else None,
     }
+    first = next(iter(job.offers))
+    default = next(iter(job.policies.values())).confidence
+    tables = {m: _policies(job, outcomes[m], lanes[m], settings, censored) for m in outcomes}
     by_app = _by_app(job, outcomes[first], lanes[first])
     report: dict[str, Any] = {
         "censored_app_ticks": int(censored.sum()),
@@ -112,21 +108,45 @@ def rank(
     for table in tables.values():
         for row in table.values():
             del row["_drawn"], row["_slack"]
-    return Ranked(report, outcomes, lanes, settings, demand, (known, kept), matched)
+    return Comparison(report, outcomes, lanes, settings, demand, (known, kept), matched)
 
 
-def _censored(job: Job, usage: np.ndarray, held: np.ndarray, bounds: np.ndarray) -> np.ndarray:
-    """(row, app) where what was needed is not known.
+def _outcomes(
+    job: Job,
+    ours: Arrays,
+    baselines: Mapping[str, Arrays],
+    names: Sequence[str],
+    scored: tuple[np.ndarray, np.ndarray, bool],
+) -> tuple[dict[str, Outcomes], dict[str, dict[str, list[int]]], dict[str, list[float]]]:
+    """Outcomes by market; of each market every policy's lanes; every policy's settings, its default first.
 
-    A governed metric is a lower bound, and could set the need: with its saturated part taken once and a half, as the
-    reactive floor takes it, it would need more than all that was measured. Where another metric needs more anyway,
-    the need is known.
-
-    usage, held, bounds: (row, app, METRICS); held: what saturated users have of it.
+    scored: demand and whether it is censored, (tick, app); whether what was lacking is carried over.
     """
-    known = largest(filled(job, usage))
-    could = largest(filled(job, np.where(bounds, floor_demand(usage, held), np.nan)))
-    return ~np.isnan(could) & (could > known)
+    demand, censored, carry = scored
+    skip = len(ours["ready"]) - len(demand)
+    default = next(iter(job.policies.values())).confidence
+    # on demand our default is the level nearest to the policy's confidence: it has no plan of its own
+    closest = int(np.argmin(np.abs(np.array(job.levels or [default]) - default)))
+    day = (job.first_tick + job.plan_from + skip + np.arange(len(demand))) // max(1, DAY_S // job.tick_s)
+    settings = {OURS: [default, *len(SUPPLY) * [*job.levels, *job.shortages]]}
+    settings |= {name: list(len(SUPPLY) * KNOBS[name].values) for name in names}
+    ends = np.cumsum([len(values) for values in settings.values()]).tolist()
+    lanes = {
+        name: list(range(end - len(values), end))
+        for end, (name, values) in zip(ends, settings.items(), strict=True)
+    }
+    first = next(iter(job.offers))
+    outcomes: dict[str, Outcomes] = {}
+    for market in job.offers if job.levels else [first]:
+        beside = baselines.get(market)
+        parts: dict[str, np.ndarray] = {}
+        for name in ("ready", "asked", "cost"):
+            swept = beside[name][skip:] if beside else ours[name][skip:][..., :0]
+            own = ours[name][skip:][..., :1] if market == first else swept[..., closest : closest + 1]
+            parts[name] = np.concatenate([own, swept], axis=-1)
+        measured = ~np.isnan(demand) & ~censored
+        outcomes[market] = Outcomes(demand, measured, day - day[0], **parts, carry=carry)
+    return outcomes, {market: dict(lanes) for market in outcomes}, settings
 
 
 def _policies(
@@ -181,11 +201,11 @@ def _by(job: Job, name: str, lanes: int) -> list[str]:
 def _supply(name: str, lanes: int) -> list[float | None]:
     """SUPPLY of a policy's lanes; our first is the plan itself."""
     own: list[float | None] = [None] if name == OURS else []
-    return own + [one for one in SUPPLY for _ in range((lanes - len(own)) // len(SUPPLY))]
+    return own + [share for share in SUPPLY for _ in range((lanes - len(own)) // len(SUPPLY))]
 
 
 def _summary(table: Mapping[str, Any]) -> dict[str, Any]:
-    """Our cost at a realised 99 % over that of others there; products: one of them, the best over all apps."""
+    """Ratios of our cost at a realised 99 % to the best product's over all apps, persistence's and the oracle's."""
     ours = table[OURS]["_drawn"][0.99]
     products = {
         name: row["_drawn"][0.99][0]
@@ -223,7 +243,7 @@ def _worse(by_app: Mapping[str, Any]) -> list[str]:
 def _cheaper(
     table: Mapping[str, Any], outcomes: Outcomes, lanes: Mapping[str, list[int]], tick_s: int
 ) -> dict[str, Any]:
-    """Rivals that cost less at a realised 99 %, with what they have less, and when; the oracle is none."""
+    """Baselines but the oracle that cost less at a realised 99 %, with how and when their outcomes differ from ours."""
     cost = {name: row["at_99"]["cost"] for name, row in table.items() if row["at_99"]["cost"] is not None}
     one = nearest(outcomes, lanes[OURS], 0.99)
     return {
@@ -233,59 +253,35 @@ def _cheaper(
     }
 
 
-def _promise(job: Job, seen: Arrays, skip: int, usage: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Which decisions have an outcome, and of which demand stayed within the required curves, (tick, app).
-
-    All governed metrics and steps of the window together. usage: (row, app, metric), NaN where it is not known or a
-    lower bound alone.
-    """
-    governed = np.zeros((len(job.apps), usage.shape[-1]), bool)
-    for a, app in enumerate(job.apps):
-        governed[a, [METRICS.index(m) for m in job.policies[app].governed]] = True
-    known, kept = np.zeros((2, len(seen["required"]) - skip, len(job.apps)), bool)
-    for i in range(skip, len(seen["required"])):
-        row = job.plan_from + i
-        if np.isnan(seen["plan"][i]).all() or row + job.steps[-1] >= len(usage):
-            continue
-        ahead = usage[np.array(job.steps) + row].transpose(1, 0, 2)  # (app, step, metric)
-        step = np.arange(len(job.steps))
-        inside = (step >= seen["window"][i][:, :1]) & (step <= seen["window"][i][:, 1:])
-        cell = inside[..., None] & governed[:, None] & ~np.isnan(ahead) & ~np.isnan(seen["required"][i])
-        known[i - skip] = cell.any(axis=(1, 2))
-        missed = (cell & (ahead > np.nan_to_num(seen["required"][i]))).any(axis=(1, 2))
-        kept[i - skip] = known[i - skip] & ~missed
-    return known, kept
-
-
-def tables(job: Job, seen: Arrays, ranked: Ranked) -> dict[str, pl.DataFrame]:
+def tables(job: Job, ours: Arrays, comparison: Comparison) -> dict[str, pl.DataFrame]:
     """Frames `policies` (a row for each market, policy and setting), `apps` (each app and policy), `ticks`."""
     rows = [
         {"market": market, "policy": name, "setting": row["setting"], **row}
         for market, table in (("tiers", "policies"), ("on_demand", "policies_on_demand"))
-        for name, entry in (ranked.report[table] or {}).items()
+        for name, entry in (comparison.report[table] or {}).items()
         for row in entry["sweep"]
     ]
     by_app = [
         {"app": app, "policy": name, **row}
-        for app, found in ranked.report["by_app"].items()
-        for name, row in found.items()
+        for app, policies in comparison.report["by_app"].items()
+        for name, row in policies.items()
     ]
-    skip, n = len(seen["ready"]) - len(ranked.demand), len(ranked.demand)
-    market, lanes = next(iter(ranked.outcomes.items()))[1], next(iter(ranked.lanes.values()))
+    skip, n = len(ours["ready"]) - len(comparison.demand), len(comparison.demand)
+    market, lanes = next(iter(comparison.outcomes.items()))[1], next(iter(comparison.lanes.values()))
     start_us = (job.first_tick + job.plan_from + skip + np.arange(n)) * job.tick_s * 1_000_000
     ticks = [
         pl.DataFrame(
             {
-                "demand": ranked.demand[:, a],
+                "demand": comparison.demand[:, a],
                 "scored": market.scored[:, a],
                 **{
                     f"{name}.{field}": getattr(market, field)[:, a, some[0]]
                     for name, some in lanes.items()
                     for field in ("ready", "asked", "cost")
                 },
-                "confidence_planned": seen["plan"][skip:, a, 0],
-                "feasible": seen["plan"][skip:, a, 1] == 1,
-                "reason": seen["reason"][skip:, a],
+                "confidence_planned": ours["plan"][skip:, a, 0],
+                "feasible": ours["plan"][skip:, a, 1] == 1,
+                "reason": ours["reason"][skip:, a],
             }
         ).select(pl.Series("ts", start_us).cast(pl.Datetime("us", "UTC")), pl.lit(app).alias("app"), pl.all())
         for a, app in enumerate(job.apps)

@@ -14,8 +14,8 @@ import polars as pl
 from models.behaviour.lstm import DEFAULT_MODEL
 from pipeline.backtest import parallel, topic_simulation, topic_window
 from pipeline.backtest.job import Arrays, Job
-from pipeline.backtest.setup import Records
-from pipeline.backtest.topic_window import Recorded
+from pipeline.backtest.setup import PlanningInputs
+from pipeline.backtest.topic_window import TopicWindow
 from pipeline.errors import UsageError
 from pipeline.format import parse_time
 from pipeline.inputs import released_models
@@ -32,7 +32,7 @@ number of cores: the same arguments give the same bytes anywhere."""
 
 
 @dataclass(frozen=True)
-class Source:
+class DemandSource:
     """Demand of users over time.
 
     Attributes:
@@ -51,7 +51,7 @@ class Source:
     skipped: Mapping[str, int]
     digest: bytes
     model: Path
-    recorded: Recorded | None = None
+    recorded: TopicWindow | None = None
 
     @property
     def ids(self) -> list[bytes] | None:
@@ -63,7 +63,7 @@ class Source:
         job: Job,
         folder: Path,
         processes: int | None,
-        records: Records | None = None,
+        records: PlanningInputs | None = None,
         progress: Progress = silent,
     ) -> tuple[Arrays, dict[str, list[bytes]]]:
         """The outcomes of a job, and of topics the records that its stages published (see
@@ -79,7 +79,7 @@ class Source:
             there = topic_window.planned_by(there, records.policies, every)
         return topic_simulation.run(job, there, self.model, folder, pinned=records is None, progress=progress)
 
-    def changed(self, panel: Panel) -> Source:
+    def changed(self, panel: Panel) -> DemandSource:
         """With other values of the same users."""
         there = None if self.recorded is None else topic_window.changed(self.recorded, panel)
         return replace(self, panel=panel, recorded=there)
@@ -93,7 +93,7 @@ def of_trace(
     until: str | None,
     model: Path | None,
     apps: Sequence[str] = (),
-) -> Source:
+) -> DemandSource:
     """Demand of a trace: a file, or a frame with its columns (docs/telemetry.md).
 
     Args:
@@ -117,7 +117,7 @@ def of_trace(
     window = _scored(window_of(panel, warm_up, begin, until))
     rows = read.frame.height - read.frame.select("ts", "app", "user").unique().height
     skipped = {**read.skipped, "duplicates": rows}  # of a user at one time: their mean counts
-    return Source(name, panel, window, skipped, panel_digest(panel), model or DEFAULT_MODEL)
+    return DemandSource(name, panel, window, skipped, panel_digest(panel), model or DEFAULT_MODEL)
 
 
 def of_topics(
@@ -128,7 +128,7 @@ def of_topics(
     begin: str | None,
     until: str | None,
     model: Path | None,
-) -> Source:
+) -> DemandSource:
     """A window of topics: up to `until`, by default from the first frame there is, so that all is learnt again.
 
     Raises:
@@ -149,7 +149,7 @@ def of_topics(
     window = window_of(panel, warm_up if begin is None else None, begin, until)
     window = _scored(replace(window, begin=0))
     folder = model or released_models.folder(settings)
-    return Source(name, panel, window, found.skipped, found.digest(), folder, found)
+    return DemandSource(name, panel, window, found.skipped, found.digest(), folder, found)
 
 
 def panel_digest(panel: Panel) -> bytes:

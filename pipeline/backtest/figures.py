@@ -10,7 +10,7 @@ import polars as pl
 
 from models.evaluation import day_bootstrap
 from models.evaluation.policy_outcomes import RATES, weights
-from pipeline.backtest.comparison import OURS, Ranked
+from pipeline.backtest.comparison import OURS, Comparison
 from pipeline.backtest.job import TIERS, Arrays, Job
 
 ALL: Final = "*"  # the app of figures of all apps together
@@ -18,7 +18,7 @@ ORACLE: Final = "oracle"
 
 
 def stated(
-    job: Job, seen: Arrays, rivals: Mapping[str, Arrays], names: Sequence[str], ranked: Ranked
+    job: Job, seen: Arrays, rivals: Mapping[str, Arrays], names: Sequence[str], ranked: Comparison
 ) -> dict[str, dict[str, dict[str, Any]]]:
     """By app (ALL: together), policy and figure the value and its interval; one-day blocks, all apps drawn together.
 
@@ -64,7 +64,7 @@ def stated(
     return found
 
 
-def _matched(drawn: dict[str, dict[str, np.ndarray]], ranked: Ranked) -> None:
+def _matched(drawn: dict[str, dict[str, np.ndarray]], ranked: Comparison) -> None:
     """Add cost and slack at the same realised hit rate, and the cost's ratio to the oracle's, over all apps."""
     for rate in RATES:
         at = f"{100 * rate:g}"

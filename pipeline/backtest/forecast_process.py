@@ -10,24 +10,24 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pipeline.backtest.forecasts import Forecasting, Foreseen, model_of
+from pipeline.backtest.forecasts import AppForecast, ForecastPass, model_of
 from pipeline.backtest.job import Arrays, Job
 
 
-class Made(NamedTuple):
+class ForecastRow(NamedTuple):
     """What the other process made of a row.
 
     Attributes:
-        found: of `Source.row`, with scenarios where the row ends with plans.
+        found: of `ForecastSource.row`, with scenarios where the row ends with plans.
         blocks: of the source, at a day's end.
     """
 
-    found: dict[str, Foreseen]
+    found: dict[str, AppForecast]
     blocks: Arrays
 
 
-class Ahead:
-    """A `pipeline.backtest.forecasts.Source` in another process, the same to the byte.
+class ForecastProcess:
+    """A `pipeline.backtest.forecasts.ForecastSource` in another process, the same to the byte.
 
     Args:
         job: what is run.
@@ -35,11 +35,11 @@ class Ahead:
     """
 
     def __init__(self, job: Job, model: Path) -> None:
-        self._job, self._model, self._made = job, model, Made({}, {})
+        self._job, self._model, self._made = job, model, ForecastRow({}, {})
         self._pipe: Any = None
 
-    def row(self, t: int) -> dict[str, Foreseen]:
-        """See `Source`.
+    def row(self, t: int) -> dict[str, AppForecast]:
+        """See `ForecastSource`.
 
         Raises:
             RuntimeError: the other process has ended.
@@ -57,21 +57,21 @@ class Ahead:
         return self._made.found
 
     def blocks(self) -> Arrays:
-        """See `Source`."""
+        """See `ForecastSource`."""
         return self._made.blocks
 
     def restore(self, blocks: Mapping[str, np.ndarray]) -> None:
-        """See `Source`."""
-        self._made = Made({}, dict(blocks))
+        """See `ForecastSource`."""
+        self._made = ForecastRow({}, dict(blocks))
 
 
 def _make(job: Job, model: Path, blocks: Arrays, first: int, out: Connection) -> None:
     """All rows from `first` on, each as soon as there is room for it."""
-    source = Forecasting(job, model_of(model, job.rows))
+    source = ForecastPass(job, model_of(model, job.rows))
     if blocks:
         source.restore(blocks)
     for t in range(first, len(job.values)):
         found = source.row(t)
         if job.plans(t):
             found = {name: one.drawn() for name, one in found.items()}
-        out.send(Made(found, source.blocks() if job.ends_day(t + 1) else {}))
+        out.send(ForecastRow(found, source.blocks() if job.ends_day(t + 1) else {}))

@@ -33,7 +33,7 @@ SHARD: Final = 0
 CAPACITY: Final = 2_000_000  # users; a trace in memory has fewer
 
 
-class Foreseen(NamedTuple):
+class AppForecast(NamedTuple):
     """Of an app at a tick's end.
 
     Attributes:
@@ -48,15 +48,15 @@ class Foreseen(NamedTuple):
     metrics: tuple[str, ...]
     scenarios: np.ndarray | Callable[[], np.ndarray]
 
-    def drawn(self) -> Foreseen:
+    def drawn(self) -> AppForecast:
         """With scenarios."""
         return self._replace(scenarios=self.scenarios() if callable(self.scenarios) else self.scenarios)
 
 
-class Source(Protocol):
+class ForecastSource(Protocol):
     """Of what a rerun plans by: rows are asked for one after another."""
 
-    def row(self, t: int) -> dict[str, Foreseen]:
+    def row(self, t: int) -> dict[str, AppForecast]:
         """Of every app that was heard of, this row's or an earlier one's."""
         ...
 
@@ -74,7 +74,7 @@ def model_of(folder: Path, users: int) -> BehaviourModel:
     return loaded_model.load(folder, small_block(users))
 
 
-class Forecasting:
+class ForecastPass:
     """Users and apps' totals of a job, stepped together, and the users' dependence.
 
     Args:
@@ -94,8 +94,8 @@ class Forecasting:
         self._by_id = np.argsort(self._ids, kind="stable")
         self._there = np.asarray(np.isfinite(job.values).any(-1) | np.isfinite(job.events).any(-1))
 
-    def row(self, t: int) -> dict[str, Foreseen]:
-        """See `Source`. Users and totals are stepped together: a row depends on itself alone, to the bit."""
+    def row(self, t: int) -> dict[str, AppForecast]:
+        """See `ForecastSource`. Users and totals are stepped together: a row depends on itself alone, to the bit."""
         job, tick = self.job, self.job.first_tick + t
         now = np.flatnonzero(self._there[t]).tolist()
         ids = self._ids[now]
@@ -131,7 +131,7 @@ class Forecasting:
         self.states |= decide.apart({name: array[users:] for name, array in after.items()}, list(places))
         known = np.flatnonzero(np.isfinite(forecast.location[:users]).any(axis=(0, 2)))
         own = followed(tick, job.tick_s)
-        found: dict[str, Foreseen] = {}
+        found: dict[str, AppForecast] = {}
         for a, (name, of) in enumerate(places.items()):
             learnt = self.copulas.learn(
                 name, tick, self.users.ids[rows[of]].tobytes(), flags["scores"][of], own
@@ -147,7 +147,7 @@ class Forecasting:
                 scenarios=job.scenarios,
                 seed=job.seed,
             )
-            found[name] = Foreseen(
+            found[name] = AppForecast(
                 demands[name],
                 forecast[users + a],
                 tuple(METRICS[m] for m in known),
@@ -162,7 +162,7 @@ class Forecasting:
         return np.flatnonzero(self._inside[self.job.apps.index(app), columns]) if len(rows) else columns
 
     def blocks(self) -> Arrays:
-        """See `Source`."""
+        """See `ForecastSource`."""
         users = self.users
         return {
             "ids": users.ids.view(np.uint8),
@@ -177,7 +177,7 @@ class Forecasting:
         }
 
     def restore(self, blocks: Mapping[str, np.ndarray]) -> None:
-        """See `Source`."""
+        """See `ForecastSource`."""
         users, ids = self.users, blocks["ids"].view(NAMES)
         slots = users.admit(ids, np.zeros(len(ids), int), [""], 0)
         users.seen[:] = blocks["seen"]

@@ -1,10 +1,10 @@
-"""What a backtest runs, and one app's life in it: a cloud, a fleet for each confidence, and guard rails' memory."""
+"""The input of a simulation, and the state of an app in it: simulated cloud, fleets, guard rails' memory."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Final
 
 import numpy as np
@@ -20,7 +20,7 @@ NOTHING: Final = np.zeros((0, 0, len(METRICS)), np.float32)
 
 @dataclass(frozen=True)
 class Job:
-    """What is run: consecutive ticks of users, the apps they make, and how these are planned.
+    """Input of a simulation: consecutive ticks of users, the apps they make, and how these are planned.
 
     Attributes:
         values, events, saturated: (tick, user, ...), see `pipeline.traces.trace_file.Panel`.
@@ -33,6 +33,7 @@ class Job:
         shortages: likewise, prices of an hour's shortage in those of a replica (`models.planning.shortage_price`).
         learn_from, plan_from: rows from which scenarios are made and learnt from, and from which plans are made.
         every: plan every so many ticks.
+        ends: unix seconds in which an offer's commitment ends, by offer; for others there is none.
         before: (tick, app by name, metric) totals of the rows before the first: history for rivals alone.
     """
 
@@ -56,6 +57,7 @@ class Job:
     seed: int = 0
     draft: bool = True
     shortages: Sequence[float] = ()
+    ends: Mapping[str, float] = field(default_factory=dict[str, float])
     before: np.ndarray = field(default_factory=lambda: NOTHING)
 
     @property
@@ -86,6 +88,19 @@ class Job:
         """Whether a day, or all, ends before a row."""
         return row % max(1, DAY_S // self.tick_s) == 0 or row == len(self.values)
 
+    def offers_at(self, market: str, app: str, now_s: float) -> list[Offer]:
+        """An app's offers at a time: a commitment that has ended by then owns nothing and cannot be used."""
+        return [
+            replace(offer, owned_count=0, ended="its commitment ended")
+            if self.ends.get(offer.offer_id, np.inf) <= now_s
+            else offer
+            for offer in self.offers[market][app]
+        ]
+
+    def start_s(self, row: int) -> int:
+        """Unix seconds in which a row's tick starts."""
+        return (self.first_tick + row) * self.tick_s
+
     @property
     def steps(self) -> tuple[int, ...]:
         """Ticks ahead of each step."""
@@ -102,51 +117,72 @@ def tiers_of(offers: Sequence[Offer]) -> np.ndarray:
     return np.array([[offer.tier == tier for tier in TIERS] for offer in offers], np.float64)
 
 
-class Lanes:
-    """One app's lanes in one market: its cloud, its fleets, and the guard rails' memory of each."""
+def owned_of(offers: Sequence[Offer]) -> np.ndarray:
+    """(offer) instances that are paid for already."""
+    return np.array([offer.owned_count for offer in offers], np.int64)
+
+
+class AppLanes:
+    """One app's lanes in one market: its simulated cloud, its fleets, and the guard rails' memory of each lane.
+
+    Attributes:
+        offers: as of the last `end_commitments`.
+        size: (offer) replicas that an instance carries.
+        confidences: (lane).
+        fleet, memory, desired: instances, guard rails' memory and desired counts (lane, offer).
+        reported: (lane, offer, 4) ready, pending, failed, interrupted, as the lane's actuator reported last.
+        price, tiers: (offer) per hour; (offer, tier) 1 where an offer is of a tier.
+    """
 
     def __init__(self, job: Job, app: str, market: str, confidences: Sequence[float | None]) -> None:
-        self.offers, self.policy = job.offers[market][app], job.policies[app]
+        self._job, self._app, self._market = job, app, market
+        self.policy = job.policies[app]
         self.size = capacity_of(job, app, market)
         self.confidences = [c if c is not None else self.policy.confidence for c in confidences]
+        self.offers = job.offers[market][app]
         self.cloud = Provider(self.offers, job.terms, tick_s=job.tick_s, seed=job.seed, app=app)
+        self.end_commitments(job.start_s(0))
         self.fleet = self.cloud.start(job.starting[market][app], len(confidences))
         self.memory: list[dict[str, Any]] = [{} for _ in confidences]
         self.desired = self.fleet.running
-        self.seen = self._now()
+        self.reported = self._now()
         self.price = np.array([o.price_h for o in self.offers])
         self.tiers = tiers_of(self.offers)
 
+    def end_commitments(self, now_s: float) -> None:
+        """Offers as of a time: commitments that have ended are neither planned with nor billed from then on."""
+        self.offers = self._job.offers_at(self._market, self._app, now_s)
+        self.cloud.owned = owned_of(self.offers)
+
     def follow(self, tick: int) -> None:
-        """Apply what is desired at the start of a tick, and report what is there then: the next plan's observation."""
+        """Apply what is desired at the start of a tick, and report what runs then: the next plan's observation."""
         self.cloud.apply(self.fleet, self.desired, tick, self.policy.drain_s)
-        self.seen = self._now()
+        self.reported = self._now()
 
     def _now(self) -> np.ndarray:
-        """(lane, offer, 4): ready, pending, failed, interrupted."""
         fleet = self.fleet
         waits = np.maximum(fleet.pending.sum(axis=-1) - fleet.failed, 0)
         return np.stack([fleet.ready, waits, fleet.failed, fleet.interrupted], axis=-1)
 
     def observed(self, lane: int) -> dict[str, Observed]:
-        """What the lane's actuator reported last."""
+        """What the lane's actuator reported last, by offer."""
         names = ("ready", "pending", "failed", "interrupted")
         return {
-            offer.offer_id: Observed(**dict(zip(names, self.seen[lane, o].tolist(), strict=True)))
+            offer.offer_id: Observed(**dict(zip(names, self.reported[lane, o].tolist(), strict=True)))
             for o, offer in enumerate(self.offers)
         }
 
     def blocks(self) -> Arrays:
         """For a snapshot."""
         return {
-            "reported": self.seen,
+            "reported": self.reported,
             "memory": np.frombuffer(json.dumps(self.memory).encode(), np.uint8),
             "desired": self.desired,
             **{f.name: getattr(self.fleet, f.name) for f in fields(Fleet)},
         }
 
     def restore(self, blocks: Arrays) -> None:
-        """Continue from one."""
+        """Continue from a snapshot."""
         self.memory, self.desired = json.loads(blocks["memory"].tobytes()), blocks["desired"].copy()
-        self.seen = blocks["reported"]
+        self.reported = blocks["reported"]
         self.fleet = Fleet(**{f.name: blocks[f.name].copy() for f in fields(Fleet)})

@@ -12,11 +12,11 @@ from typing import Final
 import numpy as np
 
 from models.behaviour.lstm import CARD
-from pipeline.backtest.forecast_process import Ahead
-from pipeline.backtest.forecasts import Forecasting, model_of
+from pipeline.backtest.forecast_process import ForecastProcess
+from pipeline.backtest.forecasts import ForecastPass, model_of
 from pipeline.backtest.job import NOTHING, Arrays, Job
-from pipeline.backtest.simulation import Living
-from pipeline.backtest.trace_simulation import Rerun
+from pipeline.backtest.simulation import Simulation
+from pipeline.backtest.trace_simulation import TraceSimulation
 from pipeline.errors import UsageError
 from pipeline.progress import Progress, silent
 
@@ -126,14 +126,16 @@ def work(job: Job, model: Path, folder: Path, ahead: bool = False) -> None:
         if row % 20 == 0:
             (folder / "row").write_text(str(row))
 
-    def make() -> Living:
-        return Rerun(job, Ahead(job, model) if ahead else Forecasting(job, model_of(model, job.rows)))
+    def make() -> Simulation:
+        return TraceSimulation(
+            job, ForecastProcess(job, model) if ahead else ForecastPass(job, model_of(model, job.rows))
+        )
 
     follow(make, len(job.values), folder, tell)
     (folder / "row").write_text(str(len(job.values)))
 
 
-def follow(make: Callable[[], Living], rows: int, folder: Path, tell: Callable[[int], None]) -> None:
+def follow(make: Callable[[], Simulation], rows: int, folder: Path, tell: Callable[[int], None]) -> None:
     """Run what `make` gives from its last snapshot to its end; a day is written before the snapshot that follows it.
 
     Args:

@@ -19,10 +19,10 @@ import polars as pl
 
 from models.baselines.autoscalers import registry
 from pipeline.backtest import baselines, comparison, demand, figures, setup, topic_simulation, what_if
-from pipeline.backtest.comparison import Ranked
-from pipeline.backtest.demand import Source
+from pipeline.backtest.comparison import Comparison
+from pipeline.backtest.demand import DemandSource
 from pipeline.backtest.job import Arrays, Job
-from pipeline.backtest.setup import Records
+from pipeline.backtest.setup import PlanningInputs
 from pipeline.errors import UsageError
 from pipeline.inputs import loaded_model
 from pipeline.progress import Progress, silent
@@ -138,14 +138,14 @@ class Simulated:
         job: what was run.
         ours: our plans' outcomes, (tick from the first plan on, app, ...).
         baselines: by market, those of the baselines.
-        ranked: all policies compared.
+        compared: all policies compared.
         published: encoded records that the stages produced, by topic; with topics only.
     """
 
     job: Job
     ours: Arrays
     baselines: Mapping[str, Arrays]
-    ranked: Ranked
+    compared: Comparison
     published: Mapping[str, list[bytes]]
 
 
@@ -179,15 +179,15 @@ class Prepared:
     """
 
     request: BacktestRequest
-    source: Source
+    source: DemandSource
     members: Mapping[str, np.ndarray]
-    records: Records
+    records: PlanningInputs
     skipped: Mapping[str, int]
     pinned: bool
     scenarios: int
     seed: int
 
-    def job(self, panel: Panel, records: Records, *, alone: bool) -> Job:
+    def job(self, panel: Panel, records: PlanningInputs, *, alone: bool) -> Job:
         """A job of the window on a panel; alone: without sweep and without the market on demand."""
         given = self.request
         job = setup.job_of(
@@ -257,8 +257,8 @@ def run(request: BacktestRequest, progress: Progress = silent) -> Backtest:
     with tempfile.TemporaryDirectory() as scratch:
         simulator = _Simulator(prepared, Path(scratch) if request.out is None else request.out, progress)
         base = simulator.run(prepared.source, job, digest, None if prepared.pinned else prepared.records)
-        report = prepared.facts() | base.ranked.report
-        report["figures"] = figures.stated(job, base.ours, base.baselines, request.names, base.ranked)
+        report = prepared.facts() | base.compared.report
+        report["figures"] = figures.stated(job, base.ours, base.baselines, request.names, base.compared)
         recorded = prepared.source.recorded
         if prepared.pinned and recorded is not None:
             last = job.first_tick + len(job.values) - 1
@@ -266,9 +266,9 @@ def run(request: BacktestRequest, progress: Progress = silent) -> Backtest:
         if request.divisible:
             report["divisible"] = simulator.divisible(f"{digest}-tenth")
         others = {other.text: simulator.alternative(other, digest) for other in alternatives}
-    tables = comparison.tables(job, base.ours, base.ranked) | {"figures": figures.table(report["figures"])}
+    tables = comparison.tables(job, base.ours, base.compared) | {"figures": figures.table(report["figures"])}
     if others:
-        report["what_if"] = what_if.differences(what_if.figures(job, base.ours, base.ranked), others)
+        report["what_if"] = what_if.differences(what_if.figures(job, base.ours, base.compared), others)
         tables["what_if"] = pl.DataFrame(report["what_if"], infer_schema_length=None)
     if request.out is not None:
         write(request.out, report, tables)
@@ -315,8 +315,8 @@ def prepare(request: BacktestRequest) -> Prepared:
 
 
 def _records(
-    source: Source, members: Mapping[str, np.ndarray], request: BacktestRequest
-) -> tuple[Records, dict[str, int], bool]:
+    source: DemandSource, members: Mapping[str, np.ndarray], request: BacktestRequest
+) -> tuple[PlanningInputs, dict[str, int], bool]:
     """Policies and offers, counts of what of them is left out, and whether the topics' own are used."""
     panel, window = source.panel, source.window
     if request.policy is not None and request.prices is not None:
@@ -339,13 +339,13 @@ class _Simulator:
     root: Path
     progress: Progress
 
-    def run(self, source: Source, job: Job, digest: str, records: Records | None) -> Simulated:
+    def run(self, source: DemandSource, job: Job, digest: str, records: PlanningInputs | None) -> Simulated:
         """Our plans and the baselines' over one job; records: to plan by instead of the topics' own."""
         request, window = self.prepared.request, self.prepared.source.window
         folder = self.root / f"parts-{digest}"
         ours, published = source.run(job, folder, request.processes, records, self.progress)
-        others = baselines.rivals(job, request.names, ours, self.progress)
-        ranked = comparison.rank(
+        others = baselines.simulate(job, request.names, ours, self.progress)
+        compared = comparison.compare(
             job,
             ours,
             others,
@@ -353,13 +353,13 @@ class _Simulator:
             skip=window.score - window.begin - job.plan_from,
             carry=request.backlog,
         )
-        return Simulated(job, ours, others, ranked, published)
+        return Simulated(job, ours, others, compared, published)
 
     def divisible(self, digest: str) -> dict[str, Any]:
         """The same with replicas and instances of a tenth of the size: what rounding costs."""
         prepared, smaller = self.prepared, what_if.smaller(self.prepared.records, what_if.TENTH)
         job = prepared.job(prepared.source.panel, smaller, alone=prepared.request.alone)
-        report = self.run(prepared.source, job, digest, smaller).ranked.report
+        report = self.run(prepared.source, job, digest, smaller).compared.report
         return {"replica": what_if.TENTH} | {
             name: report[name] for name in ("policies", "policies_on_demand", "summary")
         }
@@ -368,7 +368,7 @@ class _Simulator:
         """Our figures under an alternative, (draw of the bootstrap)."""
         job = self.prepared.job(other.source.panel, other.records, alone=True)
         simulated = self.run(other.source, job, other.digest(bytes.fromhex(digest)), other.records)
-        return what_if.figures(simulated.job, simulated.ours, simulated.ranked)
+        return what_if.figures(simulated.job, simulated.ours, simulated.compared)
 
 
 def write(folder: Path, report: Mapping[str, Any], tables: Mapping[str, pl.DataFrame]) -> None:

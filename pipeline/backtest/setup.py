@@ -1,4 +1,4 @@
-"""From a window of a trace or of topics to what a backtest runs: policies, offers and a start for every app."""
+"""Policies, offers and initial instances of every app, and the job that a window of a trace or topics makes of them."""
 
 from __future__ import annotations
 
@@ -39,8 +39,14 @@ SETTLE_S: Final = 3_600  # planned and not scored: what is started with is a gue
 
 
 @dataclass(frozen=True)
-class Records:
-    """What is planned by: policies and the offers that may be used by app, and instances to begin with by offer."""
+class PlanningInputs:
+    """Records that plans are made from.
+
+    Attributes:
+        policies: by app.
+        prices: by app, the offers that its policy may use.
+        starting: by app and offer, instances that run at the beginning.
+    """
 
     policies: Mapping[str, Record]
     prices: Mapping[str, list[Record]]
@@ -61,7 +67,7 @@ def first_plan(window: ScoringWindow, tick_s: int) -> int:
     return max(1, window.score - window.begin - SETTLE_S // tick_s)
 
 
-def sized(panel: Panel, window: ScoringWindow, members: Mapping[str, np.ndarray]) -> Records:
+def sized(panel: Panel, window: ScoringWindow, members: Mapping[str, np.ndarray]) -> PlanningInputs:
     """The demo's policies and offers, replicas sized by what was seen before the first plan.
 
     Raises:
@@ -81,14 +87,14 @@ def sized(panel: Panel, window: ScoringWindow, members: Mapping[str, np.ndarray]
         medians[app] = {m: v for m, v in known.items() if v > 0} or {next(iter(known)): 1.0}
     example = Example.of_medians(medians)
     full = [_full("price", r) for r in example.prices]
-    return Records(
+    return PlanningInputs(
         {r["app"]: _full("policy", r) for r in example.policies},
         {app: [p for p in full if p["commitment_id"] == app] for app in members},
         example.starting,
     )
 
 
-def of_files(policy_file: Path, price_file: Path, apps: Sequence[str]) -> Records:
+def of_files(policy_file: Path, price_file: Path, apps: Sequence[str]) -> PlanningInputs:
     """Policies and offers of files, with nothing to begin with.
 
     Raises:
@@ -96,7 +102,7 @@ def of_files(policy_file: Path, price_file: Path, apps: Sequence[str]) -> Record
     """
     policies = policies_of(policy_file, apps)
     offers = offers_of(price_file, policies)
-    return Records(policies, offers, {app: start_of({}, offers[app]) for app in apps})
+    return PlanningInputs(policies, offers, {app: start_of({}, offers[app]) for app in apps})
 
 
 def policies_of(policy_file: Path, apps: Sequence[str]) -> dict[str, Record]:
@@ -113,7 +119,7 @@ def policies_of(policy_file: Path, apps: Sequence[str]) -> dict[str, Record]:
 
 
 def offers_of(price_file: Path, policies: Mapping[str, Record]) -> dict[str, list[Record]]:
-    """By app the offers that its policy may use.
+    """The offers that each app's policy may use, by app.
 
     Raises:
         UsageError: an app without one, or a file that cannot be read.
@@ -127,11 +133,11 @@ def offers_of(price_file: Path, policies: Mapping[str, Record]) -> dict[str, lis
 
 
 def start_of(running: Mapping[str, int], offers: Sequence[Record]) -> dict[str, int]:
-    """What runs, of each of the offers."""
+    """Running instances of each of the offers."""
     return {p["offer_id"]: running.get(p["offer_id"], 0) for p in offers}
 
 
-def of_topics(inputs: SideInputs, apps: Sequence[str], tick: int) -> Records | None:
+def of_topics(inputs: SideInputs, apps: Sequence[str], tick: int) -> PlanningInputs | None:
     """What was valid at a tick, and what ran then; None where there is no offer for some app.
 
     Args:
@@ -152,7 +158,7 @@ def of_topics(inputs: SideInputs, apps: Sequence[str], tick: int) -> Records | N
         app: start_of({o: r["ready"] + r["pending"] for o, r in seen[app].items()}, offers[app])
         for app in apps
     }
-    return Records(policies, offers, starting)
+    return PlanningInputs(policies, offers, starting)
 
 
 def later_versions(inputs: SideInputs, first: int, last: int) -> dict[str, int]:
@@ -180,7 +186,7 @@ def job_of(
     panel: Panel,
     window: ScoringWindow,
     members: dict[str, np.ndarray],
-    records: Records | None,
+    records: PlanningInputs | None,
     levels: Sequence[float],
     *,
     alone: bool,
@@ -233,6 +239,12 @@ def job_of(
         starting=starts,
         lanes=[(TIERS, None)],
         levels=levels,
+        ends={
+            p["offer_id"]: p["commitment_end"].timestamp()
+            for prices in given.prices.values()
+            for p in prices
+            if p["commitment_end"] is not None
+        },
         learn_from=max(0, plan_from - LEARN_S // panel.tick_s),
         plan_from=plan_from,
         before=promise.totals(panel.values[past], [members[app] for app in sorted(members)]),

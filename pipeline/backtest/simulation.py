@@ -1,7 +1,7 @@
-"""One tick after another of apps whose lanes plan the same scenarios and live on what their own instances did.
+"""Tick loop of a backtest: lanes share scenarios; each is fed back its own simulated capacity.
 
-What a tick says and what is to be decided comes from a subclass: `pipeline.backtest.trace_simulation` for a trace,
-`pipeline.backtest.topic_simulation` for topics.
+A subclass gives each tick's demand and decision: `pipeline.backtest.trace_simulation` of a trace,
+`pipeline.backtest.topic_simulation` of topics.
 """
 
 from __future__ import annotations
@@ -9,29 +9,28 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 
-from models.capacity import floor_demand, load, replicas
 from models.metrics import METRICS
-from models.planning import groups
-from models.planning.allocate import promised
-from models.planning.shortage_price import confidence
-from pipeline.backtest.job import Arrays, Job, Lanes
+from models.planning import groups, sweep
+from models.planning.sweep import BAND
+from pipeline.backtest.job import AppLanes, Arrays, Job
 from pipeline.stages.allocator.decide import Decide
 
-BAND: Final = (0.025, 0.5, 0.975)  # of demand in the first step that a plan is for: the 95 % interval
 
-
-class Living(ABC):
-    """The lanes of a job's apps.
+class Simulation(ABC):
+    """The lanes of a job's apps over its ticks.
 
     Args:
-        job: what is run.
+        job: what is simulated.
 
     Attributes:
-        row: the next one.
+        row: that is simulated next.
+        wanted, soon: (app, setting) replicas of `models.planning.sweep.SweepNeed`, as of the last decision.
+        band: (app, BAND) likewise.
+        lanes: by app and market.
     """
 
     def __init__(self, job: Job) -> None:
@@ -40,134 +39,142 @@ class Living(ABC):
         self.wanted, self.soon = np.ones((2, len(job.apps), job.swept), np.int64)
         self.band = np.full((len(job.apps), len(BAND)), np.nan)
         self.lanes = {
-            (app, market): Lanes(job, app, market, [c for m, c in job.lanes if m == market])
+            (app, market): AppLanes(job, app, market, [c for m, c in job.lanes if m == market])
             for app in job.apps
             for market in job.markets
         }
 
     def run(self, progress: Callable[[int], None] = lambda row: None) -> Iterator[Arrays]:
-        """What came of each day, from the present row on, nothing of days before plans; a snapshot may follow each."""
+        """Simulate from the present row on; yields the outcomes of each day, after which a snapshot may be taken.
+
+        Outcomes are (tick, app, ...), from the first plan on; of a day before it there are none.
+
+        Args:
+            progress: called with the rows done.
+        """
         job = self.job
-        found: list[Arrays] = []
+        outcomes: list[Arrays] = []
         while self.row < len(job.values):
-            seen = self._tick(self.row)
+            outcome = self._tick(self.row)
             if self.row >= job.plan_from:
-                found.append(seen)
+                outcomes.append(outcome)
             self.row += 1
             progress(self.row)
             if job.ends_day(self.row):
-                yield {name: np.stack([one[name] for one in found]) for name in found[0]} if found else {}
-                found = []
+                names = outcomes[0] if outcomes else ()
+                yield {name: np.stack([outcome[name] for outcome in outcomes]) for name in names}
+                outcomes = []
 
     @abstractmethod
     def decided(self, t: int, plans: bool) -> dict[str, tuple[Decide, int]]:
-        """Take a row; for each app of which something is known how it is decided and its users, where `plans`."""
+        """Advance by a row.
+
+        Returns:
+            where the row ends with `plans`, the decision and the number of users of every app that is known by then.
+        """
 
     def _tick(self, t: int) -> Arrays:
+        """Outcomes of a row's tick and what is decided at its end; {} before the first plan."""
         job, tick = self.job, self.job.first_tick + t
         planned = t >= job.plan_from
         if planned:
-            for one in self.lanes.values():
-                one.cloud.live(one.fleet, tick)
+            for lanes in self.lanes.values():
+                lanes.cloud.live(lanes.fleet, tick)
         outcome = self._outcome() if planned else {}
+        for lanes in self.lanes.values():
+            lanes.end_commitments(job.start_s(t + 1))
         self.band = np.full((len(job.apps), len(BAND)), np.nan)
-        found = self.decided(t, job.plans(t))
+        decisions = self.decided(t, job.plans(t))
         if not planned:
             return {}
-        said = self._plan({name: decide for name, (decide, _) in found.items()}, tick) if found else {}
-        for name, (decide, users) in found.items():
+        decided = {app: decide for app, (decide, _) in decisions.items()}
+        plans = self._plan(decided, tick) if decided else {}
+        for app, (decide, users) in decisions.items():
             if users:
-                a = job.apps.index(name)
-                (self.wanted[a], self.soon[a]), self.band[a] = self._needed(name, decide)
+                self._need(app, decide)
         return self._asked(
-            outcome, said, {name: decide.keywords["metrics"] for name, (decide, _) in found.items()}
+            outcome, plans, {app: decide.keywords["metrics"] for app, decide in decided.items()}
         )
 
     def _plan(self, decided: Mapping[str, Decide], tick: int) -> dict[tuple[str, str, int], Any]:
-        """Every lane's plans; apps of one allocation group together, as the allocator has them."""
-        said: dict[tuple[str, str, int], Any] = {}
+        """Plans by app, market and lane; apps of one allocation group are planned together, as the allocator does."""
+        plans: dict[tuple[str, str, int], Any] = {}
         for market in self.job.markets:
-            lanes = {name: self.lanes[name, market] for name in decided}
-            of = {name: lanes[name].policy.allocation_group or name for name in lanes}
+            lanes = {app: self.lanes[app, market] for app in decided}
+            group_of = {app: lanes[app].policy.allocation_group or app for app in lanes}
             for lane in range(len(next(iter(lanes.values())).confidences)):
-                for group in sorted(set(of.values())):
+                for group in sorted(set(group_of.values())):
                     members = {
-                        name: self._member(decided[name], lanes[name], lane)
-                        for name in lanes
-                        if of[name] == group
+                        app: self._member(decided[app], lanes[app], lane)
+                        for app in lanes
+                        if group_of[app] == group
                     }
-                    for name, plan in groups.together(members).items():
-                        said[name, market, lane] = plan.plan
-                        lanes[name].memory[lane] = plan.memory
-        for (name, market), one in self.lanes.items():
-            if name in decided:
-                for lane in range(len(one.confidences)):
-                    counts = said[name, market, lane].counts
-                    one.desired[lane] = [counts.get(o.offer_id, (0,))[0] for o in one.offers]
-                one.follow(tick + 1)
-        return said
+                    for app, plan in groups.together(members).items():
+                        plans[app, market, lane] = plan.plan
+                        lanes[app].memory[lane] = plan.memory
+        for (app, market), lanes in self.lanes.items():
+            if app in decided:
+                for lane in range(len(lanes.confidences)):
+                    counts = plans[app, market, lane].counts
+                    lanes.desired[lane] = [counts.get(o.offer_id, (0,))[0] for o in lanes.offers]
+                lanes.follow(tick + 1)
+        return plans
 
-    def _needed(self, app: str, decide: Any) -> tuple[np.ndarray, np.ndarray]:
-        """(2, setting) replicas that hold in so many of the scenarios, and carry present usage.
-
-        Over the promise's steps, which is what to buy for; and over those before, until which nothing bought serves:
-        what is ready is not released below them (`models.planning.allocate`). With them the band (BAND) of replicas
-        that demand fills in the promise's first step.
-        """
-        policy, scenarios, told = self.job.policies[app], decide.args[0], decide.keywords
-        first = self.lanes[app, self.job.markets[0]]
-        window, _ = promised(first.offers, policy, told["steps_s"], told["metrics"])
-        filled = load(scenarios, told["metrics"], policy)
-        needed = replicas(filled, policy)
-        steps = (window, slice(0, max(1, window.start)))
-        rising = [np.sort(needed[:, some].max(axis=1)) for some in steps]
-        owned = int(first.size @ [offer.owned_count for offer in first.offers])
-        priced = (confidence(rising[0], owned, 1.0, price) for price in self.job.shortages)
-        levels = [*self.job.levels, *priced]
-        at = np.maximum(np.ceil(np.asarray(levels) * len(needed) - 1e-9).astype(int) - 1, 0)
-        floor = replicas(
-            load(floor_demand(told["usage"], told["saturated"]), told["metrics"], policy), policy
+    def _need(self, app: str, decide: Decide) -> None:
+        """Take down the replicas that the scenarios of a decision need at each setting of the sweep."""
+        given = decide.keywords
+        need = sweep.needed(
+            sweep.AppDemand(
+                decide.args[0], given["metrics"], given["steps_s"], given["usage"], given["saturated"]
+            ),
+            self.lanes[app, self.job.markets[0]].offers,
+            self.job.policies[app],
+            self.job.levels,
+            self.job.shortages,
         )
-        found = np.stack([need[at] for need in rising])
-        band = np.quantile(filled[:, window.start].max(axis=-1), BAND)
-        return np.clip(found, floor, policy.limit), band
+        a = self.job.apps.index(app)
+        self.wanted[a], self.soon[a], self.band[a] = need.wanted, need.soon, need.band
 
-    def _member(self, decide: Any, one: Lanes, lane: int) -> groups.Member:
-        seen = one.observed(lane)
-        confidence, memory = one.confidences[lane], one.memory[lane]
+    def _member(self, decide: Decide, lanes: AppLanes, lane: int) -> groups.Member:
+        observed = lanes.observed(lane)
+        confidence, memory = lanes.confidences[lane], lanes.memory[lane]
         return groups.Member(
-            offers=one.offers,
-            policy=replace(one.policy, confidence=confidence),
-            running={offer: state.running for offer, state in seen.items()},
+            offers=lanes.offers,
+            policy=replace(lanes.policy, confidence=confidence),
+            running={offer: state.running for offer, state in observed.items()},
             decide=lambda offers, policy, draft: decide(
-                offers=offers, observed=seen, policy=policy, memory=memory, draft=draft or self.job.draft
+                offers=offers,
+                observed=observed,
+                policy=policy,
+                memory=memory,
+                draft=draft or self.job.draft,
             ),
         )
 
     def _outcome(self) -> Arrays:
-        """What was there in the tick that has passed and its cost, by tier too: (app, lane, ...)."""
-        found: dict[str, list[list[Any]]] = {"ready": [], "cost": [], "tiers": [], "counts": []}
+        """Least ready replicas of the tick that has passed, and its cost, by tier too: (app, lane, ...)."""
+        rows: dict[str, list[list[Any]]] = {"ready": [], "cost": [], "tiers": [], "counts": []}
         for app in self.job.apps:
-            of = [self.lanes[app, market] for market in self.job.markets]
-            found["ready"].append([v for one in of for v in (one.fleet.least @ one.size).tolist()])
-            found["cost"].append([v for one in of for v in (one.fleet.hours @ one.price).tolist()])
-            found["tiers"].append(
-                [v for one in of for v in ((one.fleet.hours * one.price) @ one.tiers).tolist()]
+            markets = [self.lanes[app, market] for market in self.job.markets]
+            rows["ready"].append([v for lanes in markets for v in (lanes.fleet.least @ lanes.size).tolist()])
+            rows["cost"].append([v for lanes in markets for v in (lanes.fleet.hours @ lanes.price).tolist()])
+            rows["tiers"].append(
+                [v for lanes in markets for v in ((lanes.fleet.hours * lanes.price) @ lanes.tiers).tolist()]
             )
-            found["counts"].append(of[0].fleet.least[0].tolist())
-        widest = max(len(counts) for counts in found["counts"])
-        counts = [row + [0] * (widest - len(row)) for row in found["counts"]]
+            rows["counts"].append(markets[0].fleet.least[0].tolist())
+        widest = max(len(counts) for counts in rows["counts"])
+        counts = [row + [0] * (widest - len(row)) for row in rows["counts"]]
         return {
-            "ready": np.array(found["ready"], np.float32),
-            "cost": np.array(found["cost"], np.float64),
-            "tiers": np.array(found["tiers"], np.float64),
+            "ready": np.array(rows["ready"], np.float32),
+            "cost": np.array(rows["cost"], np.float64),
+            "tiers": np.array(rows["tiers"], np.float64),
             "counts": np.array(counts, np.int32),
         }
 
     def _asked(
-        self, outcome: Arrays, said: Mapping[tuple[str, str, int], Any], metrics: Mapping[str, Sequence[str]]
+        self, outcome: Arrays, plans: Mapping[tuple[str, str, int], Any], metrics: Mapping[str, Sequence[str]]
     ) -> Arrays:
-        """The outcome with what was decided at the end of the tick, and the first lane's required curves."""
+        """The outcome with the replicas asked for at the end of the tick, and the first lane's required curves."""
         job, market = self.job, self.job.markets[0]
         asked = [[v for m in job.markets for v in self._replicas(app, m)] for app in job.apps]
         required = np.full((len(job.apps), len(job.steps), len(METRICS)), np.nan, np.float32)
@@ -175,7 +182,7 @@ class Living(ABC):
         held = np.full((len(job.apps), 3), np.nan)
         reasons = np.full(len(job.apps), "", "U240")
         for a, app in enumerate(job.apps):
-            plan = said.get((app, market, 0))
+            plan = plans.get((app, market, 0))
             if plan is not None:
                 required[a][:, [METRICS.index(m) for m in metrics[app]]] = plan.required
                 window[a] = [job.steps.index(s // job.tick_s) for s in plan.window]
@@ -193,8 +200,8 @@ class Living(ABC):
         }
 
     def _replicas(self, app: str, market: str) -> list[int]:
-        one = self.lanes[app, market]
-        return (one.desired @ one.size).tolist()
+        lanes = self.lanes[app, market]
+        return (lanes.desired @ lanes.size).tolist()
 
     @abstractmethod
     def blocks(self) -> Arrays:
@@ -202,19 +209,20 @@ class Living(ABC):
 
     @abstractmethod
     def restore(self, blocks: Mapping[str, np.ndarray]) -> None:
-        """Continue from one."""
+        """Continue from a snapshot."""
 
     def lane_blocks(self) -> Arrays:
-        """Of a snapshot what the lanes are."""
-        found: Arrays = {"row": np.array(self.row), "wanted": self.wanted, "soon": self.soon}
-        for (app, market), one in self.lanes.items():
-            found |= {f"lane.{app}\n{market}\n{key}": array for key, array in one.blocks().items()}
-        return found
+        """The lanes' part of a snapshot."""
+        blocks: Arrays = {"row": np.array(self.row), "wanted": self.wanted, "soon": self.soon}
+        for (app, market), lanes in self.lanes.items():
+            blocks |= {f"lane.{app}\n{market}\n{key}": array for key, array in lanes.blocks().items()}
+        return blocks
 
     def restore_lanes(self, blocks: Mapping[str, np.ndarray]) -> None:
-        """Continue from one."""
+        """Continue from a snapshot."""
         self.row = int(blocks["row"])
         self.wanted, self.soon = blocks["wanted"].copy(), blocks["soon"].copy()
-        for (app, market), one in self.lanes.items():
+        for (app, market), lanes in self.lanes.items():
             start = f"lane.{app}\n{market}\n"
-            one.restore({k.removeprefix(start): v for k, v in blocks.items() if k.startswith(start)})
+            lanes.end_commitments(self.job.start_s(self.row))
+            lanes.restore({k.removeprefix(start): v for k, v in blocks.items() if k.startswith(start)})

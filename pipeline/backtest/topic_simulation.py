@@ -1,10 +1,10 @@
-"""Topics through the stages themselves, tick by tick: the plans that they published, and what else they might have.
+"""The stages themselves over a window of topics: the plans that they published, and those of other settings.
 
-One `Replayed` holds what all workers of an installation hold: a profiler and a simulator for each partition of frames,
-an allocator for each of scenarios. Messages between them are encoded and decoded as on the wire. So where the window
-begins with the installation's first frames, plans and commands are those that it published, byte for byte: versions of
-side inputs and the observation that a plan began with are those that its record names. Beside them, lanes plan the
-same scenarios and live on simulated instances, as with a trace.
+`TopicSimulation` holds what all workers of an installation hold: a profiler and a simulator for each partition of
+frames, an allocator for each of scenarios. Messages between them are encoded and decoded as on the wire. So where the
+window begins with the installation's first frames, plans and commands are those that it published, byte for byte:
+versions of side inputs and the observation that a plan began with are those that its record names. Beside them, lanes
+plan the same scenarios with simulated instances, as on a trace.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from models.tick import Tick
 from pipeline.backtest.forecasts import model_of
 from pipeline.backtest.job import Arrays, Job
 from pipeline.backtest.parallel import days, follow
-from pipeline.backtest.simulation import Living
-from pipeline.backtest.topic_window import Recorded, since
+from pipeline.backtest.simulation import Simulation
+from pipeline.backtest.topic_window import TopicWindow, since
 from pipeline.errors import Poison, UsageError
 from pipeline.kafka import reader
 from pipeline.progress import Progress, silent
@@ -40,7 +40,7 @@ KEPT: Final = ("plans", "commands")
 
 
 class _Allocator(Allocator):
-    """One that keeps what its plans were asked for."""
+    """An allocator that keeps the decisions of its plans."""
 
     asked: dict[int, dict[str, PlanRequest]]
 
@@ -49,17 +49,19 @@ class _Allocator(Allocator):
         self.asked.setdefault(tick.number, {})[app] = request
 
 
-class Replayed(Living):
+class TopicSimulation(Simulation):
     """An installation's stages over a window.
 
     Args:
         job: its lanes.
         model: that the installation used.
         recorded: the window.
-        pinned: whether plans use what the published ones used; not, where something is changed.
+        pinned: whether plans use the versions that the published ones name; not where an input is changed.
     """
 
-    def __init__(self, job: Job, model: BehaviourModel, recorded: Recorded, *, pinned: bool = True) -> None:
+    def __init__(
+        self, job: Job, model: BehaviourModel, recorded: TopicWindow, *, pinned: bool = True
+    ) -> None:
         super().__init__(job)
         self.recorded, self.pinned = recorded, pinned
         settings = recorded.settings.model_copy(update={"scenarios": job.scenarios, "seed": job.seed})
@@ -121,7 +123,7 @@ class Replayed(Living):
         return {name: (asked[name].decide, asked[name].users) for name in sorted(asked)} if plans else {}
 
     def run(self, progress: Callable[[int], None] = lambda row: None) -> Iterator[Arrays]:
-        """Days as of `Living`, with what was published in them."""
+        """Days as of `Simulation.run`, with the records that were published in them."""
         for day in super().run(progress):
             values = [value for _, value in self.published]
             yield day | {
@@ -144,7 +146,7 @@ class Replayed(Living):
         return found
 
     def restore(self, blocks: Mapping[str, np.ndarray]) -> None:
-        """Continue from one."""
+        """Continue from a snapshot."""
         self.restore_lanes(blocks)
 
         def of(start: str) -> dict[bytes, bytes]:
@@ -173,7 +175,7 @@ class Replayed(Living):
 
 def run(
     job: Job,
-    recorded: Recorded,
+    recorded: TopicWindow,
     model: Path,
     folder: Path,
     *,
@@ -187,7 +189,7 @@ def run(
         recorded: the window.
         model: folder of the model.
         folder: of days and snapshots; a run that was killed goes on from the last one.
-        pinned: see `Replayed`.
+        pinned: see `TopicSimulation`.
         progress: of the ticks.
     """
     folder = folder / "topics"
@@ -197,7 +199,7 @@ def run(
         progress("planning", row, len(job.values))
 
     follow(
-        lambda: Replayed(job, model_of(model, job.rows), recorded, pinned=pinned),
+        lambda: TopicSimulation(job, model_of(model, job.rows), recorded, pinned=pinned),
         len(job.values),
         folder,
         tell,
@@ -212,7 +214,7 @@ def run(
     return seen, published
 
 
-def compare(recorded: Recorded, made: Mapping[str, list[bytes]], first: int, last: int) -> dict[str, Any]:
+def compare(recorded: TopicWindow, made: Mapping[str, list[bytes]], first: int, last: int) -> dict[str, Any]:
     """Plans and commands against what the installation published for the same ticks, byte for byte.
 
     Args:
@@ -290,7 +292,7 @@ def _difference(codec: Codec, name: str, theirs: bytes, ours: bytes) -> str:
     return f"{name}: {', '.join(fields) or 'written with another version of the schema'}"
 
 
-def write(folder: Path, recorded: Recorded, made: Mapping[str, list[bytes]]) -> None:
+def write(folder: Path, recorded: TopicWindow, made: Mapping[str, list[bytes]]) -> None:
     """`plans.jsonl` and `commands.jsonl`, as the demo writes what was published."""
     codec = Codec(recorded.settings.registry_url)
     plans, commands = ([codec.decode(value)[1] for value in made[topic]] for topic in KEPT)

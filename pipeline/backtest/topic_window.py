@@ -33,7 +33,7 @@ EVERY: Final = 2**62  # observations that are kept of a target: all
 
 
 @dataclass
-class Recorded:
+class TopicWindow:
     """A window of an installation.
 
     Attributes:
@@ -74,7 +74,7 @@ class Recorded:
         return found.digest()
 
 
-class Past(SideInputs):
+class RecordedInputs(SideInputs):
     """Side inputs of ticks that are over: nothing that is not there will come."""
 
     def wait_observed(self, app: str, tick: int, wait_s: float, expected: Iterable[str] = ()) -> bool:
@@ -87,7 +87,7 @@ def read(
     begin_s: float | None = None,
     end_s: float | None = None,
     offsets: tuple[int, int] | None = None,
-) -> Recorded:
+) -> TopicWindow:
     """Read a window.
 
     Args:
@@ -118,9 +118,9 @@ def read(
     if len(lengths) > 1:
         raise UsageError(f"the window has ticks of {' and '.join(map(str, sorted(lengths)))} s: choose one")
     settings = settings.model_copy(update={"partitions": len(numbers), "tick_s": lengths.pop()})
-    inputs = Past(settings, kept_ticks=EVERY).start()
+    inputs = RecordedInputs(settings, kept_ticks=EVERY).start()
     inputs.stop()
-    return Recorded(settings, frames, inputs, dict(skipped), whole)
+    return TopicWindow(settings, frames, inputs, dict(skipped), whole)
 
 
 def _shard(
@@ -265,7 +265,7 @@ def _ids(part: Record) -> list[bytes]:
     return [users[i : i + PSEUDONYM_BYTES] for i in range(0, len(users), PSEUDONYM_BYTES)]
 
 
-def changed(recorded: Recorded, panel: Panel) -> Recorded:
+def changed(recorded: TopicWindow, panel: Panel) -> TopicWindow:
     """The same window with other values of the same users, as of a campaign.
 
     Args:
@@ -293,9 +293,11 @@ def changed(recorded: Recorded, panel: Panel) -> Recorded:
     return dataclasses.replace(recorded, frames=frames, _panel=panel)
 
 
-def planned_by(recorded: Recorded, policies: Mapping[str, Record], prices: Iterable[Record]) -> Recorded:
+def planned_by(
+    recorded: TopicWindow, policies: Mapping[str, Record], prices: Iterable[Record]
+) -> TopicWindow:
     """The same window with other policies (by app) and prices, valid from the beginning; what was observed stays."""
-    inputs = Past(recorded.settings, kept_ticks=EVERY)
+    inputs = RecordedInputs(recorded.settings, kept_ticks=EVERY)
     inputs.observations = recorded.inputs.observations
     inputs.inputs = recorded.inputs.inputs | {
         "policies": {app: [record | {"app": app, "valid_from_tick": 0}] for app, record in policies.items()},

@@ -1,6 +1,6 @@
 """Apps of a trace through the stream's own steps, tick by tick, without Kafka; each lane's plans meet simulated supply.
 
-One `Rerun` is what one worker would do for its apps: forecasts and scenarios (`pipeline.backtest.forecasts`),
+One `TraceSimulation` is what one worker would do for its apps: forecasts and scenarios (`pipeline.backtest.forecasts`),
 reconciliation and the plan (`pipeline.stages.allocator.decide`). A lane plans the same scenarios at a confidence of
 its own and lives on what its own instances did. Nothing of a tick is read before it has passed: a plan at the end of
 tick t sees rows up to t, and serves from t + 1 on.
@@ -16,13 +16,13 @@ import numpy as np
 from models.demand import reconciliation
 from models.demand.scenarios import pack, unpack
 from models.tick import Tick
-from pipeline.backtest.forecasts import Foreseen, Source
+from pipeline.backtest.forecasts import AppForecast, ForecastSource
 from pipeline.backtest.job import Arrays, Job
-from pipeline.backtest.simulation import Living
+from pipeline.backtest.simulation import Simulation
 from pipeline.stages.allocator.decide import AppState, AppTotals, Decide, decision, observe
 
 
-class Rerun(Living):
+class TraceSimulation(Simulation):
     """A worker's apps.
 
     Args:
@@ -30,7 +30,7 @@ class Rerun(Living):
         source: of forecasts and scenarios.
     """
 
-    def __init__(self, job: Job, source: Source) -> None:
+    def __init__(self, job: Job, source: ForecastSource) -> None:
         super().__init__(job)
         self.source = source
         self.apps: dict[str, AppState] = {}
@@ -50,7 +50,7 @@ class Rerun(Living):
         decided = {name: self._decide(name, found[name], tick) for name in names}
         return {name: (decided[name], found[name].demand.users) for name in decided} if plans else {}
 
-    def _decide(self, name: str, one: Foreseen, tick: int) -> Decide:
+    def _decide(self, name: str, one: AppForecast, tick: int) -> Decide:
         job, kept, demand, metrics = self.job, self.apps[name], one.demand, one.metrics
         if demand.users:
             drawn = unpack(*pack(one.drawn().scenarios))

@@ -28,10 +28,10 @@ from models.capacity import validate
 from models.evaluation import day_bootstrap
 from models.evaluation.policy_outcomes import weights
 from pipeline.backtest import setup
-from pipeline.backtest.comparison import OURS, Ranked
-from pipeline.backtest.demand import Source
+from pipeline.backtest.comparison import OURS, Comparison
+from pipeline.backtest.demand import DemandSource
 from pipeline.backtest.job import TIERS, Arrays, Job
-from pipeline.backtest.setup import Records
+from pipeline.backtest.setup import PlanningInputs
 from pipeline.errors import UsageError
 from pipeline.format import parse_time
 from pipeline.traces import window
@@ -60,8 +60,8 @@ class Alternative:
     """What is run instead."""
 
     text: str
-    source: Source
-    records: Records
+    source: DemandSource
+    records: PlanningInputs
 
     def digest(self, base: bytes) -> str:
         """Name of its folder, by that of the run as given."""
@@ -70,7 +70,7 @@ class Alternative:
         return found.hexdigest()
 
 
-def parse(text: str, source: Source, records: Records) -> Alternative:
+def parse(text: str, source: DemandSource, records: PlanningInputs) -> Alternative:
     """An alternative to a run.
 
     Raises:
@@ -119,7 +119,7 @@ def _number(name: str, value: str) -> float:
     return number
 
 
-def _policies(records: Records, field: str, value: str) -> Records:
+def _policies(records: PlanningInputs, field: str, value: str) -> PlanningInputs:
     """All policies with another value of a field."""
     changed: dict[str, Record] = {}
     for app, record in records.policies.items():
@@ -144,7 +144,7 @@ def _as(like: Any, field: str, value: str) -> Any:
         raise UsageError(f"--what-if {field}={value}: not a value of that field") from None
 
 
-def _offers(records: Records, kind: str, tier: str, factor: float) -> Records:
+def _offers(records: PlanningInputs, kind: str, tier: str, factor: float) -> PlanningInputs:
     tier = tier.upper().replace("-", "_")
     if tier and tier not in TIERS:
         raise UsageError(f"--what-if {kind}.{tier.lower()}: tiers are {', '.join(t.lower() for t in TIERS)}")
@@ -164,7 +164,7 @@ def _scaled(value: Any, factor: float) -> Any:
     return value * Decimal(repr(factor)) if isinstance(value, Decimal) else value * factor
 
 
-def smaller(records: Records, factor: float) -> Records:
+def smaller(records: PlanningInputs, factor: float) -> PlanningInputs:
     """Replicas and instances `factor` times as large and as dear, as many more of them: what rounding costs is less."""
     many = 1 / factor
 
@@ -195,10 +195,10 @@ def smaller(records: Records, factor: float) -> Records:
     starting = {
         app: {o: round(n * many) for o, n in found.items()} for app, found in records.starting.items()
     }
-    return Records(policies, prices, starting)
+    return PlanningInputs(policies, prices, starting)
 
 
-def _campaign(source: Source, value: str) -> Source:
+def _campaign(source: DemandSource, value: str) -> DemandSource:
     found = _CAMPAIGN.fullmatch(value)
     if found is None:
         raise UsageError(
@@ -215,7 +215,7 @@ def _campaign(source: Source, value: str) -> Source:
     return source.changed(replace(panel, values=panel.values * by, events=panel.events * by))
 
 
-def figures(job: Job, seen: Arrays, ranked: Ranked) -> dict[str, np.ndarray]:
+def figures(job: Job, seen: Arrays, ranked: Comparison) -> dict[str, np.ndarray]:
     """Our figures of a run, (draw): all apps, the days that every alternative draws alike."""
     market, outcomes = next(iter(ranked.outcomes.items()))
     skip = len(seen["ready"]) - len(ranked.demand)

@@ -141,7 +141,7 @@ def backtest(
     if out is not None:
         from pipeline.reports import backtest_page  # matplotlib takes a second
 
-        backtest_page.write(out, done.base.job, done.base.ours, done.base.ranked, done.report)
+        backtest_page.write(out, done.base.job, done.base.ours, done.base.compared, done.report)
     tell(done.report if json else _for_people(done.report), json)
 
 

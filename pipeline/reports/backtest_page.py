@@ -16,7 +16,7 @@ from models.evaluation import policy_outcomes as outcomes_of
 from models.metrics import DAY_S
 from pipeline import format as fmt
 from pipeline.backtest import what_if
-from pipeline.backtest.comparison import OURS, Ranked
+from pipeline.backtest.comparison import OURS, Comparison
 from pipeline.backtest.job import Arrays, Job
 from pipeline.reports import charts, run_page
 
@@ -45,7 +45,7 @@ NOTES: Final = (
 )
 
 
-def write(folder: Path, job: Job, seen: Arrays, ranked: Ranked, facts: Mapping[str, Any]) -> None:
+def write(folder: Path, job: Job, seen: Arrays, ranked: Comparison, facts: Mapping[str, Any]) -> None:
     """`report.html`, `frontier.png`, `misses.png` and `demand.png` in a folder."""
     worst = _worst(ranked)
     figures = {
@@ -115,20 +115,20 @@ def _why(name: str, facts: Mapping[str, Any]) -> str:
     )
 
 
-def _worst(ranked: Ranked) -> int:
+def _worst(ranked: Comparison) -> int:
     """The app with most misses of ours."""
     market = next(iter(ranked.outcomes.values()))
     return int(market.missed[..., 0].sum(axis=0).argmax())
 
 
-def _colours(ranked: Ranked) -> dict[str, str]:
+def _colours(ranked: Comparison) -> dict[str, str]:
     names = next(iter(ranked.lanes.values()))
     return {OURS: charts.OURS} | dict(
         zip([name for name in names if name != OURS], COLOURS * 2, strict=False)
     )
 
 
-def frontier(ranked: Ranked) -> Figure:
+def frontier(ranked: Comparison) -> Figure:
     """Cost against the share of misses of every policy's settings, one panel a market; larger marks: defaults.
 
     Lines join settings that no other of the policy beats in both.
@@ -167,7 +167,7 @@ def frontier(ranked: Ranked) -> Figure:
     return figure
 
 
-def misses(ranked: Ranked) -> Figure:
+def misses(ranked: Comparison) -> Figure:
     """Share of app-ticks missed by day, every policy at its default."""
     colours = _colours(ranked)
     market, outcomes = next(iter(ranked.outcomes.items()))
@@ -199,7 +199,7 @@ def misses(ranked: Ranked) -> Figure:
     return figure
 
 
-def demand(job: Job, seen: Arrays, ranked: Ranked, app: int) -> Figure:
+def demand(job: Job, seen: Arrays, ranked: Comparison, app: int) -> Figure:
     """An app's demand, what was forecast and planned of it, what was ready; the stretch in which most was missed."""
     market = next(iter(ranked.outcomes.values()))
     missed = market.missed[:, app, 0].astype(float)
@@ -239,7 +239,7 @@ def demand(job: Job, seen: Arrays, ranked: Ranked, app: int) -> Figure:
     return figure
 
 
-def _band(job: Job, seen: Arrays, ranked: Ranked, app: int) -> tuple[np.ndarray, np.ndarray]:
+def _band(job: Job, seen: Arrays, ranked: Comparison, app: int) -> tuple[np.ndarray, np.ndarray]:
     """Ends of the 95 % interval of an app's demand in each scored tick, as the plan for it saw it; NaN: none did."""
     rows, skip = len(seen["band"]), len(seen["band"]) - len(ranked.demand)
     found = np.full((rows + job.steps[-1], 2), np.nan)
@@ -352,7 +352,7 @@ def _published(facts: Mapping[str, Any]) -> str:
     return f"<p>{'; '.join(said)}.{late}</p>"
 
 
-def _decisions(job: Job, seen: Arrays, ranked: Ranked) -> str:
+def _decisions(job: Job, seen: Arrays, ranked: Comparison) -> str:
     """Where most was lacking: what had been planned, and what was said of it."""
     market = next(iter(ranked.outcomes.values()))
     skip = len(seen["plan"]) - len(ranked.demand)

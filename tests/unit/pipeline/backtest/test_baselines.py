@@ -5,10 +5,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from models.baselines.autoscalers.scenario_replicas import ScenarioReplicas
 from models.capacity import Offer, Policy
 from models.metrics import METRICS
-from pipeline.backtest.baselines import SUPPLY, Wanted, loads, rivals
-from pipeline.backtest.comparison import rank
+from pipeline.backtest.baselines import SUPPLY, loads, simulate
+from pipeline.backtest.comparison import compare
 from pipeline.backtest.job import Job
 
 OFFER = Offer("plain", "local", "here", "1", "ON_DEMAND", {"cpu": 1.0, "memory": 1.0}, 1.0, 30, 40, 50)
@@ -42,8 +43,8 @@ def job_of(cpu: list[float], memory: list[float], saturated: list[bool]) -> Job:
 
 def test_what_was_wanted_is_held_for_the_hold_time() -> None:
     wanted = np.array([[[2]], [[5]], [[3]], [[1]], [[1]]])
-    held = Wanted(wanted, 2 * wanted, 7, [3])
-    assert [held.decide(7 + i, np.zeros((2, 1))).tolist() for i in range(5)] == [
+    held = ScenarioReplicas(wanted, 2 * wanted, 7, [3])
+    assert [held.decide(7 + i, np.zeros((2, 1), int)).tolist() for i in range(5)] == [
         [[n], [n]] for n in (2, 5, 5, 5, 3)
     ]
     assert held.kept(8, 2).tolist() == [[10], [10]]
@@ -52,7 +53,7 @@ def test_what_was_wanted_is_held_for_the_hold_time() -> None:
 def test_what_is_needed_before_something_else_serves_is_not_released() -> None:
     job = job_of([1.0] * 4, [1.0] * 4, [False] * 4)
     low = np.ones((4, 1, 2), int)
-    ready = [rivals(job, [], {"wanted": low, "soon": n * low})["tiers"]["ready"][-1, 0, 0] for n in (1, 3)]
+    ready = [simulate(job, [], {"wanted": low, "soon": n * low})["tiers"]["ready"][-1, 0, 0] for n in (1, 3)]
     assert ready == [1, 3]
 
 
@@ -62,7 +63,7 @@ def test_rivals_know_what_was_before_the_window() -> None:
     before[:, 0, 0] = 8.0  # a week of eight replicas, which `fixed` holds
     one = np.ones((4, 1, 2), int)
     wanted = {"wanted": one, "soon": one}
-    bare, knowing = (rivals(one, ["fixed"], wanted) for one in (job, replace(job, before=before)))
+    bare, knowing = (simulate(one, ["fixed"], wanted) for one in (job, replace(job, before=before)))
     assert loads(replace(job, before=before)).shape == (2020, 1, 2)
     own = len(SUPPLY) * len(job.levels)
     assert bare["tiers"]["asked"][0, 0, own] == 1
@@ -81,7 +82,7 @@ def test_a_tick_is_censored_where_what_is_at_its_limit_could_set_the_need(
     seen = {name: np.ones(shape, np.float32) for name in ("ready", "asked", "cost")}
     seen |= {"required": np.full((4, 1, 6, 5), np.nan), "window": np.zeros((4, 1, 2), int)}
     seen |= {"plan": np.full((4, 1, 3), np.nan)}
-    found = rank(replace(job, levels=()), seen, {}, [], skip=0)
+    found = compare(replace(job, levels=()), seen, {}, [], skip=0)
     assert found.report["censored_app_ticks"] == censored
     assert found.report["policies"]["leadtime"]["defaults"]["app_ticks"] == 4 - censored
 
@@ -92,6 +93,6 @@ def test_every_policy_is_bought_for_with_less_certain_supply_too() -> None:
     job = job_of([4.0] * 12, [1.0] * 12, [False] * 12)
     job = replace(job, offers={"tiers": {"shop": [OFFER, spot]}})
     four = np.full((12, 1, 2), 4)
-    found = rivals(job, ["keda"], {"wanted": four, "soon": four})["tiers"]["cost"]
+    found = simulate(job, ["keda"], {"wanted": four, "soon": four})["tiers"]["cost"]
     sure, less = found[3:, 0, 0].sum(), found[3:, 0, len(job.levels)].sum()
     assert less < sure

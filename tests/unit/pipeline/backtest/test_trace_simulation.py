@@ -10,10 +10,10 @@ import pytest
 from models.behaviour.lstm import DEFAULT_MODEL, BehaviourModel
 from models.capacity import Offer, Policy
 from models.metrics import EVENT_KINDS, METRICS
-from pipeline.backtest.forecast_process import Ahead
-from pipeline.backtest.forecasts import Forecasting
+from pipeline.backtest.forecast_process import ForecastProcess
+from pipeline.backtest.forecasts import ForecastPass
 from pipeline.backtest.job import Job
-from pipeline.backtest.trace_simulation import Rerun
+from pipeline.backtest.trace_simulation import TraceSimulation
 from pipeline.security.pseudonyms import PSEUDONYM_BYTES
 from pipeline.settings import Settings
 from pipeline.stages.profiler.agent import Profiler
@@ -102,7 +102,7 @@ def test_plans_are_for_the_demand_that_the_stages_plan_for(
     published = drive(allocator(model, settings, monkeypatch, policies), scenarios, None)
     plans = {(r["app"], r["tick"]): r for _, name, r, _ in published if name == "plan"}
     job = job_of(frames)
-    seen = whole(Rerun(job, Forecasting(job, model)).run())
+    seen = whole(TraceSimulation(job, ForecastPass(job, model)).run())
     assert len(plans) == len(job.apps) * TICKS
     for (app, tick), plan in plans.items():
         got = seen["required"][tick - job.first_tick, job.apps.index(app)]
@@ -114,7 +114,9 @@ def test_nothing_is_known_before_it_has_happened(model: BehaviourModel, frames: 
     job = job_of(frames)
     later = job.values.copy()
     later[4:] *= 7
-    one, other = (whole(Rerun(j, Forecasting(j, model)).run()) for j in (job, replace(job, values=later)))
+    one, other = (
+        whole(TraceSimulation(j, ForecastPass(j, model)).run()) for j in (job, replace(job, values=later))
+    )
     for name in ("ready", "cost", "asked", "wanted", "required"):
         # what was asked at the end of row 3 serves in rows 4 and 5, whatever demand did there
         until = 5 if name in ("ready", "cost") else 4
@@ -124,13 +126,13 @@ def test_nothing_is_known_before_it_has_happened(model: BehaviourModel, frames: 
 
 def test_a_run_that_goes_on_from_a_snapshot_is_the_same(model: BehaviourModel, frames: list[Record]) -> None:
     job = job_of(frames)
-    unbroken = whole(Rerun(job, Forecasting(job, model)).run())
-    first = Rerun(job, Forecasting(job, model))
+    unbroken = whole(TraceSimulation(job, ForecastPass(job, model)).run())
+    first = TraceSimulation(job, ForecastPass(job, model))
     before: list[dict[str, np.ndarray]] = []
     for row in range(3):
         before.append(first._tick(row))
         first.row += 1
-    second = Rerun(job, Forecasting(job, model))
+    second = TraceSimulation(job, ForecastPass(job, model))
     second.restore({name: array.copy() for name, array in first.blocks().items()})
     after = whole(second.run())
     for name, array in unbroken.items():
@@ -143,12 +145,15 @@ def test_forecasts_and_scenarios_from_another_process_are_the_same(
 ) -> None:
     """From a snapshot on, as a run that was killed."""
     job = job_of(frames, every=2)
-    unbroken, first = Rerun(job, Forecasting(job, model)), Rerun(job, Forecasting(job, model))
+    unbroken, first = (
+        TraceSimulation(job, ForecastPass(job, model)),
+        TraceSimulation(job, ForecastPass(job, model)),
+    )
     rows = whole(unbroken.run())
     for row in range(3):
         first._tick(row)
         first.row += 1
-    ahead = Rerun(job, Ahead(job, DEFAULT_MODEL))
+    ahead = TraceSimulation(job, ForecastProcess(job, DEFAULT_MODEL))
     ahead.restore(first.blocks())
     after = whole(ahead.run())
     for name, array in rows.items():
@@ -162,7 +167,7 @@ def test_what_draws_scenarios_carries_nothing_of_the_trace_to_another_process(
     model: BehaviourModel, frames: list[Record]
 ) -> None:
     job = job_of(frames)
-    row = Forecasting(job, model).row(0)
+    row = ForecastPass(job, model).row(0)
     assert all(callable(one.scenarios) for one in row.values())
     assert b"pipeline.backtest.job" not in pickle.dumps(row)  # where Job is, which has the whole trace
     for name, one in pickle.loads(pickle.dumps(row)).items():
@@ -172,7 +177,7 @@ def test_what_draws_scenarios_carries_nothing_of_the_trace_to_another_process(
 def test_a_process_that_ends_is_said(model: BehaviourModel, frames: list[Record], tmp_path: Path) -> None:
     job = job_of(frames)
     with pytest.raises(RuntimeError, match="has ended"):
-        whole(Rerun(job, Ahead(job, tmp_path / "no model")).run())
+        whole(TraceSimulation(job, ForecastProcess(job, tmp_path / "no model")).run())
 
 
 def test_an_app_alone_is_the_same_as_beside_another_that_shares_its_users(
@@ -187,7 +192,7 @@ def test_an_app_alone_is_the_same_as_beside_another_that_shares_its_users(
         offers={"tiers": {**job.offers["tiers"], "shop-again": job.offers["tiers"]["shop"]}},
         starting={"tiers": {**job.starting["tiers"], "shop-again": {"plain": 2}}},
     )
-    seen = whole(Rerun(twice, Forecasting(twice, model)).run())
+    seen = whole(TraceSimulation(twice, ForecastPass(twice, model)).run())
     # other scenarios of the same demand: the required curves differ by Monte Carlo error alone
     first, again = (np.nanmax(seen["required"][:, a, 0], axis=-1) for a in (0, 1))
     np.testing.assert_allclose(first, again, rtol=0.3)

@@ -6,8 +6,8 @@ import pytest
 
 from models.metrics import EVENT_KINDS, METRICS
 from pipeline.backtest import setup, what_if
-from pipeline.backtest.demand import Source
-from pipeline.backtest.setup import Records
+from pipeline.backtest.demand import DemandSource
+from pipeline.backtest.setup import PlanningInputs
 from pipeline.errors import UsageError
 from pipeline.traces.trace_file import Panel
 from pipeline.traces.window import ScoringWindow
@@ -17,7 +17,7 @@ FIRST = 1_767_268_800 // TICK_S  # 2026-01-01T12:00:00Z
 
 
 @pytest.fixture
-def source() -> Source:
+def source() -> DemandSource:
     rng = np.random.default_rng(0)
     values = rng.uniform(1, 2, (40, 3, len(METRICS))).astype(np.float32)
     panel = Panel(
@@ -29,11 +29,11 @@ def source() -> Source:
         events=np.ones((40, 3, len(EVENT_KINDS)), np.float32),
         saturated=np.zeros(values.shape, bool),
     )
-    return Source("test", panel, ScoringWindow(0, 20, 40), {}, b"", Path("none"))
+    return DemandSource("test", panel, ScoringWindow(0, 20, 40), {}, b"", Path("none"))
 
 
 @pytest.fixture
-def records(source: Source) -> Records:
+def records(source: DemandSource) -> PlanningInputs:
     return setup.sized(source.panel, source.window, setup.members_of(source.panel, 0, 0))
 
 
@@ -41,7 +41,9 @@ def of(offers: list[dict[str, object]], tier: str) -> dict[str, object]:
     return next(price for price in offers if price["tier"] == tier)
 
 
-def test_settings_change_what_they_name_and_nothing_else(source: Source, records: Records) -> None:
+def test_settings_change_what_they_name_and_nothing_else(
+    source: DemandSource, records: PlanningInputs
+) -> None:
     text = "confidence=0.9 policy.hold_s=0 policy.scale_down=never price.spot=2 startup=3"
     other = what_if.parse(text, source, records)
     for app, policy in other.records.policies.items():
@@ -53,7 +55,9 @@ def test_settings_change_what_they_name_and_nothing_else(source: Source, records
     assert other.source is source
 
 
-def test_a_campaign_multiplies_an_apps_demand_for_a_while(source: Source, records: Records) -> None:
+def test_a_campaign_multiplies_an_apps_demand_for_a_while(
+    source: DemandSource, records: PlanningInputs
+) -> None:
     other = what_if.parse("campaign=shop@2026-01-01T13:00Z/10m/x3", source, records)
     before, after = (one.panel for one in (source, other.source))
     inside = np.zeros(before.values.shape[:2], bool)
@@ -63,7 +67,7 @@ def test_a_campaign_multiplies_an_apps_demand_for_a_while(source: Source, record
     np.testing.assert_array_equal(after.values[~inside], before.values[~inside])
 
 
-def test_smaller_replicas_are_as_much_capacity_for_as_much_money(records: Records) -> None:
+def test_smaller_replicas_are_as_much_capacity_for_as_much_money(records: PlanningInputs) -> None:
     small = what_if.smaller(records, 0.1)
     for app in records.policies:
         assert small.policies[app]["max"] == 10 * records.policies[app]["max"]
@@ -94,7 +98,9 @@ def test_smaller_replicas_are_as_much_capacity_for_as_much_money(records: Record
         ("campaign=cafe@2026-01-01T13:00Z/1h/x2", "no such app"),
     ],
 )
-def test_what_cannot_be_is_one_line(text: str, says: str, source: Source, records: Records) -> None:
+def test_what_cannot_be_is_one_line(
+    text: str, says: str, source: DemandSource, records: PlanningInputs
+) -> None:
     with pytest.raises(UsageError, match=says) as error:
         what_if.parse(text, source, records)
     assert "\n" not in str(error.value)

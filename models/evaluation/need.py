@@ -1,0 +1,47 @@
+"""Replicas that measured usage needed, and ticks in which that is not known."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.baselines.autoscalers.registry import largest
+from models.capacity import Policy, floor_demand, load
+from models.demand.reconciliation import lower_bound
+from models.metrics import METRICS
+
+
+def filled(usage: NDArray[np.floating[Any]], policies: Sequence[Policy]) -> NDArray[np.float64]:
+    """(tick, app, metric) replicas that usage (tick, app, METRICS) fills, not rounded; NaN = not measured.
+
+    Metrics are the governed ones of each app's policy, in its order.
+    """
+    usage = usage.astype(np.float64)
+    widest = max(len(policy.governed) for policy in policies)
+    replicas = np.full((*usage.shape[:2], widest), np.nan)
+    for a, policy in enumerate(policies):
+        carried = load(usage[:, a], METRICS, policy)
+        index = [METRICS.index(m) for m in policy.governed]
+        replicas[:, a, : len(index)] = np.where(np.isnan(usage[:, a, index]), np.nan, carried)
+    return replicas
+
+
+def censored(usage: NDArray[Any], saturated: NDArray[Any], policies: Sequence[Policy]) -> NDArray[np.bool_]:
+    """(tick, app) where the need is not known.
+
+    A saturated metric is a lower bound, and could set the need: with its saturated part taken one and a half times,
+    as the reactive floor takes it, it would need more than all that was measured. Where another metric needs more
+    anyway, the need is known.
+
+    Args:
+        usage: (tick, app, METRICS), NaN = not measured.
+        saturated: likewise, what saturated users have of it.
+        policies: (app) whose governed metrics set the need.
+    """
+    bounds = lower_bound(saturated, usage)
+    known = largest(filled(usage, policies))
+    possible = largest(filled(np.where(bounds, floor_demand(usage, saturated), np.nan), policies))
+    return ~np.isnan(possible) & (possible > known)

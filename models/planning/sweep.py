@@ -1,0 +1,80 @@
+"""Replicas that an app's scenarios need at each setting of a backtest's sweep: confidences and shortage prices."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.capacity import Offer, Policy, floor_demand, load, replicas, replicas_per_instance
+from models.planning.allocate import promised
+from models.planning.shortage_price import confidence
+
+BAND: Final = (0.025, 0.5, 0.975)
+"""Quantiles of the replicas that demand fills in the promise's first step: the 95 % interval and the median."""
+
+
+@dataclass(frozen=True)
+class AppDemand:
+    """What is known of an app's demand at the end of a tick.
+
+    Attributes:
+        scenarios: (scenario, step, metric).
+        metrics: names, in the order of the scenarios.
+        steps_s: end of each step, seconds from now.
+        usage, saturated: (metric) usage of the tick, and the part of it that saturated users have; NaN = not measured.
+    """
+
+    scenarios: NDArray[np.float32]
+    metrics: Sequence[str]
+    steps_s: Sequence[int]
+    usage: NDArray[np.float64]
+    saturated: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class SweepNeed:
+    """Replicas by setting, confidences first, then shortage prices.
+
+    Attributes:
+        wanted: (setting) over the promise's steps, which is what to buy for.
+        soon: (setting) over the steps before, until which nothing that is bought serves: what is ready is not released
+            below them (`models.planning.allocate`).
+        band: (BAND) of the promise's first step, not rounded.
+    """
+
+    wanted: NDArray[np.int64]
+    soon: NDArray[np.int64]
+    band: NDArray[np.float64]
+
+
+def needed(
+    demand: AppDemand,
+    offers: Sequence[Offer],
+    policy: Policy,
+    levels: Sequence[float],
+    shortages: Sequence[float],
+) -> SweepNeed:
+    """Replicas that suffice in each setting's share of the scenarios and carry present usage, at most the limit.
+
+    Args:
+        demand: of the app.
+        offers: their start-up times give the promise's steps; commitments that have not ended own replicas.
+        policy: of the app; its confidence is replaced by each setting's.
+        levels: confidences.
+        shortages: prices of an hour's shortage in those of a replica; each gives a confidence.
+    """
+    window, _ = promised(offers, policy, demand.steps_s, demand.metrics)
+    filled = load(demand.scenarios, demand.metrics, policy)
+    whole = replicas(filled, policy)
+    spans = (window, slice(0, max(1, window.start)))
+    rising = [np.sort(whole[:, span].max(axis=1)) for span in spans]
+    owned = sum(int(replicas_per_instance(offer, policy)) * offer.owned_count for offer in offers)
+    priced = (confidence(rising[0], owned, 1.0, price) for price in shortages)
+    rank = np.ceil(np.asarray([*levels, *priced]) * len(whole) - 1e-9).astype(int) - 1
+    floor: Any = replicas(load(floor_demand(demand.usage, demand.saturated), demand.metrics, policy), policy)
+    wanted, soon = (np.clip(need[np.maximum(rank, 0)], floor, policy.limit) for need in rising)
+    return SweepNeed(wanted, soon, np.quantile(filled[:, window.start].max(axis=-1), BAND))
