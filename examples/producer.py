@@ -9,8 +9,8 @@ it. Run as a program, it handles made-up requests of three users.
 
 import sys
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections import Counter, defaultdict
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
 from leadtime import Telemetry
@@ -27,10 +27,10 @@ class Meter:
 
     def __init__(self, telemetry: Telemetry, app: str, clock: Callable[[], float] = time.monotonic) -> None:
         self.telemetry, self.app, self.clock = telemetry, app, clock
-        self.cpu_s, self.requests, self.since = Counter[str](), Counter[str](), clock()
+        self.cpu_s, self.requests, self.since = defaultdict[str, float](float), Counter[str](), clock()
 
     @contextmanager
-    def request(self, user: str) -> Iterator[None]:
+    def request(self, user: str) -> Generator[None]:
         """Count one request of a user and the CPU time that it takes in this thread."""
         begun = time.thread_time()
         try:

@@ -15,7 +15,7 @@ from typing import Any
 
 from leadtime import Observation, Provider, Rejected, Result, Retryable, Target, load_settings, run
 
-EMPTY = {"desired": 0, "generation": 0, "epoch": -1, "command_id": "", "results": {}}
+EMPTY: dict[str, Any] = {"desired": 0, "generation": 0, "epoch": -1, "command_id": "", "results": {}}
 KEPT_RESULTS = 100
 """Results kept of a target: a command that comes again after a crash is among the last few."""
 
@@ -52,7 +52,7 @@ class Files(Provider):
             return Result(**first)
         if command["epoch"] < state["epoch"]:
             raise Rejected(f"epoch {command['epoch']} is older than {state['epoch']}")
-        result = {
+        result: dict[str, Any] = {
             "before": state["desired"],
             "after": desired,
             "accepted_s": now_s,
