@@ -3,6 +3,7 @@
 LeadtimeError                 base: its text is one clear line for people; the command line prints it and exits with 2
 ├── UsageError                the request cannot be served as asked (missing file, wrong policy, busy port): change it
 ├── Unreachable               Kafka or a registry does not answer: check the address, try again
+│   └── NotDelivered          messages that Kafka has not acknowledged: how many, and the first reason
 ├── Retryable                 a provider could not do it now: try again after `retry_after` seconds
 ├── Rejected                  a provider or an actuator will never do this: do not try again
 ├── Poison                    one record cannot be read: put it aside with its reason, go on with its neighbours
@@ -27,6 +28,20 @@ class UsageError(LeadtimeError):
 
 class Unreachable(LeadtimeError):
     """A peer does not answer."""
+
+
+class NotDelivered(Unreachable):
+    """Messages were handed to the producer that Kafka has not acknowledged.
+
+    Attributes:
+        failed: messages that the producer gave up.
+        waiting: messages that are still in its queue.
+        reason: why the first was given up, or how long those in the queue have waited.
+    """
+
+    def __init__(self, failed: int, waiting: int, reason: str) -> None:
+        super().__init__(f"not published: {failed} messages failed, {waiting} wait: {reason}")
+        self.failed, self.waiting, self.reason = failed, waiting, reason
 
 
 class Retryable(LeadtimeError):

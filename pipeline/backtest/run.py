@@ -67,7 +67,7 @@ class BacktestRequest:
         processes: at once; None: two.
     """
 
-    trace: Path | pl.DataFrame | None = None
+    trace: str | Path | pl.DataFrame | None = None
     topics: bool = False
     bootstrap: str | None = None
     prefix: str | None = None
@@ -284,9 +284,9 @@ def prepare(request: BacktestRequest) -> Prepared:
         UsageError: what cannot be read, or nothing to score.
         Unreachable: with topics, the cluster does not answer.
     """
-    if isinstance(request.trace, (Path, pl.DataFrame)):
+    if request.trace is not None:
         source = demand.of_trace(
-            request.trace,
+            Path(request.trace) if isinstance(request.trace, str) else request.trace,
             request.tick_s,
             request.warm_up,
             request.begin,

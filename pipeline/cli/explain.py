@@ -3,7 +3,7 @@
 import json
 import math
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -14,13 +14,13 @@ from rich.console import Console
 from models import capacity
 from pipeline.errors import UsageError
 from pipeline.format import parse_time, utc
-from pipeline.kafka import reader
 from pipeline.reports import decision_text
 from pipeline.reports.decision_text import Surroundings
+from pipeline.reports.decisions import DecisionTopics, choose
 from pipeline.runtime.cluster import cluster
-from pipeline.settings import Settings, load
-from pipeline.wire import forecasts, plans, policies
-from pipeline.wire.codec import Codec, Record
+from pipeline.settings import load
+from pipeline.wire import forecasts, policies
+from pipeline.wire.codec import Record
 
 PAST_TICKS: Final = 48
 """Of history in a plot: eight times the steps ahead, so that the rhythm is seen and the fan still has a ninth."""
@@ -51,7 +51,7 @@ def explain(
         raise UsageError("give --tick or --at, not both")
     at_s = None if at is None else parse_time(at)
     with cluster(load(bootstrap=bootstrap, prefix=prefix)) as settings:
-        topics = Topics(settings)
+        topics = DecisionTopics(settings)
         found = topics.plans(app)
         plan = choose(found, app, tick, at_s)
         around = topics.around(plan) if plot is not None or not as_json else Surroundings()
@@ -65,104 +65,6 @@ def explain(
         Console().print(decision_text.document(plan, around))
     else:
         print(decision_text.text(plan, around), end="")
-
-
-def choose(found: Mapping[int, Record], app: str, tick: int | None, at_s: float | None) -> Record:
-    """The plan of a tick, the last one made at a time or before, or the newest.
-
-    Args:
-        found: the app's plans by tick, at least one.
-        app: its name.
-        tick, at_s: at most one of them.
-
-    Raises:
-        UsageError: there is none; the line says which there are.
-    """
-    first, last = min(found), max(found)
-    if tick is None and at_s is None:
-        return found[last]
-    if at_s is not None:
-        ends = {number: (number + 1) * plan["tick_s"] for number, plan in found.items()}
-        tick = max((number for number, end in ends.items() if end <= at_s), default=None)
-        if tick is None:
-            raise UsageError(f"no plan of {app} had been made then: the first is of {utc(ends[first])}")
-    if tick is None or tick not in found:
-        raise UsageError(
-            f"no plan of {app} for tick {tick}: there are {len(found)}, of ticks {first} to {last}"
-        )
-    return found[tick]
-
-
-class Topics:
-    """The topics that a decision is in, read whole.
-
-    Args:
-        settings: of a cluster that answers.
-    """
-
-    def __init__(self, settings: Settings) -> None:
-        self.settings, self.codec = settings, Codec(settings.registry_url)
-
-    def plans(self, app: str) -> dict[int, Record]:
-        """An app's plans by tick.
-
-        Raises:
-            UsageError: there is none of this app; the line says of which apps there are.
-        """
-        apps: set[str] = set()
-        found: dict[int, Record] = {}
-        for message in reader.read(self.settings, "plans"):
-            key = (message.key() or b"").decode(errors="replace")
-            apps.add(key)
-            if key == app:
-                plan = self.codec.decode(message.value() or b"")[1]
-                found[plan["tick"]] = plan
-        if not found:
-            names = sorted(apps)
-            more = f" and {len(names) - 20} more" if len(names) > 20 else ""
-            there = (
-                f"there are plans of: {', '.join(names[:20])}{more}" if names else "the topic plans is empty"
-            )
-            raise UsageError(f"no plan of app {app!r}; {there}")
-        return found
-
-    def around(self, plan: Record) -> Surroundings:
-        """Policy, prices and commands of a plan."""
-        policy = None
-        wanted = plan["versions"]
-        for record in self._records("policies"):
-            if f"{record['app']}@{record['version']}" == wanted["policy"]:
-                policy = record
-        if policy is None and wanted["policy"] == f"{plan['app']}@0":
-            default = self.codec.encode("policy", plans.default_policy(plan["app"]))
-            policy = self.codec.decode(default)[1]
-        prices = {
-            record["offer_id"]: record
-            for record in self._records("prices")
-            if f"{record['offer_id']}@{record['version']}" in wanted["prices"]
-        }
-        start = f"{plan['app']}/".encode()
-        commands = [
-            record
-            for record in (self._records("commands", start) if plan["commands_issued"] else ())
-            if record["plan_id"] == plan["plan_id"]
-        ]
-        return Surroundings(policy, prices, commands)
-
-    def totals(self, app: str, first: int, last: int) -> dict[int, tuple[Record, int]]:
-        """Forecast records with an app's total, and its row in them, by tick from `first` to `last`."""
-        found: dict[int, tuple[Record, int]] = {}
-        for record in self._records("forecasts.apps"):
-            if first <= record["tick"] <= last and app in record["apps"]:
-                rows = np.flatnonzero(np.frombuffer(record["app_index"], "<u4") == record["apps"].index(app))
-                if len(rows):
-                    found[record["tick"]] = record, int(rows[0])
-        return found
-
-    def _records(self, logical: str, start: bytes = b"") -> Iterator[Record]:
-        for message in reader.read(self.settings, logical):
-            if (message.key() or b"").startswith(start) and message.value() is not None:
-                yield self.codec.decode(message.value() or b"")[1]
 
 
 def draw(

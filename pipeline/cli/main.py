@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import Any, Final
+from importlib import import_module, metadata
+from typing import Annotated, Any, Final
 
 import typer
 from typer.core import TyperGroup
@@ -59,8 +59,18 @@ class Commands(TyperGroup):
 app = typer.Typer(cls=Commands, no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
 
 
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(metadata.version("leadtime"))
+        raise typer.Exit
+
+
 @app.callback()
-def _leadtime() -> None:
+def _leadtime(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
     """Allocate cloud resources before they are needed."""
 
 

@@ -1,13 +1,15 @@
 """What a process publishes: one idempotent producer, which waits when it is full and says when it failed."""
 
+from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from confluent_kafka import KafkaError, Message, Producer
 
-from pipeline.errors import Unreachable
+from pipeline.errors import NotDelivered
 from pipeline.kafka import topics
 from pipeline.kafka.connection import connection
+from pipeline.kafka.reader import whole
 from pipeline.settings import Settings
 from pipeline.wire.codec import Codec, Record
 
@@ -33,7 +35,8 @@ class Outputs:
         check: Callable[[], None] = lambda: None,
     ) -> None:
         self._settings, self._codec, self._check = settings, Codec(settings.registry_url), check
-        self._failed: KafkaError | None = None
+        self._failed, self._first = 0, ""
+        self._complaint = complaint = deque[str](maxlen=1)
         self._producer = Producer(
             {
                 **connection(settings),
@@ -41,6 +44,7 @@ class Outputs:
                 "partitioner": "murmur2_random",
                 "linger.ms": 2,
                 "log_level": 0,  # what matters of it, `flush` says
+                "error_cb": lambda error: complaint.append(error.str()),
                 # A scenario message is 0.2 MB: the default of 100,000 messages would be 20 GB.
                 "queue.buffering.max.kbytes": 96 * 1024,
                 **(options or {}),
@@ -56,9 +60,11 @@ class Outputs:
         key: str | None,
         partition: int = BY_KEY,
         headers: Mapping[str, str] | None = None,
+        timestamp_ms: int = 0,
     ) -> None:
         """Encode a record and `send` it."""
-        self.send(topic, self._codec.encode(name, record), key=key, partition=partition, headers=headers)
+        value = self._codec.encode(name, record)
+        self.send(topic, value, key=key, partition=partition, headers=headers, timestamp_ms=timestamp_ms)
 
     def send(
         self,
@@ -97,20 +103,40 @@ class Outputs:
                 self._producer.poll(0.1)
         self._producer.poll(0)
 
-    def _delivered(self, error: KafkaError | None, _: Message) -> None:
-        self._failed = self._failed or error
+    def partitions(self, topic: str) -> int:
+        """How many a topic has.
 
-    def flush(self) -> None:
-        """Return when everything is acknowledged.
+        Args:
+            topic: logical name.
 
         Raises:
-            Unreachable: something was not.
+            Unreachable: Kafka does not answer, or there is no such topic.
         """
-        left = self._producer.flush(TIMEOUT_S)
-        if left or self._failed is not None:
-            why = (
-                self._failed.str()
-                if self._failed is not None
-                else f"{left} messages wait after {TIMEOUT_S:g} s"
-            )
-            raise Unreachable(f"not published: {why}")
+        return len(whole(self._producer, topics.name(topic, self._settings)))
+
+    def _delivered(self, error: KafkaError | None, _: Message) -> None:
+        if error is None:
+            return
+        self._failed += 1
+        if not self._first:
+            late = (
+                error.code() == KafkaError._MSG_TIMED_OUT
+            )  # why is what the client said last about its brokers
+            self._first = "; ".join([error.str(), *(self._complaint if late else ())])
+
+    def flush(self, timeout_s: float = TIMEOUT_S) -> None:
+        """Return when everything is acknowledged.
+
+        Args:
+            timeout_s: how long to wait for it.
+
+        Raises:
+            NotDelivered: something was not acknowledged, now or before a flush that raised.
+        """
+        left = self._producer.flush(timeout_s)
+        if left or self._failed:
+            raise NotDelivered(self._failed, left, self._first or f"no answer within {timeout_s:g} s")
+
+    def forget_failures(self) -> None:
+        """Count failed messages from zero: for a caller that has reported them and goes on."""
+        self._failed, self._first = 0, ""

@@ -5,7 +5,15 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from typing import Any, TypeVar
 
-from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka import (
+    OFFSET_BEGINNING,
+    Consumer,
+    KafkaError,
+    KafkaException,
+    Message,
+    Producer,
+    TopicPartition,
+)
 
 from pipeline.errors import Poison, Unreachable
 from pipeline.kafka import topics
@@ -43,14 +51,14 @@ def reader(settings: Settings, group: str = "reader", more: Mapping[str, Any] | 
     )
 
 
-def whole(consumer: Consumer, topic: str) -> list[TopicPartition]:
+def whole(client: Consumer | Producer, topic: str) -> list[TopicPartition]:
     """All partitions of a topic, by its name on the cluster, from their beginning.
 
     Raises:
         Unreachable: Kafka does not answer, or there is no such topic.
     """
     try:
-        found = consumer.list_topics(topic, timeout=POLL_S).topics[topic]
+        found = client.list_topics(topic, timeout=POLL_S).topics[topic]
     except KafkaException as error:
         raise Unreachable(f"Kafka does not answer: {error.args[0].str()}") from None
     if found.error is not None:
@@ -110,6 +118,48 @@ def read(
         raise Unreachable(f"topic {topic}: {error.args[0].str()}") from None
     finally:
         consumer.close()
+
+
+def follow(settings: Settings, logical: str, *, from_end: bool) -> Iterator[Message]:
+    """Messages of a topic for as long as the caller asks, in order per partition, outside any consumer group.
+
+    Where it begins is settled by this call, not by the first message asked for.
+
+    Args:
+        settings: where.
+        logical: topic of the table.
+        from_end: begin with what is published from now on; else with the oldest message that is kept.
+
+    Raises:
+        Unreachable: the broker does not answer, or the topic does not exist; also from the iterator.
+    """
+    topic, complaints = topics.name(logical, settings), list[KafkaError]()
+    consumer = reader(settings, more={"error_cb": complaints.append})
+    try:
+        begin = whole(consumer, topic)
+        for at in begin if from_end else ():
+            at.offset = bounds(settings, logical, at.partition)[1]
+        consumer.assign(begin)
+    except BaseException:
+        consumer.close()
+        raise
+
+    def messages() -> Iterator[Message]:
+        try:
+            while True:
+                for message in batch(consumer, 1_000, 0.5):
+                    error = message.error()
+                    if error is None:
+                        yield message
+                    elif not error.retriable():
+                        raise Unreachable(f"topic {topic}: {error.str()}")
+                if any(error.code() == KafkaError._ALL_BROKERS_DOWN for error in complaints):
+                    whole(consumer, topic)  # raises where none of them comes back
+                complaints.clear()
+        finally:
+            consumer.close()
+
+    return messages()
 
 
 def records(settings: Settings, logical: str) -> Iterator[tuple[Message, Record]]:

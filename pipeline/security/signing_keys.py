@@ -10,10 +10,11 @@ No key is ever logged: private keys are hidden from `repr`.
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import blake2b
+from os import PathLike
 from pathlib import Path
 
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -117,13 +118,40 @@ def read_public(path: Path) -> Ed25519PublicKey:
     data = _read(path)
     if b"PRIVATE KEY" in data:
         return read_private(path).public
+    return parse_public(data, str(path))
+
+
+def parse_public(pem: bytes, source: str) -> Ed25519PublicKey:
+    """A public key from PEM bytes; `source` names them in an error.
+
+    Raises:
+        UsageError: they hold no Ed25519 public key.
+    """
     try:
-        public = load_pem_public_key(data)
+        public = load_pem_public_key(pem)
     except (ValueError, UnsupportedAlgorithm):
-        raise UsageError(f"{path} holds no Ed25519 public key (PEM)") from None
+        raise UsageError(f"{source} holds no Ed25519 public key (PEM)") from None
     if not isinstance(public, Ed25519PublicKey):
-        raise UsageError(f"{path} holds a public key of another kind than Ed25519")
+        raise UsageError(f"{source} holds a public key of another kind than Ed25519")
     return public
+
+
+def public_keyring(keys: Iterable[Ed25519PublicKey | bytes | str | PathLike[str]]) -> Keyring:
+    """A ring that trusts these keys: objects, PEM bytes, or paths of PEM files.
+
+    Raises:
+        UsageError: none is given, or one cannot be read as an Ed25519 public key.
+    """
+    ring: dict[str, Ed25519PublicKey] = {}
+    for key in keys:
+        if isinstance(key, bytes):
+            public = parse_public(key, "the key given as bytes")
+        else:
+            public = key if isinstance(key, Ed25519PublicKey) else read_public(Path(key))
+        ring[key_id(public)] = public
+    if not ring:
+        raise UsageError("no public key is given to verify with")
+    return ring
 
 
 def _read(path: Path) -> bytes:

@@ -6,12 +6,8 @@ import numpy as np
 import polars as pl
 
 from models.metrics import EVENT_KINDS, METRICS, SATURATED_SHARE
+from pipeline.wire.limits import MAX_COUNT, MAX_ID_BYTES, MAX_INTERVAL_S, MOST
 
-ABSURD = {"cpu": 1e5, "memory": 1e15, "network": 1e13, "disk": 1e13, "requests": 1e10}
-"""Beyond these a value is a unit mistaken, not usage: 100,000 cores, 1 PB of memory, 10 TB/s, 10 G requests/s."""
-MAX_ID_BYTES = 1024
-MAX_INTERVAL_S = 86_400.0
-MAX_COUNT = 1e9
 ATTRIBUTE_CHARS = 64
 
 Refusals = list[tuple[str, np.ndarray]]
@@ -70,7 +66,7 @@ def _identity(rows: pl.DataFrame, required: bool) -> Refusals:
 
 def _usage(rows: pl.DataFrame) -> Refusals:
     values = metric_values(rows)
-    bound = np.array([ABSURD[metric] for metric in METRICS])
+    bound = np.array([MOST[metric] for metric in METRICS])
     return [
         (
             "nan",

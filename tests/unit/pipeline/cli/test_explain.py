@@ -9,7 +9,7 @@ import pytest
 from models.quantile_function import QuantileFunction, Z
 from pipeline.cli import explain
 from pipeline.errors import UsageError
-from pipeline.reports import charts
+from pipeline.reports import charts, decisions
 from pipeline.reports.decision_text import Surroundings
 from pipeline.wire import codec
 from pipeline.wire.codec import Record
@@ -56,14 +56,14 @@ def total(tick: int, cpu: float) -> tuple[Record, int]:
     ],
 )
 def test_the_plan_of_a_tick_or_of_a_time(tick: int | None, at_s: float | None, chosen: int) -> None:
-    assert explain.choose(FOUND, "shop", tick, at_s)["tick"] == chosen
+    assert decisions.choose(FOUND, "shop", tick, at_s)["tick"] == chosen
 
 
 def test_what_there_is_not_brings_what_there_is() -> None:
     with pytest.raises(UsageError, match=r"^no plan of shop for tick 100: there are 3, of ticks 98 to 101$"):
-        explain.choose(FOUND, "shop", 100, None)
+        decisions.choose(FOUND, "shop", 100, None)
     with pytest.raises(UsageError, match=r"^no plan of shop had been made then: .* 1970-01-01 08:15:00 UTC$"):
-        explain.choose(FOUND, "shop", None, 99 * 300.0 - 1)
+        decisions.choose(FOUND, "shop", None, 99 * 300.0 - 1)
 
 
 def test_a_picture_of_forecast_and_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
