@@ -25,8 +25,8 @@ from models.capacity import (
 )
 from models.demand.reconciliation import PROMISED
 from models.demand.scenarios import required
-from models.planning.failing_offers import failing
-from models.planning.guardrails import Fleet, Telemetry, guard
+from models.planning.failing_offers import Failing, failing
+from models.planning.guardrails import Fleet, Guarded, PresentNeed, Telemetry, guard
 from models.planning.promotion import Promotion, decided, judge
 from models.planning.risk_premium import Level, Margin, Question, of_users, split
 from models.planning.shortage_price import confidence as least_cost
@@ -85,129 +85,232 @@ class Plan:
     promotion: Promotion | None = None
 
 
+@dataclass(frozen=True)
+class DecisionContext:
+    """What is known of an app at the end of a tick, whatever capacity is planned for it.
+
+    demand: (scenario, step, metric) float32 scenarios, in the metrics' units; metrics: names, in demand's order;
+    steps_s: end of each forecast step, seconds from now, the first is one tick; usage, saturated: (metric) usage of
+    the tick and the part of it by saturated users, NaN = not measured; now_s: the tick's end; seed, app, tick: name
+    the streams of random numbers; actuation_s: delay before a command acts; user_quantiles: (step, metric) sum of
+    every user's own 99 % quantile, None = not known.
+    """
+
+    demand: NDArray[np.float32]
+    metrics: Sequence[str]
+    steps_s: Sequence[int]
+    usage: NDArray[np.float64]
+    saturated: NDArray[np.float64]
+    telemetry: Telemetry
+    now_s: float
+    seed: int
+    app: bytes
+    tick: int
+    actuation_s: float = 0.0
+    user_quantiles: NDArray[np.floating[Any]] | None = None
+
+    def replicas(self, demand: NDArray[np.floating[Any]], policy: Policy) -> NDArray[np.int32]:
+        """Whole replicas (...) that a demand (..., metric) needs."""
+        return replicas(load(demand, self.metrics, policy), policy)
+
+    def governed(self, policy: Policy) -> list[int]:
+        """Indices of the policy's governed metrics in `metrics`."""
+        return [self.metrics.index(name) for name in governed(self.metrics, policy)]
+
+
+@dataclass(frozen=True)
+class _Situation:
+    """A decision's context with what follows from offers, observations and the policy, before anything is bought.
+
+    policy: in the mode that applies; refused: why an offer may not be bought, by id, None = usable; loads:
+    (scenario, step, governed) and needed: (scenario, step), replicas; confidence: share of scenarios to be served;
+    notes: why it is more than what was asked for.
+    """
+
+    context: DecisionContext
+    policy: Policy
+    refused: Mapping[str, str | None]
+    usable: Sequence[Offer]
+    failing: Failing
+    loads: NDArray[np.floating[Any]]
+    needed: NDArray[np.int32]
+    market: Market
+    confidence: float
+    notes: tuple[str, ...]
+
+    @property
+    def excluded(self) -> Mapping[str, str]:
+        return self.failing.excluded
+
+
 def allocate(
-    demand: NDArray[np.float32],
+    context: DecisionContext,
     *,
-    metrics: Sequence[str],
-    steps_s: Sequence[int],
     offers: Sequence[Offer],
     observed: Mapping[str, Observed],
     policy: Policy,
-    usage: NDArray[np.float64],
-    saturated: NDArray[np.float64],
-    telemetry: Telemetry,
     memory: Mapping[str, Any],
-    now_s: float,
-    seed: int,
-    app: bytes,
-    tick: int,
     confidence: float | None = None,
-    actuation_s: float = 0.0,
-    user_quantiles: NDArray[np.floating[Any]] | None = None,
     draft: bool = False,
 ) -> tuple[Plan, dict[str, Any]]:
     """Plan for one app and tick, and the app's memory for the next tick (plain JSON).
 
-    demand: (scenario, step, metric) scenarios of the app; metrics: names, in demand's order; steps_s: end of each
-    step, seconds from now, the first is one tick; observed: by offer, as last reported; usage, saturated: (metric)
-    usage of the tick and the part of it that saturated users have, NaN = not measured; memory: as last given back,
-    {} at first; now_s: the tick's end; confidence: instead of the policy's; actuation_s: delay before a command acts;
-    user_quantiles: (step, metric) sum of every user's own 99 % quantile, where known; draft: without what only the
-    record needs (cost_at, alternatives, margin, sum_of_users).
+    observed: instances by offer, as last reported; memory: as last returned, {} at first; confidence: instead of the
+    policy's; draft: without what only the record needs (cost_at, alternatives, margin, sum_of_users).
     Offers of which no replica size is known are left as they are and not in the plan.
     """
-    asked = policy.confidence if confidence is None else confidence
-    promotion, judged = None, dict[str, Any]()
+    requested = policy.confidence if confidence is None else confidence
+    promotion, gates = None, dict[str, Any]()
     if policy.promotion_gates:
         before = memory.get("promotion", {})
-        promotion, judged = judge(policy, before, metrics, usage, saturated, tick)
+        promotion, gates = judge(
+            policy, before, context.metrics, context.usage, context.saturated, context.tick
+        )
         policy = replace(policy, mode=promotion.mode)
-    loads = load(demand, metrics, policy)
-    needed = replicas(loads, policy)
-    reasons = {o.offer_id: why_unusable(o, policy) for o in offers}
-    usable = sorted((o for o in offers if reasons[o.offer_id] is None), key=lambda o: o.offer_id)
-    key, failed = (seed, app, tick), failing(usable, observed, policy, memory.get("failing", {}), now_s)
-    excluded = failed.excluded
-    market = Market(usable, observed, policy, needed, steps_s, key, actuation_s)
-    notes = list[str]()
-    if policy.shortage_price_h is not None:
-        least, price = asked, policy.shortage_price_h
-        asked = max(least, least_cost(market.need.max(axis=0), *prices(market), price))
-        if asked > least:
-            notes = [f"an hour's shortage at {price:g} asks for more than {least:.4g}"]
-    choice = choose(market, policy, asked, () if draft else COST_LEVELS, excluded, alternatives=not draft)
-    question = Question(usable, observed, policy, steps_s, key, actuation_s, asked, excluded)
-    fleet = _fleet(offers, {o.offer_id for o in usable}, observed, policy, excluded)
-
-    first = market.window.steps.start
-    soon = needed[:, : max(1, first)].max(axis=1)
-    floor = int(replicas(load(floor_demand(usage, saturated), metrics, policy), policy))
-    desired = choice.best.counts if usable else fleet.running
+    situation = _situation(context, offers, observed, policy, memory.get("failing", {}), requested)
+    levels, excluded = () if draft else COST_LEVELS, situation.excluded
+    choice = choose(situation.market, policy, situation.confidence, levels, excluded, alternatives=not draft)
+    fleet = _fleet(offers, {o.offer_id for o in situation.usable}, observed, policy, excluded)
+    desired = choice.best.counts if situation.usable else fleet.running
+    need = _present_need(situation, fleet)
     guarded = guard(
-        desired,
-        fleet,
-        policy,
-        floor=floor,
-        needed_now=max(floor, int(np.quantile(soon, asked, method="higher"))),
-        running_holds=market.holds(fleet.running) >= asked,
-        telemetry=telemetry,
-        memory=memory,
-        now_s=now_s,
+        desired, fleet, policy, need, telemetry=context.telemetry, memory=memory, now_s=context.now_s
     )
-    as_bought = all(guarded.counts[o] == desired.get(o, 0) for o in fleet.offers)
-    # the search takes the maximum for enough, so a risk that counts demand beyond it is asked for again
-    bought = usable and as_bought and choice.best.feasible and int(needed.max()) <= policy.limit
-    planned = 1 - choice.best.risk if bought else market.holds(guarded.counts)
-    promised = [metrics.index(name) for name in governed(metrics, policy)]
-    curve, alpha = required(demand, asked, market.window.steps, promised)
-    last = market.window.steps.stop - 1
-    users = user_quantiles if usable and not draft else None
-    guardrails = failed.guardrails + guarded.guardrails
-    plan = Plan(
-        confidence_asked=asked,
-        confidence_planned=planned,
-        required=curve,
-        alpha=alpha,
-        window=(steps_s[first], steps_s[last]),
-        replicas=tuple(int(n) for n in replicas(load(curve, metrics, policy), policy)),
-        counts={o: (n,) * len(steps_s) for o, n in guarded.counts.items()},
-        cost=fleet.committed + fleet.cost(guarded.counts),
-        cost_at=choice.cost_at,
-        binding=_binding(loads, needed, market, policy, asked, metrics, steps_s),
-        reactive_floor=floor,
-        alternatives=_alternatives(choice, asked) if usable else (),
-        guardrails=guardrails,
-        feasible=bool(usable) and planned >= asked,
-        reason="; ".join(
-            (
-                _reason(choice.best, reasons, planned, asked, guardrails, excluded, usable=bool(usable)),
-                *notes,
-                *choice.notes,
-            )
-        ),
-        margin=split(question, demand, needed, metrics, market, choice) if usable and not draft else None,
-        sum_of_users=None
-        if users is None
-        else of_users(question, users, metrics, len(needed), choice.best.counts),
-        excluded=excluded,
-        mode=policy.mode,
-        promotion=promotion,
-    )
-    after = guarded.memory | {"failing": failed.memory}
+    plan = _plan(situation, choice, fleet, guarded, desired)
+    plan = replace(plan, reactive_floor=need.floor, promotion=promotion)
+    if situation.usable and not draft:
+        plan = _with_margins(plan, situation, choice, observed)
+    after = guarded.memory | {"failing": situation.failing.memory}
     if promotion is not None:
-        if telemetry.reporting:
-            ticks = [tick + step // steps_s[0] for step in steps_s]
-            judged = decided(judged, curve, metrics, promised, ticks, market.window.steps)
-        after["promotion"] = judged
+        after["promotion"] = _followed(gates, situation, plan, requested)
     elif "promotion" in after:
         del after["promotion"]
     return plan, after
 
 
+def _situation(
+    context: DecisionContext,
+    offers: Sequence[Offer],
+    observed: Mapping[str, Observed],
+    policy: Policy,
+    failing_memory: Mapping[str, Any],
+    requested: float,
+) -> _Situation:
+    """Need, market and confidence; a shortage's price raises the requested confidence where that costs less."""
+    loads = load(context.demand, context.metrics, policy)
+    needed = replicas(loads, policy)
+    refused = {o.offer_id: why_unusable(o, policy) for o in offers}
+    usable = sorted((o for o in offers if refused[o.offer_id] is None), key=lambda o: o.offer_id)
+    key = context.seed, context.app, context.tick
+    failed = failing(usable, observed, policy, failing_memory, context.now_s)
+    market = Market(usable, observed, policy, needed, context.steps_s, key, context.actuation_s)
+    confidence, notes = requested, ()
+    if policy.shortage_price_h is not None:
+        price = policy.shortage_price_h
+        confidence = max(requested, least_cost(market.need.max(axis=0), *prices(market), price))
+        if confidence > requested:
+            notes = (f"an hour's shortage at {price:g} asks for more than {requested:.4g}",)
+    return _Situation(context, policy, refused, usable, failed, loads, needed, market, confidence, notes)
+
+
+def _present_need(situation: _Situation, fleet: Fleet) -> PresentNeed:
+    """Replicas for the present usage, and those needed until new instances serve."""
+    context, market = situation.context, situation.market
+    soon = situation.needed[:, : max(1, market.window.steps.start)].max(axis=1)
+    floor = int(context.replicas(floor_demand(context.usage, context.saturated), situation.policy))
+    return PresentNeed(
+        floor=floor,
+        needed_now=max(floor, int(np.quantile(soon, situation.confidence, method="higher"))),
+        running_holds=market.holds(fleet.running) >= situation.confidence,
+    )
+
+
+def _plan(
+    situation: _Situation, choice: Choice, fleet: Fleet, guarded: Guarded, desired: Mapping[str, int]
+) -> Plan:
+    """The plan without what it took to know its price; desired: counts before the guard rails."""
+    context, policy, market, asked = (
+        situation.context,
+        situation.policy,
+        situation.market,
+        situation.confidence,
+    )
+    usable, steps_s = bool(situation.usable), context.steps_s
+    as_bought = all(guarded.counts[o] == desired.get(o, 0) for o in fleet.offers)
+    # the search takes the maximum for enough, so a risk that counts demand beyond it is asked for again
+    bought = usable and as_bought and choice.best.feasible and int(situation.needed.max()) <= policy.limit
+    planned = 1 - choice.best.risk if bought else market.holds(guarded.counts)
+    window = market.window.steps
+    curve, alpha = required(context.demand, asked, window, context.governed(policy))
+    guardrails = situation.failing.guardrails + guarded.guardrails
+    reason = _reason(situation, choice.best, planned, guardrails)
+    return Plan(
+        confidence_asked=asked,
+        confidence_planned=planned,
+        required=curve,
+        alpha=alpha,
+        window=(steps_s[window.start], steps_s[window.stop - 1]),
+        replicas=tuple(int(n) for n in context.replicas(curve, policy)),
+        counts={o: (n,) * len(steps_s) for o, n in guarded.counts.items()},
+        cost=fleet.committed + fleet.cost(guarded.counts),
+        cost_at=choice.cost_at,
+        binding=_binding(situation),
+        reactive_floor=0,
+        alternatives=_alternatives(choice, asked) if usable else (),
+        guardrails=guardrails,
+        feasible=usable and planned >= asked,
+        reason="; ".join((reason, *situation.notes, *choice.notes)),
+        excluded=situation.excluded,
+        mode=policy.mode,
+    )
+
+
+def _with_margins(
+    plan: Plan, situation: _Situation, choice: Choice, observed: Mapping[str, Observed]
+) -> Plan:
+    """The plan with what demand's and supply's risk cost, and what users' own quantiles would take."""
+    context, market = situation.context, situation.market
+    question = Question(
+        situation.usable,
+        observed,
+        situation.policy,
+        context.steps_s,
+        market.key,
+        context.actuation_s,
+        situation.confidence,
+        situation.excluded,
+    )
+    margin = split(question, context.demand, situation.needed, context.metrics, market, choice)
+    users = context.user_quantiles
+    if users is None:
+        return replace(plan, margin=margin)
+    scenarios, counts = len(situation.needed), choice.best.counts
+    return replace(
+        plan,
+        margin=margin,
+        sum_of_users=of_users(question, users, context.metrics, scenarios, counts),
+    )
+
+
+def _followed(gates: dict[str, Any], situation: _Situation, plan: Plan, requested: float) -> dict[str, Any]:
+    """The gates' memory with this decision to be judged: by what was asked for, not by what a shortage's price chose.
+
+    requested: confidence that the policy asks for.
+    """
+    context, window = situation.context, situation.market.window.steps
+    if not context.telemetry.reporting:
+        return gates
+    metrics, curve = context.governed(situation.policy), plan.required
+    if situation.confidence != requested:
+        curve, _ = required(context.demand, requested, window, metrics)
+    ticks = [context.tick + step // context.steps_s[0] for step in context.steps_s]
+    return decided(gates, curve, context.metrics, metrics, ticks, window)
+
+
 def promised(
     offers: Sequence[Offer], policy: Policy, steps_s: Sequence[int], metrics: Sequence[str]
 ) -> tuple[slice, list[int]]:
-    """What a plan's promise is about: steps, and indices of the governed metrics, as `allocate` takes them."""
+    """Forecast steps that a plan's promise covers, and indices of the governed metrics, as `allocate` takes them."""
     usable = [offer for offer in offers if why_unusable(offer, policy) is None]
     return window(usable, steps_s).steps, [metrics.index(name) for name in governed(metrics, policy)]
 
@@ -253,28 +356,18 @@ def _fleet(
     )
 
 
-def _binding(
-    loads: NDArray[np.floating[Any]],
-    needed: NDArray[np.int32],
-    market: Market,
-    policy: Policy,
-    confidence: float,
-    metrics: Sequence[str],
-    steps_s: Sequence[int],
-) -> tuple[str, int] | None:
-    """Metric and step that most often set the count, among the scenarios that need just the count asked for.
-
-    loads: (scenario, step, governed); needed: (scenario, step) whole replicas.
-    """
-    steps = market.window.steps
-    count = needed[:, steps].max(axis=1)
-    level = np.quantile(count, confidence, method="higher")
-    names = governed(metrics, policy)
+def _binding(situation: _Situation) -> tuple[str, int] | None:
+    """Metric and step that most often set the count, among the scenarios that need just the count asked for."""
+    context, policy = situation.context, situation.policy
+    steps = situation.market.window.steps
+    count = situation.needed[:, steps].max(axis=1)
+    level = np.quantile(count, situation.confidence, method="higher")
+    names = governed(context.metrics, policy)
     if level <= policy.min or not names:
         return None
-    inside = loads[count == level, steps].reshape(-1, (steps.stop - steps.start) * len(names))
+    inside = situation.loads[count == level, steps].reshape(-1, (steps.stop - steps.start) * len(names))
     step, metric = divmod(int(np.bincount(inside.argmax(axis=1)).argmax()), len(names))
-    return names[metric], steps_s[steps.start + step]
+    return names[metric], context.steps_s[steps.start + step]
 
 
 def _alternatives(choice: Choice, confidence: float) -> tuple[Alternative, ...]:
@@ -294,23 +387,16 @@ def _alternatives(choice: Choice, confidence: float) -> tuple[Alternative, ...]:
     )[:ALTERNATIVES]
 
 
-def _reason(
-    best: Purchase,
-    reasons: Mapping[str, str | None],
-    planned: float,
-    confidence: float,
-    guardrails: Sequence[str],
-    excluded: Mapping[str, str],
-    *,
-    usable: bool,
-) -> str:
+def _reason(situation: _Situation, best: Purchase, planned: float, guardrails: Sequence[str]) -> str:
     """One line: what was done and, where the promise is not met, why."""
-    refused = "; ".join(f"{offer}: {why}" for offer, why in sorted(reasons.items()) if why is not None)
-    if not usable:
+    if not situation.usable:
+        refused = "; ".join(
+            f"{offer}: {why}" for offer, why in sorted(situation.refused.items()) if why is not None
+        )
         return f"no usable offer, what runs is kept{f' ({refused})' if refused else ''}"
-    failed = [f"not bought more of {offer}: {why}" for offer, why in sorted(excluded.items())]
-    said = f"{planned:.2%} of the scenarios are served, {confidence:.4g} asked"
-    if planned >= confidence:
-        return "; ".join([said, *(["over_budget"] if "over_budget" in guardrails else []), *failed])
+    failed = [f"not bought more of {offer}: {why}" for offer, why in sorted(situation.excluded.items())]
+    served = f"{planned:.2%} of the scenarios are served, {situation.confidence:.4g} asked"
+    if planned >= situation.confidence:
+        return "; ".join([served, *(["over_budget"] if "over_budget" in guardrails else []), *failed])
     why = [text for text in (best.short, ", ".join(guardrails), *failed) if text]
-    return f"{said}: {'; '.join(why)}"
+    return f"{served}: {'; '.join(why)}"

@@ -59,7 +59,7 @@ class Decision:
 
 @dataclass(frozen=True)
 class _Shared:
-    """Something of which there is so much: offers whose instances count, their number."""
+    """A thing that apps share: the offers whose instances count, the most of them, whether they are reserved."""
 
     offers: tuple[str, ...]
     total: int
@@ -69,65 +69,90 @@ class _Shared:
         return sum(counts.get(o, 0) for o in self.offers)
 
 
+@dataclass(frozen=True)
+class _Group:
+    """The apps of a group, what they share, and what each would do alone.
+
+    worth: by reserved offer and app, what one instance saves per hour.
+    """
+
+    members: Mapping[str, Member]
+    shared: Mapping[str, _Shared]
+    alone: Mapping[str, Plan]
+    worth: Mapping[str, Mapping[str, float]]
+
+    @classmethod
+    def of(cls, members: Mapping[str, Member]) -> _Group:
+        """Every app planned as if it were alone; apps in the order of their names."""
+        names = sorted(members)
+        shared = _shared(o for name in names for o in members[name].offers)
+        alone = {
+            name: members[name].decide(members[name].offers, members[name].policy, True)[0] for name in names
+        }
+        worth = {
+            thing: {name: _worth(members[name], thing) for name in names}
+            for thing, amount in shared.items()
+            if amount.reserved
+        }
+        return cls({name: members[name] for name in names}, shared, alone, worth)
+
+    def wanted(self) -> tuple[dict[str, dict[str, int]], dict[str, dict[str, int]]]:
+        """Target of each shared thing, by thing and app; and counts that each app wants with its targets, by app."""
+        names, shared = list(self.members), self.shared
+        wanted = {name: _first(self.alone[name]) for name in names}
+        asked = {thing: {name: shared[thing].of(wanted[name]) for name in names} for thing in self.worth}
+        targets = {
+            thing: _by_worth(self.worth[thing], asked[thing], shared[thing].total) for thing in self.worth
+        }
+        if any(sum(asked[thing].values()) > shared[thing].total for thing in self.worth):
+            for name, member in self.members.items():
+                caps = {thing: targets[thing][name] for thing in self.worth}
+                offers = _capped(member.offers, shared, caps)
+                wanted[name] = _first(member.decide(offers, member.policy, True)[0])
+        for thing, amount in shared.items():
+            if not amount.reserved:
+                asked_of = {name: amount.of(wanted[name]) for name in names}
+                targets[thing] = _in_proportion(asked_of, amount.total)
+        return targets, wanted
+
+    def order(self, targets: Mapping[str, Mapping[str, int]]) -> list[str]:
+        """Names in the order in which apps are decided: commands that stand, then releases, then by worth."""
+
+        def turn(name: str) -> tuple[bool, bool, float, str]:
+            stands = bool(STANDING & set(self.alone[name].guardrails))
+            running = self.members[name].running
+            releases = any(amount.of(running) > targets[thing][name] for thing, amount in self.shared.items())
+            worth = max((by[name] for by in self.worth.values()), default=0.0)
+            return not stands, not releases, worth, name
+
+        return sorted(self.members, key=turn)
+
+
 def together(members: Mapping[str, Member], budget: float | None = None) -> dict[str, Decision]:
-    """A plan for each app of a group.
+    """A plan for each app of a group, by the apps' names.
 
     budget: per hour, of all apps together, reserved commitments included; None = no limit.
     """
     if len(members) == 1 and budget is None:
-        ((name, one),) = members.items()
-        return {name: Decision(*one.decide(one.offers, one.policy, False), {})}
-    names = sorted(members)
-    shared = _shared(o for name in names for o in members[name].offers)
-    alone = {
-        name: members[name].decide(members[name].offers, members[name].policy, True)[0] for name in names
-    }
-    wanted = {name: _first(alone[name]) for name in names}
-    worth = {
-        what: {name: _worth(members[name], what) for name in names}
-        for what, one in shared.items()
-        if one.reserved
-    }
-    targets = {
-        what: _by_worth(
-            worth[what], {name: shared[what].of(wanted[name]) for name in names}, shared[what].total
-        )
-        for what in worth
-    }
-    short = any(sum(shared[what].of(wanted[name]) for name in names) > shared[what].total for what in worth)
-    if short:
-        for name in names:
-            caps = {what: targets[what][name] for what in worth}
-            wanted[name] = _first(
-                members[name].decide(_capped(members[name].offers, shared, caps), members[name].policy, True)[
-                    0
-                ]
-            )
-    for what, one in shared.items():
-        if not one.reserved:
-            targets[what] = _in_proportion({name: one.of(wanted[name]) for name in names}, one.total)
-
-    spent = {name: _spent(members[name], wanted[name]) for name in names}
-    everyone = {o.offer_id: o for name in names for o in members[name].offers}.values()
+        ((name, member),) = members.items()
+        return {name: Decision(*member.decide(member.offers, member.policy, False), {})}
+    group = _Group.of(members)
+    targets, wanted = group.wanted()
+    spent = {name: _spent(member, wanted[name]) for name, member in group.members.items()}
+    everyone = {o.offer_id: o for member in group.members.values() for o in member.offers}.values()
     money = math.inf if budget is None else max(0.0, budget - committed(everyone))
-    part = {name: min(spent[name], money * spent[name] / max(sum(spent.values()), 1e-12)) for name in names}
-
-    def turn(name: str) -> tuple[bool, bool, float, str]:
-        stands = bool(STANDING & set(alone[name].guardrails))
-        releases = any(one.of(members[name].running) > targets[what][name] for what, one in shared.items())
-        return not stands, not releases, max((by[name] for by in worth.values()), default=0.0), name
-
-    order = sorted(names, key=turn)
-    left = {what: one.total for what, one in shared.items()}
+    part = {
+        name: min(spent[name], money * spent[name] / max(sum(spent.values()), 1e-12))
+        for name in group.members
+    }
+    order = group.order(targets)
+    left = {thing: amount.total for thing, amount in group.shared.items()}
     decided: dict[str, Decision] = {}
     for i, name in enumerate(order):
         member, others = members[name], order[i + 1 :]
-        caps: dict[str, int] = {}
-        for what, one in shared.items():
-            room = left[what] - sum(one.of(members[other].running) for other in others)
-            caps[what] = max(0, min(room, targets[what][name]) if others else room)
-        share: Numbers = {what: float(cap) for what, cap in caps.items()}
-        policy, offers = member.policy, _capped(member.offers, shared, caps)
+        caps = _caps(group, left, targets, name, others)
+        share: Numbers = {thing: float(cap) for thing, cap in caps.items()}
+        policy, offers = member.policy, _capped(member.offers, group.shared, caps)
         if budget is not None:
             paid = committed(offers)
             free = max(0.0, money - sum(part[other] for other in others))
@@ -137,10 +162,28 @@ def together(members: Mapping[str, Member], budget: float | None = None) -> dict
         plan, memory = member.decide(offers, policy, False)
         counts = _first(plan)
         money -= _spent(member, counts)
-        for what, one in shared.items():
-            left[what] -= max(one.of(counts), caps[what] if one.reserved else 0)
+        for thing, amount in group.shared.items():
+            left[thing] -= max(amount.of(counts), caps[thing] if amount.reserved else 0)
         decided[name] = Decision(plan, memory, share)
-    return {name: decided[name] for name in names}
+    return {name: decided[name] for name in group.members}
+
+
+def _caps(
+    group: _Group,
+    left: Mapping[str, int],
+    targets: Mapping[str, Mapping[str, int]],
+    name: str,
+    others: Sequence[str],
+) -> dict[str, int]:
+    """Most instances of each shared thing that an app may have: its target, and no more than `others` leave.
+
+    left: of each thing; others: apps that are decided after it, whose running instances are theirs.
+    """
+    caps: dict[str, int] = {}
+    for thing, amount in group.shared.items():
+        room = left[thing] - sum(amount.of(group.members[other].running) for other in others)
+        caps[thing] = max(0, min(room, targets[thing][name]) if others else room)
+    return caps
 
 
 def _first(plan: Plan) -> dict[str, int]:
@@ -150,22 +193,22 @@ def _first(plan: Plan) -> dict[str, int]:
 def _shared(offers: Iterable[Offer]) -> dict[str, _Shared]:
     """What the apps share, by name: reserved offers, and quota groups with a limit."""
     by_id = {o.offer_id: o for o in offers}
-    found: dict[str, _Shared] = {}
+    shared: dict[str, _Shared] = {}
     for name, offer in sorted(by_id.items()):
         if offer.tier == "RESERVED":
-            found[name] = _Shared((name,), offer.owned_count, reserved=True)
+            shared[name] = _Shared((name,), offer.owned_count, reserved=True)
     for group, (ids, limit) in quotas([o for _, o in sorted(by_id.items())]).items():
-        found[f"quota {group}"] = _Shared(ids, limit, reserved=False)
-    return found
+        shared[f"quota {group}"] = _Shared(ids, limit, reserved=False)
+    return shared
 
 
 def _capped(offers: Sequence[Offer], shared: Mapping[str, _Shared], caps: Mapping[str, int]) -> list[Offer]:
     """The offers with an app's share of what is owned, and of the quotas."""
     result: list[Offer] = []
     for offer in offers:
-        for what, cap in caps.items():
-            if offer.offer_id in shared[what].offers:
-                offer = replace(offer, **{"owned_count" if shared[what].reserved else "quota_limit": cap})
+        for thing, cap in caps.items():
+            if offer.offer_id in shared[thing].offers:
+                offer = replace(offer, **{"owned_count" if shared[thing].reserved else "quota_limit": cap})
         result.append(offer)
     return result
 
@@ -189,12 +232,12 @@ def _spent(member: Member, counts: Mapping[str, int]) -> float:
 
 
 def _by_worth(worth: Mapping[str, float], wanted: Mapping[str, int], total: int) -> dict[str, int]:
-    """To those to whom one is worth most, as many as they want."""
-    found: dict[str, int] = {}
+    """Instances by app: as many as wanted to the app to which one is worth most, then the next, until none is left."""
+    given: dict[str, int] = {}
     for name in sorted(wanted, key=lambda name: (-worth[name], name)):
-        found[name] = min(wanted[name], total)
-        total -= found[name]
-    return found
+        given[name] = min(wanted[name], total)
+        total -= given[name]
+    return given
 
 
 def _in_proportion(wanted: Mapping[str, int], total: int) -> dict[str, int]:
@@ -202,8 +245,8 @@ def _in_proportion(wanted: Mapping[str, int], total: int) -> dict[str, int]:
     asked = sum(wanted.values())
     if asked <= total:
         return dict(wanted)
-    found = {name: total * n // asked for name, n in wanted.items()}
+    given = {name: total * n // asked for name, n in wanted.items()}
     rest = sorted(wanted, key=lambda name: (-(total * wanted[name] % asked), name))
-    for name in rest[: total - sum(found.values())]:
-        found[name] += 1
-    return found
+    for name in rest[: total - sum(given.values())]:
+        given[name] += 1
+    return given

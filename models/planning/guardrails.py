@@ -20,8 +20,8 @@ Before all of them, offers that fail are not bought more of (`models.planning.fa
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from models.capacity import Policy
@@ -33,11 +33,12 @@ CANARY_SHARE: Final = 0.1  # of the instances may change in a tick, and at least
 CENT: Final = 1e-6  # money's least digit in records: less than that is a rounding
 
 Counts = dict[str, int]
+Rail = tuple[str, Callable[[Counts], Counts]]  # its name, and the counts that it leaves of those given
 
 
 @dataclass(frozen=True)
 class Telemetry:
-    """What was heard of an app in the tick: users that reported, users known, whether all reported zero."""
+    """Reports of an app in the tick: users that reported, users known, whether all reported zero."""
 
     reporting: int
     known: int
@@ -89,25 +90,33 @@ class Guarded:
     memory: dict[str, Any]
 
 
+@dataclass(frozen=True)
+class PresentNeed:
+    """What the present asks of capacity.
+
+    floor: replicas for the present usage; needed_now: replicas that ready instances must carry until new ones can
+    serve; running_holds: whether what runs would keep the promise.
+    """
+
+    floor: int
+    needed_now: int
+    running_holds: bool
+
+
 def guard(
     desired: Mapping[str, int],
     fleet: Fleet,
     policy: Policy,
+    need: PresentNeed,
     *,
-    floor: int,
-    needed_now: int,
-    running_holds: bool,
     telemetry: Telemetry,
     memory: Mapping[str, Any],
     now_s: float,
 ) -> Guarded:
     """Desired counts, bounded (see the module for the order).
 
-    floor: replicas for the present usage; needed_now: replicas that ready instances must carry until new ones can
-    be there; running_holds: whether what runs would keep the promise; memory: what `guard` gave the tick before,
-    {} at first; now_s: the tick's end.
+    memory: what `guard` returned the tick before, {} at first; now_s: the tick's end.
     """
-    acted: list[str] = []
     running = fleet.running
     commanded = {o: int(memory.get("counts", {}).get(o, running[o])) for o in fleet.offers}
     if policy.mode == "paused":
@@ -115,41 +124,31 @@ def guard(
     if telemetry.reporting == 0:
         return Guarded(commanded, ("missing_telemetry",), {**memory, "zero_since_s": None})
 
+    acted: list[str] = []
     zero_since_s = memory.get("zero_since_s")
     zero_since_s = (now_s if zero_since_s is None else zero_since_s) if telemetry.idle else None
     counts = {o: desired.get(o, 0) for o in fleet.offers}
     least = max(policy.min, 1)
     if policy.min == 0 and zero_since_s is not None and now_s - zero_since_s >= policy.idle_after_s:
-        counts, floor, needed_now, least = dict.fromkeys(fleet.offers, 0), 0, 0, 0
+        counts, least = dict.fromkeys(fleet.offers, 0), 0
+        need = replace(need, floor=0, needed_now=0)
         acted.append("idle")
     history = _remember(memory.get("desired", []), now_s, fleet.replicas(counts), policy.hold_s)
-
-    def apply(name: str, bounded: Counts) -> None:
-        nonlocal counts
+    doubtful = telemetry.reporting < REPORTING_SHARE * telemetry.known
+    rails = (
+        *_release_rails(fleet, policy, need, doubtful=doubtful, held=int(history[0][1])),
+        *_change_rails(fleet, policy),
+        ("grow_before_shrink", lambda c: _grown_before_shrunk(c, fleet, need.needed_now)),
+        ("reactive_floor", lambda c: _raised(c, fleet, need.floor)),
+        ("minimum", lambda c: _raised(c, fleet, least)),
+        ("maximum", lambda c: _lowered(c, fleet, policy.limit)),
+        ("quota", lambda c: _within_quotas(c, fleet)),
+    )
+    for name, bound in rails:
+        bounded = bound(counts)
         if bounded != counts:
             counts = bounded
             acted.append(name)
-
-    if telemetry.reporting < REPORTING_SHARE * telemetry.known:
-        apply("doubtful_telemetry", _only_grown(counts, fleet))
-    if policy.scale_down == "never":
-        apply("scale_down_never", _only_grown(counts, fleet))
-    held = min(int(history[0][1]), fleet.replicas(running))
-    apply("hold_time", _kept(counts, fleet, held))
-    apply("churn", _without_churn(counts, fleet, policy, running_holds))
-    unit = dict.fromkeys(fleet.offers, 1)
-    if policy.max_up is not None:
-        apply("max_up", _bounded(counts, fleet, fleet.size, up=policy.max_up))
-    if policy.max_down is not None:
-        apply("max_down", _bounded(counts, fleet, fleet.size, down=policy.max_down))
-    if policy.mode == "canary":
-        change = max(1, int(CANARY_SHARE * sum(running.values())))
-        apply("canary", _bounded(counts, fleet, unit, up=change, down=change))
-    apply("grow_before_shrink", _grown_before_shrunk(counts, fleet, needed_now))
-    apply("reactive_floor", _raised(counts, fleet, floor))
-    apply("minimum", _raised(counts, fleet, least))
-    apply("maximum", _lowered(counts, fleet, policy.limit))
-    apply("quota", _within_quotas(counts, fleet))
     if policy.budget is not None and fleet.committed + fleet.cost(counts) > policy.budget + CENT:
         acted.append("over_budget")
 
@@ -157,6 +156,35 @@ def guard(
     if policy.mode != "shadow":  # a shadow plan commands nothing
         after["counts"] = dict(counts)
     return Guarded(counts, tuple(acted), after)
+
+
+def _release_rails(
+    fleet: Fleet, policy: Policy, need: PresentNeed, *, doubtful: bool, held: int
+) -> Iterator[Rail]:
+    """What may be released.
+
+    doubtful: too few users have reported; held: most replicas desired within the hold time.
+    """
+    if doubtful:
+        yield "doubtful_telemetry", lambda c: _only_grown(c, fleet)
+    if policy.scale_down == "never":
+        yield "scale_down_never", lambda c: _only_grown(c, fleet)
+    least = min(held, fleet.replicas(fleet.running))
+    yield "hold_time", lambda c: _kept(c, fleet, least)
+    yield "churn", lambda c: _without_churn(c, fleet, policy, need.running_holds)
+
+
+def _change_rails(fleet: Fleet, policy: Policy) -> Iterator[Rail]:
+    """How much may change in a tick."""
+    up, down = policy.max_up, policy.max_down
+    if up is not None:
+        yield "max_up", lambda c: _bounded(c, fleet, fleet.size, up=up)
+    if down is not None:
+        yield "max_down", lambda c: _bounded(c, fleet, fleet.size, down=down)
+    if policy.mode == "canary":
+        change = max(1, int(CANARY_SHARE * sum(fleet.running.values())))
+        unit = dict.fromkeys(fleet.offers, 1)
+        yield "canary", lambda c: _bounded(c, fleet, unit, up=change, down=change)
 
 
 def _remember(

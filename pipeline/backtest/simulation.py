@@ -92,9 +92,7 @@ class Simulation(ABC):
         for app, (decide, users) in decisions.items():
             if users:
                 self._need(app, decide)
-        return self._asked(
-            outcome, plans, {app: decide.keywords["metrics"] for app, decide in decided.items()}
-        )
+        return self._asked(outcome, plans, {app: decide.args[0].metrics for app, decide in decided.items()})
 
     def _plan(self, decided: Mapping[str, Decide], tick: int) -> dict[tuple[str, str, int], Any]:
         """Plans by app, market and lane; apps of one allocation group are planned together, as the allocator does."""
@@ -122,10 +120,10 @@ class Simulation(ABC):
 
     def _need(self, app: str, decide: Decide) -> None:
         """Take down the replicas that the scenarios of a decision need at each setting of the sweep."""
-        given = decide.keywords
+        context = decide.args[0]
         need = sweep.needed(
             sweep.AppDemand(
-                decide.args[0], given["metrics"], given["steps_s"], given["usage"], given["saturated"]
+                context.demand, context.metrics, context.steps_s, context.usage, context.saturated
             ),
             self.lanes[app, self.job.markets[0]].offers,
             self.job.policies[app],

@@ -17,14 +17,14 @@ from models.behaviour.lstm import State
 from models.capacity import Offer, Policy, floor_demand
 from models.demand import reconciliation
 from models.metrics import METRICS
-from models.planning.allocate import Plan, allocate, promised
+from models.planning.allocate import DecisionContext, Plan, allocate, promised
 from models.planning.guardrails import Telemetry
 from models.quantile_function import QuantileFunction
 from models.tick import Tick
 from pipeline.wire.demand import Demand
 
 Decide = partial[tuple[Plan, dict[str, Any]]]
-"""decide(offers=, observed=, policy=, memory=, ...): `models.planning.allocate.allocate` of an app's scenarios."""
+"""decide(offers=, observed=, policy=, memory=, ...): `models.planning.allocate.allocate` of a context, `args[0]`."""
 
 
 @dataclass
@@ -160,8 +160,7 @@ def decision(
         tick=tick.number,
         tick_s=tick.length_s,
     )
-    return partial(
-        allocate,
+    context = DecisionContext(
         scenarios,
         metrics=demand.metrics,
         steps_s=tick.steps_s,
@@ -174,3 +173,4 @@ def decision(
         tick=tick.number,
         user_quantiles=demand.user_quantiles,
     )
+    return partial(allocate, context)

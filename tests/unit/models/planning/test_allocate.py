@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.capacity import Observed, Offer, Policy
-from models.planning.allocate import Plan, allocate
+from models.planning.allocate import DecisionContext, Plan, allocate
 from models.planning.guardrails import Telemetry
 from models.random_streams import stream
 
@@ -36,20 +36,22 @@ def plan(demand: np.ndarray, offers: list[Offer], policy: Policy = POLICY, **cha
 def plan_and_memory(
     demand: np.ndarray, offers: list[Offer], policy: Policy = POLICY, **changes: Any
 ) -> tuple[Plan, dict[str, Any]]:
-    around: dict[str, Any] = {
+    context: dict[str, Any] = {
         "metrics": METRICS,
         "steps_s": TICKS,
-        "observed": {},
         "usage": np.zeros(2),
         "saturated": np.zeros(2),
         "telemetry": ALL,
-        "memory": {},
         "now_s": 300_000.0,
         "seed": 1,
         "app": b"shop",
         "tick": 1000,
-    } | changes
-    return allocate(demand, offers=offers, policy=policy, **around)
+    }
+    capacity: dict[str, Any] = {"observed": {}, "memory": {}}
+    for name, value in changes.items():
+        of = context if name in DecisionContext.__dataclass_fields__ else capacity
+        of[name] = value
+    return allocate(DecisionContext(demand, **context), offers=offers, policy=policy, **capacity)
 
 
 def first(found: Plan) -> dict[str, int]:

@@ -9,7 +9,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from models.capacity import Policy
-from models.planning.guardrails import Fleet, Guarded, Telemetry, guard
+from models.planning.guardrails import Fleet, Guarded, PresentNeed, Telemetry, guard
 
 POLICY = Policy("shop", ("cpu",), {"cpu": 1.0}, mode="auto", hold_s=0.0)
 ALL = Telemetry(reporting=10, known=10)
@@ -37,7 +37,8 @@ def decide(desired: dict[str, int], seen: Fleet, policy: Policy = POLICY, **chan
         "memory": {},
         "now_s": 1000.0,
     } | changes
-    return guard(desired, seen, policy, **around)
+    need = PresentNeed(**{name: around.pop(name) for name in ("floor", "needed_now", "running_holds")})
+    return guard(desired, seen, policy, need, **around)
 
 
 def outcome(found: Guarded) -> tuple[int, int, int, tuple[str, ...]]:
