@@ -75,4 +75,5 @@ def command(epoch: int = 10, desired: int = 3, ref: str = "shop/od-4", **more: A
         "issued_s": (epoch + 1) * 60.0,
         "lifetime_s": 300.0,
     }
-    return build(CommandSpec(**values | more), demo_key())
+    key = more.pop("key", demo_key())
+    return build(CommandSpec(**values | more), key)
