@@ -1,1 +1,1 @@
-"""The stream's own functions over a window of the past, beside baselines."""
+"""The stages' functions over a window of the past, beside baselines, on simulated capacity."""

@@ -1,4 +1,4 @@
-"""Where a backtest's demand comes from: a trace file, or a window of a cluster's topics."""
+"""Demand of a backtest: of a trace file or frame, or of a window of a cluster's topics."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ class DemandSource:
 
     Attributes:
         name: for people.
-        panel: all ticks there are.
-        window: what is run and scored of it.
+        panel: all ticks of the trace, or of the window of topics.
+        window: rows of it that are run and scored.
         skipped: counts by what was left out.
-        digest: of what was read.
+        digest: of the content that was read.
         model: folder of the model.
-        recorded: the topics; None: a trace.
+        recorded: the window of topics; None: a trace.
     """
 
     name: str
@@ -66,23 +66,32 @@ class DemandSource:
         records: PlanningInputs | None = None,
         progress: Progress = silent,
     ) -> tuple[Arrays, dict[str, list[bytes]]]:
-        """The outcomes of a job, and of topics the records that its stages published (see
-        `pipeline.backtest.topic_simulation`).
+        """Simulate a job.
 
-        records: by which the stages plan, instead of what is on the topics.
+        Args:
+            job: of this demand.
+            folder: of days and snapshots.
+            processes: at once; None: two.
+            records: that the stages plan by, instead of the topics' own.
+            progress: of the ticks.
+
+        Returns:
+            outcomes of our plans, and with topics the encoded records that the stages published, by topic.
         """
-        there = self.recorded
-        if there is None:
+        window = self.recorded
+        if window is None:
             return parallel.run(job, self.model, SHARDS, folder, processes, progress), {}
         if records is not None:
             every = [price for prices in records.prices.values() for price in prices]
-            there = topic_window.planned_by(there, records.policies, every)
-        return topic_simulation.run(job, there, self.model, folder, pinned=records is None, progress=progress)
+            window = topic_window.planned_by(window, records.policies, every)
+        return topic_simulation.run(
+            job, window, self.model, folder, pinned=records is None, progress=progress
+        )
 
     def changed(self, panel: Panel) -> DemandSource:
         """With other values of the same users."""
-        there = None if self.recorded is None else topic_window.changed(self.recorded, panel)
-        return replace(self, panel=panel, recorded=there)
+        window = None if self.recorded is None else topic_window.changed(self.recorded, panel)
+        return replace(self, panel=panel, recorded=window)
 
 
 def of_trace(

@@ -18,24 +18,24 @@ ORACLE: Final = "oracle"
 
 
 def stated(
-    job: Job, seen: Arrays, rivals: Mapping[str, Arrays], names: Sequence[str], ranked: Comparison
+    job: Job, ours: Arrays, baselines: Mapping[str, Arrays], names: Sequence[str], compared: Comparison
 ) -> dict[str, dict[str, dict[str, Any]]]:
     """By app (ALL: together), policy and figure the value and its interval; one-day blocks, all apps drawn together.
 
     Args:
-        job: what was run.
-        seen: our outcomes, from the first plan on.
-        rivals: by market.
-        names: of the rivals, in their order.
-        ranked: what was made of them.
+        job: what was simulated.
+        ours: our outcomes, from the first plan on.
+        baselines: outcomes of the baselines, by market.
+        names: of the baselines, in the order of their lanes.
+        compared: all policies compared.
     """
-    market, outcomes = next(iter(ranked.outcomes.items()))
-    lanes, skip = ranked.lanes[market], len(seen["ready"]) - len(ranked.demand)
+    market, outcomes = next(iter(compared.outcomes.items()))
+    lanes, skip = compared.lanes[market], len(ours["ready"]) - len(compared.demand)
     weight = weights(len(np.unique(outcomes.day)), job.seed)
-    spent = {OURS: seen["tiers"][skip:, :, 0]}
-    if market in rivals:
-        spent |= {name: rivals[market]["tiers"][skip:, :, i] for i, name in enumerate(names)}
-    found: dict[str, dict[str, dict[str, Any]]] = {}
+    spent = {OURS: ours["tiers"][skip:, :, 0]}
+    if market in baselines:
+        spent |= {name: baselines[market]["tiers"][skip:, :, i] for i, name in enumerate(names)}
+    stated_figures: dict[str, dict[str, dict[str, Any]]] = {}
     for app, index in [(ALL, slice(None)), *((app, slice(a, a + 1)) for a, app in enumerate(job.apps))]:
         drawn = {
             name: day_bootstrap.figures(
@@ -44,7 +44,7 @@ def stated(
                     some[0],
                     index,
                     tiers={tier: spent[name][..., i] for i, tier in enumerate(TIERS)},
-                    promise=ranked.promise if name == OURS else None,
+                    promise=compared.promise if name == OURS else None,
                 ),
                 weight,
             )
@@ -56,30 +56,30 @@ def stated(
                     drawn[ORACLE]["cost"] > 0, drawn[ORACLE]["cost"], np.nan
                 )
         if app == ALL:
-            _matched(drawn, ranked)
-        found[app] = {
+            _matched(drawn, compared)
+        stated_figures[app] = {
             name: {figure: day_bootstrap.stated(values) for figure, values in own.items()}
             for name, own in drawn.items()
         }
-    return found
+    return stated_figures
 
 
-def _matched(drawn: dict[str, dict[str, np.ndarray]], ranked: Comparison) -> None:
+def _matched(drawn: dict[str, dict[str, np.ndarray]], compared: Comparison) -> None:
     """Add cost and slack at the same realised hit rate, and the cost's ratio to the oracle's, over all apps."""
     for rate in RATES:
         at = f"{100 * rate:g}"
-        for name, (cost, slack) in ranked.matched.items():
+        for name, (cost, slack) in compared.matched.items():
             drawn[name].update({f"cost_at_{at}": cost[rate], f"slack_at_{at}": slack[rate]})
         if ORACLE in drawn:
             for own in drawn.values():
                 own[f"cost_to_oracle_at_{at}"] = own[f"cost_at_{at}"] / drawn[ORACLE][f"cost_at_{at}"]
 
 
-def table(found: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> pl.DataFrame:
+def table(stated_figures: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> pl.DataFrame:
     """A row for each app, policy and figure, of what `stated` returns."""
     rows = [
         {"app": app, "policy": name, "figure": figure, **values}
-        for app, policies in found.items()
+        for app, policies in stated_figures.items()
         for name, figures in policies.items()
         for figure, values in figures.items()
     ]

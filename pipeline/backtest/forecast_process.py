@@ -1,4 +1,4 @@
-"""Forecasts and scenarios from another process: no plan changes them, so two cores make a backtest of one app."""
+"""Forecasts and scenarios from another process, so that a backtest of one app uses two cores: no plan changes them."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from pipeline.backtest.job import Arrays, Job
 
 
 class ForecastRow(NamedTuple):
-    """What the other process made of a row.
+    """Forecasts of a row from the other process.
 
     Attributes:
-        found: of `ForecastSource.row`, with scenarios where the row ends with plans.
-        blocks: of the source, at a day's end.
+        forecasts: of `ForecastSource.row`, with scenarios where the row ends with plans.
+        blocks: the source's snapshot, at a day's end.
     """
 
-    found: dict[str, AppForecast]
+    forecasts: dict[str, AppForecast]
     blocks: Arrays
 
 
@@ -30,12 +30,12 @@ class ForecastProcess:
     """A `pipeline.backtest.forecasts.ForecastSource` in another process, the same to the byte.
 
     Args:
-        job: what is run.
+        job: what is simulated.
         model: folder of the model.
     """
 
     def __init__(self, job: Job, model: Path) -> None:
-        self._job, self._model, self._made = job, model, ForecastRow({}, {})
+        self._job, self._model, self._latest = job, model, ForecastRow({}, {})
         self._pipe: Any = None
 
     def row(self, t: int) -> dict[str, AppForecast]:
@@ -47,31 +47,31 @@ class ForecastProcess:
         if self._pipe is None:
             context = multiprocessing.get_context("spawn")  # TensorFlow's threads do not survive a fork
             self._pipe, other = context.Pipe(duplex=False)
-            given = self._job, self._model, self._made.blocks, t, other
+            given = self._job, self._model, self._latest.blocks, t, other
             context.Process(target=_make, args=given, daemon=True).start()
-            other.close()  # else its end would not be heard
+            other.close()  # otherwise the end of the process would not close the pipe
         try:
-            self._made = self._pipe.recv()
+            self._latest = self._pipe.recv()
         except EOFError:
             raise RuntimeError("the process that makes forecasts and scenarios has ended") from None
-        return self._made.found
+        return self._latest.forecasts
 
     def blocks(self) -> Arrays:
         """See `ForecastSource`."""
-        return self._made.blocks
+        return self._latest.blocks
 
     def restore(self, blocks: Mapping[str, np.ndarray]) -> None:
         """See `ForecastSource`."""
-        self._made = ForecastRow({}, dict(blocks))
+        self._latest = ForecastRow({}, dict(blocks))
 
 
 def _make(job: Job, model: Path, blocks: Arrays, first: int, out: Connection) -> None:
-    """All rows from `first` on, each as soon as there is room for it."""
+    """Send all rows from `first` on, as fast as the pipe takes them."""
     source = ForecastPass(job, model_of(model, job.rows))
     if blocks:
         source.restore(blocks)
     for t in range(first, len(job.values)):
-        found = source.row(t)
+        forecasts = source.row(t)
         if job.plans(t):
-            found = {name: one.drawn() for name, one in found.items()}
-        out.send(ForecastRow(found, source.blocks() if job.ends_day(t + 1) else {}))
+            forecasts = {app: forecast.drawn() for app, forecast in forecasts.items()}
+        out.send(ForecastRow(forecasts, source.blocks() if job.ends_day(t + 1) else {}))

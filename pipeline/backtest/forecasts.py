@@ -1,6 +1,6 @@
-"""What a tick of a trace says of its apps, and what the stream's first stages make of it: forecasts and scenarios.
+"""Demand, forecasts and scenarios of a trace's apps tick by tick, as profiler and simulator make them.
 
-None of it depends on plans, so another process may make it (`pipeline.backtest.forecast_process`).
+They do not depend on plans, so another process may compute them (`pipeline.backtest.forecast_process`).
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ CAPACITY: Final = 2_000_000  # users; a trace in memory has fewer
 
 
 class AppForecast(NamedTuple):
-    """Of an app at a tick's end.
+    """Demand and forecasts of an app at a tick's end.
 
     Attributes:
-        demand: what the tick says, without scenarios.
-        total: (METRICS, step) the app's own forecast.
-        metrics: that its users' forecasts have.
-        scenarios: (scenario, step, metric) of its users, or what draws them.
+        demand: measured in the tick, without scenarios.
+        total: (METRICS, step) forecast of the app's total.
+        metrics: of the scenarios.
+        scenarios: (scenario, step, metric) of its users' sum, or a function that draws them.
     """
 
     demand: Demand
@@ -54,18 +54,18 @@ class AppForecast(NamedTuple):
 
 
 class ForecastSource(Protocol):
-    """Of what a rerun plans by: rows are asked for one after another."""
+    """Forecasts of consecutive rows."""
 
     def row(self, t: int) -> dict[str, AppForecast]:
-        """Of every app that was heard of, this row's or an earlier one's."""
+        """Forecasts by app, of all apps with data in this row or an earlier one; rows are asked for in order."""
         ...
 
     def blocks(self) -> Arrays:
-        """A snapshot: all that the next row depends on; of a remote source only at a day's end."""
+        """A snapshot: all that the next row depends on; of another process only at a day's end."""
         ...
 
     def restore(self, blocks: Mapping[str, np.ndarray]) -> None:
-        """Continue from one."""
+        """Continue from a snapshot."""
         ...
 
 
@@ -75,11 +75,11 @@ def model_of(folder: Path, users: int) -> BehaviourModel:
 
 
 class ForecastPass:
-    """Users and apps' totals of a job, stepped together, and the users' dependence.
+    """The behaviour model over a job's users and apps' totals, and the dependence between users' errors.
 
     Args:
-        job: what is run.
-        model: forecasts users and totals.
+        job: what is simulated.
+        model: forecasts users and totals, stepped together.
     """
 
     def __init__(self, job: Job, model: BehaviourModel) -> None:
@@ -92,12 +92,12 @@ class ForecastPass:
             self._inside[a, job.members[app]] = True
         self._ids = np.array(job.ids, NAMES)
         self._by_id = np.argsort(self._ids, kind="stable")
-        self._there = np.asarray(np.isfinite(job.values).any(-1) | np.isfinite(job.events).any(-1))
+        self._present = np.asarray(np.isfinite(job.values).any(-1) | np.isfinite(job.events).any(-1))
 
     def row(self, t: int) -> dict[str, AppForecast]:
         """See `ForecastSource`. Users and totals are stepped together: a row depends on itself alone, to the bit."""
         job, tick = self.job, self.job.first_tick + t
-        now = np.flatnonzero(self._there[t]).tolist()
+        now = np.flatnonzero(self._present[t]).tolist()
         ids = self._ids[now]
         rows, place = self.users.enter(ids, np.zeros(len(ids), int), [""], tick, job.tick_s)
         values = np.full((len(rows), len(METRICS)), np.nan, np.float32)
@@ -114,7 +114,7 @@ class ForecastPass:
             return {}
         for name in places:
             self.states.setdefault(name, self.model.initial_state(1))
-        demands = {name: _heard(values[of], events[of], saturated[of]) for name, of in places.items()}
+        demands = {name: _demand(values[of], events[of], saturated[of]) for name, of in places.items()}
         measured = AppTotals.of(list(demands.values()))
         before = self.users.take(rows)
         totals = decide.together([self.states[name] for name in places])
@@ -131,7 +131,7 @@ class ForecastPass:
         self.states |= decide.apart({name: array[users:] for name, array in after.items()}, list(places))
         known = np.flatnonzero(np.isfinite(forecast.location[:users]).any(axis=(0, 2)))
         own = followed(tick, job.tick_s)
-        found: dict[str, AppForecast] = {}
+        forecasts: dict[str, AppForecast] = {}
         for a, (name, of) in enumerate(places.items()):
             learnt = self.copulas.learn(
                 name, tick, self.users.ids[rows[of]].tobytes(), flags["scores"][of], own
@@ -147,14 +147,14 @@ class ForecastPass:
                 scenarios=job.scenarios,
                 seed=job.seed,
             )
-            found[name] = AppForecast(
+            forecasts[name] = AppForecast(
                 demands[name],
                 forecast[users + a],
                 tuple(METRICS[m] for m in known),
                 draw,
             )
         self.copulas.forget(tick, job.tick_s)
-        return found
+        return forecasts
 
     def _of(self, app: str, rows: np.ndarray) -> np.ndarray:
         """Places in `rows` of an app's users."""
@@ -194,8 +194,8 @@ def _drawn(*given: Any, **key: Any) -> np.ndarray:
     return by_loading(np, collapsed_sampler.simulate, *given, **key)
 
 
-def _heard(values: np.ndarray, events: np.ndarray, saturated: np.ndarray) -> Demand:
-    """What a tick says of an app, as its scenarios would: users (user, ...) that are forecast."""
+def _demand(values: np.ndarray, events: np.ndarray, saturated: np.ndarray) -> Demand:
+    """Demand of an app in a tick, without scenarios, from its users' values (user, ...)."""
     silent = Demand.silent((), len(horizon_steps(60)))
     if not len(values):
         return silent

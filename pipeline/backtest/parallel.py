@@ -1,4 +1,4 @@
-"""A job's apps in shards, a process each; a day of a shard is a file, and a killed run goes on from the last one."""
+"""A job split into shards of apps, a process each; each day is a file, and a killed run resumes after the last."""
 
 from __future__ import annotations
 
@@ -64,11 +64,11 @@ def run(
     """All shards' outcomes, (tick from the first plan on, app by name, ...).
 
     Args:
-        job: what is run.
+        job: what is simulated.
         model: folder of the model.
         shards: parts that learn apart.
-        folder: of days and snapshots; what it has of this job already is not done again.
-        processes: at once; 1 is this process, none one for each shard, and a second one for a shard that is alone.
+        folder: of days and snapshots; days that it holds are not simulated again.
+        processes: at once; 1: this process; None: one for each shard, and two for a single shard.
         progress: of the ticks of all shards.
 
     Raises:
@@ -79,14 +79,14 @@ def run(
     if not (model / CARD).is_file():
         raise UsageError(f"{model} holds no model")
     folders = [folder / f"shard-{number}" for number in range(len(parts))]
-    for one in folders:
-        one.mkdir(parents=True, exist_ok=True)
+    for path in folders:
+        path.mkdir(parents=True, exist_ok=True)
     if processes == 1:
-        for part, one in zip(parts, folders, strict=True):
-            work(part, model, one)
-            progress("planning", rows * (folders.index(one) + 1), rows * len(parts))
+        for done, (part, path) in enumerate(zip(parts, folders, strict=True), 1):
+            work(part, model, path)
+            progress("planning", rows * done, rows * len(parts))
     else:
-        _beside(parts, model, folders, processes or len(parts), progress)
+        _in_processes(parts, model, folders, processes or len(parts), progress)
     names = [app for part in parts for app in part.apps]
     order = np.argsort(np.array(names), kind="stable")
     found = [days(f) for f in folders]
@@ -96,8 +96,10 @@ def run(
     }
 
 
-def _beside(parts: list[Job], model: Path, folders: list[Path], processes: int, progress: Progress) -> None:
-    """Each part in a process of its own."""
+def _in_processes(
+    parts: list[Job], model: Path, folders: list[Path], processes: int, progress: Progress
+) -> None:
+    """Simulate each part in a process of its own."""
     context = multiprocessing.get_context("spawn")  # TensorFlow's threads do not survive a fork
     total = len(parts) * len(parts[0].values)
     with ProcessPoolExecutor(processes, mp_context=context) as pool:
@@ -107,22 +109,22 @@ def _beside(parts: list[Job], model: Path, folders: list[Path], processes: int, 
             done, left = wait(running, timeout=POLL_S)
             for one in done:
                 one.result()
-            progress("planning", sum(told(f) for f in folders), total)
+            progress("planning", sum(rows_done(f) for f in folders), total)
             if not left:
                 break
 
 
 def _wide(one: Arrays, shards: list[Arrays], name: str) -> np.ndarray:
-    """An array as wide as the widest shard's, for apps of more or fewer offers."""
+    """An array padded to the width of the widest shard's: apps have different numbers of offers."""
     array = one[name]
     lacks = max(other[name].shape[-1] for other in shards) - array.shape[-1] if array.ndim > 2 else 0
     return np.pad(array, [(0, 0)] * (array.ndim - 1) + [(0, lacks)]) if lacks else array
 
 
 def work(job: Job, model: Path, folder: Path, ahead: bool = False) -> None:
-    """One shard from its last snapshot to its end; ahead: with forecasts and scenarios from a second process."""
+    """Simulate a shard from its last snapshot to its end; ahead: forecasts and scenarios come from another process."""
 
-    def tell(row: int) -> None:
+    def report(row: int) -> None:
         if row % 20 == 0:
             (folder / "row").write_text(str(row))
 
@@ -131,18 +133,18 @@ def work(job: Job, model: Path, folder: Path, ahead: bool = False) -> None:
             job, ForecastProcess(job, model) if ahead else ForecastPass(job, model_of(model, job.rows))
         )
 
-    follow(make, len(job.values), folder, tell)
+    resume(make, len(job.values), folder, report)
     (folder / "row").write_text(str(len(job.values)))
 
 
-def follow(make: Callable[[], Simulation], rows: int, folder: Path, tell: Callable[[int], None]) -> None:
-    """Run what `make` gives from its last snapshot to its end; a day is written before the snapshot that follows it.
+def resume(make: Callable[[], Simulation], rows: int, folder: Path, report: Callable[[int], None]) -> None:
+    """Run a simulation from its last snapshot to its end; a day is written before the snapshot that follows it.
 
     Args:
-        make: not called where all is done.
+        make: makes the simulation; not called where all rows are done.
         rows: of the job.
         folder: of days and snapshots.
-        tell: gets the row that was reached.
+        report: called with the rows done.
     """
     blocks: Arrays = {}
     if (folder / SNAPSHOT).exists():
@@ -150,27 +152,27 @@ def follow(make: Callable[[], Simulation], rows: int, folder: Path, tell: Callab
             blocks = dict(kept)
     if blocks and int(blocks["row"]) == rows:
         return
-    living = make()
+    simulation = make()
     if blocks:
-        living.restore(blocks)
-    first = living.row
-    for day in living.run(tell):
+        simulation.restore(blocks)
+    first = simulation.row
+    for day in simulation.run(report):
         if day:
             write(folder / f"day-{first:07d}.npz", day)
-        write(folder / SNAPSHOT, living.blocks())
-        first = living.row
+        write(folder / SNAPSHOT, simulation.blocks())
+        first = simulation.row
 
 
 def write(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Beside it, then over it: a file is there whole or not at all."""
+    """Write a file as a whole or not at all: beside it, then over it."""
     draft = path.with_suffix(".draft")
     with draft.open("wb") as file:
         np.savez(file, allow_pickle=False, **dict(arrays))
     draft.replace(path)
 
 
-def told(folder: Path) -> int:
-    """The row that a shard has reached."""
+def rows_done(folder: Path) -> int:
+    """Rows that a shard has simulated."""
     try:
         return int((folder / "row").read_text() or 0)
     except FileNotFoundError:
@@ -178,7 +180,7 @@ def told(folder: Path) -> int:
 
 
 def days(folder: Path) -> Arrays:
-    """All days of a shard, one after another."""
+    """Outcomes of all days of a shard."""
     found: list[Arrays] = []
     for path in sorted(folder.glob("day-*.npz")):
         with np.load(path) as day:

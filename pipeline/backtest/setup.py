@@ -68,10 +68,10 @@ def first_plan(window: ScoringWindow, tick_s: int) -> int:
 
 
 def sized(panel: Panel, window: ScoringWindow, members: Mapping[str, np.ndarray]) -> PlanningInputs:
-    """The demo's policies and offers, replicas sized by what was seen before the first plan.
+    """The demo's policies and offers, replicas sized by the usage before the first plan.
 
     Raises:
-        UsageError: nothing was seen of an app.
+        UsageError: an app has no usage before the first plan.
     """
     values = panel.values[window.begin : window.begin + first_plan(window, panel.tick_s)]
     before = promise.totals(values, list(members.values()))
@@ -153,9 +153,9 @@ def of_topics(inputs: SideInputs, apps: Sequence[str], tick: int) -> PlanningInp
     offers = {app: _offers(app, policies[app], prices) for app in apps}
     if not all(offers.values()):
         return None
-    seen = {app: inputs.observed(app, tick) for app in apps}
+    observed = {app: inputs.observed(app, tick) for app in apps}
     starting = {
-        app: start_of({o: r["ready"] + r["pending"] for o, r in seen[app].items()}, offers[app])
+        app: start_of({o: r["ready"] + r["pending"] for o, r in observed[app].items()}, offers[app])
         for app in apps
     }
     return PlanningInputs(policies, offers, starting)
@@ -192,7 +192,7 @@ def job_of(
     alone: bool,
     ids: Sequence[bytes] | None = None,
 ) -> Job:
-    """A window of a panel as a job; what it is sized by was seen before the first plan.
+    """A window of a panel as a job; without records, policies are sized by the usage before the first plan.
 
     Args:
         panel: of the trace.

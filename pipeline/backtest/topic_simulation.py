@@ -21,7 +21,7 @@ from models.planning import groups
 from models.tick import Tick
 from pipeline.backtest.forecasts import model_of
 from pipeline.backtest.job import Arrays, Job
-from pipeline.backtest.parallel import days, follow
+from pipeline.backtest.parallel import days, resume
 from pipeline.backtest.simulation import Simulation
 from pipeline.backtest.topic_window import TopicWindow, since
 from pipeline.errors import Poison, UsageError
@@ -111,7 +111,7 @@ class TopicSimulation(Simulation):
             self.published.append((KEPT.index(topic), self.codec.encode(name, record)))
 
     def decided(self, t: int, plans: bool) -> dict[str, tuple[Decide, int]]:
-        """The row's frames through the stages."""
+        """Pass the row's frames through the stages; see `Simulation.decided`."""
         tick = self.job.first_tick + t
         for shard, frames in sorted(self.recorded.frames.items()):
             for part in frames.get(tick, ()):
@@ -195,23 +195,23 @@ def run(
     folder = folder / "topics"
     folder.mkdir(parents=True, exist_ok=True)
 
-    def tell(row: int) -> None:
+    def report(row: int) -> None:
         progress("planning", row, len(job.values))
 
-    follow(
+    resume(
         lambda: TopicSimulation(job, model_of(model, job.rows), recorded, pinned=pinned),
         len(job.values),
         folder,
-        tell,
+        report,
     )
-    seen = days(folder)
-    whole = seen.pop("published").tobytes()
-    sizes, which = seen.pop("published.size"), seen.pop("published.topic").tolist()
+    outcomes = days(folder)
+    whole = outcomes.pop("published").tobytes()
+    sizes, which = outcomes.pop("published.size"), outcomes.pop("published.topic").tolist()
     values = [whole[a:b] for a, b in pairwise([0, *np.cumsum(sizes).tolist()])]
     published: dict[str, list[bytes]] = {name: [] for name in KEPT}
     for topic, value in zip(which, values, strict=True):
         published[KEPT[topic]].append(value)
-    return seen, published
+    return outcomes, published
 
 
 def compare(recorded: TopicWindow, made: Mapping[str, list[bytes]], first: int, last: int) -> dict[str, Any]:

@@ -1,7 +1,8 @@
-"""What a cluster's topics hold of a window: frames in order, and policies, prices and capacity as they were.
+"""A window of a cluster's topics: frames in order, and the versions of policies, prices and observed capacity.
 
-Only read: partitions are assigned, so no group is joined, and no offset is committed. Frames of behaviour.frames stay
-30 days; what of the window is gone, doubled or written by an older version of a schema is counted by name.
+The cluster is only read: partitions are assigned, so no group is joined, and no offset is committed. Frames of
+behaviour.frames are retained for 30 days; those of the window that are deleted, doubled or written by an older version
+of a schema are counted by name.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -34,13 +35,13 @@ EVERY: Final = 2**62  # observations that are kept of a target: all
 
 @dataclass
 class TopicWindow:
-    """A window of an installation.
+    """A window of an installation's topics.
 
     Attributes:
         settings: of the installation, with the partitions and the tick that its topics have.
         frames: by shard and tick, the parts of a frame in order.
         inputs: side inputs as they are on the topics.
-        skipped: counts of what was left out or is not there, by name.
+        skipped: counts of what was left out or is missing, by name.
         whole: whether the window begins where the installation did, so that all that it learnt is learnt again.
     """
 
@@ -59,7 +60,7 @@ class TopicWindow:
         return self._panel
 
     def digest(self) -> bytes:
-        """Of all that plans of the window are made from."""
+        """BLAKE2b of all records that plans of the window are made from."""
         found = hashlib.blake2b()
         last = int(self.panel.ticks[-1])
         for shard, frames in sorted(self.frames.items()):
@@ -75,7 +76,7 @@ class TopicWindow:
 
 
 class RecordedInputs(SideInputs):
-    """Side inputs of ticks that are over: nothing that is not there will come."""
+    """Side inputs of ticks that are over: nothing more arrives, so nothing is waited for."""
 
     def wait_observed(self, app: str, tick: int, wait_s: float, expected: Iterable[str] = ()) -> bool:
         """Without waiting."""
@@ -106,9 +107,9 @@ def read(
         probe.close()
     skipped: Counter[str] = Counter()
     frames: dict[int, dict[int, list[Record]]] = {}
-    whole = True
+    whole, bounds = True, _Bounds(begin_s, end_s, offsets)
     for number in numbers:
-        found, from_first = _shard(settings, number, begin_s, end_s, offsets, skipped)
+        found, from_first = _shard(settings, number, bounds, skipped)
         frames[number] = found
         whole &= from_first
     if not any(frames.values()):
@@ -123,33 +124,72 @@ def read(
     return TopicWindow(settings, frames, inputs, dict(skipped), whole)
 
 
+@dataclass(frozen=True)
+class _Bounds:
+    """What is read of every partition: event time in unix seconds, or offsets of behaviour.frames; None: no bound."""
+
+    begin_s: float | None
+    end_s: float | None
+    offsets: tuple[int, int] | None
+
+    def of(self, settings: Settings, number: int, skipped: Counter[str]) -> tuple[int, int, int]:
+        """The partition's first offset, the first that is read, and the one after the last."""
+        low, high = reader.bounds(settings, FRAMES, number)
+        first = low
+        if self.begin_s is not None:
+            first = max(low, since(settings, FRAMES, number, self.begin_s - settings.max_ahead_s, high))
+        if self.offsets is not None:
+            if self.offsets[0] < low < high:
+                skipped["offsets deleted by retention"] += low - self.offsets[0]
+            first, high = max(first, self.offsets[0]), min(high, self.offsets[1])
+        return low, first, high
+
+
 def _shard(
-    settings: Settings,
-    number: int,
-    begin_s: float | None,
-    end_s: float | None,
-    offsets: tuple[int, int] | None,
-    skipped: Counter[str],
+    settings: Settings, number: int, bounds: _Bounds, skipped: Counter[str]
 ) -> tuple[dict[int, list[Record]], bool]:
-    """A partition's whole frames by tick, and whether they begin with its first."""
-    low, high = reader.bounds(settings, FRAMES, number)
-    first = (
-        low
-        if begin_s is None
-        else max(low, since(settings, FRAMES, number, begin_s - settings.max_ahead_s, high))
-    )
-    if offsets is not None:
-        if offsets[0] < low < high:
-            skipped["offsets deleted by retention"] += low - offsets[0]
-        first, high = max(first, offsets[0]), min(high, offsets[1])
+    """A partition's complete frames by tick, and whether they begin with its first."""
+    low, first, high = bounds.of(settings, number, skipped)
     if first >= high:
         return {}, low == 0
-    codec, newest = Codec(settings.registry_url), published("frame").version
     pending: dict[int, dict[int, Record]] = {}
     frames: dict[int, list[Record]] = {}
     seq: int | None = None
     done = -1
-    for message in reader.read(settings, FRAMES, {number: first}, {number: high}):
+    for frame, offset in _decoded(settings, number, (first, high), skipped):
+        start_s = frame["tick"] * frame["tick_s"]
+        if bounds.begin_s is not None and start_s < bounds.begin_s:
+            continue
+        if bounds.end_s is not None and start_s >= bounds.end_s:
+            break
+        if frame["seq"] <= done or frame["part"] in pending.get(frame["seq"], {}):
+            skipped["frames that came twice"] += 1
+            continue
+        parts = pending.setdefault(frame["seq"], {})
+        parts[frame["part"]] = frame
+        if len(parts) < frame["of"]:
+            continue
+        if done >= 0 and frame["seq"] != done + 1:
+            raise UsageError(
+                f"topic {FRAMES}, partition {number}, offset {offset}: frame {done} is followed by {frame['seq']}"
+                f"{'' if not skipped else '; ' + ', '.join(f'{n} {what}' for what, n in skipped.items())}"
+            )
+        seq, done = (frame["seq"] if seq is None else seq), frame["seq"]
+        frames[frame["tick"]] = [parts[part] for part in sorted(parts)]
+        pending = {}
+    if frames and seq and low > 0:
+        _count_deleted(frames, seq, bounds.begin_s, skipped)
+    if pending:
+        skipped["frames without all of their parts"] += len(pending)
+    return frames, seq in (0, None)
+
+
+def _decoded(
+    settings: Settings, number: int, span: tuple[int, int], skipped: Counter[str]
+) -> Iterator[tuple[Record, int]]:
+    """Frames of a partition's offsets [first, last) with their offsets; what is no frame is counted."""
+    codec, newest = Codec(settings.registry_url), published("frame").version
+    for message in reader.read(settings, FRAMES, {number: span[0]}, {number: span[1]}):
         value = message.value() or b""
         try:
             writer, _ = codec.split(value)
@@ -161,34 +201,19 @@ def _shard(
             continue
         if writer.version != newest and writer.version is not None:
             skipped[f"frames of schema version {writer.version}, read as {newest}"] += 1
-        start_s = frame["tick"] * frame["tick_s"]
-        if begin_s is not None and start_s < begin_s:
-            continue
-        if end_s is not None and start_s >= end_s:
-            break
-        if frame["seq"] <= done or frame["part"] in pending.get(frame["seq"], {}):
-            skipped["frames that came twice"] += 1
-            continue
-        parts = pending.setdefault(frame["seq"], {})
-        parts[frame["part"]] = frame
-        if len(parts) < frame["of"]:
-            continue
-        if done >= 0 and frame["seq"] != done + 1:
-            offset = position_of(message)[2]
-            raise UsageError(
-                f"topic {FRAMES}, partition {number}, offset {offset}: frame {done} is followed by {frame['seq']}"
-                f"{'' if not skipped else '; ' + ', '.join(f'{n} {what}' for what, n in skipped.items())}"
-            )
-        seq, done = (frame["seq"] if seq is None else seq), frame["seq"]
-        frames[frame["tick"]] = [parts[part] for part in sorted(parts)]
-        pending = {}
-    if frames and seq and begin_s is not None:
-        lost = min(frames) - -(-int(begin_s) // frames[min(frames)][0]["tick_s"])
-        if lost > 0 and low > 0:
-            skipped["frames deleted by retention"] += min(lost, seq)
-    if pending:
-        skipped["frames without all of their parts"] += len(pending)
-    return frames, seq in (0, None)
+        yield frame, position_of(message)[2]
+
+
+def _count_deleted(
+    frames: Mapping[int, list[Record]], seq: int, begin_s: float | None, skipped: Counter[str]
+) -> None:
+    """Count the ticks from `begin_s` on whose frames are deleted: at most `seq`, as many as came before the first."""
+    if begin_s is None:
+        return
+    first = min(frames)
+    deleted = first - -(-int(begin_s) // frames[first][0]["tick_s"])
+    if deleted > 0:
+        skipped["frames deleted by retention"] += min(deleted, seq)
 
 
 def since(settings: Settings, topic: str, number: int, since_s: float, high: int) -> int:

@@ -1,9 +1,9 @@
-"""Apps of a trace through the stream's own steps, tick by tick, without Kafka; each lane's plans meet simulated supply.
+"""Backtest of a trace without Kafka: the stream's functions tick by tick, with simulated capacity in each lane.
 
-One `TraceSimulation` is what one worker would do for its apps: forecasts and scenarios (`pipeline.backtest.forecasts`),
-reconciliation and the plan (`pipeline.stages.allocator.decide`). A lane plans the same scenarios at a confidence of
-its own and lives on what its own instances did. Nothing of a tick is read before it has passed: a plan at the end of
-tick t sees rows up to t, and serves from t + 1 on.
+A `TraceSimulation` does what one worker does for its apps: forecasts and scenarios (`pipeline.backtest.forecasts`),
+reconciliation and the plan (`pipeline.stages.allocator.decide`). Each lane plans the same scenarios at its own
+confidence, and is fed back its own simulated capacity. Nothing of a tick is read before it has passed: a plan at the
+end of tick t sees rows up to t, and serves from t + 1 on.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from pipeline.stages.allocator.decide import AppState, AppTotals, Decide, decisi
 
 
 class TraceSimulation(Simulation):
-    """A worker's apps.
+    """The apps of one worker.
 
     Args:
-        job: what is run.
+        job: what is simulated.
         source: of forecasts and scenarios.
     """
 
@@ -37,23 +37,23 @@ class TraceSimulation(Simulation):
         self.common = reconciliation.initial_common()
 
     def decided(self, t: int, plans: bool) -> dict[str, tuple[Decide, int]]:
-        """What came of earlier promises, and the row's scenarios reconciled."""
+        """Compare earlier promises with the row's outcome, and reconcile its scenarios; see `Simulation.decided`."""
         job, tick = self.job, self.job.first_tick + t
-        found = self.source.row(t)
-        for name in found:
+        forecasts = self.source.row(t)
+        for name in forecasts:
             self.apps.setdefault(name, AppState(name, name, {}, reconciliation.initial_state(), {}, True))
-        if found:
-            totals = AppTotals.of([one.demand for one in found.values()])
-            self.common = observe(self.apps, list(found), totals, self.common, Tick(tick, job.tick_s))
-        waiting = [name for name in found if self.apps[name].reconciled["made"][0] == reconciliation.NONE]
-        names = list(found) if plans else waiting if t >= job.learn_from else []
-        decided = {name: self._decide(name, found[name], tick) for name in names}
-        return {name: (decided[name], found[name].demand.users) for name in decided} if plans else {}
+        if forecasts:
+            totals = AppTotals.of([forecast.demand for forecast in forecasts.values()])
+            self.common = observe(self.apps, list(forecasts), totals, self.common, Tick(tick, job.tick_s))
+        waiting = [name for name in forecasts if self.apps[name].reconciled["made"][0] == reconciliation.NONE]
+        names = list(forecasts) if plans else waiting if t >= job.learn_from else []
+        decided = {name: self._decide(name, forecasts[name], tick) for name in names}
+        return {name: (decided[name], forecasts[name].demand.users) for name in decided} if plans else {}
 
-    def _decide(self, name: str, one: AppForecast, tick: int) -> Decide:
-        job, kept, demand, metrics = self.job, self.apps[name], one.demand, one.metrics
+    def _decide(self, name: str, forecast: AppForecast, tick: int) -> Decide:
+        job, kept, demand, metrics = self.job, self.apps[name], forecast.demand, forecast.metrics
         if demand.users:
-            drawn = unpack(*pack(one.drawn().scenarios))
+            drawn = unpack(*pack(forecast.drawn().scenarios))
         else:
             metrics = kept.metrics
             drawn = np.zeros((64, len(job.steps), len(metrics)), np.float32)
@@ -61,7 +61,7 @@ class TraceSimulation(Simulation):
         return decision(
             kept,
             replace(demand, scenarios=drawn, metrics=metrics),
-            one.total,
+            forecast.total,
             self.common,
             offers=first.offers,
             policy=first.policy,
@@ -82,7 +82,7 @@ class TraceSimulation(Simulation):
         return found
 
     def restore(self, blocks: Mapping[str, np.ndarray]) -> None:
-        """Continue from one."""
+        """Continue from a snapshot."""
         self.source.restore(blocks)
         self.restore_lanes(blocks)
         self.common = {name: blocks[f"common.{name}"] for name in self.common}

@@ -57,54 +57,59 @@ _CAMPAIGN = re.compile(r"(?P<app>.+)@(?P<start>[^/]+)/(?P<length>\w+)/x(?P<facto
 
 @dataclass(frozen=True)
 class Alternative:
-    """What is run instead."""
+    """A window with changed settings.
+
+    Attributes:
+        text: of the settings, as given.
+        source, records: demand, and policies and offers, with the changes.
+    """
 
     text: str
     source: DemandSource
     records: PlanningInputs
 
     def digest(self, base: bytes) -> str:
-        """Name of its folder, by that of the run as given."""
+        """Key of its files, from the key of the request as given."""
         found = hashlib.blake2b(base + self.text.encode(), digest_size=8)
         found.update(repr(self.records).encode())  # what files say, too
         return found.hexdigest()
 
 
 def parse(text: str, source: DemandSource, records: PlanningInputs) -> Alternative:
-    """An alternative to a run.
+    """Read an alternative to a request.
 
     Raises:
         UsageError: a setting that is unknown or cannot be.
     """
-    there = Alternative(text, source, records)
+    given = Alternative(text, source, records)
     for setting in text.split():
         name, equals, value = setting.partition("=")
         if not equals or not value:
             raise UsageError(f"--what-if {setting!r}: not NAME=VALUE")
-        there = _with(there, name, value)
+        given = _with(given, name, value)
     if not text.split():
         raise UsageError("--what-if: nothing is different")
-    return there
+    return given
 
 
-def _with(there: Alternative, name: str, value: str) -> Alternative:
-    records, apps = there.records, list(there.records.policies)
+def _with(given: Alternative, name: str, value: str) -> Alternative:
+    records, apps = given.records, list(given.records.policies)
     kind, _, of = name.partition(".")
     if name == "confidence" or kind == "policy":
-        return replace(there, records=_policies(records, "confidence" if name == "confidence" else of, value))
+        return replace(given, records=_policies(records, "confidence" if name == "confidence" else of, value))
     if name == "policies":
         policies = setup.policies_of(Path(value), apps)
-        return replace(there, records=replace(records, policies=policies))
+        return replace(given, records=replace(records, policies=policies))
     if name == "prices":
         prices = setup.offers_of(Path(value), records.policies)
         starting = {app: setup.start_of(records.starting[app], prices[app]) for app in apps}
-        return replace(there, records=replace(records, prices=prices, starting=starting))
+        return replace(given, records=replace(records, prices=prices, starting=starting))
     if kind in FACTORS:
-        return replace(there, records=_offers(records, kind, of, _number(name, value)))
+        return replace(given, records=_offers(records, kind, of, _number(name, value)))
     if name == "replica":
-        return replace(there, records=smaller(records, _number(name, value)))
+        return replace(given, records=smaller(records, _number(name, value)))
     if name == "campaign":
-        return replace(there, source=_campaign(there.source, value))
+        return replace(given, source=_campaign(given.source, value))
     known = "confidence, policy.FIELD, policies, prices, replica, campaign"
     raise UsageError(f"--what-if {name!r} is unknown; known are {known}, {', '.join(FACTORS)}")
 
@@ -165,7 +170,7 @@ def _scaled(value: Any, factor: float) -> Any:
 
 
 def smaller(records: PlanningInputs, factor: float) -> PlanningInputs:
-    """Replicas and instances `factor` times as large and as dear, as many more of them: what rounding costs is less."""
+    """Replicas and instances `factor` times as large and as dear, and 1 / `factor` as many: rounding up costs less."""
     many = 1 / factor
 
     def amounts(pairs: list[Record]) -> list[Record]:
@@ -215,15 +220,15 @@ def _campaign(source: DemandSource, value: str) -> DemandSource:
     return source.changed(replace(panel, values=panel.values * by, events=panel.events * by))
 
 
-def figures(job: Job, seen: Arrays, ranked: Comparison) -> dict[str, np.ndarray]:
-    """Our figures of a run, (draw): all apps, the days that every alternative draws alike."""
-    market, outcomes = next(iter(ranked.outcomes.items()))
-    skip = len(seen["ready"]) - len(ranked.demand)
+def figures(job: Job, ours: Arrays, compared: Comparison) -> dict[str, np.ndarray]:
+    """Our figures of all apps, (draw of the bootstrap); every alternative draws the same days."""
+    market, outcomes = next(iter(compared.outcomes.items()))
+    skip = len(ours["ready"]) - len(compared.demand)
     days = day_bootstrap.by_day(
         outcomes,
-        ranked.lanes[market][OURS][0],
-        tiers={tier: seen["tiers"][skip:, :, 0, i] for i, tier in enumerate(TIERS)},
-        promise=ranked.promise,
+        compared.lanes[market][OURS][0],
+        tiers={tier: ours["tiers"][skip:, :, 0, i] for i, tier in enumerate(TIERS)},
+        promise=compared.promise,
     )
     return day_bootstrap.figures(days, weights(len(np.unique(outcomes.day)), job.seed))
 
@@ -231,7 +236,7 @@ def figures(job: Job, seen: Arrays, ranked: Comparison) -> dict[str, np.ndarray]
 def differences(
     base: Mapping[str, np.ndarray], others: Mapping[str, Mapping[str, np.ndarray]]
 ) -> list[dict[str, Any]]:
-    """By alternative and figure: what it is, with its interval, and how far it lies from the run as given."""
+    """By alternative and figure: its value with its interval, and its difference from the request as given."""
     return [
         {
             "what_if": text,
@@ -246,18 +251,18 @@ def differences(
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
-    """For people: a row for each figure, a column for each alternative."""
+    """Texts for people: a row for each figure, a column for each alternative."""
     found: dict[str, dict[str, str]] = {}
     for row in rows:
         line = found.setdefault(
-            row["figure"], {"": row["figure"].replace("_", " "), "as given": _said(row["as_given"])}
+            row["figure"], {"": row["figure"].replace("_", " "), "as given": _text(row["as_given"])}
         )
         low, high = row["difference_low"], row["difference_high"]
         within = "" if low is None or high is None else f" ({low:+.4g} to {high:+.4g})"
         change = "" if row["difference_value"] is None else f", {row['difference_value']:+.4g}{within}"
-        line[row["what_if"]] = _said(row["value"]) + change
+        line[row["what_if"]] = _text(row["value"]) + change
     return list(found.values())
 
 
-def _said(value: float | None) -> str:
+def _text(value: float | None) -> str:
     return "-" if value is None else f"{value:,.4g}"

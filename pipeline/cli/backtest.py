@@ -8,8 +8,6 @@ from typing import Annotated, Any
 
 import typer
 
-from pipeline.backtest import what_if
-from pipeline.backtest.run import SHORTAGES, SWEEP, BacktestRequest, run
 from pipeline.display import phases, tell
 from pipeline.options import AsJson, Bootstrap, Prefix, span_of
 
@@ -17,98 +15,114 @@ from pipeline.options import AsJson, Bootstrap, Prefix, span_of
 def backtest(
     trace_file: Annotated[Path | None, typer.Option("--trace", help="Trace file, Parquet or CSV.")] = None,
     topics: Annotated[
-        bool, typer.Option("--topics", help="Instead of a trace the frames of a cluster, which is only read.")
+        bool,
+        typer.Option(
+            "--topics", help="Backtest on the frames of a cluster, which is only read, instead of a trace."
+        ),
     ] = False,
     bootstrap: Bootstrap = None,
     prefix: Prefix = None,
     offsets: Annotated[
-        str | None, typer.Option(help="With --topics: FROM:TO of behaviour.frames, in every partition.")
+        str | None,
+        typer.Option(help="With --topics: offsets FROM:TO of behaviour.frames, in every partition."),
     ] = None,
     begin: Annotated[str | None, typer.Option("--from", help="Start of the scored window, ISO 8601.")] = None,
-    until: Annotated[str | None, typer.Option(help="End of it, ISO 8601.")] = None,
+    until: Annotated[str | None, typer.Option(help="End of the scored window, ISO 8601.")] = None,
     warm_up: Annotated[
         str | None,
         typer.Option(
-            help="Run and not scored before, as 12h or 8d; default as `evaluate`, of topics all there is."
+            help="Duration before the scored window that is run and not scored, as 12h or 8d; default: as `evaluate`;"
+            " with --topics all that they hold."
         ),
     ] = None,
-    some: Annotated[
-        list[str] | None, typer.Option("--app", help="App of the trace; repeat for more.", show_default="all")
+    apps: Annotated[
+        list[str] | None,
+        typer.Option("--app", help="App of the trace to plan; repeat for more.", show_default="all"),
     ] = None,
     groupings: Annotated[
-        int, typer.Option(min=0, help="Artificial apps: so many of each size; 0: the trace's own.")
+        int, typer.Option(min=0, help="Number of artificial apps of each size; 0: the trace's own apps.")
     ] = 0,
     policy: Annotated[
         Path | None,
-        typer.Option(help="TOML file of policies; default: of topics theirs, else sized to the demand."),
+        typer.Option(
+            help="TOML file of policies; default: with --topics the topics' own, else sized to the demand."
+        ),
     ] = None,
     prices: Annotated[
-        Path | None, typer.Option(help="TOML file of offers; with --policy, and only with it.")
+        Path | None, typer.Option(help="TOML file of offers; required with --policy, and not without it.")
     ] = None,
     model: Annotated[
-        Path | None, typer.Option(help="Folder of the model.", show_default="the released one")
+        Path | None, typer.Option(help="Folder of the behaviour model.", show_default="the released one")
     ] = None,
     tick_s: Annotated[int | None, typer.Option("--tick", help="Seconds of a tick.")] = None,
     scenarios: Annotated[
         int | None,
         typer.Option(
-            min=64, help="Of each decision.", show_default="1024; of topics the installation's setting"
+            min=64,
+            help="Scenarios of each decision.",
+            show_default="1024; with --topics the installation's setting",
         ),
     ] = None,
-    every: Annotated[int, typer.Option(min=1, help="Decide every so many ticks.")] = 1,
+    every: Annotated[int, typer.Option(min=1, help="Ticks between decisions.")] = 1,
     sweep: Annotated[
         list[float] | None,
         typer.Option(
-            help="Confidence to compare at, beside the policy's, and no prices of a shortage; repeat.",
-            show_default=f"{len(SWEEP)} confidences and {len(SHORTAGES)} prices",
+            help="Confidence to compare at, beside the policy's and instead of shortage prices; repeat for more.",
+            show_default="a range of confidences and of shortage prices",
         ),
     ] = None,
     rival: Annotated[
-        list[str] | None, typer.Option(help="Rival; repeat for more.", show_default="all")
+        list[str] | None, typer.Option(help="Baseline autoscaler; repeat for more.", show_default="all")
     ] = None,
     alone: Annotated[
-        bool, typer.Option("--alone", help="Neither rivals nor a sweep: our plans alone.")
+        bool, typer.Option("--alone", help="Our plans only, without baselines and sweep.")
     ] = False,
     changes: Annotated[
         list[str] | None,
         typer.Option(
             "--what-if",
-            help="The same window again and set beside: settings as confidence=0.999 startup=2 price.spot=1.5"
+            help="Backtest the same window again with changed settings: confidence=0.999 startup=2 price.spot=1.5"
             " policy.hold_s=0 policies=FILE prices=FILE replica=0.1 campaign=APP@TIME/2h/x3; repeat for more.",
         ),
     ] = None,
     divisible: Annotated[
-        bool, typer.Option("--divisible", help="Also with replicas and instances of a tenth of the size.")
+        bool,
+        typer.Option("--divisible", help="Backtest also with replicas and instances of a tenth of the size."),
     ] = False,
     backlog: Annotated[
         bool,
         typer.Option(
             "--backlog",
-            help="What capacity lacked in a tick is demand of the next as well; plans do not see it.",
+            help="Add demand that a tick's capacity lacked to the next tick's; plans do not see it.",
         ),
     ] = False,
     seed: Annotated[
         int | None,
         typer.Option(
-            help="Of scenarios, supply, groupings and the bootstrap.",
-            show_default="0; of topics the installation's setting",
+            help="Seed of scenarios, supply, groupings and the bootstrap.",
+            show_default="0; with --topics the installation's setting",
         ),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Folder for figures, Parquet, CSV, page and what a resumed run needs.")
+        Path | None,
+        typer.Option(
+            help="Folder for figures, tables, the page, and the state from which a killed run goes on."
+        ),
     ] = None,
     processes: Annotated[
-        int | None, typer.Option(min=1, help="At once; by default two, whatever the number of apps.")
+        int | None, typer.Option(min=1, help="Processes at once; default: two, whatever the number of apps.")
     ] = None,
     json: AsJson = False,
 ) -> None:
-    """Prove it on a trace or on topics: what plans would have held and cost, beside rivals at the same hit rate.
+    """Backtest the planner on a trace or topics against baseline autoscalers at an equal hit rate.
 
-    Our plans come from the stream's own steps; rivals' replicas are bought by the same search from the same offers, and
-    all meet the same luck. With --topics the stages themselves run again: where the window begins with the
-    installation's first frame, plans and commands are what it published, byte for byte (`published`). A run that was
-    killed goes on with the same arguments and the same --out.
+    Our plans come from the functions that the stages call; the baselines' replicas are bought by the same search from
+    the same offers, and all policies meet the same simulated supply. With --topics the stages themselves run again:
+    where the window begins with the installation's first frame, plans and commands are the published ones, byte for
+    byte (`published`). A run that was killed goes on with the same arguments and the same --out.
     """
+    from pipeline.backtest.run import BacktestRequest, run  # seconds of imports, which --help does without
+
     request = BacktestRequest(
         trace=trace_file,
         topics=topics,
@@ -119,7 +133,7 @@ def backtest(
         until=until,
         warm_up=warm_up,
         tick_s=tick_s,
-        apps=some or (),
+        apps=apps or (),
         groupings=groupings,
         policy=policy,
         prices=prices,
@@ -147,6 +161,8 @@ def backtest(
 
 def _for_people(report: Mapping[str, Any]) -> dict[str, Any]:
     """The summary, how many of the topics' records came out the same, and alternatives."""
+    from pipeline.backtest import what_if
+
     shown: dict[str, Any] = {"summary": report["summary"]}
     shown |= {f"skipped, {name}": count for name, count in report["skipped"].items() if count}
     if "divisible" in report:

@@ -8,19 +8,17 @@ from typing import Annotated
 import typer
 
 from models.baselines import forecasters
-from models.behaviour.lstm import DEFAULT_MODEL
 from models.evaluation.forecast_scores import MAIN_METRICS
 from pipeline.display import phases, tell
 from pipeline.errors import UsageError
 from pipeline.options import AsJson
-from pipeline.reports import scorecard
-from pipeline.training import evaluation
-from pipeline.training.evaluation import DEFAULT_BASELINES, EvaluationRequest
 
 
 def evaluate(
     trace_file: Annotated[Path, typer.Option("--trace", help="Trace file, Parquet or CSV.")],
-    model: Annotated[Path, typer.Option(help="Folder of the model.")] = DEFAULT_MODEL,
+    model: Annotated[
+        Path | None, typer.Option(help="Folder of the behaviour model.", show_default="the released one")
+    ] = None,
     tick_s: Annotated[
         int | None, typer.Option("--tick", help="Seconds of a tick; by default the trace's interval.")
     ] = None,
@@ -47,7 +45,7 @@ def evaluate(
         list[str] | None,
         typer.Option(
             help=f"Baseline: {', '.join(forecasters.NAMES)}; repeat for more.",
-            show_default=", ".join(DEFAULT_BASELINES),
+            show_default="persistence, seasonal_naive",
         ),
     ] = None,
     every: Annotated[int, typer.Option(min=1, help="Score the forecasts of every so many ticks.")] = 1,
@@ -89,9 +87,12 @@ def evaluate(
     The summary is over cpu, memory, network and disk, those that there are, at steps 1, 3 and 6; its ratios of
     slack are to the first baseline.
     """
+    from pipeline.reports import scorecard  # seconds of imports, which --help does without
+    from pipeline.training import evaluation
+
     if plot is not None and not plot.parent.is_dir():
         raise UsageError(f"{plot}: no such folder {plot.parent}")
-    request = EvaluationRequest(
+    request = evaluation.EvaluationRequest(
         trace=trace_file,
         model=model,
         tick_s=tick_s,
@@ -100,7 +101,7 @@ def evaluate(
         warm_up=warm_up,
         users=users,
         held_out=held_out,
-        baselines=rival or DEFAULT_BASELINES,
+        baselines=rival or (),
         every=every,
         without_events=without_events,
         forget=forget,

@@ -9,8 +9,6 @@ import typer
 
 from pipeline.display import phases, tell
 from pipeline.options import AsJson
-from pipeline.training import fitting
-from pipeline.training.fitting import TrainingRequest
 
 
 def train(
@@ -26,6 +24,8 @@ def train(
     json: AsJson = False,
 ) -> None:
     """Fit the behaviour model on traces and simulated populations; score it on users and time held out."""
+    from pipeline.training import fitting  # seconds of imports, which --help does without
+
     with phases("updates") as progress:
-        model = fitting.train(TrainingRequest(traces, out, seed, updates, minutes), progress)
+        model = fitting.train(fitting.TrainingRequest(traces, out, seed, updates, minutes), progress)
     tell(model.facts, json)

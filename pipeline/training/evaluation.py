@@ -36,13 +36,13 @@ class EvaluationRequest:
 
     Attributes:
         trace: trace file or frame with its columns (docs/telemetry.md).
-        model: folder of the model.
+        model: folder of the model; None: the released one.
         tick_s: seconds of a tick; None: the trace's interval.
         begin, until: scored window, ISO 8601.
         warm_up: duration before it that is run and not scored, as "12h" or "8d"; see `window_of`.
         users: patterns of users to score, "user" or "app/user", or "@file" of patterns; None: all.
         held_out: only users whose hash keeps them out of training.
-        baselines: names of `models.baselines.forecasters.NAMES`.
+        baselines: names of `models.baselines.forecasters.NAMES`; none: DEFAULT_BASELINES.
         every: score the forecasts of every so many ticks.
         without_events: hide the trace's events from the model.
         forget: duration after which the model forgets all users, and is scored as new to them.
@@ -54,14 +54,14 @@ class EvaluationRequest:
     """
 
     trace: Path | pl.DataFrame
-    model: Path = DEFAULT_MODEL
+    model: Path | None = None
     tick_s: int | None = None
     begin: str | None = None
     until: str | None = None
     warm_up: str | None = None
     users: Sequence[str] | None = None
     held_out: bool = False
-    baselines: Sequence[str] = DEFAULT_BASELINES
+    baselines: Sequence[str] = ()
     every: int = 1
     without_events: bool = False
     forget: str | None = None
@@ -74,7 +74,7 @@ class EvaluationRequest:
     @property
     def names(self) -> list[str]:
         """Baselines, each one time."""
-        return list(dict.fromkeys(self.baselines))
+        return list(dict.fromkeys(self.baselines or DEFAULT_BASELINES))
 
 
 @dataclass(frozen=True)
@@ -162,7 +162,7 @@ def prepare(request: EvaluationRequest) -> Prepared:
     Raises:
         UsageError: what cannot be read, or nothing to score.
     """
-    model = loaded_model.load(request.model)
+    model = loaded_model.load(request.model or DEFAULT_MODEL)
     given = request.trace
     trace = trace_file.read(given) if isinstance(given, Path) else trace_file.of_frame(given, "frame")
     panel = trace_file.to_panel(trace, request.tick_s)
