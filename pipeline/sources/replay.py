@@ -25,7 +25,7 @@ from pipeline.security.pseudonyms import entity, partition_of
 from pipeline.settings import Settings
 from pipeline.traces.trace_file import EVENTS, LIMIT
 from pipeline.wire.codec import DEFAULT, Codec
-from pipeline.wire.messages import SHIFT_HEADER
+from pipeline.wire.messages import END_HEADER, SHIFT_HEADER
 
 _LOG = get_logger()
 
@@ -206,7 +206,8 @@ class Replayer:
             self.sent += 1
         while last is not None and tick < last:
             advance()
-        self._watermarks((tick + 1) * self.tick_us + self.settings.lateness_s * 1_000_000, headers, now_ms)
+        end_us = (tick + 1) * self.tick_us + self.settings.lateness_s * 1_000_000
+        self._watermarks(end_us, headers | {END_HEADER: "1"}, now_ms)
         self.outputs.flush()
         progress(self.sent)
         return self.sent

@@ -100,6 +100,9 @@ def letter_key(letter: Record) -> str:
 SHIFT_HEADER = "shift_us"
 """Header in which a replay says how far its event times lie behind the wall clock; no replay: no header."""
 
+END_HEADER = "replay_end"
+"""Header of the last watermark that a replay writes into a partition: no event time will pass after it."""
+
 
 def shift_of(message: Received) -> int:
     """Microseconds by which a replay shifts event time, 0 without the header."""

@@ -4,9 +4,11 @@ import pytest
 
 from pipeline.kafka.producer import Outputs
 from pipeline.kafka.reader import records
+from pipeline.kafka.topics import RAW
+from pipeline.providers.local import Faults
 from pipeline.settings import Settings
 from pipeline.wire.commands import final
-from pipeline.wire.messages import header_of
+from pipeline.wire.messages import END_HEADER, header_of
 from tests.integration.actuating import OFFERS, Run, command, observations, plan, publish, reached, results
 
 
@@ -113,3 +115,31 @@ def test_live_commands_are_applied_at_once(replay: Settings, run: Run) -> None:
     assert observations(live)["shop/od-4", 12][0]["ready"] == 4
     assert observations(live)["bank/od-4", 12][0]["ready"] == 2
     assert not [key for key in observations(live) if key[1] == 11]
+
+
+def test_a_command_that_is_tried_again_when_the_replay_ends_gets_its_final_result(
+    replay: Settings, run: Run
+) -> None:
+    """Also after a restart; until the end is marked it waits, as event time may go on."""
+    run.start(Faults(unavailable=1.0, retry_after_s=200.0))
+    asked = command(replay, 10, 4)
+    publish(replay, asked, plan(10, issued=1))
+    run.until(reached(replay, 10))
+    assert [one["status"] for one in results(replay)] == ["RETRYING"]
+    actuator = run.start(Faults(unavailable=1.0, retry_after_s=200.0))
+    for _ in range(40):
+        actuator.step(0.05)
+    assert [one["status"] for one in results(replay)] == ["RETRYING"]
+    outputs = Outputs(replay)
+    for topic in RAW:
+        for number in range(replay.partitions):
+            outputs.publish(
+                topic, "watermark", {"ts": 660_000_000}, key=None, partition=number, headers={END_HEADER: "1"}
+            )
+    outputs.flush()
+    run.until(lambda: len(results(replay)) == 3)
+    # Issued at 660 s and good for 300 s: tried at 860 s, and due again at 1,060 s, after its end.
+    assert [(one["status"], one["reason"]) for one in results(replay)] == [
+        ("RETRYING", "unavailable"), ("RETRYING", "unavailable"), ("FAILED", "expired"),
+    ]  # fmt: skip
+    assert [one["requested_ts"].timestamp() for one in results(replay)] == [660.0, 860.0, 1060.0]

@@ -15,7 +15,7 @@ Item = tuple[Position, Record]
 
 
 @dataclass
-class Barrier:
+class PlanOrder:
     """Holds plans and commands of apps until they belong together.
 
     Attributes:

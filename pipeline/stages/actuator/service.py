@@ -14,7 +14,9 @@ same bytes. A *new* message with an id that was accepted before is a replay: ref
 
 Two clocks. In a replay (`event_time`) the plans are the clock: when an app's plan for a tick and all of its
 commands are there, they are applied at the end of that tick, grow before shrink, and each of the app's
-targets is observed at that moment. Live, commands are applied when they come, and targets are observed after
+targets is observed at that moment. When the replay has ended (`replay_end`), commands that are still being
+tried again come to their end at the moments at which they are due.
+Live, commands are applied when they come, and targets are observed after
 each change and once per tick.
 
 One process per provider: it reads all partitions by itself, because an app's plans and commands lie in
@@ -26,13 +28,14 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
+from math import inf
 
 from confluent_kafka import OFFSET_BEGINNING, Message
 
 from pipeline.errors import Poison
 from pipeline.kafka import topics
 from pipeline.kafka.producer import Outputs
-from pipeline.kafka.reader import batch, reader, records, whole
+from pipeline.kafka.reader import batch, bounds, reader, records, whole
 from pipeline.logs import get_logger
 from pipeline.providers.base import Provider, Record
 from pipeline.providers.local import local_provider
@@ -41,12 +44,15 @@ from pipeline.security.signing_keys import Keyring, keyring
 from pipeline.settings import Settings
 from pipeline.stages.actuator.executor import Executor, Outcome, Stopped, observed, result
 from pipeline.stages.actuator.offsets import TIMEOUT_S, Positions, offsets_call
-from pipeline.stages.actuator.plan_order import Barrier
+from pipeline.stages.actuator.plan_order import PlanOrder
+from pipeline.stages.actuator.replay_end import last_tick
 from pipeline.wire.codec import Codec
 from pipeline.wire.commands import FINAL, Target, verify
 from pipeline.wire.messages import Position, dead_letter, header_of, letter_key, position_of
 
 BATCH = 1_000  # messages a poll: a plan's commands are a few
+LOOK_FOR_END_S = 1.0
+"""How often an idle actuator with commands that are being tried again looks whether the replay has ended."""
 log = get_logger("leadtime.actuator")
 
 
@@ -73,7 +79,7 @@ class Actuator:
     ) -> None:
         self.settings, self.clock = settings, clock
         self.executor = Executor(providers, ring, timeout_s, stopping)
-        self.barrier = Barrier()
+        self.order = PlanOrder()
         self.positions = Positions()
         self.codec = Codec(settings.registry_url)
         self.plans = topics.name("plans", settings)
@@ -84,6 +90,9 @@ class Actuator:
         self._answered: dict[tuple[int, int], Record] = {}  # last result by a command's partition and offset
         self._resuming: set[tuple[int, int]] = set()
         self._at: dict[str, Position] = {}  # of commands that are not finished, by id
+        self._observed_to: dict[str, int] = defaultdict(lambda: -1)  # newest tick of an observation, by app
+        self._committed: dict[tuple[str, int], int] = {}
+        self._look_for_end_s = 0.0
         self._observed_tick = int(clock() // settings.tick_s) - 1
         self._outputs = Outputs(settings)
         self._consumer = reader(
@@ -102,6 +111,7 @@ class Actuator:
         committed = offsets_call(lambda: self._consumer.committed(mine, timeout=TIMEOUT_S))
         for at in committed:
             at.offset = OFFSET_BEGINNING if at.offset < 0 else at.offset
+        self._committed = {(at.topic, at.partition): at.offset for at in committed if at.offset >= 0}
         begin = {at.partition: max(at.offset, 0) for at in committed if at.topic == self.commands}
         for message, record in records(self.settings, "commands.results"):
             if record["status"] != "REFUSED":
@@ -112,6 +122,7 @@ class Actuator:
         self._resuming = {at for at, last in self._answered.items() if last["status"] not in FINAL}
         for _, record in records(self.settings, "capacity.observed"):
             self.targets[record["app"]].add(record["offer_id"])
+            self._observed_to[record["app"]] = max(self._observed_to[record["app"]], record["tick"])
         followed: dict[int, int] = {}
         for message, record in records(self.settings, "prices"):
             self._price(record)
@@ -154,6 +165,8 @@ class Actuator:
             self._command(position, record)
         if self.settings.event_time:
             self._advance()
+            if not arrived and self.executor.retries:
+                self._end()
         else:
             self._live()
         self._commit()
@@ -177,7 +190,7 @@ class Actuator:
 
     def _plan(self, position: Position, plan: Record) -> None:
         if self.settings.event_time:
-            self.barrier.add_plan(position, plan)
+            self.order.add_plan(position, plan)
         else:
             self._note_targets(plan)
             self.positions.finish(position)
@@ -195,7 +208,7 @@ class Actuator:
             self._submit(position, command, self.clock())
         elif not verify(command, self.executor.ring):
             self._refuse(position, command, "forged")
-        elif not self.barrier.add_command(position, command):
+        elif not self.order.add_command(position, command):
             self._refuse(position, command, "replayed")
 
     def _refuse(self, position: Position, command: Record, reason: str) -> None:
@@ -237,10 +250,10 @@ class Actuator:
         """A replay: each app's complete ticks, in order; then what no plan will take."""
         if self._resuming:
             return  # commands that were being tried again come first, or their retries would be late
-        for app in self.barrier.apps():
-            while (head := self.barrier.head(app)) is not None:
+        for app in self.order.apps():
+            while (head := self.order.head(app)) is not None:
                 (position, plan), commands = head
-                if plan["tick"] > self.barrier.done.get(app, -1):
+                if plan["tick"] > self.order.done.get(app, -1):
                     if any(count["offer_id"] not in self.offers for count in plan["counts"]):
                         break  # its price is on the way
                     self._note_targets(plan)
@@ -250,10 +263,36 @@ class Actuator:
                         self._submit(at, command, now_s)
                     for offer_id in sorted(self.targets[app]):
                         self._observe(app, offer_id, plan["tick"], plan["tick_s"])
-                self.barrier.pop(app)
+                self.order.pop(app)
                 self.positions.finish(position)
-        for position, command in self.barrier.strays():
-            self._submit(position, command, self.barrier.clock_s[Target.of(command).app])
+        for position, command in self.order.strays():
+            self._submit(position, command, self.order.clock_s[Target.of(command).app])
+
+    def _end(self) -> None:
+        """Where the replay has ended, bring commands that are being tried again to their end, at their own due times.
+
+        Without this they would wait for an event time that no further plan brings. Each gets the result that it has
+        when event time goes on without plans: applied at a retry, or FAILED with `expired`.
+        """
+        now_s = time.monotonic()
+        if now_s < self._look_for_end_s or self.order.apps() or not self._caught_up():
+            return
+        self._look_for_end_s = now_s + LOOK_FOR_END_S
+        last = last_tick(self.settings)
+        if last is None:
+            return
+        for app in sorted({Target.of(retry.command).app for retry in self.executor.retries.values()}):
+            if max(self.order.done.get(app, -1), self._observed_to[app]) >= last:
+                self._settle(self.executor.retry(inf, app))
+
+    def _caught_up(self) -> bool:
+        """Whether all plans and commands that are in the topics have been read."""
+        # A partition of which nothing has come since the start has no position: it stands where it was committed.
+        read, ends = self._committed | self.next_offsets(), dict[tuple[str, int], int]()
+        for topic in ("plans", "commands"):
+            for number in range(self.settings.partitions):
+                ends[topics.name(topic, self.settings), number] = bounds(self.settings, topic, number)[1]
+        return all(read.get(at, 0) >= end for at, end in ends.items())
 
     def _live(self) -> None:
         self._settle(self.executor.retry(self.clock()))

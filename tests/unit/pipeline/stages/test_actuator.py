@@ -1,4 +1,4 @@
-"""The actuator's decisions without Kafka: executor, barrier and positions."""
+"""The actuator's decisions without Kafka: executor, order and positions."""
 
 import threading
 import time
@@ -15,7 +15,7 @@ from pipeline.providers.base import Observation, Provider, Result
 from pipeline.security.signing_keys import demo_key
 from pipeline.stages.actuator.executor import Executor, Stopped
 from pipeline.stages.actuator.offsets import Positions
-from pipeline.stages.actuator.plan_order import Barrier
+from pipeline.stages.actuator.plan_order import PlanOrder
 from pipeline.wire.codec import encode
 from pipeline.wire.commands import Target
 from tests.unit.pipeline.messages import command
@@ -235,53 +235,53 @@ def plan(tick: int, issued: int = 0, app: str = "shop") -> dict[str, Any]:
 def test_a_tick_is_complete_with_all_of_its_commands_in_any_order_of_arrival(events: list[Any]) -> None:
     # The plans of one app keep their order: they share a partition.
     plans = iter([10, 11])
-    barrier = Barrier()
+    order = PlanOrder()
     done: list[Any] = []
     for offset, event in enumerate(events):
         if event[0] == "plan":
-            barrier.add_plan(("plans", 0, offset), plan(next(plans), issued=3))
+            order.add_plan(("plans", 0, offset), plan(next(plans), issued=3))
         else:
             _, epoch, n = event
-            assert barrier.add_command(("commands", 0, offset), command(epoch, desired=n, order=2 - n))
-        while (head := barrier.head("shop")) is not None:
+            assert order.add_command(("commands", 0, offset), command(epoch, desired=n, order=2 - n))
+        while (head := order.head("shop")) is not None:
             done.append((head[0][1]["tick"], [item[1]["desired"] for item in head[1]]))
-            barrier.pop("shop")
-        assert barrier.strays() == []
+            order.pop("shop")
+        assert order.strays() == []
     assert done == [(10, [2, 1, 0]), (11, [2, 1, 0])]
-    assert barrier.clock_s == {"shop": 720.0}
+    assert order.clock_s == {"shop": 720.0}
 
 
 def test_a_repeat_does_not_complete_a_tick() -> None:
-    barrier = Barrier()
-    barrier.add_plan(("plans", 0, 0), plan(10, issued=2))
-    assert barrier.add_command(("commands", 0, 0), command(10, desired=1))
-    assert not barrier.add_command(("commands", 0, 1), command(10, desired=1))
-    assert barrier.head("shop") is None
+    order = PlanOrder()
+    order.add_plan(("plans", 0, 0), plan(10, issued=2))
+    assert order.add_command(("commands", 0, 0), command(10, desired=1))
+    assert not order.add_command(("commands", 0, 1), command(10, desired=1))
+    assert order.head("shop") is None
 
 
 def test_a_repeated_plan_is_no_new_tick_and_its_commands_are_strays() -> None:
-    barrier = Barrier()
-    barrier.add_plan(("plans", 0, 0), plan(10, issued=1))
-    barrier.add_command(("commands", 0, 0), command(10))
-    barrier.pop("shop")
-    barrier.add_plan(("plans", 0, 1), plan(10, issued=1))
-    head = barrier.head("shop")
+    order = PlanOrder()
+    order.add_plan(("plans", 0, 0), plan(10, issued=1))
+    order.add_command(("commands", 0, 0), command(10))
+    order.pop("shop")
+    order.add_plan(("plans", 0, 1), plan(10, issued=1))
+    head = order.head("shop")
     assert head is not None
     assert head[1] == []
-    barrier.add_command(("commands", 0, 1), command(10))
-    barrier.pop("shop")
-    assert [position for position, _ in barrier.strays()] == [("commands", 0, 1)]
-    assert barrier.strays() == []
-    assert barrier.done == {"shop": 10}
+    order.add_command(("commands", 0, 1), command(10))
+    order.pop("shop")
+    assert [position for position, _ in order.strays()] == [("commands", 0, 1)]
+    assert order.strays() == []
+    assert order.done == {"shop": 10}
 
 
 def test_a_command_that_expired_before_its_plan_waits_no_longer() -> None:
-    barrier = Barrier()
-    barrier.add_command(("commands", 0, 0), command(12, lifetime_s=-200.0))  # 780 - 200 = 580 s
-    assert barrier.strays() == []  # no plan yet: the app has no clock
-    barrier.add_plan(("plans", 0, 0), plan(10))
-    barrier.pop("shop")
-    assert len(barrier.strays()) == 1
+    order = PlanOrder()
+    order.add_command(("commands", 0, 0), command(12, lifetime_s=-200.0))  # 780 - 200 = 580 s
+    assert order.strays() == []  # no plan yet: the app has no clock
+    order.add_plan(("plans", 0, 0), plan(10))
+    order.pop("shop")
+    assert len(order.strays()) == 1
 
 
 def test_offsets_go_up_to_the_oldest_that_is_not_finished() -> None:
