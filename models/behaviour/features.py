@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
@@ -168,8 +169,7 @@ def advance(
     values: Any,
     events: Any,
     saturated: Any,
-    daily: Any,
-    hourly: Any,
+    seasonal: tuple[Any, Any],
     time: Any,
     rate: Any,
 ) -> tuple[dict[str, Any], tuple[Any, Any], Any, tuple[Any, Any]]:
@@ -184,8 +184,7 @@ def advance(
         values: (5, n), NaN where absent, and `events` (4, n) likewise.
         events: rates in 1/s.
         saturated: (5, n) bool: the value is a lower bound.
-        daily: (7, 5, n) seasonal codes of the slots of `Clock.daily`, `hourly` (7, 5, n) likewise.
-        hourly: see there.
+        seasonal: codes (7, 5, n) of the slots of `Clock.daily`, and of those of `Clock.hourly`.
         time: of `Clock`, (9, n).
         rate: of `Clock`, (10, n) or (10, 1).
 
@@ -241,9 +240,9 @@ def advance(
     spread = tf.maximum(new["spread"], unit)
     newest = new["recent"] + minute * (x - new["recent"])
     memories = (
-        (daily, new["lately"], DAILY_CODES, DAILY_LIMIT, day, take_daily),
+        (seasonal[0], new["lately"], DAILY_CODES, DAILY_LIMIT, day, take_daily),
         (
-            hourly,
+            seasonal[1],
             newest,
             hourly_codes,
             tf.where(hourly_codes > DAILY_CODES, HOURLY_LIMIT, DAILY_LIMIT),
@@ -251,9 +250,55 @@ def advance(
             take_hourly,
         ),
     )
+    codes, seasons, off, empty = _seasons(tf, new, unit, spread, memories, present)
+
+    measured = tf.logical_not(tf.math.is_nan(events))
+    event = tf.where(measured, events, state["event_last"])
+    event_mean = tf.where(
+        state["ticks"] < 0.5, event, state["event_mean"] + VOLATILITY_RATE * (event - state["event_mean"])
+    )
+    new |= {"event_mean": event_mean, "event_last": event, "ticks": state["ticks"] + 1.0}
+
+    squashed = _squashed(tf, new, last, later, unit, off, event)
+    logs = _logs(tf, state, new, unit, event)
+    width = new["width"] * WIDTH_UNIT
+    plain = [
+        1.0 - shown,
+        tf.cast(tf.logical_and(saturated, present), tf.float32),
+        new["repeats"],
+        tf.cast(x == 0.0, tf.float32),
+        *empty,
+        *(width[0, k] / 3.0 for k in (1, 3, 4, 6)),
+        *(width[1, k] / 3.0 for k in (1, 3, 4, 6)),
+        1.0 - tf.cast(measured, tf.float32),
+    ]
+    # asinh and log of ratios up to 1e4 reach 10: a third brings inputs to the order of one
+    features = tf.concat([squashed / 3.0, logs / 3.0, *plain, time], axis=0)
+    return new, (codes[0], codes[1]), features, (seasons[0], seasons[1])
+
+
+def _seasons(
+    tf: Any, new: dict[str, Any], unit: Any, spread: Any, memories: Sequence[tuple[Any, ...]], present: Any
+) -> tuple[list[Any], list[Any], list[Any], list[Any]]:
+    """What the seasonal memories expect, and their codes after the tick.
+
+    Args:
+        tf: the tensorflow module.
+        new: running statistics after the tick.
+        unit: (5, n) after the tick, and `spread` (5, n), in which means are coded.
+        spread: see there.
+        memories: of the day and of the hour: codes (7, 5, n) of their slots, mean that is taken, codes a unit,
+            largest code, rate, whether a value is taken.
+        present: (5, n) bool: there is a value.
+
+    Returns:
+        of each memory the new codes (5, n) of the tick's slot, and the values (5, 6, n) expected at the targets; of
+        both together the network's inputs (5, n): expected changes at the TRACKED steps, and how far off and how
+        full the memories are.
+    """
     codes: list[Any] = []
     seasons: list[Any] = []
-    seasonal: list[Any] = []
+    off: list[Any] = []
     empty: list[Any] = []
     for memory, mean_now, per_unit, limit, weight, take in memories:
         own = _asinh(tf, (mean_now - new["level"]) / spread)
@@ -261,19 +306,22 @@ def advance(
         codes.append(tf.where(tf.logical_and(take, present), fresh, memory[0]))
         known, code = memory >= -limit, memory / per_unit
         grown = tf.exp(tf.where(known, code, 0.0))
-        target = tf.where(known, new["level"] + spread * (grown - 1.0 / grown) / 2.0, x)[1:]
+        target = tf.where(known, new["level"] + spread * (grown - 1.0 / grown) / 2.0, new["last"])[1:]
         seasons.append(tf.transpose(target, [1, 0, 2]))
-        seasonal += [(target[k] - x) / unit for k in TRACKED]
+        off += [(target[k] - new["last"]) / unit for k in TRACKED]
         empty += [tf.where(known[0], code[0] - own, 0.0), 1.0 - tf.cast(known[-1], tf.float32)]
+    return codes, seasons, off, empty
 
-    heard = tf.logical_not(tf.math.is_nan(events))
-    event = tf.where(heard, events, state["event_last"])
-    event_mean = tf.where(
-        state["ticks"] < 0.5, event, state["event_mean"] + VOLATILITY_RATE * (event - state["event_mean"])
-    )
-    new |= {"event_mean": event_mean, "event_last": event, "ticks": state["ticks"] + 1.0}
 
-    squashed = _asinh(
+def _squashed(
+    tf: Any, new: dict[str, Any], last: Any, later: Any, unit: Any, off: list[Any], event: Any
+) -> Any:
+    """Inputs of either sign, asinh of differences in units (5, n).
+
+    last: before the tick; later: where it was known; off: of `_seasons`; event: (4, n) rates in 1/s.
+    """
+    x, event_mean = new["last"], new["event_mean"]
+    return _asinh(
         tf,
         tf.concat(
             [
@@ -283,13 +331,17 @@ def advance(
                 (new["level"] - x) / unit,
                 (new["peak"] - x) / unit,
                 x / unit,
-                *seasonal,
+                *off,
                 (event - event_mean) / (event_mean + 1e-3),
             ],
             axis=0,
         ),
     )
-    logs = tf.math.log(
+
+
+def _logs(tf: Any, state: dict[str, Any], new: dict[str, Any], unit: Any, event: Any) -> Any:
+    """Inputs that are positive: logs of sizes in units, of counts and of event rates; state: before the tick."""
+    return tf.math.log(
         tf.concat(
             [
                 *(
@@ -306,20 +358,6 @@ def advance(
             axis=0,
         )
     )
-    width = new["width"] * WIDTH_UNIT
-    plain = [
-        1.0 - shown,
-        tf.cast(tf.logical_and(saturated, present), tf.float32),
-        new["repeats"],
-        tf.cast(x == 0.0, tf.float32),
-        *empty,
-        *(width[0, k] / 3.0 for k in (1, 3, 4, 6)),
-        *(width[1, k] / 3.0 for k in (1, 3, 4, 6)),
-        1.0 - tf.cast(heard, tf.float32),
-    ]
-    # asinh and log of ratios up to 1e4 reach 10: a third brings inputs to the order of one
-    features = tf.concat([squashed / 3.0, logs / 3.0, *plain, time], axis=0)
-    return new, (codes[0], codes[1]), features, (seasons[0], seasons[1])
 
 
 def _tracked(tf: Any, width: Any, change: Any, known: Any, saturated: Any, unit: Any, seen: Any) -> Any:

@@ -403,7 +403,7 @@ def _compile(weights: _Weights, block: int) -> Blocks:
         )
         time = tf.broadcast_to(time, (time.shape[0], block))
         new, codes, inputs, seasons = features.advance(
-            tf, state, values, events, saturated, daily, hourly, time, rate
+            tf, state, values, events, saturated, (daily, hourly), time, rate
         )
         parameters, h, c = Network.step(weights.turned, inputs, state["h"], state["c"])
         scale, shape = shape_of(tf, parameters, new, seasons)

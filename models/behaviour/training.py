@@ -251,7 +251,7 @@ def _read(
             tf,
             fields,
             *(last(batch[name][:, t]) for name in ("values", "events", "saturated")),
-            *(last(tf.gather(seasonal[name], slots[name], batch_dims=1)) for name in SEASONAL),
+            tuple(last(tf.gather(seasonal[name], slots[name], batch_dims=1)) for name in SEASONAL),
             *(last(batch[name][:, t]) for name in ("time", "rate")),
         )
         seasonal = {

@@ -53,6 +53,21 @@ def test_what_the_policy_says_is_the_furthest():
     assert (modes(free), free[0].promotion) == ("aaa", None)
 
 
+def test_gates_judge_what_the_policy_asks_for_not_what_a_shortage_price_chose():
+    # demand is evenly 0 to 10 cores; half of the scenarios is asked for, a dear shortage chooses nearly all of them
+    even = constant(0.0)
+    even[..., 0] = np.linspace(0, 10, len(even), dtype=np.float32)[:, None]
+    priced = replace(GATED, confidence=0.5, shortage_price_h=1000.0)
+    found, memory = plan_and_memory(even, [OD], priced)
+    assert found.confidence_asked > 0.99
+    assert found.required[1, 0] > 9.9
+    (decision,) = memory["promotion"]["pending"]
+    assert list(decision["required"]["cpu"].values()) == pytest.approx([5.0], abs=0.02)
+    # 7 cores are within what was bought for, and beyond what was asked for: missed
+    _, after = plan_and_memory(even, [OD], priced, memory=memory, tick=1002, usage=np.array([7.0, 0.0]))
+    assert after["promotion"]["outcomes"] == "0"
+
+
 def test_what_was_not_measured_is_not_judged():
     plans = run([8.0] * 4 + [float("nan")] * 2 + [8.0] * 2)
     assert plans[-1].promotion is not None
