@@ -247,12 +247,11 @@ def _read(
 
     def body(t: Any, fields: Any, seasonal: Any, out: Any) -> Any:
         slots = {name: batch[name][:, t] for name in SEASONAL}
+        values, events, saturated = (last(batch[name][:, t]) for name in ("values", "events", "saturated"))
+        daily, hourly = (last(tf.gather(seasonal[name], slots[name], batch_dims=1)) for name in SEASONAL)
+        time, rate = (last(batch[name][:, t]) for name in ("time", "rate"))
         fields, codes, inputs, seasons = features.advance(
-            tf,
-            fields,
-            *(last(batch[name][:, t]) for name in ("values", "events", "saturated")),
-            tuple(last(tf.gather(seasonal[name], slots[name], batch_dims=1)) for name in SEASONAL),
-            *(last(batch[name][:, t]) for name in ("time", "rate")),
+            tf, fields, values, events, saturated, (daily, hourly), time, rate
         )
         seasonal = {
             name: tf.tensor_scatter_nd_update(
