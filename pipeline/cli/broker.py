@@ -8,21 +8,23 @@ from typing import Annotated
 
 import typer
 
-from pipeline.kafka.embedded import EmbeddedKafka
 from pipeline.options import AsJson
-from pipeline.settings import load
 
 
 def broker(
     port: Annotated[
-        int | None, typer.Option(help="Loopback port; default: a free one.", min=1024, max=65535)
+        int | None, typer.Option(help="Loopback port.", show_default="a free one", min=1024, max=65535)
     ] = None,
     data: Annotated[
-        Path | None, typer.Option(help="Folder that keeps the topics; default: in the data folder.")
+        Path | None,
+        typer.Option(help="Folder that keeps the topics.", show_default="kafka in LEADTIME_DATA_DIR"),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Run the embedded Kafka alone in the foreground, until Ctrl-C or SIGTERM."""
+    """Run the embedded Kafka alone, until Ctrl-C or SIGTERM; prints its address."""
+    from pipeline.kafka.embedded import EmbeddedKafka
+    from pipeline.settings import load
+
     ended = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: ended.set())

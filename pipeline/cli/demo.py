@@ -10,21 +10,17 @@ import tempfile
 import time
 import webbrowser
 from collections.abc import Generator
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
-from pipeline.demo.run import Run
 from pipeline.errors import UsageError
-from pipeline.inputs import released_models
+from pipeline.format import money, parse_time, percent
 from pipeline.options import AsJson, Speed
-from pipeline.settings import Settings, load
-from pipeline.traces import trace_file as traces
-from pipeline.traces.window import TickWindow
+
+if TYPE_CHECKING:
+    from pipeline.settings import Settings
 
 PARTITIONS = 2
 """One for each core of a small machine: each costs every app a simulation of its own per tick."""
@@ -32,27 +28,54 @@ PARTITIONS = 2
 
 def demo(
     trace: Annotated[
-        Path | None, typer.Option(help="Trace file; default: a real one that comes with a package.")
+        Path | None,
+        typer.Option(help="Trace file, Parquet or CSV.", show_default="real data centres and simulated apps"),
     ] = None,
-    ticks: Annotated[int | None, typer.Option(min=2, help="Replay at most so many ticks.")] = 288,
+    ticks: Annotated[int | None, typer.Option(min=2, help="Most ticks to replay.")] = 288,
     start: Annotated[
-        datetime | None, typer.Option(help="Begin there (UTC); default: the trace's beginning.")
+        str | None,
+        typer.Option(help="Start: ISO 8601 or Unix seconds.", show_default="the trace's beginning"),
     ] = None,
     speed: Speed = None,
     headless: Annotated[bool, typer.Option("--headless", help="Do not open the page in a browser.")] = False,
     out: Annotated[
-        Path | None, typer.Option(help="Folder for plans, commands, results as JSON lines, and the page.")
+        Path | None,
+        typer.Option(
+            help="Folder for plans, commands, results and dead letters as JSON lines, and the page."
+        ),
     ] = None,
     keep: Annotated[
-        Path | None, typer.Option(help="Folder that keeps the broker's and the stages' data and logs.")
+        Path | None, typer.Option(help="Empty folder that keeps the data and logs of broker and stages.")
     ] = None,
-    bootstrap: Annotated[str | None, typer.Option(help="Kafka to use; default: an embedded one.")] = None,
+    bootstrap: Annotated[
+        str | None, typer.Option(help="Kafka's address, host:port.", show_default="an embedded Kafka")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Replay a trace through all stages and show what came of it, beside a reactive policy."""
+    """Replay a trace through all stages and compare the outcome with a reactive policy.
+
+    Hit rate and cost are printed, and shown app by app on a page that opens in a browser.
+    """
+    start_s = None if start is None else parse_time(start)
+    begun_s = time.monotonic()
+
+    from rich.console import Console
+
     console = Console(stderr=True)
+    console.print("[dim]   0.0 s[/]  loading the trace", highlight=False)
+
+    from pipeline.demo.run import Run
+    from pipeline.settings import load
+    from pipeline.traces import trace_file
+    from pipeline.traces.window import TickWindow
+
     with _folder(keep) as folder:
-        read = traces.read(trace) if trace is not None else _default_trace()
+        if trace is not None:
+            read = trace_file.read(trace)
+        else:
+            from pipeline.traces import default_trace  # a second of imports
+
+            read = default_trace.build()
         settings = load(
             bootstrap=bootstrap,
             data_dir=folder,
@@ -62,13 +85,11 @@ def demo(
             event_time=True,
             prefix=f"demo-{int(time.time())}." if bootstrap else None,
         )
-        window = TickWindow.of(
-            read, settings.tick_s, ticks, None if start is None else start.replace(tzinfo=UTC)
-        )
+        window = TickWindow.of(read, settings.tick_s, ticks, start_s)
         page = (out or Path(tempfile.mkdtemp(prefix="leadtime-demo-"))).resolve() / "report.html"
         trained = _trained_on(settings, trace)
         notes = (f"In the training data: {trained}.", SIMULATED if trace is None else GIVEN, *NOTES)
-        figures = Run(settings, read, window, console, speed, notes=notes).go(page, out)
+        figures = Run(settings, read, window, console, speed, notes=notes, begun_s=begun_s).go(page, out)
         figures["trained_on"] = trained
     if as_json:
         print(jsonlib.dumps(figures))
@@ -83,12 +104,6 @@ def _has_screen() -> bool:
     return sys.platform in ("darwin", "win32") or any(
         os.environ.get(n) for n in ("DISPLAY", "WAYLAND_DISPLAY")
     )
-
-
-def _default_trace() -> traces.Trace:
-    from pipeline.traces import default_trace  # here: a second of imports for what is seldom asked
-
-    return default_trace.build()
 
 
 @contextlib.contextmanager
@@ -123,10 +138,12 @@ NOTES = (
 )
 
 
-def _trained_on(settings: Settings, trace: Path | None) -> str:
+def _trained_on(settings: "Settings", trace: Path | None) -> str:
     """Whether the trace was in the training data, by its SHA-256."""
     if trace is None:
         return "no (the simulated population has another seed than the training's)"
+    from pipeline.inputs import released_models
+
     facts = jsonlib.loads((released_models.folder(settings) / "model.json").read_text())
     digest = hashlib.sha256(trace.read_bytes()).hexdigest()
     known = [entry for entry in facts.get("trained_on", []) if entry.get("sha256") == digest]
@@ -136,15 +153,15 @@ def _trained_on(settings: Settings, trace: Path | None) -> str:
 
 
 def _show(figures: dict[str, Any], page: Path) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
     table = Table(title="Leadtime demo", show_header=True, header_style="bold")
     for name in ("", "Leadtime", "reactive"):
         table.add_column(name, justify="right" if name else "left")
-
-    def percent(value: float | None) -> str:
-        return "-" if value is None else f"{value:.2%}"
-
     table.add_row("hit rate", percent(figures["hit_rate"]), percent(figures["reactive_hit_rate"]))
-    table.add_row("cost", f"${figures['cost']:,.2f}", f"${figures['reactive_cost']:,.2f}")
+    costs = (money(figures[name], figures["currency"]) for name in ("cost", "reactive_cost"))
+    table.add_row("cost", *costs)
     table.add_row("95 % intervals hold", percent(figures["coverage_95"]), "")
     table.add_row("records", f"{figures['records']:,}", "")
     table.add_row("users, apps, ticks", f"{figures['users']}, {figures['apps']}, {figures['ticks']}", "")

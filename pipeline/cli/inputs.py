@@ -1,55 +1,49 @@
-"""`leadtime topics`, `policies`, `prices`, `calendar` and `models`: look at the side inputs, and change them."""
+"""`leadtime topics`, `policies`, `prices`, `calendar` and `models`: list, check and publish the versioned inputs."""
+
+from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
-from confluent_kafka import KafkaException
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
-from pipeline.errors import Unreachable, UsageError
-from pipeline.inputs.files import read_calendar, read_policies, read_prices
-from pipeline.inputs.publish import publish, published
-from pipeline.inputs.store import VERSIONED
-from pipeline.kafka import reader, topics
-from pipeline.kafka.connection import connection, quiet_admin, reachable
+from pipeline.command_line import command_group
+from pipeline.errors import UsageError
 from pipeline.options import AsJson, Bootstrap, Prefix
-from pipeline.settings import load
-from pipeline.wire.codec import Record
 
-__all__ = ["publish", "read_calendar", "read_policies", "read_prices"]
+if TYPE_CHECKING:
+    from pipeline.wire.codec import Record
 
 FromTick = Annotated[
     int | None,
     typer.Option(
-        help="Tick from which it holds, where the file does not say.",
-        show_default="0 at first, then the next",
+        help="Tick from which it is valid, where the file does not say.",
+        show_default="0 for a first version, else the next tick",
     ),
 ]
-COLUMNS = {
+COLUMNS: Final = {
     "policies": "app version valid_from_tick mode confidence governed unit min max allocation_group",
     "prices": "offer_id version valid_from_tick provider region tier capacity price currency owned_count startup_p99_s",
     "calendar": "id version valid_from_tick kind start end apps lift_mean cancelled",
     "models": "model_id version valid_from_tick uri parent",
 }
-"""What `list` shows of each record; `--json` has all fields."""
+"""The fields that `list` shows of each record; `--json` has all of them."""
+TOPIC_COLUMNS: Final = ("name", "exists", "partitions", "key", "schemas", "cleanup.policy")
 
 
 def _plain(value: object) -> str:
     return value.isoformat() if isinstance(value, datetime) else str(value)  # decimals: exact, as text
 
 
-def _json(value: object) -> None:
+def _print_json(value: object) -> None:
     print(json.dumps(value, default=_plain))
 
 
 def _text(value: Any) -> str:
-    """A field for people: amounts as `cpu 2, memory 4 GiB`."""
+    """A field for people: lists by comma, amounts as `cpu 2, memory 4 GiB`."""
     if isinstance(value, list):
         return ", ".join(_text(item) for item in value)
     if isinstance(value, dict):
@@ -61,7 +55,11 @@ def _text(value: Any) -> str:
     return "" if value is None else _plain(value)
 
 
-def _table(rows: Sequence[Record], columns: Sequence[str]) -> None:
+def _print_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
     console = Console()
     if not console.is_terminal:
         console = Console(width=1000)  # into a pipe, whole lines; on a terminal, what fits
@@ -71,127 +69,139 @@ def _table(rows: Sequence[Record], columns: Sequence[str]) -> None:
     console.print(table)
 
 
+def _published(topic: str, bootstrap: str | None, prefix: str | None) -> dict[str, dict[int, Record]]:
+    """All versions on a topic, by name and number."""
+    from pipeline.inputs.publish import published
+    from pipeline.settings import load
+
+    return published(load(bootstrap=bootstrap, prefix=prefix), topic)
+
+
 def _lister(topic: str) -> Callable[..., None]:
-    def listed(as_json: AsJson = False, bootstrap: Bootstrap = None, prefix: Prefix = None) -> None:
-        found = published(load(bootstrap=bootstrap, prefix=prefix), topic)
-        newest = [versions[max(versions)] for _, versions in sorted(found.items())]
+    """The command that lists the newest version of every record of a topic."""
+
+    def list_newest(as_json: AsJson = False, bootstrap: Bootstrap = None, prefix: Prefix = None) -> None:
+        by_name = _published(topic, bootstrap, prefix)
+        newest = [versions[max(versions)] for _, versions in sorted(by_name.items())]
         if as_json:
-            _json({topic: newest})
+            _print_json({topic: newest})
         else:
-            _table(newest, COLUMNS[topic].split())
+            _print_table(newest, COLUMNS[topic].split())
 
-    return listed
+    return list_newest
 
 
-def _setter(topic: str, schema_name: str, read: Callable[[Path], list[Record]]) -> Callable[..., None]:
-    def put(
-        file: Path,
+def _setter(topic: str, schema_name: str) -> Callable[..., None]:
+    """The command that checks a file and publishes its records to a topic."""
+
+    def set_versions(
+        file: Annotated[Path, typer.Argument(help="TOML file.")],
         from_tick: FromTick = None,
         as_json: AsJson = False,
         bootstrap: Bootstrap = None,
         prefix: Prefix = None,
     ) -> None:
-        records = read(file)
-        done = publish(
-            load(bootstrap=bootstrap, prefix=prefix), topic, schema_name, records, from_tick=from_tick
-        )
-        said = [
-            {name: row[name] for name in (VERSIONED[topic], "version", "valid_from_tick")} for row in done
-        ]
+        from pipeline.inputs.files import READERS
+        from pipeline.inputs.publish import publish
+        from pipeline.inputs.store import VERSIONED
+        from pipeline.settings import load
+
+        records = READERS[topic](file)
+        settings = load(bootstrap=bootstrap, prefix=prefix)
+        done = publish(settings, topic, schema_name, records, from_tick=from_tick)
+        columns = (VERSIONED[topic], "version", "valid_from_tick")
+        rows = [{name: row[name] for name in columns} for row in done]
         if as_json:
-            _json({topic: said})
+            _print_json({topic: rows})
         else:
-            _table(said, list(said[0]))
+            _print_table(rows, columns)
 
-    return put
+    return set_versions
 
 
-topics_app = typer.Typer(
-    no_args_is_help=True, add_completion=False, help="The topics: which there are, and make them."
+topics_app = command_group(no_args_is_help=True, help="List or create the topics of an installation.")
+policies_app = command_group(
+    no_args_is_help=True, help="List, check or publish policies: how each app's capacity is decided."
 )
-policies_app = typer.Typer(
-    no_args_is_help=True, add_completion=False, help="How each app's capacity is decided."
+prices_app = command_group(no_args_is_help=True, help="List or publish the offers that can be bought.")
+calendar_app = command_group(
+    no_args_is_help=True, help="List or publish events that change demand: campaigns, seasons, maintenance."
 )
-prices_app = typer.Typer(no_args_is_help=True, add_completion=False, help="What can be bought.")
-calendar_app = typer.Typer(
-    no_args_is_help=True, add_completion=False, help="Campaigns, seasons and maintenance known ahead."
-)
-models_app = typer.Typer(no_args_is_help=True, add_completion=False, help="Released models.")
+models_app = command_group(no_args_is_help=True, help="List the released models.")
 for _app, _topic, _what in (
     (policies_app, "policies", "each policy"),
     (prices_app, "prices", "each offer"),
     (calendar_app, "calendar", "each event"),
     (models_app, "models", "each model"),
 ):
-    _app.command("list", help=f"The newest version of {_what}.")(_lister(_topic))
-policies_app.command("set", help="Check a file of [[policy]] tables and publish them.")(
-    _setter("policies", "policy", read_policies)
-)
-prices_app.command("set", help="Check a file of [[price]] tables and publish them.")(
-    _setter("prices", "price", read_prices)
-)
-calendar_app.command("set", help="Check a file of [[event]] tables and publish them.")(
-    _setter("calendar", "calendar", read_calendar)
-)
+    _app.command("list", help=f"List the newest version of {_what}.")(_lister(_topic))
+for _app, _topic, _schema in (
+    (policies_app, "policies", "policy"),
+    (prices_app, "prices", "price"),
+    (calendar_app, "calendar", "calendar"),
+):
+    _table = {"calendar": "event"}.get(_schema, _schema)
+    _app.command("set", help=f"Check a TOML file of [[{_table}]] tables and publish them as new versions.")(
+        _setter(_topic, _schema)
+    )
 
 
 @policies_app.command("check")
-def check(file: Path, as_json: AsJson = False) -> None:
-    """Check a file of [[policy]] tables; publish nothing."""
+def check(
+    file: Annotated[Path, typer.Argument(help="TOML file of [[policy]] tables.")], as_json: AsJson = False
+) -> None:
+    """Check a TOML file of [[policy]] tables; publish nothing."""
+    from pipeline.inputs.files import read_policies
+
     apps = [record["app"] for record in read_policies(file)]
     if as_json:
-        _json({"policies": apps})
+        _print_json({"policies": apps})
     else:
         print(f"{file}: {len(apps)} good: {', '.join(apps)}")
 
 
 @policies_app.command("show")
 def show(
-    app: str,
-    version: Annotated[int | None, typer.Option(help="Which.", show_default="the newest")] = None,
+    app: Annotated[str, typer.Argument(help="Name of the app.")],
+    version: Annotated[int | None, typer.Option(help="Version to show.", show_default="the newest")] = None,
     as_json: AsJson = False,
     bootstrap: Bootstrap = None,
     prefix: Prefix = None,
 ) -> None:
-    """One policy with all its fields."""
-    versions = published(load(bootstrap=bootstrap, prefix=prefix), "policies").get(app, {})
+    """Show one policy with all its fields."""
+    versions = _published("policies", bootstrap, prefix).get(app, {})
     number = max(versions, default=0) if version is None else version
     if number not in versions:
         which = "is no policy" if version is None else f"is no version {version} of the policy"
         raise UsageError(f"there {which} of app {app}")
     if as_json:
-        _json(versions[number])
+        _print_json(versions[number])
     else:
-        _table([{"field": n, "value": v} for n, v in versions[number].items()], ["field", "value"])
+        rows = [{"field": name, "value": value} for name, value in versions[number].items()]
+        _print_table(rows, ("field", "value"))
 
 
 @policies_app.command("history")
-def history(app: str, as_json: AsJson = False, bootstrap: Bootstrap = None, prefix: Prefix = None) -> None:
-    """Every version of an app's policy: whose it is, from when it is valid, and what it changed."""
-    versions = published(load(bootstrap=bootstrap, prefix=prefix), "policies").get(app, {})
+def history(
+    app: Annotated[str, typer.Argument(help="Name of the app.")],
+    as_json: AsJson = False,
+    bootstrap: Bootstrap = None,
+    prefix: Prefix = None,
+) -> None:
+    """List every version of an app's policy: its author, from when it is valid, and what it changed."""
+    from pipeline.inputs.publish import changes
+
+    versions = _published("policies", bootstrap, prefix).get(app, {})
     if not versions:
         raise UsageError(f"there is no policy of app {app}")
     rows = changes([versions[number] for number in sorted(versions)])
     if as_json:
-        _json({"policies": rows})
-    else:
-        shown = [
-            row | {"changed": "; ".join(_change(*change) for change in row["changed"].items())}
-            for row in rows
-        ]
-        _table(shown, list(shown[0]))
-
-
-def changes(versions: Sequence[Record]) -> list[Record]:
-    """For each version its author and validity, and by field [before, after] of what differs from the one before."""
-    apart = {"version", "valid_from_tick", "author", "schema_version"}
-    rows: list[Record] = []
-    for before, after in zip((None, *versions), versions, strict=False):
-        changed = {
-            n: [before[n], v] for n, v in after.items() if before and n not in apart and before[n] != v
-        }
-        rows.append({n: after[n] for n in ("version", "valid_from_tick", "author")} | {"changed": changed})
-    return rows
+        _print_json({"policies": rows})
+        return
+    shown = [
+        row | {"changed": "; ".join(_change(*change) for change in row["changed"].items())} for row in rows
+    ]
+    _print_table(shown, list(shown[0]))
 
 
 def _change(name: str, values: Sequence[Any]) -> str:
@@ -201,30 +211,31 @@ def _change(name: str, values: Sequence[Any]) -> str:
 
 @topics_app.command("create")
 def create(as_json: AsJson = False, bootstrap: Bootstrap = None, prefix: Prefix = None) -> None:
-    """Make the topics that are missing."""
+    """Create the topics that are missing."""
+    from pipeline.kafka import topics
+    from pipeline.kafka.connection import reachable
+    from pipeline.settings import load
+
     settings = load(bootstrap=bootstrap, prefix=prefix)
     reachable(settings)
     made = topics.create(settings)
     if as_json:
-        _json({"created": made})
+        _print_json({"created": made})
     else:
-        print(f"created: {', '.join(made)}" if made else "all topics are there")
+        print(f"created: {', '.join(made)}" if made else "all topics exist")
 
 
 @topics_app.command("list")
 def list_topics(as_json: AsJson = False, bootstrap: Bootstrap = None, prefix: Prefix = None) -> None:
-    """Every topic, whether it is there, and with what it is made."""
+    """List every topic: whether it exists, its partitions, key, schemas and clean-up policy."""
+    from pipeline.kafka import topics
+    from pipeline.kafka.connection import reachable
+    from pipeline.settings import load
+
     settings = load(bootstrap=bootstrap, prefix=prefix)
     reachable(settings)
-    try:
-        there = quiet_admin(connection(settings)).list_topics(timeout=reader.POLL_S).topics
-    except KafkaException as error:
-        raise Unreachable(f"Kafka at {settings.bootstrap}: {error.args[0].str()}") from None
-    rows = topics.describe(settings)
-    for row in rows:
-        found = there.get(row["name"])
-        row |= {"exists": found is not None, "partitions": len(found.partitions if found else ())}
+    rows = topics.existing(settings)
     if as_json:
-        _json({"topics": rows})
+        _print_json({"topics": rows})
     else:
-        _table(rows, ["name", "exists", "partitions", "key", "schemas", "cleanup.policy"])
+        _print_table(rows, TOPIC_COLUMNS)

@@ -1,66 +1,100 @@
-"""The `leadtime` command. Every command has --json: one object on stdout; progress and complaints go to stderr."""
+"""The `leadtime` command. Every command has --json: one object on stdout; progress and errors go to stderr.
+
+The table COMMANDS has each command's one line of help, so that `leadtime --help` imports no command; a command imports
+what it runs inside its function, so that `leadtime COMMAND --help` imports no library for it.
+"""
 
 from __future__ import annotations
 
-from importlib import import_module, metadata
-from typing import Annotated, Any, Final
+from importlib import import_module
+from typing import Annotated, Any, Final, NamedTuple
 
 import typer
 from typer.core import TyperGroup
 from typer.main import get_command
 
-from pipeline.command_line import run
+from pipeline.command_line import command_group, run
+
+
+class Command(NamedTuple):
+    """Where a command is, as `module:name` of a function or of a group of commands, and its line of help."""
+
+    where: str
+    help: str
+
 
 COMMANDS: Final = {
-    "demo": "pipeline.cli.demo:demo",
-    "up": "pipeline.cli.up:up",
-    "broker": "pipeline.cli.broker:broker",
-    "observe": "pipeline.cli.observe:observe",
-    "explain": "pipeline.cli.explain:explain",
-    "train": "pipeline.cli.train:train",
-    "evaluate": "pipeline.cli.evaluate:evaluate",
-    "backtest": "pipeline.cli.backtest:backtest",
-    "replay": "pipeline.cli.replay:replay",
-    "ingest": "pipeline.stages.__main__:ingest",
-    "worker": "pipeline.stages.__main__:worker",
-    "actuator": "pipeline.stages.__main__:actuator",
-    "topics": "pipeline.cli.inputs:topics_app",
-    "policies": "pipeline.cli.inputs:policies_app",
-    "prices": "pipeline.cli.inputs:prices_app",
-    "calendar": "pipeline.cli.inputs:calendar_app",
-    "models": "pipeline.cli.inputs:models_app",
-    "bench": "pipeline.cli.bench:bench_app",
+    "demo": Command(
+        "pipeline.cli.demo:demo",
+        "Replay a trace through all stages and compare the outcome with a reactive policy.",
+    ),
+    "up": Command(
+        "pipeline.cli.up:up", "Run all stages on this machine; a stage that dies is started again."
+    ),
+    "broker": Command("pipeline.cli.broker:broker", "Run the embedded Kafka alone, until Ctrl-C or SIGTERM."),
+    "observe": Command(
+        "pipeline.cli.observe:observe",
+        "Publish this machine's own telemetry, one user per command that runs on it.",
+    ),
+    "explain": Command("pipeline.cli.explain:explain", "Explain one decision: why an app has its instances."),
+    "train": Command("pipeline.cli.train:train", "Train a forecasting model on traces."),
+    "evaluate": Command("pipeline.cli.evaluate:evaluate", "Score a model's forecasts on a trace."),
+    "backtest": Command("pipeline.cli.backtest:backtest", "Backtest the planner."),
+    "replay": Command(
+        "pipeline.cli.replay:replay", "Publish a trace, or a window of topics, into the raw topics."
+    ),
+    "ingest": Command("pipeline.stages.__main__:ingest", "Run ingest."),
+    "worker": Command("pipeline.stages.__main__:worker", "Run a worker."),
+    "actuator": Command("pipeline.stages.__main__:actuator", "Run the actuator."),
+    "topics": Command("pipeline.cli.inputs:topics_app", "List or create the topics."),
+    "policies": Command("pipeline.cli.inputs:policies_app", "List, check or publish the policies of apps."),
+    "prices": Command("pipeline.cli.inputs:prices_app", "List or publish the offers that can be bought."),
+    "calendar": Command("pipeline.cli.inputs:calendar_app", "List or publish events that change demand."),
+    "models": Command("pipeline.cli.inputs:models_app", "List the released models."),
+    "bench": Command(
+        "pipeline.cli.bench:bench_app", "Measure speed and cost of the parts against baselines."
+    ),
 }
-"""Module and name of each: a function, or an app of commands."""
 
 
-class Commands(TyperGroup):
-    """Imports what a command needs when it is asked for: all of it takes seconds."""
+class LazyCommands(TyperGroup):
+    """A group that imports a command when it is called, and none for its list of commands."""
+
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__(**attributes)
+        self.commands = dict.fromkeys(COMMANDS)  # names only: what a misspelt command is compared with
 
     def list_commands(self, ctx: Any) -> list[str]:
         """Names, in the order of COMMANDS."""
         return list(COMMANDS)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """The command of a name; None: there is none."""
+        """The command of a name, imported; None if there is none."""
         if cmd_name not in COMMANDS:
             return None
-        module, _, name = COMMANDS[cmd_name].partition(":")
-        found = getattr(import_module(module), name)
-        if not isinstance(found, typer.Typer):
-            alone = typer.Typer(add_completion=False)
-            alone.command(cmd_name)(found)
-            found = alone
-        command = get_command(found)
+        module, _, name = COMMANDS[cmd_name].where.partition(":")
+        target = getattr(import_module(module), name)
+        if not isinstance(target, typer.Typer):
+            group = command_group()
+            group.command(cmd_name)(target)
+            target = group
+        command = get_command(target)
         command.name = cmd_name
         return command
 
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Write the list of commands, from COMMANDS."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, command.help) for name, command in COMMANDS.items()])
 
-app = typer.Typer(cls=Commands, no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
+
+app = command_group(cls=LazyCommands, no_args_is_help=True)
 
 
 def _version(wanted: bool) -> None:
     if wanted:
+        from importlib import metadata  # 0.05 s
+
         print(metadata.version("leadtime"))
         raise typer.Exit
 
@@ -75,5 +109,5 @@ def _leadtime(
 
 
 def main() -> None:
-    """Run a command."""
+    """Run a command and end the process."""
     run(app)

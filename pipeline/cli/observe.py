@@ -10,25 +10,36 @@ from typing import Annotated
 
 import typer
 
-from pipeline.kafka import topics
-from pipeline.kafka.connection import reachable
 from pipeline.options import AsJson, Bootstrap, Prefix
-from pipeline.settings import load
-from pipeline.sources.host import SHORTEST_S, publish
+
+SHORTEST_S = 0.2
+"""Processor time is counted in hundredths of a second: a shorter sample would be mostly rounding."""
 
 
 def observe(
-    app: Annotated[str, typer.Option(help="The app's name.", show_default="this host's")] = "",
+    app: Annotated[str, typer.Option(help="Name of the app.", show_default="this host's name")] = "",
     interval: Annotated[
         float, typer.Option(help="Seconds between samples.", min=SHORTEST_S, max=3600.0)
     ] = 5.0,
-    top: Annotated[int, typer.Option(help="Commands that become users.", min=1, max=10_000)] = 30,
-    duration: Annotated[float | None, typer.Option(help="Seconds until it ends; default: Ctrl-C.")] = None,
+    top: Annotated[
+        int, typer.Option(help="Most commands that become users of their own.", min=1, max=10_000)
+    ] = 30,
+    duration: Annotated[
+        float | None, typer.Option(help="Seconds until it ends.", show_default="until Ctrl-C")
+    ] = None,
     as_json: AsJson = False,
     bootstrap: Bootstrap = None,
     prefix: Prefix = None,
 ) -> None:
-    """Publish this machine's own telemetry, by command: CPU, memory and disk, and the network of all."""
+    """Publish this machine's own telemetry, one user per command that runs on it.
+
+    Of each command: CPU, memory and disk; the network of the whole machine.
+    """
+    from pipeline.kafka import topics
+    from pipeline.kafka.connection import reachable
+    from pipeline.settings import load
+    from pipeline.sources.host import publish
+
     settings = load(bootstrap=bootstrap, prefix=prefix)
     reachable(settings)
     topics.create(settings)

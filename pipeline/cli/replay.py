@@ -1,56 +1,65 @@
-"""`leadtime replay`: a trace, or a window of topics, into the raw topics."""
+"""`leadtime replay`: publish a trace, or a window of topics, into the raw topics."""
 
 import json
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from pipeline.errors import UsageError
-from pipeline.kafka import topics
-from pipeline.kafka.connection import reachable
+from pipeline.format import parse_time
 from pipeline.options import AsJson, Bootstrap, Prefix, Speed, span_of
-from pipeline.settings import load
-from pipeline.sources.replay import Replayer, records, window_of_topics
-from pipeline.traces import trace_file as traces
-from pipeline.traces.window import TickWindow
 
 
 def replay(
-    trace: Annotated[Path | None, typer.Argument(help="Trace file; none: a window of topics.")] = None,
+    trace: Annotated[
+        Path | None, typer.Argument(help="Trace file, Parquet or CSV.", show_default="a window of topics")
+    ] = None,
     source_prefix: Annotated[
         str | None, typer.Option(help="Without a trace: prefix of the topics to read.")
     ] = None,
     since: Annotated[
-        datetime | None, typer.Option(help="From this time on (UTC): of the trace, or of producing.")
+        str | None,
+        typer.Option(help="Start: event time of a trace, produce time of topics; ISO 8601 or Unix seconds."),
     ] = None,
-    until: Annotated[datetime | None, typer.Option(help="Topics: up to this produce time (UTC).")] = None,
-    offsets: Annotated[str | None, typer.Option(help="Topics: FROM:TO, of every partition.")] = None,
-    ticks: Annotated[int | None, typer.Option(min=1, help="Trace: at most so many ticks.")] = None,
+    until: Annotated[str | None, typer.Option(help="Topics: end, by produce time.")] = None,
+    offsets: Annotated[str | None, typer.Option(help="Topics: FROM:TO, in every partition.")] = None,
+    ticks: Annotated[int | None, typer.Option(min=1, help="Trace: most ticks to replay.")] = None,
     speed: Speed = None,
     bootstrap: Bootstrap = None,
     prefix: Prefix = None,
     as_json: AsJson = False,
 ) -> None:
-    """Publish a trace, or a window of topics, into the raw topics."""
+    """Publish a trace, or a window of topics, into the raw topics.
+
+    After each tick a watermark goes into every partition, so that ingest closes the tick at once.
+    """
+    since_s, until_s = (None if text is None else parse_time(text) for text in (since, until))
+
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from pipeline.kafka import topics
+    from pipeline.kafka.connection import reachable
+    from pipeline.settings import load
+    from pipeline.sources.replay import Replayer, records, window_of_topics
+    from pipeline.traces import trace_file
+    from pipeline.traces.window import TickWindow
+
     settings = load(bootstrap=bootstrap, prefix=prefix)
     reachable(settings)
-    since, until = (None if at is None else at.replace(tzinfo=UTC) for at in (since, until))
     begun = time.monotonic()
     if trace is not None:
-        read = traces.read(trace)
-        window = TickWindow.of(read, settings.tick_s, ticks, since)
+        read = trace_file.read(trace)
+        window = TickWindow.of(read, settings.tick_s, ticks, since_s)
         rows = window.select(read)
         total, items, last = rows.height, records(rows, read.tick_s), window.last
     else:
         if source_prefix is None or source_prefix == settings.prefix:
-            raise UsageError("topics replay into others: give --source-prefix, and another --prefix")
+            raise UsageError("topics are replayed into others: give --source-prefix, and another --prefix")
         source = settings.model_copy(update={"prefix": source_prefix})
-        total, items, last = None, window_of_topics(source, since, until, span_of(offsets)), None
+        total, items, last = None, window_of_topics(source, since_s, until_s, span_of(offsets)), None
     topics.create(settings)
     columns = (TextColumn("replayed {task.completed:,.0f} records"), BarColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:

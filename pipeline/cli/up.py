@@ -8,22 +8,28 @@ from typing import Annotated
 import typer
 
 from pipeline.errors import UsageError
-from pipeline.kafka import topics
 from pipeline.options import AsJson, Bootstrap, Prefix
-from pipeline.runtime.cluster import cluster
-from pipeline.runtime.supervisor import STAGES, Supervisor
-from pipeline.security.signing_keys import signing_key
-from pipeline.settings import load
 
 
 def up(
     bootstrap: Bootstrap = None,
     prefix: Prefix = None,
-    tick: Annotated[int | None, typer.Option(min=1, help="Length of a tick in seconds.")] = None,
-    only: Annotated[str, typer.Option(help="Which stages, by comma.")] = ",".join(STAGES),
+    tick: Annotated[
+        int | None, typer.Option(min=1, help="Length of a tick in seconds.", show_default="LEADTIME_TICK_S")
+    ] = None,
+    only: Annotated[str, typer.Option(help="Stages to run, separated by commas.")] = "ingest,worker,actuator",
     as_json: AsJson = False,
 ) -> None:
-    """Run all stages against a cluster, or an embedded one where none is set, and start again what dies."""
+    """Run all stages on this machine; a stage that dies is started again.
+
+    They run against the Kafka that is set, or against an embedded one where none is set.
+    """
+    from pipeline.kafka import topics
+    from pipeline.runtime.cluster import cluster
+    from pipeline.runtime.supervisor import STAGES, Supervisor
+    from pipeline.security.signing_keys import signing_key
+    from pipeline.settings import load
+
     names = [name.strip() for name in only.split(",")]
     if unknown := set(names) - set(STAGES):
         raise UsageError(f"no stage {', '.join(sorted(unknown))}: there are {', '.join(STAGES)}")

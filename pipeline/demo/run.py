@@ -24,6 +24,8 @@ from pipeline.stages.actuator.service import starting_capacity
 from pipeline.traces import trace_file as traces
 from pipeline.traces.window import TickWindow
 
+NOTE_S = 3.0
+"""Between two lines of progress where stderr is no terminal."""
 STALL_S = 180.0
 """Without any message for so long the run has failed: the slowest step, TensorFlow's start, takes ten seconds."""
 
@@ -38,6 +40,7 @@ class Run:
         speed: event seconds a second; None: as fast as it goes.
         each: called after each look at what was published.
         notes: for the end of the page.
+        begun_s: when the run began, on the monotonic clock; None: now.
     """
 
     def __init__(
@@ -49,12 +52,13 @@ class Run:
         speed: float | None = None,
         each: Callable[[Watch, Supervisor], None] = lambda *_: None,
         notes: Sequence[str] = (),
+        begun_s: float | None = None,
     ) -> None:
         self.settings, self.trace, self.window, self.console = settings, trace, window, console
         self.speed, self.each, self.notes = speed, each, notes
         self.rows = window.select(trace)
         self.apps = sorted(self.rows["app"].unique().to_list())
-        self.begun_s = time.monotonic()
+        self.begun_s = time.monotonic() if begun_s is None else begun_s
         self.sent = 0
         self.first_forecast_s: float | None = None
         self.planned_s = 0.0
@@ -65,6 +69,8 @@ class Run:
         self._say(
             f"{self.rows.height:,} rows, {len(self.apps)} apps, {self.window.ticks} ticks of {self.window.tick_s} s"
         )
+        if self.settings.bootstrap is None:
+            self._say("starting Kafka")
         with cluster(self.settings) as settings:
             self.settings = settings
             self._say(f"Kafka at {settings.bootstrap}")
@@ -78,6 +84,7 @@ class Run:
                 supervisor.start()
                 pids = {name: stage.process.pid for name, stage in supervisor.stages.items() if stage.process}
                 self._say("stages " + ", ".join(f"{name} (pid {pid})" for name, pid in pids.items()))
+                self._say("the worker loads TensorFlow and compiles the model: 10 to 30 s")
                 self._follow(watch, supervisor)
             finally:
                 supervisor.stop()
@@ -102,7 +109,7 @@ class Run:
 
         replaying = threading.Thread(target=send, name="replay", daemon=True)
         replaying.start()
-        heard, polled = time.monotonic(), 0.0
+        heard, polled, noted = time.monotonic(), 0.0, time.monotonic()
         with Live(
             console=self.console,
             refresh_per_second=4,
@@ -116,7 +123,8 @@ class Run:
                 self.each(watch, supervisor)
                 if watch.counts["forecasts"] and self.first_forecast_s is None:
                     self.first_forecast_s = now - self.begun_s
-                    self._say("first forecast")
+                    self._say("first forecast; the simulator compiles its sampler for the first plan")
+                noted = self._note(watch, noted)
                 if failure:
                     raise failure[0]
                 if now - polled > 0.5:
@@ -138,11 +146,25 @@ class Run:
         self.planned_s = time.monotonic() - self.begun_s
         self._say(f"{self.window.ticks} ticks planned, all commands answered")
 
+    def _note(self, watch: Watch, noted_s: float) -> float:
+        """Where no terminal shows the table: a line every NOTE_S seconds. Returns when the last one was written."""
+        now = time.monotonic()
+        if self.console.is_terminal or now - noted_s < NOTE_S:
+            return noted_s
+        self._say(
+            f"{self._planned(watch)} of {self.window.ticks} ticks planned, {self.sent:,} records replayed"
+        )
+        return now
+
+    def _planned(self, watch: Watch) -> int:
+        """Ticks for which every app has a plan."""
+        done = watch.planned_until(self.apps)
+        return 0 if done is None else done - self.window.first + 1
+
     def _table(self, watch: Watch) -> Table:
         """Progress, as a grid of two columns."""
         grid = Table.grid(padding=(0, 2))
-        done = watch.planned_until(self.apps)
-        planned = 0 if done is None else done - self.window.first + 1
+        planned = self._planned(watch)
         elapsed = time.monotonic() - self.begun_s
         share = watch.coverage.share
         for name, value in (
@@ -158,6 +180,7 @@ class Run:
     def _finish(
         self, example: Example, watch: Watch, supervisor: Supervisor, page: Path, out: Path | None
     ) -> dict[str, Any]:
+        self._say("summing up, beside the reactive policy")
         runs = summary.outcome(watch, example.policies, example.prices, example.starting, self.window)
         wall_s = time.monotonic() - self.begun_s
         figures: dict[str, Any] = {
@@ -178,6 +201,7 @@ class Run:
         # Here: matplotlib is a second of imports that the stages need not wait for.
         from pipeline.reports import run_page
 
+        self._say("drawing the page")
         page.parent.mkdir(parents=True, exist_ok=True)
         page.write_text(run_page.page("Leadtime demo", runs, figures, self.notes))
         self._say(f"page {page}")

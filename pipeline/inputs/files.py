@@ -72,6 +72,10 @@ def read_calendar(path: Path) -> list[Record]:
     )
 
 
+READERS = {"policies": read_policies, "prices": read_prices, "calendar": read_calendar}
+"""The reader of a file of records for each topic that users publish to."""
+
+
 def _price_rules(record: Record) -> Rules:
     offer = offer_of(record)
     startup = (offer.startup_p50_s, offer.startup_p90_s, offer.startup_p99_s)

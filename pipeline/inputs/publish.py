@@ -1,7 +1,7 @@
 """Publishing versions of side inputs: policies, prices, calendar and models."""
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from pipeline.errors import UsageError
 from pipeline.inputs.store import VERSIONED
@@ -76,3 +76,19 @@ def publish(
         outputs.publish(topic, schema_name, record, key=key)
     outputs.flush()
     return whole
+
+
+def changes(versions: Sequence[Record]) -> list[Record]:
+    """For each version its author and validity, and by field [before, after] of what differs from the one before."""
+    excluded = {"version", "valid_from_tick", "author", "schema_version"}
+    rows: list[Record] = []
+    for before, after in zip((None, *versions), versions, strict=False):
+        changed = {
+            name: [before[name], value]
+            for name, value in after.items()
+            if before and name not in excluded and before[name] != value
+        }
+        rows.append(
+            {name: after[name] for name in ("version", "valid_from_tick", "author")} | {"changed": changed}
+        )
+    return rows

@@ -103,7 +103,7 @@ def name(logical: str, settings: Settings) -> str:
 
 
 def create(settings: Settings, timeout_s: float = 30.0) -> list[str]:
-    """Create the topics that are missing; say which.
+    """Create the topics that are missing; returns their names.
 
     Raises:
         Unreachable: the cluster does not answer.
@@ -137,8 +137,27 @@ def create(settings: Settings, timeout_s: float = 30.0) -> list[str]:
     return [topic.topic for topic in missing]
 
 
+def existing(settings: Settings) -> list[dict[str, Any]]:
+    """The rows of `describe` with `exists`, and with the partitions that a topic has on the cluster (0: none).
+
+    Raises:
+        Unreachable: the cluster does not answer.
+    """
+    try:
+        on_cluster = quiet_admin(connection(settings)).list_topics(timeout=10.0).topics
+    except KafkaException as error:
+        raise Unreachable(f"Kafka at {settings.bootstrap} does not answer: {error.args[0].str()}") from None
+    rows: list[dict[str, Any]] = []
+    for row in describe(settings):
+        topic = on_cluster.get(row["name"])
+        rows.append(
+            row | {"exists": topic is not None, "partitions": 0 if topic is None else len(topic.partitions)}
+        )
+    return rows
+
+
 def describe(settings: Settings) -> list[dict[str, Any]]:
-    """One row a topic: its name, schemas, key and configuration."""
+    """One row per topic: its name, schemas, key, partitions as set, and configuration."""
     return [
         {
             "name": name(logical, settings),

@@ -29,8 +29,6 @@ from pipeline.wire.codec import Record
 
 NAME_LENGTH = 15
 """What the kernel itself keeps of a name; psutil completes longer ones from the command line, which is not ours."""
-SHORTEST_S = 0.2
-"""Processor time is counted in hundredths of a second: a shorter sample would be mostly rounding."""
 _ATTRIBUTES = ["name", "create_time", "cpu_times", "memory_info"] + (
     ["io_counters"] if hasattr(psutil.Process, "io_counters") else []
 )

@@ -9,7 +9,6 @@ delete the replay.
 import heapq
 import time
 from collections.abc import Callable, Iterator
-from datetime import datetime
 from typing import NamedTuple
 
 import polars as pl
@@ -83,8 +82,8 @@ def records(rows: pl.DataFrame, interval_s: int, codec: Codec = DEFAULT) -> Iter
 
 def window_of_topics(
     settings: Settings,
-    since: datetime | None = None,
-    until: datetime | None = None,
+    since_s: float | None = None,
+    until_s: float | None = None,
     offsets: tuple[int, int] | None = None,
 ) -> Iterator[Item]:
     """Raw records of a cluster's topics, by produce time or by offset, merged by event time; only read.
@@ -95,7 +94,7 @@ def window_of_topics(
         Unreachable: the cluster does not answer.
     """
     lanes = [
-        _lane(settings, topic, number, since, until, offsets)
+        _lane(settings, topic, number, since_s, until_s, offsets)
         for topic in RAW
         for number in range(settings.partitions)
     ]
@@ -106,8 +105,8 @@ def _lane(
     settings: Settings,
     topic: str,
     number: int,
-    since: datetime | None,
-    until: datetime | None,
+    since_s: float | None,
+    until_s: float | None,
     offsets: tuple[int, int] | None,
 ) -> Iterator[Item]:
     low, high = reader.bounds(settings, topic, number)
@@ -115,9 +114,9 @@ def _lane(
         low, high = max(low, offsets[0]), min(high, offsets[1])
     consumer = reader.reader(settings)
     try:
-        for moment, is_end in ((since, False), (until, True)):
-            if moment is not None:
-                at = TopicPartition(topics.name(topic, settings), number, int(moment.timestamp() * 1000))
+        for moment_s, is_end in ((since_s, False), (until_s, True)):
+            if moment_s is not None:
+                at = TopicPartition(topics.name(topic, settings), number, int(moment_s * 1000))
                 found = consumer.offsets_for_times([at], timeout=reader.POLL_S)[0].offset
                 found = high if found < 0 else found
                 low, high = (low, min(high, found)) if is_end else (max(low, found), high)

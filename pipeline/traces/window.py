@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Final
 
 import numpy as np
@@ -11,7 +10,7 @@ import polars as pl
 
 from models.metrics import DAY_S
 from pipeline.errors import UsageError
-from pipeline.format import iso, parse_duration, parse_time
+from pipeline.format import iso, parse_duration, parse_time, utc
 from pipeline.traces import trace_file as trace
 from pipeline.traces.trace_file import Trace
 
@@ -73,21 +72,22 @@ class TickWindow:
 
     @classmethod
     def of(
-        cls, trace: Trace, tick_s: int, ticks: int | None = None, start: datetime | None = None
+        cls, trace: Trace, tick_s: int, ticks: int | None = None, start_s: float | None = None
     ) -> TickWindow:
-        """The trace's ticks, from `start` on, at most so many.
+        """The trace's ticks from `start_s` (Unix seconds) on, at most `ticks` of them.
 
         Raises:
             UsageError: nothing of the trace lies in it.
         """
         times = trace.frame["ts"].dt.epoch("us")
         least, most = int(times[0]), int(times[-1])
-        first = max(least, int(start.timestamp() * 1e6) if start else least) // 1_000_000 // tick_s
+        first = max(least, least if start_s is None else int(start_s * 1e6)) // 1_000_000 // tick_s
         last = most // 1_000_000 // tick_s
         if ticks is not None:
             last = min(last, first + ticks - 1)
         if first > last:
-            raise UsageError(f"the trace ends before {start}: {datetime.fromtimestamp(most / 1e6, UTC)}")
+            asked = "" if start_s is None else f", before {utc(start_s)}"
+            raise UsageError(f"the trace ends at {utc(most / 1e6)}{asked}")
         return cls(first, last, tick_s)
 
     def select(self, trace: Trace) -> pl.DataFrame:

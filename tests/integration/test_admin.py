@@ -111,7 +111,7 @@ def test_the_commands(settings: Settings, tmp_path: Path) -> None:
     assert {(row["exists"], row["partitions"]) for row in rows} == {(False, 0)}
     made = json.loads(run(settings, "topics", "create", "--json"))["created"]
     assert sorted(made) == sorted(row["name"] for row in rows)
-    assert run(settings, "topics", "create") == "all topics are there\n"
+    assert run(settings, "topics", "create") == "all topics exist\n"
     rows = json.loads(run(settings, "topics", "list", "--json"))["topics"]
     assert {row["name"]: row["partitions"] for row in rows if row["partitions"] == 1} == {
         settings.prefix + name: 1 for name, topic in topics.TOPICS.items() if not topic.partitioned

@@ -13,7 +13,7 @@ from pipeline.errors import UsageError
 from pipeline.kafka import topics
 from pipeline.kafka.producer import Outputs
 from pipeline.settings import Settings
-from tests.unit.pipeline.cli.test_explain import total
+from tests.unit.pipeline.reports.test_decision import total
 from tests.unit.pipeline.reports.test_decision_text import plan, surroundings
 
 

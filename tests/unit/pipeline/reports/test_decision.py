@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 
 from models.quantile_function import QuantileFunction, Z
-from pipeline.cli import explain
 from pipeline.errors import UsageError
-from pipeline.reports import charts, decisions
+from pipeline.reports import charts, decision_picture, decisions
 from pipeline.reports.decision_text import Surroundings
 from pipeline.wire import codec
 from pipeline.wire.codec import Record
@@ -79,7 +78,7 @@ def test_a_picture_of_forecast_and_plan(tmp_path: Path, monkeypatch: pytest.Monk
                         counts=[{"offer_id": "od", "desired": [tick - 94] * 6}]) for tick in (97, 98, 100)}  # fmt: skip
     totals = {tick: total(tick, tick / 10) for tick in (97, 98, 100)}
     path = tmp_path / "plot.png"
-    explain.draw(path, plans, plans[100], surroundings(), totals)
+    decision_picture.draw(path, plans, plans[100], surroundings(), totals)
     assert path.read_bytes().startswith(b"\x89PNG")
     cpu, memory = drawn[0]
     assert (cpu.metric, cpu.unit, memory.metric) == ("cpu", "cores", "memory")
@@ -95,6 +94,8 @@ def test_a_picture_of_forecast_and_plan(tmp_path: Path, monkeypatch: pytest.Monk
 def test_a_picture_without_a_forecast_or_a_place(tmp_path: Path) -> None:
     one = plan(steps=[300 * k for k in range(1, 7)], required=[[11.0, 2.0**34]] * 6)
     with pytest.raises(UsageError, match=r"no forecast of shop made at tick 100$"):
-        explain.draw(tmp_path / "plot.png", {100: one}, one, Surroundings(), {})
+        decision_picture.draw(tmp_path / "plot.png", {100: one}, one, Surroundings(), {})
     with pytest.raises(UsageError, match="--plot"):
-        explain.draw(tmp_path / "no" / "plot.png", {100: one}, one, Surroundings(), {100: total(100, 10.0)})
+        decision_picture.draw(
+            tmp_path / "no" / "plot.png", {100: one}, one, Surroundings(), {100: total(100, 10.0)}
+        )
