@@ -1,4 +1,4 @@
-"""What commands on models show: progress, facts and tables."""
+"""What commands print: progress, facts and tables. rich is imported when something is shown: --help needs none."""
 
 from __future__ import annotations
 
@@ -32,6 +32,7 @@ COLUMNS: Final = {
 
 def progress(unit: str) -> bars.Progress:
     """A bar on stderr that counts `unit`; its tasks need a field `note`."""
+
     return bars.Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -67,6 +68,7 @@ def tell(facts: dict[str, Any], json: bool) -> None:
     if json:
         sys.stdout.write(jsonlib.dumps(facts) + "\n")
         return
+
     console = Console()
     for name, value in facts.items():
         if name == "by_metric_and_step":
@@ -84,6 +86,8 @@ def tell(facts: dict[str, Any], json: bool) -> None:
 
 
 def _table(rows: list[dict[str, Any]], title: str | None = None) -> Table:
+    from rich.table import Table
+
     shown: list[dict[str, Any]] = []
     for row in rows:
         flat: dict[str, Any] = {}
@@ -103,6 +107,8 @@ def _table(rows: list[dict[str, Any]], title: str | None = None) -> Table:
 
 def _table_of(rows: list[dict[str, Any]]) -> Table:
     """Rows as they are."""
+    from rich.table import Table
+
     table = Table(*rows[0])
     for row in rows:
         table.add_row(*(f"{v:.4f}" if isinstance(v, float) else str(v) for v in row.values()))

@@ -1,14 +1,13 @@
-"""`leadtime bench allocator`: the purchase's time, and what it costs beside the least cost and a rival."""
+"""Allocator: processor time of a purchase, and its cost against the least cost and against pairs of offers."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Annotated, Any, Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import numpy as np
-import typer
 
 from models.baselines.spot_pairs import cheapest_pair
 from models.capacity import Observed, Policy, committed
@@ -17,8 +16,6 @@ from models.purchase.constraints import bounds
 from models.purchase.market import Fluid, Market, pool_of
 from models.purchase.milp import least_cost
 from models.synthetic.purchases import STEPS_S, instance
-from pipeline.display import tell
-from pipeline.options import AsJson
 
 FRESH: Final = 5  # times the scenarios that are drawn: one part to choose by, the others to judge by
 LOSS: Final = 0.9
@@ -28,33 +25,28 @@ LEVELS: Final = (0.95, 0.99, 0.999)
 POLICY: Final = Policy("bench", ("cpu",), {"cpu": 1.0}, max=1_000_000)
 
 
-def allocator(
-    offers: Annotated[int, typer.Option(min=4, help="Offers to choose from.")] = 100,
-    draws: Annotated[
-        int, typer.Option("--scenarios", min=2, help="Scenarios of the timed purchases.")
-    ] = 4_096,
-    instances: Annotated[int, typer.Option(min=1, help="Simulated purchases, of small and large apps.")] = 20,
-    exact_scenarios: Annotated[
-        int, typer.Option(min=2, help="Scenarios of the comparison with the least cost.")
-    ] = 1_024,
-    limit: Annotated[
-        float, typer.Option(min=0.1, help="Seconds of HiGHS an instance, by the clock.")
-    ] = 120.0,
-    seed: Annotated[int, typer.Option(help="Of the first instance.")] = 0,
-    json: AsJson = False,
-) -> None:
-    """Time of a purchase, and its cost beside HiGHS's least cost and the best pair of offers.
+def measured(
+    offers: int, draws: int, instances: int, exact_scenarios: int, limit_s: float, seed: int
+) -> dict[str, Any]:
+    """Time of purchases, and their cost against HiGHS's least cost and the best pair of offers.
 
     Timed on sampled supply: the search alone, and a whole decision (with alternatives, and what 95, 99 and 99.9 %
-    cost), anew and where the last tick's purchase runs. The costs are compared where supply is expected supply,
-    which HiGHS can solve: search, pairs and HiGHS meet the same constraint.
+    cost), from nothing and where the last tick's purchase runs. The costs are compared where supply is expected
+    supply, which HiGHS can solve: search, pairs and HiGHS meet the same constraint.
+
+    Args:
+        offers, draws: offers and scenarios of the timed purchases.
+        instances: simulated purchases; their seeds follow `seed`.
+        exact_scenarios: of the comparison with the least cost.
+        limit_s: wall seconds of HiGHS per instance.
+        seed: of the first instance.
     """
     timed = [_timed(seed + i, offers, draws) for i in range(instances)]
     lost = [_lost(seed + i, offers, draws) for i in range(instances)]
-    judged = [_judged(seed + i, offers, exact_scenarios, limit) for i in range(instances)]
+    judged = [_judged(seed + i, offers, exact_scenarios, limit_s) for i in range(instances)]
     mine, rivals = ([one[name] for one in judged] for name in ("gap", "pair_gap"))
     held = [gap for gap in rivals if gap is not None]
-    facts: dict[str, Any] = {
+    return {
         "offers": offers,
         "scenarios": draws,
         "steps": len(STEPS_S),
@@ -87,7 +79,6 @@ def allocator(
         "pair_holds": len(held),
         "by_instance": judged,
     }
-    tell(facts, json)
 
 
 def _timed(seed: int, offers: int, draws: int) -> dict[str, tuple[float, float]]:

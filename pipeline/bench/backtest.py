@@ -1,4 +1,4 @@
-"""`leadtime bench backtest`: how long a backtest of our own plans takes, rivals excluded."""
+"""Backtest: wall time of a backtest of our own plans, without baselines."""
 
 from __future__ import annotations
 
@@ -6,17 +6,14 @@ import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Any, Final
 
 import numpy as np
-import typer
 
 from models.behaviour.lstm import DEFAULT_MODEL
 from models.metrics import DAY_S, EVENT_KINDS
 from models.synthetic import machines
 from pipeline.backtest import demand, parallel, setup
-from pipeline.display import tell
-from pipeline.options import AsJson
 from pipeline.traces import trace_file
 from pipeline.traces.window import ScoringWindow
 
@@ -25,16 +22,16 @@ METRICS: Final = 4
 LIMIT_S: Final = 300.0  # the aim, for the defaults, on two cores
 
 
-def backtest(
-    users: Annotated[int, typer.Option(min=2)] = 125,
-    days: Annotated[int, typer.Option(min=1)] = 60,
-    apps: Annotated[int, typer.Option(min=1, help="That the users are divided into.")] = 1,
-    scenarios: Annotated[int, typer.Option(min=64, help="Of each decision.")] = 256,
-    every: Annotated[int, typer.Option(min=1, help="Decide every so many ticks.")] = 1,
-    seed: Annotated[int, typer.Option(help="Of the simulated machines and the scenarios.")] = 0,
-    json: AsJson = False,
-) -> None:
-    """Plan simulated machines of four metrics at 5 minutes, from the first hour on, and say how long it took."""
+def measured(users: int, days: int, apps: int, scenarios: int, every: int, seed: int) -> dict[str, Any]:
+    """Wall time of planning simulated machines of four metrics at 5 minutes, from the first hour on.
+
+    Args:
+        users, days: machines and length of the simulated trace.
+        apps: that the users are divided into.
+        scenarios: of each decision.
+        every: ticks between two decisions.
+        seed: of the machines and the scenarios.
+    """
     ticks = days * DAY_S // TICK_S
     values = machines.machines(seed=seed, users=users, ticks=ticks, tick_s=TICK_S)
     values[..., METRICS:] = np.nan
@@ -55,7 +52,7 @@ def backtest(
     with tempfile.TemporaryDirectory() as folder:
         parallel.run(job, DEFAULT_MODEL, demand.SHARDS, Path(folder))
     wall_s = time.perf_counter() - begun
-    facts: dict[str, Any] = {
+    return {
         "users": users,
         "days": days,
         "apps": len(members),
@@ -68,4 +65,3 @@ def backtest(
         "ms_per_tick": round(1000 * wall_s / ticks, 2),
         "within_300_s": wall_s <= LIMIT_S,
     }
-    tell(facts, json)

@@ -1,4 +1,4 @@
-"""`leadtime bench latency`: from a tick's close to its commands, at real pace.
+"""Latency: from a tick's close to its commands, at real pace.
 
 Users report at their own moments, as producers do; a tick closes when the watermarks that end it are acknowledged,
 and its commands are there when the last app's plan of it is read back: a plan follows its commands.
@@ -7,37 +7,21 @@ and its commands are there when the last app's plan of it is read back: a plan f
 import os
 import threading
 import time
-from typing import Annotated, Any, Final
+from typing import Any, Final
 
 import numpy as np
-import typer
 
 from pipeline.bench.load import Filler, Load
-from pipeline.bench.throughput import SAMPLES, Meter, brokers, installation, processes, say, stands
-from pipeline.display import tell
+from pipeline.bench.throughput import Meter, brokers, processes, say, stands
 from pipeline.errors import Unreachable
 from pipeline.kafka import reader, topics
 from pipeline.kafka.connection import connection, quiet_admin
-from pipeline.options import AsJson
 from pipeline.runtime.supervisor import Supervisor
 from pipeline.settings import Settings
 from pipeline.wire.codec import decode
 
 LATE_S: Final = 120.0
 """A tick that has no plans for so long after the last one's close has none."""
-
-
-def latency(
-    users: Annotated[int, typer.Option(min=1, help="Users who report.")] = 10_000,
-    ticks: Annotated[int, typer.Option(min=1, help="Ticks that are timed; one before them is not.")] = 20,
-    tick: Annotated[int, typer.Option(min=1, help="Length of a tick in seconds.")] = 10,
-    apps: Annotated[int, typer.Option(min=1, max=1000, help="Apps that the users are of.")] = 1,
-    partitions: Annotated[int, typer.Option(min=1, help="Of every topic.")] = 2,
-    json: AsJson = False,
-) -> None:
-    """Seconds from a tick's close to its commands: p50, p99 and most, ticks at real pace."""
-    with installation(None, tick_s=tick, partitions=partitions, event_time=True) as settings:
-        tell(measured(Load(users, apps, SAMPLES, settings), ticks, settings), json)
 
 
 def measured(population: Load, ticks: int, settings: Settings) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""`leadtime bench recovery`: how soon work goes on after a stop and after a kill, with many users' state to restore.
+"""Recovery: how soon work goes on after a stop and after a kill, with many users' state to restore.
 
 stop       from SIGTERM, with a tick's frames on their way, until the process has ended
 back       from the moment that a new worker has its partitions until it has forecast a tick for all of them
@@ -8,18 +8,15 @@ takeover   two workers: from SIGKILL of one until the other has forecast a tick 
 import os
 import time
 from collections.abc import Callable
-from typing import Annotated, Any, Final
+from typing import Any, Final
 
-import typer
 from confluent_kafka.admin import AdminClient
 
 from pipeline.bench.load import Load
-from pipeline.bench.throughput import installation, say, stands
-from pipeline.display import tell
+from pipeline.bench.throughput import say, stands
 from pipeline.errors import Unreachable
 from pipeline.kafka import reader, topics
 from pipeline.kafka.connection import connection, quiet_admin
-from pipeline.options import AsJson
 from pipeline.runtime.supervisor import Supervisor
 from pipeline.settings import Settings
 from pipeline.wire.codec import decode
@@ -27,16 +24,6 @@ from pipeline.wire.codec import decode
 TICKS: Final = 5
 POLL_S: Final = 0.02
 GIVE_UP_S: Final = 900.0
-
-
-def recovery(
-    users: Annotated[int, typer.Option(min=1, help="Users whose state there is.")] = 100_000,
-    partitions: Annotated[int, typer.Option(min=2, help="Of every topic.")] = 2,
-    json: AsJson = False,
-) -> None:
-    """Seconds until a stopped worker has ended, a new one works, and a killed one's partitions are taken over."""
-    with installation(None, partitions=partitions, event_time=True) as settings:
-        tell(Recovery(Load(users, 1, 1, settings), settings).measured(), json)
 
 
 class Recovery:

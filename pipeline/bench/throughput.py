@@ -1,4 +1,4 @@
-"""`leadtime bench throughput`: records a second from raw topics to plans, beside a limit and a rival in the same run.
+"""Throughput: records a second from raw topics to plans, beside a limit and a rival in the same run.
 
     limit   confluent-kafka consumes the raw topic and polars decodes it, nothing else, one process
     rival   plain per-record Faust agents (`bench_rival`), one a core, for a fixed time
@@ -19,23 +19,20 @@ from collections.abc import Generator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Any, Final
 
 import fastavro
 import numpy as np
 import polars as pl
 import psutil
-import typer
 from confluent_kafka import Consumer
 from confluent_kafka.admin import AdminClient
 
 from pipeline.bench.load import Load
-from pipeline.display import tell
 from pipeline.errors import Unreachable
 from pipeline.kafka import reader, topics
 from pipeline.kafka.connection import connection, quiet_admin
 from pipeline.kafka.topics import RAW
-from pipeline.options import AsJson
 from pipeline.runtime.cluster import cluster
 from pipeline.runtime.supervisor import Supervisor
 from pipeline.settings import Settings, load
@@ -53,23 +50,6 @@ SAY_S: Final = 5.0
 GIVE_UP_S: Final = 900.0
 """Without a plan for so long the run has failed: a tick of a million users takes two minutes on two slow cores."""
 READY_S: Final = 180.0
-
-
-def throughput(
-    users: Annotated[int, typer.Option(min=1, help="Users who report.")] = 100_000,
-    records: Annotated[
-        int | None, typer.Option(min=1, help="Records; rounded up to whole ticks. Default: three ticks.")
-    ] = None,
-    apps: Annotated[int, typer.Option(min=1, max=1000, help="Apps that the users are of.")] = 1,
-    partitions: Annotated[int, typer.Option(min=1, help="Of every topic.")] = PARTITIONS,
-    rival_s: Annotated[float, typer.Option(min=0, help="Seconds of the rival; 0: leave it out.")] = 20.0,
-    keep: Annotated[Path | None, typer.Option(help="Folder that keeps data and logs.")] = None,
-    json: AsJson = False,
-) -> None:
-    """Records a second through all stages, with memory and processor time, beside a limit and a rival."""
-    ticks = max(1, -(-records // (SAMPLES * users))) if records else 3
-    with installation(keep, partitions=partitions, event_time=True) as settings:
-        tell(measured(Load(users, apps, SAMPLES, settings), ticks, rival_s, settings), json)
 
 
 @contextmanager

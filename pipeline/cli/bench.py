@@ -1,41 +1,117 @@
-"""`leadtime bench`: how fast the parts are, each beside a rival or a limit in the same run."""
+"""`leadtime bench`: arguments, the call of a benchmark in `pipeline.bench`, and what is printed."""
 
 from __future__ import annotations
 
-import time
-from typing import Annotated, Any, Final
+from pathlib import Path
+from typing import Annotated
 
-import numpy as np
 import typer
 
-from models.behaviour.lstm import DEFAULT_MODEL, BehaviourModel
-from models.demand import collapsed_sampler, scenarios
-from models.demand.scenarios import Dependence
-from models.quantile_function import QuantileFunction, Z
-from pipeline.bench.allocator import allocator
-from pipeline.bench.backtest import backtest
-from pipeline.bench.latency import latency
-from pipeline.bench.recovery import recovery
-from pipeline.bench.throughput import throughput
-from pipeline.display import tell
+from pipeline.command_line import command_group
 from pipeline.options import AsJson
 
-bench_app = typer.Typer(
-    no_args_is_help=True, add_completion=False, help="Measure the parts, each beside a rival in the same run."
+Partitions = Annotated[int, typer.Option(min=1, help="Partitions of every topic.")]
+Apps = Annotated[int, typer.Option(min=1, max=1000, help="Apps that the users are divided into.")]
+
+bench_app = command_group(
+    no_args_is_help=True, help="Measure speed and cost of the parts against baselines in the same run."
 )
-bench_app.command()(allocator)
-bench_app.command()(backtest)
-bench_app.command()(throughput)
-bench_app.command()(latency)
-bench_app.command()(recovery)
-METRICS: Final = 4
-STEPS: Final = 6
-LEVEL: Final = 0.99
 
 
-@bench_app.callback()
-def _commands() -> None:
-    """Measure the parts, each beside a rival in the same run."""
+@bench_app.command()
+def allocator(
+    offers: Annotated[int, typer.Option(min=4, help="Offers to choose from.")] = 100,
+    draws: Annotated[
+        int, typer.Option("--scenarios", min=2, help="Scenarios of the timed purchases.")
+    ] = 4_096,
+    instances: Annotated[int, typer.Option(min=1, help="Simulated purchases, of small and large apps.")] = 20,
+    exact_scenarios: Annotated[
+        int, typer.Option(min=2, help="Scenarios of the comparison with the least cost.")
+    ] = 1_024,
+    limit: Annotated[float, typer.Option(min=0.1, help="Wall seconds of HiGHS per purchase.")] = 120.0,
+    seed: Annotated[int, typer.Option(help="Seed of the first purchase.")] = 0,
+    json: AsJson = False,
+) -> None:
+    """Measure a purchase's time, and its cost against HiGHS's least cost and the best pair of offers."""
+    from pipeline.bench import allocator as bench
+    from pipeline.display import tell
+
+    tell(bench.measured(offers, draws, instances, exact_scenarios, limit, seed), json)
+
+
+@bench_app.command()
+def backtest(
+    users: Annotated[int, typer.Option(min=2, help="Simulated machines.")] = 125,
+    days: Annotated[int, typer.Option(min=1, help="Length of the simulated trace.")] = 60,
+    apps: Annotated[int, typer.Option(min=1, help="Apps that the users are divided into.")] = 1,
+    scenarios: Annotated[int, typer.Option(min=64, help="Scenarios of each decision.")] = 256,
+    every: Annotated[int, typer.Option(min=1, help="Ticks between two decisions.")] = 1,
+    seed: Annotated[int, typer.Option(help="Seed of the machines and the scenarios.")] = 0,
+    json: AsJson = False,
+) -> None:
+    """Measure a backtest's wall time: simulated machines, four metrics at 5 minutes, no baselines."""
+    from pipeline.bench import backtest as bench
+    from pipeline.display import tell
+
+    tell(bench.measured(users, days, apps, scenarios, every, seed), json)
+
+
+@bench_app.command()
+def throughput(
+    users: Annotated[int, typer.Option(min=1, help="Users who report.")] = 100_000,
+    records: Annotated[
+        int | None,
+        typer.Option(min=1, help="Records, rounded up to whole ticks.", show_default="three ticks"),
+    ] = None,
+    apps: Apps = 1,
+    partitions: Partitions = 2,
+    rival_s: Annotated[float, typer.Option(min=0, help="Seconds of the Faust baseline; 0: none.")] = 20.0,
+    keep: Annotated[Path | None, typer.Option(help="Folder that keeps data and logs.")] = None,
+    json: AsJson = False,
+) -> None:
+    """Measure records per second through all stages, with memory and processor time, against a limit and a baseline."""
+    from pipeline.bench import throughput as bench
+    from pipeline.bench.load import Load
+    from pipeline.display import tell
+
+    ticks = max(1, -(-records // (bench.SAMPLES * users))) if records else 3
+    with bench.installation(keep, partitions=partitions, event_time=True) as settings:
+        tell(bench.measured(Load(users, apps, bench.SAMPLES, settings), ticks, rival_s, settings), json)
+
+
+@bench_app.command()
+def latency(
+    users: Annotated[int, typer.Option(min=1, help="Users who report.")] = 10_000,
+    ticks: Annotated[int, typer.Option(min=1, help="Ticks that are timed, after one that is not.")] = 20,
+    tick: Annotated[int, typer.Option(min=1, help="Length of a tick in seconds.")] = 10,
+    apps: Apps = 1,
+    partitions: Partitions = 2,
+    json: AsJson = False,
+) -> None:
+    """Measure seconds from a tick's close to its commands (p50, p99, most), with ticks at real pace."""
+    from pipeline.bench import latency as bench
+    from pipeline.bench.load import Load
+    from pipeline.bench.throughput import SAMPLES, installation
+    from pipeline.display import tell
+
+    with installation(None, tick_s=tick, partitions=partitions, event_time=True) as settings:
+        tell(bench.measured(Load(users, apps, SAMPLES, settings), ticks, settings), json)
+
+
+@bench_app.command()
+def recovery(
+    users: Annotated[int, typer.Option(min=1, help="Users with state.")] = 100_000,
+    partitions: Annotated[int, typer.Option(min=2, help="Partitions of every topic.")] = 2,
+    json: AsJson = False,
+) -> None:
+    """Measure seconds until a stopped worker has ended, a new one works, and a killed one is replaced."""
+    from pipeline.bench.load import Load
+    from pipeline.bench.recovery import Recovery
+    from pipeline.bench.throughput import installation
+    from pipeline.display import tell
+
+    with installation(None, partitions=partitions, event_time=True) as settings:
+        tell(Recovery(Load(users, 1, 1, settings), settings).measured(), json)
 
 
 @bench_app.command()
@@ -43,73 +119,15 @@ def simulator(
     users: Annotated[int, typer.Option(min=1, help="Users of one app.")] = 100_000,
     draws: Annotated[int, typer.Option("--scenarios", min=2, help="Scenarios.")] = 4_096,
     exact_users: Annotated[
-        int, typer.Option(min=1, help="Users whom the exact sampler is timed on.")
+        int, typer.Option(min=1, help="Users that the exact sampler is timed on.")
     ] = 1_000,
-    check_scenarios: Annotated[int, typer.Option(min=2, help="Scenarios of the comparison.")] = 2**17,
-    seed: Annotated[int, typer.Option(help="Of the simulated forecasts and the scenarios.")] = 0,
+    check_scenarios: Annotated[int, typer.Option(min=2, help="Scenarios of the comparison of quantiles.")] = 2
+    ** 17,
+    seed: Annotated[int, typer.Option(help="Seed of the simulated forecasts and the scenarios.")] = 0,
     json: AsJson = False,
 ) -> None:
-    """The collapsed sampler beside the exact one: processor seconds, and the 99 % quantile of the total.
+    """Measure the collapsed sampler's processor time, and its 99 % quantile of the total, against the exact one."""
+    from pipeline.bench import simulator as bench
+    from pipeline.display import tell
 
-    Forecasts are of users of lognormal size, with heavy, skew tails; their errors depend as the released model's do.
-    """
-    dependence = _dependence()
-    many, some = forecasts(users, seed), forecasts(exact_users, seed + 1)
-    collapsed_sampler.simulate(
-        some, dependence, **_key(2, seed)
-    )  # tables of the moments, made once a process
-    fast = _timed(lambda: collapsed_sampler.simulate(many, dependence, **_key(draws, seed)))
-    slow = _timed(lambda: scenarios.simulate(np, some, dependence, **_key(draws, seed)))
-    few = forecasts(500, seed + 2)
-    exact = scenarios.simulate(np, few, dependence, **_key(check_scenarios, seed))
-    other = scenarios.simulate(np, few, dependence, **_key(check_scenarios, seed, shard=1))
-    mine = collapsed_sampler.simulate(few, dependence, **_key(check_scenarios, seed))
-    error, noise = (
-        np.quantile(d, LEVEL, axis=0) / np.quantile(exact, LEVEL, axis=0) - 1 for d in (mine, other)
-    )
-    facts = {
-        "users": users,
-        "scenarios": draws,
-        **{f"collapsed_{name}": value for name, value in fast.items()},
-        "exact_users": exact_users,
-        **{f"exact_{name}": value for name, value in slow.items()},
-        "ratio_to_exact": round(slow["cpu_s"] / exact_users * users / fast["cpu_s"], 1),
-        "quantile_99_users": 500,
-        "quantile_99_scenarios": check_scenarios,
-        "quantile_99_error_mean": round(float(np.abs(error).mean()), 5),
-        "quantile_99_error_max": round(float(np.abs(error).max()), 5),
-        "quantile_99_exact_again_mean": round(float(np.abs(noise).mean()), 5),
-        "quantile_99_exact_again_max": round(float(np.abs(noise).max()), 5),
-    }
-    tell(facts, json)
-
-
-def forecasts(users: int, seed: int) -> QuantileFunction:
-    """Forecasts (user, 4, 6) of users of many sizes."""
-    rng = np.random.default_rng(seed)
-    shape = (users, METRICS, STEPS)
-    location = np.repeat(rng.lognormal(0, 1.5, (users, METRICS, 1)), STEPS, axis=2)
-    scale = location * rng.lognormal(-1.5, 0.7, shape)
-    tail, skew = rng.uniform(0.45, 1.0, (users, 1, 1, 1)), rng.uniform(-0.3, 0.5, (*shape, 1))
-    offsets = np.sinh((np.arcsinh(Z) + skew) / tail)
-    return QuantileFunction(location.astype(np.float32), scale.astype(np.float32), offsets.astype(np.float16))
-
-
-def _dependence() -> Dependence:
-    whole = BehaviourModel.load(DEFAULT_MODEL).dependence
-    part = slice(0, METRICS)
-    return Dependence(whole.shared[part], whole.metric_correlation[part, part], whole.step_correlation)
-
-
-def _key(draws: int, seed: int, shard: int = 0) -> dict[str, Any]:
-    return {"app": b"bench", "tick": 1, "shard": shard, "scenarios": draws, "seed": seed}
-
-
-def _timed(call: Any) -> dict[str, float]:
-    """Processor and wall seconds, the better of two."""
-    best = (np.inf, np.inf)
-    for _ in range(2):
-        cpu, wall = time.process_time(), time.perf_counter()
-        call()
-        best = min(best, (time.process_time() - cpu, time.perf_counter() - wall))
-    return {"cpu_s": round(best[0], 3), "wall_s": round(best[1], 3)}
+    tell(bench.measured(users, draws, exact_users, check_scenarios, seed), json)

@@ -40,9 +40,7 @@ def demo(
     headless: Annotated[bool, typer.Option("--headless", help="Do not open the page in a browser.")] = False,
     out: Annotated[
         Path | None,
-        typer.Option(
-            help="Folder for plans, commands, results and dead letters as JSON lines, and the page."
-        ),
+        typer.Option(help="Folder for the page, and plans, commands, results as JSON lines."),
     ] = None,
     keep: Annotated[
         Path | None, typer.Option(help="Empty folder that keeps the data and logs of broker and stages.")

@@ -37,15 +37,29 @@ COMMANDS: Final = {
         "Publish this machine's own telemetry, one user per command that runs on it.",
     ),
     "explain": Command("pipeline.cli.explain:explain", "Explain one decision: why an app has its instances."),
-    "train": Command("pipeline.cli.train:train", "Train a forecasting model on traces."),
-    "evaluate": Command("pipeline.cli.evaluate:evaluate", "Score a model's forecasts on a trace."),
-    "backtest": Command("pipeline.cli.backtest:backtest", "Backtest the planner."),
+    "train": Command(
+        "pipeline.cli.train:train", "Fit the behaviour model on traces and simulated populations."
+    ),
+    "evaluate": Command(
+        "pipeline.cli.evaluate:evaluate",
+        "Score the behaviour model's forecasts on a trace against baselines.",
+    ),
+    "backtest": Command(
+        "pipeline.cli.backtest:backtest",
+        "Backtest the planner on a trace or topics against autoscalers.",
+    ),
     "replay": Command(
         "pipeline.cli.replay:replay", "Publish a trace, or a window of topics, into the raw topics."
     ),
-    "ingest": Command("pipeline.stages.__main__:ingest", "Run ingest."),
-    "worker": Command("pipeline.stages.__main__:worker", "Run a worker."),
-    "actuator": Command("pipeline.stages.__main__:actuator", "Run the actuator."),
+    "ingest": Command(
+        "pipeline.stages.__main__:ingest", "Run ingest: group raw telemetry records into frames."
+    ),
+    "worker": Command(
+        "pipeline.stages.__main__:worker", "Run a worker: forecasts, joint scenarios and plans."
+    ),
+    "actuator": Command(
+        "pipeline.stages.__main__:actuator", "Run the actuator: apply commands and report capacity."
+    ),
     "topics": Command("pipeline.cli.inputs:topics_app", "List or create the topics."),
     "policies": Command("pipeline.cli.inputs:policies_app", "List, check or publish the policies of apps."),
     "prices": Command("pipeline.cli.inputs:prices_app", "List or publish the offers that can be bought."),

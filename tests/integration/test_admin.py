@@ -12,8 +12,8 @@ import typer
 from typer.testing import CliRunner
 
 from pipeline.cli import inputs as admin
-from pipeline.cli.inputs import read_calendar, read_policies, read_prices
 from pipeline.errors import Unreachable, UsageError
+from pipeline.inputs.files import read_calendar, read_policies, read_prices
 from pipeline.inputs.publish import publish, published
 from pipeline.inputs.store import SideInputs
 from pipeline.kafka import topics

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from models.capacity import Policy
-from pipeline.cli.inputs import policies_app, read_calendar, read_policies, read_prices
+from pipeline.cli.inputs import policies_app
 from pipeline.errors import UsageError
-from pipeline.inputs.files import SIZE
+from pipeline.inputs.files import SIZE, read_calendar, read_policies, read_prices
 from pipeline.wire.codec import Record
 from pipeline.wire.policies import offer_of, policy_of
 
@@ -260,7 +260,7 @@ def test_a_policys_history_is_every_version_with_its_author_and_what_it_changed(
         },
         1: {**record, "version": 1, "valid_from_tick": 0, "author": "bob"},
     }
-    monkeypatch.setattr("pipeline.cli.inputs.published", lambda *_: {"shop": versions})
+    monkeypatch.setattr("pipeline.inputs.publish.published", lambda *_: {"shop": versions})
     found = json.loads(CliRunner().invoke(policies_app, ["history", "shop", "--json"]).output)["policies"]
     assert found == [
         {"version": 1, "valid_from_tick": 0, "author": "bob", "changed": {}},
