@@ -6,14 +6,14 @@ import json as jsonlib
 import sys
 from collections.abc import Generator
 from contextlib import contextmanager
-from typing import Any, Final
-
-from rich import progress as bars
-from rich.console import Console
-from rich.progress import BarColumn, TaskID, TextColumn, TimeRemainingColumn
-from rich.table import Table
+from typing import TYPE_CHECKING, Any, Final
 
 from pipeline.progress import Progress
+
+if TYPE_CHECKING:
+    from rich import progress as bars
+    from rich.progress import TaskID
+    from rich.table import Table
 
 COLUMNS: Final = {
     "metric": "metric",
@@ -32,6 +32,9 @@ COLUMNS: Final = {
 
 def progress(unit: str) -> bars.Progress:
     """A bar on stderr that counts `unit`; its tasks need a field `note`."""
+    from rich import progress as bars
+    from rich.console import Console
+    from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 
     return bars.Progress(
         TextColumn("{task.description}"),
@@ -68,6 +71,8 @@ def tell(facts: dict[str, Any], json: bool) -> None:
     if json:
         sys.stdout.write(jsonlib.dumps(facts) + "\n")
         return
+
+    from rich.console import Console
 
     console = Console()
     for name, value in facts.items():
