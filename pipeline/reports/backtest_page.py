@@ -1,328 +1,439 @@
-"""A backtest as a page and as pictures: frontier, misses over time, demand and capacity, decisions worth reading."""
+"""A backtest as one page and three pictures: what came of it, where a rival wins, and the figures behind."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from html import escape
 from pathlib import Path
 from typing import Any, Final
 
-import matplotlib as mpl
 import numpy as np
-from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, PercentFormatter, StrMethodFormatter
 
-from models.evaluation import policy_outcomes as outcomes_of
 from models.metrics import DAY_S
 from pipeline import format as fmt
 from pipeline.backtest import what_if
-from pipeline.backtest.comparison import OURS, Comparison
+from pipeline.backtest.comparison import OURS, Ranked
 from pipeline.backtest.job import Arrays, Job
-from pipeline.reports import charts, run_page
+from pipeline.reports import backtest_charts, charts, html_parts
+from pipeline.reports.backtest_charts import ORACLE, PX_PER_INCH, Cast
+from pipeline.reports.html_parts import Bar, Interval
 
-COLOURS: Final = (
-    "#d55e00",
-    "#009e73",
-    "#cc79a7",
-    "#e69f00",
-    "#56b4e9",
-    "#999999",
-    "#7a5195",
-    "#a05a2c",
-    "#bcbd22",
-    "#e377c2",
-    "#222222",
-)
-SHOWN: Final = 288  # ticks of an app's picture: a day of five minutes, 3 px a tick
+CURRENCY: Final = "USD"
 WORTH: Final = 12  # decisions listed
+LISTED: Final = 6  # names in a sentence, and rivals whose advantage is explained
+NAMES: Final = {
+    OURS: "Leadtime",
+    "hpa": "HPA",
+    "keda": "KEDA",
+    "aws": "AWS predictive scaling",
+    "phpa_linear": "PHPA, linear",
+    "phpa_holt_winters": "PHPA, Holt-Winters",
+    "crane": "Crane EHPA",
+    "autopilot": "Autopilot",
+    "autopilot_window": "Autopilot, moving window",
+    "fixed": "Fixed capacity",
+    "persistence": "Persistence",
+    ORACLE: "Oracle",
+}
+"""What a policy is called on the page; the name on the command line is its hint."""
+RATES: Final = ("99", "95", "99.9")
+"""Hit rates, in percent, at which policies are compared: the first that ours and another reach leads the page."""
+FIGURES: Final = {
+    "hit_rate": ("Hit rate", "share of app-ticks in which ready capacity was at least the measured demand"),
+    "promise": ("Promise", "share of decisions whose demand stayed within what was planned for"),
+    "unserved": ("Unserved", "share of demand that ready capacity did not carry"),
+    "worst_shortfall": ("Worst", "replicas that were lacking in the worst app-tick"),
+    "longest_run": ("Run", "longest run of misses of one app, in ticks"),
+    "cost": ("Cost", "of the whole window"),
+    "cost_to_oracle": ("× oracle", "cost over the oracle's at its default"),
+    "cost_reserved": ("reserved", "part of the cost: reserved instances"),
+    "cost_on_demand": ("on demand", "part of the cost: on-demand instances"),
+    "cost_spot": ("spot", "part of the cost: spot instances"),
+    "slack": ("Slack", "ready capacity beyond demand, over demand"),
+    "actions": ("Changes", "ticks in which the number of replicas wanted changed"),
+}
+SHARES: Final = ("hit_rate", "promise", "unserved")
 NOTES: Final = (
     "Hit rate: share of app-ticks in which ready capacity, at its least within the tick, was at least the measured "
     "demand in all governed metrics. Ticks at their limit (censored) are not counted.",
-    "Our default is the stream's own plan at the policy's confidence. Points beside it, and all rivals', are replicas "
-    "that a forecast or rule asks for, bought by one table of purchases from the same offers, on the same luck.",
-    "Demand does not react to shortage, but for a backlog that is carried over where asked.",
+    "Our default is the stream's own plan at the policy's confidence. Our other settings and all rivals' ask for "
+    "replicas, which are bought by the same search from the same offers and meet the same failures.",
+    "Cost at a hit rate: of the scored app-ticks, between the two settings nearest to it. The oracle knows the demand "
+    "to come and waits for machines to start as everybody does.",
+    "Demand does not react to shortage, except for the backlog where one is carried over.",
     "Apps named group-* are artificial: machines put together by chance.",
 )
 
 
-def write(folder: Path, job: Job, seen: Arrays, ranked: Comparison, facts: Mapping[str, Any]) -> None:
-    """`report.html`, `frontier.png`, `misses.png` and `demand.png` in a folder."""
-    worst = _worst(ranked)
+@dataclass(frozen=True)
+class Lead:
+    """What the page opens with: the hit rate compared at, our cost there and others', by policy.
+
+    Attributes:
+        rate: in percent, a name of RATES.
+        ours: cost.
+        cost: of every policy that reaches the rate, ours too.
+        rival: the best product; where none reaches the rate the cheapest other policy but the oracle, if any.
+    """
+
+    rate: str
+    ours: float
+    cost: Mapping[str, float]
+    rival: str | None
+
+
+def write(folder: Path, job: Job, seen: Arrays, ranked: Ranked, facts: Mapping[str, Any]) -> None:
+    """Write `report.html`, `frontier.png`, `misses.png` and `demand.png`.
+
+    Args:
+        folder: exists.
+        job: what was run.
+        seen: our plans' outcomes, from the first plan on.
+        ranked: outcomes of all policies.
+        facts: what `leadtime backtest --json` prints.
+
+    Raises:
+        OSError: a file cannot be written.
+    """
+    lead = lead_of(facts)
+    cast = Cast(NAMES, lead.rival if lead else None)
+    app = backtest_charts.worst_app(ranked)
     figures = {
-        "frontier": frontier(ranked),
-        "misses": misses(ranked),
-        "demand": demand(job, seen, ranked, worst),
+        "frontier": backtest_charts.frontier(ranked, cast),
+        "misses": backtest_charts.misses(ranked, cast, _dates(job, ranked)),
+        "demand": backtest_charts.demand(job, seen, ranked, app),
     }
     for name, figure in figures.items():
         charts.png(figure, folder / f"{name}.png")
-    app = job.apps[worst]
-    titles = {
-        "frontier": "Cost against hit rate",
-        "misses": "Misses over time",
-        "demand": f"{app}, the day with most misses of ours",
+    pictures = {
+        name: html_parts.picture(
+            charts.svg(figure, escape(TITLES[name][0])), float(figure.get_figwidth()) * PX_PER_INCH
+        )
+        for name, figure in figures.items()
     }
     body = [
-        "<header><h1>Leadtime backtest</h1></header>",
-        f"<p>{escape(Path(facts['source']).name)}: {facts['apps']} apps of {facts['users']} users, {facts['ticks']:,} "
-        f"ticks of {facts['tick_s']} s after {facts['warm_up_ticks']:,} that warm up; {facts['scenarios']:,} "
-        f"scenarios, a decision every {facts['every']}.</p>",
-        _published(facts),
-        _table(facts["policies"], "All tiers"),
-        *(
-            f"<figure><figcaption><b>{escape(titles[name])}</b></figcaption>"
-            f'<div class="wide">{charts.svg(figure, escape(titles[name]))}</div></figure>'
-            for name, figure in figures.items()
-        ),
-        _table(facts["policies_on_demand"], "On demand only") if facts["policies_on_demand"] else "",
-        _figures(facts["figures"]),
+        _header(job, ranked, facts),
+        _hero(lead, cast, facts),
+        _tiles(facts),
+        _wins(lead, facts),
+        _matched(facts["policies"]),
+        _certainty(lead, cast, facts, len(_dates(job, ranked))),
+        *(_figure(*TITLES[name], pictures[name]) for name in ("frontier", "misses")),
+        _figure(*_app_title(job, ranked, app), pictures["demand"]),
+        _shortages(job, seen, ranked),
         _what_if(facts.get("what_if", ())),
-        _table(
-            facts["divisible"]["policies"],
-            "In divisible units: replicas and instances of a tenth of the size",
-        )
-        if "divisible" in facts
-        else "",
-        _decisions(job, seen, ranked),
-        _by_app(facts["figures"]),
-        '<section class="notes"><h2>Notes</h2><ul>'
-        + "".join(f"<li>{escape(note)}</li>" for note in (*NOTES, *_said(facts)))
-        + "</ul></section>",
+        _defaults(facts["figures"]["*"], "At their defaults", "Policy"),
+        _others(facts),
+        _apps(facts["figures"]),
+        _notes(facts),
     ]
-    (folder / "report.html").write_text(run_page.whole("Leadtime backtest", body))
+    (folder / "report.html").write_text(html_parts.document("Leadtime backtest", body))
 
 
-def _said(facts: Mapping[str, Any]) -> Sequence[str]:
-    skipped = ", ".join(f"{count:,} {name}" for name, count in facts["skipped"].items() if count)
-    wins = [_why(name, facts) for name in facts["cheaper"]]
+TITLES: Final = {
+    "frontier": (
+        "Cost against hit rate",
+        "Lower and further right is better. A line joins a policy's settings; large points are defaults.",
+    ),
+    "misses": ("Misses by day", "Percent of app-ticks missed by every policy at its default, on one scale."),
+    "demand": ("Demand and capacity of one app", ""),
+}
+
+
+def lead_of(facts: Mapping[str, Any]) -> Lead | None:
+    """What the page opens with; None where our plans ran alone, or reach no hit rate that is compared at."""
+    policies = facts["policies"]
+    for rate in RATES:
+        cost = {
+            name: row[f"at_{rate}"]["cost"]
+            for name, row in policies.items()
+            if row[f"at_{rate}"]["cost"] is not None
+        }
+        if OURS not in cost or len(cost) < 2:
+            continue
+        rivals = [name for name in cost if name not in (OURS, ORACLE)]
+        best = facts["summary"]["best_product"]
+        cheapest = min(rivals, key=lambda name: (cost[name], name), default=None)
+        return Lead(rate, cost[OURS], cost, best if best in cost else cheapest)
+    return None
+
+
+def headline(lead: Lead | None, facts: Mapping[str, Any]) -> str:
+    """One sentence: our cost beside the best product's and the oracle's at the same hit rate."""
+    if lead is None:
+        default = facts["policies"][OURS]["defaults"]
+        served, cost = fmt.percent(default["hit_rate"] or 0.0), fmt.money(default["cost"], CURRENCY)
+        return f"Leadtime served {served} of app-ticks for {cost}."
+    parts: list[str] = []
+    if lead.rival is not None:
+        product = "the best product, " if lead.rival == facts["summary"]["best_product"] else ""
+        parts.append(
+            f"{_difference(lead.ours, lead.cost[lead.rival])} {product}{NAMES.get(lead.rival, lead.rival)}"
+        )
+    if ORACLE in lead.cost:
+        parts.append(f"{_difference(lead.ours, lead.cost[ORACLE])} an oracle")
+    return f"With {lead.rate} % of app-ticks served, Leadtime costs {', and '.join(parts)}."
+
+
+def _difference(cost: float, other: float) -> str:
+    """How much dearer a cost is than another, up to the preposition."""
+    if other <= 0 or abs(cost / other - 1) < 0.0005:
+        return "as much as"
+    change = 100 * (cost / other - 1)
+    return f"{abs(change):.1f} % {'more' if change > 0 else 'less'} than"
+
+
+def _header(job: Job, ranked: Ranked, facts: Mapping[str, Any]) -> str:
+    end = job.first_tick + len(job.values)
+    start, stop = (fmt.date_time(tick * job.tick_s) for tick in (end - len(ranked.demand), end))
+    own = "artificial apps" if facts["artificial_apps"] else "apps"
+    apps = own if facts["apps"] != 1 else own.removesuffix("s")
+    users = "user" if facts["users"] == 1 else "users"
+    return (
+        f"<header><h1>Leadtime backtest</h1><p>{escape(Path(facts['source']).name)} · {start} to {stop} UTC · "
+        f"{facts['apps']:,} {apps} of {facts['users']:,} {users} · {facts['ticks']:,} ticks of {facts['tick_s']} s"
+        f"</p></header>"
+    )
+
+
+def _hero(lead: Lead | None, cast: Cast, facts: Mapping[str, Any]) -> str:
+    if lead is None:
+        alone = len(facts["policies"]) == 1
+        why = (
+            "No other policy was run beside it."
+            if alone
+            else "Costs are not compared: there is no hit rate that its settings and another policy's reach."
+        )
+        return f'<section class="hero"><h2>{headline(None, facts)}</h2><p>{why}</p></section>'
+    rows = [
+        Bar(
+            cast.names.get(name, name),
+            cost,
+            fmt.money(cost, CURRENCY),
+            "" if name == OURS or lead.ours <= 0 else _signed(100 * (cost / lead.ours - 1)),
+            cast.role(name),
+            HINTS.get(name, name),
+        )
+        for name, cost in sorted(lead.cost.items(), key=lambda item: (item[1], item[0]))
+    ]
+    unreached = [cast.names.get(name, name) for name in facts["policies"] if name not in lead.cost]
+    missing = f" {_list(unreached)} served less at every setting." if unreached else ""
+    sentence = escape(headline(lead, facts)).replace(" %", "&nbsp;%")
+    return (
+        f'<section class="hero"><h2>{sentence}</h2><p>Cost of the scored app-ticks, every policy set so that it serves '
+        f"{lead.rate} % of them, and its difference to Leadtime's.{escape(missing)}</p>"
+        f"{html_parts.bars(rows, lead.ours)}</section>"
+    )
+
+
+HINTS: Final = {
+    OURS: "this planner",
+    ORACLE: "oracle: knows the demand to come, waits for machines to start",
+    "persistence": "persistence: the last value and a quantile of what exceeded it",
+    "fixed": "fixed: one number of replicas, a quantile of the past week",
+}
+
+
+def _tiles(facts: Mapping[str, Any]) -> str:
+    default, promise = facts["policies"][OURS]["defaults"], facts["promise"]
+    kept = fmt.MISSING if promise["kept"] is None else fmt.percent(promise["kept"])
+    tiles = {
+        "hit rate by default": fmt.percent(default["hit_rate"] or 0.0),
+        "cost by default": fmt.money(default["cost"], CURRENCY),
+        f"of {promise['decisions']:,} promises kept": kept,
+        "app-ticks missed": f"{default['misses']:,}",
+        "app-ticks scored": f"{default['app_ticks']:,}",
+        "not scored: at their limit": f"{facts['censored_app_ticks']:,}",
+        "scenarios a decision": f"{facts['scenarios']:,}",
+    }
+    items = "".join(
+        f"<div><dt>{escape(name)}</dt><dd>{escape(text)}</dd></div>" for name, text in tiles.items()
+    )
+    return f'<dl class="facts">{items}</dl>{_published(facts)}'
+
+
+def _wins(lead: Lead | None, facts: Mapping[str, Any]) -> str:
+    """Where a rival is better than our plans, and why."""
+    if lead is None:
+        return ""
+    lines: list[str] = []
+    ours = {rate: facts["policies"][OURS][f"at_{rate}"]["cost"] for rate in RATES}
+    explained = sorted(facts["cheaper"], key=lambda name: facts["policies"][name]["at_99"]["cost"])
+    lines += [_why(name, facts) for name in explained[:LISTED]]
+    lines += (
+        [f"Likewise at 99 %: {_list([_name(n) for n in explained[LISTED:]])}."] if explained[LISTED:] else []
+    )
+    for rate in RATES:
+        cost = {name: row[f"at_{rate}"]["cost"] for name, row in facts["policies"].items() if name != ORACLE}
+        cheaper = (
+            []
+            if rate == "99"
+            else [
+                name for name, value in cost.items() if None not in (value, ours[rate]) and value < ours[rate]
+            ]
+        )
+        if ours[rate] is None:
+            reached = [_name(name) for name, value in cost.items() if value is not None]
+            lines += (
+                [f"With {rate} % served: no setting of Leadtime reaches it; {_list(reached)} do."]
+                if reached
+                else []
+            )
+        if cheaper:
+            listed = [
+                f"{_name(name)} ({fmt.money(cost[name], CURRENCY)})"
+                for name in sorted(cheaper, key=cost.__getitem__)
+            ]
+            lines.append(
+                f"With {rate} % served Leadtime costs {fmt.money(ours[rate], CURRENCY)}; cheaper: {_list(listed)}."
+            )
     worse = facts["summary"]["worse_than_hpa"]
     if worse:
-        wins.append(
-            f"On {', '.join(worse)} the HPA at its defaults both costs less and hits more than our plans."
+        lines.append(
+            f"On {_list(worse)} the HPA at its defaults both costs less and misses less than our plans."
         )
-    return [*([f"Left out of the trace: {skipped}."] if skipped else []), *wins]
+    if not lines:
+        compared = [f"{rate} %" for rate in sorted(RATES, key=float) if ours[rate] is not None]
+        text = f"Nowhere in this run: no rival is cheaper with {_list(compared)} served."
+        return f'<section class="wins"><h2>Where a rival wins</h2><p>{text}</p></section>'
+    items = "".join(f"<li>{escape(line)}</li>" for line in lines)
+    return f'<section class="wins"><h2>Where a rival wins</h2><ul>{items}</ul></section>'
 
 
 def _why(name: str, facts: Mapping[str, Any]) -> str:
-    """Where a rival wins, and by what: less capacity, and when, or cheaper capacity."""
+    """By how much a rival is cheaper at 99 %, and whether by less capacity, when, or by cheaper capacity."""
     ours, theirs = (facts["policies"][n]["at_99"]["cost"] for n in (OURS, name))
-    one, other, when = (facts["cheaper"][name][key] for key in ("one", "other", "when"))
-    parts = ", ".join(f"{replicas:+.1f} {text}" for text, replicas in when.items())
+    own, other, when = (facts["cheaper"][name][key] for key in ("one", "other", "when"))
+    parts = [f"{_signed(replicas, '')} from {WHEN.get(part, part)}" for part, replicas in when.items()]
     return (
-        f"{name} is cheaper than we are at a realised 99 % ({theirs:,.0f} and {ours:,.0f}). At the settings next to it "
-        f"{other['ready']:.1f} replicas are ready on average and {one['ready']:.1f} of ours, at "
-        f"{other['replica_hour']:.3f} and {one['replica_hour']:.3f} a replica and hour. When ours are more: {parts} "
-        f"(a peak: demand among the highest twentieth, and an hour after it)."
+        f"{_name(name)} costs {_difference(theirs, ours)} Leadtime with 99 % served: "
+        f"{fmt.money(theirs, CURRENCY)}, Leadtime {fmt.money(ours, CURRENCY)}. At the settings nearest to "
+        f"99 % it keeps {other['ready']:.1f} replicas ready on average, Leadtime {own['ready']:.1f}, and pays "
+        f"{fmt.money(other['replica_hour'], CURRENCY)} a replica-hour, Leadtime "
+        f"{fmt.money(own['replica_hour'], CURRENCY)}. Leadtime's difference in replicas: {', '.join(parts)}."
     )
 
 
-def _worst(ranked: Comparison) -> int:
-    """The app with most misses of ours."""
-    market = next(iter(ranked.outcomes.values()))
-    return int(market.missed[..., 0].sum(axis=0).argmax())
+WHEN: Final = {
+    "after a peak": "the hour after a peak (demand in its highest twentieth)",
+    "below the median": "demand below its median",
+    "else": "the rest",
+}
 
 
-def _colours(ranked: Comparison) -> dict[str, str]:
-    names = next(iter(ranked.lanes.values()))
-    return {OURS: charts.OURS} | dict(
-        zip([name for name in names if name != OURS], COLOURS * 2, strict=False)
+def _matched(policies: Mapping[str, Any], title: str = "At the same hit rate") -> str:
+    """Cost and slack of every policy at each hit rate that is compared at."""
+    rates = sorted(RATES, key=float)
+    rows = [
+        (
+            _name(name),
+            *(_money(row[f"at_{rate}"]["cost"]) for rate in rates),
+            *(_plain(row[f"at_{rate}"]["slack"]) for rate in rates),
+        )
+        for name, row in policies.items()
+    ]
+    if len(rows) == 1 and all(row["at_99"]["cost"] is None for row in policies.values()):
+        return ""
+    head = (
+        "Policy",
+        *(
+            (f"Cost at {rate} %", f"of the scored app-ticks, where {rate} % of them are served")
+            for rate in rates
+        ),
+        *((f"Slack at {rate} %", "ready capacity beyond demand, over demand") for rate in rates),
+    )
+    return f"<section><h2>{escape(title)}</h2>{html_parts.table(head, rows, 'rows', _name(OURS))}</section>"
+
+
+def _certainty(lead: Lead | None, cast: Cast, facts: Mapping[str, Any], days: int) -> str:
+    """Intervals of the costs over the oracle's."""
+    if lead is None:
+        return ""
+    title = "<h2>How sure that is</h2>"
+    if days == 1:
+        text = "One day gives no interval: run more days to see how far costs vary by day."
+        return f"<section>{title}<p>{text}</p></section>"
+    figure = f"cost_to_oracle_at_{lead.rate}"
+    rows: list[Interval] = []
+    for name, figures in facts["figures"]["*"].items():
+        stated = figures.get(figure) or {"value": None}
+        if name != ORACLE and stated["value"] is not None and stated["low"] is not None:
+            value, low, high = (stated[key] for key in ("value", "low", "high"))
+            text = f"{value:.2f} ({low:.2f} to {high:.2f})"
+            rows.append(Interval(_name(name), value, low, high, text, cast.role(name), name))
+    if not rows:
+        return ""
+    few = " With so few days the intervals are rough." if days < 7 else ""
+    rows.sort(key=lambda row: (row.value, row.label))
+    return (
+        f"<section>{title}<p>Cost over the oracle's with {lead.rate} % served; lines are 95 % intervals of a bootstrap "
+        f"of {days} days, all apps together.{few}{_versus(lead, facts)}</p>"
+        f"{html_parts.intervals(rows, min(1.0, *(row.low for row in rows)))}</section>"
     )
 
 
-def frontier(ranked: Comparison) -> Figure:
-    """Cost against the share of misses of every policy's settings, one panel a market; larger marks: defaults.
-
-    Lines join settings that no other of the policy beats in both.
-    """
-    colours = _colours(ranked)
-    with mpl.rc_context(charts.STYLE):
-        figure = Figure(figsize=(11.0, 4.6), layout="constrained")
-        panels = figure.subplots(1, len(ranked.outcomes), squeeze=False)[0]
-        for axes, (market, outcomes) in zip(panels, ranked.outcomes.items(), strict=True):
-            rows = outcomes.lanes()
-            least = 0.5 / max(1, rows[0]["app_ticks"])  # no miss: half of one
-            for name, lanes in ranked.lanes[market].items():
-                x = [max(1 - (rows[lane]["hit_rate"] or 0), least) for lane in lanes]
-                y = [rows[lane]["cost"] for lane in lanes]
-                best = outcomes_of.frontier(-np.array(x), np.array(y))
-                axes.plot(
-                    [x[i] for i in best], [y[i] for i in best], ".-", color=colours[name], linewidth=1.2,
-                    label=name,
-                )  # fmt: skip
-                axes.plot(x, y, ".", color=colours[name], alpha=0.3, markersize=4, zorder=1)
-                axes.scatter(x[:1], y[:1], 60, color=colours[name], edgecolors=charts.PAPER, zorder=4)
-            axes.set_xscale("log")
-            axes.set_yscale("log")
-            axes.invert_xaxis()
-            axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=1))
-            for axis in (axes.xaxis, axes.yaxis):  # STYLE does not read the mathematics of log labels
-                axis.set_minor_formatter(NullFormatter())
-            axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-            axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
-            for rate in (0.95, 0.99, 0.999):
-                axes.axvline(1 - rate, color=charts.MUTED, linewidth=0.8, linestyle=":")
-            axes.set_xlabel("app-ticks missed (dotted: 5, 1 and 0.1 %; no miss is drawn as half of one)")
-            axes.set_ylabel("cost of the window, $")
-            axes.set_title(market.replace("_", " "), loc="left")
-        panels[0].legend(frameon=False, fontsize=8)
-    return figure
+def _versus(lead: Lead, facts: Mapping[str, Any]) -> str:
+    """Whether the difference to the best product is more than days vary."""
+    interval = facts["summary"]["cost_ratio_best_product_95"]
+    if lead.rate != "99" or interval is None or lead.rival != facts["summary"]["best_product"]:
+        return ""
+    low, high = interval
+    within = (
+        "so the difference may be chance" if low <= 1 <= high else "so the difference is more than days vary"
+    )
+    return f" Leadtime's cost over {_name(lead.rival)}'s lies in {low:.2f} to {high:.2f}, {within}."
 
 
-def misses(ranked: Comparison) -> Figure:
-    """Share of app-ticks missed by day, every policy at its default."""
-    colours = _colours(ranked)
-    market, outcomes = next(iter(ranked.outcomes.items()))
-    missed, _, _, counted = outcomes.by_day
-    with mpl.rc_context(charts.STYLE):
-        figure = Figure(figsize=(11.0, 3.0), layout="constrained")
-        axes = figure.subplots()
-        for name, lanes in ranked.lanes[market].items():
-            share, ours = 100 * missed[:, lanes[0]] / np.maximum(counted[:, 0], 1), name == OURS
-            axes.plot(
-                np.arange(len(share)),
-                share,
-                "o-",
-                color=colours[name],
-                markersize=3 + ours,
-                linewidth=1 + ours,
-                zorder=2 + ours,
-                label=name,
-            )
-        axes.set_yscale("symlog", linthresh=1, linscale=1)  # rare misses and frequent ones
-        axes.set_yticks(
-            [0, 0.5, 1, 2, 5, 10, 20, 50, 100], ["0", "0.5", "1", "2", "5", "10", "20", "50", "100"]
-        )
-        axes.set_ylim(-0.05, max(2.0, 1.2 * axes.dataLim.y1))
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.set_xlabel("day of the window")
-        axes.set_ylabel("missed, %")
-        figure.legend(frameon=False, fontsize=8, loc="outside right upper")
-    return figure
+def _figure(title: str, text: str, picture: str) -> str:
+    return f"<figure><figcaption><b>{escape(title)}</b> <span>{escape(text)}</span></figcaption>{picture}</figure>"
 
 
-def demand(job: Job, seen: Arrays, ranked: Comparison, app: int) -> Figure:
-    """An app's demand, what was forecast and planned of it, what was ready; the stretch in which most was missed."""
-    market = next(iter(ranked.outcomes.values()))
-    missed = market.missed[:, app, 0].astype(float)
-    width = min(SHOWN, len(missed))
-    start = int(np.convolve(missed, np.ones(width), "valid").argmax())
-    rows = slice(start, start + width)
-    first = job.first_tick + len(job.values) - len(missed) + start
-    edges = (first + np.arange(width + 1)) * job.tick_s / DAY_S
-    middle = (edges[1:] + edges[:-1]) / 2
-    need, ready = market.demand[rows, app], market.ready[rows, app, 0]
-    with mpl.rc_context(charts.STYLE):
-        figure = Figure(figsize=(11.0, 3.6), layout="constrained")
-        axes = figure.subplots()
-        low, high = _band(job, seen, ranked, app)
-        axes.fill_between(
-            middle, low[rows], high[rows], color=charts.FORECAST, alpha=0.6, linewidth=0, step="mid",
-            label="95 % interval at lead time",
-        )  # fmt: skip
-        axes.stairs(
-            market.asked[rows, app, 0],
-            edges,
-            color=charts.MUTED,
-            linewidth=1.2,
-            linestyle="--",
-            baseline=None,
-            label="planned",
-        )
-        axes.stairs(ready, edges, color=charts.OURS, linewidth=2, baseline=None, label="ready")
-        axes.plot(middle, need, color=charts.INK, linewidth=1.3, label="demand")
-        short = market.missed[rows, app, 0]
-        axes.scatter(middle[short], need[short], 26, color=charts.REACTIVE, zorder=4, label="missed")
-        axes.set_ylim(0, charts.top_of(np.concatenate([need, ready]), need[:0], cut=True))
-        axes.set_ylabel("replicas")
-        charts.time_axis(axes)
-        axes.set_title(job.apps[app], loc="left")
-        figure.legend(frameon=False, fontsize=8, ncols=5, loc="outside upper right")
-    return figure
+def _app_title(job: Job, ranked: Ranked, app: int) -> tuple[str, str]:
+    missed = backtest_charts.first_market(ranked)[1].missed[:, app, 0]
+    total, shown = int(missed.sum()), int(missed[backtest_charts.day_slice(ranked, app)].sum())
+    if not total:
+        others = "; of all apps' demand, this varies most" if len(job.apps) > 1 else ""
+        return job.apps[app], f"Leadtime missed no app-tick{others}."
+    of = "" if shown == total else f" of the app's {total:,}"
+    misses = "1 miss" if shown == 1 else f"{shown:,} misses"
+    return job.apps[app], f"The app and stretch in which Leadtime missed most: {misses}{of}."
 
 
-def _band(job: Job, seen: Arrays, ranked: Comparison, app: int) -> tuple[np.ndarray, np.ndarray]:
-    """Ends of the 95 % interval of an app's demand in each scored tick, as the plan for it saw it; NaN: none did."""
-    rows, skip = len(seen["band"]), len(seen["band"]) - len(ranked.demand)
-    found = np.full((rows + job.steps[-1], 2), np.nan)
-    for i in np.flatnonzero(~np.isnan(seen["band"][:, app, 0])):
-        found[i + job.steps[seen["window"][i, app, 0]]] = seen["band"][i, app, [0, 2]]
-    return found[skip:rows, 0], found[skip:rows, 1]
+def _dates(job: Job, ranked: Ranked) -> list[str]:
+    """Date of each day of the scored window."""
+    start = (job.first_tick + len(job.values) - len(ranked.demand)) * job.tick_s // DAY_S
+    days = np.unique(backtest_charts.first_market(ranked)[1].day)
+    return [f"{datetime.fromtimestamp((start + int(day)) * DAY_S, UTC):%-d %b}" for day in days]
 
 
-def _table(policies: Mapping[str, Any], title: str) -> str:
+def _shortages(job: Job, seen: Arrays, ranked: Ranked) -> str:
+    """The app-ticks in which most replicas were lacking: what was planned, and the plan's reason."""
+    market = backtest_charts.first_market(ranked)[1]
+    skip = len(seen["plan"]) - len(ranked.demand)
+    short = market.short[..., 0]
     rows: list[tuple[str, ...]] = []
-    for name, row in policies.items():
-        default = row["defaults"]
-        matched = [
-            f"{row[f'at_{rate}']['cost']:,.2f}" if row[f"at_{rate}"]["cost"] else "–"
-            for rate in ("95", "99", "99.9")
-        ]
-        slack = row["at_99"]["slack"]
+    for at in np.argsort(-short, axis=None, kind="stable")[:WORTH].tolist():
+        t, a = divmod(at, short.shape[1])
+        if short[t, a] <= 0:
+            break
+        before = max(0, t - 1)
         rows.append(
             (
-                name,
-                fmt.percent(default["hit_rate"] or 0.0),
-                f"{default['cost']:,.2f}",
-                f"{default['slack']:.2f}",
-                f"{default['longest_run']}",
-                f"{default['actions']:,}",
-                *matched,
-                "–" if slack is None else f"{slack:.2f}",
+                fmt.date_time((job.first_tick + job.plan_from + skip + t) * job.tick_s),
+                job.apps[a],
+                f"{market.demand[t, a]:,.1f}",
+                f"{market.ready[t, a, 0]:,.0f}",
+                f"{market.asked[before, a, 0]:,.0f}",
+                str(seen["reason"][skip + before, a]) or "none: as bought",
             )
         )
-    head = (
-        "Policy", "Hit rate", "Cost", "Slack", "Longest run of misses", "Changes", "Cost at 95 %", "at 99 %",
-        "at 99.9 %", "Slack at 99 %",
-    )  # fmt: skip
-    return f'<section><h2>{escape(title)}</h2><div class="wide">{run_page.table(head, rows)}</div></section>'
-
-
-FIGURES: Final = {
-    "hit_rate": "Hit rate",
-    "promise": "Promise kept",
-    "unserved": "Unserved",
-    "worst_shortfall": "Worst shortfall",
-    "longest_run": "Longest run",
-    "cost": "Cost",
-    "cost_reserved": "reserved",
-    "cost_on_demand": "on demand",
-    "cost_spot": "spot",
-    "slack": "Slack",
-    "actions": "Changes",
-    "cost_to_oracle": "Cost to oracle's",
-}
-SHARES: Final = ("hit_rate", "promise", "unserved")
-
-
-def _stated(name: str, figure: Mapping[str, float | None]) -> str:
-    """A figure, and below it its interval."""
-    value, low, high = figure["value"], figure["low"], figure["high"]
-    if value is None:
-        return fmt.MISSING
-
-    def said(x: float) -> str:
-        return f"{100 * x:.2f} %" if name in SHARES else f"{x:,.4g}"
-
-    return said(value) + ("" if low is None or high is None else f" ({said(low)} to {said(high)})")
-
-
-def _rows(policies: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, ...]]:
-    return [
-        (name, *(_stated(f, figures[f]) if f in figures else fmt.MISSING for f in FIGURES))
-        for name, figures in policies.items()
-    ]
-
-
-def _figures(figures: Mapping[str, Any]) -> str:
-    """All policies at their defaults over all apps, with intervals."""
-    table = run_page.table(("Policy", *FIGURES.values()), _rows(figures["*"]))
-    title = "At defaults, all apps (in brackets 95 % of a bootstrap of days)"
-    return f'<section><h2>{title}</h2><div class="wide">{table}</div></section>'
-
-
-def _by_app(figures: Mapping[str, Any]) -> str:
-    rows = _rows({app: policies[OURS] for app, policies in figures.items() if app != "*"})
-    table = run_page.table(("App", *FIGURES.values()), rows)
-    return f'<section><h2>Our plans, app by app</h2><div class="wide">{table}</div></section>'
+    title = "<h2>Where Leadtime lacked most</h2>"
+    if not rows:
+        return f"<section>{title}<p>Ready capacity was never below demand.</p></section>"
+    head = ("Tick (UTC)", "App", "Demand", "Ready", "Planned before", "Guard rails and reason")
+    return f"<section>{title}{html_parts.table(head, rows, 'prose')}</section>"
 
 
 def _what_if(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -330,49 +441,120 @@ def _what_if(rows: Sequence[Mapping[str, Any]]) -> str:
         return ""
     lines = what_if.table(rows)
     head = ("What if", *(name for name in lines[0] if name))
-    table = run_page.table(head, [tuple(line.values()) for line in lines])
+    table = html_parts.table(head, [tuple(line.values()) for line in lines])
     note = "After the comma the difference to the run as given, in brackets 95 % of a bootstrap of the same days."
-    return f'<section><h2>What if</h2><p>{note}</p><div class="wide">{table}</div></section>'
+    return f"<section><h2>What if</h2><p>{note}</p>{table}</section>"
+
+
+def _defaults(rows: Mapping[str, Mapping[str, Any]], title: str, kind: str) -> str:
+    """Figures of policies or apps, and below, folded, their intervals."""
+    head = (kind, *FIGURES.values())
+    values = [(_name(name), *(_value(f, figures.get(f)) for f in FIGURES)) for name, figures in rows.items()]
+    ranges = [(_name(name), *(_range(f, figures.get(f)) for f in FIGURES)) for name, figures in rows.items()]
+    known = any(cell != fmt.MISSING for row in ranges for cell in row[1:])
+    table = html_parts.table(head, ranges, "rows", _name(OURS))
+    below = (
+        html_parts.folded("95 % intervals of these figures, from a bootstrap of days", table) if known else ""
+    )
+    return f"<section><h2>{escape(title)}</h2>{html_parts.table(head, values, 'rows', _name(OURS))}{below}</section>"
+
+
+def _apps(figures: Mapping[str, Any]) -> str:
+    """Our plans' figures by app, the lowest hit rate first."""
+
+    def rate(app: str) -> tuple[float, str]:
+        value = figures[app][OURS]["hit_rate"]["value"]
+        return (1.0 if value is None else value, app)
+
+    apps = sorted((app for app in figures if app != "*"), key=rate)
+    return (
+        _defaults({app: figures[app][OURS] for app in apps}, "Leadtime, app by app", "App")
+        if len(apps) > 1
+        else ""
+    )
+
+
+def _others(facts: Mapping[str, Any]) -> str:
+    """The same comparison without reserved and spot instances, and in small units, where they were run."""
+    parts = [
+        _matched(table, title)
+        for table, title in (
+            (facts["policies_on_demand"], "On demand only, at the same hit rate"),
+            (
+                facts.get("divisible", {}).get("policies"),
+                "In divisible units, replicas and instances of a tenth of the size",
+            ),
+        )
+        if table
+    ]
+    return "".join(parts)
+
+
+def _notes(facts: Mapping[str, Any]) -> str:
+    skipped = _list([f"{count:,} {name}" for name, count in facts["skipped"].items() if count])
+    every = "" if facts["every"] == 1 else f", a decision every {facts['every']} ticks"
+    run = f"Before the window {facts['warm_up_ticks']:,} ticks were run and not scored; seed {facts['seed']}{every}."
+    lines = [run, *([f"Left out of the trace: {skipped}."] if skipped else []), *NOTES]
+    items = "".join(f"<li>{escape(line)}</li>" for line in lines)
+    return f'<section class="notes"><h2>Notes</h2><ul>{items}</ul></section>'
 
 
 def _published(facts: Mapping[str, Any]) -> str:
     """How many of the records that the topics hold came out the same."""
     if "published" not in facts:
         return ""
-    said: list[str] = []
-    for topic, counts in facts["published"].items():
-        if isinstance(counts, dict):
-            of = counts["same"] + counts["different"] + counts["published_only"]
-            said.append(f"{counts['same']:,} of {of:,} {topic} as published, byte for byte")
-    late = (
-        ""
-        if facts["published"]["from_the_beginning"]
-        else " What had been learnt before the window is not known."
-    )
-    return f"<p>{'; '.join(said)}.{late}</p>"
+    parts = [
+        f"{counts['same']:,} of {counts['same'] + counts['different'] + counts['published_only']:,} {topic} "
+        f"came out as published, byte for byte"
+        for topic, counts in facts["published"].items()
+        if isinstance(counts, dict)
+    ]
+    whole = facts["published"]["from_the_beginning"]
+    late = "" if whole else " What had been learnt before the window is not known."
+    return f"<p>{escape('; '.join(parts))}.{late}</p>"
 
 
-def _decisions(job: Job, seen: Arrays, ranked: Comparison) -> str:
-    """Where most was lacking: what had been planned, and what was said of it."""
-    market = next(iter(ranked.outcomes.values()))
-    skip = len(seen["plan"]) - len(ranked.demand)
-    short = market.short[..., 0]
-    rows: list[tuple[str, ...]] = []
-    for at in np.argsort(-short, axis=None)[:WORTH].tolist():
-        t, a = divmod(at, short.shape[1])
-        if short[t, a] <= 0:
-            break
-        start_s = (job.first_tick + job.plan_from + skip + t) * job.tick_s
-        before = max(0, t - 1)
-        rows.append(
-            (
-                fmt.date_time(start_s),
-                job.apps[a],
-                f"{market.demand[t, a]:,.1f}",
-                f"{market.ready[t, a, 0]:,.0f}",
-                f"{market.asked[before, a, 0]:,.0f}",
-                str(seen["reason"][skip + before, a]) or "as bought",
-            )
-        )
-    head = ("Tick (UTC)", "App", "Demand", "Ready", "Planned before", "Guard rails, and what was said")
-    return f'<section><h2>Where we lacked most</h2><div class="wide">{run_page.table(head, rows)}</div></section>'
+def _name(policy: str) -> str:
+    return NAMES.get(policy, policy)
+
+
+def _list(names: Sequence[str]) -> str:
+    """Names as a sentence has them, at most LISTED of them."""
+    shown = list(names[:LISTED])
+    if len(names) > LISTED:
+        return f"{', '.join(shown)} and {len(names) - LISTED:,} more"
+    return " and ".join([", ".join(shown[:-1]), shown[-1]] if len(shown) > 1 else shown)
+
+
+def _signed(value: float, unit: str = " %", digits: int = 1) -> str:
+    return f"{value:+,.{digits}f}{unit}".replace("-", "−")
+
+
+def _money(cost: float | None) -> str:
+    return fmt.MISSING if cost is None else fmt.money(cost, CURRENCY)
+
+
+def _plain(value: float | None) -> str:
+    return fmt.MISSING if value is None else f"{value:.2f}"
+
+
+def _stated(figure: str, value: float) -> str:
+    """A value of one of FIGURES."""
+    if figure in SHARES:
+        return fmt.percent(value) if figure != "unserved" else f"{100 * value:.2f} %"
+    if figure.startswith("cost") and figure != "cost_to_oracle":
+        return fmt.money(value, CURRENCY)
+    if figure in ("longest_run", "actions"):
+        return f"{value:,.0f}"
+    return f"{value:,.2f}"
+
+
+def _value(figure: str, row: Mapping[str, float | None] | None) -> str:
+    return fmt.MISSING if row is None or row["value"] is None else _stated(figure, row["value"])
+
+
+def _range(figure: str, row: Mapping[str, float | None] | None) -> str:
+    """Both ends of a figure's interval; NONE where there is none or both are the value, as of a single day."""
+    if row is None or row["low"] is None or row["high"] is None or row["low"] == row["high"]:
+        return fmt.MISSING
+    return f"{_stated(figure, row['low'])} to {_stated(figure, row['high'])}"

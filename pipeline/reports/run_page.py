@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from pipeline import format as fmt
-from pipeline.reports import charts
+from pipeline.reports import charts, html_parts
 from pipeline.reports.app_run import AppRun
 from pipeline.reports.charts import Moment
 
@@ -54,12 +54,7 @@ def page(title: str, runs: Sequence[AppRun], summary: Mapping[str, Any], notes: 
         parts.append(_apps(runs))
     lines = "".join(f"<li>{escape(note)}</li>" for note in (*notes, *DEFINITIONS))
     parts.append(f'<section class="notes"><h2>Notes</h2><ul>{lines}</ul></section>')
-    return whole(title, parts)
-
-
-def whole(title: str, parts: Sequence[str]) -> str:
-    """A page of these parts, with the style of all our pages."""
-    return _PAGE.format(title=escape(title), style=_style(), body="\n".join(parts))
+    return html_parts.document(title, parts)
 
 
 def hero(runs: Sequence[AppRun]) -> tuple[AppRun, slice] | None:
@@ -198,7 +193,7 @@ def _headline(runs: Sequence[AppRun], summary: Mapping[str, Any]) -> str:
         ("95 % interval covers", fmt.percent(_given(summary, "coverage_95")), "", ""),
     ]
     head = ("", "Leadtime", "Reactive policy", "Difference")
-    return f"<section><h2>The whole run</h2>{table(head, rows)}</section>"
+    return f"<section><h2>The whole run</h2>{html_parts.table(head, rows)}</section>"
 
 
 def _facts(runs: Sequence[AppRun], summary: Mapping[str, Any]) -> str:
@@ -261,17 +256,7 @@ def _apps(runs: Sequence[AppRun]) -> str:
             )
         )
     head = ("App", "Mean demand", "Peak", "Hit rate", "reactive", "Cost", "reactive", "Held")
-    return f'<section><h2>All apps</h2><div class="wide">{table(head, rows)}</div></section>'
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table of plain text, which is escaped here."""
-    top = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in head)
-    body = "".join(
-        f'<tr><th scope="row">{escape(row[0])}</th>{"".join(f"<td>{escape(cell)}</td>" for cell in row[1:])}</tr>'
-        for row in rows
-    )
-    return f"<table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>"
+    return f"<section><h2>All apps</h2>{html_parts.table(head, rows)}</section>"
 
 
 def _given(summary: Mapping[str, Any], name: str) -> float:
@@ -294,75 +279,3 @@ def _hits(missed: np.ndarray, scored: int) -> float:
 
 def _signed(value: float, unit: str, digits: int = 2) -> str:
     return f"{value:+,.{digits}f}{unit}".replace("-", "−") if math.isfinite(value) else fmt.MISSING
-
-
-def _style() -> str:
-    light = "".join(f"--{name}:{colour};" for name, colour in charts.THEME.items())
-    dark = "".join(f"--{name}:{colour};" for name, colour in _DARK.items())
-    return _CSS.replace("/*light*/", light).replace("/*dark*/", dark)
-
-
-_DARK = {
-    "ink": "#e8ebf0",
-    "muted": "#98a3b3",
-    "rule": "#2d3542",
-    "paper": "#12161d",
-    "forecast": "#28506e",
-    "ours": "#4cb5f5",
-    "reactive": "#ff9248",
-    "reserved": "#6d7f97",
-    "on-demand": "#56b4e9",
-    "spot": "#f0c75e",
-    "other": "#cc79a7",
-}
-
-_PAGE = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
-<meta name="color-scheme" content="light dark">
-<title>{title}</title>
-<style>{style}</style>
-</head>
-<body>
-<main>
-{body}
-</main>
-</body>
-</html>
-"""
-
-_CSS = """
-:root{/*light*/}
-@media (prefers-color-scheme: dark){:root{/*dark*/}}
-*{box-sizing:border-box}
-body{margin:0;background:var(--paper);color:var(--ink);font:15px/1.5 system-ui,-apple-system,"Segoe UI",sans-serif}
-main{max-width:1120px;margin:0 auto;padding:28px 20px 60px}
-h1{font-size:22px;margin:0}
-header p{margin:2px 0 0;color:var(--muted)}
-h2{font-size:19px;margin:36px 0 8px}
-h2 small{font-weight:400;font-size:14px;color:var(--muted);margin-left:6px}
-.hero h2{font-size:28px;line-height:1.2;margin:26px 0 6px}
-.hero p{margin:4px 0 8px}
-.legend{display:flex;flex-wrap:wrap;gap:4px 18px;font-size:13px;margin:6px 0;color:var(--muted)}
-.legend span{white-space:nowrap}
-.legend svg{margin-right:6px;vertical-align:-1px}
-.wide{overflow-x:auto}
-.wide>svg{display:block;width:100%;min-width:680px;height:auto}
-svg text{font-family:inherit!important}
-figure{margin:22px 0 34px}
-figcaption{border-top:1px solid var(--rule);padding-top:12px}
-figcaption b{font-size:17px;margin-right:8px}
-table{border-collapse:collapse;font-variant-numeric:tabular-nums}
-th,td{padding:6px 18px 6px 0;text-align:right;border-bottom:1px solid var(--rule);font-weight:400}
-tbody th,th:first-child{text-align:left;overflow-wrap:anywhere}
-thead th{color:var(--muted);font-size:13px}
-td:nth-child(2){font-weight:600}
-.facts{display:flex;flex-wrap:wrap;gap:10px 30px;margin:20px 0}
-.facts div{display:flex;flex-direction:column-reverse}
-.facts dt{color:var(--muted);font-size:13px}
-.facts dd{margin:0;font-size:19px;font-variant-numeric:tabular-nums}
-.notes li{margin:4px 0;color:var(--muted)}
-"""
