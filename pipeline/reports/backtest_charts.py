@@ -101,7 +101,7 @@ def _frontier(axes: Axes, outcomes: Outcomes, lanes: Mapping[str, Sequence[int]]
         shown = missed[best] <= 1 - LEAST_HIT_RATE
         costs += cost[best][shown].tolist()
         colour, line = STYLES[role]
-        weight = {"linewidth": 2.2, "zorder": 3} if role else {"linewidth": 1.0, "alpha": 0.55}
+        weight: dict[str, Any] = {"linewidth": 2.2, "zorder": 3} if role else {"linewidth": 1.0, "alpha": 0.55}
         label = cast.names.get(name, name) if role else next(others, None)
         axes.plot(missed[best], cost[best], color=colour, linestyle=line, label=label, **weight)
         size = 70 if role else 22

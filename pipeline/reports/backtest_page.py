@@ -358,7 +358,7 @@ def _certainty(lead: Lead | None, cast: Cast, facts: Mapping[str, Any], days: in
     figure = f"cost_to_oracle_at_{lead.rate}"
     rows: list[Interval] = []
     for name, figures in facts["figures"]["*"].items():
-        stated = figures.get(figure) or {"value": None}
+        stated: dict[str, Any] = figures.get(figure) or {"value": None}
         if name != ORACLE and stated["value"] is not None and stated["low"] is not None:
             value, low, high = (stated[key] for key in ("value", "low", "high"))
             text = f"{value:.2f} ({low:.2f} to {high:.2f})"
@@ -377,7 +377,7 @@ def _certainty(lead: Lead | None, cast: Cast, facts: Mapping[str, Any], days: in
 def _versus(lead: Lead, facts: Mapping[str, Any]) -> str:
     """Whether the difference to the best product is more than days vary."""
     interval = facts["summary"]["cost_ratio_best_product_95"]
-    if lead.rate != "99" or interval is None or lead.rival != facts["summary"]["best_product"]:
+    if lead.rate != "99" or interval is None or lead.rival is None or lead.rival != facts["summary"]["best_product"]:
         return ""
     low, high = interval
     within = (
@@ -423,7 +423,7 @@ def _shortages(job: Job, seen: Arrays, ranked: Ranked) -> str:
             (
                 fmt.date_time((job.first_tick + job.plan_from + skip + t) * job.tick_s),
                 job.apps[a],
-                f"{market.demand[t, a]:,.1f}",
+                f"{market.demand[t, a]:,.2f}",
                 f"{market.ready[t, a, 0]:,.0f}",
                 f"{market.asked[before, a, 0]:,.0f}",
                 str(seen["reason"][skip + before, a]) or "none: as bought",

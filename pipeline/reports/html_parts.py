@@ -214,12 +214,13 @@ figure{margin:22px 0 34px}
 figcaption{border-top:1px solid var(--rule);padding-top:12px;margin-bottom:6px}
 figcaption b{font-size:17px;margin-right:8px}
 table{border-collapse:collapse;font-variant-numeric:tabular-nums}
-th,td{padding:6px 18px 6px 0;text-align:right;border-bottom:1px solid var(--rule);font-weight:400;white-space:nowrap}
+th,td{padding:6px 15px 6px 0;text-align:right;border-bottom:1px solid var(--rule);font-weight:400;white-space:nowrap}
 tbody th,th:first-child{text-align:left;position:sticky;left:0;background:var(--paper)}
 tbody th{max-width:min(270px,38vw);overflow:hidden;text-overflow:ellipsis}
 thead th{color:var(--muted);font-size:13px}
 abbr{text-decoration:underline dotted;text-underline-offset:3px;cursor:help}
 .second td:nth-child(2),.strong th,.strong td{font-weight:600}
+.prose tbody th{max-width:none}
 .prose td:last-child,.prose th:last-child{text-align:left;white-space:normal;min-width:280px}
 .facts{display:flex;flex-wrap:wrap;gap:10px 30px;margin:20px 0}
 .facts div{display:flex;flex-direction:column-reverse}

@@ -1,0 +1,42 @@
+"""The page of a backtest: one file that leads with what came of it, at any number of apps and days."""
+
+from pathlib import Path
+
+import pytest
+
+from pipeline.reports import backtest_page
+from tests.unit.pipeline.reports.backtest_sample import LONG, outcome
+
+
+@pytest.mark.parametrize(("apps", "days"), [(1, 1), (10, 2)])
+def test_the_page_leads_with_costs_at_the_same_hit_rate(tmp_path: Path, apps: int, days: int) -> None:
+    job, seen, ranked, facts = outcome(apps, days)
+    backtest_page.write(tmp_path, job, seen, ranked, facts)
+    page = (tmp_path / "report.html").read_text()
+    assert "://" not in page.replace("http://www.w3.org", "")
+    assert "of app-ticks served, Leadtime costs" in page.replace("&nbsp;", " ")
+    assert ("One day gives no interval" in page) == (days == 1)
+    assert LONG in page
+    assert "<&>" not in page
+    assert {path.name for path in tmp_path.glob("*.png")} == {"frontier.png", "misses.png", "demand.png"}
+
+
+def test_a_rival_that_is_cheaper_is_named_with_its_reason(tmp_path: Path) -> None:
+    job, seen, ranked, facts = outcome(2, 2, {"hpa": 0.3})
+    assert "hpa" in facts["cheaper"]
+    lead = backtest_page.lead_of(facts)
+    assert lead is not None
+    assert lead.rival == "hpa"
+    assert "more than the best product, HPA" in backtest_page.headline(lead, facts)
+    backtest_page.write(tmp_path, job, seen, ranked, facts)
+    page = (tmp_path / "report.html").read_text()
+    assert "less than Leadtime with 99 % served" in page
+    assert "Nowhere in this run" not in page
+
+
+def test_a_run_alone_states_what_was_served(tmp_path: Path) -> None:
+    job, seen, ranked, facts = outcome(2, 2, names=())
+    assert backtest_page.lead_of(facts) is None
+    assert backtest_page.headline(None, facts).startswith("Leadtime served ")
+    backtest_page.write(tmp_path, job, seen, ranked, facts)
+    assert "No other policy was run beside it." in (tmp_path / "report.html").read_text()
