@@ -16,7 +16,7 @@ from matplotlib.ticker import FixedLocator, LogLocator, NullFormatter, NullLocat
 from models.evaluation import policy_outcomes
 from models.evaluation.policy_outcomes import Outcomes
 from models.metrics import DAY_S
-from pipeline.backtest.comparison import OURS, Ranked
+from pipeline.backtest.comparison import OURS, Comparison
 from pipeline.backtest.job import Arrays, Job
 from pipeline.reports import charts
 
@@ -54,12 +54,12 @@ class Cast:
         return {ORACLE: "ink", self.rival: "reactive", OURS: "ours"}.get(policy, "")
 
 
-def first_market(ranked: Ranked) -> tuple[str, Outcomes]:
+def first_market(ranked: Comparison) -> tuple[str, Outcomes]:
     """The market of the installation's own offers, and what came of all policies there."""
     return next(iter(ranked.outcomes.items()))
 
 
-def worst_app(ranked: Ranked) -> int:
+def worst_app(ranked: Comparison) -> int:
     """Index of the app in which our plans missed most; of equals that whose demand varies most."""
     outcomes = first_market(ranked)[1]
     missed = outcomes.missed[..., 0].sum(axis=0)
@@ -69,7 +69,7 @@ def worst_app(ranked: Ranked) -> int:
     return int(np.lexsort((-np.nan_to_num(np.ptp(demand, axis=0)), -missed))[0])
 
 
-def frontier(ranked: Ranked, cast: Cast) -> Figure:
+def frontier(ranked: Comparison, cast: Cast) -> Figure:
     """Cost against hit rate: a line a policy through the settings that no other of the policy beats in both.
 
     One panel a market. Large points are defaults. Both axes are logarithmic, that of the hit rate in the share missed;
@@ -101,7 +101,9 @@ def _frontier(axes: Axes, outcomes: Outcomes, lanes: Mapping[str, Sequence[int]]
         shown = missed[best] <= 1 - LEAST_HIT_RATE
         costs += cost[best][shown].tolist()
         colour, line = STYLES[role]
-        weight: dict[str, Any] = {"linewidth": 2.2, "zorder": 3} if role else {"linewidth": 1.0, "alpha": 0.55}
+        weight: dict[str, Any] = (
+            {"linewidth": 2.2, "zorder": 3} if role else {"linewidth": 1.0, "alpha": 0.55}
+        )
         label = cast.names.get(name, name) if role else next(others, None)
         axes.plot(missed[best], cost[best], color=colour, linestyle=line, label=label, **weight)
         size = 70 if role else 22
@@ -135,7 +137,7 @@ def _shares(least: float) -> list[float]:
     return kept
 
 
-def misses(ranked: Ranked, cast: Cast, days: Sequence[str]) -> Figure:
+def misses(ranked: Comparison, cast: Cast, days: Sequence[str]) -> Figure:
     """Share of app-ticks missed, a row a policy at its default and a column a day, as bars on one scale.
 
     Args:
@@ -181,7 +183,7 @@ def _share(percent: float) -> str:
     return "0" if percent == 0 else f"{percent:.1f}" if percent < 10 else f"{percent:.0f}"
 
 
-def day_slice(ranked: Ranked, app: int) -> slice:
+def day_slice(ranked: Comparison, app: int) -> slice:
     """The stretch of at most SHOWN ticks in which our plans missed most; the first of equals."""
     missed = first_market(ranked)[1].missed[:, app, 0].astype(float)
     width = min(SHOWN, len(missed))
@@ -189,7 +191,7 @@ def day_slice(ranked: Ranked, app: int) -> slice:
     return slice(start, start + width)
 
 
-def demand(job: Job, seen: Arrays, ranked: Ranked, app: int) -> Figure:
+def demand(job: Job, seen: Arrays, ranked: Comparison, app: int) -> Figure:
     """One app over `day_slice`: demand, 95 % interval of the forecast it was planned by, planned and ready capacity."""
     outcomes = first_market(ranked)[1]
     rows = day_slice(ranked, app)
@@ -221,7 +223,7 @@ def demand(job: Job, seen: Arrays, ranked: Ranked, app: int) -> Figure:
     return figure
 
 
-def _band(job: Job, seen: Arrays, ranked: Ranked, app: int) -> tuple[np.ndarray, np.ndarray]:
+def _band(job: Job, seen: Arrays, ranked: Comparison, app: int) -> tuple[np.ndarray, np.ndarray]:
     """Both ends of the 95 % interval that the plan for a tick saw of an app's demand, (scored tick); NaN: no plan."""
     rows, skip = len(seen["band"]), len(seen["band"]) - len(ranked.demand)
     ends = np.full((rows + job.steps[-1], 2), np.nan)

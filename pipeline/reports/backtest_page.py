@@ -14,7 +14,7 @@ import numpy as np
 from models.metrics import DAY_S
 from pipeline import format as fmt
 from pipeline.backtest import what_if
-from pipeline.backtest.comparison import OURS, Ranked
+from pipeline.backtest.comparison import OURS, Comparison
 from pipeline.backtest.job import Arrays, Job
 from pipeline.reports import backtest_charts, charts, html_parts
 from pipeline.reports.backtest_charts import ORACLE, PX_PER_INCH, Cast
@@ -84,7 +84,7 @@ class Lead:
     rival: str | None
 
 
-def write(folder: Path, job: Job, seen: Arrays, ranked: Ranked, facts: Mapping[str, Any]) -> None:
+def write(folder: Path, job: Job, seen: Arrays, ranked: Comparison, facts: Mapping[str, Any]) -> None:
     """Write `report.html`, `frontier.png`, `misses.png` and `demand.png`.
 
     Args:
@@ -185,7 +185,7 @@ def _difference(cost: float, other: float) -> str:
     return f"{abs(change):.1f} % {'more' if change > 0 else 'less'} than"
 
 
-def _header(job: Job, ranked: Ranked, facts: Mapping[str, Any]) -> str:
+def _header(job: Job, ranked: Comparison, facts: Mapping[str, Any]) -> str:
     end = job.first_tick + len(job.values)
     start, stop = (fmt.date_time(tick * job.tick_s) for tick in (end - len(ranked.demand), end))
     own = "artificial apps" if facts["artificial_apps"] else "apps"
@@ -377,7 +377,12 @@ def _certainty(lead: Lead | None, cast: Cast, facts: Mapping[str, Any], days: in
 def _versus(lead: Lead, facts: Mapping[str, Any]) -> str:
     """Whether the difference to the best product is more than days vary."""
     interval = facts["summary"]["cost_ratio_best_product_95"]
-    if lead.rate != "99" or interval is None or lead.rival is None or lead.rival != facts["summary"]["best_product"]:
+    if (
+        lead.rate != "99"
+        or interval is None
+        or lead.rival is None
+        or lead.rival != facts["summary"]["best_product"]
+    ):
         return ""
     low, high = interval
     within = (
@@ -390,7 +395,7 @@ def _figure(title: str, text: str, picture: str) -> str:
     return f"<figure><figcaption><b>{escape(title)}</b> <span>{escape(text)}</span></figcaption>{picture}</figure>"
 
 
-def _app_title(job: Job, ranked: Ranked, app: int) -> tuple[str, str]:
+def _app_title(job: Job, ranked: Comparison, app: int) -> tuple[str, str]:
     missed = backtest_charts.first_market(ranked)[1].missed[:, app, 0]
     total, shown = int(missed.sum()), int(missed[backtest_charts.day_slice(ranked, app)].sum())
     if not total:
@@ -401,14 +406,14 @@ def _app_title(job: Job, ranked: Ranked, app: int) -> tuple[str, str]:
     return job.apps[app], f"The app and stretch in which Leadtime missed most: {misses}{of}."
 
 
-def _dates(job: Job, ranked: Ranked) -> list[str]:
+def _dates(job: Job, ranked: Comparison) -> list[str]:
     """Date of each day of the scored window."""
     start = (job.first_tick + len(job.values) - len(ranked.demand)) * job.tick_s // DAY_S
     days = np.unique(backtest_charts.first_market(ranked)[1].day)
     return [f"{datetime.fromtimestamp((start + int(day)) * DAY_S, UTC):%-d %b}" for day in days]
 
 
-def _shortages(job: Job, seen: Arrays, ranked: Ranked) -> str:
+def _shortages(job: Job, seen: Arrays, ranked: Comparison) -> str:
     """The app-ticks in which most replicas were lacking: what was planned, and the plan's reason."""
     market = backtest_charts.first_market(ranked)[1]
     skip = len(seen["plan"]) - len(ranked.demand)

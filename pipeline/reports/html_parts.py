@@ -14,6 +14,7 @@ from typing import Final, Literal
 from pipeline.reports import charts
 
 Kind = Literal["second", "rows", "prose"]
+UNCUT: Final = 12  # characters of a row's name that fit the narrowest screen
 LONGEST_BAR: Final = 2.5
 """Of a bar chart, in lengths of its reference bar: longer bars are cut and fade, else one outlier flattens the rest."""
 
@@ -141,7 +142,7 @@ def folded(title: str, body: str) -> str:
 def _row(row: Sequence[str], strong: bool) -> str:
     kind = ' class="strong"' if strong else ""
     cells = "".join(f"<td>{escape(cell)}</td>" for cell in row[1:])
-    return f'<tr{kind}><th scope="row"{_hint(row[0])}>{escape(row[0])}</th>{cells}</tr>'
+    return f'<tr{kind}><th scope="row"{_hint(row[0] if len(row[0]) > UNCUT else "")}>{escape(row[0])}</th>{cells}</tr>'
 
 
 def _hint(text: str) -> str:

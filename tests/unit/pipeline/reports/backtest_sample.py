@@ -12,7 +12,7 @@ from models.evaluation.simulated_cloud import Terms
 from models.metrics import METRICS
 from pipeline.backtest import comparison, figures
 from pipeline.backtest.baselines import SUPPLY
-from pipeline.backtest.comparison import Ranked
+from pipeline.backtest.comparison import Comparison
 from pipeline.backtest.job import TIERS, Arrays, Job
 
 TICK_S = 3_600
@@ -28,7 +28,7 @@ Rates = dict[str, float]
 
 def outcome(
     apps: int, days: int, rates: Rates | None = None, names: tuple[str, ...] = RIVALS, seed: int = 0
-) -> tuple[Job, Arrays, Ranked, dict[str, Any]]:
+) -> tuple[Job, Arrays, Comparison, dict[str, Any]]:
     """Job, our outcomes, ranked outcomes and the report of policies that follow a noisy daily rhythm of demand.
 
     Args:
@@ -102,7 +102,7 @@ def outcome(
         joined = {field: np.concatenate([part[field] for part in parts], axis=-1) for field in parts[0]}
         at = np.cumsum([part["cost"].shape[-1] for part in parts])[:-1]
         beside[market] = joined | {"tiers": tiered(joined["cost"][..., at])}
-    ranked = comparison.rank(job, seen, beside, names, skip=0)
+    ranked = comparison.compare(job, seen, beside, names, skip=0)
     report: dict[str, Any] = {
         "source": "/somewhere/machines.parquet",
         "skipped": {"null_rows": 3, "duplicates": 0},
