@@ -220,10 +220,10 @@ def _hero(lead: Lead | None, cast: Cast, facts: Mapping[str, Any]) -> str:
     ]
     unreached = [cast.names.get(name, name) for name in facts["policies"] if name not in lead.cost]
     missing = f" {_list(unreached)} served less at every setting." if unreached else ""
-    sentence = escape(headline(lead, facts)).replace(" %", "&nbsp;%")
     return (
-        f'<section class="hero"><h2>{sentence}</h2><p>Cost of the scored app-ticks, every policy set so that it serves '
-        f"{lead.rate} % of them, and its difference to Leadtime's.{escape(missing)}</p>"
+        f'<section class="hero"><h2>{escape(headline(lead, facts))}</h2>'
+        f"<p>Cost of the scored app-ticks, every policy set so that it serves {lead.rate} % of them, and its "
+        f"difference to Leadtime's.{escape(missing)}</p>"
         f"{html_parts.bars(rows, lead.ours)}</section>"
     )
 

@@ -54,13 +54,14 @@ class Interval:
 
 
 def document(title: str, parts: Sequence[str]) -> str:
-    """A complete page.
+    """A complete page; a number and its per-cent sign stay on one line.
 
     Args:
         title: plain text, escaped here.
         parts: HTML of the body, in order.
     """
-    return _PAGE.format(title=escape(title), style=_style(), body="\n".join(parts))
+    body = "\n".join(parts).replace(" %", "\N{NO-BREAK SPACE}%")
+    return _PAGE.format(title=escape(title), style=_style(), body=body)
 
 
 def table(
@@ -223,10 +224,10 @@ abbr{text-decoration:underline dotted;text-underline-offset:3px;cursor:help}
 .second td:nth-child(2),.strong th,.strong td{font-weight:600}
 .prose tbody th{max-width:none}
 .prose td:last-child,.prose th:last-child{text-align:left;white-space:normal;min-width:280px}
-.facts{display:flex;flex-wrap:wrap;gap:10px 30px;margin:20px 0}
-.facts div{display:flex;flex-direction:column-reverse}
-.facts dt{color:var(--muted);font-size:13px}
-.facts dd{margin:0;font-size:19px;font-variant-numeric:tabular-nums}
+.facts{display:grid;grid-template-columns:repeat(auto-fill,minmax(112px,1fr));gap:12px 20px;margin:20px 0}
+.facts div{display:flex;flex-direction:column}
+.facts dt{color:var(--muted);font-size:13px;line-height:1.35}
+.facts dd{order:-1;margin:0;font-size:19px;font-variant-numeric:tabular-nums}
 .bars{list-style:none;display:grid;grid-template-columns:max-content 1fr max-content;gap:7px 14px;
 margin:14px 0;padding:0}
 .bars li{display:contents;color:var(--muted)}
@@ -250,6 +251,8 @@ summary{cursor:pointer;color:var(--ours);padding:4px 0}
 @media (max-width:640px){
 main{padding:20px 14px 40px}
 .hero h2{font-size:22px}
+th,td{padding-right:11px}
+.facts{grid-template-columns:repeat(auto-fill,minmax(86px,1fr));gap:12px}
 .bars{grid-template-columns:1fr max-content;gap:2px 10px}
 .bars .track{grid-column:1/-1;grid-row:auto;order:0;margin-bottom:7px}
 .bars li{display:grid;grid-column:1/-1;grid-template-columns:subgrid}

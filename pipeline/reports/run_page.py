@@ -190,9 +190,9 @@ def _headline(runs: Sequence[AppRun], summary: Mapping[str, Any]) -> str:
             fmt.money(their_cost, currency),
             _signed(saved * 100, " %", digits=1),
         ),
-        ("95 % interval covers", fmt.percent(_given(summary, "coverage_95")), "", ""),
+        ("Coverage", fmt.percent(_given(summary, "coverage_95")), "", ""),
     ]
-    head = ("", "Leadtime", "Reactive policy", "Difference")
+    head = ("", "Leadtime", "Reactive", "Difference")
     return f"<section><h2>The whole run</h2>{html_parts.table(head, rows)}</section>"
 
 
@@ -256,7 +256,7 @@ def _apps(runs: Sequence[AppRun]) -> str:
             )
         )
     head = ("App", "Mean demand", "Peak", "Hit rate", "reactive", "Cost", "reactive", "Held")
-    return f"<section><h2>All apps</h2>{html_parts.table(head, rows)}</section>"
+    return f"<section><h2>All apps</h2>{html_parts.table(head, rows, 'rows')}</section>"
 
 
 def _given(summary: Mapping[str, Any], name: str) -> float:

@@ -107,7 +107,9 @@ def test_page_says_what_happened() -> None:
         "cost": 412.38,
         "reactive_cost": 460.0,
     }
-    text = run_page.page("Demo", [app_run()], summary, ["apps are artificial groupings"])
+    text = run_page.page("Demo", [app_run()], summary, ["apps are artificial groupings"]).replace(
+        "\u00a0", " "
+    )
     assert "The reactive policy was short in 2 of 72 ticks; Leadtime in none." in text
     # 0.9912 - 0.8623 = 12.89 points; 412.38 / 460 - 1 = -10.352 %
     for said in (
