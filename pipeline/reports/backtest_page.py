@@ -347,6 +347,16 @@ def _matched(policies: Mapping[str, Any], title: str = "At the same hit rate") -
     return f"<section><h2>{escape(title)}</h2>{html_parts.table(head, rows, 'rows', _name(OURS))}</section>"
 
 
+def _as_it_comes(policies: Mapping[str, Any], title: str) -> str:
+    """Hit rate and cost of every policy at its defaults: for a run without a sweep."""
+    rows = [
+        (_name(name), fmt.percent(row["defaults"]["hit_rate"]), _money(row["defaults"]["cost"]))
+        for name, row in policies.items()
+    ]
+    head = ("Policy", "Hit rate", "Cost")
+    return f"<section><h2>{escape(title)}</h2>{html_parts.table(head, rows, 'rows', _name(OURS))}</section>"
+
+
 def _certainty(lead: Lead | None, cast: Cast, facts: Mapping[str, Any], days: int) -> str:
     """Intervals of the costs over the oracle's."""
     if lead is None:
@@ -482,7 +492,7 @@ def _apps(figures: Mapping[str, Any]) -> str:
 def _others(facts: Mapping[str, Any]) -> str:
     """The same comparison without reserved and spot instances, and in small units, where they were run."""
     parts = [
-        _matched(table, title)
+        _matched(table, title) or _as_it_comes(table, title)
         for table, title in (
             (facts["policies_on_demand"], "On demand only, at the same hit rate"),
             (
