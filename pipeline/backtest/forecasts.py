@@ -26,7 +26,7 @@ from pipeline.stages.allocator import decide
 from pipeline.stages.allocator.decide import AppTotals
 from pipeline.stages.profiler.user_states import NAMES, Users
 from pipeline.stages.simulator.agent import total
-from pipeline.stages.simulator.app_dependence import Copulas
+from pipeline.stages.simulator.app_dependence import DependenceTable
 from pipeline.wire.demand import Demand
 
 SHARD: Final = 0
@@ -86,7 +86,7 @@ class ForecastPass:
         self.job, self.model = job, model
         self.states: dict[str, State] = {}  # by app, of its total
         self.users = Users(model, CAPACITY)
-        self.copulas = Copulas(model.dependence)
+        self.dependence_table = DependenceTable(model.dependence)
         self._inside = np.zeros((len(job.apps), len(job.ids)), bool)
         for a, app in enumerate(job.apps):
             self._inside[a, job.members[app]] = True
@@ -133,7 +133,7 @@ class ForecastPass:
         own = followed(tick, job.tick_s)
         forecasts: dict[str, AppForecast] = {}
         for a, (name, of) in enumerate(places.items()):
-            learnt = self.copulas.learn(
+            learnt = self.dependence_table.learn(
                 name, tick, self.users.ids[rows[of]].tobytes(), flags["scores"][of], own
             )
             draw = partial(
@@ -153,7 +153,7 @@ class ForecastPass:
                 tuple(METRICS[m] for m in known),
                 draw,
             )
-        self.copulas.forget(tick, job.tick_s)
+        self.dependence_table.forget(tick, job.tick_s)
         return forecasts
 
     def _of(self, app: str, rows: np.ndarray) -> np.ndarray:
@@ -167,7 +167,7 @@ class ForecastPass:
         return {
             "ids": users.ids.view(np.uint8),
             "seen": users.seen,
-            "copulas": np.frombuffer(b"".join(self.copulas.blocks()), np.uint8),
+            "copulas": np.frombuffer(b"".join(self.dependence_table.blocks()), np.uint8),
             **{f"user.{name}": array for name, array in users.state.items()},
             **{
                 f"app.{app}\n{key}": array
@@ -182,7 +182,7 @@ class ForecastPass:
         slots = users.admit(ids, np.zeros(len(ids), int), [""], 0)
         users.seen[:] = blocks["seen"]
         users.put(slots, {name: blocks[f"user.{name}"] for name in users.state})
-        self.copulas.restore([blocks["copulas"].tobytes()])
+        self.dependence_table.restore([blocks["copulas"].tobytes()])
         for key in blocks:
             if key.startswith("app."):
                 app, _, name = key.removeprefix("app.").partition("\n")

@@ -16,7 +16,7 @@ from pipeline.inputs.store import SideInputs
 from pipeline.runtime.fenced_state import Numbered, Publish
 from pipeline.security.pseudonyms import partition_of
 from pipeline.settings import Settings
-from pipeline.stages.simulator.app_dependence import Copulas
+from pipeline.stages.simulator.app_dependence import DependenceTable
 from pipeline.wire import messages
 from pipeline.wire.codec import Codec, Record
 from pipeline.wire.forecasts import Gathered
@@ -47,7 +47,7 @@ class Simulator(Numbered):
     ) -> None:
         super().__init__(shard, codec)
         self.xp, self.inputs, self.publish = xp, inputs, publish
-        self.copulas = Copulas(dependence)
+        self.dependence_table = DependenceTable(dependence)
         self.partitions, self.scenarios, self.seed = settings.partitions, settings.scenarios, settings.seed
         self.gathered: Gathered | None = None
 
@@ -91,10 +91,12 @@ class Simulator(Numbered):
                 "saturated": total(np.where(censored, observed, 0)).tobytes(),
                 "user_quantiles": sum_of_quantiles(of_app, USER_LEVEL).tobytes(),
             }
-            learnt, loading = self.copulas.learn(app, tick, ids[rows].tobytes(), found["scores"][rows], kept)
+            learnt, loading = self.dependence_table.learn(
+                app, tick, ids[rows].tobytes(), found["scores"][rows], kept
+            )
             for part in self._parts(record, of_app, learnt, loading):
                 self.publish("scenarios", "scenario", part, partition=partition, key=group)
-        self.copulas.forget(tick, head["tick_s"])
+        self.dependence_table.forget(tick, head["tick_s"])
         for partition, apps_sent in sent.items():
             marker = {**{name: head[name] for name in ("shard", "seq", "tick", "tick_s")}, "apps": apps_sent}
             self.publish("scenarios", "marker", marker, partition=partition, key=str(self.shard))
@@ -132,7 +134,7 @@ class Simulator(Numbered):
 
     def blocks(self) -> Iterable[tuple[bytes, bytes]]:
         """The position, and what was learnt of the apps."""
-        learnt = list(self.copulas.blocks())
+        learnt = list(self.dependence_table.blocks())
         yield b"position", json.dumps({"seq": self.seq, "blocks": len(learnt)}).encode()
         for number, block in enumerate(learnt):
             yield b"apps-%d" % number, block
@@ -142,7 +144,9 @@ class Simulator(Numbered):
         if b"position" in blocks:
             position = json.loads(blocks[b"position"])
             self.seq = position["seq"]
-            self.copulas.restore(blocks[b"apps-%d" % number] for number in range(position.get("blocks", 0)))
+            self.dependence_table.restore(
+                blocks[b"apps-%d" % number] for number in range(position.get("blocks", 0))
+            )
 
 
 def total(values: np.ndarray) -> np.ndarray:

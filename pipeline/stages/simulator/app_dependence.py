@@ -32,7 +32,7 @@ _NAMES = np.dtype(f"S{PSEUDONYM_BYTES}")
 
 
 @dataclass
-class App:
+class AppDependence:
     """One app: its sums, and its users: those of the last tick, in its order, then who was there before."""
 
     tick: int
@@ -68,7 +68,7 @@ class App:
         self.ids, self.present = ids + known[left].tobytes(), count
 
 
-class Copulas:
+class DependenceTable:
     """The apps of a shard.
 
     Args:
@@ -77,7 +77,7 @@ class Copulas:
 
     def __init__(self, prior: Dependence) -> None:
         self.prior = prior
-        self.apps: dict[str, App] = {}
+        self.apps: dict[str, AppDependence] = {}
 
     def learn(
         self, name: str, tick: int, ids: bytes, scores: np.ndarray, kept: np.ndarray
@@ -91,7 +91,7 @@ class Copulas:
             scores: (user, metric, tracked).
             kept: of `models.behaviour.error_dependence.learn`.
         """
-        app = self.apps.setdefault(name, App(tick - 1, 0, b"", np.zeros((), SUMS), users(0)))
+        app = self.apps.setdefault(name, AppDependence(tick - 1, 0, b"", np.zeros((), SUMS), users(0)))
         app.seat(ids, tick)
         now = slice(0, app.present)
         app.sums, app.users[now] = learn(app.sums, app.users[now], scores, kept, self.prior)
@@ -118,7 +118,7 @@ class Copulas:
             ends = np.cumsum([at, SUMS.itemsize, PSEUDONYM_BYTES * count, USER.itemsize * count]).tolist()
             sums, ids, rows = (whole[a:b] for a, b in pairwise(ends))
             at = ends[-1]
-            self.apps[name] = App(
+            self.apps[name] = AppDependence(
                 tick,
                 present,
                 ids,

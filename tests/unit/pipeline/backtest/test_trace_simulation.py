@@ -94,7 +94,7 @@ def test_plans_are_for_the_demand_that_the_stages_plan_for(
 
     def make(publish: Any) -> Any:
         one = simulator(settings, 0)(publish)
-        one.copulas.prior = model.dependence
+        one.dependence_table.prior = model.dependence
         return one
 
     scenarios = [DEFAULT.encode(name, record) for _, name, record, _ in drive(make, said, None)]

@@ -5,7 +5,7 @@ import pytest
 
 from models.behaviour.error_dependence import EARLY_NONE, Dependence
 from models.metrics import METRICS
-from pipeline.stages.simulator.app_dependence import BLOCK_BYTES, FADED, FORGET_S, Copulas
+from pipeline.stages.simulator.app_dependence import BLOCK_BYTES, FADED, FORGET_S, DependenceTable
 
 PRIOR = Dependence(np.full(5, 0.2), np.eye(5), 0.3)
 KEPT = np.array([True, False])
@@ -15,72 +15,74 @@ def names(*users: str) -> bytes:
     return b"".join(user.encode().ljust(16, b".") for user in users)
 
 
-def tell(copulas: Copulas, tick: int, *users: str, app: str = "shop", kept: np.ndarray = KEPT) -> np.ndarray:
+def tell(
+    table: DependenceTable, tick: int, *users: str, app: str = "shop", kept: np.ndarray = KEPT
+) -> np.ndarray:
     """A tick in which every user but `odd` moves with the app in all metrics; the loadings."""
     scores = np.full((len(users), len(METRICS), 3), np.nan)
     scores[:, :, 0] = np.random.default_rng(tick).standard_normal((1, 5))
     scores[np.array(users) == "odd"] *= -1
-    return copulas.learn(app, tick, names(*users), scores, kept)[1]
+    return table.learn(app, tick, names(*users), scores, kept)[1]
 
 
 def test_a_user_keeps_its_row_wherever_it_stands() -> None:
-    copulas, rest = Copulas(PRIOR), "abcdefgh"
-    loading = [tell(copulas, tick, *rest, "odd", "z") for tick in range(60)][-1]
+    table, rest = DependenceTable(PRIOR), "abcdefgh"
+    loading = [tell(table, tick, *rest, "odd", "z") for tick in range(60)][-1]
     assert loading.tolist() == [1] * 8 + [-1, 1]
     # "z" is silent, and "0" is new
-    assert tell(copulas, 60, "0", *rest, "odd").tolist() == [1] * 9 + [-1]
-    app = copulas.apps["shop"]
+    assert tell(table, 60, "0", *rest, "odd").tolist() == [1] * 9 + [-1]
+    app = table.apps["shop"]
     assert app.ids == names("0", *rest, "odd", "z")
     assert (app.users["early"][-1] == EARLY_NONE).all()
     before = app.users["loading"].tolist()
-    tell(copulas, 61, "odd", kept=np.zeros(2, bool))
+    tell(table, 61, "odd", kept=np.zeros(2, bool))
     # as many silent ones stay as there are others; nobody was there to compare "odd" with
     assert app.ids == names("odd", "0")
     assert app.users["loading"].tolist() == pytest.approx([before[-2], before[0]], rel=0.01)
 
 
 def test_who_is_hardly_known_is_forgotten_when_silent() -> None:
-    copulas = Copulas(PRIOR)
-    tell(copulas, 0, "a", "b", "c")
-    assert (copulas.apps["shop"].users["known"] < FADED).all()
-    tell(copulas, 1, "a", "b")
-    assert copulas.apps["shop"].ids == names("a", "b")
+    table = DependenceTable(PRIOR)
+    tell(table, 0, "a", "b", "c")
+    assert (table.apps["shop"].users["known"] < FADED).all()
+    tell(table, 1, "a", "b")
+    assert table.apps["shop"].ids == names("a", "b")
 
 
 def test_after_a_gap_early_scores_wait_no_longer() -> None:
-    copulas = Copulas(PRIOR)
-    tell(copulas, 0, "a", "b")
-    assert (copulas.apps["shop"].users["early"][:, 0] != EARLY_NONE).all()
-    tell(copulas, 2, "a", "b", kept=np.zeros(2, bool))
-    assert (copulas.apps["shop"].users["early"] == EARLY_NONE).all()
+    table = DependenceTable(PRIOR)
+    tell(table, 0, "a", "b")
+    assert (table.apps["shop"].users["early"][:, 0] != EARLY_NONE).all()
+    tell(table, 2, "a", "b", kept=np.zeros(2, bool))
+    assert (table.apps["shop"].users["early"] == EARLY_NONE).all()
 
 
 def test_blocks_give_the_same_bytes_after_a_restart_and_fit_a_message() -> None:
-    copulas, users = Copulas(PRIOR), [f"{number:06}" for number in range(12_000)]
+    table, users = DependenceTable(PRIOR), [f"{number:06}" for number in range(12_000)]
     for tick in range(3):
-        tell(copulas, tick, *users)
-        tell(copulas, tick, "a", "odd", app="blog")
-    blocks = list(copulas.blocks())
+        tell(table, tick, *users)
+        tell(table, tick, "a", "odd", app="blog")
+    blocks = list(table.blocks())
     # a user has 16 bytes of pseudonym, 8 of loading and 10 of early scores
     assert sum(map(len, blocks)) == pytest.approx(12_002 * 34 + 2 * 1_200, rel=0.01)
     assert all(len(block) <= BLOCK_BYTES for block in blocks)
     assert len(blocks) == -(-sum(map(len, blocks)) // BLOCK_BYTES)
-    again = Copulas(PRIOR)
+    again = DependenceTable(PRIOR)
     again.restore(blocks)
-    for one in (copulas, again):
+    for one in (table, again):
         tell(one, 3, "a", "new", "odd", app="blog")
         tell(one, 3, *users[5:])
-    assert b"".join(again.blocks()) == b"".join(copulas.blocks())
-    empty = Copulas(PRIOR)
+    assert b"".join(again.blocks()) == b"".join(table.blocks())
+    empty = DependenceTable(PRIOR)
     empty.restore([])
     assert empty.apps == {}
 
 
 def test_apps_that_are_silent_for_a_week_are_forgotten() -> None:
-    copulas = Copulas(PRIOR)
-    tell(copulas, 0, "a", app="old")
-    tell(copulas, 1, "a", app="new")
-    copulas.forget(FORGET_S // 300, 300)
-    assert set(copulas.apps) == {"old", "new"}
-    copulas.forget(FORGET_S // 300 + 1, 300)
-    assert set(copulas.apps) == {"new"}
+    table = DependenceTable(PRIOR)
+    tell(table, 0, "a", app="old")
+    tell(table, 1, "a", app="new")
+    table.forget(FORGET_S // 300, 300)
+    assert set(table.apps) == {"old", "new"}
+    table.forget(FORGET_S // 300 + 1, 300)
+    assert set(table.apps) == {"new"}

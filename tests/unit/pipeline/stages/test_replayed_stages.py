@@ -91,8 +91,8 @@ def test_a_simulator_learns_from_scores_and_what_it_learnt_survives(
         whole.fold(value)
     kept = dict(whole.blocks())
     assert set(kept) == {b"position", b"apps-0"}
-    assert set(whole.copulas.apps) == {"shop", "blog"}
-    assert whole.copulas.apps["shop"].sums["ticks"][0, 0] == pytest.approx(TICKS - 1, rel=0.01)
+    assert set(whole.dependence_table.apps) == {"shop", "blog"}
+    assert whole.dependence_table.apps["shop"].sums["ticks"][0, 0] == pytest.approx(TICKS - 1, rel=0.01)
     again = simulator(installation, 0)(lambda *_, **__: None)
     again.restore(kept)
     assert dict(again.blocks()) == kept
@@ -105,4 +105,4 @@ def test_forecasts_of_before_version_2_are_simulated_by_the_prior(
     for value in forecasts(model, installation, 0, USERS):
         name, record = DEFAULT.decode(value)
         stage.fold(DEFAULT.encode(name, record | {"scores": None}))
-    assert not stage.copulas.apps["shop"].sums["ticks"].any()
+    assert not stage.dependence_table.apps["shop"].sums["ticks"].any()
