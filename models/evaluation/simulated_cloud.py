@@ -78,7 +78,7 @@ class Fleet:
         return self.ready + self.pending.sum(axis=-1)
 
 
-class Provider:
+class SimulatedCloud:
     """The simulated cloud of one app."""
 
     def __init__(

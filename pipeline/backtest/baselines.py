@@ -12,7 +12,7 @@ from models.baselines.autoscalers.registry import KNOBS, Facts
 from models.baselines.autoscalers.scenario_replicas import ScenarioReplicas
 from models.evaluation import need
 from models.evaluation.promise import totals
-from models.evaluation.simulated_cloud import Provider
+from models.evaluation.simulated_cloud import SimulatedCloud
 from models.purchase.table import Tiers, grown_before_shrunk
 from pipeline.backtest.job import TIERS, Arrays, Job, capacity_of, owned_of, tiers_of
 from pipeline.progress import Progress, silent
@@ -67,7 +67,7 @@ class _Market:
         self.supply = np.concatenate([np.repeat(np.arange(len(SUPPLY)), n) for n in each])
         self.defaults = np.cumsum(self.settings)[:-1]  # each baseline's first setting
         self.clouds = [
-            Provider(job.offers[market][app], job.terms, tick_s=job.tick_s, seed=job.seed, app=app)
+            SimulatedCloud(job.offers[market][app], job.terms, tick_s=job.tick_s, seed=job.seed, app=app)
             for app in apps
         ]
         self.fleets = [

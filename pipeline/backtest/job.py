@@ -10,7 +10,7 @@ from typing import Any, Final
 import numpy as np
 
 from models.capacity import Observed, Offer, Policy, replicas_per_instance
-from models.evaluation.simulated_cloud import Fleet, Provider, Terms
+from models.evaluation.simulated_cloud import Fleet, SimulatedCloud, Terms
 from models.metrics import DAY_S, METRICS, horizon_steps
 
 Arrays = dict[str, np.ndarray]
@@ -140,7 +140,7 @@ class AppLanes:
         self.size = capacity_of(job, app, market)
         self.confidences = [c if c is not None else self.policy.confidence for c in confidences]
         self.offers = job.offers[market][app]
-        self.cloud = Provider(self.offers, job.terms, tick_s=job.tick_s, seed=job.seed, app=app)
+        self.cloud = SimulatedCloud(self.offers, job.terms, tick_s=job.tick_s, seed=job.seed, app=app)
         self.end_commitments(job.start_s(0))
         self.fleet = self.cloud.start(job.starting[market][app], len(confidences))
         self.memory: list[dict[str, Any]] = [{} for _ in confidences]

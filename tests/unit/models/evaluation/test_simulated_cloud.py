@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from models.capacity import Offer
-from models.evaluation.simulated_cloud import Fleet, Provider, Terms
+from models.evaluation.simulated_cloud import Fleet, SimulatedCloud, Terms
 
 
 def offer(name: str, tier: str = "ON_DEMAND", **fields: object) -> Offer:
@@ -15,11 +15,11 @@ def offer(name: str, tier: str = "ON_DEMAND", **fields: object) -> Offer:
     return Offer(offer_id=name, tier=tier, **plain | fields)  # pyright: ignore[reportArgumentType]
 
 
-def cloud(*offers: Offer, tick_s: int = 60, **terms: Terms) -> Provider:
-    return Provider(offers, terms, tick_s=tick_s, seed=0, app="a")
+def cloud(*offers: Offer, tick_s: int = 60, **terms: Terms) -> SimulatedCloud:
+    return SimulatedCloud(offers, terms, tick_s=tick_s, seed=0, app="a")
 
 
-def through(provider: Provider, fleet: Fleet, asked: list[list[list[int]]]) -> list[tuple[int, float]]:
+def through(provider: SimulatedCloud, fleet: Fleet, asked: list[list[list[int]]]) -> list[tuple[int, float]]:
     """Least ready and hours of the first lane's first offer, tick by tick."""
     found: list[tuple[int, float]] = []
     for tick, desired in enumerate(asked):
