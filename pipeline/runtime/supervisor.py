@@ -32,7 +32,7 @@ def die_with_parent() -> None:
 
 
 @dataclass
-class Stage:
+class StageProcess:
     """One process, its log, and when it is to be started again."""
 
     name: str
@@ -79,19 +79,19 @@ class Supervisor:
     note: Callable[[str], None] = lambda text: print(text, file=sys.stderr)
     clock: Callable[[], float] = time.monotonic
     module: str = "pipeline.stages"
-    stages: dict[str, Stage] = field(default_factory=dict[str, Stage])
+    stages: dict[str, StageProcess] = field(default_factory=dict[str, StageProcess])
 
     def start(self, names: Sequence[str] = STAGES) -> None:
         """Start the stages."""
         self.folder.mkdir(parents=True, exist_ok=True)
         for name in names:
             command = [sys.executable, "-m", self.module, name, "--supervised"]
-            stage = Stage(name, command, self.environment, self.folder / f"{name}.log")
+            stage = StageProcess(name, command, self.environment, self.folder / f"{name}.log")
             self.stages[name] = stage
             stage.start(self.clock())
         self._write()
 
-    def another(self, like: str, name: str) -> Stage:
+    def another(self, like: str, name: str) -> StageProcess:
         """Start one more stage of the kind of one that there is, under a name of its own."""
         stage = replace(self.stages[like], name=name, process=None, log=self.folder / f"{name}.log")
         stage.start(self.clock())

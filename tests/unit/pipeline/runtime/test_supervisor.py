@@ -10,7 +10,7 @@ import typer
 
 from pipeline.command_line import run
 from pipeline.errors import AGAIN_EXIT, Unreachable, UsageError
-from pipeline.runtime.supervisor import FIRST_BACKOFF_S, STEADY_S, Stage, Supervisor
+from pipeline.runtime.supervisor import FIRST_BACKOFF_S, STEADY_S, StageProcess, Supervisor
 
 
 class Clock:
@@ -20,10 +20,10 @@ class Clock:
         return self.now
 
 
-def supervised(folder: Path, code: str, clock: Clock) -> tuple[Supervisor, Stage, list[str]]:
+def supervised(folder: Path, code: str, clock: Clock) -> tuple[Supervisor, StageProcess, list[str]]:
     notes: list[str] = []
     supervisor = Supervisor({"LEADTIME_X": "y"}, folder, notes.append, clock)
-    stage = Stage("dummy", [sys.executable, "-c", code], supervisor.environment, folder / "dummy.log")
+    stage = StageProcess("dummy", [sys.executable, "-c", code], supervisor.environment, folder / "dummy.log")
     supervisor.stages["dummy"] = stage
     stage.start(clock())
     return supervisor, stage, notes
