@@ -19,7 +19,7 @@ class Demand:
         metrics: names of those that some shard forecasts, in the order of METRICS.
         usage, saturated: (METRICS) float64, NaN = not measured in this tick.
         rates: (EVENT_KINDS) float64, 1/s, NaN = no event.
-        users, reporting: users forecast, and of them those heard of in this tick.
+        users, reporting: users forecast, and of them those that reported in this tick.
         user_quantiles: (step, metric) float64, sum of every user's own 99 % quantile; None = a shard did not say.
     """
 
@@ -33,7 +33,7 @@ class Demand:
     user_quantiles: np.ndarray | None = None
 
     @property
-    def heard(self) -> bool:
+    def representative(self) -> bool:
         """Whether enough users reported for the usage to be the app's: else its total counts as missing."""
         return self.reporting > 0 and self.reporting >= REPORTING_SHARE * self.users
 
@@ -44,7 +44,7 @@ class Demand:
 
     @classmethod
     def silent(cls, metrics: tuple[str, ...], steps: int) -> "Demand":
-        """Of an app of which nobody was heard."""
+        """Of an app of which no user reported: usage and rates are NaN, its scenarios zero."""
         nothing = np.full(len(METRICS), np.nan)
         return cls(
             np.zeros((64, steps, len(metrics)), np.float32),

@@ -73,7 +73,7 @@ class AppTotals:
     @classmethod
     def of(cls, demands: Sequence[Demand]) -> AppTotals:
         """From each app's demand, in their order."""
-        reported = np.array([[demand.heard] for demand in demands])
+        reported = np.array([[demand.representative] for demand in demands])
         usage = np.where(reported, [demand.usage for demand in demands], np.nan)
         held = np.array([demand.saturated for demand in demands])
         saturated = reconciliation.lower_bound(held, usage)
