@@ -1,7 +1,7 @@
 """Stage 1: raw records -> tick frames. `leadtime ingest` runs it; any number share the partitions.
 
 For each batch of one partition of a raw topic, in this order (a crash between any two repeats, and loses nothing):
-1. decode, check, and take what is good into the lane;
+1. decode, check, and take what is good into the stream;
 2. publish a dead letter for each bad or late record, and flush: no frame may say "resume behind it" before;
 3. publish the frames that are closed; their resume positions are the only ones that count.
 On assignment of a partition, the newest complete frame says where to resume. A second ingest of the same
@@ -31,7 +31,7 @@ from pipeline.runtime.steady_clock import Steady
 from pipeline.security.pseudonyms import PSEUDONYM_BYTES, Directory, Key, KeyRing
 from pipeline.settings import Settings
 from pipeline.stages.ingest import validation
-from pipeline.stages.ingest.tick_windows import Frame, Lane, Shard
+from pipeline.stages.ingest.tick_windows import Frame, PartitionWindows, TopicStream
 from pipeline.wire.batch_decoder import decode_batch
 from pipeline.wire.codec import Codec, Record
 from pipeline.wire.messages import MESSAGE_BYTES, Received, dead_letter, letter_key, position_of, shift_of
@@ -47,32 +47,32 @@ class Partition:
 
     def __init__(self, number: int, settings: Settings, codec: Codec, keys: KeyRing) -> None:
         self.settings, self.codec, self.keys = settings, codec, keys
-        metrics, events = (Lane(topic, {}) for topic in RAW)
-        self.shard = Shard(number, settings.tick_s, settings.lateness_s, metrics, events)
+        metrics, events = (TopicStream(topic, {}) for topic in RAW)
+        self.windows = PartitionWindows(number, settings.tick_s, settings.lateness_s, metrics, events)
         self.directory = Directory(settings.partitions)
         self.touched = dict.fromkeys(RAW, 0.0)
         self.shift_us = 0
 
     @property
     def reached_s(self) -> float:
-        """Unix seconds up to which both lanes have passed, a replay's as if it were now."""
-        return (min(lane.running_max for lane in self.shard.lanes) + self.shift_us) / 1e6
+        """Unix seconds up to which both streams have passed, a replay's as if it were now."""
+        return (min(stream.running_max for stream in self.windows.streams) + self.shift_us) / 1e6
 
-    def lane(self, topic: str) -> Lane:
-        """The lane of a raw topic."""
-        return self.shard.lanes[RAW.index(topic)]
+    def stream(self, topic: str) -> TopicStream:
+        """The stream of a raw topic."""
+        return self.windows.streams[RAW.index(topic)]
 
     def take(self, topic: str, messages: Sequence[Received]) -> list[Record]:
-        """Fold a batch of one lane's messages; return the dead letters."""
-        lane = self.lane(topic)
+        """Fold a batch of one stream's messages; return the dead letters."""
+        stream = self.stream(topic)
         offset = np.array([message.offset() for message in messages], np.int64)
-        new = offset >= lane.next_offset
+        new = offset >= stream.next_offset
         telemetry.TAKEN.labels("ingest").inc(len(messages))
         telemetry.DROPPED.labels("ingest", "repeated").inc(int((~new).sum()))
         if not new.any():
             return []
         messages, offset = list(compress(messages, new)), offset[new]
-        lane.next_offset = int(offset[-1]) + 1
+        stream.next_offset = int(offset[-1]) + 1
         values = [message.value() for message in messages]
         decoded, poisons = decode_batch(self.codec, values, (RECORD[topic], "watermark"))
         produced = np.array([message.timestamp()[1] * 1000 for message in messages])
@@ -92,7 +92,7 @@ class Partition:
             if name != "watermark":
                 code = np.full(frame.height, -1)
                 code[good] = self.directory.code(frame.filter(good))
-                belongs = np.array([*self.directory.partition, -1])[code] == self.shard.number
+                belongs = np.array([*self.directory.partition, -1])[code] == self.windows.number
                 reason[good & ~belongs] = "wrong-partition"
                 good &= belongs
                 rows = self._columns(name, frame.filter(good)) | {"code": code[good]}
@@ -105,22 +105,23 @@ class Partition:
             by_offset = np.argsort(place, kind="stable")
             place, when = place[by_offset], np.concatenate(ts)[by_offset]
             is_row = np.isin(place, records)
-            late = lane.add(offset[place], when, rows, is_row, self.shard)
+            late = stream.add(offset[place], when, rows, is_row, self.windows)
             bad |= dict.fromkeys(place[is_row][late].tolist(), ("late", ""))
         return [dead_letter(topic, messages[i], *bad[i]) for i in sorted(bad)]
 
     def close(self) -> list[list[Record]]:
         """The frames that are due, each as its parts."""
         out: list[list[Record]] = []
-        tick_s = self.shard.tick_s
-        while due := self.shard.due():
+        tick_s = self.windows.tick_s
+        while due := self.windows.due():
             key = self.keys.at(due[0] * tick_s)
             last = min(due[1], -(-self.keys.until(due[0] * tick_s) // tick_s) - 1)
             names = self.directory.pseudonyms(key)
             out += [
-                self._record(frame, key, names) for frame in self.shard.close(last, self.directory.order(key))
+                self._record(frame, key, names)
+                for frame in self.windows.close(last, self.directory.order(key))
             ]
-        if all(lane.empty for lane in self.shard.lanes):
+        if all(stream.empty for stream in self.windows.streams):
             self.directory.forget()
         return out
 
@@ -146,7 +147,7 @@ class Partition:
         most = sorted(by_app.items(), key=lambda item: (-item[1], item[0]))[:ATTRIBUTES]
         names = ("app", "kind", "key", "value")
         return [
-            {**dict(zip(names, at, strict=True)), "rate": count / self.shard.tick_s} for at, count in most
+            {**dict(zip(names, at, strict=True)), "rate": count / self.windows.tick_s} for at, count in most
         ]
 
     def _record(self, frame: Frame, key: Key, names: list[bytes]) -> list[Record]:
@@ -160,12 +161,12 @@ class Partition:
         per_part = MESSAGE_BYTES // 2 // size
         of = max(1, -(-len(of_app) // per_part))
         common = {
-            "shard": self.shard.number,
+            "shard": self.windows.number,
             "seq": frame.seq,
             "of": of,
             "tick": frame.tick,
-            "tick_start": frame.tick * self.shard.tick_us,
-            "tick_s": self.shard.tick_s,
+            "tick_start": frame.tick * self.windows.tick_us,
+            "tick_s": self.windows.tick_s,
             "resume": [vars(resume) for resume in frame.resume],
             "watermark": frame.watermark_us,
             "key_id": key.key_id,
@@ -244,7 +245,7 @@ class Ingest:
     def positions(self) -> dict[tuple[str, int], int]:
         """The next offset of each raw topic's partition that is ours."""
         return {
-            (name, number): partition.lane(topic).next_offset
+            (name, number): partition.stream(topic).next_offset
             for number, partition in list(self.partitions.items())
             for name, topic in self.names.items()
         }
@@ -287,7 +288,9 @@ class Ingest:
                     partition.touched[topic] = now
                     ts = int((self.clock() - self.settings.idle_s) * 1e6)
                     mark = {"ts": ts}
-                    self.outputs.publish(topic, "watermark", mark, key=None, partition=partition.shard.number)
+                    self.outputs.publish(
+                        topic, "watermark", mark, key=None, partition=partition.windows.number
+                    )
 
     def _assigned(self, consumer: Consumer, assigned: list[TopicPartition]) -> None:
         for number in sorted({tp.partition for tp in assigned}):
@@ -296,12 +299,12 @@ class Ingest:
             begun = time.monotonic()
             newest = reader.newest(self.settings, "behaviour.frames", number, self._complete)
             if newest is not None:
-                partition.shard.restore(newest)
+                partition.windows.restore(newest)
             telemetry.RECOVERY_SECONDS.labels("ingest", number).set(time.monotonic() - begun)
             self.partitions[number] = partition
         for tp in assigned:
-            lane = self.partitions[tp.partition].lane(self.names[tp.topic])
-            tp.offset = lane.next_offset
+            stream = self.partitions[tp.partition].stream(self.names[tp.topic])
+            tp.offset = stream.next_offset
         consumer.assign(assigned)
         self.vitals.ready = True
 

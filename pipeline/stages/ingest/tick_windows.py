@@ -1,12 +1,12 @@
 """Raw records of one partition -> tick frames, as a function of the topics alone.
 
-A `Lane` is one raw topic's partition; a `Shard` is the two lanes of one partition number. Per lane, event time is
-the running maximum over its good records and watermarks, in offset order:
+A `TopicStream` holds one raw topic's partition; `PartitionWindows` holds the two streams of one partition number. Event
+time of a stream is the running maximum of `ts` over its good records and watermarks, in offset order:
 
 - a record is late iff the running maximum *before* it is at or past its tick's end plus the allowed lateness;
-- a lane has passed tick t at the first offset whose running maximum *including* it is at or past t's end plus the
-  lateness: c(t). A frame closes when both lanes have passed it, one frame a tick from the first, gapless;
-- to resume after frame t a lane starts at the smallest offset of a record of a later tick, or at c(t), whichever
+- a stream has passed tick t at the first offset whose running maximum *including* it is at or past t's end plus the
+  lateness: c(t). A frame closes when both streams have passed it, one frame a tick from the first, gapless;
+- to resume after frame t a stream starts at the smallest offset of a record of a later tick, or at c(t), whichever
   is less, with the running maximum as of that offset. Read again from there, what belongs to closed ticks is
   skipped, what was late is late again.
 
@@ -33,7 +33,7 @@ same, and memory is that of the users and not of their samples."""
 
 
 @dataclass
-class Lane:
+class TopicStream:
     """One raw topic's partition.
 
     Attributes:
@@ -72,7 +72,12 @@ class Lane:
             self.waiting = []
 
     def add(
-        self, offset: np.ndarray, ts: np.ndarray, rows: Columns, is_row: np.ndarray, shard: "Shard"
+        self,
+        offset: np.ndarray,
+        ts: np.ndarray,
+        rows: Columns,
+        is_row: np.ndarray,
+        windows: "PartitionWindows",
     ) -> np.ndarray:
         """Take good records and watermarks in offset order.
 
@@ -81,7 +86,7 @@ class Lane:
             rows: (record,) columns of the records alone: code, what each adds (`models.aggregation`), and of events
                 also kind, amount, attributes and tagged.
             is_row: (message,) False for watermarks.
-            shard: knows the tick, the lateness and what is closed.
+            windows: gives the tick's length, the allowed lateness and the last closed tick.
 
         Returns:
             (record,) which of the records are late.
@@ -97,10 +102,10 @@ class Lane:
         self.passed_max = np.concatenate([self.passed_max, after[grew]])
         self.running_max = int(after[-1])
 
-        tick, before = ts[is_row] // shard.tick_us, before[is_row]
-        late = before >= (tick + 1) * shard.tick_us + shard.lateness_us
+        tick, before = ts[is_row] // windows.tick_us, before[is_row]
+        late = before >= (tick + 1) * windows.tick_us + windows.lateness_us
         self.late = np.concatenate([self.late, offset[is_row][late]])
-        keep = ~late & (tick > shard.closed)
+        keep = ~late & (tick > windows.closed)
         if keep.any():
             new = {"offset": offset[is_row], "before": before, "tick": tick, **rows}
             new = {name: column[keep] for name, column in new.items()}
@@ -135,7 +140,7 @@ class Lane:
 
 @dataclass(frozen=True)
 class Resume:
-    """Where a lane resumes: docs/records.md, `behaviour.frames`."""
+    """Where a stream resumes: docs/records.md, `behaviour.frames`."""
 
     topic: str
     offset: int
@@ -164,14 +169,14 @@ _NONE: tuple[Columns, Columns] = (
 
 
 @dataclass
-class Shard:
-    """The lanes of one partition, the clock that they make, and its frames."""
+class PartitionWindows:
+    """Both streams of one partition number: which ticks they have passed, and the frames of these ticks."""
 
     number: int
     tick_s: int
     lateness_s: int
-    metrics: Lane
-    events: Lane
+    metrics: TopicStream
+    events: TopicStream
     closed: int = NEVER
     seq: int = 0
 
@@ -179,28 +184,28 @@ class Shard:
         self.tick_us, self.lateness_us = self.tick_s * 1_000_000, self.lateness_s * 1_000_000
 
     @property
-    def lanes(self) -> tuple[Lane, Lane]:
+    def streams(self) -> tuple[TopicStream, TopicStream]:
         """Metrics, events."""
         return self.metrics, self.events
 
     def restore(self, frame: dict[str, Any]) -> None:
         """Continue after a frame that was published."""
         self.closed, self.seq = frame["tick"], frame["seq"] + 1
-        for lane in self.lanes:
-            resume = next(r for r in frame["resume"] if r["topic"] == lane.topic)
-            lane.next_offset, lane.running_max = resume["offset"], resume["running_max"]
-            lane.first = 0  # no longer asked for: the first frame is long closed
-            lane.passed_offset, lane.passed_max = np.array([-1]), np.array([lane.running_max])
+        for stream in self.streams:
+            resume = next(r for r in frame["resume"] if r["topic"] == stream.topic)
+            stream.next_offset, stream.running_max = resume["offset"], resume["running_max"]
+            stream.first = 0  # no longer asked for: the first frame is long closed
+            stream.passed_offset, stream.passed_max = np.array([-1]), np.array([stream.running_max])
 
     def due(self) -> tuple[int, int] | None:
-        """First and last tick that both lanes have passed and that have no frame yet."""
-        firsts = [lane.first for lane in self.lanes if lane.first is not None]
-        if len(firsts) < len(self.lanes):
+        """First and last tick that both streams have passed and that have no frame yet."""
+        firsts = [stream.first for stream in self.streams if stream.first is not None]
+        if len(firsts) < len(self.streams):
             return None
         if self.closed == NEVER:
             # A record that is not late belongs to this tick or a later one: nothing comes before the first frame.
             self.closed = (min(firsts) - self.lateness_us) // self.tick_us - 1
-        passed = min(lane.running_max for lane in self.lanes)
+        passed = min(stream.running_max for stream in self.streams)
         last = (passed - self.lateness_us) // self.tick_us - 1
         return (self.closed + 1, last) if last > self.closed else None
 
@@ -211,24 +216,24 @@ class Shard:
             last: tick to close, with all before it; at most the last that is due.
             order: (code,) position of each user code in the order of pseudonyms.
         """
-        for lane in self.lanes:
-            lane.gather()
+        for stream in self.streams:
+            stream.gather()
         grouped = self._group(last, order)
         codes = np.argsort(order, kind="stable")
-        tails = [self._tail(lane) for lane in self.lanes]
-        since = [self._since(lane) for lane in self.lanes]
+        tails = [self._tail(stream) for stream in self.streams]
+        since = [self._since(stream) for stream in self.streams]
         attributes = self._attributes()
         for tick in range(self.closed + 1, last + 1):
             end = (tick + 1) * self.tick_us + self.lateness_us
             resume: list[Resume] = []
             late = 0
-            for number, lane in enumerate(self.lanes):
-                closing, before = lane.passed_at(end)
-                late += int(((lane.late >= since[number]) & (lane.late < closing)).sum())
+            for number, stream in enumerate(self.streams):
+                closing, before = stream.passed_at(end)
+                late += int(((stream.late >= since[number]) & (stream.late < closing)).sum())
                 since[number] = closing
                 offset, running_max = self._resume(tails[number], tick)
                 resume.append(
-                    Resume(lane.topic, *((offset, running_max) if offset < closing else (closing, before)))
+                    Resume(stream.topic, *((offset, running_max) if offset < closing else (closing, before)))
                 )
             groups = grouped.of(tick)
             yield Frame(
@@ -236,12 +241,12 @@ class Shard:
             )
             self.seq += 1
         self.closed = last
-        for lane, closing in zip(self.lanes, since, strict=True):
-            lane.forget(last, closing)
+        for stream, closing in zip(self.streams, since, strict=True):
+            stream.forget(last, closing)
 
     def _group(self, last: int, order: np.ndarray) -> Grouped:
         metrics, events = (
-            _upto(lane.rows or none, last) for lane, none in zip(self.lanes, _NONE, strict=True)
+            _upto(stream.rows or none, last) for stream, none in zip(self.streams, _NONE, strict=True)
         )
         return aggregation.group(
             metrics | {"user": order[metrics["code"]]}, events | {"user": order[events["code"]]}, self.tick_s
@@ -257,20 +262,20 @@ class Shard:
                     counts[tick][code, kind, key, value] += amount
         return counts
 
-    def _since(self, lane: Lane) -> int:
+    def _since(self, stream: TopicStream) -> int:
         """c of the last closed tick: late records before it are in an earlier frame's count."""
-        return lane.passed_at((self.closed + 1) * self.tick_us + self.lateness_us)[0] if self.seq else 0
+        return stream.passed_at((self.closed + 1) * self.tick_us + self.lateness_us)[0] if self.seq else 0
 
     @staticmethod
-    def _tail(lane: Lane) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _tail(stream: TopicStream) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Ticks ascending, and from each on the smallest offset with the running maximum before it."""
         empty = np.zeros(0, np.int64)
-        tick = lane.rows.get("tick", empty)
+        tick = stream.rows.get("tick", empty)
         by_tick = np.argsort(tick, kind="stable")[::-1]
-        offset = lane.rows.get("offset", empty)[by_tick]
+        offset = stream.rows.get("offset", empty)[by_tick]
         smallest = np.minimum.accumulate(offset) if len(offset) else offset
-        position = np.searchsorted(lane.rows.get("offset", empty), smallest)
-        before = lane.rows.get("before", empty)[position]
+        position = np.searchsorted(stream.rows.get("offset", empty), smallest)
+        before = stream.rows.get("before", empty)[position]
         return tick[by_tick][::-1], smallest[::-1], before[::-1]
 
     @staticmethod

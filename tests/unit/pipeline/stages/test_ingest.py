@@ -244,15 +244,15 @@ def test_frames_do_not_depend_on_batches_interleaving_or_restarts(
                 letters.setdefault((letter["topic"], letter["offset"]), letter)
             position[topic] += size
             if batched and chance.random() < 0.3:  # as when many rows wait
-                part.lane(topic).gather()
+                part.stream(topic).gather()
             for parts in part.close():
                 frames += parts
             if (
                 batched and frames and chance.random() < 0.3
             ):  # killed, and started again behind its last frame
                 part = partition(lateness_s=lateness_s, max_ahead_s=10_000.0)
-                part.shard.restore(frames[-1])
-                position = {topic: part.lane(topic).next_offset for topic in lanes}
+                part.windows.restore(frames[-1])
+                position = {topic: part.stream(topic).next_offset for topic in lanes}
         return [DEFAULT.encode("frame", frame) for frame in frames], letters
 
     whole, whole_letters = run(batched=False)
