@@ -33,13 +33,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr, ndtri
 
 from models.behaviour.online_mixture import parts
+from models.capacity import floor_demand
 from models.demand import extremes
 from models.metrics import METRICS, STEPS, horizon_steps
 from models.quantile_function import LEVELS, QuantileFunction, Z
@@ -222,6 +223,25 @@ def _remembered(kept: State, missed: NDArray[np.bool_], excess: Array) -> State:
 def lower_bound(held: NDArray[Any], usage: NDArray[Any]) -> NDArray[np.bool_]:
     """Whether usage only bounds demand from below; held: the part of it by saturated users; NaN is none."""
     return np.nan_to_num(held) > SATURATED_SHARE * np.nan_to_num(usage)
+
+
+class Measured(NamedTuple):
+    """What a tick's usage says of demand, each in the usage's shape.
+
+    bounded: whether usage only bounds demand from below; known: the usage where it is the demand, else NaN;
+    proved: float64, the least demand that usage proves, NaN = not measured.
+    """
+
+    bounded: NDArray[np.bool_]
+    known: NDArray[Any]
+    proved: Array
+
+
+def measured(usage: NDArray[Any], held: NDArray[Any]) -> Measured:
+    """Demand known and demand proved by usage (..., metric), of which saturated users have `held`; NaN is none."""
+    bounded = lower_bound(held, usage)
+    proved = floor_demand(usage.astype(np.float64), np.nan_to_num(held).astype(np.float64))
+    return Measured(bounded, np.where(bounded, np.nan, usage), proved)
 
 
 def ranked(demand: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.intp]]:

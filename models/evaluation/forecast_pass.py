@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -23,7 +24,8 @@ from models.evaluation.forecast_scores import (
     Scores,
     Sums,
 )
-from models.metrics import DAY_S, horizon_steps
+from models.evaluation.trace_window import TraceWindow
+from models.metrics import horizon_steps
 from models.quantile_function import LEVELS as GRID
 from models.quantile_function import Z_MAX, Z_STEP, QuantileFunction
 
@@ -76,14 +78,9 @@ def pit_of(quantiles: Array, y: Array, u: NDArray[np.float64]) -> NDArray[np.flo
 
 def evaluate(
     model: BehaviourModel,
-    values: NDArray[np.float32],
-    events: NDArray[np.float32],
-    saturated: NDArray[np.bool_],
+    trace: TraceWindow,
     users: list[str],
     *,
-    first_tick: int,
-    tick_s: int,
-    score_from: int,
     rivals: Sequence[Rival] = (),
     every: int = 1,
     forget: int | None = None,
@@ -94,76 +91,101 @@ def evaluate(
 
     Args:
         model: the model to score.
-        values: (tick, user, 5), NaN where absent; `events` (tick, user, 4) and `saturated` (tick, user, 5).
-        events: rates in 1/s.
-        saturated: such targets are counted as censored and scored apart.
+        trace: what it forecasts; saturated targets are counted as censored and scored apart.
         users: (user) names.
-        first_tick: number of the first tick.
-        tick_s: tick length in seconds.
-        score_from: forecasts made before this row warm up the state and are not scored.
         rivals: of these values; persistence where none is given.
         every: score the forecasts of every so many ticks.
         forget: ticks after which all users are new to the model, and not to the rivals; none for never.
         seed: of the randomised PIT.
         progress: called with (ticks done, ticks).
     """
-    rivals = rivals or [persistence(values, tick_s=tick_s)]
-    rng = np.random.default_rng(seed)
-    total, length = len(values), DAY_S // tick_s
-    day = (first_tick + np.arange(total)) // max(1, length)
-    days = day - day[min(score_from, total - 1)]
+    rivals = rivals or [persistence(trace.values, tick_s=trace.tick_s)]
+    total, days = len(trace.values), trace.days()
     merged = max(1, math.ceil((int(days[-1]) + 1) / MOST_DAYS))
     scores = Scores.zeros(users, int(days[-1]) // merged + 1, [rival.name for rival in rivals])
+    scorer = Scorer(scores, rivals, trace.values, trace.saturated, trace.tick_s, np.random.default_rng(seed))
+    passed = forecasts(
+        model,
+        trace.values,
+        trace.events,
+        trace.saturated,
+        first_tick=trace.first_tick,
+        tick_s=trace.tick_s,
+        forget=forget,
+    )
     pending: list[QuantileFunction] = []
-    start = score_from
-    for t, (_, forecast, _) in enumerate(
-        forecasts(model, values, events, saturated, first_tick=first_tick, tick_s=tick_s, forget=forget)
-    ):
-        if t >= score_from and (t - score_from) % every == 0:
+    start = trace.score_from
+    for t, (_, forecast, _) in enumerate(passed):
+        if t >= trace.score_from and (t - trace.score_from) % every == 0:
             start = start if pending else t
             pending.append(forecast)
         ends = t == total - 1 or days[t + 1] // merged != days[t] // merged
         if pending and (ends or len(pending) == BLOCK):
             rows = range(start, start + every * len(pending), every)
-            add(
-                scores,
-                pending,
-                rivals,
-                values,
-                saturated,
-                rows,
-                int(days[start]) // merged,
-                tick_s=tick_s,
-                rng=rng,
-            )
+            scorer.add(pending, rows, int(days[start]) // merged)
             pending = []
         progress(t + 1, total)
     return scores
 
 
-def add(
-    scores: Scores,
-    made: list[QuantileFunction],
-    rivals: Sequence[Rival],
-    values: NDArray[np.float32],
-    saturated: NDArray[np.bool_],
-    rows: range,
-    block: int,
-    *,
-    tick_s: int,
-    rng: np.random.Generator,
-) -> None:
-    """Add the forecasts (user, metric, step) made at `rows` to a block of the scores; the rest as `evaluate`."""
-    scores.ticks[block] += len(rows)
-    for m in np.flatnonzero(~np.isnan(values).all((0, 1))):
-        part = _part(made, int(m))
-        for k, step in enumerate(horizon_steps(tick_s)):
-            n = len(range(rows.start, min(rows.stop, len(values) - step), rows.step))
-            if n:
-                at = (block, int(m), k)
-                _score(
-                    scores, part[:n, :, k], rivals, values[..., m], saturated[..., m], rows[:n], step, at, rng
-                )
+@dataclass(frozen=True)
+class Scorer:
+    """Adds forecasts beside those of rivals to scores.
+
+    Attributes:
+        scores: added to.
+        rivals: of the same values.
+        values: (tick, user, 5) what is forecast, NaN where absent.
+        saturated: (tick, user, 5): such targets are counted as censored and scored apart.
+        tick_s: tick length in seconds.
+        rng: of the randomised PIT.
+    """
+
+    scores: Scores
+    rivals: Sequence[Rival]
+    values: NDArray[np.float32]
+    saturated: NDArray[np.bool_]
+    tick_s: int
+    rng: np.random.Generator
+
+    def add(self, made: list[QuantileFunction], rows: range, block: int) -> None:
+        """Add the forecasts (user, metric, step) made at `rows` to a block of the scores."""
+        self.scores.ticks[block] += len(rows)
+        for m in np.flatnonzero(~np.isnan(self.values).all((0, 1))):
+            part = _part(made, int(m))
+            for k, step in enumerate(horizon_steps(self.tick_s)):
+                n = len(range(rows.start, min(rows.stop, len(self.values) - step), rows.step))
+                if n:
+                    self._score(part[:n, :, k], rows[:n], step, (block, int(m), k))
+
+    def _score(self, forecast: QuantileFunction, rows: range, step: int, at: tuple[int, int, int]) -> None:
+        """Add the forecasts (row, user) of one metric made at `rows`, all with a target, to block, metric and step."""
+        block, m, k = at
+        scores, values = self.scores, self.values[..., m]
+        targets = np.array(rows) + step
+        y, hit = values[targets], self.saturated[..., m][targets]
+        theirs = [rival.quantiles(m, rows, step, LEVELS) for rival in self.rivals]
+        usable = ~np.isnan(y) & ~np.isnan(forecast.location)
+        for quantiles in theirs:
+            usable &= ~np.isnan(quantiles[0])
+        ok, censored = usable & ~hit, usable & hit
+
+        def add(total: NDArray[np.float32], amount: Any, of: NDArray[np.bool_] = ok) -> None:
+            total[block, ..., m, k] += np.where(of, amount, 0).sum(-2, dtype=np.float64)
+
+        add(scores.count, 1)
+        add(scores.censored, 1, censored)
+        add(scores.sum_y, np.abs(y))
+        add(scores.repeats, y == values[targets - 1])
+        u = self.rng.random(y.shape)
+        mine = quantiles_of(forecast)
+        # the model's own PIT knows where a flat part ends between two levels
+        todo = [(scores.model, mine, forecast.pit(y, u))]
+        todo += [
+            (scores.rivals[r.name], q, pit_of(q, y, u)) for r, q in zip(self.rivals, theirs, strict=True)
+        ]
+        for sums, quantiles, pit in todo:
+            _add(add, sums, quantiles, pit, y, censored)
 
 
 def _part(forecasts: list[QuantileFunction], m: int) -> QuantileFunction:
@@ -174,43 +196,6 @@ def _part(forecasts: list[QuantileFunction], m: int) -> QuantileFunction:
         np.stack([p.scale for p in parts]),
         np.stack([p.offsets for p in parts]),
     )
-
-
-def _score(
-    scores: Scores,
-    forecast: QuantileFunction,
-    rivals: Sequence[Rival],
-    values: NDArray[np.float32],
-    saturated: NDArray[np.bool_],
-    rows: range,
-    step: int,
-    at: tuple[int, int, int],
-    rng: np.random.Generator,
-) -> None:
-    """Add the forecasts (row, user) of one metric made at `rows`, all with a target, to block, metric and step."""
-    block, m, k = at
-    targets = np.array(rows) + step
-    y, hit = values[targets], saturated[targets]
-    theirs = [rival.quantiles(m, rows, step, LEVELS) for rival in rivals]
-    usable = ~np.isnan(y) & ~np.isnan(forecast.location)
-    for quantiles in theirs:
-        usable &= ~np.isnan(quantiles[0])
-    ok, censored = usable & ~hit, usable & hit
-
-    def add(total: NDArray[np.float32], amount: Any, of: NDArray[np.bool_] = ok) -> None:
-        total[block, ..., m, k] += np.where(of, amount, 0).sum(-2, dtype=np.float64)
-
-    add(scores.count, 1)
-    add(scores.censored, 1, censored)
-    add(scores.sum_y, np.abs(y))
-    add(scores.repeats, y == values[targets - 1])
-    u = rng.random(y.shape)
-    mine = quantiles_of(forecast)
-    # the model's own PIT knows where a flat part ends between two levels
-    todo = [(scores.model, mine, forecast.pit(y, u))]
-    todo += [(scores.rivals[r.name], q, pit_of(q, y, u)) for r, q in zip(rivals, theirs, strict=True)]
-    for sums, quantiles, pit in todo:
-        _add(add, sums, quantiles, pit, y, censored)
 
 
 def _add(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from models.baselines.forecasters.residual import persistence
 from models.behaviour import causal_pass, error_dependence
 from models.behaviour.lstm import BehaviourModel
-from models.capacity import floor_demand
 from models.demand import collapsed_sampler, reconciliation
-from models.demand.reconciliation import PROMISED, lower_bound
+from models.demand.reconciliation import PROMISED
 from models.demand.scenarios import by_loading, requirements
 from models.evaluation import forecast_pass
 from models.evaluation.forecast_scores import DRAWS, Scores
+from models.evaluation.trace_window import TraceWindow
 from models.metrics import DAY_S, METRICS, STEPS, horizon_steps
 from models.quantile_function import LEVELS, QuantileFunction
 
@@ -118,16 +118,120 @@ def totals(values: Array, apps: Sequence[NDArray[np.int64]]) -> Array:
     ).astype(np.float32)
 
 
+class _Planner:
+    """Apps made of a trace's users, with what is learnt of them from tick to tick as the stream learns it.
+
+    Attributes:
+        apps: each an array of users.
+        metrics: that the trace has, as indices of METRICS; `governed` are those of them that the promise is about.
+        usage: (tick, app, 5) totals; `measured` what they say of demand.
+        states, common: of reconciliation, for each app and for all.
+        learnt: for each app, of its users' dependence.
+    """
+
+    def __init__(
+        self,
+        model: BehaviourModel,
+        trace: TraceWindow,
+        apps: Sequence[NDArray[np.int64]],
+        governed: Sequence[str],
+    ) -> None:
+        self.model, self.trace, self.apps = model, trace, apps
+        self.metrics = np.flatnonzero(~np.isnan(trace.values).all((0, 1)))
+        self.governed = [int(m) for m in self.metrics if METRICS[m] in governed]
+        self.usage = totals(trace.values, apps)
+        held = totals(np.where(trace.saturated, trace.values, 0), apps)
+        self.measured = reconciliation.measured(self.usage, held)
+        self.states = [reconciliation.initial_state() for _ in apps]
+        self.common = reconciliation.initial_common()
+        self.learnt = [
+            (np.zeros((), error_dependence.SUMS), error_dependence.users(len(users))) for users in apps
+        ]
+
+    def forecasts(self) -> Iterator[tuple[QuantileFunction, QuantileFunction, NDArray[Any]]]:
+        """Per tick the users' forecasts (user, 5, 6), the totals' (app, 5, 6), and scores of the users' errors."""
+        trace, tick = self.trace, {"first_tick": self.trace.first_tick, "tick_s": self.trace.tick_s}
+        events = totals(trace.events, self.apps)
+        of_users = causal_pass.forecasts(self.model, trace.values, trace.events, trace.saturated, **tick)
+        of_totals = causal_pass.forecasts(self.model, self.usage, events, self.measured.bounded, **tick)
+        for (_, users, flags), (_, own, _) in zip(of_users, of_totals, strict=True):
+            yield users, own, flags["scores"]
+
+    def observe(self, t: int) -> None:
+        """Compare earlier decisions with the usage of row t."""
+        tick, tick_s = self.trace.first_tick + t, self.trace.tick_s
+        for a in range(len(self.apps)):
+            known = self.measured.known[t, a].astype(np.float64)
+            self.states[a], self.common = reconciliation.observe(
+                self.states[a], self.common, known, self.measured.proved[t, a], tick, tick_s
+            )
+
+    def learn(self, t: int, scores: NDArray[Any]) -> None:
+        """Learn each app's dependence from the scores of its users' errors in row t."""
+        followed = error_dependence.followed(self.trace.first_tick + t, self.trace.tick_s)
+        self.learnt = [
+            error_dependence.learn(*of_app, scores[members], followed, self.model.dependence)
+            for of_app, members in zip(self.learnt, self.apps, strict=True)
+        ]
+
+    def decide(
+        self, a: int, t: int, users: QuantileFunction, own: QuantileFunction, *, scenarios: int, seed: int
+    ) -> Array:
+        """Reconciled scenarios (scenario, step, metric) of an app's demand after row t; the decision is followed."""
+        tick = self.trace.first_tick + t
+        demand = by_loading(
+            np,
+            collapsed_sampler.simulate,
+            users[self.apps[a]][:, self.metrics],
+            error_dependence.estimate(self.learnt[a][0], self.model.dependence),
+            error_dependence.loadings(self.learnt[a][1]),
+            self.metrics,
+            app=b"%d" % a,
+            tick=tick,
+            shard=0,
+            scenarios=scenarios,
+            seed=seed,
+        )
+        demand, self.states[a] = reconciliation.reconcile(
+            demand,
+            own[a, self.metrics],
+            self.states[a],
+            self.common,
+            metrics=self.metrics.tolist(),
+            governed=self.governed,
+            window=slice(0, STEPS),
+            confidence=float(PROMISED[1]),
+            tick=tick,
+            tick_s=self.trace.tick_s,
+        )
+        return demand
+
+    def ahead(self, t: int) -> NDArray[Any]:
+        """Demand of the governed metrics at the steps after row t, (step, app, governed), NaN where not known."""
+        return self.measured.known[np.array(horizon_steps(self.trace.tick_s)) + t][..., self.governed]
+
+    def kept(self, demands: Sequence[Array], ahead: NDArray[Any]) -> NDArray[np.bool_]:
+        """Whether the demand that came stayed within each app's required curves at PROMISED, (app, promised)."""
+        index = [self.metrics.tolist().index(m) for m in self.governed]
+        kept = np.zeros((len(demands), len(PROMISED)), bool)
+        for a, demand in enumerate(demands):
+            for c, (curve, _) in enumerate(requirements(demand, PROMISED.tolist(), slice(0, STEPS), index)):
+                kept[a, c] = not (ahead[:, a] > curve[:, index]).any()
+        return kept
+
+    def marginals(self, demands: Sequence[Array]) -> QuantileFunction:
+        """Of each app's scenarios, (app, 5, step)."""
+        grids = np.full((len(demands), len(METRICS), STEPS, LEVELS), np.nan, np.float32)
+        for a, demand in enumerate(demands):
+            grids[a, self.metrics] = reconciliation.marginals(demand)
+        return _function(grids)
+
+
 def study(
     model: BehaviourModel,
-    values: Array,
-    events: Array,
-    saturated: NDArray[np.bool_],
+    trace: TraceWindow,
     apps: Sequence[NDArray[np.int64]],
     *,
-    first_tick: int,
-    tick_s: int,
-    score_from: int,
     governed: Sequence[str],
     every: int,
     scenarios: int,
@@ -142,103 +246,48 @@ def study(
 
     Args:
         model: forecasts users and totals.
-        values: (tick, user, 5), NaN where absent; `events` (tick, user, 4) and `saturated` (tick, user, 5).
-        events: rates in 1/s.
-        saturated: lower bounds.
+        trace: of the users.
         apps: each an array of users.
-        first_tick: number of the first tick.
-        tick_s: tick length in seconds.
-        score_from: decisions made before this row warm up and are not scored.
         governed: metrics that the promise is about; those of them that there are.
         every: ticks from one decision to the next.
         scenarios: of each decision.
         seed: of scenarios and randomised PIT.
         progress: called with (ticks done, ticks).
     """
-    rng = np.random.default_rng(seed)
-    measured = np.flatnonzero(~np.isnan(values).all((0, 1)))
-    inside = [int(m) for m in measured if METRICS[m] in governed]
-    usage, of_saturated = totals(values, apps), totals(np.where(saturated, values, 0), apps)
-    held = lower_bound(of_saturated, usage)
-    proved = floor_demand(usage.astype(np.float64), np.nan_to_num(of_saturated).astype(np.float64))
-    steps = list(horizon_steps(tick_s))
-    total, length = len(values), max(1, DAY_S // tick_s)
-    day = (first_tick + np.arange(total)) // length
-    day -= day[min(score_from, total - 1)]
-    scores = Scores.zeros([f"{len(users)} users {i}" for i, users in enumerate(apps)], int(day[-1]) + 1, [
-        "persistence", SUM])  # fmt: skip
+    planner = _Planner(model, trace, apps, governed)
+    tick_s, score_from, total, day = trace.tick_s, trace.score_from, len(trace.values), trace.days()
+    names = [f"{len(users)} users {i}" for i, users in enumerate(apps)]
     sums = _Sum(tick_s)
-    rivals = [persistence(usage, tick_s=tick_s), sums]
-    states = [reconciliation.initial_state() for _ in apps]
-    common = reconciliation.initial_common()
-    learnt = [(np.zeros((), error_dependence.SUMS), error_dependence.users(len(users))) for users in apps]
-    of_users = causal_pass.forecasts(model, values, events, saturated, first_tick=first_tick, tick_s=tick_s)
-    of_totals = causal_pass.forecasts(
-        model, usage, totals(events, apps), held, first_tick=first_tick, tick_s=tick_s
+    rivals = [persistence(planner.usage, tick_s=tick_s), sums]
+    scores = Scores.zeros(names, int(day[-1]) + 1, [rival.name for rival in rivals])
+    scorer = forecast_pass.Scorer(
+        scores, rivals, planner.usage, planner.measured.bounded, tick_s, np.random.default_rng(seed)
     )
     kept: list[NDArray[np.bool_]] = []
     known: list[NDArray[np.bool_]] = []
     made: list[int] = []
     pending: list[QuantileFunction] = []
-    index = [measured.tolist().index(m) for m in inside]
-    first = score_from % every + every * max(0, (score_from - LEARNT_DAYS * length) // every)
-    for t, ((_, users, flags), (_, own, _)) in enumerate(zip(of_users, of_totals, strict=True)):
-        for a in range(len(apps)):
-            heard = np.where(held[t, a], np.nan, usage[t, a]).astype(np.float64)
-            states[a], common = reconciliation.observe(
-                states[a], common, heard, proved[t, a], first_tick + t, tick_s
-            )
+    learnt_rows = LEARNT_DAYS * max(1, DAY_S // tick_s)
+    first = score_from % every + every * max(0, (score_from - learnt_rows) // every)
+    last = total - horizon_steps(tick_s)[-1]
+    for t, (users, own, errors) in enumerate(planner.forecasts()):
+        planner.observe(t)
         if t >= first:
-            followed = error_dependence.followed(first_tick + t, tick_s)
-            learnt = [
-                error_dependence.learn(*one, flags["scores"][members], followed, model.dependence)
-                for one, members in zip(learnt, apps, strict=True)
+            planner.learn(t, errors)
+        if first <= t < last and (t - first) % every == 0:
+            demands = [
+                planner.decide(a, t, users, own, scenarios=scenarios, seed=seed) for a in range(len(apps))
             ]
-        if t >= first and (t - first) % every == 0 and t + steps[-1] < total:
-            grids = np.full((len(apps), len(METRICS), STEPS, LEVELS), np.nan, np.float32)
-            met = np.zeros((len(apps), len(PROMISED)), bool)
-            ahead = np.where(held, np.nan, usage)[np.array(steps) + t][..., inside]  # (step, app, governed)
-            for a, members in enumerate(apps):
-                demand = by_loading(
-                    np,
-                    collapsed_sampler.simulate,
-                    users[members][:, measured],
-                    error_dependence.estimate(learnt[a][0], model.dependence),
-                    error_dependence.loadings(learnt[a][1]),
-                    measured,
-                    app=b"%d" % a,
-                    tick=first_tick + t,
-                    shard=0,
-                    scenarios=scenarios,
-                    seed=seed,
-                )
-                demand, states[a] = reconciliation.reconcile(
-                    demand,
-                    own[a, measured],
-                    states[a],
-                    common,
-                    metrics=measured.tolist(),
-                    governed=inside,
-                    window=slice(0, STEPS),
-                    confidence=float(PROMISED[1]),
-                    tick=first_tick + t,
-                    tick_s=tick_s,
-                )
-                grids[a, measured] = reconciliation.marginals(demand)
-                for c, (curve, _) in enumerate(
-                    requirements(demand, PROMISED.tolist(), slice(0, STEPS), index)
-                ):
-                    met[a, c] = not (ahead[:, a] > curve[:, index]).any()
             if t >= score_from:
-                kept.append(met)
+                ahead = planner.ahead(t)
+                kept.append(planner.kept(demands, ahead))
                 known.append(np.asarray((~np.isnan(ahead)).any((0, 2))))
                 made.append(t)
-                pending.append(_function(grids))
+                pending.append(planner.marginals(demands))
                 own_bounds = np.where(np.isfinite(users.location)[..., None], np.maximum(users.grid(), 0), 0)
                 sums.grids[t] = np.stack([own_bounds[members].sum(0) for members in apps])
         if pending and (t == total - 1 or day[t + 1] != day[t]):
-            rows = range(made[-len(pending)], t + 1, every)[: len(pending)]
-            forecast_pass.add(scores, pending, rivals, usage, held, rows, int(day[t]), tick_s=tick_s, rng=rng)
+            scorer.add(pending, range(made[-len(pending)], t + 1, every)[: len(pending)], int(day[t]))
             pending, sums.grids = [], {}
         progress(t + 1, total)
     sizes = np.array([len(members) for members in apps])

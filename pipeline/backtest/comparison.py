@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 
 from models.baselines.autoscalers.registry import KNOBS, largest
-from models.demand.reconciliation import lower_bound
+from models.demand.reconciliation import measured
 from models.evaluation import need, promises_kept
 from models.evaluation.policy_outcomes import RATES, Outcomes, at_rate, compared, nearest, weights
 from models.evaluation.promise import totals
@@ -78,7 +78,7 @@ def compare(
             ours["window"][skip:],
             job.steps,
         ),
-        np.where(lower_bound(saturated, usage), np.nan, usage)[scored],
+        measured(usage, saturated).known[scored],
         policies,
     )
     promise = {

@@ -18,6 +18,7 @@ from models.behaviour.lstm import DEFAULT_MODEL, BehaviourModel
 from models.evaluation import forecast_pass
 from models.evaluation import promise as confidence
 from models.evaluation.forecast_scores import MAIN_METRICS, Scores
+from models.evaluation.trace_window import TraceWindow
 from models.metrics import METRICS, horizon_steps
 from pipeline.errors import UsageError
 from pipeline.format import iso
@@ -111,13 +112,20 @@ class Prepared:
     forget: int | None
 
     @property
-    def arrays(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Values, events and saturation of the window's rows and the chosen users, (tick, user, ...)."""
+    def trace(self) -> TraceWindow:
+        """The window's rows of the chosen users."""
         rows = slice(self.window.begin, self.window.stop)
         events = self.panel.events[rows, self.users]
         if self.request.without_events:
             events = np.full_like(events, np.nan)
-        return self.panel.values[rows, self.users], events, self.panel.saturated[rows, self.users]
+        return TraceWindow(
+            self.panel.values[rows, self.users],
+            events,
+            self.panel.saturated[rows, self.users],
+            first_tick=self.first_tick,
+            tick_s=self.panel.tick_s,
+            score_from=self.warm_up,
+        )
 
     @property
     def first_tick(self) -> int:
@@ -186,11 +194,8 @@ def _promise(prepared: Prepared, progress: Progress) -> Evaluation:
             raise UsageError(f"no metric {name!r}; known are {', '.join(METRICS)}")
     promise, scores = confidence.study(
         prepared.model,
-        *prepared.arrays,
+        prepared.trace,
         confidence.groupings(len(prepared.users), request.groupings, request.seed),
-        first_tick=prepared.first_tick,
-        tick_s=panel.tick_s,
-        score_from=prepared.warm_up,
         governed=governed,
         every=horizon_steps(panel.tick_s)[-1] if request.every == 1 else request.every,
         scenarios=request.scenarios,
@@ -215,11 +220,8 @@ def _forecasts(prepared: Prepared, progress: Progress) -> Evaluation:
         progress(f"fitting {name}", 1, 1)
     scores = forecast_pass.evaluate(
         prepared.model,
-        *prepared.arrays,
+        prepared.trace,
         [panel.users[u] for u in prepared.users],
-        first_tick=prepared.first_tick,
-        tick_s=panel.tick_s,
-        score_from=prepared.warm_up,
         rivals=baselines,
         every=request.every,
         forget=prepared.forget,

@@ -16,6 +16,7 @@ from models.behaviour import training, training_series, training_split
 from models.behaviour.lstm import BehaviourModel
 from models.behaviour.training_series import Series
 from models.evaluation import forecast_pass
+from models.evaluation.trace_window import TraceWindow
 from models.synthetic import series as synthetic
 from pipeline.progress import Progress, silent
 from pipeline.traces import trace_file
@@ -160,13 +161,15 @@ def _scores(model: BehaviourModel, part: TraceSeries) -> forecast_pass.Scores:
     start, score = training_split.test_rows(len(panel.ticks), panel.tick_s)
     return forecast_pass.evaluate(
         model,
-        panel.values[start:, users],
-        panel.events[start:, users],
-        panel.saturated[start:, users],
+        TraceWindow(
+            panel.values[start:, users],
+            panel.events[start:, users],
+            panel.saturated[start:, users],
+            first_tick=int(panel.ticks[start]),
+            tick_s=panel.tick_s,
+            score_from=score - start,
+        ),
         [panel.users[u] for u in users],
-        first_tick=int(panel.ticks[start]),
-        tick_s=panel.tick_s,
-        score_from=score - start,
     )
 
 

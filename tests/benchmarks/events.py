@@ -15,6 +15,7 @@ import numpy as np
 from models.behaviour import training
 from models.behaviour.training_series import Series
 from models.evaluation import forecast_pass
+from models.evaluation.trace_window import TraceWindow
 from models.synthetic import population as synthetic
 from models.synthetic.series import population_series
 
@@ -46,13 +47,15 @@ def ablation(updates: int, rows: int, *, hidden: bool, seed: int = 0) -> dict[st
     events = np.full_like(people.events, np.nan) if hidden else people.events
     summary = forecast_pass.evaluate(
         model,
-        people.values,
-        events,
-        people.saturated,
+        TraceWindow(
+            people.values,
+            events,
+            people.saturated,
+            first_tick=int(people.ticks[0]),
+            tick_s=people.tick_s,
+            score_from=len(people.ticks) // 2,
+        ),
         people.users,
-        first_tick=int(people.ticks[0]),
-        tick_s=people.tick_s,
-        score_from=len(people.ticks) // 2,
         seed=seed,
     ).summary(seed)
     kept = ("coverage_95", "bound_99")

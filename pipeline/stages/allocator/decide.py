@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from models.behaviour.lstm import State
-from models.capacity import Offer, Policy, floor_demand
+from models.capacity import Offer, Policy
 from models.demand import reconciliation
 from models.metrics import METRICS
 from models.planning.allocate import DecisionContext, Plan, allocate, promised
@@ -76,10 +76,8 @@ class AppTotals:
         reported = np.array([[demand.representative] for demand in demands])
         usage = np.where(reported, [demand.usage for demand in demands], np.nan)
         held = np.array([demand.saturated for demand in demands])
-        saturated = reconciliation.lower_bound(held, usage)
         events = np.array([demand.rates for demand in demands], np.float32)
-        outcome, proved = np.where(saturated, np.nan, usage), floor_demand(usage, np.nan_to_num(held))
-        return cls(usage.astype(np.float32), events, saturated, outcome, proved)
+        return cls(usage.astype(np.float32), events, *reconciliation.measured(usage, held))
 
 
 def together(states: Sequence[State]) -> State:

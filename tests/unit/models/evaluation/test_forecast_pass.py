@@ -9,6 +9,7 @@ from models.behaviour.lstm import BehaviourModel, Network
 from models.evaluation import forecast_pass
 from models.evaluation.forecast_pass import crps
 from models.evaluation.forecast_scores import CRPS_LEVELS, LEVELS
+from models.evaluation.trace_window import TraceWindow
 from models.quantile_function import QuantileFunction
 from tests.unit.models.normal import Normal
 
@@ -25,13 +26,15 @@ def score(
 ) -> forecast_pass.Scores:
     return forecast_pass.evaluate(
         model,
-        values,
-        np.full((*values.shape[:2], 4), np.nan, np.float32),
-        np.zeros(values.shape, bool) if saturated is None else saturated,
+        TraceWindow(
+            values,
+            np.full((*values.shape[:2], 4), np.nan, np.float32),
+            np.zeros(values.shape, bool) if saturated is None else saturated,
+            first_tick=0,
+            tick_s=300,
+            score_from=start,
+        ),
         [f"u{i}" for i in range(values.shape[1])],
-        first_tick=0,
-        tick_s=300,
-        score_from=start,
         **changes,
     )
 

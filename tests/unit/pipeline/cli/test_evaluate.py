@@ -124,8 +124,8 @@ def test_coarser_ticks(trace_file: Path, model: Path) -> None:
 def test_events_can_be_hidden(trace_file: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[bool] = []
 
-    def watched(_: Any, values: Any, events: Any, *__: Any, **___: Any) -> Any:
-        seen.append(bool((events == events).any()))
+    def watched(_: Any, trace: Any, *__: Any, **___: Any) -> Any:
+        seen.append(bool((trace.events == trace.events).any()))
         raise UsageError("enough")
 
     monkeypatch.setattr("models.evaluation.forecast_pass.evaluate", watched)
