@@ -37,6 +37,7 @@ def test_stages_killed_at_random_moments_and_steps(settings: Settings, whole: Ou
     replaying.assert_same(broken, whole)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_worker_joins_another_freezes_and_wakes_and_one_leaves(settings: Settings, whole: Outcome) -> None:
     folder = settings.data_dir / "joined"
@@ -70,6 +71,7 @@ def test_a_worker_joins_another_freezes_and_wakes_and_one_leaves(settings: Setti
     replaying.assert_same(broken, whole)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_worker_that_is_told_to_stop_leaves_nothing_to_do_again(
     settings: Settings, monkeypatch: pytest.MonkeyPatch

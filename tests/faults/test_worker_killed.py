@@ -24,6 +24,7 @@ def scored(forecasts: dict[tuple[object, ...], bytes]) -> int:
     return sum(int(np.isfinite(scores([decode(value)[1]])).sum()) for value in forecasts.values())
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_killed_worker_changes_nothing(
     installation: Settings, folder: Path, whole_run: tuple[dict[str, Any], Records]

@@ -17,6 +17,7 @@ def run(command: list[str], settings: Settings, monkeypatch: pytest.MonkeyPatch)
     return json.loads(done.stdout)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(240)
 def test_throughput_counts_every_record(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     sizes = ["--users", "40", "--records", "800", "--apps", "2", "--rival-s", "2"]
@@ -33,6 +34,7 @@ def test_throughput_counts_every_record(settings: Settings, monkeypatch: pytest.
     assert facts["state_bytes_per_user"] > 2_000  # h and c of the LSTM alone are 512
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(240)
 def test_latency_is_from_close_to_plan(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     facts = run(["latency", "--users", "40", "--ticks", "3", "--tick", "2"], settings, monkeypatch)

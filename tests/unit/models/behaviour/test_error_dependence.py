@@ -196,6 +196,7 @@ def test_totals_are_right_once_the_dependence_is_learnt(learnt: Heard, drawn: in
     assert prior[2] < -1.2  # sqrt(0.01 × 60² + 59.4) / 22.5 = 0.43 of the spread: 1.3 too low
 
 
+@pytest.mark.slow
 def test_the_released_models_own_scores_tell_the_dependence_of_its_users() -> None:
     """Demand is 100 + 5 z, z as in `futures` and new in each tick: the model does not know more than its spread."""
     model, ticks, tick_s = BehaviourModel.load(DEFAULT_MODEL), 220, np.array([300])

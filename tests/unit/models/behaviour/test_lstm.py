@@ -64,7 +64,7 @@ def steady(value: float, ticks: int, users: int = 1) -> tuple[Any, Any, Any]:
     return values, np.full((ticks, users, 4), np.nan, np.float32), np.zeros(values.shape, bool)
 
 
-@pytest.mark.parametrize("n", [1, 7, 125, 1000, 2500])
+@pytest.mark.parametrize("n", [1, 7, 125, 1000, pytest.param(2500, marks=pytest.mark.slow)])
 def test_a_row_does_not_depend_on_its_batch_to_the_bit(model: BehaviourModel, n: int) -> None:
     values, events, saturated = samples()
     state, forecast, said = run(model, values, events, saturated)
@@ -84,7 +84,9 @@ def test_the_small_block_that_leaves_least_empty(users: int, block: int) -> None
     assert small_block(users) == block
 
 
-@pytest.mark.parametrize("block", SMALL_BLOCKS)
+@pytest.mark.parametrize(
+    "block", [SMALL_BLOCKS[0], *(pytest.param(block, marks=pytest.mark.slow) for block in SMALL_BLOCKS[1:])]
+)
 def test_small_blocks_give_the_same_bits(model: BehaviourModel, block: int) -> None:
     small = BehaviourModel(model.network, model.facts, block=block)
     values, events, saturated = samples(users=300)
@@ -320,6 +322,7 @@ def odd_series(ticks: int) -> dict[str, Any]:
     }
 
 
+@pytest.mark.slow
 def test_odd_series_are_forecast_and_lost_knowledge_widens() -> None:
     released = BehaviourModel.load(DEFAULT_MODEL)
     series = odd_series(1200)

@@ -137,6 +137,7 @@ def run(
     return {name: np.asarray(array) for name, array in state.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wrong", [0.6, 1.2])
 def test_intervals_come_to_hold_what_they_promise(wrong: float) -> None:
     changes = np.random.default_rng(0).standard_normal((2000, 64))

@@ -170,6 +170,7 @@ def fitted() -> tuple[BehaviourModel, list[tuple[int, float]]]:
     return model, seen
 
 
+@pytest.mark.slow
 def test_fit_learns_a_saw_and_reports(fitted: Any) -> None:
     model, seen = fitted
     assert [done for done, _ in seen] == list(range(1, 61))
@@ -178,6 +179,7 @@ def test_fit_learns_a_saw_and_reports(fitted: Any) -> None:
     assert model.model_id == "saw"
 
 
+@pytest.mark.slow
 def test_training_reads_as_the_stream_does(fitted: Any) -> None:
     model, _ = fitted
     (s,) = waves(60, 1)
@@ -196,6 +198,7 @@ def test_training_reads_as_the_stream_does(fitted: Any) -> None:
         np.testing.assert_allclose(array, state[name], atol=1e-5, rtol=1e-5, err_msg=name)
 
 
+@pytest.mark.slow
 def test_equal_seeds_give_equal_weights_and_a_clock_can_stop(fitted: Any) -> None:
     def short(seed: int, stop_after: int = 9) -> list[Any]:
         calls = iter(range(100))

@@ -186,6 +186,7 @@ def test_usage_that_is_not_known_teaches_nothing(gone: tuple[int, ...]):
     assert np.isfinite(state["odds"]).all()
 
 
+@pytest.mark.slow
 def test_a_promise_comes_to_be_kept_where_both_forecasts_are_too_narrow():
     """Demand has twice the spread that is forecast, at six steps."""
     rng = np.random.default_rng(5)
