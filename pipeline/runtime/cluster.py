@@ -9,7 +9,7 @@ from collections.abc import Generator
 from pipeline.errors import Unreachable, UsageError
 from pipeline.kafka.connection import reachable
 from pipeline.kafka.embedded import EmbeddedKafka
-from pipeline.runtime.supervisor import FIRST_BACKOFF_S, LONGEST_BACKOFF_S, STEADY_S
+from pipeline.runtime.backoff import Backoff
 from pipeline.settings import Settings
 
 
@@ -34,16 +34,14 @@ def kept(kafka: EmbeddedKafka) -> Generator[None]:
     ended = threading.Event()
 
     def watch() -> None:
-        backoff_s, started_s = FIRST_BACKOFF_S, time.monotonic()
+        backoff, started_s = Backoff(), time.monotonic()
         while not ended.wait(0.5):
             if kafka.running:
                 continue
-            if time.monotonic() - started_s > STEADY_S:
-                backoff_s = FIRST_BACKOFF_S
-            print(f"kafka ended; again in {backoff_s:g} s; its log is {kafka.log}", file=sys.stderr)
-            if ended.wait(backoff_s):
+            wait_s = backoff.after(time.monotonic() - started_s)
+            print(f"kafka ended; again in {wait_s:g} s; its log is {kafka.log}", file=sys.stderr)
+            if ended.wait(wait_s):
                 return
-            backoff_s = min(2 * backoff_s, LONGEST_BACKOFF_S)
             try:
                 kafka.start()
             except (Unreachable, UsageError) as error:

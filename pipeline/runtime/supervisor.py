@@ -12,11 +12,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pipeline.errors import USAGE_EXIT, UsageError
+from pipeline.runtime.backoff import Backoff
 
 STAGES = ("ingest", "worker", "actuator")
-FIRST_BACKOFF_S, LONGEST_BACKOFF_S = 0.5, 30.0
-STEADY_S = 60.0
-"""A stage that ran for so long starts again at the first back-off."""
 TERM_S = 15.0
 
 
@@ -41,7 +39,7 @@ class StageProcess:
     log: Path
     process: subprocess.Popen[bytes] | None = None
     started_s: float = 0.0
-    backoff_s: float = FIRST_BACKOFF_S
+    backoff: Backoff = field(default_factory=Backoff)
     again_s: float | None = None
     restarts: int = 0
 
@@ -93,9 +91,11 @@ class Supervisor:
 
     def another(self, like: str, name: str) -> StageProcess:
         """Start one more stage of the kind of one that there is, under a name of its own."""
-        stage = replace(self.stages[like], name=name, process=None, log=self.folder / f"{name}.log")
+        log = self.folder / f"{name}.log"
+        stage = replace(self.stages[like], name=name, process=None, log=log, backoff=Backoff(), restarts=0)
         stage.start(self.clock())
         self.stages[name] = stage
+        self._write()
         return stage
 
     def poll(self) -> None:
@@ -110,12 +110,10 @@ class Supervisor:
             if process is not None and process.poll() is not None:
                 if process.returncode == USAGE_EXIT:
                     raise UsageError(stage.tail(1).removeprefix("leadtime: ") or f"{stage.name} cannot start")
-                if now_s - stage.started_s > STEADY_S:
-                    stage.backoff_s = FIRST_BACKOFF_S
                 _forget(process)
-                self.note(f"{stage.name} ended ({_how(process.returncode)}); again in {stage.backoff_s:g} s")
-                stage.process, stage.again_s = None, now_s + stage.backoff_s
-                stage.backoff_s = min(2 * stage.backoff_s, LONGEST_BACKOFF_S)
+                wait_s = stage.backoff.after(now_s - stage.started_s)
+                self.note(f"{stage.name} ended ({_how(process.returncode)}); again in {wait_s:g} s")
+                stage.process, stage.again_s = None, now_s + wait_s
             elif stage.again_s is not None and now_s >= stage.again_s:
                 stage.restarts += 1
                 stage.start(now_s)

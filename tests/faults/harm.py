@@ -9,7 +9,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 
 from pipeline.demo.recorder import Watch
-from pipeline.runtime.supervisor import FIRST_BACKOFF_S, Supervisor
+from pipeline.runtime.backoff import Backoff
+from pipeline.runtime.supervisor import Supervisor
 
 GIVE_UP_S = 240.0
 Process = subprocess.Popen[bytes]
@@ -81,7 +82,7 @@ class Killer(Fault):
         stage = supervisor.stages[self.name]
         if self.left and stage.process is not None and stage.process is not self.process:
             self.process = stage.process
-            stage.backoff_s = FIRST_BACKOFF_S
+            stage.backoff = Backoff()
             self.timer = threading.Timer(self.chance.uniform(0, self.within_s), self._kill)
             self.timer.daemon = True
             self.timer.start()
@@ -119,7 +120,7 @@ class Deaths(Fault):
         self.process = stage.process
         following = self.places[self.done + 1 :]
         stage.environment = {**supervisor.environment, "DIE_AT": following[0] if following else ""}
-        stage.backoff_s = FIRST_BACKOFF_S
+        stage.backoff = Backoff()
 
 
 class Together(Fault):

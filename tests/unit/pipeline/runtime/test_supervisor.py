@@ -1,5 +1,6 @@
 """Stages are started again with back-off, and never left behind."""
 
+import json
 import sys
 import time
 from pathlib import Path
@@ -10,7 +11,8 @@ import typer
 
 from pipeline.command_line import run
 from pipeline.errors import AGAIN_EXIT, Unreachable, UsageError
-from pipeline.runtime.supervisor import FIRST_BACKOFF_S, STEADY_S, StageProcess, Supervisor
+from pipeline.runtime.backoff import FIRST_BACKOFF_S, STEADY_S
+from pipeline.runtime.supervisor import StageProcess, Supervisor
 
 
 class Clock:
@@ -48,6 +50,17 @@ def test_what_dies_is_started_again_each_time_later(tmp_path: Path) -> None:
     clock.now += STEADY_S + 1  # it ran long this time
     supervisor.poll()
     assert notes[-1] == "dummy ended (exit 3); again in 0.5 s"
+    supervisor.stop()
+
+
+def test_one_more_stage_is_among_the_process_ids_and_waits_by_itself(tmp_path: Path) -> None:
+    supervisor, stage, _ = supervised(tmp_path, "import time; time.sleep(60)", Clock())
+    more = supervisor.another("dummy", "dummy-2")
+    assert stage.process is not None
+    assert more.process is not None
+    written = json.loads((tmp_path / "stages.json").read_text())
+    assert written == {"dummy": stage.process.pid, "dummy-2": more.process.pid}
+    assert more.backoff is not stage.backoff
     supervisor.stop()
 
 
