@@ -53,12 +53,8 @@ BLOCK: Final = 512
 def simulate(
     forecasts: QuantileFunction | Selected,
     dependence: Dependence,
+    key: exact.ScenarioKey,
     *,
-    app: bytes,
-    tick: int,
-    shard: int,
-    scenarios: int,
-    seed: int,
     loading: int = 1,
     common: Any = None,
     drawn: int = DRAWN,
@@ -70,10 +66,7 @@ def simulate(
     users, metrics, steps = forecasts.shape
 
     def one_by_one(some: QuantileFunction, common: Any) -> Array:
-        return exact.simulate(
-            np, some, dependence, app=app, tick=tick, shard=shard, scenarios=scenarios, seed=seed, loading=loading,
-            common=common,
-        )  # fmt: skip
+        return exact.simulate(np, some, dependence, key, loading=loading, common=common)
 
     if users <= drawn:
         return one_by_one(forecasts[:], common)
@@ -82,9 +75,9 @@ def simulate(
     basis = np.stack([_hermite(float(share)) for share in shared]).transpose(0, 2, 1)  # (metric, 21, n)
     moments, variance = _moments(forecasts, basis)
     heavy = _heavy(variance, drawn)
-    half = scenarios // 2
+    half = key.scenarios // 2
     if common is None:
-        common = exact.factor(np, dependence, steps, half, app=app, tick=tick, seed=seed)
+        common = exact.factor(np, dependence, steps, key)
     some = forecasts[heavy]
     demand = one_by_one(some, common)
     sums, products, gram = (
@@ -93,7 +86,8 @@ def simulate(
 
     factor = common * strength[:, None].astype(np.float32)
     position = np.concatenate([factor, -factor], axis=-1)  # (step, metric, scenario)
-    noise = _noise(gram, dependence, steps, half, stream(np, seed, app, tick, shard, "rest", loading))
+    generator = stream(np, key.seed, key.app, key.tick, key.shard, "rest", loading)
+    noise = _noise(gram, dependence, steps, half, generator)
     for m in range(metrics):
         weights, spreads = _tables(float(shared[m]))
         for k in range(steps):

@@ -32,6 +32,7 @@ Arrays are (metric, step, ...), metrics in the order of `features.METRICS`; dema
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
@@ -115,18 +116,33 @@ def stretched(state: State, common: State) -> Array:
     return np.clip(np.maximum.accumulate(total, axis=1), -STRETCH_LIMIT, STRETCH_LIMIT)
 
 
+@dataclass(frozen=True)
+class Decision:
+    """What a decision is about.
+
+    Attributes:
+        metrics: of its demand, as indices of METRICS.
+        governed: those of them that the promise is about, likewise.
+        window: steps that the promise is about.
+        confidence: asked for; it counts where two of PROMISED come to one level, as with few scenarios they do.
+        tick: in which it is made.
+        tick_s: tick length in seconds.
+    """
+
+    metrics: Sequence[int]
+    governed: Sequence[int]
+    window: slice
+    confidence: float
+    tick: int
+    tick_s: int
+
+
 def reconcile(
     demand: NDArray[np.float32],
     total: QuantileFunction,
     state: State,
     common: State,
-    *,
-    metrics: Sequence[int],
-    governed: Sequence[int],
-    window: slice,
-    confidence: float,
-    tick: int,
-    tick_s: int,
+    decision: Decision,
 ) -> tuple[NDArray[np.float32], State]:
     """Scenarios of an app's demand, and its state: the decision is followed if no earlier one is.
 
@@ -135,12 +151,7 @@ def reconcile(
         total: (metric, step) the app's own forecast; where it is NaN, the sum alone counts.
         state: of the app.
         common: of all apps.
-        metrics: of `demand` and `total`, as indices of METRICS.
-        governed: those of them that the promise is about, likewise.
-        window: steps that the promise is about.
-        confidence: asked for; it counts where two of PROMISED come to one level, as with few scenarios they do.
-        tick: of the decision.
-        tick_s: its length.
+        decision: that the scenarios are for.
     """
     rising, order = ranked(demand)
     scenarios = demand.shape[0]
@@ -148,17 +159,17 @@ def reconcile(
     other = np.maximum(total.grid().astype(np.float64), 0)
     known = np.isfinite(other[..., 0])
     other = np.where(known[..., None], other, grid)
-    index = list(metrics)
+    index, window = list(decision.metrics), decision.window
     marginal = _marginal(grid, other, state["odds"][:, index])
 
     ranks = np.empty_like(order, np.int32)
     np.put_along_axis(ranks, order, np.broadcast_to(np.arange(scenarios, dtype=np.int32), order.shape), -1)
-    inside = [index.index(m) for m in governed]
+    inside = [index.index(m) for m in decision.governed]
     box, share = _promise(ranks[inside][:, window], scenarios)
     levels = _levels(scenarios)
     limit = box[0] * np.exp(stretched(state, common)[index])
-    one = _distinct(box, confidence)
-    most = extremes.most(state, 1 - ndtr(levels), tick_s, INDEX)[index]
+    one = _distinct(box, decision.confidence)
+    most = extremes.most(state, 1 - ndtr(levels), decision.tick_s, INDEX)[index]
     result = np.empty_like(rising)
     for m in range(len(index)):
         moved = _moved(levels, box[one], limit[m, one])
@@ -170,8 +181,9 @@ def reconcile(
         full = initial_state()
         after |= {name: full[name] for name in ("sum", "total", "limit", "share", "worst")}
         after["sum"][index], after["total"][index] = grid, other
-        after["limit"][list(governed)], after["share"][list(governed)] = limit[inside], share
-        after["made"], after["window"] = np.array([tick]), np.array([window.start, window.stop])
+        governed = list(decision.governed)
+        after["limit"][governed], after["share"][governed] = limit[inside], share
+        after["made"], after["window"] = np.array([decision.tick]), np.array([window.start, window.stop])
     return np.ascontiguousarray(result.transpose(2, 1, 0)), after
 
 

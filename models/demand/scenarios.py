@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final
 
@@ -34,16 +35,31 @@ BLAS_PRODUCTS: Final = 200_000
 TABLE_USERS: Final = 128  # users whose grids are unpacked at once: 128 × 24 × 20 cells × 2 × 4 bytes = 4.9 MB
 
 
+@dataclass(frozen=True)
+class ScenarioKey:
+    """What scenarios are drawn for: the random streams and their number follow from it.
+
+    Attributes:
+        app: name of the application.
+        tick: from whose end on demand is simulated.
+        shard: of the users.
+        scenarios: how many, even and at least 2.
+        seed: of the installation.
+    """
+
+    app: bytes
+    tick: int
+    shard: int
+    scenarios: int
+    seed: int
+
+
 def simulate(
     xp: Any,
     forecasts: QuantileFunction,
     dependence: Dependence,
+    key: ScenarioKey,
     *,
-    app: bytes,
-    tick: int,
-    shard: int,
-    scenarios: int,
-    seed: int,
     loading: int = 1,
     common: Any = None,
 ) -> Any:
@@ -62,6 +78,7 @@ def simulate(
     Raises:
         ValueError: scenarios is odd or less than 2.
     """
+    scenarios = key.scenarios
     if scenarios < 2 or scenarios % 2:
         raise ValueError(f"scenarios must be even and at least 2, got {scenarios}")
     users, metrics, steps = forecasts.shape
@@ -80,10 +97,10 @@ def simulate(
 
     scores = xp.asarray(_score_table())
     if common is None:
-        common = factor(xp, dependence, steps, half, app=app, tick=tick, seed=seed)
+        common = factor(xp, dependence, steps, key)
     common = common[:, active].reshape(rows, half) * xp.asarray(strength / Z_STEP, dtype=xp.float32)
 
-    own = stream(xp, seed, app, tick, shard, *(() if loading == 1 else (loading,)))
+    own = stream(xp, key.seed, key.app, key.tick, key.shard, *(() if loading == 1 else (loading,)))
     chunk = max(1, CHUNK_BYTES[xp.__name__] // (4 * rows * scenarios))
     acc = xp.zeros((rows, 2, half), dtype=xp.float32)
     for first in range(0, users, TABLE_USERS):
@@ -97,12 +114,11 @@ def simulate(
     return total
 
 
-def factor(
-    xp: Any, dependence: Dependence, steps: int, half: int, *, app: bytes, tick: int, seed: int
-) -> Any:
+def factor(xp: Any, dependence: Dependence, steps: int, key: ScenarioKey) -> Any:
     """The app's factor, (step, metric, half), standard normal, of the first half of the scenarios."""
+    half = key.scenarios // 2
     shape = (steps * dependence.shared.size, half)
-    draws = _normals(xp, stream(xp, seed, app, tick), shape, xp.asarray(_score_table()))
+    draws = _normals(xp, stream(xp, key.seed, key.app, key.tick), shape, xp.asarray(_score_table()))
     return _mixed(xp, xp.asarray(dependence.root(steps), dtype=xp.float32), draws).reshape(steps, -1, half)
 
 
@@ -113,33 +129,25 @@ def by_loading(
     dependence: Dependence,
     loading: NDArray[np.integer[Any]],
     metrics: NDArray[np.intp],
-    *,
-    app: bytes,
-    tick: int,
-    scenarios: int,
-    seed: int,
-    **key: Any,
+    key: ScenarioKey,
 ) -> Any:
     """Demand of users of different loadings (user) on the app's factor: the sum over `dependence.LOADINGS`.
 
-    sample: `simulate` of the array module, or `collapsed.simulate`; key: its other arguments. Where all loadings are
-    1 it is called once, with all that is given.
+    sample: `simulate` of the array module, or `collapsed_sampler.simulate`, called once where all loadings are equal.
     metrics: which of the dependence's the forecasts have: the factor is drawn for all, so that it is the same on
     shards that have others.
     """
-    key |= {"app": app, "tick": tick, "scenarios": scenarios, "seed": seed}
-    common = factor(xp, dependence, forecasts.shape[2], scenarios // 2, app=app, tick=tick, seed=seed)
-    key["common"] = common[:, metrics]
+    common = factor(xp, dependence, forecasts.shape[2], key)[:, metrics]
     dependence = dependence.part(metrics).among(loading)
     levels = np.unique(loading).tolist()
     if len(levels) < 2:
-        return sample(forecasts, dependence, loading=levels[0] if levels else 1, **key)
+        return sample(forecasts, dependence, key, loading=levels[0] if levels else 1, common=common)
 
     def those(level: int) -> QuantileFunction | Selected:
         chosen = loading == level
         return forecasts.where(chosen) if isinstance(forecasts, Selected) else forecasts[chosen]
 
-    return sum(sample(those(level), dependence, loading=level, **key) for level in levels)
+    return sum(sample(those(level), dependence, key, loading=level, common=common) for level in levels)
 
 
 def _tables(xp: Any, forecasts: QuantileFunction) -> tuple[Any, Any]:

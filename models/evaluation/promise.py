@@ -14,7 +14,7 @@ from models.behaviour import causal_pass, error_dependence
 from models.behaviour.lstm import BehaviourModel
 from models.demand import collapsed_sampler, reconciliation
 from models.demand.reconciliation import PROMISED
-from models.demand.scenarios import by_loading, requirements
+from models.demand.scenarios import ScenarioKey, by_loading, requirements
 from models.evaluation import forecast_pass
 from models.evaluation.forecast_scores import DRAWS, Scores
 from models.evaluation.trace_window import TraceWindow
@@ -186,23 +186,21 @@ class _Planner:
             error_dependence.estimate(self.learnt[a][0], self.model.dependence),
             error_dependence.loadings(self.learnt[a][1]),
             self.metrics,
-            app=b"%d" % a,
-            tick=tick,
-            shard=0,
-            scenarios=scenarios,
-            seed=seed,
+            ScenarioKey(b"%d" % a, tick, shard=0, scenarios=scenarios, seed=seed),
         )
         demand, self.states[a] = reconciliation.reconcile(
             demand,
             own[a, self.metrics],
             self.states[a],
             self.common,
-            metrics=self.metrics.tolist(),
-            governed=self.governed,
-            window=slice(0, STEPS),
-            confidence=float(PROMISED[1]),
-            tick=tick,
-            tick_s=self.trace.tick_s,
+            reconciliation.Decision(
+                self.metrics.tolist(),
+                self.governed,
+                window=slice(0, STEPS),
+                confidence=float(PROMISED[1]),
+                tick=tick,
+                tick_s=self.trace.tick_s,
+            ),
         )
         return demand
 

@@ -17,7 +17,7 @@ from models.behaviour.compiled_step import small_block
 from models.behaviour.error_dependence import followed
 from models.behaviour.lstm import BehaviourModel, State
 from models.demand import collapsed_sampler
-from models.demand.scenarios import by_loading
+from models.demand.scenarios import ScenarioKey, by_loading
 from models.metrics import EVENT_KINDS, METRICS, horizon_steps
 from models.quantile_function import QuantileFunction
 from pipeline.backtest.job import Arrays, Job
@@ -141,11 +141,7 @@ class ForecastPass:
                 forecast[of][:, known],
                 *learnt,
                 known,
-                app=name.encode(),
-                tick=tick,
-                shard=SHARD,
-                scenarios=job.scenarios,
-                seed=job.seed,
+                ScenarioKey(name.encode(), tick, SHARD, job.scenarios, job.seed),
             )
             forecasts[name] = AppForecast(
                 demands[name],
@@ -189,9 +185,9 @@ class ForecastPass:
                 self.states.setdefault(app, {})[name] = blocks[key]
 
 
-def _drawn(*given: Any, **key: Any) -> np.ndarray:
+def _drawn(*given: Any) -> np.ndarray:
     """`by_loading` on NumPy, for another process: a module cannot be sent."""
-    return by_loading(np, collapsed_sampler.simulate, *given, **key)
+    return by_loading(np, collapsed_sampler.simulate, *given)
 
 
 def _demand(values: np.ndarray, events: np.ndarray, saturated: np.ndarray) -> Demand:

@@ -30,15 +30,13 @@ def measured(users: int, draws: int, exact_users: int, check_scenarios: int, see
     """
     dependence = _dependence()
     many, some = forecasts(users, seed), forecasts(exact_users, seed + 1)
-    collapsed_sampler.simulate(
-        some, dependence, **_key(2, seed)
-    )  # tables of the moments, made once a process
-    fast = _timed(lambda: collapsed_sampler.simulate(many, dependence, **_key(draws, seed)))
-    slow = _timed(lambda: scenarios.simulate(np, some, dependence, **_key(draws, seed)))
+    collapsed_sampler.simulate(some, dependence, _key(2, seed))  # tables of the moments, made once a process
+    fast = _timed(lambda: collapsed_sampler.simulate(many, dependence, _key(draws, seed)))
+    slow = _timed(lambda: scenarios.simulate(np, some, dependence, _key(draws, seed)))
     few = forecasts(500, seed + 2)
-    exact = scenarios.simulate(np, few, dependence, **_key(check_scenarios, seed))
-    other = scenarios.simulate(np, few, dependence, **_key(check_scenarios, seed, shard=1))
-    mine = collapsed_sampler.simulate(few, dependence, **_key(check_scenarios, seed))
+    exact = scenarios.simulate(np, few, dependence, _key(check_scenarios, seed))
+    other = scenarios.simulate(np, few, dependence, _key(check_scenarios, seed, shard=1))
+    mine = collapsed_sampler.simulate(few, dependence, _key(check_scenarios, seed))
     error, noise = (
         np.quantile(d, LEVEL, axis=0) / np.quantile(exact, LEVEL, axis=0) - 1 for d in (mine, other)
     )
@@ -75,8 +73,8 @@ def _dependence() -> Dependence:
     return Dependence(whole.shared[part], whole.metric_correlation[part, part], whole.step_correlation)
 
 
-def _key(draws: int, seed: int, shard: int = 0) -> dict[str, Any]:
-    return {"app": b"bench", "tick": 1, "shard": shard, "scenarios": draws, "seed": seed}
+def _key(draws: int, seed: int, shard: int = 0) -> scenarios.ScenarioKey:
+    return scenarios.ScenarioKey(b"bench", tick=1, shard=shard, scenarios=draws, seed=seed)
 
 
 def _timed(call: Any) -> dict[str, float]:

@@ -15,7 +15,7 @@ import numpy as np
 
 from models import kernels
 from models.behaviour.lstm import BehaviourModel
-from models.demand.scenarios import simulate
+from models.demand.scenarios import ScenarioKey, simulate
 from models.metrics import EVENT_KINDS, METRICS, horizon_steps
 from models.quantile_function import LEVELS, QuantileFunction
 from pipeline.inputs import released_models
@@ -184,7 +184,7 @@ def _warm(model: BehaviourModel, tick_s: int) -> None:
     cells = 1, len(METRICS), len(horizon_steps(tick_s))
     location, scale = np.zeros((2, *cells), np.float32)
     flat = QuantileFunction(location, scale, np.zeros((*cells, LEVELS), np.float16))
-    simulate(np, flat, model.dependence, app=b"", tick=0, shard=0, scenarios=2, seed=0)
+    simulate(np, flat, model.dependence, ScenarioKey(b"", tick=0, shard=0, scenarios=2, seed=0))
     kernels.staircase(location[0], location, location, 0, np.zeros(1, np.int64))
     gc.freeze()  # what is loaded stays: the collector took half a second to look through it, within a tick
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)

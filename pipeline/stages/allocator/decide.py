@@ -151,12 +151,14 @@ def decision(
         total[index],
         kept.reconciled,
         common,
-        metrics=index,
-        governed=[index[m] for m in governed] if demand.users else [],  # silence has no outcome
-        window=window,
-        confidence=policy.confidence,
-        tick=tick.number,
-        tick_s=tick.length_s,
+        reconciliation.Decision(
+            index,
+            [index[m] for m in governed] if demand.users else [],  # silence has no outcome
+            window=window,
+            confidence=policy.confidence,
+            tick=tick.number,
+            tick_s=tick.length_s,
+        ),
     )
     context = DecisionContext(
         scenarios,

@@ -8,7 +8,7 @@ import numpy as np
 
 from models.behaviour.error_dependence import Dependence, followed
 from models.demand import collapsed_sampler
-from models.demand.scenarios import by_loading, pack, simulate
+from models.demand.scenarios import ScenarioKey, by_loading, pack, simulate
 from models.metrics import METRICS
 from models.planning.risk_premium import USER_LEVEL
 from models.quantile_function import QuantileFunction, Selected, sum_of_quantiles
@@ -111,11 +111,7 @@ class Simulator(Numbered):
             learnt,
             loading,
             np.array([METRICS.index(metric) for metric in record["metrics"]], np.intp),
-            app=record["app"].encode(),
-            tick=record["tick"],
-            shard=self.shard,
-            scenarios=self.scenarios,
-            seed=self.seed,
+            ScenarioKey(record["app"].encode(), record["tick"], self.shard, self.scenarios, self.seed),
         )
         packed, scale = pack(demand)
         rows = messages.MESSAGE_BYTES * 9 // 10 // (packed[0].nbytes or 1)
@@ -124,13 +120,13 @@ class Simulator(Numbered):
             block = packed[part * rows : (part + 1) * rows]
             yield record | {"part": part, "of": of, "scale": scale.tobytes(), "demand": block.tobytes()}
 
-    def _sample(self, forecast: Selected, dependence: Dependence, **key: Any) -> Any:
+    def _sample(self, forecast: Selected, dependence: Dependence, key: ScenarioKey, **factor: Any) -> Any:
         """Demand (scenario, step, metric): on a GPU every user is drawn, on a processor those who matter most."""
         if self.xp is np:
-            return collapsed_sampler.simulate(forecast, dependence, **key)
+            return collapsed_sampler.simulate(forecast, dependence, key, **factor)
         every = forecast[:]
         arrays = (self.xp.asarray(array) for array in (every.location, every.scale, every.offsets))
-        return simulate(self.xp, QuantileFunction(*arrays), dependence, **key)
+        return simulate(self.xp, QuantileFunction(*arrays), dependence, key, **factor)
 
     def blocks(self) -> Iterable[tuple[bytes, bytes]]:
         """The position, and what was learnt of the apps."""

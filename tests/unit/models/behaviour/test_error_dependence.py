@@ -13,6 +13,7 @@ from models.behaviour.error_dependence import DECAY, EARLY_NONE, PRIOR_TICKS, SU
 from models.behaviour.features import TRACKED, clock
 from models.behaviour.lstm import DEFAULT_MODEL, BehaviourModel
 from models.demand import collapsed_sampler, scenarios
+from models.demand.scenarios import ScenarioKey
 from models.metrics import METRICS, steps_of
 from tests.unit.models.demand.test_scenarios import normal_users
 
@@ -181,10 +182,10 @@ def test_totals_are_right_once_the_dependence_is_learnt(learnt: Heard, drawn: in
     """Exact (all 60 drawn) and collapsed; the variance in truth is 0.2 × 48² + 51.6 + ... = 508, independent 60."""
     users, loading = normal_users(60, M, 1), error_dependence.loadings(learnt[1])
     sample = partial(collapsed_sampler.simulate, drawn=drawn)
-    key: dict[str, Any] = {"app": b"shop", "tick": 7, "shard": 0, "scenarios": S, "seed": 1}
+    key = ScenarioKey(b"shop", tick=7, shard=0, scenarios=S, seed=1)
 
     def off(believed: Dependence, loading: np.ndarray) -> np.ndarray:
-        demand = scenarios.by_loading(np, sample, users, believed, loading, ALL, **key)
+        demand = scenarios.by_loading(np, sample, users, believed, loading, ALL, key)
         sd = (truth(60, LOADING)[2] - 6_000) / 2.3263
         return (np.quantile(demand[:, 0], LEVELS, axis=0).mean(axis=1) - truth(60, LOADING)) / sd
 
@@ -220,7 +221,7 @@ def test_the_released_models_own_scores_tell_the_dependence_of_its_users() -> No
         }.items():
             total = scenarios.by_loading(
                 np, collapsed_sampler.simulate, forecast[:, :, :1], believed, loading, ALL,
-                app=b"shop", tick=tick, shard=0, scenarios=512, seed=0,
+                ScenarioKey(b"shop", tick=tick, shard=0, scenarios=512, seed=0),
             )  # fmt: skip
             ranks[name].append((total[:, 0] < demand[t + 1].sum(axis=0)).mean(axis=0))
     np.testing.assert_array_equal(error_dependence.loadings(known), LOADING)
@@ -235,17 +236,17 @@ def test_the_released_models_own_scores_tell_the_dependence_of_its_users() -> No
 
 def test_one_loading_is_the_plain_sampler_to_the_bit() -> None:
     users = normal_users(20, 2, 2)
-    key: dict[str, Any] = {"app": b"shop", "tick": 7, "shard": 0, "scenarios": 64, "seed": 1}
+    key = ScenarioKey(b"shop", tick=7, shard=0, scenarios=64, seed=1)
     two = np.arange(2)
     whole = TRUE.part(two)
     sample = partial(scenarios.simulate, np)
-    ones = scenarios.by_loading(np, sample, users, whole, np.ones(20, int), two, **key)
-    np.testing.assert_array_equal(ones, sample(users, whole, **key))
-    mixed = scenarios.by_loading(np, sample, users, whole, np.repeat([1, 0], 10), two, **key)
+    ones = scenarios.by_loading(np, sample, users, whole, np.ones(20, int), two, key)
+    np.testing.assert_array_equal(ones, sample(users, whole, key))
+    mixed = scenarios.by_loading(np, sample, users, whole, np.repeat([1, 0], 10), two, key)
     np.testing.assert_array_equal(
-        mixed, scenarios.by_loading(np, sample, users, whole, np.repeat([1, 0], 10), two, **key)
+        mixed, scenarios.by_loading(np, sample, users, whole, np.repeat([1, 0], 10), two, key)
     )
-    none = scenarios.by_loading(np, sample, normal_users(0, 2, 2), whole, np.ones(0, int), two, **key)
+    none = scenarios.by_loading(np, sample, normal_users(0, 2, 2), whole, np.ones(0, int), two, key)
     assert none.shape == (64, 2, 2)
     assert not none.any()
 
@@ -258,8 +259,8 @@ def test_shards_of_users_of_all_loadings_add_up_to_the_same_law(shards: int, dra
     believed = Dependence(np.full(M, 0.05), TRUE.metric_correlation, 0.5)
 
     def part(shard: int, rows: slice) -> np.ndarray:
-        key: dict[str, Any] = {"app": b"shop", "tick": 7, "shard": shard, "scenarios": 8_192, "seed": 1}
-        return scenarios.by_loading(np, sample, users[rows], believed, np.sort(loading)[rows], ALL, **key)
+        key = ScenarioKey(b"shop", tick=7, shard=shard, scenarios=8_192, seed=1)
+        return scenarios.by_loading(np, sample, users[rows], believed, np.sort(loading)[rows], ALL, key)
 
     total = sum(part(shard, slice(shard, None, shards)) for shard in range(shards))
     assert isinstance(total, np.ndarray)
@@ -275,9 +276,9 @@ def test_shards_that_have_other_metrics_share_the_factor(drawn: int) -> None:
     believed = Dependence(np.full(M, 0.9), TRUE.metric_correlation, 0.5)
 
     def part(shard: int, metrics: list[int]) -> np.ndarray:
-        key: dict[str, Any] = {"app": b"shop", "tick": 7, "shard": shard, "scenarios": 1_024, "seed": 1}
+        key = ScenarioKey(b"shop", tick=7, shard=shard, scenarios=1_024, seed=1)
         users = normal_users(50, len(metrics), 1)
-        return scenarios.by_loading(np, sample, users, believed, np.ones(50, int), np.array(metrics), **key)
+        return scenarios.by_loading(np, sample, users, believed, np.ones(50, int), np.array(metrics), key)
 
     one, other = part(0, [0, 1])[:, 0], part(1, [1, 3, 4])[:, 0]
     # a sum of 50: 0.9 × 50² of 0.9 × 50² + 0.1 × 50 is the factor's

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from models.demand import collapsed_sampler, scenarios
-from models.demand.scenarios import Dependence
+from models.demand.scenarios import Dependence, ScenarioKey
 from models.quantile_function import QuantileFunction, Z
 from tests.unit.models.demand.test_scenarios import correlation, normal_users
 
@@ -25,13 +25,15 @@ def skewed_users(users: int, steps: int = 2) -> QuantileFunction:
 def draw(
     users: QuantileFunction, dependence: Dependence = DEPENDENCE, shard: int = 0, **more: int
 ) -> np.ndarray:
-    return collapsed_sampler.simulate(
-        users, dependence, app=b"shop", tick=7, shard=shard, **({"scenarios": S, "seed": 1} | more)
-    )
+    return collapsed_sampler.simulate(users, dependence, key(shard), **more)
+
+
+def key(shard: int) -> ScenarioKey:
+    return ScenarioKey(b"shop", tick=7, shard=shard, scenarios=S, seed=1)
 
 
 def exact(users: QuantileFunction, shard: int = 0) -> np.ndarray:
-    return scenarios.simulate(np, users, DEPENDENCE, app=b"shop", tick=7, shard=shard, scenarios=S, seed=1)
+    return scenarios.simulate(np, users, DEPENDENCE, key(shard))
 
 
 def test_few_users_are_drawn_one_by_one() -> None:

@@ -1,6 +1,6 @@
 """Reconciliation: marginals, ranks, and a promise that comes to be kept."""
 
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,6 +12,7 @@ from models.demand import reconciliation
 from models.demand.reconciliation import (
     NONE,
     PROMISED,
+    Decision,
     State,
     initial_common,
     initial_state,
@@ -39,15 +40,8 @@ def draws(metrics: int, mean: float = 1000.0, sd: float = 10.0, seed: int = 0) -
     return (mean + sd * np.random.default_rng(seed).permuted(levels, axis=0)).astype(np.float32)
 
 
-def whole(metrics: int, tick: int = 100) -> dict[str, Any]:
-    return {
-        "metrics": range(metrics),
-        "governed": range(metrics),
-        "window": slice(0, 6),
-        "confidence": 0.99,
-        "tick": tick,
-        "tick_s": 60,
-    }
+def whole(metrics: int, tick: int = 100) -> Decision:
+    return Decision(range(metrics), range(metrics), slice(0, 6), confidence=0.99, tick=tick, tick_s=60)
 
 
 def heard(state: State, common: State, usage: np.ndarray, tick: int) -> tuple[State, State]:
@@ -57,7 +51,7 @@ def heard(state: State, common: State, usage: np.ndarray, tick: int) -> tuple[St
 def test_marginals_are_the_average_of_both_and_ranks_stay():
     demand, total = draws(2), normal_total(2, 2000.0, 30.0)
     total.location[1] = np.nan
-    blend, _ = reconcile(demand, total, initial_state(), FLAT, **whole(2))
+    blend, _ = reconcile(demand, total, initial_state(), FLAT, whole(2))
     for step in range(6):
         for metric in range(2):
             assert np.all(
@@ -71,15 +65,15 @@ def test_marginals_are_the_average_of_both_and_ranks_stay():
 def test_odds_weigh_the_sum_against_the_total():
     state = initial_state()
     state["odds"][:] = np.log(3)  # weight 1 / (1 + 1/3) = 3/4
-    blend, _ = reconcile(draws(1), normal_total(1, 2000.0, 10.0), state, FLAT, **whole(1))
+    blend, _ = reconcile(draws(1), normal_total(1, 2000.0, 10.0), state, FLAT, whole(1))
     assert np.median(blend[:, 3, 0]) == pytest.approx(0.25 * 1000 + 0.75 * 2000, abs=1)
 
 
 def test_stretched_levels_go_beyond_the_grid_in_a_straight_line():
     state = initial_state()
     state["stretch"][0] = np.log(2)
-    flat, level = reconcile(draws(1), normal_total(1, 1000.0, 10.0), initial_state(), FLAT, **whole(1))
-    wide, after = reconcile(draws(1), normal_total(1, 1000.0, 10.0), state, FLAT, **whole(1))
+    flat, level = reconcile(draws(1), normal_total(1, 1000.0, 10.0), initial_state(), FLAT, whole(1))
+    wide, after = reconcile(draws(1), normal_total(1, 1000.0, 10.0), state, FLAT, whole(1))
     # the largest of 4,096 is at the last level held: the normal total lies there at 1000 + 10 × level
     assert flat[:, 0, 0].max() == pytest.approx(1000 + 10 * level["limit"][0, 2], abs=0.5)
     assert wide[:, 0, 0].max() == pytest.approx(1000 + 20 * level["limit"][0, 2], abs=1)
@@ -98,16 +92,15 @@ def test_of_confidences_that_few_scenarios_cannot_tell_apart_the_one_asked_for_c
     common, alone = ({name: array.copy() for name, array in FLAT.items()} for _ in range(2))
     common["stretch"][0] = [0.1, 0.2, 0.4]
     alone["stretch"][0, 0] = [0.1, 0.3, 0.5][index]  # the rarer levels' are added to the first's
-    asked = whole(1)
-    asked["confidence"] = confidence
-    wide, _ = reconcile(demand, total, initial_state(), common, **asked)
-    assert np.allclose(wide, reconcile(demand, total, initial_state(), alone, **asked)[0])
+    asked = replace(whole(1), confidence=confidence)
+    wide, _ = reconcile(demand, total, initial_state(), common, asked)
+    assert np.allclose(wide, reconcile(demand, total, initial_state(), alone, asked)[0])
 
 
 def test_one_decision_at_a_time_is_followed_to_its_last_step():
     state, common = initial_state(), initial_common()
-    _, state = reconcile(draws(1), normal_total(1, 1000.0, 10.0), state, common, **whole(1))
-    _, same = reconcile(draws(1, seed=1), normal_total(1, 9.0, 1.0), state, common, **whole(1, 101))
+    _, state = reconcile(draws(1), normal_total(1, 1000.0, 10.0), state, common, whole(1))
+    _, same = reconcile(draws(1, seed=1), normal_total(1, 9.0, 1.0), state, common, whole(1, 101))
     assert np.array_equal(same["sum"], state["sum"], equal_nan=True)
     usage = np.array([1000.0, np.nan, np.nan, np.nan, np.nan])
     for tick in range(101, 106):
@@ -126,8 +119,8 @@ def test_one_decision_at_a_time_is_followed_to_its_last_step():
 
 def test_what_is_not_governed_takes_no_part_of_a_miss():
     state, common = initial_state(), FLAT
-    asked: dict[str, Any] = whole(2) | {"governed": [0]}
-    _, state = reconcile(draws(2), normal_total(2, 1000.0, 10.0), state, common, **asked)
+    asked = replace(whole(2), governed=[0])
+    _, state = reconcile(draws(2), normal_total(2, 1000.0, 10.0), state, common, asked)
     for tick in range(101, 107):
         state, common = heard(state, common, np.array([5000.0, 5000.0, *[np.nan] * 3]), tick)
     assert state["misses"].tolist() == [1, 0, 0, 0, 0]
@@ -153,7 +146,7 @@ def test_the_tail_is_as_heavy_as_its_misses_are_far(heavier: float):
 
 def test_one_miss_counts_its_excess_over_the_limit():
     state, common = initial_state(), FLAT
-    _, state = reconcile(draws(1), normal_total(1, 1000.0, 10.0), state, common, **whole(1))
+    _, state = reconcile(draws(1), normal_total(1, 1000.0, 10.0), state, common, whole(1))
     limit = state["limit"][0, 0]
     # beyond the grid's end, 3.5, the total goes on as it did: at twice the limit's level 1000 + 10 × 2 × limit
     usage = np.array([1000 + 20 * limit, *[np.nan] * 4])
@@ -167,7 +160,7 @@ def test_one_miss_counts_its_excess_over_the_limit():
 
 def test_a_miss_is_shared_by_the_metrics_that_missed():
     state, common = initial_state(), FLAT
-    _, state = reconcile(draws(2), normal_total(2, 1000.0, 10.0), state, common, **whole(2))
+    _, state = reconcile(draws(2), normal_total(2, 1000.0, 10.0), state, common, whole(2))
     usage = np.array([5000.0, 5000.0, np.nan, np.nan, np.nan])
     for tick in range(101, 107):
         state, common = heard(state, common, usage, tick)
@@ -178,7 +171,7 @@ def test_a_miss_is_shared_by_the_metrics_that_missed():
 @pytest.mark.parametrize("gone", [(), (103,), (101, 102, 103, 104, 105, 106)])
 def test_usage_that_is_not_known_teaches_nothing(gone: tuple[int, ...]):
     state, common = initial_state(), initial_common()
-    _, state = reconcile(draws(1), normal_total(1, 1000.0, 10.0), state, common, **whole(1))
+    _, state = reconcile(draws(1), normal_total(1, 1000.0, 10.0), state, common, whole(1))
     known = np.array([1000.0, *[np.nan] * 4])
     for tick in range(101, 107):
         state, common = heard(state, common, known if tick not in gone else np.full(5, np.nan), tick)
@@ -202,12 +195,7 @@ def test_a_promise_comes_to_be_kept_where_both_forecasts_are_too_narrow():
                 total,
                 states[a],
                 common,
-                metrics=[0],
-                governed=[0],
-                window=slice(0, 6),
-                confidence=0.99,
-                tick=tick,
-                tick_s=60,
+                whole(1, tick),
             )
             truth = 1000 + 20 * rng.standard_normal(6)
             curves = requirements(demand, [0.95, 0.99], slice(0, 6), [0])
@@ -228,7 +216,7 @@ def test_odds_move_to_the_forecast_that_errs_less():
     for decision in range(40):
         tick = 7 * decision
         _, state = reconcile(
-            draws(1, 1000.0, 10.0), normal_total(1, 1100.0, 10.0), state, FLAT, **whole(1, tick)
+            draws(1, 1000.0, 10.0), normal_total(1, 1100.0, 10.0), state, FLAT, whole(1, tick)
         )
         for step in STEPS:
             usage = np.array([1100 + 10 * rng.standard_normal(), *[np.nan] * 4])
@@ -245,7 +233,7 @@ def test_scenarios_stay_finite_and_in_order_whatever_the_sizes(
     state = initial_state()
     state["stretch"] = rng.uniform(-9, 9, state["stretch"].shape)
     state["odds"] = rng.uniform(-9, 9, state["odds"].shape)
-    out, after = reconcile(demand, normal_total(2, other, other / 3), state, initial_common(), **whole(2))
+    out, after = reconcile(demand, normal_total(2, other, other / 3), state, initial_common(), whole(2))
     assert np.isfinite(out).all()
     assert (out >= 0).all()
     order = np.argsort(demand[:, 2, 1], kind="stable")
@@ -259,8 +247,8 @@ def test_scenarios_stay_finite_and_in_order_whatever_the_sizes(
 def test_scenarios_end_where_demand_has_always_ended():
     demand, total = draws(1), normal_total(1, 2000.0, 30.0)
     state = initial_state() | {"day": np.array([1]), "largest": np.full((15, len(METRICS)), 1300.0)}
-    free, _ = reconcile(demand, total, initial_state(), FLAT, **whole(1, 1500))
-    held, _ = reconcile(demand, total, state, FLAT, **whole(1, 1500))
+    free, _ = reconcile(demand, total, initial_state(), FLAT, whole(1, 1500))
+    held, _ = reconcile(demand, total, state, FLAT, whole(1, 1500))
     assert held.max() == pytest.approx(1430)  # of 8 days of minutes; a tenth more
     assert np.array_equal(held, np.minimum(free, held.max()))
 

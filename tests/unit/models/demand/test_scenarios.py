@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy.special import ndtr, ndtri
 
 from models import kernels
-from models.demand.scenarios import Dependence, _add_users, pack, required, simulate, unpack
+from models.demand.scenarios import Dependence, ScenarioKey, _add_users, pack, required, simulate, unpack
 from models.quantile_function import Z_MAX, Z_STEP, QuantileFunction, Z
 from models.random_streams import stream
 
@@ -31,7 +31,7 @@ def normal_users(
 
 def draw(forecasts: QuantileFunction, dependence: Dependence, **changes: int) -> np.ndarray:
     key = {"tick": 7, "shard": 0, "scenarios": S, "seed": 1} | changes
-    return simulate(np, forecasts, dependence, app=b"shop", **key)
+    return simulate(np, forecasts, dependence, ScenarioKey(b"shop", **key))
 
 
 MODULES = [np, *([importlib.import_module("cupy")] if importlib.util.find_spec("cupy") else [])]
@@ -62,10 +62,10 @@ def test_sum_of_independent_normals_has_their_quantiles(xp: Any):
     # 50 users of N(100, 1): the total is N(5000, sqrt(50)), so q99 = 5000 + 7.07 × 2.326 = 5016.4
     users = normal_users(50, 1, 1)
     users = QuantileFunction(xp.asarray(users.location), xp.asarray(users.scale), xp.asarray(users.offsets))
-    key: dict[str, Any] = {"app": b"shop", "tick": 7, "shard": 0, "scenarios": 65_536, "seed": 1}
-    packed, scale = pack(simulate(xp, users, Dependence.independent(1), **key))
+    key = ScenarioKey(b"shop", tick=7, shard=0, scenarios=65_536, seed=1)
+    packed, scale = pack(simulate(xp, users, Dependence.independent(1), key))
     assert packed.dtype == np.float16
-    totals = host(simulate(xp, users, Dependence.independent(1), **key))[:, 0, 0]
+    totals = host(simulate(xp, users, Dependence.independent(1), key))[:, 0, 0]
     # float16 rounds to 2⁻¹¹ of the value
     assert unpack(packed, scale)[:, 0, 0] == pytest.approx(totals, rel=2**-11)
     for level in (0.05, 0.5, 0.95, 0.99):
