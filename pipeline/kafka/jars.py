@@ -23,7 +23,7 @@ def progress(
 
     def fetched() -> str:
         sizes: list[int] = []
-        for path in folder.rglob("*.jar*"):
+        for path in folder.rglob("*.jar"):
             with contextlib.suppress(OSError):  # renamed since it was listed
                 sizes.append(path.stat().st_size)
         return f"{len(sizes)} jars, {sum(sizes) / 1e6:.1f} MB"
@@ -68,7 +68,7 @@ def jars(coordinates: str, note: Callable[[str], None] = _to_stderr) -> list[Pat
             context = MavenContext(repo_cache=Path(folder, "m2"), timeout=60)
             builder = EnvironmentBuilder(context, Path(folder), LinkStrategy.COPY)
             try:
-                with progress(Path(folder), coordinates.partition("+")[0], note):
+                with progress(Path(folder, "m2"), coordinates.partition("+")[0], note):
                     built = builder.from_endpoint(coordinates)
             except (OSError, RuntimeError) as error:
                 message = f"jgo {jgo.__version__} cannot fetch {coordinates}: {error}"
