@@ -244,6 +244,11 @@ def load(
     return np.nan_to_num((base + demand[..., index]) / usable, nan=0.0)
 
 
+def load_of(metric: str, demand: float, policy: Policy) -> float:
+    """Replicas that one governed metric needs, not rounded: `load` of a single demand; NaN demand gives NaN."""
+    return (policy.base.get(metric, 0.0) + demand) / policy.usable(metric)
+
+
 def governed(metrics: Sequence[str], policy: Policy) -> tuple[str, ...]:
     """The governed metrics among those forecast, in the policy's order."""
     return tuple(name for name in policy.governed if name in metrics)

@@ -48,7 +48,9 @@ def explain(
         topics = decisions.DecisionTopics(settings)
         by_tick = topics.plans(app)
         plan = decisions.choose(by_tick, app, tick, at_s)
-        around = topics.around(plan) if plot is not None or not as_json else decision_text.Surroundings()
+        around = (
+            topics.surroundings(plan) if plot is not None or not as_json else decision_text.Surroundings()
+        )
         if plot is not None:
             first = plan["tick"] - decision_picture.PAST_TICKS + 1
             decision_picture.draw(plot, by_tick, plan, around, topics.totals(app, first, plan["tick"]))

@@ -1,4 +1,4 @@
-"""One decision's record for people: why an app has the instances that it has."""
+"""A decision's record (`plans`) as text: how demand, confidence, guard rails and prices led to its instances."""
 
 import io
 import math
@@ -27,12 +27,12 @@ TIER_NAMES: Final = {"RESERVED": "reserved", "ON_DEMAND": "on-demand", "SPOT": "
 
 @dataclass(frozen=True)
 class Surroundings:
-    """What a decision's record refers to, as far as it is still to be had.
+    """Records that a decision's record refers to, as far as the topics still have them.
 
     Attributes:
-        policy: record of the policy that applied.
-        prices: records of the offers, by id.
-        commands: records of what was commanded.
+        policy: record of the policy that applied; None where it is no longer kept.
+        prices: records of the offers in the versions used, by offer id.
+        commands: records of the commands issued.
     """
 
     policy: Record | None = None
@@ -40,40 +40,44 @@ class Surroundings:
     commands: Sequence[Record] = ()
 
 
-def text(plan: Record, around: Surroundings | None = None) -> str:
-    """A plan's record as plain text, at most WIDTH columns wide.
+def text(plan: Record, referenced: Surroundings | None = None) -> str:
+    """A plan's record as plain text of at most WIDTH columns, with a line feed at the end.
 
     Args:
         plan: as `pipeline.wire.codec.decode` gives it.
-        around: sizes, tiers and prices come from here; without it they are left out.
+        referenced: gives sizes, tiers and prices; without it they are left out.
     """
     out = io.StringIO()
     Console(file=out, width=WIDTH, color_system=None, force_terminal=False, legacy_windows=False).print(
-        document(plan, around or Surroundings())
+        document(plan, referenced or Surroundings())
     )
     return "\n".join(line.rstrip() for line in out.getvalue().splitlines()) + "\n"
 
 
-def document(plan: Record, around: Surroundings) -> RenderableType:
-    """A plan's record for a rich console."""
-    total = sum(_first(count) for count in plan["counts"])
+def document(plan: Record, referenced: Surroundings) -> RenderableType:
+    """A plan's record as a document of titled sections that a rich console renders at its own width.
+
+    Args:
+        plan, referenced: as of `text`.
+    """
+    total = sum(_first_desired(count) for count in plan["counts"])
     price = "unpriced" if plan["cost"] >= UNPRICED else f"{_money(plan['cost'], plan['currency'])} an hour"
-    made = fmt.utc((plan["tick"] + 1) * plan["tick_s"])
+    decided_at = fmt.utc((plan["tick"] + 1) * plan["tick_s"])
     window = " to ".join(f"+{fmt.duration(step)}" for step in dict.fromkeys(plan["window"]))
     parts: list[RenderableType] = [
-        Text(f"{plan['app']}: {_many(total, 'instance')}, {price}", "bold"),
-        Text(f"plan {plan['plan_id']}, mode {plan['mode']}, made {made} for {window} ahead"),
+        Text(f"{plan['app']}: {_counted(total, 'instance')}, {price}", "bold"),
+        Text(f"plan {plan['plan_id']}, mode {plan['mode']}, made {decided_at} for {window} ahead"),
         *_promotion(plan),
     ]
     for title, content in (
-        ("Why so many", _why(plan, around)),
-        ("Demand to be carried", _demand(plan, around)),
-        ("Instances", _instances(plan, around)),
+        ("Why so many", _reasons(plan, referenced)),
+        ("Demand to be carried", _demand(plan, referenced)),
+        ("Instances", _instances(plan, referenced)),
         ("Guard rails that acted", _guard_rails(plan)),
         ("What the margin is for", _margin(plan)),
         ("What confidence costs", _cost_at(plan)),
         ("Rejected", _alternatives(plan)),
-        ("Commands", _commands(plan, around)),
+        ("Commands", _commands(plan, referenced)),
         ("Made from", _inputs(plan)),
     ):
         parts += [Text(""), Text(title, "bold"), *(Padding(item, (0, 0, 0, 2)) for item in content)]
@@ -87,29 +91,31 @@ def _promotion(plan: Record) -> Iterator[RenderableType]:
             "too few to say" if gates["coverage"] is None else f"{fmt.level(gates['coverage'])} were covered"
         )
         yield Text(
-            f"mode by promotion gates, {gates['mode']} at most: of the last {_many(gates['decisions'], 'decision')} "
+            f"mode by promotion gates, {gates['mode']} at most: of the last {_counted(gates['decisions'], 'decision')} "
             f"{measured}"
         )
 
 
-def _why(plan: Record, around: Surroundings) -> Iterator[RenderableType]:
-    """From demand to replicas to instances, a sentence each."""
+def _reasons(plan: Record, referenced: Surroundings) -> Iterator[RenderableType]:
+    """Sentences: binding metric, confidence kept, replicas carried by the instances, the allocator's reason."""
     first, last = plan["window"]
     within = [n for step, n in zip(plan["steps"], plan["replicas"], strict=True) if first <= step <= last]
     needed = max(within, default=0)
     if plan["binding"] is None:
-        yield Text(f"Demand does not set the number: the policy's minimum does ({_many(needed, 'replica')}).")
+        yield Text(
+            f"Demand does not set the number: the policy's minimum does ({_counted(needed, 'replica')})."
+        )
     else:
         metric, step = plan["binding"]["metric"], plan["binding"]["step_s"]
         cell = plan["required"][plan["steps"].index(step)][plan["metrics"].index(metric)]
         size = ""
-        if around.policy is not None:
-            policy = policies.policy_of(around.policy)
+        if referenced.policy is not None:
+            policy = policies.policy_of(referenced.policy)
             size = f"; a replica takes {fmt.amount(policy.usable(metric), metric)}"
         yield Text(
             f"{metric} {fmt.duration(step)} ahead binds: "
             f"the plan must carry {fmt.amount(cell, metric)} of it there{size}. "
-            f"Over all steps and metrics that is {_many(needed, 'replica')}."
+            f"Over all steps and metrics that is {_counted(needed, 'replica')}."
         )
     asked, planned = plan["confidence_asked"], plan["confidence_planned"]
     met = "is kept" if plan["feasible"] else "is NOT kept"
@@ -117,21 +123,23 @@ def _why(plan: Record, around: Surroundings) -> Iterator[RenderableType]:
         f"Confidence {fmt.level(asked)} was asked and {met}: the instances suffice in {fmt.level(planned)} of the "
         f"scenarios, in all metrics and steps at once."
     )
-    carried = replicas(plan, around)
-    total = _many(sum(_first(count) for count in plan["counts"]), "instance")
+    carried = replicas(plan, referenced)
+    instances = sum(_first_desired(count) for count in plan["counts"])
     if carried is not None:
         yield Text(
-            f"{total} carry {_many(carried, 'replica')}; the present usage alone needs {plan['reactive_floor']}."
+            f"{_counted(instances, 'instance')} {'carries' if instances == 1 else 'carry'} "
+            f"{_counted(carried, 'replica')}; the present usage alone needs {plan['reactive_floor']}."
         )
     else:
         yield Text(
-            f"The present usage alone needs {_many(plan['reactive_floor'], 'replica')} (the reactive floor)."
+            f"The present usage alone needs {_counted(plan['reactive_floor'], 'replica')} (the reactive floor)."
         )
     yield Text(f"In the allocator's words: {plan['reason']}.")
 
 
-def _demand(plan: Record, around: Surroundings) -> Iterator[RenderableType]:
-    policy = None if around.policy is None else policies.policy_of(around.policy)
+def _demand(plan: Record, referenced: Surroundings) -> Iterator[RenderableType]:
+    """Table of the demand to be carried, a row a step and a column a metric, with the replicas each needs."""
+    policy = None if referenced.policy is None else policies.policy_of(referenced.policy)
     governed = plan["metrics"] if policy is None else capacity.governed(plan["metrics"], policy)
     table = _table("<ahead", *plan["metrics"], "replicas", "<")
     binding = plan["binding"] or {}
@@ -140,8 +148,7 @@ def _demand(plan: Record, around: Surroundings) -> Iterator[RenderableType]:
         for metric, value in zip(plan["metrics"], row, strict=True):
             needs = ""
             if policy is not None and metric in governed:
-                load = (policy.base.get(metric, 0.0) + value) / policy.usable(metric)
-                needs = f" ({load:.1f})"
+                needs = f" ({capacity.load_of(metric, value, policy):.1f})"
             cells.append(fmt.amount(value, metric) + needs)
         inside = plan["window"][0] <= step <= plan["window"][1]
         remark = (
@@ -160,19 +167,20 @@ def _demand(plan: Record, around: Surroundings) -> Iterator[RenderableType]:
     )
 
 
-def _instances(plan: Record, around: Surroundings) -> Iterator[RenderableType]:
+def _instances(plan: Record, referenced: Surroundings) -> Iterator[RenderableType]:
+    """Table of the instances planned, an offer a row, with size, tier and price where the offer's record is known."""
     shares = {share["of"]: share["amount"] for share in plan["shares"]}
     table = _table("<offer", "<tier", "instances", "replicas each", "price/h", "together/h")
-    policy = None if around.policy is None else policies.policy_of(around.policy)
+    policy = None if referenced.policy is None else policies.policy_of(referenced.policy)
     for count in plan["counts"]:
         number = "→".join(str(n) for n in dict.fromkeys(count["desired"])) or "0"
-        price = around.prices.get(count["offer_id"])
+        price = referenced.prices.get(count["offer_id"])
         if price is None:
             _row(table, count["offer_id"], "", number, "", "", "")
             continue
         each = None if policy is None else capacity.replicas_per_instance(policies.offer_of(price), policy)
         owned = int(shares.get(count["offer_id"], price["owned_count"] or 0))
-        sum_h = price["price"] * (owned if price["tier"] == "RESERVED" else _first(count))
+        sum_h = price["price"] * (owned if price["tier"] == "RESERVED" else _first_desired(count))
         _row(
             table,
             count["offer_id"],
@@ -184,28 +192,30 @@ def _instances(plan: Record, around: Surroundings) -> Iterator[RenderableType]:
         )
     if plan["counts"]:
         yield table
-        if any(price["tier"] == "RESERVED" for price in around.prices.values()):
+        if any(price["tier"] == "RESERVED" for price in referenced.prices.values()):
             yield Text("What is reserved is paid in any case, used or not.")
     else:
         yield Text("No offer could be used.")
     if shares:
-        said = ", ".join(f"{amount:,.6g} of {name}" for name, amount in shares.items())
+        amounts = ", ".join(f"{amount:,.6g} of {name}" for name, amount in shares.items())
         yield Text(
-            f"This app's share of what allocation group {plan['allocation_group']} has together: {said}."
+            f"This app's share of what allocation group {plan['allocation_group']} has together: {amounts}."
         )
 
 
 def _guard_rails(plan: Record) -> Iterator[RenderableType]:
+    """A sentence for each guard rail that acted and each offer that was excluded."""
     for name in plan["guardrails"]:
         yield Text.assemble((name, "bold"), f": {GUARD_RAILS.get(name, 'a guard rail of a newer version')}")
     for offer in plan["excluded"]:
         yield Text(f"Not bought more of {offer['offer_id']}: {offer['reason']}.")
     if not plan["guardrails"]:
-        bought = "the instances are those of the cheapest purchase that keeps the promise"
-        yield Text(f"None: {bought}." if plan["feasible"] else "None.")
+        cheapest = "the instances are those of the cheapest purchase that keeps the promise"
+        yield Text(f"None: {cheapest}." if plan["feasible"] else "None.")
 
 
 def _cost_at(plan: Record) -> Iterator[RenderableType]:
+    """Table of the cheapest purchase's cost an hour at each confidence that was searched."""
     table = _table("confidence", "cost/h")
     for level in plan["cost_at"]:
         cost = level["cost"]
@@ -218,28 +228,33 @@ def _cost_at(plan: Record) -> Iterator[RenderableType]:
 
 
 def _margin(plan: Record) -> Iterator[RenderableType]:
-    """From expected demand to the plan, what each risk adds; and what sizing every user alone would take."""
+    """Table from expected demand to the plan: replicas and cost an hour, and what each risk adds to the row above.
+
+    The last row is the cost of sizing every user alone, beside the plan's.
+    """
     margin, users, currency = plan["margin"], plan["sum_of_users"], plan["currency"]
     table = _table("<", "replicas", "cost/h", "adds")
-    before: Decimal | None = None
+    cost_above: Decimal | None = None
     for name, level in (
         ("expected demand, certain supply", margin and margin["expected"]),
         (f"demand at {fmt.level(plan['confidence_asked'])}, certain supply", margin and margin["demand"]),
         ("the same, supply that can fail", margin and margin["purchase"]),
     ):
         if level is not None:
-            _level(table, name, level, before, currency)
-            before = level["cost"]
-    if before is not None and before != plan["cost"]:
-        _row(table, "guard rails", "", _money(plan["cost"], currency), _more(plan["cost"] - before, currency))
+            _margin_row(table, name, level, cost_above, currency)
+            cost_above = level["cost"]
+    if cost_above is not None and cost_above != plan["cost"]:
+        adds = _signed_money(plan["cost"] - cost_above, currency)
+        _row(table, "guard rails", "", _money(plan["cost"], currency), adds)
     if users is not None:
-        _level(table, "instead: the sum of every user's own 99 %", users, plan["cost"], currency)
+        _margin_row(table, "instead: the sum of every user's own 99 %", users, plan["cost"], currency)
     yield table if margin is not None else Text("Not known.")
 
 
-def _level(table: Table, name: str, level: Record, before: Decimal | None, currency: str) -> None:
+def _margin_row(table: Table, name: str, level: Record, compared_cost: Decimal | None, currency: str) -> None:
+    """Add a row of the margin: replicas, cost, and the difference to `compared_cost` (None: no difference shown)."""
     cost = level["cost"]
-    adds = "" if cost is None or before is None else _more(cost - before, currency)
+    adds = "" if cost is None or compared_cost is None else _signed_money(cost - compared_cost, currency)
     _row(
         table,
         name,
@@ -249,11 +264,12 @@ def _level(table: Table, name: str, level: Record, before: Decimal | None, curre
     )
 
 
-def _more(difference: Decimal, currency: str) -> str:
+def _signed_money(difference: Decimal, currency: str) -> str:
     return f"{'-' if difference < 0 else '+'}{_money(abs(difference), currency)}"
 
 
 def _alternatives(plan: Record) -> Iterator[RenderableType]:
+    """Table of the purchases that were considered and rejected, with the reason of each."""
     table = _table("<instances", "cost/h", "falls short in", "<why not")
     for other in plan["alternatives"]:
         counts = ", ".join(f"{c['desired']} {c['offer_id']}" for c in other["counts"] if c["desired"])
@@ -267,27 +283,29 @@ def _alternatives(plan: Record) -> Iterator[RenderableType]:
     yield table if plan["alternatives"] else Text("No other purchase was a candidate.")
 
 
-def _commands(plan: Record, around: Surroundings) -> Iterator[RenderableType]:
-    for command in sorted(around.commands, key=lambda c: c["order"]):
+def _commands(plan: Record, referenced: Surroundings) -> Iterator[RenderableType]:
+    """The commands issued, in their order, or why there is none."""
+    for command in sorted(referenced.commands, key=lambda c: c["order"]):
         dry = " (dry run)" if command["dry_run"] else ""
         expires = f"{command['expires']:%H:%M:%S}"
         yield Text(
             f"{command['order'] + 1}. {command['target']['ref']} to {command['desired']}, valid to {expires}{dry}"
         )
     if not plan["commands_issued"]:
-        watching = plan["mode"] in ("shadow", "paused")
-        yield Text(f"None: mode {plan['mode']} commands nothing." if watching else "None: nothing changes.")
-    elif not around.commands:
+        passive = plan["mode"] in ("shadow", "paused")
+        yield Text(f"None: mode {plan['mode']} commands nothing." if passive else "None: nothing changes.")
+    elif not referenced.commands:
         yield Text(f"{plan['commands_issued']} issued.")
 
 
 def _inputs(plan: Record) -> Iterator[RenderableType]:
+    """Table of the inputs' versions and the seed, from which the same plan can be computed again."""
     versions = plan["versions"]
-    seen = f"of tick {plan['observed_tick']}, generation {plan['observed_generation']}"
+    observation = f"of tick {plan['observed_tick']}, generation {plan['observed_generation']}"
     group = versions["group_policy"]
     lines = {
         "telemetry": f"up to tick {plan['tick']} of {plan['tick_s']} s",
-        "capacity": seen if plan["observed_tick"] >= 0 else "none had been reported",
+        "capacity": observation if plan["observed_tick"] >= 0 else "none had been reported",
         "policy": versions["policy"] + (f", of the group {group}" if group else ""),
         "prices": ", ".join(versions["prices"]),
         "calendar": ", ".join(versions["calendar"]),
@@ -304,7 +322,7 @@ def _inputs(plan: Record) -> Iterator[RenderableType]:
 
 
 def _table(*columns: str) -> Table:
-    """Without lines; a column whose name begins with "<" holds words, others numbers."""
+    """A table without rules; a column whose name begins with "<" is aligned left (words), others right (numbers)."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="")
     for name in columns:
         justify = "left" if name.startswith("<") else "right"
@@ -317,14 +335,21 @@ def _row(table: Table, *cells: str) -> None:
     table.add_row(*(Text(cell) for cell in cells))
 
 
-def replicas(plan: Record, around: Surroundings, step: int = 0) -> int | None:
-    """Replicas that the instances planned for a step carry; None where a size is not known."""
-    if around.policy is None or any(count["offer_id"] not in around.prices for count in plan["counts"]):
+def replicas(plan: Record, referenced: Surroundings, step: int = 0) -> int | None:
+    """Replicas that the instances planned for a step carry; None where the policy or an offer's record is unknown.
+
+    Args:
+        plan, referenced: as of `text`.
+        step: index into the plan's steps.
+    """
+    if referenced.policy is None or any(
+        count["offer_id"] not in referenced.prices for count in plan["counts"]
+    ):
         return None
-    policy = policies.policy_of(around.policy)
+    policy = policies.policy_of(referenced.policy)
     sizes = {
         offer: capacity.replicas_per_instance(policies.offer_of(price), policy)
-        for offer, price in around.prices.items()
+        for offer, price in referenced.prices.items()
     }
     return sum(
         sizes[count["offer_id"]] * (count["desired"][step] if count["desired"] else 0)
@@ -332,12 +357,13 @@ def replicas(plan: Record, around: Surroundings, step: int = 0) -> int | None:
     )
 
 
-def _first(count: Record) -> int:
+def _first_desired(count: Record) -> int:
+    """Instances of an offer wanted at the first step."""
     return count["desired"][0] if count["desired"] else 0
 
 
-def _many(number: int, what: str) -> str:
-    return f"{number:,} {what}{'' if number == 1 else 's'}"
+def _counted(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def _money(value: Decimal, currency: str) -> str:
@@ -345,7 +371,7 @@ def _money(value: Decimal, currency: str) -> str:
 
 
 def plain(value: Any) -> Any:
-    """A record as JSON has it: decimals as strings, as in the demo's files, and what is not finite as null."""
+    """A record's values as JSON has them: decimals as strings, as in the demo's files, and NaN or infinity as null."""
     if isinstance(value, Mapping):
         return {str(name): plain(item) for name, item in value.items()}
     if isinstance(value, list | tuple):

@@ -1,4 +1,4 @@
-"""Plans and decisions as the topics have them: for `leadtime explain`, and typed for programs (`leadtime.plans`)."""
+"""Plans and the records they refer to, read from the topics: for `leadtime explain`, `leadtime.plans`, `.decision`."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -19,11 +19,11 @@ from pipeline.wire.typed import PublishedPlan
 
 @dataclass(frozen=True)
 class Decision:
-    """Why an app has the instances that it has.
+    """A plan with its explanation.
 
     Attributes:
         plan: the record of the decision.
-        text: the same for people, as `leadtime explain` prints it: lines of at most 110 columns.
+        text: its explanation, as `leadtime explain` prints it: lines of at most 110 columns.
     """
 
     plan: PublishedPlan
@@ -40,8 +40,8 @@ def plans(
 ) -> Iterator[PublishedPlan]:
     """Plans as they are published, outside any consumer group: nothing is committed, every caller gets all of them.
 
-    An app's plans come in the order of their ticks, each tick once; those of different apps in no certain order. What
-    cannot be read as a plan is left out.
+    An app's plans come in the order of their ticks, each tick once; those of different apps in no certain order.
+    Messages that cannot be decoded, and records of other schemas, are left out.
 
     Args:
         bootstrap: Kafka's address, host:port[,host:port]; None: that of `settings`.
@@ -108,7 +108,9 @@ def decision(
         raise UsageError("give tick or at, not both")
     topics = DecisionTopics(_settings(bootstrap, settings))
     record = choose(topics.plans(app), app, tick, None if at is None else parse_time(str(at)))
-    return Decision(PublishedPlan.model_validate(record), decision_text.text(record, topics.around(record)))
+    return Decision(
+        PublishedPlan.model_validate(record), decision_text.text(record, topics.surroundings(record))
+    )
 
 
 def _settings(bootstrap: str | None, settings: Settings | None) -> Settings:
@@ -116,34 +118,34 @@ def _settings(bootstrap: str | None, settings: Settings | None) -> Settings:
     return settings if bootstrap is None else settings.model_copy(update={"bootstrap": bootstrap})
 
 
-def choose(found: Mapping[int, Record], app: str, tick: int | None, at_s: float | None) -> Record:
+def choose(plans_by_tick: Mapping[int, Record], app: str, tick: int | None, at_s: float | None) -> Record:
     """The plan of a tick, the last one made at a time or before, or the newest.
 
     Args:
-        found: the app's plans by tick, at least one.
+        plans_by_tick: the app's plans, at least one.
         app: its name.
         tick, at_s: at most one of them.
 
     Raises:
-        UsageError: there is none; the line says which there are.
+        UsageError: there is no such plan; the text gives the ticks of those that exist.
     """
-    first, last = min(found), max(found)
+    first, last = min(plans_by_tick), max(plans_by_tick)
     if tick is None and at_s is None:
-        return found[last]
+        return plans_by_tick[last]
     if at_s is not None:
-        ends = {number: (number + 1) * plan["tick_s"] for number, plan in found.items()}
+        ends = {number: (number + 1) * plan["tick_s"] for number, plan in plans_by_tick.items()}
         tick = max((number for number, end in ends.items() if end <= at_s), default=None)
         if tick is None:
             raise UsageError(f"no plan of {app} had been made then: the first is of {utc(ends[first])}")
-    if tick is None or tick not in found:
+    if tick is None or tick not in plans_by_tick:
         raise UsageError(
-            f"no plan of {app} for tick {tick}: there are {len(found)}, of ticks {first} to {last}"
+            f"no plan of {app} for tick {tick}: there are {len(plans_by_tick)}, of ticks {first} to {last}"
         )
-    return found[tick]
+    return plans_by_tick[tick]
 
 
 class DecisionTopics:
-    """The topics that a decision is in, read whole.
+    """Reader of the topics `plans`, `policies`, `prices`, `commands` and `forecasts.apps`, from their beginning.
 
     Args:
         settings: of a cluster that answers.
@@ -156,59 +158,62 @@ class DecisionTopics:
         """An app's plans by tick.
 
         Raises:
-            UsageError: there is none of this app; the line says of which apps there are.
+            UsageError: the app has no plan; the text lists the apps that have.
         """
         apps: set[str] = set()
-        found: dict[int, Record] = {}
+        plans: dict[int, Record] = {}
         for message in reader.read(self.settings, "plans"):
             key = (message.key() or b"").decode(errors="replace")
             apps.add(key)
             if key == app:
                 plan = self.codec.decode(message.value() or b"")[1]
-                found[plan["tick"]] = plan
-        if not found:
+                plans[plan["tick"]] = plan
+        if not plans:
             names = sorted(apps)
             more = f" and {len(names) - 20} more" if len(names) > 20 else ""
-            there = (
+            known = (
                 f"there are plans of: {', '.join(names[:20])}{more}" if names else "the topic plans is empty"
             )
-            raise UsageError(f"no plan of app {app!r}; {there}")
-        return found
+            raise UsageError(f"no plan of app {app!r}; {known}")
+        return plans
 
-    def around(self, plan: Record) -> Surroundings:
-        """Policy, prices and commands of a plan."""
+    def surroundings(self, plan: Record) -> Surroundings:
+        """Records of the policy and price versions that a plan names, and of its commands.
+
+        A plan under version 0 of its policy was made by the default policy, which no topic has: it is built here.
+        """
         policy = None
-        wanted = plan["versions"]
+        versions = plan["versions"]
         for record in self._records("policies"):
-            if f"{record['app']}@{record['version']}" == wanted["policy"]:
+            if f"{record['app']}@{record['version']}" == versions["policy"]:
                 policy = record
-        if policy is None and wanted["policy"] == f"{plan['app']}@0":
+        if policy is None and versions["policy"] == f"{plan['app']}@0":
             default = self.codec.encode("policy", wire_plans.default_policy(plan["app"]))
             policy = self.codec.decode(default)[1]
         prices = {
             record["offer_id"]: record
             for record in self._records("prices")
-            if f"{record['offer_id']}@{record['version']}" in wanted["prices"]
+            if f"{record['offer_id']}@{record['version']}" in versions["prices"]
         }
-        start = f"{plan['app']}/".encode()
+        key_prefix = f"{plan['app']}/".encode()
         commands = [
             record
-            for record in (self._records("commands", start) if plan["commands_issued"] else ())
+            for record in (self._records("commands", key_prefix) if plan["commands_issued"] else ())
             if record["plan_id"] == plan["plan_id"]
         ]
         return Surroundings(policy, prices, commands)
 
     def totals(self, app: str, first: int, last: int) -> dict[int, tuple[Record, int]]:
-        """Forecast records with an app's total, and its row in them, by tick from `first` to `last`."""
-        found: dict[int, tuple[Record, int]] = {}
+        """Records of `forecasts.apps` with the app's row in each, by tick from `first` to `last`, both included."""
+        rows_by_tick: dict[int, tuple[Record, int]] = {}
         for record in self._records("forecasts.apps"):
             if first <= record["tick"] <= last and app in record["apps"]:
                 rows = np.flatnonzero(np.frombuffer(record["app_index"], "<u4") == record["apps"].index(app))
                 if len(rows):
-                    found[record["tick"]] = record, int(rows[0])
-        return found
+                    rows_by_tick[record["tick"]] = record, int(rows[0])
+        return rows_by_tick
 
-    def _records(self, logical: str, start: bytes = b"") -> Iterator[Record]:
-        for message in reader.read(self.settings, logical):
-            if (message.key() or b"").startswith(start) and message.value() is not None:
+    def _records(self, topic: str, key_prefix: bytes = b"") -> Iterator[Record]:
+        for message in reader.read(self.settings, topic):
+            if (message.key() or b"").startswith(key_prefix) and message.value() is not None:
                 yield self.codec.decode(message.value() or b"")[1]

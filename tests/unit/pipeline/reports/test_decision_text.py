@@ -264,6 +264,11 @@ def test_text_takes_names_as_they_are() -> None:
     assert re.search(r"\[bold\]od +1→2\n", text)
 
 
+def test_one_instance_carries() -> None:
+    alone = plan(counts=[{"offer_id": "od", "desired": [1, 1]}])
+    assert "  1 instance carries 2 replicas; " in decision_text.text(alone, surroundings())
+
+
 def test_every_guard_rail_has_its_sentence() -> None:
     documented = re.findall(
         r"`([a-z_]+)`", "".join(re.findall(r"^\d+\..*", guardrails.__doc__ or "", re.MULTILINE))
