@@ -89,7 +89,8 @@ def test_a_retry_outlives_a_restart(replay: Settings, run: Run) -> None:
 
 PROCESS = """
 import sys
-from pipeline import actuator, settings
+from pipeline import settings
+from pipeline.stages.actuator import service as actuator
 actuator.run(settings.load(), ready=lambda: print("ready", flush=True))
 """
 

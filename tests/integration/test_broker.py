@@ -198,7 +198,7 @@ def test_both_clients_authenticate_alike(protocol: str, tmp_path: Path) -> None:
             reachable(unprotected, timeout_s=1)
 
 
-COMMAND = "import typer; from pipeline.kafka.embedded import broker; typer.run(broker)"
+COMMAND = "import typer; from pipeline.cli.broker import broker; typer.run(broker)"
 
 
 def test_the_command_runs_until_it_is_told_to_stop(tmp_path: Path) -> None:
