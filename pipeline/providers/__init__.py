@@ -1,1 +1,1 @@
-"""The clouds that a plan can be actuated on, a module or folder each."""
+"""Providers that carry out commands: the interface, and the local simulated cloud."""

@@ -1,5 +1,4 @@
-"""What a cloud must be able to do to be actuated: tell how many instances a target has, and set how many it
-should.
+"""Interface of a provider: observe the instances of a target, and set the target's desired count.
 
 To write an actuator, subclass `Provider` and hand it to
 `pipeline.stages.actuator.service.run`; `local.py` is a complete one.
@@ -17,7 +16,7 @@ Record = dict[str, Any]
 
 @dataclass(frozen=True)
 class Observation:
-    """What a target has at one moment. Counts are instances; each is in at most one of the five states.
+    """State of a target at one event time. Counts are instances; each is in at most one of the five states.
 
     Attributes:
         ready: serving, and not known to go away.
@@ -69,7 +68,7 @@ class Result:
 
 
 class Provider(ABC):
-    """One cloud, cluster or simulator.
+    """Base class of the adapter of a cloud, cluster or simulator.
 
     The retry contract:
     - `apply` is called for commands that were accepted (signed, in time, of a new epoch), one at a time per

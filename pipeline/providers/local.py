@@ -1,4 +1,4 @@
-"""A cloud in this process: start-up times, failed launches, spot interruptions, draining, and the bill.
+"""Simulated cloud in this process: start-up times, failed launches, spot interruptions, draining, billing.
 
 Nothing happens by itself: a target's life is a discrete-event simulation on event time. Each instance draws
 its whole fate when it is launched (when it is ready or fails, when it is interrupted), from its serial number
@@ -33,7 +33,7 @@ KEPT_RESULTS = 64
 
 
 class LocalProvider(Provider):
-    """The simulated cloud of one folder.
+    """Simulated cloud with its state in one folder.
 
     Args:
         folder: of its state; one process at a time uses it.
@@ -69,7 +69,7 @@ class LocalProvider(Provider):
         self._views: dict[str, State] = {}
 
     def close(self) -> None:
-        """Let another process use the folder."""
+        """Release the lock of the folder."""
         self._lock.close()
 
     def offered(self, price: Record) -> None:
@@ -251,7 +251,7 @@ class LocalProvider(Provider):
         )
 
     def _forget(self, state: State, offer: LocalOffer) -> None:
-        """Drop what ended long ago; its bill stays."""
+        """Drop instances that ended long ago; their billed seconds stay in `billed_s`."""
         horizon_s = state.clock_s - KEPT_S
         kept: list[Instance] = []
         for one in state.instances:
@@ -265,7 +265,7 @@ class LocalProvider(Provider):
         state.results = dict(list(state.results.items())[-KEPT_RESULTS:])
 
     def _misbehave(self, target: Target, command: Record, now_s: float) -> None:
-        """The faults of one call; drawn by command and moment, so that a retry has its own luck."""
+        """Fail as configured: Rejected, or Retryable by a draw per command and time, so that retries draw anew."""
         if target.ref in self.faults.rejected:
             raise Rejected("rejected by configuration")
         if self._uniform(command["id"], repr(now_s), "hang") < self.faults.hang:

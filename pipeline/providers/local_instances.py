@@ -1,5 +1,4 @@
-"""What the local provider simulates: an offer's figures, the faults, one instance's fate, one target's
-state."""
+"""Data of the local provider: faults, versions of offers, life of an instance, and state of a target."""
 
 import json
 import os
@@ -81,7 +80,7 @@ class LocalOffer:
 
     @classmethod
     def of(cls, price: Record) -> "LocalOffer":
-        """From a decoded `price`."""
+        """From a decoded record `price`."""
         overhead = {item["metric"]: item["value"] for item in price["reserved_overhead"]}
         return cls(
             valid_from_tick=price["valid_from_tick"],
@@ -106,7 +105,7 @@ class LocalOffer:
 
 @dataclass
 class Instance:
-    """One instance's fate; times are event time in unix seconds, infinite where it never happens.
+    """Life of one instance; event times in unix seconds, infinite for what never happens.
 
     Attributes:
         ready_s: infinite where the launch fails.
@@ -141,7 +140,7 @@ class Instance:
 
     @property
     def end_s(self) -> float:
-        """When it is gone for good, as far as is decided."""
+        """Event time at which the instance no longer exists, as far as it is determined."""
         return min(self.ends_s, self.released_s + self.drain_s)
 
 
@@ -160,17 +159,17 @@ class State:
     results: dict[str, dict[str, Any]] = field(default_factory=dict[str, dict[str, Any]])
 
     def copy(self) -> "State":
-        """One that can be changed without changing this one (`deepcopy` takes ten times as long)."""
+        """A copy with instances of its own (`deepcopy` takes ten times as long)."""
         return replace(
             self,
-            instances=[copy(one) for one in self.instances],
+            instances=[copy(instance) for instance in self.instances],
             changes=list(self.changes),
             results=dict(self.results),
         )
 
     @classmethod
     def read(cls, path: Path) -> "State":
-        """As `write` wrote it."""
+        """Read the file that `write` wrote."""
         values = json.loads(path.read_text())
         values["instances"] = [Instance(**instance) for instance in values["instances"]]
         values["changes"] = [(at_s, generation, command) for at_s, generation, command in values["changes"]]
@@ -180,7 +179,7 @@ class State:
         """Replace the file: written beside it, forced to disk, renamed over it."""
         draft = path.with_suffix(".draft")
         with draft.open("w") as file:
-            json.dump({**vars(self), "instances": [vars(one) for one in self.instances]}, file)
+            json.dump({**vars(self), "instances": [vars(instance) for instance in self.instances]}, file)
             file.flush()
             os.fsync(file.fileno())
         draft.replace(path)

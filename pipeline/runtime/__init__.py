@@ -1,1 +1,1 @@
-"""What keeps a stage alive, exactly once, and observed."""
+"""Runs stages: supervised processes, state with exactly-once effect, standby, metrics and clocks."""

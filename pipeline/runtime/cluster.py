@@ -1,4 +1,4 @@
-"""The Kafka that a command runs against: the user's own, or an embedded one that is kept alive beside it."""
+"""Gives a command its Kafka cluster: the configured one, or an embedded broker that is restarted if it dies."""
 
 import contextlib
 import sys
@@ -30,7 +30,7 @@ def cluster(settings: Settings) -> Generator[Settings]:
 
 @contextlib.contextmanager
 def kept(kafka: EmbeddedKafka) -> Generator[None]:
-    """While the context lasts, start a broker again that ended by itself, with back-off, and say so."""
+    """Within the context, restart a broker that ended by itself, with back-off, and print a line about it."""
     ended = threading.Event()
 
     def watch() -> None:

@@ -1,6 +1,6 @@
-"""Faust's consumer, which asks for more as soon as there is room.
+"""Faust's Kafka consumer with short waits, so that it fetches as soon as a stream has room.
 
-A tick of more messages than a stream buffers came up to two seconds late, for two reasons:
+With the waits of Faust, a tick of more messages than a stream buffers was up to two seconds late, for two reasons:
 
 - the broker is given 1.5 s to answer a fetch when there is nothing, and a partition that was read meanwhile is in the
   next one only;
@@ -18,7 +18,7 @@ FULL_S: Final = 0.01
 
 
 class PromptConsumer(Consumer):
-    """Faust's, with waits that end soon."""
+    """Faust's consumer with shorter waits for fetches and for full streams."""
 
     def _new_consumer_thread(self) -> Any:
         return _Thread(self, loop=self.loop, beacon=self.beacon)

@@ -1,6 +1,6 @@
-"""A partition's state: fence the predecessor, restore, fold, snapshot. The prototype survived every kill.
+"""Keeps a partition's state in Kafka with exactly-once effect: fence the predecessor, restore, fold, snapshot.
 
-The order that makes a killed, replaced or woken worker harmless:
+This order makes sure that a killed, replaced or resumed worker neither loses nor repeats an effect:
 
 1. on the first message of a (partition, generation): `init_transactions()` with a transactional.id that names the
    stage and the partition fences the predecessor; then the state partition is read to its end (read_committed);
@@ -51,14 +51,14 @@ Publish = Callable[..., None]
 
 
 class Stage(Protocol):
-    """What one partition of one agent does with its messages."""
+    """Protocol of an agent's calculation for one partition; `Agent` calls it."""
 
     def restore(self, blocks: dict[bytes, bytes]) -> None:
         """Continue from a snapshot; no blocks: begin. Blocks may be taken out as they are read: they are large."""
         ...
 
     def fold(self, value: bytes) -> int | None:
-        """Take a message and publish what follows from it.
+        """Add a message to the state and publish the outputs that follow from it.
 
         Returns:
             The message's place in the order of `done`; None when the state has it already.
@@ -67,16 +67,16 @@ class Stage(Protocol):
 
     @property
     def done(self) -> int:
-        """All messages up to this place are in the state."""
+        """Place (tick or sequence number) up to which all messages are in the state."""
         ...
 
     def blocks(self) -> Iterable[tuple[bytes, bytes]]:
-        """What has changed since the last call."""
+        """Key and bytes of the blocks that changed since the last call."""
         ...
 
 
 class Numbered(ABC):
-    """A stage of one shard's records, which are numbered without gaps and may come in parts.
+    """Base class of a stage whose input records have gapless numbers (`seq`) per shard and may be split into parts.
 
     Args:
         shard: the partition.
@@ -89,23 +89,26 @@ class Numbered(ABC):
         self.parts: dict[int, Record] = {}
 
     def keep(self, part: Record) -> Record:
-        """What is kept of a part until all are there."""
+        """Take a part; return what to hold of it until all parts have arrived."""
         return part
 
     @abstractmethod
     def whole(self, parts: list[Record]) -> None:
-        """All parts of the next record are there, in order: take it, and publish what follows."""
+        """Process the next record, given all its parts in order, and publish the outputs."""
 
     @property
     def done(self) -> int:
-        """Number of the last record taken."""
+        """`seq` of the last complete record."""
         return self.seq
 
     def fold(self, value: bytes) -> int | None:
-        """One part of a record; the last one makes it `whole`.
+        """Add one part of a record; call `whole` once all parts have arrived.
+
+        Returns:
+            The record's `seq`; None for a repeat.
 
         Raises:
-            RuntimeError: a record is missing.
+            RuntimeError: a `seq` was skipped.
         """
         name, part = self.codec.decode(value)
         seq = part["seq"]
@@ -125,10 +128,15 @@ class Numbered(ABC):
 
 @runtime_checkable
 class Waiting(Protocol):
-    """A stage that waits for others, and says so when it takes long."""
+    """Protocol of a stage that waits for other shards, and publishes a notice if that takes long."""
 
     def hold(self, now_s: float, wall_s: float) -> None:
-        """Called about once a second; monotonic seconds to wait by, and the wall clock's to tell people."""
+        """Publish a notice if due; called about once a second.
+
+        Args:
+            now_s: monotonic seconds, to measure the wait.
+            wall_s: unix seconds, for the notice.
+        """
         ...
 
 
@@ -163,16 +171,16 @@ class Owned:
         )
 
     def quiet(self) -> bool:
-        """Whether nothing is being folded, nor was a moment ago."""
+        """Whether no message is being folded, or was folded a moment ago."""
         return not self.lock.locked() and time.monotonic() - self.folded_s >= IDLE_S
 
     def open(self) -> None:
-        """Fence the predecessor, then read what it left."""
+        """Fence the predecessor, then restore the state that it wrote."""
         begun = time.monotonic()
         self.fence.init_transactions(TIMEOUT_S)
         blocks, since = self.standby.take(self.number) if self.standby is not None else ({}, 0)
-        found = reader.read(self.settings, f"state.{self.name}", {self.number: since})
-        blocks |= {m.key() or b"": m.value() or b"" for m in found}
+        messages = reader.read(self.settings, f"state.{self.name}", {self.number: since})
+        blocks |= {m.key() or b"": m.value() or b"" for m in messages}
         self.stage.restore(blocks)
         self.saved = self.stage.done
         metrics.RECOVERY_SECONDS.labels(self.name, self.number).set(time.monotonic() - begun)
@@ -221,7 +229,7 @@ class Owned:
 
 
 class Agent:
-    """The part that all agents share: a Faust stream's events through the protocol above.
+    """Runs a stage per partition of a Faust stream by the module's protocol; all agents share it.
 
     Args:
         name: of the stage.
@@ -247,7 +255,7 @@ class Agent:
         self.standby = Standby(name, settings) if settings.standby else None
 
     def assigned(self, partitions: set[int]) -> None:
-        """These partitions are this worker's from now on."""
+        """Set the partitions that this worker owns from now on."""
         if self.standby is not None:
             self.standby.own(partitions)
 
@@ -276,8 +284,8 @@ class Agent:
 
     async def snapshot_all(self) -> None:
         """Snapshot owned partitions that have folded something."""
-        owned = [one for one in self.owned.values() if one.stage.done > one.saved]
-        await asyncio.gather(*(self._guarded(self._snapshot(one)) for one in owned))
+        changed = [owned for owned in self.owned.values() if owned.stage.done > owned.saved]
+        await asyncio.gather(*(self._guarded(self._snapshot(owned)) for owned in changed))
 
     async def end(self) -> None:
         """The partitions are lost, or the process ends: take nothing more of what waits, and snapshot all.

@@ -1,4 +1,4 @@
-"""The pipeline's own metrics, for Prometheus, and whether a stage lives and is ready, on a port of the loopback.
+"""Serves Prometheus metrics, liveness and readiness of a stage on a loopback port.
 
 /metrics    all of the below, with the process's memory and processor time
 /healthz    200 while the stage's loop turns, else 503
@@ -53,19 +53,19 @@ Positions = Callable[[], Mapping[tuple[str, int], int]]
 
 
 class Vitals:
-    """Whether a stage's loop turns, and whether it is ready."""
+    """Liveness (time of the last beat of the stage's loop) and readiness of a stage."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.clock, self.ready = clock, False
         self.turned_s = clock()
 
     def beat(self) -> None:
-        """The loop has turned."""
+        """Note that the stage's loop completed a round."""
         self.turned_s = self.clock()
 
     @property
     def alive(self) -> bool:
-        """Whether it has turned a moment ago."""
+        """Whether the last beat is recent."""
         return self.clock() - self.turned_s < STALLED_S
 
 
@@ -76,11 +76,11 @@ class _Server(ThreadingMixIn, WSGIServer):
 
 class _Quiet(WSGIRequestHandler):
     def log_message(self, format: str, *args: Any) -> None:
-        """Nothing: the log is for what goes wrong."""
+        """Log no requests."""
 
 
 def serve(stage: str, vitals: Vitals, settings: Settings) -> int | None:
-    """Answer on the loopback until the process ends; the port, None where none is set.
+    """Start the server on the loopback, until the process ends; return its port, or None if none is set.
 
     Raises:
         UsageError: no port is free.
@@ -108,7 +108,7 @@ def serve(stage: str, vitals: Vitals, settings: Settings) -> int | None:
 
 
 def watch_lag(stage: str, positions: Positions, settings: Settings) -> None:
-    """Keep LAG: every few seconds, in a thread of its own, beside what the consumers do."""
+    """Update LAG every LAG_S seconds in a thread of its own; without a metrics port do nothing."""
     if settings.metrics_port is None:
         return
     admin = quiet_admin(connection(settings))
@@ -126,12 +126,12 @@ def watch_lag(stage: str, positions: Positions, settings: Settings) -> None:
 def show_lag(
     stage: str, positions: Mapping[tuple[str, int], int], shown: set[tuple[str, int]], admin: Any
 ) -> set[tuple[str, int]]:
-    """Set LAG by the ends of the topics as they are now; what was shown and is not ours any more goes."""
+    """Set LAG from the current ends of the topics; remove it for partitions of `shown` without a position."""
     for topic, partition in shown - set(positions):
         LAG.remove(stage, topic, str(partition))
     if positions:
         asked = {TopicPartition(topic, partition): OffsetSpec.latest() for topic, partition in positions}
-        for at, found in admin.list_offsets(asked).items():
-            lag = found.result().offset - positions[at.topic, at.partition]
+        for at, future in admin.list_offsets(asked).items():
+            lag = future.result().offset - positions[at.topic, at.partition]
             LAG.labels(stage, at.topic, str(at.partition)).set(max(0, lag))
     return set(positions)

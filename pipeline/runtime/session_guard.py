@@ -1,4 +1,4 @@
-"""A process that was frozen for longer than its session has lost its partitions: it ends, and publishes nothing more.
+"""Ends a process that was frozen for longer than its consumer session, before it publishes anything more.
 
 SIGSTOP, a suspended virtual machine or a swapped-out process: heartbeats stop, the group gives the partitions to
 others, and what wakes would go on as if nothing had happened until Kafka tells it. Its state is fenced by then
@@ -23,7 +23,7 @@ _LOG = get_logger()
 
 @dataclass
 class Pulse:
-    """Beats while the process runs.
+    """Detects by regular beats that the process was frozen.
 
     Args:
         limit_s: the session's timeout.
@@ -38,7 +38,7 @@ class Pulse:
         self.last_s = self.clock()
 
     def check(self) -> None:
-        """Call it before anything leaves the process.
+        """Check that the session cannot have expired; called before each message that is published.
 
         Raises:
             Fenced: there was no beat for longer than the session lasts, now or ever before.
@@ -48,12 +48,12 @@ class Pulse:
             raise Fenced(f"stood still for {pause_s:.1f} s, longer than its session of {self.limit_s:g} s")
 
     def beat(self) -> None:
-        """The process runs; raises as `check`."""
+        """Note that the process runs; raises as `check`."""
         self.check()
         self.last_s = self.clock()
 
     def start(self) -> "Pulse":
-        """Beat in a thread, which ends the process when it was frozen."""
+        """Start a thread that beats, and ends the process if it was frozen."""
         self.last_s = self.clock()
 
         def run() -> None:

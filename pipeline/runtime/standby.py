@@ -1,6 +1,6 @@
-"""A warm standby: a stage's state of the partitions that other workers own, read as it is written.
+"""Warm standby: keeps a copy of a stage's state of the partitions that other workers own.
 
-When one of them comes to this worker, only what was written since is still to be read. It costs the memory of all
+When such a partition is assigned to this worker, only the remaining messages are to be read. It costs the memory of all
 that others own (2.5 KB a user), so it is asked for (`LEADTIME_STANDBY`).
 """
 
@@ -36,7 +36,7 @@ class Standby:
         self._thread: threading.Thread | None = None
 
     def own(self, partitions: AbstractSet[int]) -> None:
-        """Follow all partitions but these, which are this worker's now."""
+        """Follow all partitions except these, which this worker owns from now on."""
         with self._lock:
             self._wanted = frozenset(range(self.settings.partitions)) - frozenset(partitions)
             self._version += 1
@@ -45,7 +45,7 @@ class Standby:
             self._thread.start()
 
     def take(self, partition: int) -> tuple[Blocks, int]:
-        """What was read of a partition, and the offset from which to read on; it is not kept any longer."""
+        """Remove and return the blocks read of a partition, and the offset from which to read on."""
         with self._lock:
             self._wanted -= {partition}
             self._version += 1

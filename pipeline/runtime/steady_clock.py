@@ -1,18 +1,18 @@
-"""A wall clock that does not jump: for what would do lasting harm, were it said an hour too early."""
+"""A wall clock without jumps, for timestamps that cannot be taken back, such as watermarks."""
 
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 DRIFT_S = 1.0
-"""What a daemon that disciplines the clock corrects without a step."""
+"""Difference in seconds that is followed at once: time daemons correct as much without a step."""
 SETTLED_S = 60.0
-"""A jump that lasts for so long is a correction, and is followed; one that is taken back sooner never was."""
+"""Seconds after which a jump counts as a correction and is followed; one that is undone sooner is ignored."""
 
 
 @dataclass
 class Steady:
-    """Unix seconds.
+    """Callable that returns unix seconds and ignores short-lived jumps of the wall clock.
 
     Args:
         wall: unix seconds, may jump.
@@ -27,7 +27,7 @@ class Steady:
         self._jumped_s: float | None = None
 
     def __call__(self) -> float:
-        """Now."""
+        """Current time in unix seconds."""
         wall_s, now_s = self.wall(), self.monotonic()
         if abs(wall_s - now_s - self._ahead_s) <= DRIFT_S:
             self._ahead_s, self._jumped_s = wall_s - now_s, None

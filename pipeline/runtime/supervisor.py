@@ -1,4 +1,4 @@
-"""Stages as processes of their own, restarted with back-off when they die, and never left behind."""
+"""Runs stages as child processes: restarts them with back-off, and ends them with their parent."""
 
 import json
 import os
@@ -19,7 +19,7 @@ TERM_S = 15.0
 
 
 def die_with_parent() -> None:
-    """In a stage: end as by SIGTERM when the supervisor is gone, whatever ended it (its end of our stdin closes)."""
+    """Send SIGTERM to this stage once its supervisor has ended, however it ended: stdin is then closed."""
 
     def wait() -> None:
         while os.read(0, 1):  # unbuffered: a lock held by this thread would abort the interpreter's end
@@ -31,7 +31,7 @@ def die_with_parent() -> None:
 
 @dataclass
 class StageProcess:
-    """One process, its log, and when it is to be started again."""
+    """A stage's process, its log file, and the time of its next start; times are of the supervisor's clock."""
 
     name: str
     command: Sequence[str]
@@ -44,7 +44,7 @@ class StageProcess:
     restarts: int = 0
 
     def start(self, now_s: float) -> None:
-        """Start it; its output goes to the end of its log."""
+        """Start the process; its output is appended to the log."""
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 self.command,
@@ -56,18 +56,18 @@ class StageProcess:
         self.started_s, self.again_s = now_s, None
 
     def tail(self, lines: int = 12) -> str:
-        """The end of its log."""
+        """The last lines of the log."""
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
 
 
 @dataclass
 class Supervisor:
-    """Runs stages until stopped.
+    """Starts stages, and restarts those that die, until stopped.
 
     Args:
         environment: settings for the stages (`Settings.environment`).
         folder: of logs and of `stages.json`, which says each stage's process id.
-        note: told, in one line, when a stage dies.
+        note: called with one line of text when a stage dies.
         clock: monotonic seconds.
         module: that runs a stage by its name.
     """
@@ -90,7 +90,7 @@ class Supervisor:
         self._write()
 
     def another(self, like: str, name: str) -> StageProcess:
-        """Start one more stage of the kind of one that there is, under a name of its own."""
+        """Start another process of the same kind as the stage `like`, under its own name."""
         log = self.folder / f"{name}.log"
         stage = replace(self.stages[like], name=name, process=None, log=log, backoff=Backoff(), restarts=0)
         stage.start(self.clock())
@@ -99,10 +99,10 @@ class Supervisor:
         return stage
 
     def poll(self) -> None:
-        """Start again what died; call it about once a second.
+        """Restart stages that died, after their back-off; call it about once a second.
 
         Raises:
-            UsageError: a stage said that it cannot run as asked; its own line.
+            UsageError: a stage ended with USAGE_EXIT; the text is the last line of its log.
         """
         now_s = self.clock()
         for stage in self.stages.values():
@@ -120,7 +120,7 @@ class Supervisor:
                 self._write()
 
     def stop(self) -> None:
-        """SIGTERM to all, SIGKILL to who is still there after a while."""
+        """Send SIGTERM to all stages, and SIGKILL to those that still run after TERM_S."""
         running = [stage.process for stage in self.stages.values() if stage.process is not None]
         for process in running:
             process.terminate()

@@ -1,1 +1,1 @@
-"""Keys that sign commands, and pseudonyms that hide users."""
+"""Ed25519 keys that sign commands, and keyed pseudonyms that replace user ids."""

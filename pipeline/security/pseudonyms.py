@@ -1,4 +1,4 @@
-"""Who a record belongs to: partition keys, the partitioner, and pseudonyms. Raw user ids never leave ingest."""
+"""Partition key, partitioner and pseudonym of a record's user. Raw user ids never leave ingest."""
 
 import json
 import secrets
@@ -77,10 +77,10 @@ class KeyRing:
 
     @classmethod
     def of(cls, settings: Settings) -> "KeyRing":
-        """The keys of an installation.
+        """Keys of an installation: the demo key, else those of its key file; the default file is made on first use.
 
         Raises:
-            UsageError: the file that is set cannot be read as such a list.
+            UsageError: the file cannot be read, or is not a JSON list of keys.
         """
         if settings.demo_keys:
             return cls([Key("demo", DEMO_KEY, 0)])
@@ -89,9 +89,9 @@ class KeyRing:
             first = [{"key_id": "1", "secret": secrets.token_hex(32), "valid_from": 0}]
             signing_keys.write_once(path, json.dumps(first).encode())
         try:
-            found = json.loads(path.read_bytes())
+            listed = json.loads(path.read_bytes())
             # BLAKE2b takes at most 64 bytes of key
-            return cls([Key(k["key_id"], k["secret"].encode()[:64], int(k["valid_from"])) for k in found])
+            return cls([Key(k["key_id"], k["secret"].encode()[:64], int(k["valid_from"])) for k in listed])
         except OSError as error:
             raise UsageError(f"pseudonym keys {path}: {error.strerror}") from None
         except (ValueError, TypeError, KeyError, AttributeError):
@@ -100,11 +100,11 @@ class KeyRing:
             ) from None
 
     def until(self, tick_start_s: int) -> int:
-        """The first second after it at which another key is used."""
+        """First unix second after the given time from which another key is valid."""
         return min((key.valid_from for key in self.keys if key.valid_from > tick_start_s), default=2**62)
 
     def at(self, tick_start_s: int) -> Key:
-        """The key for the tick that starts then (unix seconds)."""
+        """Key for a tick that starts at the given unix second."""
         return next(
             key for key in reversed(self.keys) if key.valid_from <= tick_start_s or key is self.keys[0]
         )
@@ -152,7 +152,7 @@ class Directory:
             self.partition.append(partition_of(key, self.partitions))
 
     def pseudonyms(self, key: Key) -> list[bytes]:
-        """By code, under one key."""
+        """(code) pseudonyms under one key."""
         if self._pseudonyms[0] != key.key_id:
             self._pseudonyms, self._order = (key.key_id, []), np.zeros(0, np.int64)
         known = self._pseudonyms[1]
@@ -170,6 +170,6 @@ class Directory:
         return self._order
 
     def forget(self) -> None:
-        """Begin anew when there are too many; only when no code is in use."""
+        """Drop all codes if there are too many; call it only while no code is in use."""
         if len(self.keys) > MAX_USERS:
             self.__init__(self.partitions)

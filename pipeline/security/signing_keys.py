@@ -46,18 +46,18 @@ def key_id(public: Ed25519PublicKey) -> str:
 
 @dataclass(frozen=True)
 class SigningKey:
-    """A private key and its name."""
+    """A private key, and the id under which its public key is trusted."""
 
     private: Ed25519PrivateKey = field(repr=False)
 
     @cached_property
     def public(self) -> Ed25519PublicKey:
-        """The half that verifies."""
+        """The public key."""
         return self.private.public_key()
 
     @cached_property
     def key_id(self) -> str:
-        """The name that commands carry."""
+        """Id of the key in the field `key_id` of commands."""
         return key_id(self.public)
 
     @property
@@ -67,7 +67,7 @@ class SigningKey:
 
 
 def demo_key() -> SigningKey:
-    """The fixed key of demos and tests. It protects nothing."""
+    """The fixed key of demos and tests; it is published, so it protects nothing."""
     return SigningKey(Ed25519PrivateKey.from_private_bytes(DEMO_SEED))
 
 
@@ -95,7 +95,7 @@ def write_once(path: Path, secret: bytes) -> None:
 
 
 def read_private(path: Path) -> SigningKey:
-    """A private key.
+    """Read a private key from a PEM file.
 
     Raises:
         UsageError: the file is missing, or holds no Ed25519 private key.
@@ -110,7 +110,7 @@ def read_private(path: Path) -> SigningKey:
 
 
 def read_public(path: Path) -> Ed25519PublicKey:
-    """A public key, or the public half of a private one.
+    """Read a public key from a PEM file, or the public half of a private key.
 
     Raises:
         UsageError: the file is missing, or holds no Ed25519 key.
@@ -177,17 +177,17 @@ def signing_key(settings: Settings) -> SigningKey:
 
 
 def trust(public: Ed25519PublicKey, settings: Settings) -> None:
-    """Let actuators of this data folder accept what that key signed."""
+    """Add the key to those that actuators of this data folder trust."""
     path = settings.data_dir / "keys" / "trusted" / f"{key_id(public)}.pem"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
 
 
 def keyring(settings: Settings) -> Keyring:
-    """All public keys that an actuator trusts. The demo key is among them only where it is asked for.
+    """All public keys that an actuator trusts; with `demo_keys` set, the demo key alone.
 
     Raises:
-        UsageError: there is none, or a file cannot be read as a key.
+        UsageError: no key is trusted, or a file cannot be read as a key.
     """
     if settings.demo_keys:
         return demo_key().keyring

@@ -36,12 +36,12 @@ from pipeline.wire import messages
 from pipeline.wire.codec import Codec
 
 SNAPSHOT_IDLE_S = 1.0
-"""How often idle partitions are snapshot, and stages that wait are asked what for."""
+"""Period in seconds of snapshots of idle partitions, and of the check for stages that wait too long."""
 FETCH_BYTES = 16 * messages.MESSAGE_BYTES
-"""Of one partition in one fetch: some large messages, and not so many small ones that shards drift far apart."""
+"""Most bytes of one partition per fetch: several large messages, but few enough small ones to keep shards in step."""
 
 BUFFERED = 16
-"""Messages that wait in a stream: ours are large."""
+"""Messages that a Faust stream buffers: few, as each may have MESSAGE_BYTES."""
 
 
 def array_module() -> ModuleType:

@@ -1,1 +1,1 @@
-"""Records as bytes, as arrays, and as what the mathematics takes."""
+"""Conversion of records to and from Avro bytes, columns, and the parameter objects of `models`."""

@@ -1,4 +1,4 @@
-"""Batches of raw records -> columns, at native speed, without one record's bytes bleeding into its neighbours.
+"""Decodes batches of raw records to polars columns; a malformed record cannot change the values of its neighbours.
 
 Concatenated Avro bodies are exactly the block of an Avro container file, so a batch is decoded by building a
 container in memory and handing it to polars. Two guards keep a malformed body to itself:
@@ -75,7 +75,7 @@ def decode_batch(
         bad |= {indices[position]: poison for position, poison in wrong.items()}
         rows = np.asarray(indices)
         parts[writer.name] += [(rows[positions], frame) for positions, frame in frames]
-    return {name: _concat(found) for name, found in parts.items() if found}, bad
+    return {name: _concat(decoded) for name, decoded in parts.items() if decoded}, bad
 
 
 def _concat(parts: list[Decoded]) -> Decoded:
@@ -127,7 +127,7 @@ def _header(schema: str) -> bytes:
 
 
 def bare(schema: Any) -> Any:
-    """Without docs and defaults: polars refuses some legal ones, and a writer's schema needs none."""
+    """The schema without docs and defaults: polars refuses some valid ones, and decoding needs none."""
     if isinstance(schema, dict):
         return {key: bare(value) for key, value in schema.items() if key not in ("doc", "default")}
     return [bare(part) for part in schema] if isinstance(schema, list) else schema
@@ -215,7 +215,7 @@ def _canonical(writer: Writer, frame: pl.DataFrame, bodies: list[bytes]) -> np.n
 
 
 def _sizes(column: pl.Series, kind: Any) -> np.ndarray:
-    """Bytes of each value in canonical Avro; whatever where it is null."""
+    """Bytes of each value in canonical Avro; undefined for null values."""
     if isinstance(kind, dict):
         if kind["type"] == "enum":
             return _varint_sizes(column.to_physical().fill_null(0).to_numpy())

@@ -1,4 +1,4 @@
-"""Avro on the wire, one record at a time; batches of raw records are in `decode`.
+"""Encodes and decodes single records in Avro; `pipeline.wire.batch_decoder` decodes batches of raw records.
 
 Two framings, told apart by their first byte and both readable everywhere:
 - single-object encoding: `C3 01`, the schema's CRC-64-AVRO fingerprint (8 bytes, little-endian), the body
@@ -85,12 +85,12 @@ def _by_full_name() -> dict[str, str]:
 
 @cache
 def _registry(url: str) -> SchemaRegistryClient:
-    """One client, and so one connection, for all codecs of a process."""
+    """Client of the registry, cached so that all codecs of a process share one connection."""
     return SchemaRegistryClient({"url": url})
 
 
 class Codec:
-    """Encodes with one framing, decodes both.
+    """Encodes records with one framing, decodes both framings.
 
     Args:
         registry_url: of a Confluent-compatible schema registry; None: single-object encoding.
@@ -103,7 +103,7 @@ class Codec:
         self._by_id: dict[bytes, Writer] = {}
 
     def prefix(self, name: str) -> bytes:
-        """What stands before the body of each record of that name.
+        """Bytes of the framing that precede the Avro body of a record of this name.
 
         Raises:
             Unreachable: the registry does not answer, or refuses the schema.
@@ -123,7 +123,7 @@ class Codec:
         return self._prefixes[name]
 
     def encode(self, name: str, record: Record) -> bytes:
-        """One record on the wire.
+        """Encode a record: framing, then Avro body.
 
         Raises:
             ValueError: a field is missing or has the wrong type.

@@ -65,11 +65,11 @@ class Target:
 
     @property
     def app(self) -> str:
-        """For whom."""
+        """Name of the app: the part of `ref` before the last slash."""
         return self.ref.rpartition("/")[0]
 
     def record(self) -> Record:
-        """As in the schema."""
+        """The target as the field `target` of the schema `command`."""
         return {
             "kind": self.kind,
             "provider": self.provider,
@@ -158,7 +158,7 @@ def _schema(version: int) -> Any:
 
 
 def signed_bytes(command: Record) -> bytes:
-    """What the signature is over (see the module).
+    """Bytes that the signature covers (see the module).
 
     Raises:
         KeyError: a schema version that was never published.
@@ -175,7 +175,7 @@ def sign(command: Record, key: SigningKey) -> Record:
 
 
 def verify(command: Record, ring: Keyring) -> bool:
-    """Whether a trusted key signed exactly this."""
+    """Whether the signature is valid and by a key of the ring; False also for an unknown schema version."""
     public = ring.get(command["key_id"])
     if public is None:
         return False
@@ -188,7 +188,7 @@ def verify(command: Record, ring: Keyring) -> bool:
 
 @dataclass
 class Ledger:
-    """What an actuator has accepted: the newest epoch per target, and recent ids.
+    """Commands that an actuator has accepted: the newest epoch by target, and the ids of recent ones.
 
     `epochs` never loses a target and never goes back; `ids` keeps the last `REMEMBERED`.
     """
@@ -235,13 +235,11 @@ def refusal(
 
 
 def final(results: Iterable[Record]) -> dict[str, Record]:
-    """What became of each command, by id: its last result, where a refusal never overrules what an actuator
-    did.
+    """Last result of each command, by id; a refusal never replaces another result.
 
     A worker that restarts publishes its last commands again, and an attacker can, or can put a known id on a
     forged
-    one: each is answered with a refusal, as often as it comes, and says nothing about the command that was
-        accepted.
+    one: each copy is answered with a refusal, which says nothing about the command that was accepted.
     """
     outcome: dict[str, Record] = {}
     for result in results:

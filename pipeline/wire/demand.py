@@ -1,4 +1,4 @@
-"""An app's demand over all shards of a tick, from its scenario records."""
+"""Adds up an app's scenario records over the shards of one tick."""
 
 from dataclasses import dataclass
 
@@ -91,7 +91,7 @@ class Demand:
 
 
 def _add(heads: list[Record], column: str, axis: str, names: tuple[str, ...]) -> np.ndarray:
-    """Sum over the shards that have it, NaN where none has."""
+    """Sum a column by name over the shards, without NaN; NaN for names of which no shard has a value."""
     total = np.full(len(names), np.nan)
     for head in heads:
         for name, value in zip(head[axis], np.frombuffer(head[column], "<f8"), strict=True):

@@ -1,4 +1,4 @@
-"""Forecasts as records: a tick's users, or an app's totals, split into parts that fit a message."""
+"""Converts forecasts of one tick, of users or of apps' totals, to and from records that fit a message."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -33,7 +33,7 @@ class Layout:
 
     @classmethod
     def of(cls, frame: Record, model_id: str, users: int, known: np.ndarray, apps: Sequence[str]) -> "Layout":
-        """For so many users.
+        """Layout for a number of users.
 
         Args:
             frame: gives shard, seq, tick, tick_start and tick_s.
@@ -139,12 +139,12 @@ def forecast_records(
     layout = Layout.of(frame, model_id, len(ids), known, names)
     index = {app: number for number, app in enumerate(names)}
     pseudonyms = np.array(ids, f"V{PSEUDONYM_BYTES}")
-    app = np.array([index[one] for one in apps], np.int64)
+    app = np.array([index[name] for name in apps], np.int64)
     return list(layout.records(0, pseudonyms, app, forecast, flags, observed, rates))
 
 
 class Gathered:
-    """A tick's forecasts, filled in part by part: what a simulator needs of them, and each only once in memory.
+    """Arrays of a tick's forecasts, filled part by part, so that no column is in memory twice.
 
     Args:
         part: the first of them to come.
@@ -173,7 +173,7 @@ class Gathered:
         }
 
     def add(self, part: Record) -> None:
-        """Take the next part.
+        """Copy the next part into the arrays.
 
         Raises:
             RuntimeError: it is another one.

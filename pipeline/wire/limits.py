@@ -1,4 +1,4 @@
-"""Bounds of what a raw record may say: ingest refuses what is beyond them, so producers check them before they send."""
+"""Bounds of a raw record's fields: ingest refuses records beyond them, and producers check them before sending."""
 
 from typing import Final
 
@@ -6,8 +6,8 @@ MOST: Final = {"cpu": 1e5, "memory": 1e15, "network": 1e13, "disk": 1e13, "reque
 """Greatest believable usage by metric, in models.metrics.METRIC_UNITS: 100,000 cores, 1 PB of memory, 10 TB/s, 10 G
 requests/s. More is a mistaken unit."""
 MAX_ID_BYTES: Final = 1024
-"""Of an app's or a user's name in UTF-8."""
+"""Most bytes of an app's or a user's name in UTF-8."""
 MAX_INTERVAL_S: Final = 86_400.0
-"""Of the time that one sample stands for, in seconds."""
+"""Longest time that a sample covers, in seconds."""
 MAX_COUNT: Final = 1e9
 """Of the events that one record stands for."""

@@ -1,4 +1,4 @@
-"""What a Kafka message says: where it lies, its headers, and the dead letter that it becomes."""
+"""Reads position and headers of Kafka messages, and makes dead-letter records from them."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -7,46 +7,46 @@ from typing import Protocol
 from pipeline.wire.codec import Record
 
 DEAD_BYTES = 256 * 1024
-"""Of a key or value in a dead letter: a raw message may have 4 MiB, and the topic takes 2."""
+"""Most bytes of a key or value in a dead letter: a raw message may have 4 MiB, the dead-letter topic takes 2 MiB."""
 
 Position = tuple[str, int, int]
 """Topic, partition and offset of a message."""
 
 
 class Received(Protocol):
-    """A consumed message, as far as it is asked; `confluent_kafka.Message` is one."""
+    """The methods of a consumed message that are used here; `confluent_kafka.Message` has them."""
 
     def topic(self) -> str | None:
-        """Its name on the cluster."""
+        """Name of the topic on the cluster."""
         ...
 
     def partition(self) -> int | None:
-        """Its number."""
+        """Number of the partition."""
         ...
 
     def offset(self) -> int | None:
-        """Within the partition."""
+        """Offset within the partition."""
         ...
 
     def key(self) -> bytes | None:
-        """None: without."""
+        """Key, or None without a key."""
         ...
 
     def value(self) -> bytes | None:
-        """None: a deletion."""
+        """Value, or None for a tombstone (deletion of the key)."""
         ...
 
     def timestamp(self) -> tuple[int, int]:
-        """Its kind, and milliseconds since 1970."""
+        """Kind of timestamp (create or append time), and milliseconds since 1970."""
         ...
 
     def headers(self) -> Sequence[tuple[str, str | bytes | None]] | Mapping[str, str | bytes | None] | None:
-        """Names and values."""
+        """Names and values of the headers, or None."""
         ...
 
 
 def position_of(message: Received) -> Position:
-    """Where a message lies: only one that is yet to be sent does not know."""
+    """Topic, partition and offset of a consumed message; a message that was not sent yet has none."""
     topic, partition, offset = message.topic(), message.partition(), message.offset()
     assert topic is not None
     assert partition is not None
@@ -55,10 +55,10 @@ def position_of(message: Received) -> Position:
 
 
 def header_of(message: Received, name: str) -> str:
-    """A header's text; "" where it is missing.
+    """Value of a header as text; "" if it is missing or empty.
 
     Raises:
-        UnicodeDecodeError: it is no text.
+        UnicodeDecodeError: the value is not UTF-8.
     """
     headers = message.headers() or ()
     for key, value in headers.items() if isinstance(headers, Mapping) else headers:
@@ -72,7 +72,7 @@ def dead_letter(topic: str, message: Received, reason: str, detail: str) -> Reco
 
     Args:
         topic: logical name: the same on every installation.
-        message: with which nothing can be done.
+        message: that could not be decoded or was refused.
         reason, detail: what is wrong, as in `Poison`.
     """
     key, value = message.key(), message.value()
@@ -93,7 +93,7 @@ def dead_letter(topic: str, message: Received, reason: str, detail: str) -> Reco
 
 
 def letter_key(letter: Record) -> str:
-    """The key of a dead letter: a repeat has the same."""
+    """Message key of a dead letter, from the position of the original: a repeat has the same key."""
     return f"{letter['topic']}/{letter['partition']}/{letter['offset']}"
 
 
@@ -115,4 +115,4 @@ def shift_of(message: Received) -> int:
 
 
 MESSAGE_BYTES = 512 * 1024
-"""Larger records are split into parts: the broker refuses 1 MiB and Faust's default request is 1,000,000 bytes."""
+"""Bytes beyond which records are split into parts: brokers refuse 1 MiB, Faust's default request 1,000,000 bytes."""

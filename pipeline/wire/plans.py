@@ -1,4 +1,4 @@
-"""A plan as a record with its decision, and the commands that follow from it."""
+"""Makes the record `plan` from an allocator's decision, and the signed commands that carry it out."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -48,7 +48,7 @@ _CENT = Decimal("0.000001")
 
 
 def default_policy(app: str) -> Record:
-    """For an app nobody has described: shadow mode, and a replica of one core and 4 GiB, the usual ratio."""
+    """Policy of an app without a policy record: shadow mode, and a replica of one core and 4 GiB, the usual ratio."""
     return {
         "app": app,
         "version": 0,
@@ -67,7 +67,7 @@ def money(amount: float) -> Decimal:
 
 @dataclass(frozen=True)
 class PlanContext:
-    """Where a plan stands, and what it was made from.
+    """Shard, sequence, tick and inputs of a plan.
 
     Attributes:
         app, group: of the plan, and its allocation group.
@@ -177,7 +177,7 @@ def command_records(
     observed: Mapping[str, Record],
     key: SigningKey,
 ) -> list[Record]:
-    """Signed commands for what a plan changes, growth first; none in modes that only watch.
+    """Signed commands for what a plan changes, growth first; none in modes that issue no commands.
 
     Args:
         plan: its record.

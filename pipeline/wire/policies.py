@@ -1,4 +1,4 @@
-"""Policies, offers and observed capacity: from records to what the mathematics takes."""
+"""Converts records of policies, prices and observed capacity to the parameter objects of `models.capacity`."""
 
 from datetime import datetime
 
@@ -11,7 +11,7 @@ def _amounts(pairs: list[Record]) -> dict[str, float]:
 
 
 def policy_of(record: Record) -> Policy:
-    """A policy record as the allocator's mathematics wants it."""
+    """`Policy` from a record `policy`."""
     plain = {name: record[name] for name in Policy.__dataclass_fields__ if name in record}
     for name in ("unit", "overhead", "base", "target_utilisation", "promotion_gates"):
         plain[name] = _amounts(record[name])
@@ -22,12 +22,12 @@ def policy_of(record: Record) -> Policy:
 
 
 def offer_of(record: Record, now_s: float = 0.0, max_age_s: float | None = None, tick_s: int = 0) -> Offer:
-    """A price record as the allocator's mathematics wants it: capacity less what system and daemons take.
+    """`Offer` from a record `price`; allocatable capacity is capacity less the overhead of system and daemons.
 
     Args:
         record: the price.
         now_s: event time in unix seconds; a commitment that has ended by then owns nothing and is not used.
-        max_age_s: a price valid for longer by then is stale, but for reserved instances; None = prices do not age.
+        max_age_s: age from which a price is stale, except for reserved instances; None = prices do not age.
         tick_s: tick length, of `valid_from_tick`.
     """
     stale = ""
@@ -61,5 +61,5 @@ def offer_of(record: Record, now_s: float = 0.0, max_age_s: float | None = None,
 
 
 def observed_of(record: Record) -> Observed:
-    """An observation as the allocator's mathematics wants it."""
+    """`Observed` from a record `capacity_observed`."""
     return Observed(**{name: record[name] for name in Observed.__dataclass_fields__})

@@ -1,4 +1,4 @@
-"""Published records as frozen objects, for programs that read them: attributes instead of keys, checked by type.
+"""Published records as frozen pydantic models, with typed attributes instead of keys, for programs that read them.
 
 The stream itself works on decoded records. Fields and their meaning are the schema's (`schemas/plan`, docs/records.md).
 """

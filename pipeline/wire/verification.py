@@ -1,4 +1,4 @@
-"""Checking a command's signature outside an actuator: `leadtime.verify`."""
+"""Checks the signature of a command outside an actuator; public as `leadtime.verify`."""
 
 from collections.abc import Iterable
 from os import PathLike
@@ -27,7 +27,7 @@ def verify(command: bytes | Record, public_keys: PublicKey | Iterable[PublicKey]
     Raises:
         UsageError: a key cannot be read, is of another kind than Ed25519, or none is given; a field of the record is
             missing or has the wrong type.
-        Poison: the bytes are no record of ours.
+        Poison: the bytes are not a record `command` of a known schema.
     """
     alone = isinstance(public_keys, Ed25519PublicKey | bytes | str | PathLike)
     ring = public_keyring([public_keys] if alone else public_keys)

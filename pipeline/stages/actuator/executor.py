@@ -1,4 +1,4 @@
-"""From commands to results, without Kafka: accept or refuse, apply within a timeout, try again, observe.
+"""Turns commands into results, without Kafka: accept or refuse, apply within a timeout, retry, observe.
 
 Statuses: REFUSED (see `pipeline.wire.commands`; the target is untouched), APPLIED or PARTIAL (the provider
 accepted it, also when it was at that count already), NOOP (a dry run), RETRYING (comes again after
@@ -44,7 +44,7 @@ class Retry:
 
 @dataclass
 class Executor:
-    """One actuator's decisions.
+    """Accepts or refuses commands, applies them with the providers of one actuator, and schedules retries.
 
     Attributes:
         providers: by the name that targets carry.
@@ -99,7 +99,7 @@ class Executor:
         return [*outcomes, (command, settled)]
 
     def retry(self, now_s: float, app: str | None = None) -> list[Outcome]:
-        """What is due by `now_s` (of one app), applied at the moment it is due, in order of time.
+        """Apply the retries that are due by `now_s` (of one app), each at its own due time, in that order.
 
         Raises:
             Stopped: as `submit`.

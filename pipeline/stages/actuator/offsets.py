@@ -1,4 +1,4 @@
-"""Which messages an actuator has finished, and its group's offsets."""
+"""Tracks which messages an actuator has read and finished, and reads and commits its group's offsets."""
 
 import time
 from collections import defaultdict
@@ -16,7 +16,7 @@ TIMEOUT_S = 30.0
 
 
 class Positions:
-    """Which messages are read but not finished, per partition of a topic."""
+    """Messages that were read but are not finished, by topic and partition."""
 
     def __init__(self) -> None:
         self._open: dict[tuple[str, int], set[int]] = defaultdict(set)
@@ -24,17 +24,17 @@ class Positions:
         self._committed: dict[tuple[str, int], int] = {}
 
     def read(self, position: Position) -> None:
-        """A message was read."""
+        """Note that a message was read."""
         topic, partition, offset = position
         self._open[topic, partition].add(offset)
         self._next[topic, partition] = offset + 1
 
     def finish(self, position: Position) -> None:
-        """All that a message asked for is published."""
+        """Note that everything which follows from a message has been published."""
         self._open[position[0], position[1]].discard(position[2])
 
     def to_commit(self) -> list[TopicPartition]:
-        """Where a successor must begin, for the partitions in which that has moved since the last call."""
+        """Offsets to commit: where a successor must begin, per partition in which that changed since the last call."""
         resume = {at: min(self._open[at], default=following) for at, following in self._next.items()}
         moved = {at: offset for at, offset in resume.items() if self._committed.get(at) != offset}
         self._committed |= moved
@@ -49,14 +49,14 @@ COORDINATOR_MOVES = frozenset(
         KafkaError._WAIT_COORD,
     }
 )
-"""The group's broker is being found: after a start, or after it has moved."""
+"""Errors while the group's coordinator is unknown: after a start, or after it moved to another broker."""
 
 
 def offsets_call(call: Callable[[], T]) -> T:
-    """Ask for or commit a group's offsets, again while its broker is being found.
+    """Read or commit a group's offsets; repeat the call while the group's coordinator is unknown.
 
     Raises:
-        Unreachable: it cannot be.
+        Unreachable: the call failed for another reason, or for longer than TIMEOUT_S.
     """
     deadline = time.monotonic() + TIMEOUT_S
     while True:

@@ -1,7 +1,8 @@
-"""A replay's clock: the plans of an app, in order, each when all of its commands are there.
+"""Matches plans with their commands in a replay, where the end of a plan's tick is the event time of its app.
 
-Plans and commands come from different topics, in any order. A plan says how many commands it issued. Only
-signed commands are counted, or a forged one could take the place of a real one.
+Plans and commands are read from different topics, in any order. A plan carries the number of its commands, and is
+released, in the order of an app's plans, once all of them were read. Only commands with a valid signature count, as
+a forged command could otherwise take the place of a real one.
 """
 
 from collections import defaultdict, deque
@@ -16,7 +17,7 @@ Item = tuple[Position, Record]
 
 @dataclass
 class PlanOrder:
-    """Holds plans and commands of apps until they belong together.
+    """Queues of plans and of commands by app, held until a plan has all of its commands.
 
     Attributes:
         done: the last tick of each app that was complete.
@@ -33,7 +34,7 @@ class PlanOrder:
         self._plans[plan["app"]].append((position, plan))
 
     def add_command(self, position: Position, command: Record) -> bool:
-        """Hold a signed command for its plan; False where it is a repeat of one that is held."""
+        """Hold a command, whose signature was checked, for its plan; False for a repeat of a held command."""
         held = self._commands[command["plan_id"]]
         if command["id"] in held:
             return False
@@ -41,7 +42,7 @@ class PlanOrder:
         return True
 
     def head(self, app: str) -> tuple[Item, list[Item]] | None:
-        """The app's next plan with its commands in `order`, if they are all there. Nothing is removed."""
+        """The app's next plan and its commands by `order`, or None while any is missing. Nothing is removed."""
         plans = self._plans.get(app)
         if not plans:
             return None
@@ -52,7 +53,7 @@ class PlanOrder:
         return plans[0], sorted(commands, key=lambda item: (item[1]["order"], item[1]["id"]))
 
     def pop(self, app: str) -> None:
-        """The head is dealt with: event time of the app is the end of its tick."""
+        """Remove the head, which was processed; the app's event time becomes the end of its tick."""
         _, plan = self._plans[app].popleft()
         if plan["tick"] > self.done.get(app, -1):
             self._commands.pop(plan["plan_id"], None)
@@ -60,11 +61,11 @@ class PlanOrder:
             self.clock_s[app] = float((plan["tick"] + 1) * plan["tick_s"])
 
     def apps(self) -> list[str]:
-        """Apps with plans that wait, by name."""
+        """Names of apps with queued plans, sorted."""
         return sorted(app for app, plans in self._plans.items() if plans)
 
     def strays(self) -> list[Item]:
-        """Remove and return the commands that no plan will take: of a tick that is done, or expired.
+        """Remove and return commands that no queued plan can claim: their tick is done, or they have expired.
 
         They are judged by themselves: repeats, attacks, and commands that came too late.
         """

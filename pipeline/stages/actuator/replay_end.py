@@ -1,4 +1,4 @@
-"""Where the event time of a replay ends: the last message of every raw partition says so.
+"""Finds the last tick of a replay from the last message of each partition of the raw topics.
 
 A replay's clock is its plans, so after the last one no event time passes, and a command that is being tried again
 would wait for ever. `pipeline.sources.replay` marks its last watermarks with a header; once all partitions of both
@@ -14,7 +14,7 @@ from pipeline.wire.messages import END_HEADER, header_of
 
 
 def last_tick(settings: Settings) -> int | None:
-    """The number of the replay's last tick, or None while it goes on (or was never marked as ended).
+    """Number of the replay's last tick; None while the replay runs, or if no end was marked.
 
     Raises:
         Unreachable: Kafka does not answer.

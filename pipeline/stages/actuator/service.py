@@ -1,4 +1,4 @@
-"""`leadtime actuator`: follows the signed commands of its providers, and reports what each target has.
+"""`leadtime actuator`: applies the signed commands for its providers, and publishes the capacity of each target.
 
 What survives a kill at any moment, and how:
 1. at the start `commands.results` is read to its end: the epochs and ids that were accepted, and which
@@ -57,7 +57,7 @@ log = get_logger("leadtime.actuator")
 
 
 class Actuator:
-    """One actuator on Kafka.
+    """Consumes commands, plans and prices; publishes results and observed capacity.
 
     Args:
         providers: by the name that targets carry.
@@ -102,7 +102,7 @@ class Actuator:
         )
 
     def restore(self) -> None:
-        """Step 1 of the module's protocol.
+        """Restore the state from the topics: step 1 of the module's protocol.
 
         Raises:
             Unreachable: Kafka does not answer.
@@ -134,7 +134,7 @@ class Actuator:
         self._consumer.assign(committed)
 
     def step(self, timeout_s: float) -> None:
-        """Steps 2 to 4, for the messages that are there within `timeout_s`.
+        """Process the messages that arrive within `timeout_s`: steps 2 to 4 of the module's protocol.
 
         Raises:
             Unreachable: what was decided could not be published; nothing of it is committed.
@@ -172,12 +172,12 @@ class Actuator:
         self._commit()
 
     def next_offsets(self) -> dict[tuple[str, int], int]:
-        """Of each topic and partition that is followed."""
+        """Next offset to read, by (topic on the cluster, partition)."""
         at = self._consumer.position(self._consumer.assignment())
-        return {(one.topic, one.partition): one.offset for one in at if one.offset >= 0}
+        return {(place.topic, place.partition): place.offset for place in at if place.offset >= 0}
 
     def close(self) -> None:
-        """Leave: nothing is committed beyond the last whole step."""
+        """Leave the group; offsets of an interrupted step are not committed."""
         self._consumer.close()
 
     # What arrives.
@@ -212,7 +212,7 @@ class Actuator:
             self._refuse(position, command, "replayed")
 
     def _refuse(self, position: Position, command: Record, reason: str) -> None:
-        """Before its time has come in a replay; the command's own time stands in the result."""
+        """Refuse a command of a replay as it is read; the result's time is the command's `not_before`."""
         if self.executor.owns(command) and self._answered.pop(position[1:], None) is None:
             now_s = command["not_before"].timestamp()
             self._answer(position, result(command, "REFUSED", reason, now_s))
@@ -221,7 +221,7 @@ class Actuator:
     # What is done.
 
     def _submit(self, position: Position, command: Record, now_s: float) -> None:
-        """Apply a command, unless its message has been answered or it is another actuator's."""
+        """Apply a command, unless its message was answered before or its provider is another actuator's."""
         answer = self._answered.pop(position[1:], None)
         if answer is None and self.executor.owns(command):
             outcomes = self.executor.submit(command, now_s)
@@ -247,7 +247,7 @@ class Actuator:
                 self._observe(target.app, target.offer_id, int(self.clock() // self.settings.tick_s) - 1)
 
     def _advance(self) -> None:
-        """A replay: each app's complete ticks, in order; then what no plan will take."""
+        """In a replay, process each app's complete plans in order, then the commands that no plan can claim."""
         if self._resuming:
             return  # commands that were being tried again come first, or their retries would be late
         for app in self.order.apps():
@@ -304,7 +304,7 @@ class Actuator:
                     self._observe(app, offer_id, tick)
 
     def _observe(self, app: str, offer_id: str, tick: int, tick_s: int | None = None) -> None:
-        """Publish `capacity.observed`, where the offer is one of this actuator's."""
+        """Publish `capacity.observed` of a target, if this actuator has the offer's provider."""
         price = self.offers.get(offer_id)
         if price is None or price["provider"] not in self.executor.providers:
             return
@@ -318,7 +318,7 @@ class Actuator:
     # Kafka.
 
     def _decode(self, message: Message, position: Position) -> Record | None:
-        """A record's fields; what cannot be read becomes a dead letter."""
+        """Decode a message; publish a dead letter and return None if it cannot be decoded or has the wrong schema."""
         topic = {self.plans: "plans", self.commands: "commands", self.prices: "prices"}[position[0]]
         try:
             name, record = self.codec.decode(message.value() or b"")

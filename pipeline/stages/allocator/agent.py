@@ -1,4 +1,4 @@
-"""Stage 4: scenarios of all shards -> for each app the forecast of its total, a plan, and signed commands.
+"""Stage 4: turns the scenarios of all shards into a forecast of each app's total, a plan and signed commands.
 
 Once a tick is complete (see `barrier`), for each app by name: step the app's total with the behaviour model of the
 users, reconcile the scenarios with that forecast, and allocate; apps of one allocation group are planned together
@@ -44,7 +44,7 @@ _LOG = get_logger()
 
 @dataclass(frozen=True)
 class PlanRequest:
-    """What an app's plan is made from, but for its share of what its group has.
+    """Inputs of one app's plan, except its share of the limits that its allocation group has in common.
 
     Attributes:
         member: the app as `models.planning.groups` takes it.
@@ -70,7 +70,7 @@ class PlanRequest:
 
 
 class Allocator:
-    """One partition of `scenarios` (see `pipeline.runtime.fenced_state` for when its methods are called).
+    """Plans the apps of one partition of `scenarios`; `pipeline.runtime.fenced_state.Agent` calls its methods.
 
     Args:
         shard: number of the partition.
@@ -109,10 +109,10 @@ class Allocator:
         return -1 if self.barrier.planned is None else self.barrier.planned
 
     def fold(self, value: bytes) -> int | None:
-        """Take a scenario or a marker, and plan every tick that it completes.
+        """Add a scenario or marker record, then plan every tick that is complete with it.
 
         Returns:
-            The record's tick; None where it is known already.
+            The record's tick; None for a repeat or a tick that was planned already.
         """
         name, record = self.codec.decode(value)
         if not self.barrier.add(name, record):
@@ -284,7 +284,7 @@ class Allocator:
             _LOG.warning(event, app=app, tick=tick, reason=reason)
 
     def _group_policy(self, group: str, tick: int, pinned: Record | None) -> Record | None:
-        """The policy that bounds a whole group: one whose `app` is the group's name, and no app in it."""
+        """The policy of a whole group: its `app` is the group's name; None if that is also the name of an app."""
         if group in self.apps:
             return None
         if pinned is not None:
@@ -325,7 +325,7 @@ class Allocator:
         return self.inputs.observed(app, tick)
 
     def blocks(self) -> Iterable[tuple[bytes, bytes]]:
-        """The position, and each app."""
+        """Key and bytes of each block of a snapshot: the position, then one block per app."""
         position = {"planned": self.barrier.planned, "latest": self.barrier.latest, "seq": self.seq}
         position |= {"common": _hex(self.common)}
         yield b"position", json.dumps(position).encode()
@@ -336,7 +336,7 @@ class Allocator:
             yield b"app-" + name.encode(), json.dumps(kept).encode()
 
     def restore(self, blocks: dict[bytes, bytes]) -> None:
-        """Continue from the last snapshot, with the versions that later plans used already."""
+        """Restore the last snapshot; ticks planned after it are planned again with the input versions used then."""
         if b"position" in blocks:
             position = json.loads(blocks[b"position"])
             self.barrier.planned, self.seq = position["planned"], position["seq"]

@@ -1,9 +1,9 @@
-"""The barrier: a tick of the allocation groups of one partition is complete when all shards have sent it.
+"""Collects scenario records of a `scenarios` partition until every shard has sent its part of a tick.
 
-Per partition of `scenarios`, each shard's messages come in the order of its ticks: the scenarios of a tick, then
-its marker. So shard s is complete for tick t as soon as a marker of s for t or a later tick has been seen: also
-where s began later than t, and whether or not it sent any scenarios here. What comes twice (a successor sends its
-last ticks again, the same bytes) is dropped.
+Within a partition the messages of a shard are in the order of its ticks: the scenarios of a tick, then a marker. Shard
+s is therefore complete for tick t once a marker of s for t or a later tick was read, also if s started after t or has
+no scenarios in this partition. Records that arrive twice are dropped: a restarted simulator publishes its last ticks
+again with the same bytes.
 """
 
 from collections import Counter
@@ -34,7 +34,7 @@ class Barrier:
     sent: dict[int, set[tuple[int, str]]] = field(default_factory=dict[int, set[tuple[int, str]]])
 
     def add(self, name: str, record: Record) -> bool:
-        """Take a scenario or a marker; False where it is known already."""
+        """Add a scenario or marker record; False for a repeat, and for a tick that was planned already."""
         tick, shard = record["tick"], record["shard"]
         if self.planned is not None and tick <= self.planned:
             return False
@@ -56,7 +56,7 @@ class Barrier:
         return min(self.pending, default=None)
 
     def missing(self, tick: int) -> list[int]:
-        """Shards that a tick still waits for."""
+        """Numbers of the shards whose marker for this tick, or a later one, has not arrived."""
         return [shard for shard in range(self.partitions) if self.latest.get(shard, tick - 1) < tick]
 
     def groups(self, tick: int) -> set[str]:
@@ -67,8 +67,8 @@ class Barrier:
     def pop(self, tick: int) -> dict[str, list[Record]]:
         """A complete tick's scenarios by app, in the order of shards and parts; it counts as planned.
 
-        An app of which something that was sent is not there any more (deleted by retention while no allocator ran)
-        is left out: half of its demand is not its demand.
+        An app is left out if any of its records is missing (deleted by retention while no allocator ran): the sum of
+        the remaining shards would understate its demand.
         """
         self.planned = tick
         apps, sent = self.pending.pop(tick), self.sent.pop(tick, set())

@@ -1,4 +1,4 @@
-"""Stage 1: raw records -> tick frames. `leadtime ingest` runs it; any number share the partitions.
+"""Stage 1: turns raw records into tick frames. `leadtime ingest` runs it; several processes share the partitions.
 
 For each batch of one partition of a raw topic, in this order (a crash between any two repeats, and loses nothing):
 1. decode, check, and take what is good into the stream;
@@ -43,7 +43,7 @@ ATTRIBUTES = 256
 
 
 class Partition:
-    """One partition number of both raw topics."""
+    """Ingest of one partition number of both raw topics: decode, check, group by tick; without Kafka calls."""
 
     def __init__(self, number: int, settings: Settings, codec: Codec, keys: KeyRing) -> None:
         self.settings, self.codec, self.keys = settings, codec, keys
@@ -55,15 +55,15 @@ class Partition:
 
     @property
     def reached_s(self) -> float:
-        """Unix seconds up to which both streams have passed, a replay's as if it were now."""
+        """Event time that both streams have reached, unix seconds; a replay's is shifted to the wall clock."""
         return (min(stream.running_max for stream in self.windows.streams) + self.shift_us) / 1e6
 
     def stream(self, topic: str) -> TopicStream:
-        """The stream of a raw topic."""
+        """The stream of a raw topic, by the topic's logical name."""
         return self.windows.streams[RAW.index(topic)]
 
     def take(self, topic: str, messages: Sequence[Received]) -> list[Record]:
-        """Fold a batch of one stream's messages; return the dead letters."""
+        """Add a batch of one topic's messages to its stream; return dead letters for invalid and late records."""
         stream = self.stream(topic)
         offset = np.array([message.offset() for message in messages], np.int64)
         new = offset >= stream.next_offset
@@ -110,7 +110,7 @@ class Partition:
         return [dead_letter(topic, messages[i], *bad[i]) for i in sorted(bad)]
 
     def close(self) -> list[list[Record]]:
-        """The frames that are due, each as its parts."""
+        """Close all ticks that both streams have passed; return each frame as a list of its parts."""
         out: list[list[Record]] = []
         tick_s = self.windows.tick_s
         while due := self.windows.due():
@@ -140,7 +140,7 @@ class Partition:
         }
 
     def _attributes(self, frame: Frame) -> list[Record]:
-        """Rates by app and attribute, the most frequent in front."""
+        """Event rates (1/s) by app, kind and attribute: the ATTRIBUTES most frequent, in descending order."""
         by_app: Counter[tuple[str, str, str, str]] = Counter()
         for (code, kind, key, value), count in frame.attributes.items():
             by_app[self.directory.apps[code], EVENT_KINDS[kind], key, value] += count
@@ -196,7 +196,7 @@ class Partition:
 
 
 class Ingest:
-    """The process: consumes the raw topics in a group, one `Partition` for each number it is assigned.
+    """The ingest process: a member of the consumer group of both raw topics, with a `Partition` per assigned number.
 
     Args:
         settings: of the installation.
@@ -227,7 +227,7 @@ class Ingest:
         )
 
     def run(self, stop: threading.Event) -> None:
-        """Until `stop` is set.
+        """Consume and publish until `stop` is set.
 
         Raises:
             Unreachable: a message could not be delivered, or Kafka reports what it cannot recover from.
@@ -243,7 +243,7 @@ class Ingest:
             self.consumer.close()
 
     def positions(self) -> dict[tuple[str, int], int]:
-        """The next offset of each raw topic's partition that is ours."""
+        """Next offset by (topic on the cluster, partition), for the assigned partitions."""
         return {
             (name, number): partition.stream(topic).next_offset
             for number, partition in list(self.partitions.items())
@@ -251,7 +251,7 @@ class Ingest:
         }
 
     def step(self, messages: Sequence[Message]) -> None:
-        """One batch: dead letters first, then frames (see the module's protocol)."""
+        """Process one batch of messages: publish dead letters, flush, then publish frames (order: see the module)."""
         batches: dict[tuple[int, str], list[Message]] = {}
         for message in messages:
             if (error := message.error()) is not None:
@@ -280,7 +280,10 @@ class Ingest:
             self._idle()
 
     def _idle(self) -> None:
-        """Write a watermark into each partition that has been idle: the clock touches the topic, never a frame."""
+        """Publish a watermark to each raw partition without messages for `idle_s`, so that its ticks can close.
+
+        The wall clock thus enters through the raw topic alone, and frames stay a function of the topics.
+        """
         now = time.monotonic()
         for partition in self.partitions.values():
             for topic, touched in partition.touched.items():
@@ -314,7 +317,7 @@ class Ingest:
             self.partitions.pop(tp.partition, None)
 
     def _complete(self, messages: list[Message], _: object) -> Record | None:
-        """The newest frame of which all parts are there."""
+        """The frame with the greatest `seq` of which all parts are among the messages; None without such a frame."""
         parts: dict[int, set[int]] = {}
         newest: Record | None = None
         for message in messages:

@@ -1,4 +1,4 @@
-"""Raw records of one partition -> tick frames, as a function of the topics alone.
+"""Groups the raw records of one partition number into tick frames, as a function of the topics' contents alone.
 
 A `TopicStream` holds one raw topic's partition; `PartitionWindows` holds the two streams of one partition number. Event
 time of a stream is the running maximum of `ts` over its good records and watermarks, in offset order:
@@ -34,7 +34,7 @@ same, and memory is that of the users and not of their samples."""
 
 @dataclass
 class TopicStream:
-    """One raw topic's partition.
+    """Records of open ticks, and the course of event time, of one raw topic's partition.
 
     Attributes:
         topic: logical name.
@@ -62,11 +62,11 @@ class TopicStream:
 
     @property
     def empty(self) -> bool:
-        """Whether it has no record of an open tick."""
+        """Whether no record of an open tick is held."""
         return not self.waiting and not len(self.rows.get("code", ()))
 
     def gather(self) -> None:
-        """Put what waits into `rows`."""
+        """Condense the waiting rows into `rows`."""
         if self.waiting:
             self.rows = aggregation.condense([*([self.rows] if self.rows else []), *self.waiting])
             self.waiting = []
@@ -79,7 +79,7 @@ class TopicStream:
         is_row: np.ndarray,
         windows: "PartitionWindows",
     ) -> np.ndarray:
-        """Take good records and watermarks in offset order.
+        """Add valid records and watermarks, in offset order.
 
         Args:
             offset, ts: (message,) of records and watermarks, microseconds.
@@ -121,7 +121,7 @@ class TopicStream:
         return late
 
     def passed_at(self, time_us: int) -> tuple[int, int]:
-        """c: the first offset at which the running maximum reached a time, and the maximum before it."""
+        """First offset at which the running maximum reached `time_us` (the module's c), and the maximum before it."""
         at = int(np.searchsorted(self.passed_max, time_us))
         return int(self.passed_offset[at]), int(self.passed_max[at - 1]) if at else NEVER
 
@@ -185,11 +185,11 @@ class PartitionWindows:
 
     @property
     def streams(self) -> tuple[TopicStream, TopicStream]:
-        """Metrics, events."""
+        """The streams of metrics and of events, in the order of RAW."""
         return self.metrics, self.events
 
     def restore(self, frame: dict[str, Any]) -> None:
-        """Continue after a frame that was published."""
+        """Set the state so that the tick after a published frame is the next one to close."""
         self.closed, self.seq = frame["tick"], frame["seq"] + 1
         for stream in self.streams:
             resume = next(r for r in frame["resume"] if r["topic"] == stream.topic)
@@ -268,7 +268,7 @@ class PartitionWindows:
 
     @staticmethod
     def _tail(stream: TopicStream) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Ticks ascending, and from each on the smallest offset with the running maximum before it."""
+        """Ticks in ascending order, the smallest offset among rows of that tick or later, and the maximum before it."""
         empty = np.zeros(0, np.int64)
         tick = stream.rows.get("tick", empty)
         by_tick = np.argsort(tick, kind="stable")[::-1]
@@ -286,6 +286,6 @@ class PartitionWindows:
 
 
 def _upto(rows: Columns, last: int) -> Columns:
-    """Those of ticks that are closed now."""
+    """Rows of ticks up to and including `last`."""
     keep = rows["tick"] <= last
     return dict(rows) if keep.all() else {name: column[keep] for name, column in rows.items()}

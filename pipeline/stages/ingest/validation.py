@@ -1,4 +1,4 @@
-"""Which decoded records are refused, and why: the first reason that applies is the dead letter's."""
+"""Validates decoded raw records: a reason per row, of which the first that applies goes into the dead letter."""
 
 from collections.abc import Collection, Mapping
 
@@ -21,7 +21,7 @@ def refusals(
     max_age_s: float,
     max_ahead_s: float,
 ) -> np.ndarray:
-    """Reason by row, "" where the record is good.
+    """Reason for refusal by row, "" for a valid record.
 
     Args:
         name: "metric", "event" or "watermark".

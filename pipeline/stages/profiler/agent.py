@@ -1,4 +1,4 @@
-"""Stage 2: tick frames -> a forecast for each user. One LSTM step a frame, for all of a partition's users."""
+"""Stage 2: turns tick frames into forecasts per user, with one LSTM step per frame for all users of a partition."""
 
 import json
 import threading
@@ -26,7 +26,7 @@ _ONE_LARGE = threading.Lock()
 
 
 class Profiler(Numbered):
-    """One partition's users (see `pipeline.runtime.fenced_state` for when its methods are called)."""
+    """Forecasts the users of one partition; `pipeline.runtime.fenced_state.Agent` calls its methods."""
 
     def __init__(
         self, shard: int, model: BehaviourModel, codec: Codec, publish: Publish, capacity: int
@@ -37,7 +37,7 @@ class Profiler(Numbered):
         self.tick = 0
 
     def whole(self, parts: list[Record]) -> None:
-        """Step the model by a frame and publish the forecasts."""
+        """Step the model with all parts of one frame and publish the forecasts."""
         most = max(len(self.users), sum(len(part["users"]) for part in parts) // PSEUDONYM_BYTES)
         with _ONE_LARGE if most > LARGE else nullcontext():
             self._step(parts)
@@ -82,13 +82,13 @@ class Profiler(Numbered):
         self.tick = tick
 
     def blocks(self) -> Iterable[tuple[bytes, bytes]]:
-        """The position and all users: nearly every user changes with every frame."""
+        """Key and bytes of each block: the position and all users, as nearly every user changes with every frame."""
         position = {"seq": self.seq, "tick": self.tick, "users": len(self.users)}
         yield b"position", json.dumps(position).encode()
         yield from self.users.blocks(self.tick)
 
     def restore(self, blocks: dict[bytes, bytes]) -> None:
-        """Continue from the last snapshot."""
+        """Restore the state from the blocks of the last snapshot."""
         if b"position" in blocks:
             position: Mapping[str, int] = json.loads(blocks[b"position"])
             self.seq, self.tick = position["seq"], position["tick"]

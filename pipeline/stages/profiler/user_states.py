@@ -1,4 +1,4 @@
-"""A partition's users: pseudonyms, apps, when each was last seen, and the model's state, a row each."""
+"""State of the users of one partition as arrays with a row per user: pseudonym, app, last tick, model state."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,7 +12,7 @@ from pipeline.runtime import metrics
 from pipeline.security.pseudonyms import PSEUDONYM_BYTES
 
 NAMES: Final = np.dtype(f"S{PSEUDONYM_BYTES}")
-"""Of an array of pseudonyms; NumPy's texts of one length compare as bytes do."""
+"""dtype of an array of pseudonyms: NumPy compares strings of fixed length byte by byte."""
 BLOCK_USERS = 200
 """Users of a state block: 200 x 2.5 KB stay under the 512 KiB of a message."""
 SILENT_S = 900
@@ -20,7 +20,7 @@ SILENT_S = 900
 FORGET_S = 7 * 86_400
 """A user silent for a week is evicted: longer than any weekly habit's pause."""
 GROWTH = 1 / 8
-"""Room for new users, as a share of those there are: rows are seldom moved, and little of them is empty."""
+"""Spare rows for new users, as a share of all rows: arrays are seldom reallocated, and little memory is unused."""
 
 
 class Users:
@@ -33,7 +33,7 @@ class Users:
         ids: (user,) NAMES.
         app: (user,) int32: place in `names`.
         names: of the apps.
-        seen: (user,) int64: tick in which each was last seen.
+        seen: (user,) int64: last tick in which the user had a row in a frame.
     """
 
     def __init__(self, model: BehaviourModel, capacity: int) -> None:
@@ -75,7 +75,7 @@ class Users:
             self._rows[name][slots] = state[name]
 
     def find(self, ids: np.ndarray) -> np.ndarray:
-        """(id,) slots, -1 where there is none."""
+        """(id,) slot of each pseudonym, -1 for an unknown one."""
         if not len(self):
             return np.full(len(ids), -1)
         at = np.minimum(np.searchsorted(self._sorted, ids), len(self) - 1)

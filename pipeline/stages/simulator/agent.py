@@ -1,4 +1,4 @@
-"""Stage 3: a shard's forecasts -> joint scenarios of each app's demand, and a marker that the tick is complete."""
+"""Stage 3: draws joint scenarios of each app's demand from a shard's forecasts; a marker ends each tick."""
 
 import json
 from collections.abc import Iterable
@@ -23,7 +23,7 @@ from pipeline.wire.forecasts import Gathered
 
 
 class Simulator(Numbered):
-    """One partition's forecasts (see `pipeline.runtime.fenced_state` for when its methods are called).
+    """Simulates the forecasts of one partition; `pipeline.runtime.fenced_state.Agent` calls its methods.
 
     Args:
         shard: the partition.
@@ -52,14 +52,14 @@ class Simulator(Numbered):
         self.gathered: Gathered | None = None
 
     def keep(self, part: Record) -> Record:
-        """Its columns go to where all of the tick's are."""
+        """Copy the columns of a part into the arrays of its tick; no part itself is kept."""
         if self.gathered is None or not self.parts:
             self.gathered = Gathered(part)
         self.gathered.add(part)
         return {}
 
     def whole(self, parts: list[Record]) -> None:
-        """Simulate a tick and publish its scenarios, then the markers."""
+        """Simulate one tick; publish the scenarios of each app, then a marker to every partition."""
         found, self.gathered = self.gathered, None
         assert found is not None
         head, forecast = found.head, found.forecast
@@ -129,14 +129,14 @@ class Simulator(Numbered):
         return simulate(self.xp, QuantileFunction(*arrays), dependence, key, **factor)
 
     def blocks(self) -> Iterable[tuple[bytes, bytes]]:
-        """The position, and what was learnt of the apps."""
+        """Key and bytes of each block of a snapshot: the position, then the dependence of all apps."""
         learnt = list(self.dependence_table.blocks())
         yield b"position", json.dumps({"seq": self.seq, "blocks": len(learnt)}).encode()
         for number, block in enumerate(learnt):
             yield b"apps-%d" % number, block
 
     def restore(self, blocks: dict[bytes, bytes]) -> None:
-        """Continue from the last snapshot."""
+        """Restore the state from the blocks of the last snapshot."""
         if b"position" in blocks:
             position = json.loads(blocks[b"position"])
             self.seq = position["seq"]
@@ -146,5 +146,5 @@ class Simulator(Numbered):
 
 
 def total(values: np.ndarray) -> np.ndarray:
-    """(user, column) -> (column) float64 sums over those that are there, NaN where nobody is."""
+    """(user, column) -> (column) float64 sums without NaN; NaN in a column of which all values are NaN."""
     return np.where(np.isnan(values).all(axis=0), np.nan, np.nansum(values, axis=0, dtype=np.float64))

@@ -1,4 +1,4 @@
-"""What a shard has learnt of its apps' dependence, from tick to tick: which rows are whose, and how it is kept."""
+"""Dependence of forecast errors, learnt per app of one shard: sums per app, a row per user, and their snapshot."""
 
 import json
 from collections.abc import Iterable
@@ -33,7 +33,15 @@ _NAMES = np.dtype(f"S{PSEUDONYM_BYTES}")
 
 @dataclass
 class AppDependence:
-    """One app: its sums, and its users: those of the last tick, in its order, then who was there before."""
+    """Sums and user rows of one app.
+
+    Attributes:
+        tick: the last one learnt from.
+        present: number of users of that tick; theirs are the first rows.
+        ids: pseudonyms of all rows, concatenated.
+        sums: SUMS ().
+        users: USER (row), in the order of `ids`: users of the last tick, then absent ones that are still kept.
+    """
 
     tick: int
     present: int
@@ -42,9 +50,9 @@ class AppDependence:
     users: np.ndarray
 
     def seat(self, ids: bytes, tick: int) -> None:
-        """Make the first rows those of `ids`; others stay while much is known of them, as many as there are in `ids`.
+        """Reorder the rows: first the users `ids` of this tick, then at most as many absent users with known >= FADED.
 
-        Early scores of who was not there a tick ago wait no longer.
+        Early scores are cleared for absent users, and for all users if a tick was skipped.
         """
         if tick != self.tick + 1:
             self.users["early"] = EARLY_NONE
@@ -69,10 +77,10 @@ class AppDependence:
 
 
 class DependenceTable:
-    """The apps of a shard.
+    """Dependence of the apps of one shard, by name.
 
     Args:
-        prior: of an app not heard yet, as the released model estimated it.
+        prior: dependence of an app without data: the estimate of the released model.
     """
 
     def __init__(self, prior: Dependence) -> None:
@@ -82,7 +90,7 @@ class DependenceTable:
     def learn(
         self, name: str, tick: int, ids: bytes, scores: np.ndarray, kept: np.ndarray
     ) -> tuple[Dependence, np.ndarray]:
-        """Take a tick's scores of an app; its dependence, and the loadings (user) of `ids`.
+        """Learn from an app's scores of one tick; return its dependence, and the loadings (user) of `ids`.
 
         Args:
             name: of the app.
@@ -98,12 +106,12 @@ class DependenceTable:
         return estimate(app.sums, self.prior), loadings(app.users[now])
 
     def forget(self, tick: int, tick_s: int) -> None:
-        """Drop apps that were silent for long."""
+        """Drop apps without forecasts for FORGET_S seconds before `tick`."""
         oldest = tick - FORGET_S // tick_s
         self.apps = {name: app for name, app in self.apps.items() if app.tick >= oldest}
 
     def blocks(self) -> Iterable[bytes]:
-        """All apps, in blocks that fit a message: nearly all change with every tick."""
+        """All apps as one byte string, cut into blocks of at most BLOCK_BYTES."""
         head = [[name, app.tick, app.present, len(app.users)] for name, app in self.apps.items()]
         text = json.dumps(head).encode()
         arrays = (app.sums.tobytes() + app.ids + app.users.tobytes() for app in self.apps.values())
@@ -111,7 +119,7 @@ class DependenceTable:
         return (whole[at : at + BLOCK_BYTES] for at in range(0, len(whole), BLOCK_BYTES))
 
     def restore(self, blocks: Iterable[bytes]) -> None:
-        """Continue from what `blocks` gave; without any, begin."""
+        """Restore what `blocks` returned; no blocks leave the table empty."""
         whole = b"".join(blocks)
         at = 4 + int.from_bytes(whole[:4], "little")
         for name, tick, present, count in json.loads(whole[4:at] or b"[]"):
