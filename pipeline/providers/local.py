@@ -161,9 +161,9 @@ class LocalProvider(Provider):
             return 0
         # The number falls only where an instance leaves, so the least is at the start or at such a moment.
         moments = {from_s}
-        for one in state.instances:
-            moments.update(at_s for at_s in (one.leaves_s, one.released_s) if from_s < at_s < to_s)
-        return min(sum(one.state(at_s) == "ready" for one in state.instances) for at_s in moments)
+        for instance in state.instances:
+            moments.update(at_s for at_s in (instance.leaves_s, instance.released_s) if from_s < at_s < to_s)
+        return min(sum(instance.state(at_s) == "ready" for instance in state.instances) for at_s in moments)
 
     def billed_h(self, target: Target, now_s: float) -> float:
         """Instance-hours billed up to `now_s`.
@@ -185,13 +185,15 @@ class LocalProvider(Provider):
             view = self._views[target.ref] = saved.copy()
         while True:
             leaving = [
-                one
-                for one in view.instances
-                if one.leaves_s <= now_s and one.leaves_s < one.released_s and not one.succeeded
+                instance
+                for instance in view.instances
+                if instance.leaves_s <= now_s
+                and instance.leaves_s < instance.released_s
+                and not instance.succeeded
             ]
             if not leaving:
                 break
-            first = min(leaving, key=lambda one: (one.leaves_s, one.serial))
+            first = min(leaving, key=lambda instance: (instance.leaves_s, instance.serial))
             first.succeeded = True
             self._launch(view, target, first.leaves_s)
         view.clock_s = max(view.clock_s, now_s)
@@ -225,11 +227,11 @@ class LocalProvider(Provider):
         """Let `count` go: first what does not serve (failed, pending), then ready ones by the victim rule."""
         rank = {"failed": 0, "pending": 1, "ready": 2}
         age = 1 if rule == "OLDEST" else -1
-        live = [one for one in state.instances if one.state(now_s) in rank]
-        live.sort(key=lambda one: (rank[one.state(now_s)], age * one.serial))
-        for one in live[: max(count, 0)]:
-            one.drain_s = drain_s if one.state(now_s) == "ready" else 0.0
-            one.released_s = now_s
+        live = [instance for instance in state.instances if instance.state(now_s) in rank]
+        live.sort(key=lambda instance: (rank[instance.state(now_s)], age * instance.serial))
+        for instance in live[: max(count, 0)]:
+            instance.drain_s = drain_s if instance.state(now_s) == "ready" else 0.0
+            instance.released_s = now_s
 
     def _remaining_s(self, offer: LocalOffer, age_s: float) -> float:
         """How long a pending instance of that age takes at most, with 99 %: what anybody can know of it.
@@ -245,20 +247,20 @@ class LocalProvider(Provider):
         if offer.tier == "RESERVED":
             return (offer.owned_count or 0) * max(now_s - state.started_s, 0.0)
         return state.billed_s + sum(
-            max(min(one.end_s, now_s) - one.requested_s, offer.billing_min_s)
-            for one in state.instances
-            if one.requested_s <= now_s
+            max(min(instance.end_s, now_s) - instance.requested_s, offer.billing_min_s)
+            for instance in state.instances
+            if instance.requested_s <= now_s
         )
 
     def _forget(self, state: State, offer: LocalOffer) -> None:
         """Drop instances that ended long ago; their billed seconds stay in `billed_s`."""
         horizon_s = state.clock_s - KEPT_S
         kept: list[Instance] = []
-        for one in state.instances:
-            if max(one.end_s, min(one.leaves_s, one.released_s)) < horizon_s:
-                state.billed_s += max(one.end_s - one.requested_s, offer.billing_min_s)
+        for instance in state.instances:
+            if max(instance.end_s, min(instance.leaves_s, instance.released_s)) < horizon_s:
+                state.billed_s += max(instance.end_s - instance.requested_s, offer.billing_min_s)
             else:
-                kept.append(one)
+                kept.append(instance)
         state.instances = kept
         recent = [change for change in state.changes[:-1] if change[0] >= horizon_s]
         state.changes = [*recent, state.changes[-1]]

@@ -137,12 +137,12 @@ class Directory:
     def code(self, rows: pl.DataFrame) -> np.ndarray:
         """(row,) code of each record's user."""
         names = rows.select(_ENTITY if "scope" in rows.columns else _USER).to_series().to_list()
-        found = [self.codes.get(name, -1) for name in names]
-        if -1 in found:
+        codes = [self.codes.get(name, -1) for name in names]
+        if -1 in codes:
             for app, name in zip(rows["app"].to_list(), names, strict=True):
                 self._admit(app, name)
-            found = [self.codes[name] for name in names]
-        return np.array(found, np.int64)
+            codes = [self.codes[name] for name in names]
+        return np.array(codes, np.int64)
 
     def _admit(self, app: str, key: str) -> None:
         if key not in self.codes:

@@ -139,11 +139,11 @@ class Executor:
         """
         provider = self.providers[target.provider]
         try:
-            seen = self._bounded(lambda: provider.observe(target, now_s, float(tick * tick_s)))
+            observation = self._bounded(lambda: provider.observe(target, now_s, float(tick * tick_s)))
         except (Retryable, Rejected) as error:
             log.warning("no observation", target=target.ref, tick=tick, error=str(error))
             return None
-        return observed(target, tick, seen)
+        return observed(target, tick, observation)
 
     def _foreign_generation(self, command: Record, now_s: float) -> int | None:
         """The target's generation, unless this command set it (a kill came between doing and saying so) or one that
@@ -152,11 +152,11 @@ class Executor:
             return None
         target = Target.of(command)
         try:
-            seen = self._bounded(lambda: self.providers[target.provider].observe(target, now_s))
+            observation = self._bounded(lambda: self.providers[target.provider].observe(target, now_s))
         except (Retryable, Rejected):
             return None  # `apply` meets the same obstacle, and says so
-        ours = seen.command_id == command["id"] or seen.command_id in self.ledger.ids
-        return None if ours else seen.generation
+        ours = observation.command_id == command["id"] or observation.command_id in self.ledger.ids
+        return None if ours else observation.generation
 
     def _attempt(self, command: Record, now_s: float) -> Record:
         provider = self.providers[command["target"]["provider"]]
@@ -228,7 +228,7 @@ def result(command: Record, status: str, reason: str, now_s: float, **more: Any)
     } | more
 
 
-def observed(target: Target, tick: int, seen: Observation) -> Record:
+def observed(target: Target, tick: int, observation: Observation) -> Record:
     """The record `capacity_observed`."""
     return {
         "schema_version": 1,
@@ -236,15 +236,17 @@ def observed(target: Target, tick: int, seen: Observation) -> Record:
         "target": target.ref,
         "app": target.app,
         "offer_id": target.offer_id,
-        "ready": seen.ready,
-        "pending": seen.pending,
-        "draining": seen.draining,
-        "failed": seen.failed,
-        "interrupted": seen.interrupted,
-        "least_ready": seen.least_ready,
-        "pending_ready_s": list(seen.pending_ready_s),
-        "allocatable": [{"metric": metric, "value": value} for metric, value in seen.allocatable.items()],
-        "generation": seen.generation,
-        "managed_by": seen.managed_by,
-        "billed_h": seen.billed_h,
+        "ready": observation.ready,
+        "pending": observation.pending,
+        "draining": observation.draining,
+        "failed": observation.failed,
+        "interrupted": observation.interrupted,
+        "least_ready": observation.least_ready,
+        "pending_ready_s": list(observation.pending_ready_s),
+        "allocatable": [
+            {"metric": metric, "value": value} for metric, value in observation.allocatable.items()
+        ],
+        "generation": observation.generation,
+        "managed_by": observation.managed_by,
+        "billed_h": observation.billed_h,
     }

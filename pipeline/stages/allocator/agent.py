@@ -296,12 +296,12 @@ class Allocator:
         """The app's policy at a tick, else the installation's default (`*`), else the built-in one."""
         if pinned is not None:
             name, _, version = pinned["policy"].rpartition("@")
-            found = self.inputs.at("policies", name, tick, int(version))
+            policy = self.inputs.at("policies", name, tick, int(version))
         else:
-            found = self.inputs.at("policies", app, tick) or self.inputs.at(
+            policy = self.inputs.at("policies", app, tick) or self.inputs.at(
                 "policies", plans.DEFAULT_POLICY, tick
             )
-        return found or self.codec.decode(self.codec.encode("policy", plans.default_policy(app)))[1]
+        return policy or self.codec.decode(self.codec.encode("policy", plans.default_policy(app)))[1]
 
     def _prices(self, group: str, tick: int, pinned: Record | None) -> dict[str, Record]:
         """Price records by offer id, without offers that are committed to another allocation group."""
@@ -309,8 +309,8 @@ class Allocator:
         if pinned is not None:
             parts = [name.rpartition("@") for name in pinned["prices"]]
             versions = {offer: int(version) for offer, _, version in parts}
-        found = self.inputs.all_at("prices", tick, versions)
-        return {p["offer_id"]: p for p in found if p["commitment_id"] in (None, "", group)}
+        prices = self.inputs.all_at("prices", tick, versions)
+        return {p["offer_id"]: p for p in prices if p["commitment_id"] in (None, "", group)}
 
     def _observed(self, app: str, kept: AppState, tick: int, pinned: Record | None) -> dict[str, Record]:
         """Records `capacity_observed` by offer at the end of the tick before, or those an earlier plan started from."""
@@ -368,10 +368,10 @@ class Allocator:
         Returns:
             None where older messages are needed to reach the snapshot.
         """
-        found = [self.codec.decode(message.value() or b"")[1] for message in messages]
-        if not whole and all(plan["tick"] > self.done for plan in found):
+        published = [self.codec.decode(message.value() or b"")[1] for message in messages]
+        if not whole and all(plan["tick"] > self.done for plan in published):
             return None
-        later = (plan for plan in found if plan["tick"] > self.done)
+        later = (plan for plan in published if plan["tick"] > self.done)
         return {p["plan_id"]: p["versions"] | {"observed_tick": p["observed_tick"]} for p in later}
 
 

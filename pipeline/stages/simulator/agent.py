@@ -60,17 +60,17 @@ class Simulator(Numbered):
 
     def whole(self, parts: list[Record]) -> None:
         """Simulate one tick; publish the scenarios of each app, then a marker to every partition."""
-        found, self.gathered = self.gathered, None
-        assert found is not None
-        head, forecast = found.head, found.forecast
+        gathered, self.gathered = self.gathered, None
+        assert gathered is not None
+        head, forecast = gathered.head, gathered.forecast
         tick = head["tick"]
-        ids = found.ids
+        ids = gathered.ids
         kept = followed(tick, head["tick_s"])
         sent: dict[int, list[str]] = {number: [] for number in range(self.partitions)}
         for index, app in enumerate(head["apps"]):
-            rows = np.flatnonzero(found["app_index"] == index)
+            rows = np.flatnonzero(gathered["app_index"] == index)
             of_app = Selected(forecast, None if len(rows) == len(ids) else rows)
-            observed, censored = found["observed"][rows], found["censored"][rows]
+            observed, censored = gathered["observed"][rows], gathered["censored"][rows]
             policy = self.inputs.at("policies", app, tick)
             group = (policy["allocation_group"] if policy else "") or app
             partition = partition_of(group, self.partitions)
@@ -86,13 +86,13 @@ class Simulator(Numbered):
                 "reporting": int(np.isfinite(observed).any(axis=1).sum()),
                 "scenarios": self.scenarios,
                 "kinds": head["kinds"],
-                "rates": total(found["rates"][rows]).tobytes(),
+                "rates": total(gathered["rates"][rows]).tobytes(),
                 "observed": total(observed).tobytes(),
                 "saturated": total(np.where(censored, observed, 0)).tobytes(),
                 "user_quantiles": sum_of_quantiles(of_app, USER_LEVEL).tobytes(),
             }
             learnt, loading = self.dependence_table.learn(
-                app, tick, ids[rows].tobytes(), found["scores"][rows], kept
+                app, tick, ids[rows].tobytes(), gathered["scores"][rows], kept
             )
             for part in self._parts(record, of_app, learnt, loading):
                 self.publish("scenarios", "scenario", part, partition=partition, key=group)
