@@ -97,6 +97,13 @@ class GroupShare(_Part):
     amount: float
 
 
+class RefusedRecords(_Part):
+    """Records of an app that ingest refused, by the reason of their dead letters."""
+
+    reason: str
+    records: int
+
+
 class PublishedPlan(_Part):
     """A plan from the topic `plans`: what an app needs, what is bought for it, and why.
 
@@ -130,6 +137,9 @@ class PublishedPlan(_Part):
         excluded: offers of which no more was bought.
         promotion: None: the policy has no gates.
         shares: this app's part of what its allocation group shares.
+        completeness: share of the app's telemetry that the plan is made from, 0 to 1.
+        refused: the app's records that were refused since the tick before.
+        unreported: governed metrics that nobody of the app reported in the tick.
     """
 
     schema_version: int
@@ -169,3 +179,6 @@ class PublishedPlan(_Part):
     excluded: tuple[ExcludedOffer, ...]
     promotion: PromotionState | None
     shares: tuple[GroupShare, ...]
+    completeness: float
+    refused: tuple[RefusedRecords, ...]
+    unreported: tuple[str, ...]
