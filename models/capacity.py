@@ -315,3 +315,45 @@ def why_unusable(offer: Offer, policy: Policy) -> str | None:
     if replicas_per_instance(offer, policy) < 1:
         return "a replica does not fit"
     return None
+
+
+def why_unkept(policy: Policy, offers: Sequence[Offer]) -> str | None:
+    """Why no instances of these offers keep a policy's minimum and maximum, with their sizes; None: some do."""
+    refused = {o.offer_id: why_unusable(o, policy) for o in offers}
+    usable = [o for o in offers if refused[o.offer_id] is None]
+    if not usable:
+        return "no offer carries a replica: " + "; ".join(f"{o}: {why}" for o, why in sorted(refused.items()))
+    size = {o.offer_id: replicas_per_instance(o, policy) for o in usable}
+    sizes = ", ".join(f"{o} {n}" for o, n in sorted(size.items()))
+    most = _most_replicas(usable, size)
+    if most < policy.min:
+        return f"min is {policy.min} replicas, all that may be bought carries {most:g} (replicas an instance: {sizes})"
+    least, limit = max(policy.min, 1), policy.limit
+    totals = 1  # bit n: n replicas are attainable; an offer's instances are added in powers of two
+    for n in {n for n in size.values() if n <= limit}:
+        step = n
+        while step <= limit:
+            totals, step = totals | totals << step & (1 << limit + 1) - 1, 2 * step
+    if limit > 0 and not totals >> least:
+        return (
+            f"no number of instances carries from min {policy.min} to max {limit} replicas "
+            f"(replicas an instance: {sizes}): the smallest max that can be kept is {_smallest(size.values(), least)}"
+        )
+    return None
+
+
+def _most_replicas(offers: Sequence[Offer], size: Mapping[str, int]) -> float:
+    """Replicas of all that may be bought: what is owned, and of the others what quotas leave; infinite without one."""
+    limited, total = quotas(offers), 0.0
+    for of, most in limited.values():
+        total += most * max(size[o] for o in of)
+    grouped = {o for of, _ in limited.values() for o in of}
+    for offer in offers:
+        if offer.offer_id not in grouped:
+            total += size[offer.offer_id] * offer.owned_count if offer.tier == "RESERVED" else math.inf
+    return total
+
+
+def _smallest(sizes: Iterable[int], least: int) -> int:
+    """The fewest replicas, `least` at least, that instances of one size carry."""
+    return min(-(-least // n) * n for n in sizes)

@@ -259,7 +259,7 @@ def _plan(
         alternatives=_alternatives(choice, asked) if usable else (),
         guardrails=guardrails,
         feasible=usable and planned >= asked,
-        reason="; ".join((reason, *situation.notes, *choice.notes)),
+        reason="; ".join((reason, *situation.notes, *choice.notes, *_beyond(policy, fleet, guardrails))),
         excluded=situation.excluded,
         mode=policy.mode,
     )
@@ -353,6 +353,18 @@ def _fleet(
         pending={o.offer_id: observed.get(o.offer_id, Observed()).pending for o in known},
         quotas=dict(quotas([o for o in known if o.offer_id in usable]).values()),
         committed=committed(o for o in known if o.offer_id in usable),
+    )
+
+
+def _beyond(policy: Policy, fleet: Fleet, guardrails: Sequence[str]) -> tuple[str, ...]:
+    """A note where no number of instances lies between the minimum and the maximum."""
+    if "minimum_beyond_maximum" not in guardrails:
+        return ()
+    sizes = ", ".join(f"{offer} {fleet.size[offer]}" for offer in sorted(fleet.offers))
+    least = max(policy.min, 1)
+    return (
+        f"no number of instances carries from a minimum of {least} to a maximum of {policy.limit} replicas "
+        f"(replicas an instance: {sizes}): the minimum stands",
     )
 
 

@@ -10,9 +10,15 @@ In order, each naming itself where it acts:
 6. `max_up`, `max_down`, `canary`: the change per tick is bounded.
 7. `grow_before_shrink`: an offer shrinks only as far as ready capacity that stays carries what is needed.
 8. `reactive_floor`, `minimum`: capacity for the present usage, and the policy's minimum, whatever came before.
-9. `maximum`: never above it, whatever came before.
-10. `quota`: nor more of what shares a quota than it has, unless it runs already.
-11. `over_budget`: the rails above ask for more than the policy's budget: it is said, and done.
+9. `maximum`: never above it, whatever came before; what whole instances leave free below it, smaller ones fill.
+10. `quota`: nor more of what shares a quota than it has, unless it runs already; other offers stand in.
+11. `minimum_beyond_maximum`: where no number of instances lies between the minimum and the maximum, the fewest replicas
+    that reach the minimum, though they exceed the maximum by a part of an instance.
+12. `offers_exhausted`: what can be bought, or a `quota`, ends below what the rails ask for: it is named.
+13. `over_budget`: the rails above ask for more than the policy's budget: it is named, and done.
+
+So an app of which a replica is needed never has none where an offer can carry one, and less than the present usage
+needs is there only under a bound that names itself.
 
 Before all of them, offers that fail are not bought more of (`models.planning.failing_offers`): `spot_return_wait`,
 `pool_failing`, `provider_failing`, `stale_price`.
@@ -122,13 +128,13 @@ def guard(
     if policy.mode == "paused":
         return Guarded(commanded, ("paused",), dict(memory))
     if telemetry.reporting == 0:
-        return Guarded(commanded, ("missing_telemetry",), {**memory, "zero_since_s": None})
+        return _silent(commanded, fleet, policy, memory)
 
     acted: list[str] = []
     zero_since_s = memory.get("zero_since_s")
     zero_since_s = (now_s if zero_since_s is None else zero_since_s) if telemetry.idle else None
     counts = {o: desired.get(o, 0) for o in fleet.offers}
-    least = max(policy.min, 1)
+    least = min(max(policy.min, 1), policy.limit)
     if policy.min == 0 and zero_since_s is not None and now_s - zero_since_s >= policy.idle_after_s:
         counts, least = dict.fromkeys(fleet.offers, 0), 0
         need = replace(need, floor=0, needed_now=0)
@@ -141,14 +147,14 @@ def guard(
         ("grow_before_shrink", lambda c: _grown_before_shrunk(c, fleet, need.needed_now)),
         ("reactive_floor", lambda c: _raised(c, fleet, need.floor)),
         ("minimum", lambda c: _raised(c, fleet, least)),
-        ("maximum", lambda c: _lowered(c, fleet, policy.limit)),
-        ("quota", lambda c: _within_quotas(c, fleet)),
+        *_bound_rails(fleet, policy.limit, wanted=max(need.floor, least), least=least),
     )
     for name, bound in rails:
         bounded = bound(counts)
         if bounded != counts:
             counts = bounded
             acted.append(name)
+    acted += [name for name in _exhausted(counts, fleet, max(need.floor, least)) if name not in acted]
     if policy.budget is not None and fleet.committed + fleet.cost(counts) > policy.budget + CENT:
         acted.append("over_budget")
 
@@ -156,6 +162,17 @@ def guard(
     if policy.mode != "shadow":  # a shadow plan commands nothing
         after["counts"] = dict(counts)
     return Guarded(counts, tuple(acted), after)
+
+
+def _silent(commanded: Counts, fleet: Fleet, policy: Policy, memory: Mapping[str, Any]) -> Guarded:
+    """What is commanded, raised to the policy's minimum where it is below: silence is not zero."""
+    after = {**memory, "zero_since_s": None}
+    if fleet.replicas(commanded) >= policy.min:
+        return Guarded(commanded, ("missing_telemetry",), after)
+    counts = _raised(commanded, fleet, policy.min)
+    if policy.mode != "shadow":
+        after["counts"] = dict(counts)
+    return Guarded(counts, ("missing_telemetry", "minimum"), after)
 
 
 def _release_rails(
@@ -185,6 +202,27 @@ def _change_rails(fleet: Fleet, policy: Policy) -> Iterator[Rail]:
         change = max(1, int(CANARY_SHARE * sum(fleet.running.values())))
         unit = dict.fromkeys(fleet.offers, 1)
         yield "canary", lambda c: _bounded(c, fleet, unit, up=change, down=change)
+
+
+def _bound_rails(fleet: Fleet, limit: int, *, wanted: int, least: int) -> Iterator[Rail]:
+    """What is not exceeded, and the minimum where that and the maximum exclude each other.
+
+    limit: most replicas; wanted: replicas that the floor and the minimum ask for, least: the minimum alone.
+    """
+    yield "maximum", lambda c: _lowered(c, fleet, limit, wanted, least)
+    yield "quota", lambda c: _filled(_within_quotas(c, fleet), c, fleet, limit, wanted)
+    yield "minimum_beyond_maximum", lambda c: c if fleet.replicas(c) >= least else _fewest(c, fleet, least)
+
+
+def _exhausted(counts: Counts, fleet: Fleet, wanted: int) -> Iterator[str]:
+    """Which bound keeps offers from carrying the wanted replicas, where none of the rails above does."""
+    if fleet.replicas(counts) >= wanted or not any(fleet.most.values()):
+        return
+    more = _added(counts, fleet, wanted, fleet.most)
+    if fleet.replicas(more) < wanted:
+        yield "offers_exhausted"
+    if _within_quotas(more, fleet) != more:
+        yield "quota"
 
 
 def _remember(
@@ -268,15 +306,16 @@ def _grown_before_shrunk(counts: Counts, fleet: Fleet, needed: int) -> Counts:
 
 def _raised(counts: Counts, fleet: Fleet, replicas: int) -> Counts:
     """Counts that carry at least so many replicas: running instances kept first, then more, by preference."""
-    kept = _kept(counts, fleet, replicas)
-    result = dict(kept)
+    result = _kept(counts, fleet, replicas)
     for o in fleet.offers:  # one by one: what a quota keeps from one offer, the next may bring
-        room = min(
-            (most - sum(result[x] for x in of) for of, most in fleet.quotas.items() if o in of), default=None
-        )
-        most = fleet.most[o] if room is None else min(fleet.most[o], result[o] + max(0, room))
-        result = _added(result, fleet, replicas, {**result, o: most})
+        result = _added(result, fleet, replicas, {**result, o: _most(result, fleet, o)})
     return result
+
+
+def _most(counts: Counts, fleet: Fleet, offer: str) -> int:
+    """Instances of an offer up to which may be bought beside those counts: its own most, and what quotas leave."""
+    rooms = [most - sum(counts[o] for o in of) for of, most in fleet.quotas.items() if offer in of]
+    return min([fleet.most[offer], *(counts[offer] + max(0, room) for room in rooms)])
 
 
 def _within_quotas(counts: Counts, fleet: Fleet) -> Counts:
@@ -289,13 +328,67 @@ def _within_quotas(counts: Counts, fleet: Fleet) -> Counts:
     return result
 
 
-def _lowered(counts: Counts, fleet: Fleet, replicas: int) -> Counts:
-    """Counts that carry at most so many replicas: growth is given up first, then what runs, last first."""
+def _lowered(counts: Counts, fleet: Fleet, limit: int, wanted: int, least: int) -> Counts:
+    """Counts that carry at most `limit` replicas: growth is given up first, then what runs, last first.
+
+    Where a whole instance that goes leaves room below the limit, others fill it, up to the wanted replicas.
+    Where even `least` cannot be reached so, the fewest replicas that do, if they are within the limit.
+    """
     result = dict(counts)
     for keep in (fleet.running, dict.fromkeys(fleet.offers, 0)):
         for o in fleet.offers[::-1]:
-            excess = fleet.replicas(result) - replicas
+            excess = fleet.replicas(result) - limit
             surplus = max(0, result[o] - keep[o])
             if excess > 0 and surplus > 0:
                 result[o] -= min(surplus, -(-excess // fleet.size[o]))
+    result = _filled(result, counts, fleet, limit, wanted)
+    if result != counts and fleet.replicas(result) < least:
+        fewest = _fewest(result, fleet, least)
+        if least <= fleet.replicas(fewest) <= limit:
+            return fewest
     return result
+
+
+def _filled(counts: Counts, before: Counts, fleet: Fleet, limit: int, wanted: int) -> Counts:
+    """Counts that a bound has lowered, raised to the wanted replicas by what fits below the limit, by preference.
+
+    before: what the bound was given; counts that equal it stay as they are.
+    """
+    result = dict(counts)
+    if result == before:
+        return result
+    for o in fleet.offers:
+        room = max(0, limit - fleet.replicas(result)) // fleet.size[o]
+        most = max(min(before[o], fleet.running[o]), _most(result, fleet, o))
+        result = _added(result, fleet, wanted, {**result, o: min(most, result[o] + room)})
+    return result
+
+
+def _fewest(counts: Counts, fleet: Fleet, least: int) -> Counts:
+    """Counts that carry the fewest replicas of at least `least`, preferred offers first; `counts` raised where none do.
+
+    Each offer up to what runs or may be bought beside the others' running instances. A total is attainable where its
+    bit is set: sets of totals are integers, and an offer's instances are added in powers of two (bounded subset sum).
+    Where the fewest exceed a quota that offers share, `counts` raised, or what runs raised by the largest instances.
+    """
+    running, top = fleet.running, least + max(fleet.size.values(), default=1)
+    most = {o: max(running[o], _most(running, fleet, o)) for o in fleet.offers}
+    totals = [1]  # attainable with none of the offers, the last, the last two, ...
+    for o in fleet.offers[::-1]:
+        bits, left, step = totals[-1], min(most[o], top // fleet.size[o]), 1
+        while left > 0:
+            step = min(step, left)
+            bits |= (bits << step * fleet.size[o]) & ((1 << top + 1) - 1)
+            left, step = left - step, 2 * step
+        totals.append(bits)
+    reached = totals.pop() >> least
+    total, result = least + (reached & -reached).bit_length() - 1, dict(counts)
+    for o, behind in zip(fleet.offers, totals[::-1], strict=True):
+        fits = range(min(most[o], max(total, 0) // fleet.size[o]), -1, -1)
+        result[o] = next((n for n in fits if behind >> (total - n * fleet.size[o]) & 1), 0) if reached else 0
+        total -= result[o] * fleet.size[o]
+    if reached and _within_quotas(result, fleet) == result:
+        return result
+    largest = replace(fleet, offers=tuple(sorted(fleet.offers, key=lambda o: -fleet.size[o])))
+    raised = (_raised(counts, fleet, least), _raised(running, largest, least))
+    return min(raised, key=lambda c: (max(0, least - fleet.replicas(c)), fleet.replicas(c)))

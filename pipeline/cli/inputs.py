@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -109,6 +110,8 @@ def _setter(topic: str, schema_name: str) -> Callable[..., None]:
         records = READERS[topic](file)
         settings = load(bootstrap=bootstrap, prefix=prefix)
         done = publish(settings, topic, schema_name, records, from_tick=from_tick)
+        if topic in ("policies", "prices"):
+            _warn_of_contradictions(bootstrap, prefix)
         columns = (VERSIONED[topic], "version", "valid_from_tick")
         rows = [{name: row[name] for name in columns} for row in done]
         if as_json:
@@ -117,6 +120,18 @@ def _setter(topic: str, schema_name: str) -> Callable[..., None]:
             _print_table(rows, columns)
 
     return set_versions
+
+
+def _warn_of_contradictions(bootstrap: str | None, prefix: str | None) -> None:
+    """Print to stderr which of the newest policies cannot be kept by the newest prices."""
+    from pipeline.inputs.files import contradictions
+
+    newest = {
+        topic: [versions[max(versions)] for versions in _published(topic, bootstrap, prefix).values()]
+        for topic in ("policies", "prices")
+    }
+    for app, reason in contradictions(newest["policies"], newest["prices"]).items():
+        print(f"warning: policy {app}: {reason}", file=sys.stderr)
 
 
 topics_app = command_group(no_args_is_help=True, help="List or create the topics of an installation.")
@@ -148,12 +163,29 @@ for _app, _topic, _schema in (
 
 @policies_app.command("check")
 def check(
-    file: Annotated[Path, typer.Argument(help="TOML file of [[policy]] tables.")], as_json: AsJson = False
+    file: Annotated[Path, typer.Argument(help="TOML file of [[policy]] tables.")],
+    prices: Annotated[
+        Path | None,
+        typer.Option(help="TOML file of [[price]] tables: what the policies are to be kept with."),
+    ] = None,
+    as_json: AsJson = False,
+    bootstrap: Bootstrap = None,
+    prefix: Prefix = None,
 ) -> None:
-    """Check a TOML file of [[policy]] tables; publish nothing."""
-    from pipeline.inputs.files import read_policies
+    """Check a TOML file of [[policy]] tables; publish nothing.
 
-    apps = [record["app"] for record in read_policies(file)]
+    With --prices, or with --bootstrap the prices that are published there, a minimum or maximum that no offer can keep
+    is refused as well.
+    """
+    from pipeline.inputs.files import contradictions, read_policies, read_prices
+
+    records = read_policies(file)
+    offers = read_prices(prices) if prices is not None else []
+    if prices is None and bootstrap is not None:
+        offers = [newest[max(newest)] for newest in _published("prices", bootstrap, prefix).values()]
+    for app, reason in contradictions(records, offers).items():
+        raise UsageError(f"{file}: policy {app}: {reason}")
+    apps = [record["app"] for record in records]
     if as_json:
         _print_json({"policies": apps})
     else:

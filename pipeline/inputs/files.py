@@ -10,7 +10,7 @@ import math
 import re
 import tomllib
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, date, datetime
 from datetime import time as clock_time
 from decimal import Decimal, InvalidOperation
@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any, cast
 from zoneinfo import ZoneInfo
 
-from models.capacity import validate
+from models.capacity import validate, why_unkept
 from models.metrics import METRICS
 from pipeline.errors import UsageError
 from pipeline.wire.codec import DEFAULT, Record, published
-from pipeline.wire.policies import offer_of, policy_of
+from pipeline.wire.policies import offer_of, offered, policy_of
 
 Rules = list[tuple[bool, str]]
 
@@ -74,6 +74,24 @@ def read_calendar(path: Path) -> list[Record]:
 
 READERS = {"policies": read_policies, "prices": read_prices, "calendar": read_calendar}
 """The reader of a file of records for each topic that users publish to."""
+
+
+def contradictions(policies: Sequence[Record], prices: Sequence[Record]) -> dict[str, str]:
+    """Why a policy's minimum and maximum cannot be kept by the offers that its app may buy, by app, where they cannot.
+
+    A policy of a whole allocation group gives its budget alone, and is left out.
+    """
+    groups = {
+        policy["allocation_group"] for policy in policies if policy["allocation_group"] != policy["app"]
+    }
+    why: dict[str, str] = {}
+    for policy in policies:
+        if policy["app"] not in groups:
+            offers = offered(prices, policy["allocation_group"])
+            reason = why_unkept(policy_of(policy), [offer_of(price) for price in offers]) if offers else None
+            if reason is not None:
+                why[policy["app"]] = reason
+    return why
 
 
 def _price_rules(record: Record) -> Rules:

@@ -36,6 +36,9 @@ GUARD_RAILS: Final = {
     "minimum": "Raised to the policy's minimum.",
     "maximum": "Lowered to the policy's maximum: demand may exceed it.",
     "quota": "Growth was bounded by the provider's quota.",
+    "minimum_beyond_maximum": "No number of instances lies between the policy's minimum and maximum: the minimum "
+    "stands, and the maximum is exceeded by a part of an instance.",
+    "offers_exhausted": "All that offers can carry is bought, and the present usage or the minimum needs more.",
     "over_budget": "The guard rails above keep or add more than the policy's budget pays for.",
     "spot_return_wait": "Spot of a pool was interrupted or did not come: others stand in for it for the policy's "
     "spot_return_wait_s.",

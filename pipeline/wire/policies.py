@@ -1,5 +1,6 @@
 """Converts records of policies, prices and observed capacity to the parameter objects of `models.capacity`."""
 
+from collections.abc import Iterable
 from datetime import datetime
 
 from models.capacity import Observed, Offer, Policy
@@ -58,6 +59,11 @@ def offer_of(record: Record, now_s: float = 0.0, max_age_s: float | None = None,
         quota_limit=record["quota_limit"],
         stale=stale,
     )
+
+
+def offered(prices: Iterable[Record], group: str) -> list[Record]:
+    """The prices without those of offers that are committed to another allocation group."""
+    return [price for price in prices if price["commitment_id"] in (None, "", group)]
 
 
 def observed_of(record: Record) -> Observed:

@@ -273,7 +273,7 @@ class Allocator:
         for command in issued:
             self.publish("commands", "command", command, partition=self.shard, key=command["target"]["ref"])
         self.publish("plans", "plan", record, partition=self.shard, key=app)
-        if not plan.feasible:
+        if not plan.feasible or "minimum_beyond_maximum" in plan.guardrails:
             self._warn(app, "policy cannot be met", plan.reason, tick.number)
 
     def _warn(self, app: str, event: str, reason: str, tick: int) -> None:
@@ -310,7 +310,7 @@ class Allocator:
             parts = [name.rpartition("@") for name in pinned["prices"]]
             versions = {offer: int(version) for offer, _, version in parts}
         prices = self.inputs.all_at("prices", tick, versions)
-        return {p["offer_id"]: p for p in prices if p["commitment_id"] in (None, "", group)}
+        return {price["offer_id"]: price for price in policies.offered(prices, group)}
 
     def _observed(self, app: str, kept: AppState, tick: int, pinned: Record | None) -> dict[str, Record]:
         """Records `capacity_observed` by offer at the end of the tick before, or those an earlier plan started from."""
