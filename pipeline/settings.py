@@ -1,6 +1,7 @@
 """One frozen settings object; the environment and the secrets' files are read here, once, and nowhere else."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,12 @@ from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from pipeline.errors import UsageError
+
+_JSON = {
+    "kafka": ("a JSON object of librdkafka's options", '{"security.protocol": "SSL"}'),
+    "event_attributes": ("a JSON list of keys", '["plan", "country"]'),
+}
+"""Settings of several values: what is wanted, and an example."""
 
 
 class Settings(BaseSettings):
@@ -107,6 +114,15 @@ def load(**overrides: Any) -> Settings:
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"])
-        raise UsageError(f"setting {name}: {first['msg']}") from None
-    except SettingsError as error:
-        raise UsageError(f"environment: {error}") from None
+        raise UsageError(f"setting {name}: {first['msg']}{_form(name)}") from None
+    except SettingsError as error:  # its text names the field; the value may be a secret
+        field = re.search(r'field "(\w+)"', str(error))
+        name = field[1] if field else ""
+        raise UsageError(f"LEADTIME_{name.upper()} in the environment is not JSON{_form(name)}") from None
+
+
+def _form(name: str) -> str:
+    """How a setting of several values is written, as the end of an error; "" for one of a single value."""
+    field = name.partition(".")[0]
+    example = _JSON.get(field)
+    return "" if example is None else f": give {example[0]}, as LEADTIME_{field.upper()}='{example[1]}'"

@@ -196,10 +196,16 @@ def _read(
 
 def _tables(path: Path, table: str) -> list[dict[str, Any]]:
     try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
+        document = tomllib.loads(
+            path.read_text(encoding="utf-8-sig")
+        )  # Windows' editor writes a byte order mark
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror}") from None
-    except ValueError as error:  # neither UTF-8 nor TOML
+    except UnicodeDecodeError as error:
+        raise UsageError(
+            f"{path}: not a TOML file: not in UTF-8 ({error.reason} at byte {error.start}): save it as UTF-8"
+        ) from None
+    except ValueError as error:
         raise UsageError(f"{path}: not a TOML file: {error}") from None
     rows = document.pop(table, None)
     if document:

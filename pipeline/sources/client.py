@@ -14,13 +14,13 @@ from datetime import datetime
 from typing import Any, Final, Self, TypedDict, Unpack, cast
 
 from models.metrics import EVENT_KINDS, METRIC_UNITS, METRICS
+from models.telemetry_rules import MAX_COUNT, MAX_ID_BYTES, MAX_INTERVAL_S, MOST
 from pipeline.errors import NotDelivered, UsageError
 from pipeline.kafka.producer import BY_KEY, Outputs
 from pipeline.kafka.topics import RAW
 from pipeline.security.pseudonyms import entity
 from pipeline.settings import Settings, load
 from pipeline.wire.codec import Record
-from pipeline.wire.limits import MAX_COUNT, MAX_ID_BYTES, MAX_INTERVAL_S, MOST
 
 OPTIONS: Final[Mapping[str, Any]] = {
     "linger.ms": 50,  # a batch of 50 ms: a tick is a second at least

@@ -294,7 +294,7 @@ def _listed(given: str) -> list[str]:
     if not given.startswith("@"):
         return [given]
     try:
-        lines = Path(given[1:]).read_text().splitlines()
+        lines = Path(given[1:]).read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{given[1:]}: cannot be read: {error}") from error
     return [line.strip() for line in lines if line.strip()]

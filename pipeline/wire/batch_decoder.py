@@ -27,7 +27,7 @@ import polars as pl
 from polars.exceptions import PanicException, PolarsError
 
 from pipeline.errors import Poison
-from pipeline.wire.codec import Codec, Record, Writer, decode_body, published
+from pipeline.wire.codec import YEARS_US, Codec, Record, Writer, decode_body, published
 
 # Polars panics on some malformed bodies, and that is caught: a page of Rust frames for each would be spam.
 os.environ["RUST_BACKTRACE"] = "0"
@@ -36,8 +36,6 @@ _SYNC = bytes(16)
 _SENTINEL = "_sentinel"
 # An integer that a double holds exactly, also after a batch's index is added: 2^52 + 2^20 < 2^53.
 _BASE = float(secrets.randbits(52))
-_YEARS = (-62_135_596_800_000_000, 253_402_300_799_999_999)
-"""Years 1 to 9999 in microseconds: what fastavro, like Python, can say."""
 
 Decoded = tuple[np.ndarray, pl.DataFrame]
 """Indices (rows) of the records in the batch, and their fields as columns."""
@@ -209,7 +207,7 @@ def _canonical(writer: Writer, frame: pl.DataFrame, bodies: list[bytes]) -> np.n
         if kind == "boolean":  # polars reads 2 as false, fastavro as true
             good &= ~present | (flat[np.minimum(at, ends)] <= 1)
         if isinstance(kind, dict) and kind.get("logicalType") == "timestamp-micros":
-            good &= column.to_physical().is_between(*_YEARS).fill_null(True).to_numpy()
+            good &= column.to_physical().is_between(*YEARS_US).fill_null(True).to_numpy()
         at = at + np.where(present, _sizes(column, kind), 0)
     return good & (at == ends)
 

@@ -23,10 +23,13 @@ from fastavro import parse_schema, schemaless_reader, schemaless_writer
 from fastavro.schema import fingerprint, to_parsing_canonical_form
 
 import schemas
+from models import epoch
 from pipeline.errors import Poison, Unreachable
 
 SINGLE_OBJECT = b"\xc3\x01"
 CONFLUENT = b"\x00"
+YEARS_US = (-62_135_596_800_000_000, 253_402_300_799_999_999)
+"""Years 1 to 9999 in microseconds since 1970: what fastavro, like Python, can say."""
 Record = dict[str, Any]
 
 
@@ -180,27 +183,66 @@ def decode_body(writer: Writer, body: bytes) -> Record:
     """One Avro body, read by the newest schema.
 
     Raises:
-        Poison: `truncated` (or otherwise not such a body) or `overlong`.
+        Poison: `truncated` (or otherwise not such a body), `overlong`, or `timestamp-old` or `timestamp-ahead` where a
+            time is beyond the years 1 to 9999.
     """
     stream = io.BytesIO(body)
     try:
         reader = published(writer.name)
         record = schemaless_reader(stream, writer.parsed, None if reader is writer else reader.parsed)
-    except (
-        EOFError,
-        ValueError,
-        IndexError,
-        KeyError,
-        OverflowError,
-        UnicodeDecodeError,
-        TypeError,
-    ) as error:
+    except OverflowError as error:
+        raise _beyond_calendar(writer, body) or Poison("truncated", f"OverflowError: {error}") from None
+    except (EOFError, ValueError, IndexError, KeyError, UnicodeDecodeError, TypeError) as error:
         raise Poison("truncated", f"{type(error).__name__}: {error}") from None
     except MemoryError:
         raise Poison("truncated", "a length beyond memory") from None
     if stream.tell() != len(body):
         raise Poison("overlong", f"{len(body) - stream.tell()} bytes after the record")
     return cast("Record", record)
+
+
+def _beyond_calendar(writer: Writer, body: bytes) -> Poison | None:
+    """What is wrong with a body whose time is no date, from the number that it holds; None if it has no such time."""
+    try:
+        numbers = schemaless_reader(io.BytesIO(body), _numeric(json.dumps(writer.schema)), None)
+    except (EOFError, ValueError, IndexError, KeyError, OverflowError, TypeError, MemoryError):
+        return None
+    for field, value in cast("Record", numbers).items():
+        if (
+            _is_time(writer.schema, field)
+            and isinstance(value, int)
+            and not YEARS_US[0] <= value <= YEARS_US[1]
+        ):
+            return Poison("timestamp-old" if value < 0 else "timestamp-ahead", unit_detail(field, value))
+    return None
+
+
+def unit_detail(field: str, value: int) -> str:
+    """Which unit a time that should be in microseconds seems to be in; "" if no other unit explains it."""
+    unit = epoch.unit_of(value)
+    if unit in (None, "microseconds"):
+        return ""
+    return f"{field} is {value}: microseconds since 1970 are wanted, this looks like {unit}"
+
+
+def _is_time(schema: Mapping[str, Any], name: str) -> bool:
+    kinds = next(field["type"] for field in schema["fields"] if field["name"] == name)
+    return any(
+        isinstance(kind, dict) and cast("dict[str, Any]", kind).get("logicalType") == "timestamp-micros"
+        for kind in (kinds if isinstance(kinds, list) else [kinds])
+    )
+
+
+@cache
+def _numeric(schema: str) -> Any:
+    """The parsed schema without logical types: times are read as the numbers that they are."""
+
+    def plain(part: Any) -> Any:
+        if isinstance(part, dict):
+            return {key: plain(value) for key, value in part.items() if key != "logicalType"}
+        return [plain(value) for value in part] if isinstance(part, list) else part
+
+    return parse_schema(plain(json.loads(schema)))
 
 
 DEFAULT = Codec()

@@ -1,0 +1,1 @@
+"""Public reports of misleading behaviour, one module each: the right values of their kind."""

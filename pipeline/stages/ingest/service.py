@@ -97,7 +97,8 @@ class Partition:
                 good &= belongs
                 rows = self._columns(name, frame.filter(good)) | {"code": code[good]}
                 records = at[good]
-            bad |= {i: (str(why), "") for i, why in zip(at[~good].tolist(), reason[~good], strict=True)}
+            details = validation.time_details(frame.filter(~good), reason[~good])
+            bad |= dict(zip(at[~good].tolist(), zip(reason[~good], details, strict=True), strict=True))
             index.append(at[good])
             ts.append(frame["ts"].to_physical().to_numpy()[good])
         if index:

@@ -5,12 +5,12 @@ from collections.abc import Collection, Mapping
 import numpy as np
 import polars as pl
 
+from models import telemetry_rules
 from models.metrics import EVENT_KINDS, METRICS, SATURATED_SHARE
-from pipeline.wire.limits import MAX_COUNT, MAX_ID_BYTES, MAX_INTERVAL_S, MOST
+from models.telemetry_rules import Faults
+from pipeline.wire.codec import unit_detail
 
 ATTRIBUTE_CHARS = 64
-
-Refusals = list[tuple[str, np.ndarray]]
 
 
 def refusals(
@@ -30,58 +30,34 @@ def refusals(
         max_age_s, max_ahead_s: bounds of event time against the produce time.
     """
     lag_us = produced_us - (rows["ts"].to_physical().to_numpy() + shift_us)
-    checks: Refusals = [
+    faults: Faults = [
         ("timestamp-old", lag_us > max_age_s * 1e6),
         ("timestamp-ahead", lag_us < -max_ahead_s * 1e6),
     ]
     if name != "watermark":
-        checks += _identity(rows, required=name == "event")
+        user_needed = name == "event" or (rows["scope"].cast(pl.String) == "USER").to_numpy()
+        faults += telemetry_rules.identity_faults(_bytes(rows["app"]), _bytes(rows["user"]), user_needed)
     if name == "metric":
-        checks += _usage(rows)
+        absent = np.column_stack([rows[metric].is_null().to_numpy() for metric in METRICS])
+        interval_s = rows["interval_s"].to_numpy()
+        faults += telemetry_rules.usage_faults(metric_values(rows), absent, interval_s)
     if name == "event":
-        checks.append(("bad-count", _outside(rows["count"], MAX_COUNT)))
-    reason = np.full(
-        rows.height, "", object
-    )  # pointers: fixed-width text took 96 bytes a record to fill and compare
-    for code, wrong in reversed(checks):
-        reason[wrong] = code
-    return reason
+        faults += telemetry_rules.count_faults(rows["count"].to_numpy())
+    return telemetry_rules.first_reasons(faults, rows.height)
 
 
-def _identity(rows: pl.DataFrame, required: bool) -> Refusals:
-    user = rows["user"]
-    missing = user.is_null() | (user == "").fill_null(False)
-    if not required:
-        of_user = rows["scope"].cast(pl.String) == "USER"
-        missing = (missing & of_user) | (user == "").fill_null(False)
-    long = (user.str.len_bytes() > MAX_ID_BYTES).fill_null(False) | (
-        rows["app"].str.len_bytes() > MAX_ID_BYTES
-    )
+def time_details(rows: pl.DataFrame, reasons: np.ndarray) -> list[str]:
+    """By row what a dead letter adds to its reason: the unit that a refused time seems to be in, else ""."""
+    times = rows["ts"].to_physical().to_list()
     return [
-        ("empty-app", (rows["app"] == "").to_numpy()),
-        ("empty-user", missing.to_numpy()),
-        ("long-id", long.to_numpy()),
+        unit_detail("ts", ts) if reason.startswith("timestamp-") else ""
+        for ts, reason in zip(times, reasons, strict=True)
     ]
 
 
-def _usage(rows: pl.DataFrame) -> Refusals:
-    values = metric_values(rows)
-    bound = np.array([MOST[metric] for metric in METRICS])
-    return [
-        (
-            "nan",
-            rows.select(pl.any_horizontal(pl.col(METRICS).is_nan().fill_null(False))).to_series().to_numpy(),
-        ),
-        ("infinite", np.any(np.isinf(values), axis=1)),
-        ("negative", np.any(values < 0, axis=1)),
-        ("absurd", np.any(values > bound, axis=1)),
-        ("bad-interval", _outside(rows["interval_s"], MAX_INTERVAL_S) | (rows["interval_s"] == 0).to_numpy()),
-    ]
-
-
-def _outside(column: pl.Series, most: float) -> np.ndarray:
-    values = column.to_numpy()
-    return ~((values >= 0) & (values <= most))  # NaN is neither
+def _bytes(names: pl.Series) -> np.ndarray:
+    """(row,) length of each name in UTF-8, -1 for an absent one."""
+    return names.str.len_bytes().cast(pl.Int64).fill_null(-1).to_numpy()
 
 
 def metric_values(rows: pl.DataFrame) -> np.ndarray:

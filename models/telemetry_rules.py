@@ -1,0 +1,81 @@
+"""Bounds of a raw record's fields, and the reasons for which a record beyond them is refused.
+
+Ingest refuses messages by them, traces are read by them, and producers check their records before sending.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.metrics import METRICS
+
+MOST: Final = {"cpu": 1e5, "memory": 1e15, "network": 1e13, "disk": 1e13, "requests": 1e10}
+"""Greatest believable usage by metric, in models.metrics.METRIC_UNITS: 100,000 cores, 1 PB of memory, 10 TB/s, 10 G
+requests/s. More is a mistaken unit."""
+MAX_ID_BYTES: Final = 1024
+"""Most bytes of an app's or a user's name in UTF-8."""
+MAX_INTERVAL_S: Final = 86_400.0
+"""Longest time that a sample covers, in seconds."""
+MAX_COUNT: Final = 1e9
+"""Of the events that one record stands for."""
+
+Faults = list[tuple[str, NDArray[np.bool_]]]
+"""Reasons, each with the rows (row,) to which it applies, in the order of precedence."""
+
+
+def identity_faults(
+    app_bytes: NDArray[np.integer[Any]],
+    user_bytes: NDArray[np.integer[Any]],
+    user_needed: NDArray[np.bool_] | bool,
+) -> Faults:
+    """What is wrong with the names of apps and users.
+
+    Args:
+        app_bytes, user_bytes: (row,) lengths in UTF-8, -1 where a name is absent.
+        user_needed: (row,) whether the record must name a user.
+    """
+    return [
+        ("empty-app", app_bytes <= 0),
+        ("empty-user", (user_bytes == 0) | (user_needed & (user_bytes < 0))),
+        ("long-id", np.maximum(app_bytes, user_bytes) > MAX_ID_BYTES),
+    ]
+
+
+def usage_faults(
+    values: NDArray[np.floating[Any]], absent: NDArray[np.bool_], interval_s: NDArray[np.floating[Any]]
+) -> Faults:
+    """What is wrong with samples of usage.
+
+    Args:
+        values: (row, METRICS) usage; NaN where it is absent.
+        absent: (row, METRICS) which values the records do not have.
+        interval_s: (row,) seconds that each sample stands for.
+    """
+    bound = np.array([MOST[metric] for metric in METRICS])
+    return [
+        ("nan", np.any(np.isnan(values) & ~absent, axis=1)),
+        ("infinite", np.any(np.isinf(values), axis=1)),
+        ("negative", np.any(values < 0, axis=1)),
+        ("absurd", np.any(values > bound, axis=1)),
+        ("bad-interval", _outside(interval_s, MAX_INTERVAL_S) | (interval_s == 0)),
+    ]
+
+
+def count_faults(counts: NDArray[np.floating[Any]]) -> Faults:
+    """What is wrong with the number of events (row,) that records stand for."""
+    return [("bad-count", _outside(counts, MAX_COUNT))]
+
+
+def first_reasons(faults: Faults, rows: int) -> NDArray[np.object_]:
+    """(row,) the first reason that applies to each row, "" where none does."""
+    reasons = np.full(rows, "", object)  # fixed-width text took 96 bytes a record to fill and compare
+    for reason, wrong in reversed(faults):
+        reasons[wrong] = reason
+    return reasons
+
+
+def _outside(values: NDArray[np.floating[Any]], most: float) -> NDArray[np.bool_]:
+    return ~((values >= 0) & (values <= most))  # NaN is neither
