@@ -16,8 +16,8 @@ demo: $(SYNCED)
 	@.venv/bin/leadtime demo $(ARGS)
 
 test: $(SYNCED)
-	@echo "test: the fast tier: unit, then integration on a real Kafka, then faults"
-	@$(TIER) fast $(ARGS)
+	@echo "test: the fast tier in two processes: unit tests beside those on a real Kafka"
+	@$(TIER) fast -n 2 --dist loadgroup $(ARGS)
 
 test-slow: $(SYNCED)
 	@echo "test-slow: the slow tier"

@@ -2,6 +2,9 @@
 
 A test is `slow` where it is marked so, else `fast`: `make test` runs the fast tier, `make test-slow` the slow one,
 `make test-all` both. `-m fast` and `-m slow` select the same by hand; without `-m` all tests run.
+
+With `-n 2 --dist loadgroup` two processes share the tests: those that need a Kafka are one group, so that there is one
+broker and no two replays compete, and the tests of each other file are a group, so that its fixtures are made once.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,6 +13,8 @@ from typing import Final
 import pytest
 
 TIERS: Final = ("fast", "slow")
+WITHOUT_KAFKA: Final = ("tests/unit/", "tests/cases/")
+"""Folders whose tests start no broker of their own: they need one only through the fixture `kafka`."""
 ALLOWED_SKIPS: Final[Mapping[str, str]] = {}
 """Start of a node id -> why this test cannot run everywhere. Empty: all tests run on all machines."""
 COLLECTED: Final = pytest.StashKey[tuple[pytest.Item, ...]]()
@@ -20,6 +25,9 @@ _SKIPPED: Final = pytest.StashKey[list[str]]()
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "fast: of `make test`; given to each test that is not slow")
     config.addinivalue_line("markers", "slow: of `make test-slow`; not of `make test`")
+    config.addinivalue_line(
+        "markers", "xdist_group: tests that one process of pytest-xdist runs, one after another"
+    )
     config.stash[_SKIPPED] = []
     config.pluginmanager.register(_Skips(config))
 
@@ -32,12 +40,19 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         UsageError: a test is marked as both.
     """
     for item in items:
+        item.add_marker(pytest.mark.xdist_group(_group(item)))
         marks = tiers_of(item)
         if not marks:
             item.add_marker("fast")
         elif len(marks) > 1:
             raise pytest.UsageError(f"{item.nodeid} is in more than one tier: {', '.join(marks)}")
     config.stash[COLLECTED] = tuple(items)
+
+
+def _group(item: pytest.Item) -> str:
+    file = item.nodeid.partition("::")[0]
+    alone = file.startswith(WITHOUT_KAFKA) and "kafka" not in getattr(item, "fixturenames", ())
+    return file if alone else "kafka"
 
 
 def tiers_of(item: pytest.Item) -> list[str]:

@@ -195,7 +195,7 @@ def test_a_metric_never_seen_is_not_forecast(model: BehaviourModel) -> None:
 
 def test_running_statistics() -> None:
     network = Network()
-    model = BehaviourModel(network, {"model_id": "fresh"})
+    model = BehaviourModel(network, {"model_id": "fresh"}, block=SMALL_BLOCKS[0])
     values, events, saturated = steady(4.0, 3)
     values[1:, 0, 0] = (6.0, 3.0)
     state, _, _ = run(model, values, events, saturated)
@@ -232,6 +232,7 @@ def test_seasonal_memory_holds_codes_of_the_slots_of_day_and_hour(model: Behavio
 
 
 def test_below_five_minutes_the_hour_has_a_slot_for_each_minute(model: BehaviourModel) -> None:
+    model = BehaviourModel(model.network, model.facts, block=SMALL_BLOCKS[0])  # the same bits, sooner
     state = model.initial_state(2)
     rng = np.random.default_rng(0)
     for tick in range(601):  # a job at the eighth minute of every ten

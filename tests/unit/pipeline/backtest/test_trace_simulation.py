@@ -140,6 +140,7 @@ def test_a_run_that_goes_on_from_a_snapshot_is_the_same(model: BehaviourModel, f
         np.testing.assert_array_equal(array[:3], np.stack([one[name] for one in before]), err_msg=name)
 
 
+@pytest.mark.slow
 def test_forecasts_and_scenarios_from_another_process_are_the_same(
     model: BehaviourModel, frames: list[Record]
 ) -> None:

@@ -50,6 +50,7 @@ def trained(
     return out, json.loads(done.stdout)
 
 
+@pytest.mark.slow
 def test_train_writes_a_model_that_says_where_it_comes_from(
     trained: tuple[Path, Any], trace_file: Path
 ) -> None:
