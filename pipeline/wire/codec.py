@@ -55,7 +55,16 @@ class Writer:
 def _writer(name: str, version: int | None, schema: dict[str, Any]) -> Writer:
     crc = fingerprint(to_parsing_canonical_form(schema), "CRC-64-AVRO")
     # fastavro gives the fingerprint's bytes in little-endian order already, as hex.
-    return Writer(name, version, schema, parse_schema(schema), SINGLE_OBJECT + bytes.fromhex(crc))
+    return Writer(name, version, schema, _parsed(schema), SINGLE_OBJECT + bytes.fromhex(crc))
+
+
+def _parsed(schema: dict[str, Any]) -> Any:
+    """As fastavro wants it, which takes the default of bytes as it stands: a schema has text, a character a byte."""
+    parsed: Any = parse_schema(schema)
+    for field in parsed["fields"]:
+        if field["type"] == "bytes" and "default" in field:
+            field["default"] = field["default"].encode("latin-1")
+    return parsed
 
 
 @cache
