@@ -79,8 +79,9 @@ class Settings(BaseSettings):
     the actuator on the one after; a second one of a kind takes a port three further. None: there are none."""
 
     pseudonym_keys_file: Path | None = None
-    """JSON list of {key_id, secret, valid_from}: keys for pseudonyms, each used for ticks that start at `valid_from`
-    (unix seconds of event time) or later; none: one is made in data_dir at first use. All ingests need the same."""
+    """JSON list of {key_id, secret, valid_from, carry_over}: keys for pseudonyms, each used for ticks that start at
+    `valid_from` (unix seconds of event time) or later; with `carry_over` users keep their state when it begins. None:
+    one is made in data_dir at first use. All ingests need the same."""
     signing_key_file: Path | None = None
     """Ed25519 private key (PEM) that signs commands; none: made in data_dir at first use."""
     demo_keys: bool = False

@@ -54,7 +54,7 @@ class TopicWindow:
 
     @property
     def panel(self) -> Panel:
-        """Users (by pseudonym) over the window's ticks, as of a trace."""
+        """Users (by their first pseudonym) over the window's ticks, as of a trace."""
         if self._panel is None:
             self._panel = _panel(self.frames, self.settings.tick_s)
         return self._panel
@@ -257,11 +257,12 @@ def _panel(frames: Mapping[int, Mapping[int, list[Record]]], tick_s: int) -> Pan
     every = [parts for found in frames.values() for parts in found.values()]
     ticks = [parts[0]["tick"] for parts in every]
     low, high = min(ticks), max(ticks)
-    whose: dict[bytes, str] = {}
+    first, whose = _first_ids(frames), dict[bytes, str]()
     for parts in every:
         for part in parts:
             index = np.frombuffer(part["app_index"], "<u4")
-            whose.update(zip(_ids(part), (part["apps"][i] for i in index), strict=True))
+            users = (first[user] for user in _ids(part["users"]))
+            whose.update(zip(users, (part["apps"][i] for i in index), strict=True))
     ids = sorted(whose, key=lambda user: (whose[user], user))
     column = {user: u for u, user in enumerate(ids)}
     shape = (high - low + 1, len(ids))
@@ -270,7 +271,7 @@ def _panel(frames: Mapping[int, Mapping[int, list[Record]]], tick_s: int) -> Pan
     saturated = np.zeros((*shape, len(METRICS)), bool)
     for parts in every:
         row = parts[0]["tick"] - low
-        users = [column[user] for part in parts for user in _ids(part)]
+        users = [column[first[user]] for part in parts for user in _ids(part["users"])]
         values[row, users] = matrix(parts, "values", "metrics", METRICS, "<f4", np.nan)
         events[row, users] = matrix(parts, "rates", "kinds", EVENT_KINDS, "<f4", np.nan)
         saturated[row, users] = matrix(parts, "saturated", "metrics", METRICS, np.uint8, 0) > 0
@@ -285,8 +286,20 @@ def _panel(frames: Mapping[int, Mapping[int, list[Record]]], tick_s: int) -> Pan
     )
 
 
-def _ids(part: Record) -> list[bytes]:
-    users = part["users"]
+def _first_ids(frames: Mapping[int, Mapping[int, list[Record]]]) -> dict[bytes, bytes]:
+    """By pseudonym the first of the same user's in the window: frames name earlier ones where a key carries over."""
+    first: dict[bytes, bytes] = {}
+    for found in frames.values():
+        for part in (part for _, parts in sorted(found.items()) for part in parts):
+            earlier = [_ids(of_key["users"]) for of_key in part["previous"]]
+            for row, user in enumerate(_ids(part["users"])):
+                if user not in first:
+                    known = (names[row] for names in earlier if names[row] in first)
+                    first[user] = first.get(next(known, user), user)
+    return first
+
+
+def _ids(users: bytes) -> list[bytes]:
     return [users[i : i + PSEUDONYM_BYTES] for i in range(0, len(users), PSEUDONYM_BYTES)]
 
 
@@ -298,6 +311,7 @@ def changed(recorded: TopicWindow, panel: Panel) -> TopicWindow:
         panel: as its own, but for `values` and `events`.
     """
     column = {user: u for u, user in enumerate(panel.users)}
+    first = _first_ids(recorded.frames)
     frames: dict[int, dict[int, list[Record]]] = {}
     for shard, found in recorded.frames.items():
         frames[shard] = {}
@@ -313,7 +327,7 @@ def changed(recorded: TopicWindow, panel: Panel) -> TopicWindow:
                     "saturated": panel.saturated[row, users].T.astype(np.uint8).tobytes(),
                 }
                 for part in parts
-                for users in [[column[user.hex()] for user in _ids(part)]]
+                for users in [[column[first[user].hex()] for user in _ids(part["users"])]]
             ]
     return dataclasses.replace(recorded, frames=frames, _panel=panel)
 

@@ -65,6 +65,9 @@ COMMANDS: Final = {
     "prices": Command("pipeline.cli.inputs:prices_app", "List or publish the offers that can be bought."),
     "calendar": Command("pipeline.cli.inputs:calendar_app", "List or publish events that change demand."),
     "models": Command("pipeline.cli.inputs:models_app", "List the released models."),
+    "pseudonyms": Command(
+        "pipeline.cli.pseudonyms:pseudonyms_app", "List or rotate the keys that hide users."
+    ),
     "bench": Command(
         "pipeline.cli.bench:bench_app", "Measure speed and cost of the parts against baselines."
     ),

@@ -3,13 +3,16 @@
 import json
 import secrets
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import blake2b
+from itertools import count
+from pathlib import Path
 
 import numpy as np
 import polars as pl
 
 from pipeline.errors import UsageError
+from pipeline.format import iso
 from pipeline.security import signing_keys
 from pipeline.settings import Settings
 
@@ -17,6 +20,10 @@ PSEUDONYM_BYTES = 16
 DEMO_KEY = b"leadtime-demo-pseudonym-key-not-a-secret"
 MAX_USERS = 2_000_000
 """Users of a partition whose pseudonym is remembered; beyond that all are worked out anew."""
+FORGET_S = 7 * 86_400
+"""State of a user silent for a week is dropped: longer than any weekly habit's pause."""
+CARRIED_S = FORGET_S + 86_400
+"""For so long after a key's begin frames name its users' earlier pseudonyms: until no state under these is left."""
 
 
 def entity(app: str, user: str | None, scope: str = "USER", instance: str | None = None) -> str:
@@ -52,11 +59,17 @@ def partition_of(key: str, partitions: int) -> int:
 
 @dataclass(frozen=True)
 class Key:
-    """A pseudonymisation key, used for ticks that start at `valid_from` (unix seconds) or later."""
+    """A pseudonymisation key, used for ticks that start at `valid_from` (unix seconds) or later.
+
+    Attributes:
+        carry_over: whether users keep their state when this key replaces the one before, so that the two pseudonyms
+            of a user can be linked; else every user is a new one.
+    """
 
     key_id: str
-    secret: bytes
+    secret: bytes = field(repr=False)
     valid_from: int
+    carry_over: bool = False
 
     def pseudonym(self, key: str) -> bytes:
         """Keyed BLAKE2b of `app/user`, 16 bytes: the same user is the same pseudonym until the key rotates."""
@@ -84,19 +97,27 @@ class KeyRing:
         """
         if settings.demo_keys:
             return cls([Key("demo", DEMO_KEY, 0)])
-        path = settings.pseudonym_keys_file or settings.data_dir / "keys" / "pseudonyms.json"
+        path = keys_file(settings)
         if settings.pseudonym_keys_file is None:
             first = [{"key_id": "1", "secret": secrets.token_hex(32), "valid_from": 0}]
             signing_keys.write_once(path, json.dumps(first).encode())
+        return cls.read(path)
+
+    @classmethod
+    def read(cls, path: Path) -> "KeyRing":
+        """Keys of a file.
+
+        Raises:
+            UsageError: the file cannot be read, or is not a JSON list of keys.
+        """
         try:
-            listed = json.loads(path.read_bytes())
-            # BLAKE2b takes at most 64 bytes of key
-            return cls([Key(k["key_id"], k["secret"].encode()[:64], int(k["valid_from"])) for k in listed])
+            return cls([_key(**fields) for fields in json.loads(path.read_bytes())])
         except OSError as error:
             raise UsageError(f"pseudonym keys {path}: {error.strerror}") from None
-        except (ValueError, TypeError, KeyError, AttributeError):
+        except (ValueError, TypeError, AttributeError):
             raise UsageError(
-                f"pseudonym keys {path}: not a JSON list of {{key_id, secret, valid_from}}"
+                f"pseudonym keys {path}: not a JSON list of {{key_id, secret, valid_from}}, "
+                "with carry_over true or false where users keep their state or not"
             ) from None
 
     def until(self, tick_start_s: int) -> int:
@@ -108,6 +129,66 @@ class KeyRing:
         return next(
             key for key in reversed(self.keys) if key.valid_from <= tick_start_s or key is self.keys[0]
         )
+
+    def earlier(self, tick_start_s: int) -> list[Key]:
+        """Keys under which state may be left that a tick's users carry over, the newest first.
+
+        They end at the first change of keys that does not carry over, or was more than CARRIED_S ago.
+        """
+        found: list[Key] = []
+        for number in range(self.keys.index(self.at(tick_start_s)), 0, -1):
+            key = self.keys[number]
+            if not key.carry_over or tick_start_s - key.valid_from > CARRIED_S:
+                break
+            found.append(self.keys[number - 1])
+        return found
+
+
+def _key(key_id: str, secret: str, valid_from: int, carry_over: object = False, **_: object) -> Key:
+    """A key from its fields in a file, where others may stand beside them."""
+    if not isinstance(carry_over, bool):
+        raise TypeError("carry_over")
+    # BLAKE2b takes at most 64 bytes of key
+    return Key(key_id, secret.encode()[:64], int(valid_from), carry_over)
+
+
+def keys_file(settings: Settings) -> Path:
+    """The installation's key file."""
+    return settings.pseudonym_keys_file or settings.data_dir / "keys" / "pseudonyms.json"
+
+
+def rotate(settings: Settings, valid_from: int, carry_over: bool) -> tuple[Path, Key]:
+    """Add a new key to an installation's key file, which every ingest reads when it starts.
+
+    Args:
+        settings: of the installation.
+        valid_from: unix seconds of event time, after every other key's.
+        carry_over: see `Key`.
+
+    Returns:
+        the file and the new key.
+
+    Raises:
+        UsageError: the keys are the demo's, the file cannot be read or written, or a key is valid later.
+    """
+    if settings.demo_keys:
+        raise UsageError("LEADTIME_DEMO_KEYS is set: the demo's pseudonym key is fixed")
+    path = keys_file(settings)
+    keys = KeyRing.read(path).keys
+    if valid_from <= (newest := keys[-1]).valid_from:
+        raise UsageError(
+            f"pseudonym keys {path}: key {newest.key_id} is valid from {iso(newest.valid_from)}, "
+            "a new key must be valid from a later time"
+        )
+    used = {key.key_id for key in keys}
+    fields = {
+        "key_id": next(name for name in map(str, count(len(keys) + 1)) if name not in used),
+        "secret": secrets.token_hex(32),
+        "valid_from": valid_from,
+        "carry_over": carry_over,
+    }
+    signing_keys.replace(path, json.dumps([*json.loads(path.read_bytes()), fields], indent=1).encode())
+    return path, KeyRing.read(path).keys[-1]
 
 
 # `entity`, for whole columns
@@ -131,8 +212,8 @@ class Directory:
         self.keys: list[str] = []
         self.apps: list[str] = []
         self.partition: list[int] = []
-        self._pseudonyms: tuple[str, list[bytes]] = ("", [])
-        self._order = np.zeros(0, np.int64)
+        self._pseudonyms: dict[Key, list[bytes]] = {}
+        self._order: tuple[Key | None, np.ndarray] = (None, np.zeros(0, np.int64))
 
     def code(self, rows: pl.DataFrame) -> np.ndarray:
         """(row,) code of each record's user."""
@@ -153,21 +234,23 @@ class Directory:
 
     def pseudonyms(self, key: Key) -> list[bytes]:
         """(code) pseudonyms under one key."""
-        if self._pseudonyms[0] != key.key_id:
-            self._pseudonyms, self._order = (key.key_id, []), np.zeros(0, np.int64)
-        known = self._pseudonyms[1]
+        known = self._pseudonyms.setdefault(key, [])
         known.extend(key.pseudonym(name) for name in self.keys[len(known) :])
         return known
 
     def order(self, key: Key) -> np.ndarray:
         """(code,) position in the order of pseudonyms."""
         pseudonyms = self.pseudonyms(key)
-        if len(self._order) < len(pseudonyms):
-            self._order = np.empty(len(pseudonyms), np.int64)
-            self._order[sorted(range(len(pseudonyms)), key=pseudonyms.__getitem__)] = np.arange(
-                len(pseudonyms)
-            )
-        return self._order
+        of, order = self._order
+        if of != key or len(order) < len(pseudonyms):
+            order = np.empty(len(pseudonyms), np.int64)
+            order[sorted(range(len(pseudonyms)), key=pseudonyms.__getitem__)] = np.arange(len(pseudonyms))
+            self._order = key, order
+        return order
+
+    def keep(self, keys: Sequence[Key]) -> None:
+        """Drop the pseudonyms under all other keys."""
+        self._pseudonyms = {key: known for key, known in self._pseudonyms.items() if key in keys}
 
     def forget(self) -> None:
         """Drop all codes if there are too many; call it only while no code is in use."""

@@ -10,6 +10,7 @@ No key is ever logged: private keys are hidden from `repr`.
 """
 
 import os
+import stat
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -81,17 +82,40 @@ def generate(path: Path) -> SigningKey:
 def write_once(path: Path, secret: bytes) -> None:
     """Put a secret into a file for its owner alone; a file that is there already stays as it is."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Written whole under another name and linked, so that no reader ever sees half a key.
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(handle, "wb") as file:
-        file.write(secret)
+    draft = _draft(path, secret)
     try:
         os.link(draft, path)
     except FileExistsError:
         return
     finally:
         draft.unlink()
+
+
+def replace(path: Path, secret: bytes) -> None:
+    """Replace the content of a secret's file, as a whole, also where a link leads to it; owner and mode stay.
+
+    Raises:
+        UsageError: it cannot be written.
+    """
+    path = path.resolve()
+    try:
+        before, draft = path.stat(), _draft(path, secret)
+        os.chown(draft, before.st_uid, before.st_gid)
+        draft.chmod(stat.S_IMODE(before.st_mode))
+        draft.replace(path)
+    except OSError as error:
+        raise UsageError(f"cannot write {path}: {error.strerror}") from None
+
+
+def _draft(path: Path, secret: bytes) -> Path:
+    """A file beside `path`, for its owner alone, written whole: linked or renamed, no reader sees half a key."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(handle, "wb") as file:
+        file.write(secret)
+        file.flush()
+        os.fsync(handle)  # a rename that outlives a power failure must not outlive its content
+    return draft
 
 
 def read_private(path: Path) -> SigningKey:

@@ -32,7 +32,16 @@ class Layout:
     order: np.ndarray
 
     @classmethod
-    def of(cls, frame: Record, model_id: str, users: int, known: np.ndarray, apps: Sequence[str]) -> "Layout":
+    def of(
+        cls,
+        frame: Record,
+        model_id: str,
+        users: int,
+        known: np.ndarray,
+        apps: Sequence[str],
+        *,
+        renamed: bool = False,
+    ) -> "Layout":
         """Layout for a number of users.
 
         Args:
@@ -41,10 +50,11 @@ class Layout:
             users: in all records together.
             known: which of METRICS somebody has: the others are left out.
             apps: of the users, each once.
+            renamed: whether some have a pseudonym before.
         """
         steps = horizon_steps(frame["tick_s"])
         per_user = (
-            PSEUDONYM_BYTES
+            PSEUDONYM_BYTES * (1 + renamed)
             + 5
             + 4 * len(EVENT_KINDS)
             + len(known) * (5 + 2 * len(TRACKED))
@@ -83,7 +93,7 @@ class Layout:
             app: (user,) place of each one's app in the records'.
             forecast: (user, metric, step).
             flags: cold_start (user,), censored (user, metric), and where there are any scores (user, metric,
-                tracked).
+                tracked) and previous (user,), the pseudonyms until this tick, empty where they are the same.
             observed: (user, metric) usage in the tick, NaN = absent.
             rates: (user, kind) event rates in the tick, 1/s, NaN = no event.
         """
@@ -113,6 +123,7 @@ class Layout:
                     "scores": flags["scores"][rows][:, self.known].astype("<f2").tobytes()
                     if "scores" in flags
                     else None,
+                    "previous": flags["previous"][rows].tobytes() if "previous" in flags else b"",
                 }
             )
 
@@ -170,6 +181,7 @@ class Gathered:
             "rates": np.empty((most, kinds), "<f4"),
             "censored": np.empty((most, metrics), bool),
             "scores": np.full((most, len(METRICS), len(TRACKED)), np.nan, np.float32),
+            "previous": np.zeros((most, PSEUDONYM_BYTES), np.uint8),
         }
 
     def add(self, part: Record) -> None:
@@ -185,6 +197,9 @@ class Gathered:
         for name, array in self._arrays.items():
             if name == "censored":
                 array[rows] = np.frombuffer(part[name], np.uint8).reshape(len(self._where), users).T > 0
+            elif name == "previous":
+                if part[name]:
+                    array[rows] = np.frombuffer(part[name], np.uint8).reshape(users, PSEUDONYM_BYTES)
             elif name != "scores":
                 array[rows] = np.frombuffer(part[name], array.dtype).reshape(users, *array.shape[1:])
             elif part[name] is not None:
@@ -194,7 +209,8 @@ class Gathered:
 
     def __getitem__(self, name: str) -> np.ndarray:
         """Of the users so far: observed (user, metric) usage, censored, which of it is a lower bound, rates (user,
-        kind), app_index (user,) by the head's apps, and scores (user, METRICS, tracked), NaN where there is none.
+        kind), app_index (user,) by the head's apps, scores (user, METRICS, tracked), NaN where there is none, and
+        previous (user, 16), the pseudonyms until this tick, zeros where they are the same.
         """
         return self._arrays[name][: self.users]
 

@@ -115,13 +115,11 @@ class Partition:
         out: list[list[Record]] = []
         tick_s = self.windows.tick_s
         while due := self.windows.due():
-            key = self.keys.at(due[0] * tick_s)
-            last = min(due[1], -(-self.keys.until(due[0] * tick_s) // tick_s) - 1)
-            names = self.directory.pseudonyms(key)
-            out += [
-                self._record(frame, key, names)
-                for frame in self.windows.close(last, self.directory.order(key))
-            ]
+            start_s = due[0] * tick_s
+            key = self.keys.at(start_s)
+            last = min(due[1], -(-self.keys.until(start_s) // tick_s) - 1)
+            self.directory.keep([key, *self.keys.earlier(start_s)])
+            out += [self._record(frame, key) for frame in self.windows.close(last, self.directory.order(key))]
         if all(stream.empty for stream in self.windows.streams):
             self.directory.forget()
         return out
@@ -151,14 +149,21 @@ class Partition:
             {**dict(zip(names, at, strict=True)), "rate": count / self.windows.tick_s} for at, count in most
         ]
 
-    def _record(self, frame: Frame, key: Key, names: list[bytes]) -> list[Record]:
-        users = b"".join(names[code] for code in frame.codes.tolist())
+    def _users(self, frame: Frame, key: Key) -> bytes:
+        """Pseudonyms of a frame's users under a key."""
+        names = self.directory.pseudonyms(key)
+        return b"".join(names[code] for code in frame.codes.tolist())
+
+    def _record(self, frame: Frame, key: Key) -> list[Record]:
+        users = self._users(frame, key)
+        earlier = self.keys.earlier(frame.tick * self.windows.tick_s)
+        previous = [(of.key_id, self._users(frame, of)) for of in earlier]
         of_app = [self.directory.apps[code] for code in frame.codes.tolist()]
         apps = sorted(set(of_app))
         where = {app: number for number, app in enumerate(apps)}
         index = np.fromiter((where[app] for app in of_app), "<u4", len(of_app))
         groups = frame.groups
-        size = PSEUDONYM_BYTES + 4 + 4 + 4 + 5 * len(METRICS) + 4 * len(EVENT_KINDS)
+        size = PSEUDONYM_BYTES * (1 + len(previous)) + 4 + 4 + 4 + 5 * len(METRICS) + 4 * len(EVENT_KINDS)
         per_part = MESSAGE_BYTES // 2 // size
         of = max(1, -(-len(of_app) // per_part))
         common = {
@@ -179,18 +184,20 @@ class Partition:
         parts: list[Record] = []
         for part in range(of):
             rows = slice(part * per_part, (part + 1) * per_part)
+            of_rows = slice(rows.start * PSEUDONYM_BYTES, rows.stop * PSEUDONYM_BYTES)
             parts.append(
                 common
                 | {
                     "part": part,
                     "attributes": self._attributes(frame) if part == 0 else [],
-                    "users": users[rows.start * PSEUDONYM_BYTES : rows.stop * PSEUDONYM_BYTES],
+                    "users": users[of_rows],
                     "app_index": index[rows].tobytes(),
                     "values": groups.values[rows].T.astype("<f4").tobytes(),
                     "rates": groups.rates[rows].T.astype("<f4").tobytes(),
                     "samples": groups.samples[rows].astype("<u4").tobytes(),
                     "events": groups.events[rows].astype("<u4").tobytes(),
                     "saturated": groups.saturated[rows].T.astype(np.uint8).tobytes(),
+                    "previous": [{"key_id": of, "users": names[of_rows]} for of, names in previous],
                 }
             )
         return parts

@@ -47,6 +47,7 @@ class Profiler(Numbered):
         tick, tick_s = frame["tick"], frame["tick_s"]
         ids = np.concatenate([np.frombuffer(p["users"], NAMES) for p in parts])
         index = np.concatenate([np.frombuffer(p["app_index"], "<u4") for p in parts])
+        renamed = users.rename(ids, earlier(parts))
         rows, place = users.enter(ids, index, frame["apps"], tick, tick_s)
 
         values = np.full((len(rows), len(METRICS)), np.nan, np.float32)
@@ -64,8 +65,15 @@ class Profiler(Numbered):
         )
         known |= np.isfinite(values).any(axis=0)
         used, app = np.unique(users.app[rows], return_inverse=True)
+        previous = np.zeros(len(rows), NAMES)
+        previous[place] = renamed
         layout = Layout.of(
-            frame, self.model.model_id, len(rows), np.flatnonzero(known), [users.names[i] for i in used]
+            frame,
+            self.model.model_id,
+            len(rows),
+            np.flatnonzero(known),
+            [users.names[i] for i in used],
+            renamed=bool((previous != b"").any()),
         )
         chunk = max(1, STEP_USERS // layout.per_part) * layout.per_part
         for first in range(0, max(1, len(rows)), chunk):
@@ -75,6 +83,8 @@ class Profiler(Numbered):
                 users.take(slots), values[part], rates[part], saturated[part], tick=tick, tick_s=tick_s
             )
             users.put(slots, after)
+            if (previous[part] != b"").any():
+                flags = {**flags, "previous": previous[part]}
             for record in layout.records(
                 first, users.ids[slots], layout.order[app[part]], forecast, flags, values[part], rates[part]
             ):
@@ -93,6 +103,12 @@ class Profiler(Numbered):
             position: Mapping[str, int] = json.loads(blocks[b"position"])
             self.seq, self.tick = position["seq"], position["tick"]
             self.users.restore(blocks, position["users"], self.tick)
+
+
+def earlier(parts: list[Record]) -> list[np.ndarray]:
+    """For each earlier key of a frame, the newest first, (user,) NAMES of its users under it, over its parts."""
+    of_parts = zip(*(part["previous"] for part in parts), strict=True)
+    return [np.concatenate([np.frombuffer(part["users"], NAMES) for part in of_key]) for of_key in of_parts]
 
 
 def matrix(

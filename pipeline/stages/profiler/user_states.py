@@ -9,7 +9,7 @@ import numpy as np
 
 from models.behaviour.lstm import BehaviourModel, State
 from pipeline.runtime import metrics
-from pipeline.security.pseudonyms import PSEUDONYM_BYTES
+from pipeline.security.pseudonyms import FORGET_S, PSEUDONYM_BYTES
 
 NAMES: Final = np.dtype(f"S{PSEUDONYM_BYTES}")
 """dtype of an array of pseudonyms: NumPy compares strings of fixed length byte by byte."""
@@ -17,8 +17,6 @@ BLOCK_USERS = 200
 """Users of a state block: 200 x 2.5 KB stay under the 512 KiB of a message."""
 SILENT_S = 900
 """A user silent for so long (and three ticks) is no longer forecast: a gap in telemetry is not an end of demand."""
-FORGET_S = 7 * 86_400
-"""A user silent for a week is evicted: longer than any weekly habit's pause."""
 GROWTH = 1 / 8
 """Spare rows for new users, as a share of all rows: arrays are seldom reallocated, and little memory is unused."""
 
@@ -99,6 +97,33 @@ class Users:
         self.seen[slots] = tick
         return slots
 
+    def rename(self, ids: np.ndarray, earlier: Sequence[np.ndarray]) -> np.ndarray:
+        """Give users who have state under an earlier pseudonym their current one.
+
+        Of several rows of one user the one of the newest key stays, which was written last; the others are dropped.
+
+        Args:
+            ids: NAMES, each once.
+            earlier: for each earlier key, the newest first, (id,) NAMES of the same users under it.
+
+        Returns:
+            (id,) NAMES: the pseudonym that the row had, empty where none was renamed.
+        """
+        before = np.zeros(len(ids), NAMES)
+        if not earlier:
+            return before
+        slots, drop = self.find(ids), np.zeros(len(self), bool)
+        for names in earlier:
+            held = self.find(names)
+            taken = (held >= 0) & (slots < 0)
+            drop[held[(held >= 0) & (slots >= 0) & (held != slots)]] = True
+            slots[taken], before[taken] = held[taken], names[taken]
+        renamed = before != b""
+        if renamed.any() or drop.any():
+            self.ids[slots[renamed]] = ids[renamed]
+            self._keep(np.flatnonzero(~drop))
+        return before
+
     def _number(self, name: str) -> int:
         if name not in self._numbers:
             self._numbers[name] = len(self.names)
@@ -129,8 +154,13 @@ class Users:
             return
         rows = np.flatnonzero(keep)
         metrics.DROPPED.labels("profiler", "user forgotten").inc(len(self) - len(rows))
-        self.ids, self.app, self.seen = self.ids[rows], self.app[rows], self.seen[rows]
-        self._rows = self._rows[rows]
+        self._keep(rows)
+
+    def _keep(self, rows: np.ndarray) -> None:
+        """Drop all other rows, and bring the order up to date."""
+        if len(rows) < len(self):
+            self.ids, self.app, self.seen = self.ids[rows], self.app[rows], self.seen[rows]
+            self._rows = self._rows[rows]
         self._sort()
 
     def enter(

@@ -65,6 +65,7 @@ class Simulator(Numbered):
         head, forecast = gathered.head, gathered.forecast
         tick = head["tick"]
         ids = gathered.ids
+        previous = gathered["previous"]
         kept = followed(tick, head["tick_s"])
         sent: dict[int, list[str]] = {number: [] for number in range(self.partitions)}
         for index, app in enumerate(head["apps"]):
@@ -91,6 +92,8 @@ class Simulator(Numbered):
                 "saturated": total(np.where(censored, observed, 0)).tobytes(),
                 "user_quantiles": sum_of_quantiles(of_app, USER_LEVEL).tobytes(),
             }
+            if previous[rows].any():
+                self.dependence_table.rename(app, ids[rows].tobytes(), previous[rows].tobytes())
             learnt, loading = self.dependence_table.learn(
                 app, tick, ids[rows].tobytes(), gathered["scores"][rows], kept
             )

@@ -17,11 +17,9 @@ from models.behaviour.error_dependence import (
     loadings,
     users,
 )
-from pipeline.security.pseudonyms import PSEUDONYM_BYTES
+from pipeline.security.pseudonyms import FORGET_S, PSEUDONYM_BYTES
 from pipeline.wire import messages
 
-FORGET_S = 7 * 86_400
-"""An app silent for a week is forgotten, as its users are by the profiler."""
 FADED = 1.0
 """A user who is not forecast is forgotten once this little of its loading is known: a quarter of what the prior weighs,
 which leaves the loading near the prior's 1."""
@@ -60,11 +58,7 @@ class AppDependence:
         if count == self.present and self.ids.startswith(ids):
             return
         known, given = np.frombuffer(self.ids, _NAMES), np.frombuffer(ids, _NAMES)
-        order = np.argsort(known, kind="stable")
-        old = np.full(count, -1)
-        if len(known):
-            at = order[np.minimum(np.searchsorted(known, given, sorter=order), len(known) - 1)]
-            old = np.where(known[at] == given, at, -1)
+        old = _places(known, given)
         gone = np.ones(len(known), bool)
         gone[old[old >= 0]] = False
         left = np.flatnonzero(gone & (self.users["known"] >= FADED))[:count]
@@ -74,6 +68,33 @@ class AppDependence:
         absent["early"] = EARLY_NONE
         self.users = np.concatenate([seated, absent])
         self.ids, self.present = ids + known[left].tobytes(), count
+
+    def rename(self, ids: bytes, previous: bytes) -> None:
+        """Give the rows that are there of `previous` the names `ids`; other rows of these names are dropped.
+
+        Args:
+            ids, previous: pseudonyms of the same users, one after another; zeros in `previous` where it is `ids`'.
+        """
+        given, before, known = (np.frombuffer(part, _NAMES) for part in (ids, previous, self.ids))
+        renamed = before != b""
+        rows = _places(known, before[renamed])
+        given = given[renamed][rows >= 0]
+        kept = np.ones(len(known), bool)
+        held = _places(known, given)
+        kept[held[held >= 0]] = False
+        names = known.copy()
+        names[rows[rows >= 0]] = given
+        self.ids, self.users = names[kept].tobytes(), self.users[kept]
+        self.present = int(kept[: self.present].sum())
+
+
+def _places(known: np.ndarray, ids: np.ndarray) -> np.ndarray:
+    """(id,) place of each pseudonym in `known`, -1 where it is not there."""
+    if not len(known):
+        return np.full(len(ids), -1)
+    order = np.argsort(known, kind="stable")
+    at = order[np.minimum(np.searchsorted(known, ids, sorter=order), len(known) - 1)]
+    return np.where(known[at] == ids, at, -1)
 
 
 class DependenceTable:
@@ -105,8 +126,13 @@ class DependenceTable:
         app.sums, app.users[now] = learn(app.sums, app.users[now], scores, kept, self.prior)
         return estimate(app.sums, self.prior), loadings(app.users[now])
 
+    def rename(self, name: str, ids: bytes, previous: bytes) -> None:
+        """Rename users of an app that is known; see `AppDependence.rename`."""
+        if name in self.apps:
+            self.apps[name].rename(ids, previous)
+
     def forget(self, tick: int, tick_s: int) -> None:
-        """Drop apps without forecasts for FORGET_S seconds before `tick`."""
+        """Drop apps without forecasts for FORGET_S seconds before `tick`, as the profiler drops users."""
         oldest = tick - FORGET_S // tick_s
         self.apps = {name: app for name, app in self.apps.items() if app.tick >= oldest}
 

@@ -9,6 +9,7 @@ from pipeline.wire.codec import Record
 from pipeline.wire.commands import CommandSpec, Target, build
 
 NOW_US = 1_700_000_040_000_000  # a whole minute
+NOW_S = NOW_US // 10**6
 TICK_S = 60
 
 

@@ -1,7 +1,7 @@
 """Drives profiler, simulator and allocator without Kafka."""
 
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from decimal import Decimal
 
 import numpy as np
@@ -13,7 +13,7 @@ from models.metrics import METRICS
 from pipeline.inputs.store import SideInputs
 from pipeline.runtime.fenced_state import Publish, Stage
 from pipeline.security import signing_keys
-from pipeline.security.pseudonyms import KeyRing
+from pipeline.security.pseudonyms import Key, KeyRing
 from pipeline.settings import Settings
 from pipeline.stages.allocator.agent import Allocator
 from pipeline.stages.ingest.service import Partition
@@ -56,6 +56,24 @@ def frames(settings: Settings, shard: int, users: dict[str, list[str]]) -> list[
             ],
         )
     return [DEFAULT.encode("frame", record) for parts in part.close() for record in parts]
+
+
+def keys(*begins_s: int, carry_over: bool = True) -> KeyRing:
+    more = [Key(f"k{n}", b"key %d" % n, begin, carry_over) for n, begin in enumerate(begins_s, 1)]
+    return KeyRing([Key("k0", b"key 0", 0), *more])
+
+
+def framed(ring: KeyRing, usage: Sequence[tuple[float, str]], tick_s: int = TICK_S) -> list[list[Record]]:
+    """The parts of each frame, of samples as (tick, user)."""
+    part = Partition(0, Settings(tick_s=tick_s, partitions=1, max_age_s=1e9, max_ahead_s=1e9), DEFAULT, ring)
+    sent = [metric(NOW_US + round(tick * tick_s * 1e6), user, cpu=len(user) + tick) for tick, user in usage]
+    end = watermark(NOW_US + round((usage[-1][0] + 1) * tick_s * 1e6))
+    for topic, bodies in (
+        ("telemetry.metrics", [*sent, end]),
+        ("telemetry.events", [watermark(NOW_US), end]),
+    ):
+        assert part.take(topic, [FakeMessage(body, at, name=topic) for at, body in enumerate(bodies)]) == []
+    return [[DEFAULT.decode(DEFAULT.encode("frame", r))[1] for r in parts] for parts in part.close()]
 
 
 class _Any(list[int]):

@@ -1,18 +1,34 @@
 """Profiler and simulator without Kafka: what they publish, and that a restored one publishes the same."""
 
+from itertools import count, pairwise
+from typing import Any
+
 import numpy as np
 import pytest
 
 from models.behaviour.lstm import BehaviourModel
 from models.metrics import EVENT_KINDS
 from pipeline.runtime.fenced_state import Publish
+from pipeline.security.pseudonyms import Key, KeyRing
 from pipeline.settings import Settings
+from pipeline.stages.ingest import service
 from pipeline.stages.profiler.agent import Profiler
 from pipeline.stages.profiler.user_states import NAMES, Users
+from pipeline.wire import messages
 from pipeline.wire.codec import DEFAULT
-from pipeline.wire.forecasts import scores, unpack
-from tests.unit.pipeline.messages import TICK_S
-from tests.unit.pipeline.stages.driving import TICKS, USERS, distinct, drive, forecasts, frames, simulator
+from pipeline.wire.forecasts import gathered, scores, unpack
+from tests.unit.pipeline.messages import NOW_S, TICK_S
+from tests.unit.pipeline.stages.driving import (
+    TICKS,
+    USERS,
+    Published,
+    distinct,
+    drive,
+    forecasts,
+    framed,
+    frames,
+    simulator,
+)
 
 
 @pytest.mark.parametrize("restart_at", [4, 5])
@@ -106,3 +122,101 @@ def test_forecasts_of_before_version_2_are_simulated_by_the_prior(
         name, record = DEFAULT.decode(value)
         stage.fold(DEFAULT.encode(name, record | {"scores": None}))
     assert not stage.dependence_table.apps["shop"].sums["ticks"].any()
+
+
+NAMED = ["ann", "bobby", "quiet"]
+SWITCHES = 3, 10
+"""Ticks at which the key changes. `quiet` is silent from before the first until after the second."""
+USAGE = [
+    (tick, user)
+    for tick in range(24)
+    for user in NAMED
+    if user != "quiet" or not SWITCHES[0] - 1 <= tick <= 20
+]
+
+
+@pytest.fixture(scope="module")
+def ring() -> KeyRing:
+    """Three keys that leave users in one order, whoever is under which key: sums over users have the same bits."""
+    found = [Key("k0", b"0", 0)]
+    for begin in SWITCHES:
+        valid_from = NOW_S + begin * TICK_S
+        for number in count():
+            key = Key(f"k{len(found)}", b"%d %d" % (begin, number), valid_from, carry_over=True)
+            under = sorted((k.pseudonym(f"shop/{user}"), user) for k in [*found, key] for user in NAMED)
+            if sum(a[1] != b[1] for a, b in pairwise(under)) == len(NAMED) - 1:
+                found.append(key)
+                break
+    return KeyRing(found)
+
+
+def encoded(published: Published | list[list[dict[str, Any]]], name: str) -> list[bytes]:
+    records = [record for item in published for record in (item if isinstance(item, list) else [item[2]])]
+    return [DEFAULT.encode(name, record) for record in records]
+
+
+def test_forecasts_after_rotations_are_those_without_up_to_the_names(
+    model: BehaviourModel, ring: KeyRing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def make(publish: Publish) -> Profiler:
+        return Profiler(0, model, DEFAULT, publish, 100)
+
+    steady = drive(make, encoded(framed(KeyRing(ring.keys[:1]), USAGE), "frame"), None)
+    whole = encoded(framed(ring, USAGE), "frame")
+    rotated = drive(make, whole, None)
+    assert len(rotated) == len(steady) == 24
+    named = {key.pseudonym(f"shop/{user}"): user for key in ring.keys for user in NAMED}
+    renamed: list[tuple[int, str, str, str]] = []
+    for (*_, ours, _), (*_, theirs, _) in zip(rotated, steady, strict=True):
+        ids, previous = gathered([ours]).ids.tolist(), gathered([ours])["previous"]
+        assert [named[i] for i in ids] == [named[i] for i in gathered([theirs]).ids.tolist()]
+        same = {"users": theirs["users"], "previous": b""}
+        assert DEFAULT.encode("forecast", ours | same) == DEFAULT.encode("forecast", theirs)
+        of_key = {key.pseudonym(f"shop/{user}"): key.key_id for key in ring.keys for user in NAMED}
+        for new, old in zip(ids, (row.tobytes() for row in previous), strict=True):
+            if any(old):
+                assert named[new] == named[old]
+                renamed.append((ours["tick"] - NOW_S // TICK_S, named[new], of_key[old], of_key[new]))
+    assert sorted(renamed) == [
+        (3, "ann", "k0", "k1"), (3, "bobby", "k0", "k1"),
+        (10, "ann", "k1", "k2"), (10, "bobby", "k1", "k2"), (21, "quiet", "k0", "k2"),
+    ]  # fmt: skip
+
+    for restart_at in (5, 6, 12, 23):  # the snapshot three messages before has the old names, or the new
+        assert distinct(drive(make, whole, restart_at)) == distinct(rotated)
+
+    monkeypatch.setattr(service, "MESSAGE_BYTES", 300)
+    monkeypatch.setattr(messages, "MESSAGE_BYTES", 1_000)
+    parts = encoded(framed(ring, USAGE), "frame")
+    split = [record for *_, record, _ in drive(make, parts, None)]
+    assert len(parts) > 40
+    assert len(split) > 40
+    for *_, record, _ in rotated:
+        of_tick = gathered([part for part in split if part["tick"] == record["tick"]])
+        for column in ("users", "previous", "location", "scores"):
+            np.testing.assert_array_equal(of_tick[column], gathered([record])[column])
+
+
+def test_scenarios_after_rotations_are_those_without(
+    model: BehaviourModel, installation: Settings, ring: KeyRing
+) -> None:
+    def make(publish: Publish) -> Profiler:
+        return Profiler(0, model, DEFAULT, publish, 100)
+
+    steady, rotated = (
+        encoded(drive(make, encoded(framed(of, USAGE), "frame"), None), "forecast")
+        for of in (KeyRing(ring.keys[:1]), ring)
+    )
+    whole = drive(simulator(installation, 0), rotated, None)
+    assert distinct(whole) == distinct(drive(simulator(installation, 0), steady, None))
+    for restart_at in (5, 6, 12, 23):
+        assert distinct(drive(simulator(installation, 0), rotated, restart_at)) == distinct(whole)
+    tables = [simulator(installation, 0)(lambda *_, **__: None) for _ in range(2)]
+    for table, values in zip(tables, (steady, rotated), strict=True):
+        for value in values:
+            table.fold(value)
+    one, other = (table.dependence_table.apps["shop"] for table in tables)
+    assert one.users["known"].max() > 0
+    assert (one.sums.tobytes(), one.users.tobytes()) == (other.sums.tobytes(), other.users.tobytes())
+    assert len(one.ids) == len(NAMED) * 16
+    assert other.ids == b"".join(sorted(ring.keys[-1].pseudonym(f"shop/{user}") for user in NAMED))
