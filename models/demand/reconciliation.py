@@ -19,8 +19,8 @@ Learnt from what happened, of one decision at a time, from its tick until its la
              fewer) Weissman's extrapolation (1978). An app's own misses count beside all apps', as many as it has
              had. So an app whose misses are narrow pays for no burst that others make. All apps' remainder at the
              rarer levels is again adaptive conformal inference
-    largest  per app, day and metric, what demand has reached: scenarios end there, but for growth
-    (`models.demand.extremes`)
+    largest  per app, day and metric, what demand has reached: scenarios end there, but for growth; in an app's first
+             day the whole horizon's largest does, as far as steady apps go (`models.demand.extremes`)
 
 A metric answers for its share of the misses allowed: that of the scenarios that its own curve fails. Of a miss each
 metric that missed takes an equal part, so that the parts add up to the promise.
@@ -169,7 +169,9 @@ def reconcile(
     levels = _levels(scenarios)
     limit = box[0] * np.exp(stretched(state, common)[index])
     one = _distinct(box, decision.confidence)
-    most = extremes.most(state, 1 - ndtr(levels), decision.tick_s, INDEX)[index]
+    most = extremes.most(state, 1 - ndtr(levels), decision.tick_s, INDEX)
+    within_horizon = _jointly(levels, box) / max(len(inside), 1)  # a metric's share of the misses
+    most = np.minimum(most, extremes.horizon_most(state, within_horizon, decision.tick_s))[index]
     result = np.empty_like(rising)
     for m in range(len(index)):
         moved = _moved(levels, box[one], limit[m, one])
@@ -304,6 +306,17 @@ def _promise(ranks: NDArray[np.int32], scenarios: int) -> tuple[Array, Array]:
     failed = (by_metric > worst[needed[0]]).mean(axis=1)
     share = failed / failed.sum() if failed.any() else np.full(len(ranks), 1 / len(ranks))
     return ndtri((worst[needed] + 0.5) / scenarios), share
+
+
+def _jointly(levels: Array, box: Array) -> Array:
+    """Probability that some step and governed metric passes its marginal quantile at each level.
+
+    Known at the levels `box`, where it is that of missing PROMISED; between them, and beyond, by its ratio to one
+    marginal's.
+    """
+    marginal = 1 - ndtr(levels)
+    ratio = np.interp(levels, box, (1 - PROMISED) / (1 - ndtr(box)))
+    return np.minimum.accumulate(np.minimum(ratio * marginal, 1.0))
 
 
 def _distinct(box: Array, confidence: float) -> list[int]:
