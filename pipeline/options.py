@@ -1,5 +1,6 @@
 """Options that several commands have, so that they read the same everywhere."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -16,6 +17,18 @@ Prefix = Annotated[
 Speed = Annotated[
     float | None, typer.Option(min=0.001, help="Event seconds a second; default: as fast as it goes.")
 ]
+
+Model = Annotated[
+    Path | None, typer.Option(help="Folder of the behaviour model.", show_default="the released one")
+]
+TickLength = Annotated[
+    int | None, typer.Option("--tick", help="Seconds of a tick; by default the trace's interval.")
+]
+ScoredFrom = Annotated[
+    str | None,
+    typer.Option("--from", help="Start of the scored window, ISO 8601; default: after the warm-up."),
+]
+ScoredUntil = Annotated[str | None, typer.Option("--until", help="End of the scored window, ISO 8601.")]
 
 
 def span_of(text: str | None) -> tuple[int, int] | None:

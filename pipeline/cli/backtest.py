@@ -4,114 +4,130 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from pipeline.display import phases, tell
-from pipeline.options import AsJson, Bootstrap, Prefix, span_of
+from pipeline.options import AsJson, Bootstrap, Model, Prefix, ScoredFrom, ScoredUntil, TickLength, span_of
+
+if TYPE_CHECKING:
+    from pipeline.backtest.run import BacktestRequest
+
+Trace = Annotated[Path | None, typer.Option("--trace", help="Trace file, Parquet or CSV.")]
+Topics = Annotated[
+    bool,
+    typer.Option(
+        "--topics", help="Backtest on the frames of a cluster, which is only read, instead of a trace."
+    ),
+]
+Offsets = Annotated[
+    str | None, typer.Option(help="With --topics: offsets FROM:TO of behaviour.frames, in every partition.")
+]
+WarmUp = Annotated[
+    str | None,
+    typer.Option(
+        help="Duration before the scored window that is run and not scored, as 12h or 8d; default: as `evaluate`;"
+        " with --topics all that they hold."
+    ),
+]
+Apps = Annotated[
+    list[str] | None,
+    typer.Option("--app", help="App of the trace to plan; repeat for more.", show_default="all"),
+]
+Groupings = Annotated[
+    int, typer.Option(min=0, help="Number of artificial apps of each size; 0: the trace's own apps.")
+]
+Policies = Annotated[
+    Path | None,
+    typer.Option(
+        help="TOML file of policies; default: with --topics the topics' own, else sized to the demand."
+    ),
+]
+Prices = Annotated[
+    Path | None, typer.Option(help="TOML file of offers; required with --policy, and not without it.")
+]
+Scenarios = Annotated[
+    int | None,
+    typer.Option(
+        min=64,
+        help="Scenarios of each decision.",
+        show_default="1024; with --topics the installation's setting",
+    ),
+]
+Every = Annotated[int, typer.Option(min=1, help="Ticks between decisions.")]
+Sweep = Annotated[
+    list[float] | None,
+    typer.Option(
+        help="Confidence to compare at, beside the policy's and instead of shortage prices; repeat for more.",
+        show_default="a range of confidences and of shortage prices",
+    ),
+]
+Rivals = Annotated[
+    list[str] | None, typer.Option(help="Baseline autoscaler; repeat for more.", show_default="all")
+]
+Alone = Annotated[bool, typer.Option("--alone", help="Our plans only, without baselines and sweep.")]
+WhatIf = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--what-if",
+        help="Backtest the same window again with changed settings: confidence=0.999 startup=2 price.spot=1.5"
+        " policy.hold_s=0 policies=FILE prices=FILE replica=0.1 campaign=APP@TIME/2h/x3; repeat for more.",
+    ),
+]
+Divisible = Annotated[
+    bool,
+    typer.Option("--divisible", help="Backtest also with replicas and instances of a tenth of the size."),
+]
+Backlog = Annotated[
+    bool,
+    typer.Option(
+        "--backlog",
+        help="Add demand that a tick's capacity lacked to the next tick's; plans do not see it.",
+    ),
+]
+Seed = Annotated[
+    int | None,
+    typer.Option(
+        help="Seed of scenarios, supply, groupings and the bootstrap.",
+        show_default="0; with --topics the installation's setting",
+    ),
+]
+Out = Annotated[
+    Path | None,
+    typer.Option(help="Folder for figures, tables, the page, and the state from which a killed run goes on."),
+]
+Processes = Annotated[
+    int | None, typer.Option(min=1, help="Processes at once; default: two, whatever the number of apps.")
+]
 
 
 def backtest(
-    trace_file: Annotated[Path | None, typer.Option("--trace", help="Trace file, Parquet or CSV.")] = None,
-    topics: Annotated[
-        bool,
-        typer.Option(
-            "--topics", help="Backtest on the frames of a cluster, which is only read, instead of a trace."
-        ),
-    ] = False,
+    trace: Trace = None,
+    topics: Topics = False,
     bootstrap: Bootstrap = None,
     prefix: Prefix = None,
-    offsets: Annotated[
-        str | None,
-        typer.Option(help="With --topics: offsets FROM:TO of behaviour.frames, in every partition."),
-    ] = None,
-    begin: Annotated[str | None, typer.Option("--from", help="Start of the scored window, ISO 8601.")] = None,
-    until: Annotated[str | None, typer.Option(help="End of the scored window, ISO 8601.")] = None,
-    warm_up: Annotated[
-        str | None,
-        typer.Option(
-            help="Duration before the scored window that is run and not scored, as 12h or 8d; default: as `evaluate`;"
-            " with --topics all that they hold."
-        ),
-    ] = None,
-    apps: Annotated[
-        list[str] | None,
-        typer.Option("--app", help="App of the trace to plan; repeat for more.", show_default="all"),
-    ] = None,
-    groupings: Annotated[
-        int, typer.Option(min=0, help="Number of artificial apps of each size; 0: the trace's own apps.")
-    ] = 0,
-    policy: Annotated[
-        Path | None,
-        typer.Option(
-            help="TOML file of policies; default: with --topics the topics' own, else sized to the demand."
-        ),
-    ] = None,
-    prices: Annotated[
-        Path | None, typer.Option(help="TOML file of offers; required with --policy, and not without it.")
-    ] = None,
-    model: Annotated[
-        Path | None, typer.Option(help="Folder of the behaviour model.", show_default="the released one")
-    ] = None,
-    tick_s: Annotated[int | None, typer.Option("--tick", help="Seconds of a tick.")] = None,
-    scenarios: Annotated[
-        int | None,
-        typer.Option(
-            min=64,
-            help="Scenarios of each decision.",
-            show_default="1024; with --topics the installation's setting",
-        ),
-    ] = None,
-    every: Annotated[int, typer.Option(min=1, help="Ticks between decisions.")] = 1,
-    sweep: Annotated[
-        list[float] | None,
-        typer.Option(
-            help="Confidence to compare at, beside the policy's and instead of shortage prices; repeat for more.",
-            show_default="a range of confidences and of shortage prices",
-        ),
-    ] = None,
-    rival: Annotated[
-        list[str] | None, typer.Option(help="Baseline autoscaler; repeat for more.", show_default="all")
-    ] = None,
-    alone: Annotated[
-        bool, typer.Option("--alone", help="Our plans only, without baselines and sweep.")
-    ] = False,
-    changes: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--what-if",
-            help="Backtest the same window again with changed settings: confidence=0.999 startup=2 price.spot=1.5"
-            " policy.hold_s=0 policies=FILE prices=FILE replica=0.1 campaign=APP@TIME/2h/x3; repeat for more.",
-        ),
-    ] = None,
-    divisible: Annotated[
-        bool,
-        typer.Option("--divisible", help="Backtest also with replicas and instances of a tenth of the size."),
-    ] = False,
-    backlog: Annotated[
-        bool,
-        typer.Option(
-            "--backlog",
-            help="Add demand that a tick's capacity lacked to the next tick's; plans do not see it.",
-        ),
-    ] = False,
-    seed: Annotated[
-        int | None,
-        typer.Option(
-            help="Seed of scenarios, supply, groupings and the bootstrap.",
-            show_default="0; with --topics the installation's setting",
-        ),
-    ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder for figures, tables, the page, and the state from which a killed run goes on."
-        ),
-    ] = None,
-    processes: Annotated[
-        int | None, typer.Option(min=1, help="Processes at once; default: two, whatever the number of apps.")
-    ] = None,
+    offsets: Offsets = None,
+    begin: ScoredFrom = None,
+    until: ScoredUntil = None,
+    warm_up: WarmUp = None,
+    apps: Apps = None,
+    groupings: Groupings = 0,
+    policy: Policies = None,
+    prices: Prices = None,
+    model: Model = None,
+    tick_s: TickLength = None,
+    scenarios: Scenarios = None,
+    every: Every = 1,
+    sweep: Sweep = None,
+    rival: Rivals = None,
+    alone: Alone = False,
+    changes: WhatIf = None,
+    divisible: Divisible = False,
+    backlog: Backlog = False,
+    seed: Seed = None,
+    out: Out = None,
+    processes: Processes = None,
     json: AsJson = False,
 ) -> None:
     """Backtest the planner on a trace or topics against baseline autoscalers at an equal hit rate.
@@ -121,10 +137,10 @@ def backtest(
     where the window begins with the installation's first frame, plans and commands are the published ones, byte for
     byte (`published`). A run that was killed goes on with the same arguments and the same --out.
     """
-    from pipeline.backtest.run import BacktestRequest, run  # seconds of imports, which --help does without
+    from pipeline.backtest.run import BacktestRequest  # seconds of imports, which --help does without
 
     request = BacktestRequest(
-        trace=trace_file,
+        trace=trace,
         topics=topics,
         bootstrap=bootstrap,
         prefix=prefix,
@@ -150,12 +166,19 @@ def backtest(
         out=out,
         processes=processes,
     )
+    _run(request, json)
+
+
+def _run(request: BacktestRequest, json: bool) -> None:
+    """Run a backtest with progress on stderr, write its page into `request.out`, and print its report."""
+    from pipeline.backtest.run import run
+
     with phases("ticks") as progress:
         done = run(request, progress)
-    if out is not None:
+    if request.out is not None:
         from pipeline.reports import backtest_page  # matplotlib takes a second
 
-        backtest_page.write(out, done.base.job, done.base.ours, done.base.compared, done.report)
+        backtest_page.write(request.out, done.base.job, done.base.ours, done.base.compared, done.report)
     tell(done.report if json else _for_people(done.report), json)
 
 
