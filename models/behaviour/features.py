@@ -192,18 +192,96 @@ def advance(
         new state; new codes of the tick's own slots, (5, n) each; features (FEATURES, n); what the seasonal
         memory expects at the targets, by day and by hour, each (5, 6, n), the last value where it is empty.
     """
-    slow, lately, minute, day, hour, decay, hourly_codes, *flags = tf.unstack(rate, 10, axis=0)
-    take_daily, take_hourly, push = (flag > 0.5 for flag in flags)
+    rates = _Rates.of(tf, rate)
+    new, presence = _statistics(tf, state, values, saturated, rates)
+    unit = unit_of(tf, new)
+    new |= _widths_and_past(tf, state, new, unit_of(tf, state), (values, saturated), presence, rates)
+    spread = tf.maximum(new["spread"], unit)
+    memories = _memories(tf, new, seasonal, rates)
+    codes, seasons, off, empty = _seasons(tf, new, unit, spread, memories, presence.present)
+    measured = tf.logical_not(tf.math.is_nan(events))
+    event = tf.where(measured, events, state["event_last"])
+    event_mean = tf.where(
+        state["ticks"] < 0.5, event, state["event_mean"] + VOLATILITY_RATE * (event - state["event_mean"])
+    )
+    new |= {"event_mean": event_mean, "event_last": event, "ticks": state["ticks"] + 1.0}
+
+    squashed = _squashed(tf, new, state["last"], presence.later, unit, off, event)
+    logs = _logs(tf, state, new, unit, event)
+    width = new["width"] * WIDTH_UNIT
+    plain = [
+        1.0 - presence.shown,
+        tf.cast(tf.logical_and(saturated, presence.present), tf.float32),
+        new["repeats"],
+        tf.cast(new["last"] == 0.0, tf.float32),
+        *empty,
+        *(width[0, k] / 3.0 for k in (1, 3, 4, 6)),
+        *(width[1, k] / 3.0 for k in (1, 3, 4, 6)),
+        1.0 - tf.cast(measured, tf.float32),
+    ]
+    # asinh and log of ratios up to 1e4 reach 10: a third brings inputs to the order of one
+    features = tf.concat([squashed / 3.0, logs / 3.0, *plain, time], axis=0)
+    return new, (codes[0], codes[1]), features, (seasons[0], seasons[1])
+
+
+class _Rates(NamedTuple):
+    """The ten rows of `Clock.rate`, each (n) or (1), the last three as booleans: see there."""
+
+    slow: Any
+    lately: Any
+    minute: Any
+    day: Any
+    hour: Any
+    decay: Any
+    hourly_codes: Any
+    take_daily: Any
+    take_hourly: Any
+    push: Any
+
+    @classmethod
+    def of(cls, tf: Any, rate: Any) -> _Rates:
+        rows = tf.unstack(rate, 10, axis=0)
+        return cls(*rows[:7], *(flag > 0.5 for flag in rows[7:]))
+
+
+class _Presence(NamedTuple):
+    """Where a tick has values, (5, n) each.
+
+    Attributes:
+        present: bool: there is a value.
+        shown: the same, as 0 and 1 in float32.
+        later: bool: there is a value, and an earlier one.
+    """
+
+    present: Any
+    shown: Any
+    later: Any
+
+
+def _statistics(
+    tf: Any, state: dict[str, Any], values: Any, saturated: Any, rates: _Rates
+) -> tuple[dict[str, Any], _Presence]:
+    """The PER_METRIC fields of STATE after a tick, (5, n) each, and where the tick has values.
+
+    A saturated value below the last one moves it by SATURATED_DECAY of the difference only; a missing one keeps it.
+
+    Args:
+        tf: the tensorflow module.
+        state: before the tick.
+        values: (5, n), NaN where absent.
+        saturated: (5, n) bool.
+        rates: of the tick.
+    """
     present = tf.logical_not(tf.math.is_nan(values))
     shown = tf.cast(present, tf.float32)
-    seen, last = state["seen"], state["last"]
-    first = tf.logical_and(present, seen < 0.5)
-    later = tf.logical_and(present, seen >= 0.5)
+    count, last = state["seen"], state["last"]
+    first = tf.logical_and(present, count < 0.5)
+    later = tf.logical_and(present, count >= 0.5)
     held = tf.logical_and(tf.logical_and(saturated, later), values < last)
     x = tf.where(held, last + SATURATED_DECAY * (values - last), tf.where(present, values, last))
     moved = tf.where(later, tf.abs(x - last), 0.0)
-    slow_change = tf.maximum(slow, 1.0 / (seen + PRIOR_WEIGHT))
-    slow = tf.maximum(slow, 1.0 / (seen + 1.0))
+    slow_change = tf.maximum(rates.slow, 1.0 / (count + PRIOR_WEIGHT))
+    slow = tf.maximum(rates.slow, 1.0 / (count + 1.0))
 
     def mean(name: str, target: Any, weight: Any, start: Any) -> Any:
         old = state[name]
@@ -213,68 +291,66 @@ def advance(
     new = {
         "last": x,
         "recent": mean("recent", x, RECENT_RATE, x),
-        "lately": mean("lately", x, lately, x),
+        "lately": mean("lately", x, rates.lately, x),
         "level": mean("level", x, slow, x),
         "root_change": mean("root_change", tf.sqrt(moved), slow_change, tf.sqrt(prior)),
         "change": mean("change", moved, slow_change, prior),
         "volatility": mean("volatility", moved, VOLATILITY_RATE, prior),
         "spread": mean("spread", tf.abs(x - state["level"]), slow, prior),
-        "peak": tf.maximum(x, state["peak"] * decay),
+        "peak": tf.maximum(x, state["peak"] * rates.decay),
         "repeats": mean("repeats", tf.cast(x == last, tf.float32), slow, 0.0 * x),
-        "seen": seen + shown,
+        "seen": count + shown,
         "age": tf.where(present, 0.0, tf.minimum(state["age"] + 1.0, AGE_LIMIT)),
     }
-    unit, before = unit_of(tf, new), unit_of(tf, state)
-    tracked = tf.logical_and(push, present)
+    return new, _Presence(present, shown, later)
+
+
+def _widths_and_past(
+    tf: Any,
+    state: dict[str, Any],
+    new: dict[str, Any],
+    unit: Any,
+    sample: tuple[Any, Any],
+    presence: _Presence,
+    rates: _Rates,
+) -> dict[str, Any]:
+    """The fields `width` and `past` of STATE after a tick.
+
+    Args:
+        tf: the tensorflow module.
+        state: before the tick.
+        new: the PER_METRIC fields after it.
+        unit: (5, n) before the tick.
+        sample: values (5, n), NaN where absent, and where they are saturated (5, n).
+        presence: of the values.
+        rates: of the tick.
+    """
+    values, saturated = sample
+    count, earlier = state["seen"], state["last"]
+    tracked = tf.logical_and(rates.push, presence.present)
     oldest = state["past"][PAST - 1]
-    new["width"] = tf.stack(
+    width = tf.stack(
         [
-            _tracked(tf, state["width"][0], values - last, later, saturated, before, seen),
-            _tracked(tf, state["width"][1], values - oldest, tracked, saturated, before, seen),
+            _tracked(tf, state["width"][0], values - earlier, presence.later, saturated, unit, count),
+            _tracked(tf, state["width"][1], values - oldest, tracked, saturated, unit, count),
         ],
         axis=0,
     )
-    pushed = tf.concat([tf.where(new["seen"] > 0.5, x, np.float32(np.nan))[None], state["past"][:-1]], axis=0)
-    new["past"] = tf.where(push, pushed, state["past"])
+    newest = tf.where(new["seen"] > 0.5, new["last"], np.float32(np.nan))
+    pushed = tf.concat([newest[None], state["past"][:-1]], axis=0)
+    return {"width": width, "past": tf.where(rates.push, pushed, state["past"])}
 
-    spread = tf.maximum(new["spread"], unit)
-    newest = new["recent"] + minute * (x - new["recent"])
-    memories = (
-        (seasonal[0], new["lately"], DAILY_CODES, DAILY_LIMIT, day, take_daily),
-        (
-            seasonal[1],
-            newest,
-            hourly_codes,
-            tf.where(hourly_codes > DAILY_CODES, HOURLY_LIMIT, DAILY_LIMIT),
-            hour,
-            take_hourly,
-        ),
+
+def _memories(
+    tf: Any, new: dict[str, Any], seasonal: tuple[Any, Any], rates: _Rates
+) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+    """What `_seasons` takes of the memory of the day and of the hour; the hour's mean is of about a minute."""
+    minute = new["recent"] + rates.minute * (new["last"] - new["recent"])
+    hourly_limit = tf.where(rates.hourly_codes > DAILY_CODES, HOURLY_LIMIT, DAILY_LIMIT)
+    return (
+        (seasonal[0], new["lately"], DAILY_CODES, DAILY_LIMIT, rates.day, rates.take_daily),
+        (seasonal[1], minute, rates.hourly_codes, hourly_limit, rates.hour, rates.take_hourly),
     )
-    codes, seasons, off, empty = _seasons(tf, new, unit, spread, memories, present)
-
-    measured = tf.logical_not(tf.math.is_nan(events))
-    event = tf.where(measured, events, state["event_last"])
-    event_mean = tf.where(
-        state["ticks"] < 0.5, event, state["event_mean"] + VOLATILITY_RATE * (event - state["event_mean"])
-    )
-    new |= {"event_mean": event_mean, "event_last": event, "ticks": state["ticks"] + 1.0}
-
-    squashed = _squashed(tf, new, last, later, unit, off, event)
-    logs = _logs(tf, state, new, unit, event)
-    width = new["width"] * WIDTH_UNIT
-    plain = [
-        1.0 - shown,
-        tf.cast(tf.logical_and(saturated, present), tf.float32),
-        new["repeats"],
-        tf.cast(x == 0.0, tf.float32),
-        *empty,
-        *(width[0, k] / 3.0 for k in (1, 3, 4, 6)),
-        *(width[1, k] / 3.0 for k in (1, 3, 4, 6)),
-        1.0 - tf.cast(measured, tf.float32),
-    ]
-    # asinh and log of ratios up to 1e4 reach 10: a third brings inputs to the order of one
-    features = tf.concat([squashed / 3.0, logs / 3.0, *plain, time], axis=0)
-    return new, (codes[0], codes[1]), features, (seasons[0], seasons[1])
 
 
 def _seasons(

@@ -8,6 +8,7 @@ graph as in the stream (`features.advance`), so nothing that the network sees di
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -281,15 +282,29 @@ def _read(
     return fields, inputs, dict(zip(kept, parts, strict=False)), tuple(parts[len(kept) :])
 
 
+@dataclass(frozen=True)
+class FitSettings:
+    """How long a network is trained, and from which random numbers.
+
+    Attributes:
+        seed: of weights, stretches and augmentation: equal arguments give equal weights on one machine.
+        updates: of the weights, at most.
+        check_every: updates between checks.
+        rows: stretches side by side.
+    """
+
+    seed: int
+    updates: int
+    check_every: int = 500
+    rows: int = ROWS
+
+
 def fit(
     train: list[Series],
     check: list[tuple[Series, int]],
+    settings: FitSettings,
     *,
     model_id: str,
-    seed: int,
-    updates: int,
-    check_every: int = 500,
-    rows: int = ROWS,
     stop: Callable[[], bool] = lambda: False,
     progress: Callable[[int, int, float, float], None] = lambda done, total, loss, best: None,
     checkpoint: Callable[[BehaviourModel], None] = lambda model: None,
@@ -299,11 +314,8 @@ def fit(
     Args:
         train: series to learn from.
         check: series for early stopping, and the row from which each counts.
+        settings: length and seed.
         model_id: of the model to make.
-        seed: of weights, stretches and augmentation: equal arguments give equal weights on one machine.
-        updates: of the weights, at most.
-        check_every: updates between checks.
-        rows: stretches side by side.
         stop: asked before every update, so that a caller with a clock can end the training.
         progress: called with (updates done, updates, loss, best check so far).
         checkpoint: called with the model at every better check.
@@ -311,10 +323,10 @@ def fit(
     tensorflow()
     import keras
 
-    keras.utils.set_random_seed(seed)
-    network = Network()
+    keras.utils.set_random_seed(settings.seed)
+    network, updates = Network(), settings.updates
     trainer = Trainer(network, updates)
-    batches = Batches(train, rows, np.random.default_rng(seed))
+    batches = Batches(train, settings.rows, np.random.default_rng(settings.seed))
     best, kept, worse = np.inf, _copies(network), 0
     for done in range(1, updates + 1):
         if stop() or worse >= PATIENCE:
@@ -323,7 +335,7 @@ def fit(
         assert ran is not None, "random stretches never end"
         loss = ran[0].sum() / max(ran[1].sum(), 1)
         batches.learn(*ran)
-        if done % check_every == 0 or done == updates:
+        if done % settings.check_every == 0 or done == updates:
             score = checked(trainer, check)
             worse = 0 if score < best else worse + 1
             if score < best:

@@ -1,7 +1,7 @@
 """Follows a run's output topics: progress while it goes, and everything for its summary. Only reads."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 
@@ -19,6 +19,9 @@ FOLLOWED = (
     "behaviour.frames", "forecasts", "forecasts.apps", "plans", "commands", "commands.results", "capacity.observed",
     "hold.notices", "dead-letters",
 )  # fmt: skip
+
+SHARDED = ("behaviour.frames", "forecasts", "forecasts.apps")
+"""Topics with several parts for each tick of a shard."""
 
 
 class Coverage:
@@ -86,6 +89,17 @@ class Watch:
         self.coverage = Coverage(settings.seed)
         self._seen: set[tuple[str, int, int, int]] = set()
         self._parts: dict[tuple[int, int], list[Record]] = {}
+        self._keep: dict[str, Callable[[Record], object]] = {
+            "behaviour.frames": self._frame,
+            "forecasts": self._forecast,
+            "forecasts.apps": self._app_forecasts,
+            "plans": lambda plan: self.plans[plan["app"]].setdefault(plan["tick"], plan),
+            "commands": lambda command: self.commands.setdefault(command["id"], command),
+            "commands.results": self.results.append,
+            "capacity.observed": self._capacity,
+            "hold.notices": self.notices.append,
+            "dead-letters": self._dead_letter,
+        }
         self._consumer = reader.reader(settings)
         self._consumer.assign([at for name in self.names for at in reader.whole(self._consumer, name)])
 
@@ -111,25 +125,19 @@ class Watch:
         return True
 
     def _take(self, topic: str, record: Record) -> None:
-        if topic == "behaviour.frames" and self._new(topic, record):
-            self._frame(record)
-        elif topic == "forecasts" and self._new(topic, record):
-            self._forecast(record)
-        elif topic == "forecasts.apps" and self._new(topic, record):
-            for row, index in enumerate(np.frombuffer(record["app_index"], "<u4")):
-                self.totals[record["apps"][index]][record["tick"]] = record | {"row": row}
-        elif topic == "plans":
-            self.plans[record["app"]].setdefault(record["tick"], record)
-        elif topic == "commands":
-            self.commands.setdefault(record["id"], record)
-        elif topic == "commands.results":
-            self.results.append(record)
-        elif topic == "capacity.observed":
-            self.observed[record["app"]][record["offer_id"]].setdefault(record["tick"], record)
-        elif topic == "hold.notices":
-            self.notices.append(record)
-        elif topic == "dead-letters":
-            self.dead_letters.setdefault((record["topic"], record["partition"], record["offset"]), record)
+        """Keep a record; a repeat of a part of a shard's tick is dropped."""
+        if topic not in SHARDED or self._new(topic, record):
+            self._keep[topic](record)
+
+    def _app_forecasts(self, record: Record) -> None:
+        for row, index in enumerate(np.frombuffer(record["app_index"], "<u4")):
+            self.totals[record["apps"][index]][record["tick"]] = record | {"row": row}
+
+    def _capacity(self, record: Record) -> None:
+        self.observed[record["app"]][record["offer_id"]].setdefault(record["tick"], record)
+
+    def _dead_letter(self, letter: Record) -> None:
+        self.dead_letters.setdefault((letter["topic"], letter["partition"], letter["offset"]), letter)
 
     def _frame(self, frame: Record) -> None:
         users = len(frame["users"]) // PSEUDONYM_BYTES

@@ -255,26 +255,33 @@ def _value(kind: Any, value: Any, zone: Any) -> Any:
         ValueError: what it must be; the field's name belongs before it.
     """
     if isinstance(kind, list):
-        return _value(next(one for one in kind if one != "null"), value, zone)
-    if isinstance(kind, dict):
-        kind = cast("dict[str, Any]", kind)
-        match kind:
-            case {"logicalType": "decimal"}:
-                return _money(value)
-            case {"logicalType": "timestamp-micros"}:
-                return _time(value, zone)
-            case {"type": "enum", "symbols": symbols} if value not in symbols:
-                raise ValueError(f"must be one of {', '.join(symbols)}, got {value!r}")
-            case {"type": "array", "items": "string"}:
-                if not isinstance(value, list) or not all(
-                    isinstance(x, str) and x for x in cast("list[Any]", value)
-                ):
-                    raise ValueError(f'must be a list of names such as ["a", "b"], got {value!r}')
-            case {"type": "array", "items": {"name": name}}:
-                return _amounts(value, None if name == "Gate" else METRICS)
-            case _:
-                pass
-        return value
+        return _value(next(branch for branch in kind if branch != "null"), value, zone)
+    return _structured(kind, value, zone) if isinstance(kind, dict) else _plain(kind, value)
+
+
+def _structured(kind: Mapping[str, Any], value: Any, zone: Any) -> Any:
+    """Money, a time, a symbol, a list of names or amounts by metric; see `_value`."""
+    match kind:
+        case {"logicalType": "decimal"}:
+            return _money(value)
+        case {"logicalType": "timestamp-micros"}:
+            return _time(value, zone)
+        case {"type": "enum", "symbols": symbols} if value not in symbols:
+            raise ValueError(f"must be one of {', '.join(symbols)}, got {value!r}")
+        case {"type": "array", "items": "string"}:
+            if not isinstance(value, list) or not all(
+                isinstance(name, str) and name for name in cast("list[Any]", value)
+            ):
+                raise ValueError(f'must be a list of names such as ["a", "b"], got {value!r}')
+        case {"type": "array", "items": {"name": name}}:
+            return _amounts(value, None if name == "Gate" else METRICS)
+        case _:
+            pass
+    return value
+
+
+def _plain(kind: str, value: Any) -> Any:
+    """Text, true or false, or a number within its type's range; see `_value`."""
     kinds = {"string": str, "boolean": bool, "int": int, "long": int, "double": int | float}
     if not isinstance(value, kinds[kind]) or (isinstance(value, bool) and kind != "boolean"):
         names = {"string": "text", "boolean": "true or false", "double": "a number"}

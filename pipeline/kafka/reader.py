@@ -92,32 +92,47 @@ def read(
             begin = whole(consumer, topic)
         else:
             begin = [TopicPartition(topic, number, offset) for number, offset in partitions.items()]
-        ends = {at.partition: (end or {}).get(at.partition, 2**63 - 1) for at in begin}
         consumer.assign(begin)
-        open_partitions = set(ends)
-        waited = time.monotonic()
-        while open_partitions:
-            messages = consumer.consume(10_000, timeout=0.1)
-            for message in messages:
-                error = message.error()
-                if error is None:
-                    _, number, offset = position_of(message)
-                    if offset < ends[number]:
-                        yield message
-                    if offset + 1 >= ends[number]:
-                        open_partitions.discard(number)
-                elif error.code() == KafkaError._PARTITION_EOF:
-                    open_partitions.discard(position_of(message)[1])
-                elif not error.retriable():
-                    raise Unreachable(f"topic {topic}: {error.str()}")
-            if messages:
-                waited = time.monotonic()  # what the caller did with them is no wait
-            elif time.monotonic() > waited + POLL_S:
-                raise Unreachable(f"topic {topic}: no answer for {POLL_S:g} s")
+        yield from _to_the_end(
+            consumer, topic, {at.partition: (end or {}).get(at.partition, 2**63 - 1) for at in begin}
+        )
     except KafkaException as error:
         raise Unreachable(f"topic {topic}: {error.args[0].str()}") from None
     finally:
         consumer.close()
+
+
+def _to_the_end(consumer: Consumer, topic: str, ends: Mapping[int, int]) -> Iterator[Message]:
+    """Messages of assigned partitions until each partition's present end, or the offset in `ends` before it.
+
+    Args:
+        consumer: assigned; with `enable.partition.eof`.
+        topic: its name on the cluster, for errors.
+        ends: by partition, the offset before which reading stops.
+
+    Raises:
+        Unreachable: an error that does not pass, or no message for POLL_S seconds before the end.
+    """
+    open_partitions = set(ends)
+    newest_s = time.monotonic()
+    while open_partitions:
+        messages = consumer.consume(10_000, timeout=0.1)
+        for message in messages:
+            error = message.error()
+            if error is None:
+                _, number, offset = position_of(message)
+                if offset < ends[number]:
+                    yield message
+                if offset + 1 >= ends[number]:
+                    open_partitions.discard(number)
+            elif error.code() == KafkaError._PARTITION_EOF:
+                open_partitions.discard(position_of(message)[1])
+            elif not error.retriable():
+                raise Unreachable(f"topic {topic}: {error.str()}")
+        if messages:
+            newest_s = time.monotonic()  # read after the loop: the time that the caller took does not count
+        elif time.monotonic() > newest_s + POLL_S:
+            raise Unreachable(f"topic {topic}: no answer for {POLL_S:g} s")
 
 
 def follow(settings: Settings, logical: str, *, from_end: bool) -> Iterator[Message]:

@@ -13,6 +13,7 @@ import numpy as np
 import polars as pl
 
 from models.baselines import forecasters
+from models.baselines.forecasters.observations import Observations
 from models.behaviour import training_series
 from models.behaviour.lstm import DEFAULT_MODEL, BehaviourModel
 from models.evaluation import forecast_pass
@@ -308,18 +309,16 @@ def _baseline(name: str, prepared: Prepared) -> forecasters.Rival:
         for u, (app, user) in enumerate(zip(panel.apps, panel.users, strict=True))
         if u not in users and not training_series.held_out(f"{app}/{user}")
     ]
-    train = (panel.values[: window.score, others], panel.events[: window.score, others]) if others else None
+    before = slice(0, window.score)
+    train = Observations(panel.values[before, others], panel.events[before, others], int(panel.ticks[0]))
     rows = slice(window.begin, window.stop)
     try:
         return forecasters.make(
             name,
-            panel.values[rows, users],
-            events=panel.events[rows, users],
-            first_tick=prepared.first_tick,
+            Observations(panel.values[rows, users], panel.events[rows, users], prepared.first_tick),
             tick_s=panel.tick_s,
             warm_up=prepared.warm_up,
-            train=train,
-            train_tick=int(panel.ticks[0]),
+            train=train if others else None,
             seed=prepared.request.seed,
         )
     except ValueError as error:

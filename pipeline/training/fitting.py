@@ -144,9 +144,8 @@ def _fit(
     return training.fit(
         fit,
         check,
+        training.FitSettings(request.seed, request.updates),
         model_id=request.out.name,
-        seed=request.seed,
-        updates=request.updates,
         stop=lambda: clock() > end,
         progress=lambda done, total, loss, best: progress(
             "training", done, total, f"loss {loss:.3f}, best check {best:.4f}"

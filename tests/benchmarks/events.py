@@ -37,11 +37,8 @@ def ablation(updates: int, rows: int, *, hidden: bool, seed: int = 0) -> dict[st
     model = training.fit(
         fit,
         check,
+        training.FitSettings(seed, updates, check_every=max(1, updates // 10), rows=rows),
         model_id="without-events" if hidden else "with-events",
-        seed=seed,
-        updates=updates,
-        check_every=max(1, updates // 10),
-        rows=rows,
     )
     people = synthetic.population(**SCORED)
     events = np.full_like(people.events, np.nan) if hidden else people.events

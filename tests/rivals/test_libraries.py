@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from models.baselines.forecasters import deepar, exponential, make
+from models.baselines.forecasters.observations import Observations
 from tests.unit.models.baselines.test_forecasters import LEVELS, cpu
 
 # the libraries' own, of the versions that are locked
@@ -67,12 +68,10 @@ def test_deepar_learns_and_reads_nothing_of_the_future(waves: Any, monkeypatch: 
         silent = np.full((len(waves), 6, 4), np.nan, np.float32)
         rival = make(
             "deepar",
-            values,
-            events=silent[:, 4:],
-            first_tick=0,
+            Observations(values, silent[:, 4:]),
             tick_s=300,
             warm_up=800,
-            train=(waves[:800, :4], silent[:800, :4]),
+            train=Observations(waves[:800, :4], silent[:800, :4]),
         )
         out.append([rival.quantiles(m, range(880, 900, 4), step, LEVELS) for m in (0, 1) for step in (1, 6)])
     np.testing.assert_array_equal(out[0], out[1])

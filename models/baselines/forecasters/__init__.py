@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from models.baselines.forecasters.deepar import DeepAR
 from models.baselines.forecasters.exponential import ets
-from models.baselines.forecasters.residual import Array, persistence, seasonal_naive
+from models.baselines.forecasters.observations import Array, Observations
+from models.baselines.forecasters.residual import persistence, seasonal_naive
 
 LIBRARIES: Final[dict[str, str | None]] = {
     "persistence": None,
@@ -51,33 +52,28 @@ def load(name: str) -> None:
 
 def make(
     name: str,
-    values: Array,
+    observed: Observations,
     *,
-    first_tick: int,
     tick_s: int,
     warm_up: int,
-    events: Array | None = None,
-    train: tuple[Array, Array] | None = None,
-    train_tick: int = 0,
+    train: Observations | None = None,
     seed: int = 0,
 ) -> Rival:
-    """A rival of this name for values (tick, user, 5), NaN where absent.
+    """Make the rival of this name for a panel of users.
 
     Args:
         name: one of NAMES.
-        values: what it forecasts.
-        first_tick: number of the first tick of `values`; `train_tick` of `train`.
+        observed: what it forecasts; deepar needs events too.
         tick_s: tick length in seconds.
         warm_up: rows before the first that is scored: from these it may choose its parameters.
-        events: (tick, user, 4) in 1/s of the same users, NaN where absent; for deepar.
         train: values and events of other users, before the first tick that is scored; for deepar.
-        train_tick: see `first_tick`.
         seed: for what is random in it.
 
     Raises:
         ImportError: it needs the dependency group `rivals`, which is not installed.
-        ValueError: no such rival, or deepar without `events` and `train`.
+        ValueError: no such rival, or deepar without events or without values to train on.
     """
+    values = observed.values
     match name:
         case "persistence":
             return persistence(values, tick_s=tick_s)
@@ -86,18 +82,8 @@ def make(
         case "ets":
             return ets(values, tick_s=tick_s, warm_up=warm_up)
         case "deepar":
-            if train is None or events is None or np.isnan(train[0]).all():
+            if train is None or observed.events is None or np.isnan(train.values).all():
                 raise ValueError("needs users to train on who are not scored")
-            return DeepAR(
-                train[0],
-                values,
-                train_events=train[1],
-                events=events,
-                train_tick=train_tick,
-                first_tick=first_tick,
-                tick_s=tick_s,
-                warm_up=warm_up,
-                seed=seed,
-            )
+            return DeepAR(train, observed, tick_s=tick_s, warm_up=warm_up, seed=seed)
         case _:
             raise ValueError(f"no rival {name!r}; known are {', '.join(NAMES)}")

@@ -6,11 +6,13 @@ import importlib
 import logging
 import tempfile
 import warnings
+from collections.abc import Mapping
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from models.baselines.forecasters.observations import Array, Observations
 from models.metrics import DAY_S, EVENT_KINDS, METRICS, horizon_steps
 
 HIDDEN: Final = 64
@@ -22,8 +24,6 @@ SAMPLES: Final = 200
 LEARNING_RATE: Final = 1e-2  # halved by gluonts where the loss stops falling
 MINIMUM_SCALE: Final = 0.01  # of a series' mean: an all-zero context would blow its lags up by 1e10
 LONGEST: Final = 1_500  # ticks of the longest lag: a day of minutes
-
-Array = NDArray[np.float32]
 
 
 def frequency(tick_s: int) -> str:
@@ -50,13 +50,9 @@ class DeepAR:
 
     def __init__(
         self,
-        train: Array,
-        values: Array,
+        train: Observations,
+        observed: Observations,
         *,
-        train_events: Array,
-        events: Array,
-        train_tick: int,
-        first_tick: int,
         tick_s: int,
         warm_up: int,
         seed: int = 0,
@@ -65,78 +61,45 @@ class DeepAR:
         """Train, and make ready to forecast.
 
         Args:
-            train: (tick, user, 5) of users and times that are not scored, NaN where absent.
-            values: (tick, user, 5) to forecast.
-            train_events: (tick, user, 4) in 1/s, NaN where absent, of `train`; `events` of `values`.
-            events: see `train_events`.
-            train_tick: number of the first tick of `train`; `first_tick` of `values`.
-            first_tick: see `train_tick`.
+            train: of users and times that are not scored, with events.
+            observed: of the users to forecast, with events.
             tick_s: tick length in seconds.
-            warm_up: rows of `values` before the first that is scored, whose mean scales a series.
+            warm_up: rows of `observed` before the first that is scored, whose mean scales a series.
             seed: of weights, batches and samples.
             changes: arguments of gluonts' DeepAREstimator other than ours, for tuning.
 
         Raises:
             ImportError: the group `rivals` is not installed.
         """
+        assert train.events is not None
+        assert observed.events is not None
         self._torch: Any = importlib.import_module("torch")
         self._torch.set_num_threads(1)  # its matrices are small: faster, and the same numbers on any machine
-        deepar: Any = importlib.import_module("gluonts.torch.model.deepar")
-        sampler: Any = importlib.import_module("gluonts.transform").ExpectedNumInstanceSampler
         self._pandas: Any = importlib.import_module("pandas")
         logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
         importlib.import_module("lightning.pytorch").seed_everything(seed, verbose=False)
-        freq = frequency(tick_s)
-        known = importlib.import_module("gluonts.time_feature").get_lags_for_frequency(freq)
-        self._freq, self._tick_s, self._values, self._first = freq, tick_s, values, first_tick
+        values = observed.values
+        self._freq, self._tick_s, self._values, self._first = (
+            frequency(tick_s), tick_s, values, observed.first_tick
+        )  # fmt: skip
         self._steps = horizon_steps(tick_s)
         ahead = self._steps[-1]
         with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            estimator = deepar.DeepAREstimator(
-                **{
-                    "freq": freq,
-                    "prediction_length": ahead,
-                    "context_length": CONTEXT,
-                    "hidden_size": HIDDEN,
-                    "lags_seq": lags(known, tick_s),
-                    "num_feat_static_cat": 1,
-                    "cardinality": [len(METRICS)],
-                    "num_feat_dynamic_real": len(METRICS) + len(EVENT_KINDS),
-                    "lr": LEARNING_RATE,
-                    "batch_size": BATCH,
-                    "num_batches_per_epoch": BATCHES,
-                    "train_sampler": sampler(num_instances=4.0, min_past=CONTEXT, min_future=ahead),
-                    "trainer_kwargs": {
-                        "max_epochs": EPOCHS,
-                        "accelerator": "cpu",
-                        "logger": False,
-                        "default_root_dir": folder,
-                        "enable_progress_bar": False,
-                        "enable_model_summary": False,
-                    },
-                    **changes,
-                }
-            )
-            make = estimator.create_lightning_module
-
-            def make_bounded() -> Any:
-                module = make()
-                module.model.scaler.minimum_scale = MINIMUM_SCALE
-                return module
-
-            estimator.create_lightning_module = make_bounded
-            own = scale_of(train)
-            beside = covariates(train / own, train_events, ahead)
+            estimator = self._estimator(folder, changes)
+            own = scale_of(train.values)
+            beside = covariates(train.values / own, train.events, ahead)
             data = [
-                self._entry(train[:, u, m] / own[u, m], train_tick, m, beside[: len(train), u])
-                for u, m in _measured(train)
+                self._entry(
+                    train.values[:, u, m] / own[u, m], train.first_tick, m, beside[: len(train.values), u]
+                )
+                for u, m in _measured(train.values)
             ]
             trained = estimator.train_model(data, shuffle_buffer_length=20 * BATCH, cache_data=True)
         self._net: Any = trained.trained_net.model.eval()
         self._past: int = self._net._past_length
         self._scale = scale_of(values[:warm_up])
-        beside = covariates(values / self._scale, events, ahead)
+        beside = covariates(values / self._scale, observed.events, ahead)
         self._inputs = {
             (u, m): self._transformed(
                 trained.transformation, values[:, u, m] / self._scale[u, m], m, beside[:, u]
@@ -144,6 +107,47 @@ class DeepAR:
             for u, m in _measured(values)
         }
         self._sampled: tuple[int, range, Array] | None = None
+
+    def _estimator(self, folder: str, changes: Mapping[str, Any]) -> Any:
+        """gluonts' estimator with our arguments and `changes`, its scale bounded below; checkpoints go to `folder`."""
+        deepar: Any = importlib.import_module("gluonts.torch.model.deepar")
+        sampler: Any = importlib.import_module("gluonts.transform").ExpectedNumInstanceSampler
+        known = importlib.import_module("gluonts.time_feature").get_lags_for_frequency(self._freq)
+        ahead = self._steps[-1]
+        estimator = deepar.DeepAREstimator(
+            **{
+                "freq": self._freq,
+                "prediction_length": ahead,
+                "context_length": CONTEXT,
+                "hidden_size": HIDDEN,
+                "lags_seq": lags(known, self._tick_s),
+                "num_feat_static_cat": 1,
+                "cardinality": [len(METRICS)],
+                "num_feat_dynamic_real": len(METRICS) + len(EVENT_KINDS),
+                "lr": LEARNING_RATE,
+                "batch_size": BATCH,
+                "num_batches_per_epoch": BATCHES,
+                "train_sampler": sampler(num_instances=4.0, min_past=CONTEXT, min_future=ahead),
+                "trainer_kwargs": {
+                    "max_epochs": EPOCHS,
+                    "accelerator": "cpu",
+                    "logger": False,
+                    "default_root_dir": folder,
+                    "enable_progress_bar": False,
+                    "enable_model_summary": False,
+                },
+                **changes,
+            }
+        )
+        make = estimator.create_lightning_module
+
+        def make_bounded() -> Any:
+            module = make()
+            module.model.scaler.minimum_scale = MINIMUM_SCALE
+            return module
+
+        estimator.create_lightning_module = make_bounded
+        return estimator
 
     def quantiles(self, metric: int, rows: range, step: int, levels: NDArray[np.float64]) -> Array:
         """(level, row, user), never negative; NaN where the user has no such metric."""

@@ -9,7 +9,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from models.baselines.forecasters.residual import REFRESH_S, WINDOW_S, Array, Residual, carried
+from models.baselines.forecasters.observations import Array
+from models.baselines.forecasters.residual import REFRESH_S, WINDOW_S, Residual, carried
 from models.metrics import DAY_S, METRICS
 
 REFIT_S: Final = 7 * DAY_S

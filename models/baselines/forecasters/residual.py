@@ -8,13 +8,13 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from models.baselines.forecasters.observations import Array
 from models.metrics import DAY_S, METRICS
 
 WINDOW_S: Final = 7 * DAY_S
 REFRESH_S: Final = 3 * 3_600  # 1/56 of the window: finer changes no figure and costs the sort each time
 MIN_RESIDUALS: Final = 12  # an hour of five-minute ticks: fewer say nothing about a distribution
 
-Array = NDArray[np.float32]
 Point = Callable[[int, range, int], Array]
 """Forecasts (row, user) of a metric, made at consecutive rows, a number of ticks ahead."""
 

@@ -140,23 +140,7 @@ class Actuator:
             Unreachable: what was decided could not be published; nothing of it is committed.
             Stopped: a provider's call was given up because the process is being stopped.
         """
-        arrived: list[tuple[Position, Record]] = []
-        for message in batch(self._consumer, BATCH, timeout_s):
-            error = message.error()
-            if error is not None:
-                log.warning("kafka", error=error.str())
-                continue
-            position = position_of(message)
-            record = self._decode(message, position)
-            if position[0] == self.prices:
-                if record is not None:
-                    self._price(record)
-                continue
-            self.positions.read(position)
-            if record is None:
-                self.positions.finish(position)
-            else:
-                arrived.append((position, record))
+        arrived = self._arrived(timeout_s)
         for position, record in arrived:
             if position[0] == self.plans:
                 self._plan(position, record)
@@ -181,6 +165,27 @@ class Actuator:
         self._consumer.close()
 
     # What arrives.
+
+    def _arrived(self, timeout_s: float) -> list[tuple[Position, Record]]:
+        """Read a batch: prices are kept at once; plans and commands are returned with their positions."""
+        arrived: list[tuple[Position, Record]] = []
+        for message in batch(self._consumer, BATCH, timeout_s):
+            error = message.error()
+            if error is not None:
+                log.warning("kafka", error=error.str())
+                continue
+            position = position_of(message)
+            record = self._decode(message, position)
+            if position[0] == self.prices:
+                if record is not None:
+                    self._price(record)
+                continue
+            self.positions.read(position)
+            if record is None:
+                self.positions.finish(position)
+            else:
+                arrived.append((position, record))
+        return arrived
 
     def _price(self, price: Record) -> None:
         self.offers[price["offer_id"]] = price

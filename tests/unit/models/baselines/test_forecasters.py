@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from models.baselines.forecasters import NAMES, deepar, exponential, make
+from models.baselines.forecasters.observations import Observations
 from models.baselines.forecasters.residual import Residual, carried, persistence, seasonal_naive
 
 LEVELS = np.array([0.1, 0.5, 0.9])
@@ -105,7 +106,7 @@ def test_a_rival_reads_nothing_of_the_future(name: str) -> None:
     changed = values.copy()
     changed[700:] *= 3
     a, b = (
-        make(name, v, first_tick=0, tick_s=300, warm_up=400).quantiles(0, range(600, 700), 6, LEVELS)
+        make(name, Observations(v), tick_s=300, warm_up=400).quantiles(0, range(600, 700), 6, LEVELS)
         for v in (values, changed)
     )
     np.testing.assert_array_equal(a, b)
@@ -116,9 +117,9 @@ def test_a_rival_that_is_not_there() -> None:
     with pytest.raises(
         ValueError, match="no rival 'arima'; known are persistence, seasonal_naive, ets, deepar"
     ):
-        make("arima", values, first_tick=0, tick_s=300, warm_up=5)
+        make("arima", Observations(values), tick_s=300, warm_up=5)
     with pytest.raises(ValueError, match="users to train on"):
-        make("deepar", values, first_tick=0, tick_s=300, warm_up=5)
+        make("deepar", Observations(values), tick_s=300, warm_up=5)
     assert NAMES[0] == "persistence"
 
 
@@ -170,12 +171,12 @@ def test_ets_forecasts_along_its_trend(monkeypatch: pytest.MonkeyPatch) -> None:
         exponential.importlib, "import_module", lambda _: type("models", (), {"AutoETS": Chosen})
     )
     values = cpu(np.arange(1.0, 401.0))
-    rival = make("ets", values, first_tick=0, tick_s=3600, warm_up=100)
+    rival = make("ets", Observations(values), tick_s=3600, warm_up=100)
     out = rival.quantiles(0, range(300, 310), 6, LEVELS)
     np.testing.assert_allclose(out[1, :, 0], values[306:316, 0, 0], rtol=1e-3)
     changed = values.copy()
     changed[310:] = 0
-    again = make("ets", changed, first_tick=0, tick_s=3600, warm_up=100).quantiles(
+    again = make("ets", Observations(changed), tick_s=3600, warm_up=100).quantiles(
         0, range(300, 310), 6, LEVELS
     )
     np.testing.assert_array_equal(out, again)

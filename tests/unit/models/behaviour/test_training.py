@@ -7,7 +7,7 @@ from scipy.special import ndtri
 
 from models.behaviour.features import UNKNOWN
 from models.behaviour.lstm import BehaviourModel, initial_state, seasonal, tensorflow
-from models.behaviour.training import CHUNK, LEVELS_Z, Batches, Trainer, fit, pinball
+from models.behaviour.training import CHUNK, LEVELS_Z, Batches, FitSettings, Trainer, fit, pinball
 from models.behaviour.training_series import Series, augmented, coarser, groups, held_out
 from models.metrics import METRICS
 
@@ -160,11 +160,8 @@ def fitted() -> tuple[BehaviourModel, list[tuple[int, float]]]:
     model = fit(
         waves(700),
         [(waves(400, 1)[0], 200)],
+        FitSettings(seed=5, updates=60, check_every=30, rows=8),
         model_id="saw",
-        seed=5,
-        updates=60,
-        check_every=30,
-        rows=8,
         progress=lambda done, _total, value, _best: seen.append((done, value)),
     )
     return model, seen
@@ -203,7 +200,11 @@ def test_equal_seeds_give_equal_weights_and_a_clock_can_stop(fitted: Any) -> Non
     def short(seed: int, stop_after: int = 9) -> list[Any]:
         calls = iter(range(100))
         model = fit(
-            waves(300), [], model_id="x", seed=seed, updates=9, rows=4, stop=lambda: next(calls) >= stop_after
+            waves(300),
+            [],
+            FitSettings(seed, updates=9, rows=4),
+            model_id="x",
+            stop=lambda: next(calls) >= stop_after,
         )
         return [np.asarray(v) for v in model.network.variables]
 
