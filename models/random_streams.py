@@ -17,3 +17,9 @@ def stream(xp: Any, *key: bytes | str | int) -> Any:
     number = int.from_bytes(digest.digest(), "little")
     bits = xp.random.Philox(key=number) if xp is np else xp.random.Philox4x3210(number)
     return xp.random.Generator(bits)
+
+
+def uniform(*key: str | int) -> float:
+    """A number in (0, 1) that is a function of the key alone: 53 bits of BLAKE2b over its parts, a line each."""
+    digest = blake2b("\n".join(str(part) for part in key).encode(), digest_size=8).digest()
+    return (int.from_bytes(digest, "big") // 2**11 + 0.5) / 2**53

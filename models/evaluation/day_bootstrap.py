@@ -117,6 +117,11 @@ def figures(days: Mapping[str, Array], weight: Array) -> dict[str, Array]:
     return found
 
 
+def ratio(own: Array, reference: Array) -> Array:
+    """One figure in another's units, draw by draw; NaN where the reference is not above 0."""
+    return own / np.where(reference > 0, reference, np.nan)
+
+
 def stated(drawn: Array) -> dict[str, float | None]:
     """A figure with its 95 % interval; None where it is not known, or in too few draws."""
     known = drawn[1:][~np.isnan(drawn[1:])]

@@ -126,6 +126,21 @@ def weights(days: int, seed: int) -> Array:
     return np.concatenate([np.ones((1, days)), drawn.astype(np.float64)])
 
 
+def hit_rates(outcomes: Outcomes, weight: Float) -> Float:
+    """Share of app-ticks scored that each lane did not miss, (draw, lane); weight: (draw, day), see `weights`."""
+    missed, _, _, counted = outcomes.by_day
+    return 1 - (weight @ missed) / np.maximum(weight @ counted[:, 0], 1)[:, None]
+
+
+def interval(drawn: Float) -> tuple[float, float] | None:
+    """95 % interval of a figure's draws; None where it is known in less than half of them, or in none."""
+    known = drawn[~np.isnan(drawn)]
+    if len(known) < len(drawn) / 2 or not len(known):
+        return None
+    low, high = np.quantile(known, [0.025, 0.975])
+    return float(low), float(high)
+
+
 def at_rate(outcomes: Outcomes, lanes: Sequence[int], rate: float, weight: Float) -> tuple[Float, Float]:
     """Cost and slack of a policy's sweep where it realises a hit rate, (draw); NaN where no setting reaches it.
 

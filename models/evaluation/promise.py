@@ -20,6 +20,7 @@ from models.evaluation.forecast_scores import DRAWS, Scores
 from models.evaluation.trace_window import TraceWindow
 from models.metrics import DAY_S, METRICS, STEPS, horizon_steps
 from models.quantile_function import LEVELS, QuantileFunction
+from models.totals import total
 
 SIZES: Final = (10, 25, 50)  # users of an app, each in so many groupings; and one app of all users
 SUM: Final = "sum_of_users"
@@ -113,9 +114,7 @@ def _function(grid: Array) -> QuantileFunction:
 def totals(values: Array, apps: Sequence[NDArray[np.int64]]) -> Array:
     """Sums over the users of each app (tick, app, column) of (tick, user, column), NaN where nobody is."""
     some = [values[:, users] for users in apps]
-    return np.stack(
-        [np.where(np.isnan(v).all(1), np.nan, np.nansum(v, 1, dtype=np.float64)) for v in some], 1
-    ).astype(np.float32)
+    return np.stack([total(v, axis=1) for v in some], 1).astype(np.float32)
 
 
 class _Planner:

@@ -12,7 +12,16 @@ import polars as pl
 from models.baselines.autoscalers.registry import KNOBS, largest
 from models.demand.reconciliation import measured
 from models.evaluation import need, promises_kept
-from models.evaluation.policy_outcomes import RATES, Outcomes, at_rate, compared, nearest, weights
+from models.evaluation.policy_outcomes import (
+    RATES,
+    Outcomes,
+    at_rate,
+    compared,
+    hit_rates,
+    interval,
+    nearest,
+    weights,
+)
 from models.evaluation.promise import totals
 from models.metrics import DAY_S, HOUR_S
 from pipeline.backtest.baselines import SUPPLY, loads
@@ -158,9 +167,8 @@ def _policies(
 ) -> dict[str, Any]:
     apart = replace(outcomes, scored=censored).lanes()
     rows, weight = outcomes.lanes(), weights(len(np.unique(outcomes.day)), job.seed)
-    missed, _, _, counted = outcomes.by_day
-    hits = 1 - (weight @ missed) / np.maximum(weight @ counted[:, 0], 1)[:, None]
-    found: dict[str, Any] = {}
+    hits = hit_rates(outcomes, weight)
+    table: dict[str, Any] = {}
     for name, some in lanes.items():
         entry: dict[str, Any] = {
             "defaults": rows[some[0]]
@@ -186,8 +194,8 @@ def _policies(
             }
             entry["_drawn"][rate] = cost
             entry["_slack"][rate] = slack
-        found[name] = entry
-    return found
+        table[name] = entry
+    return table
 
 
 def _by(job: Job, name: str, lanes: int) -> list[str]:
@@ -213,14 +221,14 @@ def _summary(table: Mapping[str, Any]) -> dict[str, Any]:
         if name in KNOBS and KNOBS[name].product and not np.isnan(row["_drawn"][0.99][0])
     }
     best = min(products, key=lambda name: (products[name], name)) if products else None
-    found: dict[str, Any] = {"best_product": best}
+    summary: dict[str, Any] = {"best_product": best}
     for title, name in (("best_product", best), ("persistence", "persistence"), ("oracle", "oracle")):
         ratio = (
             ours / table[name]["_drawn"][0.99] if name is not None and name in table else np.full(1, np.nan)
         )
-        found[f"cost_ratio_{title}"] = _number(ratio[0])
-        found[f"cost_ratio_{title}_95"] = _interval(ratio[1:])
-    return found
+        summary[f"cost_ratio_{title}"] = _number(ratio[0])
+        summary[f"cost_ratio_{title}_95"] = _interval(ratio[1:])
+    return summary
 
 
 def _by_app(job: Job, outcomes: Outcomes, lanes: Mapping[str, list[int]]) -> dict[str, Any]:
@@ -290,11 +298,8 @@ def tables(job: Job, ours: Arrays, comparison: Comparison) -> dict[str, pl.DataF
 
 
 def _interval(drawn: np.ndarray) -> list[float] | None:
-    known = drawn[~np.isnan(drawn)]
-    if len(known) < len(drawn) / 2 or not len(known):
-        return None
-    low, high = np.quantile(known, [0.025, 0.975])
-    return [float(low), float(high)]
+    ends = interval(drawn)
+    return None if ends is None else list(ends)
 
 
 def _number(x: float) -> float | None:

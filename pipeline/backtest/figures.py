@@ -52,9 +52,7 @@ def stated(
         }
         if ORACLE in drawn:
             for own in drawn.values():
-                own["cost_to_oracle"] = own["cost"] / np.where(
-                    drawn[ORACLE]["cost"] > 0, drawn[ORACLE]["cost"], np.nan
-                )
+                own["cost_to_oracle"] = day_bootstrap.ratio(own["cost"], drawn[ORACLE]["cost"])
         if app == ALL:
             _matched(drawn, compared)
         stated_figures[app] = {

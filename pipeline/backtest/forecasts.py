@@ -20,12 +20,12 @@ from models.demand import collapsed_sampler
 from models.demand.scenarios import ScenarioKey, by_loading
 from models.metrics import EVENT_KINDS, METRICS, horizon_steps
 from models.quantile_function import QuantileFunction
+from models.totals import total
 from pipeline.backtest.job import Arrays, Job
 from pipeline.inputs import loaded_model
 from pipeline.stages.allocator import decide
 from pipeline.stages.allocator.decide import AppTotals
 from pipeline.stages.profiler.user_states import NAMES, Users
-from pipeline.stages.simulator.agent import total
 from pipeline.stages.simulator.app_dependence import DependenceTable
 from pipeline.wire.demand import Demand
 

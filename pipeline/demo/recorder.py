@@ -5,9 +5,11 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 
+from models.evaluation import interval_coverage
 from models.metrics import METRICS
 from models.quantile_function import QuantileFunction
 from models.random_streams import stream
+from models.totals import total
 from pipeline.kafka import reader, topics
 from pipeline.security.pseudonyms import PSEUDONYM_BYTES
 from pipeline.settings import Settings
@@ -56,11 +58,10 @@ class Coverage:
                 *(getattr(quantiles, f)[:, :, step][there] for f in ("location", "scale", "offsets"))
             )
             draws = stream(np, self.seed, b"coverage", shard, before, tick).random(part.shape)
-            pit = part.pit(observed[here], draws)
-            counted = ~np.isnan(pit) & ~censored[here]
-            self.scored += int(counted.sum())
-            self.inside += int((counted & (pit >= 0.025) & (pit <= 0.975)).sum())
-            self.censored += int((~np.isnan(pit) & censored[here]).sum())
+            counted = interval_coverage.counts(part, observed[here], censored[here], draws)
+            self.scored += counted.scored
+            self.inside += counted.inside
+            self.censored += counted.censored
         made[tick] = ({user: row for row, user in enumerate(ids)}, head["metrics"], head["steps"], forecast)
         for old in [t for t in made if (tick - t) * tick_s >= head["steps"][-1]]:
             del made[old]
@@ -151,10 +152,8 @@ class Watch:
             mine = values[:, index == number]
             if not mine.shape[1]:
                 continue
-            here = np.where(np.isnan(mine).all(axis=1), np.nan, np.nansum(mine, axis=1))
             before = self.usage[app].get(frame["tick"], np.full(len(METRICS), np.nan))
-            both = np.nansum([before, here], axis=0)
-            self.usage[app][frame["tick"]] = np.where(np.isnan(before) & np.isnan(here), np.nan, both)
+            self.usage[app][frame["tick"]] = total(np.stack([before, total(mine, axis=1)]))
 
     def _forecast(self, record: Record) -> None:
         self.counts["forecasts"] += len(record["users"]) // PSEUDONYM_BYTES

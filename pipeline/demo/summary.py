@@ -13,6 +13,7 @@ from models.baselines.autoscalers.base import Facts
 from models.baselines.autoscalers.hpa import HorizontalPodAutoscaler
 from models.capacity import Policy, load, replicas_per_instance
 from models.metrics import METRICS
+from models.purchase.reserved_first import reserved_first
 from pipeline.demo.recorder import Watch
 from pipeline.providers.local import LocalProvider
 from pipeline.reports.app_run import AppRun
@@ -140,6 +141,9 @@ def _reactive(
             cloud.start(
                 targets[price["offer_id"]], start[price["offer_id"]], float(window.first * window.tick_s)
             )
+        limits = [
+            (per[p["offer_id"]], (p["owned_count"] or 0) if p["tier"] == "RESERVED" else None) for p in bought
+        ]
         counts, billed = {p["offer_id"]: start[p["offer_id"]] for p in bought}, dict.fromkeys(targets, 0.0)
         for place in range(window.ticks):
             from_s = float((window.first + place) * window.tick_s)
@@ -153,16 +157,13 @@ def _reactive(
                 cost[place] += ((seen.billed_h or 0.0) - billed[offer]) * float(price["price"])
                 billed[offer] = seen.billed_h or 0.0
             wanted = scaler.decide(place, np.array([[serving]]))
-            left = int(wanted[0, 0])
-            for price in bought:
+            instances = reserved_first(int(wanted[0, 0]), limits)
+            for price, desired in zip(bought, instances, strict=True):
                 offer = price["offer_id"]
-                wanted = -(-left // per[offer])
-                wanted = min(wanted, price["owned_count"] or 0) if price["tier"] == "RESERVED" else wanted
-                left = max(0, left - wanted * per[offer])
-                if wanted != counts[offer]:
-                    counts[offer] = wanted
+                if desired != counts[offer]:
+                    counts[offer] = desired
                     order = {"id": f"{place}.{offer}", "epoch": place, "target": targets[offer].record()}
-                    order |= {"desired": wanted, "drain_s": 0.0, "victim_rule": "NEWEST"}
+                    order |= {"desired": desired, "drain_s": 0.0, "victim_rule": "NEWEST"}
                     cloud.apply(order, to_s)
         cloud.close()
     return ready, cost

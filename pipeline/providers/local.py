@@ -14,11 +14,12 @@ import fcntl
 import time
 from collections.abc import Callable
 from dataclasses import asdict
-from hashlib import blake2b
-from math import exp, inf, log
+from math import inf
 from pathlib import Path
 from urllib.parse import quote
 
+from models.evaluation.instance_life import billed_s, interruption_after_s, remaining_s, startup_s
+from models.random_streams import uniform
 from pipeline.errors import Rejected, Retryable, UsageError
 from pipeline.providers.base import Observation, Provider, Record, Result
 from pipeline.providers.local_instances import Faults, Instance, LocalOffer, State
@@ -145,7 +146,7 @@ class LocalProvider(Provider):
             command_id=current[2],
             pending_ready_s=tuple(
                 sorted(
-                    self._remaining_s(offer, now_s - instance.requested_s)
+                    remaining_s(offer.startup(), now_s - instance.requested_s, self.faults.startup)
                     for instance, what in zip(state.instances, states, strict=True)
                     if what == "pending"
                 )
@@ -207,18 +208,17 @@ class LocalProvider(Provider):
         def draw(what: str) -> float:
             return self._uniform(target.ref, str(state.serial), what)
 
-        startup_s = exp(offer.startup().inv_cdf(draw("startup"))) * faults.startup
+        pending_s = startup_s(offer.startup(), draw("startup")) * faults.startup
         failure = offer.launch_failure if faults.launch_failure is None else faults.launch_failure
         lasting = target.ref in faults.permanent
-        ready_s = at_s if running else at_s + startup_s
+        ready_s = at_s if running else at_s + pending_s
         if not running and (lasting or draw("failure") < failure):
             given_up_s = inf if lasting else ready_s + faults.launch_retry_s
             state.instances.append(Instance(state.serial, at_s, inf, leaves_s=given_up_s, ends_s=ready_s))
             return
         rate = faults.interruption_h if faults.interruption_h is not None and offer.tier == "SPOT" else None
         rate = offer.interruption_h if rate is None else rate
-        # Exponential by inversion: -ln(1 - u) / rate; u < 1.
-        notice_s = ready_s - log(1.0 - draw("interruption")) / rate * 3600 if rate > 0 else inf
+        notice_s = ready_s + interruption_after_s(rate, draw("interruption"))
         state.instances.append(
             Instance(state.serial, at_s, ready_s, leaves_s=notice_s, ends_s=notice_s + offer.notice_s)
         )
@@ -233,24 +233,11 @@ class LocalProvider(Provider):
             instance.drain_s = drain_s if instance.state(now_s) == "ready" else 0.0
             instance.released_s = now_s
 
-    def _remaining_s(self, offer: LocalOffer, age_s: float) -> float:
-        """How long a pending instance of that age takes at most, with 99 %: what anybody can know of it.
-
-        The quantile of a start-up time T given T > age: F⁻¹(F(age) + 0.99 (1 − F(age))) − age.
-        """
-        startup = offer.startup()
-        passed = startup.cdf(log(age_s / self.faults.startup)) if age_s > 0 else 0.0
-        level = min(passed + 0.99 * (1 - passed), 1 - 1e-12)
-        return max(exp(startup.inv_cdf(level)) * self.faults.startup - age_s, 0.0)
-
     def _billed_s(self, state: State, offer: LocalOffer, now_s: float) -> float:
         if offer.tier == "RESERVED":
             return (offer.owned_count or 0) * max(now_s - state.started_s, 0.0)
-        return state.billed_s + sum(
-            max(min(instance.end_s, now_s) - instance.requested_s, offer.billing_min_s)
-            for instance in state.instances
-            if instance.requested_s <= now_s
-        )
+        lives = ((instance.requested_s, instance.end_s) for instance in state.instances)
+        return state.billed_s + billed_s(lives, now_s, offer.billing_min_s)
 
     def _forget(self, state: State, offer: LocalOffer) -> None:
         """Drop instances that ended long ago; their billed seconds stay in `billed_s`."""
@@ -258,7 +245,8 @@ class LocalProvider(Provider):
         kept: list[Instance] = []
         for instance in state.instances:
             if max(instance.end_s, min(instance.leaves_s, instance.released_s)) < horizon_s:
-                state.billed_s += max(instance.end_s - instance.requested_s, offer.billing_min_s)
+                life = (instance.requested_s, instance.end_s)
+                state.billed_s += billed_s([life], inf, offer.billing_min_s)
             else:
                 kept.append(instance)
         state.instances = kept
@@ -277,9 +265,8 @@ class LocalProvider(Provider):
             raise Retryable("unavailable", self.faults.retry_after_s)
 
     def _uniform(self, *key: str) -> float:
-        """A number in (0, 1) that is a function of the seed and the key alone: 53 bits of BLAKE2b."""
-        digest = blake2b("\n".join((str(self.seed), *key)).encode(), digest_size=8).digest()
-        return (int.from_bytes(digest, "big") // 2**11 + 0.5) / 2**53
+        """A number in (0, 1) that is a function of the seed and the key alone."""
+        return uniform(self.seed, *key)
 
     def _offer(self, target: Target, at_s: float) -> LocalOffer:
         versions = self._offers.get(target.offer_id)

@@ -4,15 +4,14 @@ import json
 import os
 from copy import copy
 from dataclasses import dataclass, field, replace
-from math import inf, log
+from math import inf
 from pathlib import Path
 from statistics import NormalDist
 from typing import Any
 
+from models.evaluation.instance_life import log_startup
 from pipeline.errors import UsageError
 from pipeline.providers.base import Record
-
-Z99 = NormalDist().inv_cdf(0.99)
 
 
 @dataclass(frozen=True)
@@ -97,10 +96,8 @@ class LocalOffer:
         )
 
     def startup(self) -> NormalDist:
-        """Distribution of the logarithm of the start-up time: lognormal through the offer's median and 99
-        %."""
-        median = max(self.startup_p50_s, 1e-3)
-        return NormalDist(log(median), max(log(max(self.startup_p99_s, median) / median) / Z99, 1e-9))
+        """Distribution of the logarithm of the start-up time, of the offer's median and 99 %."""
+        return log_startup(self.startup_p50_s, self.startup_p99_s)
 
 
 @dataclass

@@ -7,6 +7,7 @@ import numpy as np
 from models.demand.scenarios import unpack
 from models.metrics import EVENT_KINDS, METRICS
 from models.planning.guardrails import REPORTING_SHARE
+from models.totals import total
 from pipeline.wire.codec import Record
 
 
@@ -92,10 +93,7 @@ class Demand:
 
 def _add(heads: list[Record], column: str, axis: str, names: tuple[str, ...]) -> np.ndarray:
     """Sum a column by name over the shards, without NaN; NaN for names of which no shard has a value."""
-    total = np.full(len(names), np.nan)
-    for head in heads:
-        for name, value in zip(head[axis], np.frombuffer(head[column], "<f8"), strict=True):
-            at = names.index(name)
-            if not np.isnan(value):
-                total[at] = value if np.isnan(total[at]) else total[at] + value
-    return total
+    values = np.full((len(heads), len(names)), np.nan)
+    for row, head in enumerate(heads):
+        values[row, [names.index(name) for name in head[axis]]] = np.frombuffer(head[column], "<f8")
+    return total(values)

@@ -12,6 +12,7 @@ from models.demand.scenarios import ScenarioKey, by_loading, pack, simulate
 from models.metrics import METRICS
 from models.planning.risk_premium import USER_LEVEL
 from models.quantile_function import QuantileFunction, Selected, sum_of_quantiles
+from models.totals import total
 from pipeline.inputs.store import SideInputs
 from pipeline.runtime.fenced_state import Numbered, Publish
 from pipeline.security.pseudonyms import partition_of
@@ -146,8 +147,3 @@ class Simulator(Numbered):
             self.dependence_table.restore(
                 blocks[b"apps-%d" % number] for number in range(position.get("blocks", 0))
             )
-
-
-def total(values: np.ndarray) -> np.ndarray:
-    """(user, column) -> (column) float64 sums without NaN; NaN in a column of which all values are NaN."""
-    return np.where(np.isnan(values).all(axis=0), np.nan, np.nansum(values, axis=0, dtype=np.float64))
