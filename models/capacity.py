@@ -285,13 +285,13 @@ def committed(offers: Iterable[Offer]) -> float:
 
 def quotas(offers: Sequence[Offer]) -> dict[str, tuple[tuple[str, ...], int]]:
     """By quota group that names a limit: its offers' ids, and the least limit that they name, in instances."""
-    found: dict[str, tuple[tuple[str, ...], int]] = {}
+    limits_by_group: dict[str, tuple[tuple[str, ...], int]] = {}
     for group in sorted({o.quota_group for o in offers if o.quota_group}):
         of = [o for o in offers if o.quota_group == group]
         limits = [o.quota_limit for o in of if o.quota_limit is not None]
         if limits:
-            found[group] = tuple(o.offer_id for o in of), max(0, min(limits))
-    return found
+            limits_by_group[group] = tuple(o.offer_id for o in of), max(0, min(limits))
+    return limits_by_group
 
 
 def why_unusable(offer: Offer, policy: Policy) -> str | None:

@@ -49,10 +49,10 @@ def add_users(
 
 
 @compiled
-def look_up(table: Array, index: NDArray[np.uint16], found: Array) -> None:
+def look_up(table: Array, index: NDArray[np.uint16], out: Array) -> None:
     """Elements of a table of 65,536, all flat: NumPy's `take` makes each index eight bytes and checks it."""
     for i in range(len(index)):
-        found[i] = table[index[i]]
+        out[i] = table[index[i]]
 
 
 @compiled
@@ -64,19 +64,19 @@ def staircase(margin: Array, first: Array, second: Array, most: int, least: NDAr
     where none suffices.
     """
     groups, scenarios = margin.shape
-    zero, found = np.float32(0), len(second)
+    zero, count_left = np.float32(0), len(second)
     for count in range(len(first)):
-        while found:
+        while count_left:
             lacking = 0
             for s in range(scenarios):
                 for group in range(groups):
                     left = margin[group, s] + first[count, group, s]
-                    if left + second[found - 1, group, s] < zero:
+                    if left + second[count_left - 1, group, s] < zero:
                         lacking += 1
                         break
                 if lacking > most:
                     break
             if lacking > most:
                 break
-            found -= 1
-        least[count] = found
+            count_left -= 1
+        least[count] = count_left

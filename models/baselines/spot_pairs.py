@@ -64,14 +64,14 @@ def needed(market: Market, offer: Offer, lacking: Array) -> IntArray:
     serving = lacking[late].max(axis=0) / size
     if isinstance(market, Fluid):
         launched = ready + (serving - ready) / (1 - offer.launch_failure)
-        asked = _whole(np.where(serving > ready, launched, serving))
+        desired = _whole(np.where(serving > ready, launched, serving))
     else:
-        asked = _whole(serving)
-        asked = asked + _failures(market, offer, np.maximum(asked - ready, 0))
+        desired = _whole(serving)
+        desired = desired + _failures(market, offer, np.maximum(desired - ready, 0))
     if late.all():
-        return asked
+        return desired
     before = _whole(lacking[~late].max(axis=0) / size)
-    return np.maximum(asked, np.where(before > ready, UNREACHABLE, before)).astype(np.int32)
+    return np.maximum(desired, np.where(before > ready, UNREACHABLE, before)).astype(np.int32)
 
 
 def _whole(counts: NDArray[Any]) -> IntArray:

@@ -175,14 +175,14 @@ def learn(
     shared = estimate(sums, prior).shared
     mean = sums["mean"] / (PRIOR_TICKS + sums["ticks"])
     spread = np.sqrt((PRIOR_TICKS + sums["square"]) / (PRIOR_TICKS + sums["pairs"]))
-    heard, regressed = np.zeros(len(known)), np.zeros(len(known))
+    information, regressed = np.zeros(len(known)), np.zeros(len(known))
     first: NDArray[np.float64] | None = None
     for k in range(len(TRACKED)):
-        there = ~np.isnan(scores[:, :, k])
-        if not there.any():
+        known_score = ~np.isnan(scores[:, :, k])
+        if not known_score.any():
             continue
-        z = np.where(there, scores[:, :, k] - mean[:, k], 0)
-        count, total = there.sum(axis=0), z.sum(axis=0)
+        z = np.where(known_score, scores[:, :, k] - mean[:, k], 0)
+        count, total = known_score.sum(axis=0), z.sum(axis=0)
         squares = np.einsum("um,um->m", z, z)
         _add(sums["ticks"][:, k], count > 0, 1.0)
         _add(sums["mean"][:, k], count > 0, total / np.maximum(count, 1) + mean[:, k])
@@ -190,23 +190,25 @@ def learn(
         _add(sums["pairs"][:, k], pairs, 1.0)
         _add(sums["pair"][:, k], pairs, (total**2 - squares) / (many * (many - 1)))
         _add(sums["square"][:, k], pairs, squares / many)
-        share = there.astype(np.float64)
+        share = known_score.astype(np.float64)
         together = share.T @ share
         _add(sums["both"], together > 0, z.T @ z / np.maximum(together, 1))
         _add(sums["own"], together > 0, (z * z).T @ share / np.maximum(together, 1))
 
         z /= spread[:, k]
-        others = np.where(there & pairs, (total / spread[:, k] - z) / (many - 1), 0)
+        others = np.where(known_score & pairs, (total / spread[:, k] - z) / (many - 1), 0)
         factor = others * (shared / np.maximum(shared + (1 - shared) / (many - 1), 1e-12))
-        heard += np.einsum("um,um->u", factor, factor)
+        information += np.einsum("um,um->u", factor, factor)
         regressed += np.einsum("um,um->u", factor, z)
         if k == 0:
-            first = np.where(there, z, np.nan)
+            first = np.where(known_score, z, np.nan)
         else:
-            _follow(sums["lagged"][:, k - 1], known["early"][:, k - 1], np.where(there, z, np.nan))
-    told = known["loading"] * (PRIOR_PRECISION + known["known"]) - PRIOR_PRECISION
-    known["known"] = DECAY * known["known"] + heard
-    known["loading"] = (PRIOR_PRECISION + DECAY * told + regressed) / (PRIOR_PRECISION + known["known"])
+            _follow(sums["lagged"][:, k - 1], known["early"][:, k - 1], np.where(known_score, z, np.nan))
+    weighted_sum = known["loading"] * (PRIOR_PRECISION + known["known"]) - PRIOR_PRECISION
+    known["known"] = DECAY * known["known"] + information
+    known["loading"] = (PRIOR_PRECISION + DECAY * weighted_sum + regressed) / (
+        PRIOR_PRECISION + known["known"]
+    )
     codes = np.full(known["early"].shape[::2], EARLY_NONE, np.int8)
     if first is not None:
         codes[:] = np.where(
@@ -248,8 +250,8 @@ def estimate(sums: NDArray[Any], prior: Dependence) -> Dependence:
 
     product, *squares = sums["lagged"]
     size = np.sqrt(squares[0] * squares[1])
-    found = np.clip(product / np.where(size > 0, size, 1), 0, 1) ** (1 / _LAGS)
-    gain = (size * (found - prior.step_correlation)).sum() / (PRIOR_TICKS + size.sum())
+    step_correlation = np.clip(product / np.where(size > 0, size, 1), 0, 1) ** (1 / _LAGS)
+    gain = (size * (step_correlation - prior.step_correlation)).sum() / (PRIOR_TICKS + size.sum())
     return Dependence(shared, between, float(prior.step_correlation + gain))
 
 

@@ -436,7 +436,7 @@ def _logs(tf: Any, state: dict[str, Any], new: dict[str, Any], unit: Any, event:
     )
 
 
-def _tracked(tf: Any, width: Any, change: Any, known: Any, saturated: Any, unit: Any, seen: Any) -> Any:
+def _tracked(tf: Any, width: Any, change: Any, known: Any, saturated: Any, unit: Any, count: Any) -> Any:
     """Log widths (knot, 5, n) after a change (5, n): each a step along its quantile's pinball loss.
 
     Streaming quantile estimates in logs. A width grows at most to what was seen: a single burst does not carry it
@@ -449,7 +449,7 @@ def _tracked(tf: Any, width: Any, change: Any, known: Any, saturated: Any, unit:
     side = np.sign(KNOTS).reshape(-1, 1, 1)
     beyond = ndtr(-np.abs(KNOTS)).astype(np.float32).reshape(-1, 1, 1)  # probability of passing the width
     gain = WIDTH_GAIN.reshape(-1, 1, 1)
-    gain = tf.maximum(gain, WIDTH_START[0] / (1.0 + seen / WIDTH_START[1]))
+    gain = tf.maximum(gain, WIDTH_START[0] / (1.0 + count / WIDTH_START[1]))
     passed = tf.logical_and(side * change > 0.0, size > width)
     wider = tf.minimum(gain * (1.0 - beyond), size - width)
     narrower = tf.where(saturated, 0.0, -gain * beyond)

@@ -239,8 +239,8 @@ class BehaviourModel:
             for variable in network.variables:
                 kept = weights[variable.path] if variable.path in weights else np.empty(0)
                 if kept.shape != (shape := tuple(variable.shape)):
-                    said = f"{variable.path} is {kept.shape}, not {shape}"
-                    raise ValueError(f"{path / WEIGHTS} is of another network: {said}")
+                    shapes = f"{variable.path} is {kept.shape}, not {shape}"
+                    raise ValueError(f"{path / WEIGHTS} is of another network: {shapes}")
                 variable.assign(kept)
         for name, prior in facts.get("prior", {}).items():
             if len(prior) != STATE[name][0][0]:
@@ -337,8 +337,8 @@ class BehaviourModel:
         location[:] = np.where(new["seen"] > 0, new["last"], np.float32(np.nan))[..., None]
         forecast = QuantileFunction(location, scale, offsets)
         censored = saturated & ~np.isnan(values)
-        said = {"cold_start": new["ticks"][:, 0] < COLD_TICKS, "censored": censored, "scores": scores}
-        return new, forecast, said
+        flags = {"cold_start": new["ticks"][:, 0] < COLD_TICKS, "censored": censored, "scores": scores}
+        return new, forecast, flags
 
 
 def initial_state(n: int) -> State:

@@ -52,13 +52,13 @@ def prior(states: list[State]) -> dict[str, NDArray[np.float64]]:
 
     Shapes (held, 1, tracked) and (part, 1): the same for all metrics. Of metrics with MIN_PAIRS samples and more.
     """
-    found: dict[str, NDArray[np.float64]] = {}
+    priors: dict[str, NDArray[np.float64]] = {}
     for name in ("shift", "odds") if states else ():
         # metric as the second axis, so that a (user, metric) mask selects
         learnt = [np.moveaxis(s[name].astype(np.float64), 2, 1)[s["seen"] >= MIN_PAIRS] for s in states]
         pooled = np.concatenate(learnt)
-        found[name] = np.expand_dims(pooled.mean(0) if len(pooled) else np.zeros(pooled.shape[1:]), 1)
-    return found
+        priors[name] = np.expand_dims(pooled.mean(0) if len(pooled) else np.zeros(pooled.shape[1:]), 1)
+    return priors
 
 
 def dependence(scores: list[NDArray[np.float32]]) -> Dependence:

@@ -214,9 +214,9 @@ class Trainer:
             quantiles = path["last"][:, None, None] + changes
             quantiles = tf.reshape(quantiles, [len(METRICS), STEPS, len(LEVELS_Z), ticks, rows])
             quantiles = tf.transpose(quantiles, [4, 3, 0, 1, 2])
-            seen = tf.transpose(tf.reshape(path["seen"], [len(METRICS), ticks, rows]), [2, 1, 0])
-            seen = tf.cast(seen > 0.5, tf.float32)[..., None]
-            error = batch["error"][:, None] * seen
+            known = tf.transpose(tf.reshape(path["seen"], [len(METRICS), ticks, rows]), [2, 1, 0])
+            known = tf.cast(known > 0.5, tf.float32)[..., None]
+            error = batch["error"][:, None] * known
             loss, count = pinball(tf, quantiles, batch["target"], batch["censored"], error)
             mean = tf.reduce_sum(loss) / tf.maximum(tf.reduce_sum(count), 1.0)
         if update:

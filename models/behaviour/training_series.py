@@ -105,7 +105,11 @@ def groups(series: list[Series], sizes: list[int], seed: int) -> list[Series]:
     for size in sizes:
         values = np.zeros((high - low, len(METRICS)))
         events = np.zeros((high - low, series[0].events.shape[1]))
-        known, told, hit = np.zeros(values.shape, bool), np.zeros(events.shape, bool), np.zeros(values.shape)
+        known, counted, hit = (
+            np.zeros(values.shape, bool),
+            np.zeros(events.shape, bool),
+            np.zeros(values.shape),
+        )
         for i in rng.choice(len(series), min(size, len(series)), replace=False):
             s = series[i]
             at = slice(s.first_tick - low, s.first_tick - low + len(s.values))
@@ -113,9 +117,9 @@ def groups(series: list[Series], sizes: list[int], seed: int) -> list[Series]:
             hit[at] += np.where(s.saturated, np.nan_to_num(s.values), 0)
             events[at] += np.nan_to_num(s.events)
             known[at] |= ~np.isnan(s.values)
-            told[at] |= ~np.isnan(s.events)
+            counted[at] |= ~np.isnan(s.events)
         total = np.where(known, values, np.nan).astype(np.float32)
-        rates = np.where(told, events, np.nan).astype(np.float32)
+        rates = np.where(counted, events, np.nan).astype(np.float32)
         out.append(
             Series.of(
                 f"group-{len(out)}",

@@ -213,10 +213,10 @@ def observe(
             marginal = _marginal(state["sum"][:, k], state["total"][:, k], state["odds"])
             after["worst"] = np.fmax(state["worst"], _needed(marginal, usage))
     if ahead >= steps[-1]:
-        heard = ~np.isnan(after["worst"])[:, None]
+        scored = ~np.isnan(after["worst"])[:, None]
         miss = after["worst"][:, None] > state["limit"]
         shared = miss / np.maximum(miss.sum(axis=0), 1)  # one decision's miss, by the metrics that missed
-        error = np.where(heard, shared - state["share"][:, None] * (1 - PROMISED), 0.0)
+        error = np.where(scored, shared - state["share"][:, None] * (1 - PROMISED), 0.0)
         missed = miss[:, 0]
         ratio = np.where(missed, after["worst"] / state["limit"][:, 0], 1.0)
         excess = np.minimum(np.log(ratio), EXCESS_LIMIT)

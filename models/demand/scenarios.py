@@ -193,10 +193,10 @@ def _mixed(xp: Any, matrix: Any, draws: Any) -> Any:
 def _normals(xp: Any, generator: Any, shape: tuple[int, ...], scores: Any) -> Any:
     """Standard normals, float32, at the equally probable levels of `scores`."""
     if xp is np:  # raw bits in half the time
-        found = np.empty(shape, np.float32)
-        bits = generator.bit_generator.random_raw(-(-found.size // 4)).astype("<u8", copy=False).view("<u2")
-        look_up(scores, bits[: found.size], found.ravel())
-        return found
+        normals = np.empty(shape, np.float32)
+        bits = generator.bit_generator.random_raw(-(-normals.size // 4)).astype("<u8", copy=False).view("<u2")
+        look_up(scores, bits[: normals.size], normals.ravel())
+        return normals
     return xp.take(scores, generator.integers(0, SCORE_LEVELS, size=shape, dtype=xp.uint16))
 
 
@@ -230,7 +230,7 @@ def requirements(
         2, 0, 1
     )  # columns that lie together sort fast
     inside, quantiles = demand[:, window, metrics], rising[:, window, metrics]
-    found: list[tuple[NDArray[np.float32], float]] = []
+    requirements_at: list[tuple[NDArray[np.float32], float]] = []
     for confidence in confidences:
         # ranks; at the largest all scenarios hold
         low, high = math.ceil(confidence * scenarios - 1e-9), scenarios
@@ -239,8 +239,8 @@ def requirements(
             rank = (low + high) // 2
             held = (inside <= quantiles[rank - 1]).all(axis=(1, 2)).sum()
             low, high = (low, rank) if held >= enough else (rank + 1, high)
-        found.append((rising[high - 1].astype(np.float32), high / scenarios))
-    return found
+        requirements_at.append((rising[high - 1].astype(np.float32), high / scenarios))
+    return requirements_at
 
 
 def pack(demand: Any) -> tuple[NDArray[np.float16], NDArray[np.float32]]:

@@ -56,7 +56,7 @@ def by_day(
     def most(x: Any) -> Array:
         return np.array([float(np.asarray(x)[outcomes.day == d].max(initial=0.0)) for d in days])
 
-    found = {
+    sums = {
         "app_ticks": total(part.scored),
         "misses": total(missed),
         "short": total(short),
@@ -68,21 +68,21 @@ def by_day(
         "longest_run": most(_runs(missed)),
     }
     for tier, spent in (tiers or {}).items():
-        found[f"cost_{tier.lower()}"] = total(spent[:, apps])
+        sums[f"cost_{tier.lower()}"] = total(spent[:, apps])
     if promise is not None:
         known, kept = promise
-        found |= {"decisions": total(known[:, apps]), "kept": total(kept[:, apps])}
-    return found
+        sums |= {"decisions": total(known[:, apps]), "kept": total(kept[:, apps])}
+    return sums
 
 
 def _runs(missed: NDArray[np.bool_]) -> NDArray[np.int64]:
     """Length at each tick of the run of misses that it is in, (tick, app)."""
-    found = np.zeros(missed.shape, np.int64)
+    runs = np.zeros(missed.shape, np.int64)
     length = np.zeros(missed.shape[1], np.int64)
     for t, now in enumerate(missed):
         length = np.where(now, length + 1, 0)
-        found[t] = length
-    return found
+        runs[t] = length
+    return runs
 
 
 def figures(days: Mapping[str, Array], weight: Array) -> dict[str, Array]:
@@ -103,7 +103,7 @@ def figures(days: Mapping[str, Array], weight: Array) -> dict[str, Array]:
         of = total(whole)
         return np.where(of > 0, total(part) / np.where(of > 0, of, 1.0), np.nan)
 
-    found = {
+    values = {
         "hit_rate": 1 - share("misses", "app_ticks"),
         "unserved": share("short", "demand"),
         "worst_shortfall": most("worst_shortfall"),
@@ -111,10 +111,10 @@ def figures(days: Mapping[str, Array], weight: Array) -> dict[str, Array]:
         "slack": share("spare", "demand"),
         "actions": total("actions"),
     }
-    found |= {name: total(name) for name in days if name.startswith("cost")}
+    values |= {name: total(name) for name in days if name.startswith("cost")}
     if "decisions" in days:
-        found["promise"] = share("kept", "decisions")
-    return found
+        values["promise"] = share("kept", "decisions")
+    return values
 
 
 def ratio(own: Array, reference: Array) -> Array:

@@ -136,9 +136,9 @@ class Scores:
 
     def main(self) -> tuple[Any, ...]:
         """Index (metric, step) of what the summary is about: MAIN_METRICS, or those there are, at MAIN_STEPS."""
-        there = self.count.sum((0, 1, 3)) > 0
+        counted = self.count.sum((0, 1, 3)) > 0
         main = np.array([metric in MAIN_METRICS for metric in METRICS])
-        chosen = np.flatnonzero(there & main if (there & main).any() else there)
+        chosen = np.flatnonzero(counted & main if (counted & main).any() else counted)
         return np.ix_(chosen, np.array(MAIN_STEPS) - 1)
 
     def figures(self, weights: Array | None = None) -> Figures:

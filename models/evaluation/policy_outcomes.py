@@ -44,12 +44,12 @@ class Outcomes:
         """(tick, app, lane) demand, and with `carry` what earlier ticks left; one lane for all without."""
         if not self.carry:
             return self.demand[..., None]
-        found = np.empty(self.ready.shape)
+        due = np.empty(self.ready.shape)
         left = np.zeros(self.ready.shape[1:])
         for t, (demand, ready) in enumerate(zip(self.demand, self.ready, strict=True)):
-            found[t] = demand[:, None] + left
-            left = np.where(np.isnan(found[t]), left, np.maximum(found[t] - ready, 0.0))
-        return found
+            due[t] = demand[:, None] + left
+            left = np.where(np.isnan(due[t]), left, np.maximum(due[t] - ready, 0.0))
+        return due
 
     @property
     def spare(self) -> Float:

@@ -135,8 +135,8 @@ class SimulatedCloud:
 
     def live(self, fleet: Fleet, tick: int) -> None:
         """Take the fleet through a tick."""
-        length, there = self.tick_s, fleet.running
-        seconds = there * float(length) + fleet.owed_s
+        length, running = self.tick_s, fleet.running
+        seconds = running * float(length) + fleet.owed_s
         fleet.least = fleet.ready.copy()
         fleet.interrupted = np.zeros_like(fleet.ready)
         lost = np.zeros_like(fleet.ready)
@@ -186,11 +186,11 @@ class SimulatedCloud:
             wait = np.minimum(np.ceil(ready_s / self.tick_s) - 1, LATEST - 1).astype(np.int64)
             wait = np.maximum(wait, 0)
             ends = moment * self.tick_s + takes[0]
-            seen = fails[0] & (ends <= self.tick_s) & (ends + RETRY_S > self.tick_s)
+            again = fails[0] & (ends <= self.tick_s) & (ends + RETRY_S > self.tick_s)
             table = np.zeros((most + 1, LATEST), np.int64)
             table[at + 1, wait] = 1
             fleet.pending[:, o] += np.cumsum(table, axis=0)[counts[:, o]]
-            fleet.coming[:, o] += np.concatenate([[0], np.cumsum(seen)])[counts[:, o]]
+            fleet.coming[:, o] += np.concatenate([[0], np.cumsum(again)])[counts[:, o]]
 
     def _wave(self, offer: Offer, tick: int) -> tuple[float, float]:
         """Probability to survive the tick, of all of the pool's instances, and when in it they are lost (0 to 1)."""

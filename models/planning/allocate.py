@@ -229,7 +229,7 @@ def _plan(
     situation: _Situation, choice: Choice, fleet: Fleet, guarded: Guarded, desired: Mapping[str, int]
 ) -> Plan:
     """The plan without what it took to know its price; desired: counts before the guard rails."""
-    context, policy, market, asked = (
+    context, policy, market, confidence = (
         situation.context,
         situation.policy,
         situation.market,
@@ -241,11 +241,11 @@ def _plan(
     bought = usable and as_bought and choice.best.feasible and int(situation.needed.max()) <= policy.limit
     planned = 1 - choice.best.risk if bought else market.holds(guarded.counts)
     window = market.window.steps
-    curve, alpha = required(context.demand, asked, window, context.governed(policy))
+    curve, alpha = required(context.demand, confidence, window, context.governed(policy))
     guardrails = situation.failing.guardrails + guarded.guardrails
     reason = _reason(situation, choice.best, planned, guardrails)
     return Plan(
-        confidence_asked=asked,
+        confidence_asked=confidence,
         confidence_planned=planned,
         required=curve,
         alpha=alpha,
@@ -256,9 +256,9 @@ def _plan(
         cost_at=choice.cost_at,
         binding=_binding(situation),
         reactive_floor=0,
-        alternatives=_alternatives(choice, asked) if usable else (),
+        alternatives=_alternatives(choice, confidence) if usable else (),
         guardrails=guardrails,
-        feasible=usable and planned >= asked,
+        feasible=usable and planned >= confidence,
         reason="; ".join((reason, *situation.notes, *choice.notes, *_beyond(policy, fleet, guardrails))),
         excluded=situation.excluded,
         mode=policy.mode,

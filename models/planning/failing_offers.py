@@ -42,10 +42,10 @@ def failing(
     memory: as given back the tick before, {} at first: what an app has lost before it was ever planned is no news.
     """
     known = memory.get("seen")
-    seen = {o.offer_id: observed.get(o.offer_id, Observed()) for o in offers}
+    states = {o.offer_id: observed.get(o.offer_id, Observed()) for o in offers}
     lost = {
         name: [one.failed, one.interrupted]
-        for name, one in sorted(seen.items())
+        for name, one in sorted(states.items())
         if one.failed or one.interrupted
     }
     before: Mapping[str, Sequence[int]] = lost if known is None else known

@@ -100,11 +100,11 @@ class _Group:
         """Target of each shared thing, by thing and app; and counts that each app wants with its targets, by app."""
         names, shared = list(self.members), self.shared
         wanted = {name: _first(self.alone[name]) for name in names}
-        asked = {thing: {name: shared[thing].of(wanted[name]) for name in names} for thing in self.worth}
+        amounts = {thing: {name: shared[thing].of(wanted[name]) for name in names} for thing in self.worth}
         targets = {
-            thing: _by_worth(self.worth[thing], asked[thing], shared[thing].total) for thing in self.worth
+            thing: _by_worth(self.worth[thing], amounts[thing], shared[thing].total) for thing in self.worth
         }
-        if any(sum(asked[thing].values()) > shared[thing].total for thing in self.worth):
+        if any(sum(amounts[thing].values()) > shared[thing].total for thing in self.worth):
             for name, member in self.members.items():
                 caps = {thing: targets[thing][name] for thing in self.worth}
                 offers = _capped(member.offers, shared, caps)
@@ -242,11 +242,11 @@ def _by_worth(worth: Mapping[str, float], wanted: Mapping[str, int], total: int)
 
 def _in_proportion(wanted: Mapping[str, int], total: int) -> dict[str, int]:
     """What is wanted where there is enough, else whole parts in proportion, by largest remainder."""
-    asked = sum(wanted.values())
-    if asked <= total:
+    whole = sum(wanted.values())
+    if whole <= total:
         return dict(wanted)
-    given = {name: total * n // asked for name, n in wanted.items()}
-    rest = sorted(wanted, key=lambda name: (-(total * wanted[name] % asked), name))
+    given = {name: total * n // whole for name, n in wanted.items()}
+    rest = sorted(wanted, key=lambda name: (-(total * wanted[name] % whole), name))
     for name in rest[: total - sum(given.values())]:
         given[name] += 1
     return given

@@ -99,10 +99,10 @@ def split(
     """
     best, mean = choice.best, demand.mean(axis=0, keepdims=True, dtype=np.float64)
     carried = sum(market.size[o] * n for o, n in best.counts.items())
-    sure, found = question.least(needed, best.counts, certain=True)
+    sure, purchase = question.least(needed, best.counts, certain=True)
     expected = replicas(load(mean, metrics, question.policy), question.policy)
     return Margin(
-        question.least(expected, found.counts, certain=True)[0],
+        question.least(expected, purchase.counts, certain=True)[0],
         sure,
         Level(carried, best.cost if best.feasible else None),
     )

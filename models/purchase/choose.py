@@ -100,10 +100,10 @@ def choose(
     for level in sorted(levels, reverse=True):
         if reachable(level):
             same = level == confidence and capped is market
-            found = best if same else _Buyer.of(buyer, market).at(best, level)
-            if best.feasible and found.feasible and level > confidence and found.cost < best.cost:
-                best = found
-            least = min(least, found.cost) if found.feasible else least
+            trial = best if same else _Buyer.of(buyer, market).at(best, level)
+            if best.feasible and trial.feasible and level > confidence and trial.cost < best.cost:
+                best = trial
+            least = min(least, trial.cost) if trial.feasible else least
             cost_at[level] = None if math.isinf(least) else least
     if capped is not market:
         short = (
@@ -180,18 +180,18 @@ class _Buyer:
             return Purchase({}, self.committed, risk, enough, "" if enough else "there are no offers"), ()
         note = zone_note(self.market.offers, self.policy)
         start = None if not near else np.array([near.get(o.offer_id, 0) for o in self.offers], dtype=np.int64)
-        found, limits = self._buy(confidence, self.limits, start, far=True), self.limits
-        if start is not None and not found.feasible:
-            found = self._buy(confidence, self.limits)
-        if not found.feasible and "zone share" in limits.names:
+        purchase, limits = self._buy(confidence, self.limits, start, far=True), self.limits
+        if start is not None and not purchase.feasible:
+            purchase = self._buy(confidence, self.limits)
+        if not purchase.feasible and "zone share" in limits.names:
             without = limits.without("zone share")
             free = self._buy(confidence, without)
-            if free.risk < found.risk or not any(found.counts.values()):
-                found, limits = free, without
+            if free.risk < purchase.risk or not any(purchase.counts.values()):
+                purchase, limits = free, without
                 note = note or "the zone share is set aside, or the purchase would not hold"
-        if not found.feasible:
-            found = self._kept(replace(found, short=self._short(found, confidence, limits)))
-        return found, (note,) if note else ()
+        if not purchase.feasible:
+            purchase = self._kept(replace(purchase, short=self._short(purchase, confidence, limits)))
+        return purchase, (note,) if note else ()
 
     def at(self, near: Purchase, confidence: float) -> Purchase:
         """A purchase that holds at another confidence, searched from one that is near."""
@@ -206,7 +206,7 @@ class _Buyer:
             if offer.tier == "SPOT" and best.counts.get(offer.offer_id):
                 carried.setdefault(pool_of(offer), 0)
                 carried[pool_of(offer)] += best.counts[offer.offer_id] * self.market.size[offer.offer_id]
-        found = list[Purchase]()
+        purchases = list[Purchase]()
         if carried:
             most = max(sorted(carried), key=lambda pool: carried[pool])
             every = [o.tier == "SPOT" for o in self.offers]
@@ -216,9 +216,11 @@ class _Buyer:
                 limits = replace(self.limits, upper=np.where(banned, 0, self.limits.upper))
                 looked_up = self.few.cheapest(k, limits) is not None
                 start = None if looked_up else self.search.bounded(limits).starts(k)[0]
-                found.append(self._buy(confidence, limits, start))
-        found = [p if p.feasible else replace(p, short="the other offers do not suffice") for p in found]
-        return tuple(sorted(found, key=lambda p: (not p.feasible, p.cost if p.feasible else p.risk)))
+                purchases.append(self._buy(confidence, limits, start))
+        purchases = [
+            p if p.feasible else replace(p, short="the other offers do not suffice") for p in purchases
+        ]
+        return tuple(sorted(purchases, key=lambda p: (not p.feasible, p.cost if p.feasible else p.risk)))
 
     def _counts(self, purchase: Purchase) -> Counts:
         return np.array([purchase.counts.get(o.offer_id, 0) for o in self.offers], dtype=np.int64)
@@ -250,11 +252,11 @@ class _Buyer:
             counts, _ = search.best(k, self.runs)
         else:
             counts, _ = search.solve(start, k) if far else search.solve(start, k, NEAR, FEW_ROUNDS)
-        found = self._purchase(counts, confidence)
+        purchase = self._purchase(counts, confidence)
         for _ in range(MENDS):
-            if found.feasible:
+            if purchase.feasible:
                 break
-            lacking = math.ceil(round((confidence - (1 - found.risk)) * self.market.scenarios, 6))
+            lacking = math.ceil(round((confidence - (1 - purchase.risk)) * self.market.scenarios, 6))
             # by half at most: draws differ, and to serve all scenarios takes a search of its own
             k = max(k // 2, min(k, search.unserved(counts)) - max(1, lacking))
             looked_up = self.few.cheapest(k, limits)
@@ -263,31 +265,31 @@ class _Buyer:
             else:
                 counts, enough = search.solve(counts, k, NEAR, FEW_ROUNDS)
             mended = self._purchase(counts, confidence)
-            if mended.risk < found.risk:
-                found = mended
+            if mended.risk < purchase.risk:
+                purchase = mended
             if not enough:
                 break
-        return self._trimmed(found, confidence, limits) if found.feasible else found
+        return self._trimmed(purchase, confidence, limits) if purchase.feasible else purchase
 
-    def _trimmed(self, found: Purchase, confidence: float, limits: Bounds) -> Purchase:
+    def _trimmed(self, purchase: Purchase, confidence: float, limits: Bounds) -> Purchase:
         """Less of what is not needed by the draws that judge, dearest instances first."""
         order = np.argsort([-o.price_h for o in self.offers], kind="stable")
         for i in order:
             offer = self.offers[i]
-            if offer.tier == "RESERVED" or offer.price_h < TRIM * found.cost:
+            if offer.tier == "RESERVED" or offer.price_h < TRIM * purchase.cost:
                 continue
-            while found.counts.get(offer.offer_id):
-                counts = self._counts(found)
+            while purchase.counts.get(offer.offer_id):
+                counts = self._counts(purchase)
                 counts[i] -= 1
                 if limits.excess(counts) > 0:
                     break
                 less = self._purchase(counts, confidence)
                 if not less.feasible:
                     break
-                found = less
-        return found
+                purchase = less
+        return purchase
 
-    def _short(self, found: Purchase, confidence: float, limits: Bounds) -> str:
+    def _short(self, purchase: Purchase, confidence: float, limits: Bounds) -> str:
         """Which bound keeps a purchase from holding: the first without which one is found."""
         relaxed = [(f"the {name}", limits.without(name)) for name in dict.fromkeys(limits.names)]
         if self.excluded:
@@ -297,23 +299,23 @@ class _Buyer:
         names = " and the ".join(dict.fromkeys(limits.names))
         relaxed.append((f"the {names} together", limits.without(*limits.names)))
         for text, without in relaxed:
-            more = self._buy(confidence, without, self._counts(found))
+            more = self._buy(confidence, without, self._counts(purchase))
             if more.feasible:
                 bought, wanted = (
                     sum(p.counts.get(o.offer_id, 0) for o in self.offers if o.tier != "RESERVED")
-                    for p in (found, more)
+                    for p in (purchase, more)
                 )
                 if bought < wanted:
                     return f"{text} drops {wanted - bought} of {wanted} instances"
                 return f"{text} leaves a purchase that holds too rarely"
         return "the offers do not suffice in time"
 
-    def _kept(self, found: Purchase) -> Purchase:
+    def _kept(self, purchase: Purchase) -> Purchase:
         """What runs, up to the maximum, where nothing else may be bought: an empty plan would be worse."""
-        if any(found.counts.values()) or not self.runs.any() or not self.market.need.any():
-            return found
+        if any(purchase.counts.values()) or not self.runs.any() or not self.market.need.any():
+            return purchase
         maximum = self.limits.without(*(set(self.limits.names) - {"maximum"}))
         counts = self.search.bounded(replace(maximum, upper=np.maximum(maximum.upper, self.runs))).within(
             self.runs
         )
-        return replace(self._purchase(counts, 2.0), short=found.short + KEPT)
+        return replace(self._purchase(counts, 2.0), short=purchase.short + KEPT)

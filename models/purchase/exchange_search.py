@@ -125,9 +125,9 @@ class Search(Supply):
             """Cost, counts and supply of a replica when these parts of the mix go to these offers, (move, ...)."""
             p = parts.astype(np.float32)[:, None, None]
             then = (1 - p) * served + p * supply[index]
-            asked = np.where(lacking > 0, lacking / np.maximum(then, TINY), 0).max(axis=1)
+            factors = np.where(lacking > 0, lacking / np.maximum(then, TINY), 0).max(axis=1)
             mixes = (1 - parts)[:, None] * mix + parts[:, None] * one[index]
-            scale = np.minimum(np.partition(asked, rank, axis=1)[:, rank, None], UNLIMITED)
+            scale = np.minimum(np.partition(factors, rank, axis=1)[:, rank, None], UNLIMITED)
             bought = scale * mixes
             beyond = self.limits.excess(bought + counts)
             return bought @ self.price + DEAR * self.price.max() * beyond, bought, then
@@ -174,8 +174,8 @@ class Search(Supply):
         else:
             tried += [(mixed, COARSER)] if need <= SOME else []
             tried += [(start, COARSER) for start in alone] if need <= FEW else []
-        found = [self.solve(start, k, units) for start, units in tried]
-        counts, holds = min(found, key=lambda one: (not one[1], self.cost(one[0])))
+        solutions = [self.solve(start, k, units) for start, units in tried]
+        counts, holds = min(solutions, key=lambda one: (not one[1], self.cost(one[0])))
         if holds and need <= FEW:
             counts = self._on_part(counts, k, lambda part, now: (part._lower(now, k, 1.0, deep=True), True))[
                 0
@@ -217,19 +217,19 @@ class Search(Supply):
                 part.need, part.survival, part.normal = (
                     np.ascontiguousarray(x[:, some]) for x in (self.need, self.survival, self.normal)
                 )
-            found, holds = moved(part, counts)
-            lacks = np.flatnonzero(self.margin(found).min(axis=0) < self.lost(found))
+            exchanged, holds = moved(part, counts)
+            lacks = np.flatnonzero(self.margin(exchanged).min(axis=0) < self.lost(exchanged))
             if not holds or lacks.size <= k or some.size == spare.size:
-                return found, holds
+                return exchanged, holds
             more = np.union1d(some, lacks)  # none more: sums of float32 differ by the order of their parts
             some = more if some.size < more.size < spare.size // 2 else np.arange(spare.size)
-            counts = found
+            counts = exchanged
 
     def _scaled(self, counts: Counts, k: int) -> Counts:
         """The least multiple of a start that holds, where one of half to twice it is within the bounds; else it."""
         served = self.margin(counts) + self.need - np.float32(self.lost(counts))
-        asked = (self.need / np.maximum(served, TINY)).max(axis=0)
-        by = float(np.partition(asked, asked.size - 1 - k)[asked.size - 1 - k])
+        factors = (self.need / np.maximum(served, TINY)).max(axis=0)
+        by = float(np.partition(factors, factors.size - 1 - k)[factors.size - 1 - k])
         if np.isfinite(by) and by < 1 / TINY:
             for more in RAISED:
                 tried = self.within(np.ceil(counts * (by * more) - TOLERANCE).astype(np.int64))
@@ -322,7 +322,7 @@ class Search(Supply):
             near, delta = tails[0][1:]
             parts = parts[delta.mean(axis=1)[parts].sum(axis=1) >= -max(float(near.max()), 0.0)]
             lost = self._lost_after(counts, index, change, parts)
-            found, refused = None, 0
+            cheaper, refused = None, 0
             for start in range(0, len(parts), CHUNK):
                 some, limit = parts[start : start + CHUNK], lost[start : start + CHUNK]
                 for tail, near, delta in tails:
@@ -336,14 +336,14 @@ class Search(Supply):
                 for part in some:
                     after = self._after(counts, index, change, part)
                     if self.unserved(after) <= k:
-                        found = after
+                        cheaper = after
                         break
                     refused += 1
-                if found is not None or refused > REFUSED:
+                if cheaper is not None or refused > REFUSED:
                     break
-            if found is None:
+            if cheaper is None:
                 return counts
-            counts = found
+            counts = cheaper
         return counts
 
     def _raise(self, counts: Counts, k: int, unit: float) -> Counts:

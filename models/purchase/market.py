@@ -89,16 +89,16 @@ class Market:
         draw = stream(np, *self.key, "supply", name)
         old = np.zeros((len(counts), self.scenarios), np.int32)
         new = np.zeros_like(old)
-        now, asked = np.zeros((2, self.scenarios), np.int32), 0
+        now, before = np.zeros((2, self.scenarios), np.int32), 0
         for i, count in enumerate(counts):
-            kept, launched = min(count, ready) - min(asked, ready), max(0, count - max(asked, ready))
+            kept, launched = min(count, ready) - min(before, ready), max(0, count - max(before, ready))
             now[0] += draw.binomial(kept, survival, self.scenarios) if kept else 0
             now[1] += (
                 draw.binomial(launched, survival * (1 - offer.launch_failure), self.scenarios)
                 if launched
                 else 0
             )
-            old[i], new[i], asked = now[0], now[1], count
+            old[i], new[i], before = now[0], now[1], count
         return self.size[name] * np.stack([old + new if late else old for late in self.late[name]])
 
     def served(self, counts: Mapping[str, int]) -> Array:
@@ -146,9 +146,9 @@ class Fluid(Market):
         """As `Market.alive`, expected over the fate of single instances."""
         name, ready, survival = offer.offer_id, self.ready[offer.offer_id], self.survival(offer)
         survival = np.broadcast_to(np.asarray(survival), (1, self.scenarios))
-        asked = np.asarray(counts)[:, None]
-        old = np.minimum(asked, ready) * survival
-        new = np.maximum(asked - ready, 0) * survival * (1 - offer.launch_failure)
+        desired = np.asarray(counts)[:, None]
+        old = np.minimum(desired, ready) * survival
+        new = np.maximum(desired - ready, 0) * survival * (1 - offer.launch_failure)
         return self.size[name] * np.stack([old + new if late else old for late in self.late[name]])
 
 

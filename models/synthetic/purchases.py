@@ -24,12 +24,12 @@ def instance(seed: int, offers: int, scenarios: int) -> tuple[list[Offer], IntAr
     rng = stream(np, seed, "instance")
     mean = MEANS[seed % len(MEANS)]
     reserved, stable = max(1, offers // 50), max(1, offers * 28 // 100)
-    found = list[Offer]()
+    offers_made = list[Offer]()
     for i in range(offers):
         size = int(rng.choice([1, 2, 4, 8, 16]))
         tier = "RESERVED" if i < reserved else "ON_DEMAND" if i < reserved + stable else "SPOT"
         price = size * rng.normal(1.1, 0.05) * (rng.normal(0.4, 0.04) if tier == "SPOT" else 1.0)
-        found.append(
+        offers_made.append(
             Offer(
                 offer_id=f"{tier.lower()}-{i:03d}",
                 provider=("aws", "gcp")[i % 2],
@@ -49,4 +49,4 @@ def instance(seed: int, offers: int, scenarios: int) -> tuple[list[Offer], IntAr
         )
     level = mean * rng.lognormal(0, 0.25, (scenarios, 1))
     path = level * np.exp(np.cumsum(rng.normal(0, 0.06, (scenarios, len(STEPS_S))), axis=1))
-    return found, np.ceil(path).astype(np.int32)
+    return offers_made, np.ceil(path).astype(np.int32)

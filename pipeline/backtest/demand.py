@@ -151,14 +151,14 @@ def of_topics(
     first_s = None
     if begin_s is not None and warm_up is not None:
         first_s = begin_s - ticks_of(warm_up, 1)
-    found = topic_window.read(settings, first_s, end_s, offsets)
-    panel = found.panel
+    recorded = topic_window.read(settings, first_s, end_s, offsets)
+    panel = recorded.panel
     name = f"topics {settings.prefix}* at {settings.bootstrap}"
     _some(panel, name)
     window = window_of(panel, warm_up if begin is None else None, begin, until)
     window = _scored(replace(window, begin=0))
     folder = model or released_models.folder(settings)
-    return DemandSource(name, panel, window, found.skipped, found.digest(), folder, found)
+    return DemandSource(name, panel, window, recorded.skipped, recorded.digest(), folder, recorded)
 
 
 def panel_digest(panel: Panel) -> bytes:

@@ -89,10 +89,10 @@ def run(
         _in_processes(parts, model, folders, processes or len(parts), progress)
     names = [app for part in parts for app in part.apps]
     order = np.argsort(np.array(names), kind="stable")
-    found = [days(f) for f in folders]
+    of_parts = [days(folder) for folder in folders]
     return {
-        name: np.concatenate([_wide(one, found, name) for one in found], axis=1)[:, order]
-        for name in found[0]
+        name: np.concatenate([_wide(part_days, of_parts, name) for part_days in of_parts], axis=1)[:, order]
+        for name in of_parts[0]
     }
 
 
@@ -181,9 +181,9 @@ def rows_done(folder: Path) -> int:
 
 def days(folder: Path) -> Arrays:
     """Outcomes of all days of a shard."""
-    found: list[Arrays] = []
+    days_read: list[Arrays] = []
     for path in sorted(folder.glob("day-*.npz")):
         with np.load(path) as day:
-            found.append(dict(day))
-    names = dict.fromkeys(name for day in found for name in day)
-    return {name: np.concatenate([day[name] for day in found if name in day]) for name in names}
+            days_read.append(dict(day))
+    names = dict.fromkeys(name for day in days_read for name in day)
+    return {name: np.concatenate([day[name] for day in days_read if name in day]) for name in names}

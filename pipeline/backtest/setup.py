@@ -27,7 +27,7 @@ from pipeline.wire.codec import DEFAULT, Record
 from pipeline.wire.plans import DEFAULT_POLICY, default_policy
 from pipeline.wire.policies import offer_of, policy_of
 
-TIERS: Final = "tiers"
+ALL_TIERS: Final = "tiers"
 ON_DEMAND: Final = "on_demand"
 LEARN_S: Final = (
     4 * DAY_S
@@ -111,11 +111,11 @@ def policies_of(policy_file: Path, apps: Sequence[str]) -> dict[str, Record]:
     Raises:
         UsageError: an app without one, or a file that cannot be read.
     """
-    found = {r["app"]: _full("policy", r) for r in files.read_policies(policy_file)}
-    missing = [app for app in apps if app not in found and DEFAULT_POLICY not in found]
+    policies = {r["app"]: _full("policy", r) for r in files.read_policies(policy_file)}
+    missing = [app for app in apps if app not in policies and DEFAULT_POLICY not in policies]
     if missing:
         raise UsageError(f"{policy_file}: no policy of app {missing[0]}, and none of '*'")
-    return {app: found.get(app) or found[DEFAULT_POLICY] for app in apps}
+    return {app: policies.get(app) or policies[DEFAULT_POLICY] for app in apps}
 
 
 def offers_of(price_file: Path, policies: Mapping[str, Record]) -> dict[str, list[Record]]:
@@ -126,8 +126,8 @@ def offers_of(price_file: Path, policies: Mapping[str, Record]) -> dict[str, lis
     """
     prices = [_full("price", r) for r in files.read_prices(price_file)]
     offers = {app: _offers(app, policy, prices) for app, policy in policies.items()}
-    for app, found in offers.items():
-        if not found:
+    for app, app_offers in offers.items():
+        if not app_offers:
             raise UsageError(f"{price_file}: no offer for app {app}")
     return offers
 
@@ -216,14 +216,14 @@ def job_of(
         policies = {app: replace(p, app=app, mode="auto", promotion_gates={}) for app, p in policies.items()}
     offers = {app: [offer_of(p) for p in given.prices[app]] for app in members}
     plain = {app: [o for o in offers[app] if o.tier == "ON_DEMAND"] for app in members}
-    markets: dict[str, dict[str, list[Offer]]] = {TIERS: offers}
-    starts = {TIERS: given.starting}
+    markets: dict[str, dict[str, list[Offer]]] = {ALL_TIERS: offers}
+    starts = {ALL_TIERS: given.starting}
     if not alone and all(plain.values()):
         markets[ON_DEMAND] = plain
         starts[ON_DEMAND] = {
             app: _plain_start(policies[app], offers[app], given.starting[app]) for app in members
         }
-    local = {p["offer_id"]: LocalOffer.of(p) for found in given.prices.values() for p in found}
+    local = {p["offer_id"]: LocalOffer.of(p) for app_prices in given.prices.values() for p in app_prices}
     key = Key("demo", DEMO_KEY, 0)
     return Job(
         values=values,
@@ -237,7 +237,7 @@ def job_of(
         offers=markets,
         terms={o: Terms(one.notice_s, one.billing_min_s) for o, one in local.items()},
         starting=starts,
-        lanes=[(TIERS, None)],
+        lanes=[(ALL_TIERS, None)],
         levels=levels,
         ends={
             p["offer_id"]: p["commitment_end"].timestamp()

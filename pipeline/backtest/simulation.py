@@ -174,7 +174,7 @@ class Simulation(ABC):
     ) -> Arrays:
         """The outcome with the replicas asked for at the end of the tick, and the first lane's required curves."""
         job, market = self.job, self.job.markets[0]
-        asked = [[v for m in job.markets for v in self._replicas(app, m)] for app in job.apps]
+        desired = [[v for m in job.markets for v in self._replicas(app, m)] for app in job.apps]
         required = np.full((len(job.apps), len(job.steps), len(METRICS)), np.nan, np.float32)
         window = np.zeros((len(job.apps), 2), np.int16)
         held = np.full((len(job.apps), 3), np.nan)
@@ -187,7 +187,7 @@ class Simulation(ABC):
                 held[a] = plan.confidence_planned, plan.feasible, plan.cost
                 reasons[a] = ", ".join(plan.guardrails) + ("" if plan.feasible else f"; {plan.reason}")
         return outcome | {
-            "asked": np.array(asked, np.float32),
+            "asked": np.array(desired, np.float32),
             "wanted": self.wanted.astype(np.int32),
             "soon": self.soon.astype(np.int32),
             "band": self.band.astype(np.float32),

@@ -116,11 +116,15 @@ class TopicSimulation(Simulation):
         for shard, frames in sorted(self.recorded.frames.items()):
             for part in frames.get(tick, ()):
                 self.profilers[shard].fold(self.codec.encode("frame", part))
-        asked: dict[str, PlanRequest] = {}
+        requests: dict[str, PlanRequest] = {}
         for one in self.allocators:
-            asked |= one.asked.get(tick, {})
+            requests |= one.asked.get(tick, {})
             one.asked.clear()
-        return {name: (asked[name].decide, asked[name].users) for name in sorted(asked)} if plans else {}
+        return (
+            {name: (requests[name].decide, requests[name].users) for name in sorted(requests)}
+            if plans
+            else {}
+        )
 
     def run(self, progress: Callable[[int], None] = lambda row: None) -> Iterator[Arrays]:
         """Days as of `Simulation.run`, with the records that were published in them."""
@@ -135,15 +139,15 @@ class TopicSimulation(Simulation):
 
     def blocks(self) -> Arrays:
         """A snapshot: lanes, stages, and scenarios that wait for another shard's."""
-        found = self.lane_blocks()
+        blocks = self.lane_blocks()
         for name, stages in self._stages():
             for stage in stages:
                 for key, value in stage.blocks():
-                    found[f"{name}-{stage.shard}\n{key.decode('latin-1')}"] = np.frombuffer(value, np.uint8)
+                    blocks[f"{name}-{stage.shard}\n{key.decode('latin-1')}"] = np.frombuffer(value, np.uint8)
         for number, waiting in enumerate(self.waiting):
             for place, (_, value) in enumerate(waiting):
-                found[f"waiting-{number}\n{place:06d}"] = np.frombuffer(value, np.uint8)
-        return found
+                blocks[f"waiting-{number}\n{place:06d}"] = np.frombuffer(value, np.uint8)
+        return blocks
 
     def restore(self, blocks: Mapping[str, np.ndarray]) -> None:
         """Continue from a snapshot."""
@@ -227,7 +231,7 @@ def compare(recorded: TopicWindow, made: Mapping[str, list[bytes]], first: int, 
         commands that differ by their signature alone (the key is not here) are the same, and counted beside.
     """
     settings, codec = recorded.settings, Codec(recorded.settings.registry_url)
-    found: dict[str, Any] = {"from_the_beginning": recorded.whole}
+    counts: dict[str, Any] = {"from_the_beginning": recorded.whole}
     for topic in KEPT:
         theirs = _published(settings, topic, codec, first, last)
         ours = {
@@ -241,7 +245,7 @@ def compare(recorded: TopicWindow, made: Mapping[str, list[bytes]], first: int, 
             if topic == "commands" and _unsigned(codec, theirs[name][0]) == _unsigned(codec, ours[name])
         ]
         wrong = [name for name in differ if name not in set(unsigned)]
-        found[topic] = {
+        counts[topic] = {
             "same": len(both) - len(wrong),
             "signature_not_compared": len(unsigned),
             "different": len(wrong),
@@ -251,14 +255,14 @@ def compare(recorded: TopicWindow, made: Mapping[str, list[bytes]], first: int, 
             if wrong
             else None,
         }
-    return found
+    return counts
 
 
 def _published(
     settings: Settings, topic: str, codec: Codec, first: int, last: int
 ) -> dict[str, tuple[bytes, int]]:
     """By name, the first occurrence of each record of those ticks, and its tick."""
-    found: dict[str, tuple[bytes, int]] = {}
+    published: dict[str, tuple[bytes, int]] = {}
     for number in range(settings.partitions):
         low, high = reader.bounds(settings, topic, number)
         begin = since(settings, topic, number, first * settings.tick_s - settings.max_ahead_s, high)
@@ -268,8 +272,8 @@ def _published(
             value = message.value() or b""
             name, tick = _name(codec, value, first, last)
             if name:
-                found.setdefault(name, (value, tick))
-    return found
+                published.setdefault(name, (value, tick))
+    return published
 
 
 def _name(codec: Codec, value: bytes, first: int, last: int) -> tuple[str, int]:

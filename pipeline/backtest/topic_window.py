@@ -61,18 +61,18 @@ class TopicWindow:
 
     def digest(self) -> bytes:
         """BLAKE2b of all records that plans of the window are made from."""
-        found = hashlib.blake2b()
+        digest = hashlib.blake2b()
         last = int(self.panel.ticks[-1])
         for shard, frames in sorted(self.frames.items()):
             for tick, parts in sorted(frames.items()):
                 for part in parts:
-                    found.update(repr((shard, tick, sorted(part.items()))).encode())
-        found.update(repr([sorted(versions.items()) for versions in self.inputs.inputs.values()]).encode())
+                    digest.update(repr((shard, tick, sorted(part.items()))).encode())
+        digest.update(repr([sorted(versions.items()) for versions in self.inputs.inputs.values()]).encode())
         for app, offers in sorted(self.inputs.observations.items()):
             for offer, ticks in sorted(offers.items()):
-                seen = [record for tick, record in sorted(ticks.items()) if tick <= last]
-                found.update(repr((app, offer, seen)).encode())
-        return found.digest()
+                observed = [record for tick, record in sorted(ticks.items()) if tick <= last]
+                digest.update(repr((app, offer, observed)).encode())
+        return digest.digest()
 
 
 class RecordedInputs(SideInputs):
@@ -109,13 +109,13 @@ def read(
     frames: dict[int, dict[int, list[Record]]] = {}
     whole, bounds = True, _Bounds(begin_s, end_s, offsets)
     for number in numbers:
-        found, from_first = _shard(settings, number, bounds, skipped)
-        frames[number] = found
+        shard_frames, from_first = _shard(settings, number, bounds, skipped)
+        frames[number] = shard_frames
         whole &= from_first
     if not any(frames.values()):
         held = _held(settings, numbers)
         raise UsageError(f"nothing of the window is in topic {topics.name(FRAMES, settings)}: {held}")
-    lengths = {parts[0]["tick_s"] for found in frames.values() for parts in found.values()}
+    lengths = {parts[0]["tick_s"] for shard_frames in frames.values() for parts in shard_frames.values()}
     if len(lengths) > 1:
         raise UsageError(f"the window has ticks of {' and '.join(map(str, sorted(lengths)))} s: choose one")
     settings = settings.model_copy(update={"partitions": len(numbers), "tick_s": lengths.pop()})
@@ -254,7 +254,7 @@ def _held(settings: Settings, numbers: Iterable[int]) -> str:
 
 
 def _panel(frames: Mapping[int, Mapping[int, list[Record]]], tick_s: int) -> Panel:
-    every = [parts for found in frames.values() for parts in found.values()]
+    every = [parts for shard_frames in frames.values() for parts in shard_frames.values()]
     ticks = [parts[0]["tick"] for parts in every]
     low, high = min(ticks), max(ticks)
     first, whose = _first_ids(frames), dict[bytes, str]()
@@ -313,9 +313,9 @@ def changed(recorded: TopicWindow, panel: Panel) -> TopicWindow:
     column = {user: u for u, user in enumerate(panel.users)}
     first = _first_ids(recorded.frames)
     frames: dict[int, dict[int, list[Record]]] = {}
-    for shard, found in recorded.frames.items():
+    for shard, shard_frames in recorded.frames.items():
         frames[shard] = {}
-        for tick, parts in found.items():
+        for tick, parts in shard_frames.items():
             row = tick - int(panel.ticks[0])
             frames[shard][tick] = [
                 part

@@ -71,15 +71,15 @@ class TraceSimulation(Simulation):
 
     def blocks(self) -> Arrays:
         """A snapshot: all that the next tick depends on."""
-        found: Arrays = {
+        blocks: Arrays = {
             **self.source.blocks(),
             **self.lane_blocks(),
             **{f"common.{name}": array for name, array in self.common.items()},
         }
         for name, app in self.apps.items():
-            found |= {f"learnt.{name}\n{key}": array for key, array in app.reconciled.items()}
-            found[f"metrics.{name}"] = np.array(app.metrics, "U16")
-        return found
+            blocks |= {f"learnt.{name}\n{key}": array for key, array in app.reconciled.items()}
+            blocks[f"metrics.{name}"] = np.array(app.metrics, "U16")
+        return blocks
 
     def restore(self, blocks: Mapping[str, np.ndarray]) -> None:
         """Continue from a snapshot."""

@@ -70,9 +70,9 @@ class Alternative:
 
     def digest(self, base: bytes) -> str:
         """Key of its files, from the key of the request as given."""
-        found = hashlib.blake2b(base + self.text.encode(), digest_size=8)
-        found.update(repr(self.records).encode())  # what files say, too
-        return found.hexdigest()
+        digest = hashlib.blake2b(base + self.text.encode(), digest_size=8)
+        digest.update(repr(self.records).encode())  # what files say, too
+        return digest.hexdigest()
 
 
 def parse(text: str, source: DemandSource, records: PlanningInputs) -> Alternative:
@@ -204,16 +204,16 @@ def smaller(records: PlanningInputs, factor: float) -> PlanningInputs:
 
 
 def _campaign(source: DemandSource, value: str) -> DemandSource:
-    found = _CAMPAIGN.fullmatch(value)
-    if found is None:
+    match = _CAMPAIGN.fullmatch(value)
+    if match is None:
         raise UsageError(
             f"--what-if campaign={value}: not APP@TIME/DURATION/xFACTOR, as *@2026-01-02T10:00Z/2h/x3"
         )
     panel = source.panel
-    factor = _number("campaign", found["factor"])
-    begin = parse_time(found["start"]) / panel.tick_s
-    inside = (panel.ticks >= begin) & (panel.ticks < begin + window.ticks_of(found["length"], panel.tick_s))
-    mine = np.array([found["app"] in ("*", app) for app in panel.apps])
+    factor = _number("campaign", match["factor"])
+    begin = parse_time(match["start"]) / panel.tick_s
+    inside = (panel.ticks >= begin) & (panel.ticks < begin + window.ticks_of(match["length"], panel.tick_s))
+    mine = np.array([match["app"] in ("*", app) for app in panel.apps])
     if not inside[source.window.begin : source.window.stop].any() or not mine.any():
         raise UsageError(f"--what-if campaign={value}: no tick of the window, or no such app")
     by = np.where(inside[:, None] & mine, np.float32(factor), np.float32(1))[..., None]
@@ -252,16 +252,16 @@ def differences(
 
 def table(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
     """Texts for people: a row for each figure, a column for each alternative."""
-    found: dict[str, dict[str, str]] = {}
+    lines: dict[str, dict[str, str]] = {}
     for row in rows:
-        line = found.setdefault(
+        line = lines.setdefault(
             row["figure"], {"": row["figure"].replace("_", " "), "as given": _text(row["as_given"])}
         )
         low, high = row["difference_low"], row["difference_high"]
         within = "" if low is None or high is None else f" ({low:+.4g} to {high:+.4g})"
         change = "" if row["difference_value"] is None else f", {row['difference_value']:+.4g}{within}"
         line[row["what_if"]] = _text(row["value"]) + change
-    return list(found.values())
+    return list(lines.values())
 
 
 def _text(value: float | None) -> str:

@@ -83,15 +83,15 @@ def measured(
 
 def _timed(seed: int, offers: int, draws: int) -> dict[str, tuple[float, float]]:
     """Processor and wall seconds, the better of two, of purchases on sampled supply."""
-    found, replicas = instance(seed, offers, draws)
+    market_offers, replicas = instance(seed, offers, draws)
 
     def market(tick: int, running: dict[str, Any] | None = None) -> Market:
-        return Market(found, running or {}, POLICY, replicas, STEPS_S, (seed, b"bench", tick))
+        return Market(market_offers, running or {}, POLICY, replicas, STEPS_S, (seed, b"bench", tick))
 
     plan, best = _clocked(lambda: choose(market(1), POLICY, CONFIDENCE, alternatives=False).best)
     decision, _ = _clocked(lambda: choose(market(1), POLICY, CONFIDENCE, LEVELS))
-    seen = {offer: Observed(ready=count) for offer, count in best.counts.items()}
-    again, _ = _clocked(lambda: choose(market(2, seen), POLICY, CONFIDENCE, LEVELS))
+    running_now = {offer: Observed(ready=count) for offer, count in best.counts.items()}
+    again, _ = _clocked(lambda: choose(market(2, running_now), POLICY, CONFIDENCE, LEVELS))
     pair, _ = _clocked(lambda: cheapest_pair(market(1), CONFIDENCE))
     return {"plan": plan, "decision": decision, "again": again, "pair": pair}
 
@@ -102,25 +102,28 @@ def _lost(seed: int, offers: int, draws: int) -> dict[str, Any]:
     worst: the least share of windows held, over the used pools, when every window takes 90 % of that pool too, of
     the purchase with `pool_loss` 0.9; ratio: what that costs.
     """
-    found, replicas = instance(seed, offers, FRESH * draws)
+    market_offers, replicas = instance(seed, offers, FRESH * draws)
     key = (seed, b"bench")
     plain = choose(
-        Market(found, {}, POLICY, replicas[:draws], STEPS_S, (*key, 1)),
+        Market(market_offers, {}, POLICY, replicas[:draws], STEPS_S, (*key, 1)),
         POLICY,
         CONFIDENCE,
         alternatives=False,
     ).best
     safe = replace(POLICY, pool_loss=LOSS)
     sure = choose(
-        Market(found, {}, safe, replicas[:draws], STEPS_S, (*key, 1)), safe, CONFIDENCE, alternatives=False
+        Market(market_offers, {}, safe, replicas[:draws], STEPS_S, (*key, 1)),
+        safe,
+        CONFIDENCE,
+        alternatives=False,
     ).best
-    fresh = Market(found, {}, POLICY, replicas[draws:], STEPS_S, (*key, 2))
+    fresh = Market(market_offers, {}, POLICY, replicas[draws:], STEPS_S, (*key, 2))
     held = fresh.serves(plain.counts)
-    used = [o for o in found if o.tier == "SPOT" and plain.counts.get(o.offer_id)]
+    used = [o for o in market_offers if o.tier == "SPOT" and plain.counts.get(o.offer_id)]
     lost = np.zeros(fresh.scenarios, bool)
     for offer in used:
         lost |= np.asarray(fresh.survival(offer)) <= 1 - LOSS
-    pools = {pool_of(o) for o in found if o.tier == "SPOT" and sure.counts.get(o.offer_id)}
+    pools = {pool_of(o) for o in market_offers if o.tier == "SPOT" and sure.counts.get(o.offer_id)}
     return {
         "windows": fresh.scenarios,
         "held": float(held.mean()),
@@ -139,13 +142,13 @@ def _share(some: int, every: int) -> float | None:
 
 def _judged(seed: int, offers: int, draws: int, limit_s: float) -> dict[str, Any]:
     """Cost above HiGHS's bound, of the search and of the pairs, on expected supply; what is paid anyway left out."""
-    found, replicas = instance(seed, offers, draws)
-    market = Fluid(found, {}, POLICY, replicas, STEPS_S, (seed, b"bench", 1))
-    paid, k = committed(found), allowed(market, CONFIDENCE)
+    market_offers, replicas = instance(seed, offers, draws)
+    market = Fluid(market_offers, {}, POLICY, replicas, STEPS_S, (seed, b"bench", 1))
+    paid, k = committed(market_offers), allowed(market, CONFIDENCE)
     search, best = _clocked(
         lambda: (
             choose(
-                Fluid(found, {}, POLICY, replicas, STEPS_S, (seed, b"bench", 1)),
+                Fluid(market_offers, {}, POLICY, replicas, STEPS_S, (seed, b"bench", 1)),
                 POLICY,
                 CONFIDENCE,
                 alternatives=False,
@@ -154,7 +157,7 @@ def _judged(seed: int, offers: int, draws: int, limit_s: float) -> dict[str, Any
     )
     pair = cheapest_pair(market, CONFIDENCE)
     cpu = time.process_time()
-    exact = least_cost(market, found, bounds(market, found, POLICY), k, limit_s)
+    exact = least_cost(market, market_offers, bounds(market, market_offers, POLICY), k, limit_s)
     cpu = time.process_time() - cpu
     return {
         "seed": seed,

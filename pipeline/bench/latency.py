@@ -51,7 +51,7 @@ def measured(population: Load, ticks: int, settings: Settings) -> dict[str, Any]
     finally:
         stop.set()
         supervisor.stop()
-    found = delays(closed, planned, first + 1)
+    delays_s = delays(closed, planned, first + 1)
     return {
         "users": population.users,
         "apps": population.apps,
@@ -61,9 +61,9 @@ def measured(population: Load, ticks: int, settings: Settings) -> dict[str, Any]
         "cores": os.cpu_count(),
         "load_before": round(load_before, 2),
         "producer_behind_s": round(behind_s, 3),
-        "p50_s": round(float(np.quantile(found, 0.5)), 3),
-        "p99_s": round(float(np.quantile(found, 0.99)), 3),
-        "max_s": round(max(found), 3),
+        "p50_s": round(float(np.quantile(delays_s, 0.5)), 3),
+        "p99_s": round(float(np.quantile(delays_s, 0.99)), 3),
+        "max_s": round(max(delays_s), 3),
         "cpu_s": {name: round(seconds, 2) for name, seconds in meter.cpu_s.items()},
         "peak_mb": {name: round(size / 2**20) for name, size in meter.peak_bytes.items()},
     }

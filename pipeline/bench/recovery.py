@@ -143,6 +143,6 @@ class Recovery:
 
 def owners(admin: AdminClient, group: str) -> int:
     """Members of a consumer group that own partitions, while it is at rest; else none."""
-    found = admin.describe_consumer_groups([group])[group].result()
-    owning = [member for member in found.members if member.assignment.topic_partitions]
-    return len(owning) if found.state.name == "STABLE" else 0
+    group_state = admin.describe_consumer_groups([group])[group].result()
+    owning = [member for member in group_state.members if member.assignment.topic_partitions]
+    return len(owning) if group_state.state.name == "STABLE" else 0

@@ -72,11 +72,11 @@ def measured(population: Load, ticks: int, rival_s: float, settings: Settings) -
     load_before = os.getloadavg()[0]
     last = int(time.time()) // settings.tick_s - 1
     population.publish_inputs(settings)
-    begun = said = time.monotonic()
+    begun = reported_s = time.monotonic()
     for done in population.fill(last - ticks + 1, ticks):
-        if time.monotonic() > said + SAY_S:
-            said = time.monotonic()
-            say(f"{done:,} records in the raw topics after {said - begun:.1f} s")
+        if time.monotonic() > reported_s + SAY_S:
+            reported_s = time.monotonic()
+            say(f"{done:,} records in the raw topics after {reported_s - begun:.1f} s")
     fill_s, records = time.monotonic() - begun, SAMPLES * population.users * ticks
     whole = pipeline(population.names, last, settings)
     say(f"{records:,} records in {whole['wall_s']:.1f} s")
@@ -163,16 +163,16 @@ def pipeline(apps: list[str], last: int, settings: Settings) -> dict[str, Any]:
 
 def _planned(plans: Consumer, waiting: set[str], last: int, supervisor: Supervisor) -> None:
     """Return when each app has its plan of the last tick."""
-    heard = time.monotonic()
+    newest_s = time.monotonic()
     while waiting:
         for message in reader.batch(plans, 1000, 0.01):
             if message.error() is None:
                 _, plan = decode(message.value() or b"")
-                heard = time.monotonic()
+                newest_s = time.monotonic()
                 if plan["tick"] >= last:
                     waiting.discard(plan["app"])
         supervisor.poll()
-        if time.monotonic() - heard > GIVE_UP_S:
+        if time.monotonic() - newest_s > GIVE_UP_S:
             raise Unreachable(f"no plan for {GIVE_UP_S:g} s; logs in {supervisor.folder}")
 
 
@@ -184,8 +184,10 @@ def stands(admin: AdminClient, group: str, supervisor: Supervisor, poll_s: float
     """
     deadline = time.monotonic() + READY_S
     while time.monotonic() < deadline:
-        found = admin.describe_consumer_groups([group])[group].result()
-        if found.state.name == "STABLE" and any(m.assignment.topic_partitions for m in found.members):
+        group_state = admin.describe_consumer_groups([group])[group].result()
+        if group_state.state.name == "STABLE" and any(
+            m.assignment.topic_partitions for m in group_state.members
+        ):
             return
         supervisor.poll()
         time.sleep(poll_s)
@@ -259,21 +261,21 @@ def spans(settings: Settings, begun_s: float, wall_s: float) -> dict[str, tuple[
 
 def _times(settings: Settings, topic: str) -> tuple[float, float]:
     """Unix seconds of a topic's first and last message."""
-    found: list[float] = []
+    times_s: list[float] = []
     for number in range(settings.partitions):
         low, high = reader.bounds(settings, topic, number)
         for offset in {low, high - 1} if high > low else set[int]():
-            found += [
+            times_s += [
                 message.timestamp()[1] / 1000
                 for message in reader.read(settings, topic, {number: offset}, {number: offset + 1})
             ]
-    return min(found), max(found)
+    return min(times_s), max(times_s)
 
 
 def state_sizes(settings: Settings, stage: str) -> dict[tuple[int | None, bytes], int]:
     """Bytes of the newest value of each key of a stage's state, by partition and key."""
-    found = reader.read(settings, f"state.{stage}")
-    return {(m.partition(), m.key() or b""): len(m.value() or b"") for m in found}
+    messages = reader.read(settings, f"state.{stage}")
+    return {(m.partition(), m.key() or b""): len(m.value() or b"") for m in messages}
 
 
 def consumed(settings: Settings, records: int) -> float:
@@ -324,13 +326,13 @@ def rivals(settings: Settings, seconds: float) -> dict[str, Any]:
         for _ in range(workers)
     ]
     try:
-        found = [
+        rows = [
             jsonlib.loads(process.communicate(timeout=READY_S + seconds)[0] or b"{}") for process in running
         ]
     finally:
         for process in running:
             process.kill()
-    done = [one for one in found if one]
+    done = [one for one in rows if one]
     if not done:
         raise Unreachable("the rival handled nothing")
     return {

@@ -51,14 +51,16 @@ class Coverage:
             known = [user for user in ids if user in rows]
             if (tick - before) * tick_s not in steps or not common or not known:
                 continue
-            here = np.ix_([ids.index(u) for u in known], [head["metrics"].index(m) for m in common])
-            there = np.ix_([rows[u] for u in known], [metrics.index(m) for m in common])
+            observed_cells = np.ix_([ids.index(u) for u in known], [head["metrics"].index(m) for m in common])
+            forecast_cells = np.ix_([rows[u] for u in known], [metrics.index(m) for m in common])
             step = steps.index((tick - before) * tick_s)
             part = QuantileFunction(
-                *(getattr(quantiles, f)[:, :, step][there] for f in ("location", "scale", "offsets"))
+                *(getattr(quantiles, f)[:, :, step][forecast_cells] for f in ("location", "scale", "offsets"))
             )
             draws = stream(np, self.seed, b"coverage", shard, before, tick).random(part.shape)
-            counted = interval_coverage.counts(part, observed[here], censored[here], draws)
+            counted = interval_coverage.counts(
+                part, observed[observed_cells], censored[observed_cells], draws
+            )
             self.scored += counted.scored
             self.inside += counted.inside
             self.censored += counted.censored

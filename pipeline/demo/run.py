@@ -109,7 +109,7 @@ class Run:
 
         replaying = threading.Thread(target=send, name="replay", daemon=True)
         replaying.start()
-        heard, polled, noted = time.monotonic(), 0.0, time.monotonic()
+        newest_s, polled, noted = time.monotonic(), 0.0, time.monotonic()
         with Live(
             console=self.console,
             refresh_per_second=4,
@@ -119,7 +119,7 @@ class Run:
             while True:
                 now = time.monotonic()
                 if watch.poll():
-                    heard = now
+                    newest_s = now
                 self.each(watch, supervisor)
                 if watch.counts["forecasts"] and self.first_forecast_s is None:
                     self.first_forecast_s = now - self.begun_s
@@ -138,7 +138,7 @@ class Run:
                         and watch.settled()
                     ):
                         break
-                if now - heard > STALL_S and not replaying.is_alive():
+                if now - newest_s > STALL_S and not replaying.is_alive():
                     tails = "\n".join(f"--- {n}\n{stage.tail()}" for n, stage in supervisor.stages.items())
                     raise LeadtimeError(
                         f"nothing has happened for {STALL_S:g} s; the ends of the stages' logs:\n{tails}"

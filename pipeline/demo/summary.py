@@ -151,11 +151,11 @@ def _reactive(
             serving = 0
             for price in bought:
                 offer = price["offer_id"]
-                seen = cloud.observe(targets[offer], to_s, from_s)
-                ready[place] += (seen.least_ready or 0) * per[offer]
-                serving += seen.ready * per[offer]
-                cost[place] += ((seen.billed_h or 0.0) - billed[offer]) * float(price["price"])
-                billed[offer] = seen.billed_h or 0.0
+                observed = cloud.observe(targets[offer], to_s, from_s)
+                ready[place] += (observed.least_ready or 0) * per[offer]
+                serving += observed.ready * per[offer]
+                cost[place] += ((observed.billed_h or 0.0) - billed[offer]) * float(price["price"])
+                billed[offer] = observed.billed_h or 0.0
             wanted = scaler.decide(place, np.array([[serving]]))
             instances = reserved_first(int(wanted[0, 0]), limits)
             for price, desired in zip(bought, instances, strict=True):

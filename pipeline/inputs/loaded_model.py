@@ -18,13 +18,13 @@ def digest(folder: Path) -> bytes:
     Raises:
         UsageError: the folder holds no model.
     """
-    found = hashlib.blake2b()
+    digest = hashlib.blake2b()
     try:
         for name in (CARD, WEIGHTS):
-            found.update(hashlib.blake2b((folder / name).read_bytes()).digest())
+            digest.update(hashlib.blake2b((folder / name).read_bytes()).digest())
     except OSError as error:
         raise UsageError(f"{folder} holds no model: {error}") from error
-    return found.digest()
+    return digest.digest()
 
 
 def load(folder: Path, block: int = BLOCK) -> BehaviourModel:

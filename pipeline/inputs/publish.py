@@ -19,10 +19,10 @@ def published(settings: Settings, topic: str) -> dict[str, dict[int, Record]]:
         UsageError, Unreachable: Kafka does not answer, or there is no such topic.
     """
     reachable(settings)
-    found: dict[str, dict[int, Record]] = {}
+    versions: dict[str, dict[int, Record]] = {}
     for _, record in reader.records(settings, topic):
-        found.setdefault(record[VERSIONED[topic]], {})[record["version"]] = record
-    return found
+        versions.setdefault(record[VERSIONED[topic]], {})[record["version"]] = record
+    return versions
 
 
 def publish(

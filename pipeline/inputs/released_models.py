@@ -18,7 +18,7 @@ def folder(settings: Settings) -> Path:
             if (candidate / "model.json").is_file():
                 return candidate
         raise UsageError(f"no model {settings.model!r}: neither a folder with model.json nor a released one")
-    found = sorted(path.parent for path in RELEASED.glob("*/model.json"))
-    if not found:
+    folders = sorted(path.parent for path in RELEASED.glob("*/model.json"))
+    if not folders:
         raise UsageError("no model is released: `leadtime train` makes one")
-    return found[-1]
+    return folders[-1]

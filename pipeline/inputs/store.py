@@ -130,8 +130,8 @@ class SideInputs:
         """The valid version of each, by name; with `pinned` those and no others."""
         with self.changed:
             names = sorted(self.inputs[topic] if pinned is None else pinned)
-        found = (self.at(topic, name, tick, None if pinned is None else pinned[name]) for name in names)
-        return [record for record in found if record is not None]
+        records = (self.at(topic, name, tick, None if pinned is None else pinned[name]) for name in names)
+        return [record for record in records if record is not None]
 
     def observed(self, app: str, before_tick: int) -> dict[str, Record]:
         """By offer, the newest observation of a tick before that one."""

@@ -58,12 +58,12 @@ def whole(client: Consumer | Producer, topic: str) -> list[TopicPartition]:
         Unreachable: Kafka does not answer, or there is no such topic.
     """
     try:
-        found = client.list_topics(topic, timeout=POLL_S).topics[topic]
+        metadata = client.list_topics(topic, timeout=POLL_S).topics[topic]
     except KafkaException as error:
         raise Unreachable(f"Kafka does not answer: {error.args[0].str()}") from None
-    if found.error is not None:
-        raise Unreachable(f"topic {topic}: {found.error.str()} (`leadtime topics create` makes it)")
-    return [TopicPartition(topic, number, OFFSET_BEGINNING) for number in sorted(found.partitions)]
+    if metadata.error is not None:
+        raise Unreachable(f"topic {topic}: {metadata.error.str()} (`leadtime topics create` makes it)")
+    return [TopicPartition(topic, number, OFFSET_BEGINNING) for number in sorted(metadata.partitions)]
 
 
 def read(
@@ -200,8 +200,8 @@ def batch(consumer: Consumer, most: int, timeout_s: float) -> list[Message]:
         most: messages.
         timeout_s: for the first of them.
     """
-    if found := consumer.consume(most, timeout=0):
-        return found
+    if waiting := consumer.consume(most, timeout=0):
+        return waiting
     first = consumer.poll(timeout_s)
     return [] if first is None else [first]
 
@@ -227,14 +227,14 @@ def newest(
     settings: Settings,
     logical: str,
     partition: int,
-    found: Callable[[list[Message], bool], T | None],
+    search: Callable[[list[Message], bool], T | None],
     count: int = 64,
 ) -> T | None:
-    """Read a partition backwards in growing windows until `found` sees what it needs in one.
+    """Read a partition backwards in growing windows until `search` has a result for one.
 
     Args:
         settings, logical, partition: where.
-        found: gets the last messages in order, and whether these are all there are; None asks for more.
+        search: gets the last messages in order, and whether these are all there are; None asks for more.
         count: messages of the first window; each further one is four times as long.
     """
     low, high = bounds(settings, logical, partition)
@@ -243,7 +243,7 @@ def newest(
         messages = (
             list(read(settings, logical, {partition: start}, {partition: high})) if start < high else []
         )
-        result = found(messages, start == low)
+        result = search(messages, start == low)
         if result is not None or start == low:
             return result
         count *= 4

@@ -65,7 +65,7 @@ TOPICS: dict[str, Topic] = {
     "telemetry.events": Topic(("event", "watermark"), "app/user", max_message_bytes=_RAW_BYTES),
     "behaviour.frames": Topic(("frame",), "shard", retention_ms=30 * DAY_MS),
     "forecasts": Topic(("forecast",), "shard"),
-    "forecasts.apps": Topic(("forecast",), "allocation group"),
+    "forecasts.apps": Topic(("forecast",), "shard"),
     # 4,096 scenarios of an app are 0.2 MB a shard and tick: kept by size, for as long as a slow allocator needs.
     "scenarios": Topic(
         ("scenario", "marker"), "allocation group", retention_ms=30 * MINUTE_MS, retention_bytes=2 * 1024**3
@@ -117,14 +117,14 @@ def create(settings: Settings, timeout_s: float = 30.0) -> list[str]:
     missing: list[NewTopic] = []
     for logical, topic in TOPICS.items():
         partitions = settings.partitions if topic.partitioned else 1
-        found = existing.get(name(logical, settings))
-        if found is None:
+        metadata = existing.get(name(logical, settings))
+        if metadata is None:
             missing.append(
                 NewTopic(name(logical, settings), partitions, settings.replication, config=topic.config())
             )
-        elif len(found.partitions) != partitions:
+        elif len(metadata.partitions) != partitions:
             raise UsageError(
-                f"topic {name(logical, settings)} has {len(found.partitions)} partitions, "
+                f"topic {name(logical, settings)} has {len(metadata.partitions)} partitions, "
                 f"this installation is set to {partitions}: set LEADTIME_PARTITIONS to match"
             )
     if missing:

@@ -191,7 +191,7 @@ def day_slice(ranked: Comparison, app: int) -> slice:
     return slice(start, start + width)
 
 
-def demand(job: Job, seen: Arrays, ranked: Comparison, app: int) -> Figure:
+def demand(job: Job, ours: Arrays, ranked: Comparison, app: int) -> Figure:
     """One app over `day_slice`: demand, 95 % interval of the forecast it was planned by, planned and ready capacity."""
     outcomes = first_market(ranked)[1]
     rows = day_slice(ranked, app)
@@ -200,7 +200,7 @@ def demand(job: Job, seen: Arrays, ranked: Comparison, app: int) -> Figure:
     middle = (edges[1:] + edges[:-1]) / 2
     need, ready = outcomes.demand[rows, app], outcomes.ready[rows, app, 0]
     short = outcomes.missed[rows, app, 0]
-    low, high = _band(job, seen, ranked, app)
+    low, high = _band(job, ours, ranked, app)
     with mpl.rc_context(charts.STYLE):
         figure = Figure(figsize=(11.0, 3.6), layout="constrained")
         axes = figure.subplots()
@@ -223,10 +223,10 @@ def demand(job: Job, seen: Arrays, ranked: Comparison, app: int) -> Figure:
     return figure
 
 
-def _band(job: Job, seen: Arrays, ranked: Comparison, app: int) -> tuple[np.ndarray, np.ndarray]:
+def _band(job: Job, ours: Arrays, ranked: Comparison, app: int) -> tuple[np.ndarray, np.ndarray]:
     """Both ends of the 95 % interval that the plan for a tick saw of an app's demand, (scored tick); NaN: no plan."""
-    rows, skip = len(seen["band"]), len(seen["band"]) - len(ranked.demand)
+    rows, skip = len(ours["band"]), len(ours["band"]) - len(ranked.demand)
     ends = np.full((rows + job.steps[-1], 2), np.nan)
-    for i in np.flatnonzero(~np.isnan(seen["band"][:, app, 0])):
-        ends[i + job.steps[seen["window"][i, app, 0]]] = seen["band"][i, app, [0, 2]]
+    for i in np.flatnonzero(~np.isnan(ours["band"][:, app, 0])):
+        ends[i + job.steps[ours["window"][i, app, 0]]] = ours["band"][i, app, [0, 2]]
     return ends[skip:rows, 0], ends[skip:rows, 1]

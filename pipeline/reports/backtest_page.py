@@ -84,13 +84,13 @@ class Lead:
     rival: str | None
 
 
-def write(folder: Path, job: Job, seen: Arrays, ranked: Comparison, facts: Mapping[str, Any]) -> None:
+def write(folder: Path, job: Job, ours: Arrays, ranked: Comparison, facts: Mapping[str, Any]) -> None:
     """Write `report.html`, `frontier.png`, `misses.png` and `demand.png`.
 
     Args:
         folder: exists.
         job: what was run.
-        seen: our plans' outcomes, from the first plan on.
+        ours: our plans' outcomes, from the first plan on.
         ranked: outcomes of all policies.
         facts: what `leadtime backtest --json` prints.
 
@@ -103,7 +103,7 @@ def write(folder: Path, job: Job, seen: Arrays, ranked: Comparison, facts: Mappi
     figures = {
         "frontier": backtest_charts.frontier(ranked, cast),
         "misses": backtest_charts.misses(ranked, cast, _dates(job, ranked)),
-        "demand": backtest_charts.demand(job, seen, ranked, app),
+        "demand": backtest_charts.demand(job, ours, ranked, app),
     }
     for name, figure in figures.items():
         charts.png(figure, folder / f"{name}.png")
@@ -122,7 +122,7 @@ def write(folder: Path, job: Job, seen: Arrays, ranked: Comparison, facts: Mappi
         _certainty(lead, cast, facts, len(_dates(job, ranked))),
         *(_figure(*TITLES[name], pictures[name]) for name in ("frontier", "misses")),
         _figure(*_app_title(job, ranked, app), pictures["demand"]),
-        _shortages(job, seen, ranked),
+        _shortages(job, ours, ranked),
         _what_if(facts.get("what_if", ())),
         _defaults(facts["figures"]["*"], "At their defaults", "Policy"),
         _others(facts),
@@ -423,10 +423,10 @@ def _dates(job: Job, ranked: Comparison) -> list[str]:
     return [f"{datetime.fromtimestamp((start + int(day)) * DAY_S, UTC):%-d %b}" for day in days]
 
 
-def _shortages(job: Job, seen: Arrays, ranked: Comparison) -> str:
+def _shortages(job: Job, ours: Arrays, ranked: Comparison) -> str:
     """The app-ticks in which most replicas were lacking: what was planned, and the plan's reason."""
     market = backtest_charts.first_market(ranked)[1]
-    skip = len(seen["plan"]) - len(ranked.demand)
+    skip = len(ours["plan"]) - len(ranked.demand)
     short = market.short[..., 0]
     rows: list[tuple[str, ...]] = []
     for at in np.argsort(-short, axis=None, kind="stable")[:WORTH].tolist():
@@ -441,7 +441,7 @@ def _shortages(job: Job, seen: Arrays, ranked: Comparison) -> str:
                 f"{market.demand[t, a]:,.2f}",
                 f"{market.ready[t, a, 0]:,.0f}",
                 f"{market.asked[before, a, 0]:,.0f}",
-                str(seen["reason"][skip + before, a]) or "none: as bought",
+                str(ours["reason"][skip + before, a]) or "none: as bought",
             )
         )
     title = "<h2>Where Leadtime lacked most</h2>"

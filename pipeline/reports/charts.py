@@ -25,7 +25,7 @@ from pipeline.reports.app_run import AppRun
 DAY_S = 86_400.0
 INK, MUTED, RULE, PAPER = "#1b2330", "#5d6776", "#dfe3e9", "#fefefe"
 FORECAST, OURS, REACTIVE = "#a9cfea", "#0072b2", "#d55e00"
-TIERS = {"RESERVED": "#46566b", "ON_DEMAND": "#56b4e9", "SPOT": "#f0c75e"}
+TIER_COLOURS = {"RESERVED": "#46566b", "ON_DEMAND": "#56b4e9", "SPOT": "#f0c75e"}
 TIER_NAMES = {"RESERVED": "reserved", "ON_DEMAND": "on-demand", "SPOT": "spot"}
 OTHER_TIER = "#cc79a7"
 THEME = {
@@ -36,9 +36,9 @@ THEME = {
     "forecast": FORECAST,
     "ours": OURS,
     "reactive": REACTIVE,
-    "reserved": TIERS["RESERVED"],
-    "on-demand": TIERS["ON_DEMAND"],
-    "spot": TIERS["SPOT"],
+    "reserved": TIER_COLOURS["RESERVED"],
+    "on-demand": TIER_COLOURS["ON_DEMAND"],
+    "spot": TIER_COLOURS["SPOT"],
     "other": OTHER_TIER,
 }
 """CSS variables of a page, and the colours that stand for them in a figure."""
@@ -247,7 +247,7 @@ def _lanes(axes: Axes, run: AppRun, ticks: np.ndarray, edges: np.ndarray) -> Non
 def tiers_of(run: AppRun) -> list[str]:
     """The run's tiers, in the order in which they are bought."""
     present = {run.tiers.get(offer, "") for offer in run.counts}
-    return [tier for tier in TIERS if tier in present] + sorted(present - TIERS.keys())
+    return [tier for tier in TIER_COLOURS if tier in present] + sorted(present - TIER_COLOURS.keys())
 
 
 def _instances(axes: Axes, run: AppRun, ticks: np.ndarray, edges: np.ndarray, cut: bool) -> None:
@@ -256,7 +256,7 @@ def _instances(axes: Axes, run: AppRun, ticks: np.ndarray, edges: np.ndarray, cu
         offers = [counts for offer, counts in run.counts.items() if run.tiers.get(offer, "") == tier]
         above = base + np.nan_to_num(np.sum([counts[ticks] for counts in offers], axis=0))
         hatch = "////" if tier == "SPOT" else ""
-        colour = TIERS.get(tier, OTHER_TIER)
+        colour = TIER_COLOURS.get(tier, OTHER_TIER)
         axes.stairs(
             above,
             edges,
@@ -294,15 +294,15 @@ def _point(axes: Axes, run: AppRun, moment: Moment) -> None:
         )
     ]
     if ready is not None and moment.ready is not None:
-        said = f"Leadtime ready {duration((moment.short - moment.ready) * run.tick_s)} ahead"
-        spans.append((ready, short, OURS, said, 1.15))
-    for start, end, colour, said, height in spans:
+        label = f"Leadtime ready {duration((moment.short - moment.ready) * run.tick_s)} ahead"
+        spans.append((ready, short, OURS, label, 1.15))
+    for start, end, colour, label, height in spans:
         axes.plot(
             (start, end), (height - 0.025,) * 2, color=colour, linewidth=3, transform=across, clip_on=False
         )
         near = start if place < 0.7 else end
         axes.annotate(
-            said,
+            label,
             (near, height),
             xycoords=across,
             ha="left" if place < 0.7 else "right",

@@ -117,10 +117,10 @@ def _reasons(plan: Record, referenced: Surroundings) -> Iterator[RenderableType]
             f"the plan must carry {fmt.amount(cell, metric)} of it there{size}. "
             f"Over all steps and metrics that is {_counted(needed, 'replica')}."
         )
-    asked, planned = plan["confidence_asked"], plan["confidence_planned"]
+    wanted, planned = plan["confidence_asked"], plan["confidence_planned"]
     met = "is kept" if plan["feasible"] else "is NOT kept"
     yield Text(
-        f"Confidence {fmt.level(asked)} was asked and {met}: the instances suffice in {fmt.level(planned)} of the "
+        f"Confidence {fmt.level(wanted)} was asked and {met}: the instances suffice in {fmt.level(planned)} of the "
         f"scenarios, in all metrics and steps at once."
     )
     carried = replicas(plan, referenced)
@@ -160,10 +160,10 @@ def _demand(plan: Record, referenced: Surroundings) -> Iterator[RenderableType]:
         )
         _row(table, f"+{fmt.duration(step)}", *cells, str(count), remark)
     yield table
-    level, asked = fmt.level(plan["alpha"]), fmt.level(plan["confidence_asked"])
+    level, wanted = fmt.level(plan["alpha"]), fmt.level(plan["confidence_asked"])
     brackets = " In brackets: replicas that the metric needs." if policy is not None else ""
     yield Text(
-        f"Quantiles at {level}: at this level of each, all hold at once in {asked} of the scenarios.{brackets}"
+        f"Quantiles at {level}: at this level of each, all hold at once in {wanted} of the scenarios.{brackets}"
     )
 
 

@@ -159,10 +159,10 @@ def _legend(runs: Sequence[AppRun]) -> str:
         ('<circle cx="13" cy="6" r="4.5" fill="var(--ours)"/>', "Leadtime short"),
         ('<path d="M9 2 l8 8 m0 -8 l-8 8" stroke="var(--reactive)" stroke-width="2.2"/>', "reactive short"),
     ]
-    for tier in [*charts.TIERS, *sorted(present - charts.TIERS.keys())]:
+    for tier in [*charts.TIER_COLOURS, *sorted(present - charts.TIER_COLOURS.keys())]:
         if tier in present:
             name = charts.TIER_NAMES.get(tier, tier or "no tier")
-            fill = name if tier in charts.TIERS else "other"
+            fill = name if tier in charts.TIER_COLOURS else "other"
             stripes = '<path d="M4 12 L16 0 M14 12 L26 0" stroke="var(--paper)" stroke-width="1.6"/>'
             mark = f'<rect width="26" height="12" fill="var(--{fill})"/>{stripes if tier == "SPOT" else ""}'
             items.append((mark, f"{escape(name)} instances"))
@@ -225,15 +225,15 @@ def _chart(run: AppRun) -> str:
     window = slice(max(0, len(run.demand) - SHOWN_TICKS), len(run.demand))
     cut = f" · the last {SHOWN_TICKS:,} ticks" if window.start else ""
     scored = int(run.scored.sum())
-    said = (
+    caption = (
         f"hit rate {fmt.percent(_hits(run.missed, scored))}, "
         f"reactive {fmt.percent(_hits(run.reactive_missed, scored))} · "
         f"cost {fmt.money(_spent(run, run.cost), run.currency)}, "
         f"reactive {fmt.money(_spent(run, run.reactive_cost), run.currency)}{cut}"
     )
-    picture = charts.svg(charts.run_figure(run, window), escape(f"{run.app}: {said}"))
+    picture = charts.svg(charts.run_figure(run, window), escape(f"{run.app}: {caption}"))
     return (
-        f"<figure><figcaption><b>{escape(run.app)}</b> {escape(said)}</figcaption>"
+        f"<figure><figcaption><b>{escape(run.app)}</b> {escape(caption)}</figcaption>"
         f'<div class="wide">{picture}</div></figure>'
     )
 

@@ -130,8 +130,8 @@ def show_lag(
     for topic, partition in shown - set(positions):
         LAG.remove(stage, topic, str(partition))
     if positions:
-        asked = {TopicPartition(topic, partition): OffsetSpec.latest() for topic, partition in positions}
-        for at, future in admin.list_offsets(asked).items():
+        ends = {TopicPartition(topic, partition): OffsetSpec.latest() for topic, partition in positions}
+        for at, future in admin.list_offsets(ends).items():
             lag = future.result().offset - positions[at.topic, at.partition]
             LAG.labels(stage, at.topic, str(at.partition)).set(max(0, lag))
     return set(positions)

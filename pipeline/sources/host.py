@@ -88,13 +88,13 @@ def look(
     processes: Callable[[list[str]], Iterable[psutil.Process]] = psutil.process_iter,
 ) -> Machine:
     """The machine as it is now; processes that end or hide meanwhile are left out."""
-    found: dict[tuple[int, float], Process] = {}
+    running: dict[tuple[int, float], Process] = {}
     for process in processes(_ATTRIBUTES):
         info: dict[str, Any] = process.info
         if info["cpu_times"] is None or info["memory_info"] is None:
             continue
         counters = info.get("io_counters")
-        found[process.pid, info["create_time"]] = Process(
+        running[process.pid, info["create_time"]] = Process(
             # A name may be any bytes; what is not text must not stop its neighbours.
             name=(info["name"] or "").encode(errors="replace").decode(errors="replace")[:NAME_LENGTH],
             cpu_s=info["cpu_times"].user + info["cpu_times"].system,
@@ -120,7 +120,7 @@ def look(
             if not name.lower().startswith("lo")  # loopback, as each system calls it
         ),
         disk_bytes=None if disk is None else disk.read_bytes + disk.write_bytes,
-        processes=found,
+        processes=running,
     )
 
 

@@ -117,9 +117,9 @@ def _lane(
         for moment_s, is_end in ((since_s, False), (until_s, True)):
             if moment_s is not None:
                 at = TopicPartition(topics.name(topic, settings), number, int(moment_s * 1000))
-                found = consumer.offsets_for_times([at], timeout=reader.POLL_S)[0].offset
-                found = high if found < 0 else found
-                low, high = (low, min(high, found)) if is_end else (max(low, found), high)
+                offset = consumer.offsets_for_times([at], timeout=reader.POLL_S)[0].offset
+                offset = high if offset < 0 else offset
+                low, high = (low, min(high, offset)) if is_end else (max(low, offset), high)
     finally:
         consumer.close()
     if low >= high:

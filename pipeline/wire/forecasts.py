@@ -203,8 +203,8 @@ class Gathered:
             elif name != "scores":
                 array[rows] = np.frombuffer(part[name], array.dtype).reshape(users, *array.shape[1:])
             elif part[name] is not None:
-                found = np.frombuffer(part[name], "<f2").reshape(users, len(self._where), len(TRACKED))
-                array[rows, self._where] = found
+                scores = np.frombuffer(part[name], "<f2").reshape(users, len(self._where), len(TRACKED))
+                array[rows, self._where] = scores
         self.users, self._next = rows.stop, self._next + 1
 
     def __getitem__(self, name: str) -> np.ndarray:

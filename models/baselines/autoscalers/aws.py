@@ -61,21 +61,21 @@ class PredictiveScaling:
     def decide(self, row: int, ready: Count) -> Count:
         """See `Autoscaler`. Without telemetry target tracking holds; the forecast stays."""
         s, now_s = self.settings, self.facts.ended_s(row)
-        asked = self._asked if self._asked is not None else self.facts.bounded(ready)
+        desired = self._asked if self._asked is not None else self.facts.bounded(ready)
         self._recent.append(largest(self.facts.load[row]) / self._targets)
         recent = np.stack(self._recent)
         n_out, n_in = self.facts.ticks(s.out_s), self.facts.ticks(s.in_s)
-        up = (recent[-n_out:] > asked).all(axis=0) & (len(recent) >= n_out)
-        down = (recent[-n_in:] < (1 - s.below) * asked).all(axis=0) & (len(recent) >= n_in)
-        asked = np.where(up, whole(np.nan_to_num(recent[-1])), asked)
-        asked = np.where(down, whole(np.nan_to_num(recent[-n_in:].max(axis=0))), asked)
+        up = (recent[-n_out:] > desired).all(axis=0) & (len(recent) >= n_out)
+        down = (recent[-n_in:] < (1 - s.below) * desired).all(axis=0) & (len(recent) >= n_in)
+        desired = np.where(up, whole(np.nan_to_num(recent[-1])), desired)
+        desired = np.where(down, whole(np.nan_to_num(recent[-n_in:].max(axis=0))), desired)
         hour = now_s // HOUR_S
         if hour >= self._next_h:
             self._forecast, self._from_h = self._ahead(row, hour), hour
             self._next_h = hour + s.every_h
         soon = self._forecast[hour - self._from_h : (now_s + s.buffer_s) // HOUR_S - self._from_h + 1]
         floor = np.where(np.isnan(soon), 0.0, soon).max(axis=0, initial=0.0) / self._targets
-        self._asked = self.facts.bounded(np.maximum(asked, whole(floor)))
+        self._asked = self.facts.bounded(np.maximum(desired, whole(floor)))
         return self._asked
 
     def _ahead(self, row: int, hour: int) -> Array:

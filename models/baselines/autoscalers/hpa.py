@@ -83,10 +83,10 @@ class HorizontalPodAutoscaler:
     def specified(self, row: int) -> NDArray[np.bool_]:
         """(app, metric), metrics that an app has: measured up to this row at least once."""
         begin = 0 if self._specified is None else row
-        seen = ~np.isnan(self.facts.load[begin : row + 1]).all(axis=0)
-        found = np.array(seen if self._specified is None else self._specified | seen, np.bool_)
-        self._specified = found
-        return found
+        measured = ~np.isnan(self.facts.load[begin : row + 1]).all(axis=0)
+        specified = np.array(measured if self._specified is None else self._specified | measured, np.bool_)
+        self._specified = specified
+        return specified
 
     def current(self, ready: Count) -> Count:
         """Replicas asked for at last, (setting, app); those ready before the first decision."""
@@ -130,24 +130,24 @@ class HorizontalPodAutoscaler:
         self._down.append(proposal)
         lowest, highest = np.min(self._up, axis=0), np.max(self._down, axis=0)
         goal = np.minimum(np.maximum(current, lowest), highest)
-        asked = self.facts.bounded(self._changed(current, self.facts.bounded(goal)))
-        self._asked[-1] = asked
-        return asked
+        desired = self.facts.bounded(self._changed(current, self.facts.bounded(goal)))
+        self._asked[-1] = desired
+        return desired
 
     def _changed(self, current: Count, goal: Count) -> Count:
         """The goal, as far as the behaviours let the number go in a tick's synchronisations."""
         syncs = self._syncs if self._asked else 1  # nothing was before the first
         if not self._asked:
             self._asked.append(current)
-        asked = current
+        desired = current
         for left in range(syncs, 0, -1):
             up, down = self._limit(self.settings.up, 1), self._limit(self.settings.down, -1)
-            asked = np.clip(goal, np.minimum(down, asked), np.maximum(up, asked))
-            if np.array_equal(asked, goal):
-                self._asked.extend([asked] * left)
+            desired = np.clip(goal, np.minimum(down, desired), np.maximum(up, desired))
+            if np.array_equal(desired, goal):
+                self._asked.extend([desired] * left)
                 break
-            self._asked.append(asked)
-        return asked
+            self._asked.append(desired)
+        return desired
 
     def _limit(self, behaviour: Behaviour, sign: int) -> Count:
         """The furthest number (setting, app) in one direction: up with sign 1, down with -1."""

@@ -56,8 +56,8 @@ class Persistence:
         self._last = np.where(np.isnan(need), self._last, need)
         end = row - self._facts.lead + 1
         past = self._over[max(0, end - self._window) : max(0, end)]
-        found = np.nan_to_num(quantile(past, self._levels))
-        return self._facts.whole(self._last + found)
+        change = np.nan_to_num(quantile(past, self._levels))
+        return self._facts.whole(self._last + change)
 
 
 class Oracle:
