@@ -19,6 +19,7 @@ from tests.unit.pipeline.messages import NOW_US, TICK_S, FakeMessage, event, met
 
 METRIC, EVENT = "telemetry.metrics", "telemetry.events"
 RING = KeyRing([Key("k1", b"one", 0)])
+ROTATED = KeyRing([*RING.keys, Key("k2", b"two", NOW_US // 10**6 + 4 * TICK_S, carry_over=True)])
 
 
 def partition(ring: KeyRing = RING, **options: Any) -> Partition:
@@ -229,7 +230,7 @@ def test_frames_do_not_depend_on_batches_interleaving_or_restarts(
             message.produced_us = NOW_US + 10**9
 
     def run(batched: bool) -> tuple[list[bytes], dict[tuple[str, int], dict]]:
-        part = partition(lateness_s=lateness_s, max_ahead_s=10_000.0)
+        part = partition(ROTATED, lateness_s=lateness_s, max_ahead_s=10_000.0)
         frames: list[dict] = []
         letters: dict[tuple[str, int], dict] = {}
         position = dict.fromkeys(lanes, 0)
@@ -250,7 +251,7 @@ def test_frames_do_not_depend_on_batches_interleaving_or_restarts(
             if (
                 batched and frames and chance.random() < 0.3
             ):  # killed, and started again behind its last frame
-                part = partition(lateness_s=lateness_s, max_ahead_s=10_000.0)
+                part = partition(ROTATED, lateness_s=lateness_s, max_ahead_s=10_000.0)
                 part.windows.restore(frames[-1])
                 position = {topic: part.stream(topic).next_offset for topic in lanes}
         return [DEFAULT.encode("frame", frame) for frame in frames], letters
