@@ -289,8 +289,8 @@ def _panel(frames: Mapping[int, Mapping[int, list[Record]]], tick_s: int) -> Pan
 def _first_ids(frames: Mapping[int, Mapping[int, list[Record]]]) -> dict[bytes, bytes]:
     """By pseudonym the first of the same user's in the window: frames name earlier ones where a key carries over."""
     first: dict[bytes, bytes] = {}
-    for found in frames.values():
-        for part in (part for _, parts in sorted(found.items()) for part in parts):
+    for by_tick in frames.values():
+        for part in (part for _, parts in sorted(by_tick.items()) for part in parts):
             earlier = [_ids(of_key["users"]) for of_key in part["previous"]]
             for row, user in enumerate(_ids(part["users"])):
                 if user not in first:

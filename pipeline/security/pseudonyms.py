@@ -135,13 +135,13 @@ class KeyRing:
 
         They end at the first change of keys that does not carry over, or was more than CARRIED_S ago.
         """
-        found: list[Key] = []
+        carried: list[Key] = []
         for number in range(self.keys.index(self.at(tick_start_s)), 0, -1):
             key = self.keys[number]
             if not key.carry_over or tick_start_s - key.valid_from > CARRIED_S:
                 break
-            found.append(self.keys[number - 1])
-        return found
+            carried.append(self.keys[number - 1])
+        return carried
 
 
 def _key(key_id: str, secret: str, valid_from: int, carry_over: object = False, **_: object) -> Key:
