@@ -16,7 +16,9 @@ MOST: Final = {"cpu": 1e5, "memory": 1e15, "network": 1e13, "disk": 1e13, "reque
 """Greatest believable usage by metric, in models.metrics.METRIC_UNITS: 100,000 cores, 1 PB of memory, 10 TB/s, 10 G
 requests/s. More is a mistaken unit."""
 MAX_ID_BYTES: Final = 1024
-"""Most bytes of an app's or a user's name in UTF-8."""
+"""Most bytes of an app's, a user's or an offer's name in UTF-8."""
+CONTROL: Final = r"[\x00-\x1f\x7f-\x9f\u2028\u2029]"
+"""Characters that an app's or an offer's name must not have: control characters, ends of lines and paragraphs."""
 MAX_INTERVAL_S: Final = 86_400.0
 """Longest time that a sample covers, in seconds."""
 MAX_COUNT: Final = 1e9
@@ -30,17 +32,20 @@ def identity_faults(
     app_bytes: NDArray[np.integer[Any]],
     user_bytes: NDArray[np.integer[Any]],
     user_needed: NDArray[np.bool_] | bool,
+    app_control: NDArray[np.bool_] | None = None,
 ) -> Faults:
     """What is wrong with the names of apps and users.
 
     Args:
         app_bytes, user_bytes: (row,) lengths in UTF-8, -1 where a name is absent.
         user_needed: (row,) whether the record must name a user.
+        app_control: (row,) whether an app's name has one of CONTROL.
     """
     return [
         ("empty-app", app_bytes <= 0),
         ("empty-user", (user_bytes == 0) | (user_needed & (user_bytes < 0))),
         ("long-id", np.maximum(app_bytes, user_bytes) > MAX_ID_BYTES),
+        ("control-character", np.zeros(len(app_bytes), bool) if app_control is None else app_control),
     ]
 
 

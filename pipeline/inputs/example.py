@@ -5,6 +5,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from models.metrics import METRICS
 from pipeline.traces.trace_file import Trace
 from pipeline.traces.window import TickWindow
 from pipeline.wire.codec import Record
+from pipeline.wire.names import offer_fault
 
 FILE = Path(__file__).parent / "demo.toml"
 
@@ -87,7 +89,7 @@ def _price(app: str, unit: dict[str, float], offer: dict[str, Any], median: floa
     tier, per = offer["tier"], offer["replicas"]
     p50, p90, p99 = offer["startup_s"]
     record = {
-        "offer_id": f"{app.replace('/', '_')}.{tier.lower().replace('_', '-')}",
+        "offer_id": _offer_id(app, tier),
         "version": 1,
         "valid_from_tick": 0,
         "provider": "local",
@@ -107,6 +109,15 @@ def _price(app: str, unit: dict[str, float], offer: dict[str, Any], median: floa
     return record | {
         key: offer[key] for key in ("launch_failure", "interruption", "notice_s") if key in offer
     }
+
+
+def _offer_id(app: str, tier: str) -> str:
+    """`app.tier`, an app's percent signs and slashes escaped as in URLs; of a name that is too long its hash."""
+    kind = tier.lower().replace("_", "-")
+    plain = f"{app.replace('%', '%25').replace('/', '%2F')}.{kind}"
+    if offer_fault(plain) is None:
+        return plain
+    return f"{blake2b(app.encode(), digest_size=16).hexdigest()}.{kind}"
 
 
 def _starting(

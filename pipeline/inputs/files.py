@@ -22,6 +22,7 @@ from models.capacity import validate, why_unkept
 from models.metrics import METRICS
 from pipeline.errors import UsageError
 from pipeline.wire.codec import DEFAULT, Record, published
+from pipeline.wire.names import name_fault, offer_fault
 from pipeline.wire.policies import offer_of, offered, policy_of
 
 Rules = list[tuple[bool, str]]
@@ -72,6 +73,8 @@ def read_calendar(path: Path) -> list[Record]:
     )
 
 
+NAME_FAULTS = {"price": offer_fault}
+"""By schema, what may be wrong with the name of a record; of the others `name_fault`."""
 READERS = {"policies": read_policies, "prices": read_prices, "calendar": read_calendar}
 """The reader of a file of records for each topic that users publish to."""
 
@@ -167,13 +170,15 @@ def _read(
     records: list[Record] = []
     for number, row in enumerate(_tables(path, table), 1):
         name = row.get(identity)
-        where = f"{path}: {table} {name if isinstance(name, str) and name else number}"
+        named = isinstance(name, str) and name_fault(name) is None
+        where = f"{path}: {table} {name if named else number}"
         try:
             record = _record(schema, {new: row[old] for new, old in same.items() if old in row} | row)
         except ValueError as error:
             raise UsageError(f"{where}: {error}") from None
+        fault = NAME_FAULTS.get(schema, name_fault)(record[identity])
         rules = [
-            (record[identity] != "", f"{identity} must not be empty"),
+            (fault is None, f"{identity} {fault}"),
             (
                 record["version"] >= 1 or "version" not in row,
                 f"version must be at least 1, got {record['version']}",

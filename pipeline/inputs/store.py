@@ -17,6 +17,7 @@ from pipeline.kafka.reader import POLL_S, batch, reader, whole
 from pipeline.logs import get_logger
 from pipeline.settings import Settings
 from pipeline.wire.codec import Codec, Record
+from pipeline.wire.names import name_fault, offer_fault
 from pipeline.wire.policies import policy_of
 
 VERSIONED = {
@@ -110,6 +111,9 @@ class SideInputs:
                 return
             if topic == "policies":
                 validate(policy_of(record))
+            fault = (offer_fault if topic == "prices" else name_fault)(record[VERSIONED[topic]])
+            if fault is not None:
+                raise ValueError(f"{VERSIONED[topic]} {fault}")
         except (Poison, ValueError) as error:
             _LOG.warning("side input ignored", topic=topic, error=str(error))
             return

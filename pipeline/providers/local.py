@@ -14,6 +14,7 @@ import fcntl
 import time
 from collections.abc import Callable
 from dataclasses import asdict
+from hashlib import blake2b
 from math import inf
 from pathlib import Path
 from urllib.parse import quote
@@ -31,6 +32,9 @@ KEPT_S = 86_400.0
 again (a few minutes); a day is ample and bounds the file."""
 KEPT_RESULTS = 64
 """Results kept per target; an older repeat is refused by its epoch."""
+
+LONGEST_NAME = 240
+"""Bytes of a quoted target that names its file as it is: file systems take 255, with the suffix."""
 
 
 class LocalProvider(Provider):
@@ -278,7 +282,11 @@ class LocalProvider(Provider):
     # The files.
 
     def _path(self, ref: str) -> Path:
-        return self.folder / f"{quote(ref, safe='')}.json"
+        """The target's file: its name quoted, or a hash of it where that is too long for a file system."""
+        name = quote(ref, safe="")
+        if len(name) > LONGEST_NAME:
+            name = f"#{blake2b(ref.encode(), digest_size=16).hexdigest()}"  # quoted names have no #
+        return self.folder / f"{name}.json"
 
     def _load(self, ref: str) -> State | None:
         if ref not in self._saved:

@@ -174,7 +174,7 @@ class State:
 
     def write(self, path: Path) -> None:
         """Replace the file: written beside it, forced to disk, renamed over it."""
-        draft = path.with_suffix(".draft")
+        draft = path.with_name(path.name.removesuffix(".json") + ".draft")
         with draft.open("w") as file:
             json.dump({**vars(self), "instances": [vars(instance) for instance in self.instances]}, file)
             file.flush()

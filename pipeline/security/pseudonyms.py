@@ -1,4 +1,4 @@
-"""Partition key, partitioner and pseudonym of a record's user. Raw user ids never leave ingest."""
+"""Partition key, partitioner, identity and pseudonym of a record's user. Raw user ids never leave ingest."""
 
 import json
 import secrets
@@ -29,12 +29,32 @@ CARRIED_S = FORGET_S + 86_400
 def entity(app: str, user: str | None, scope: str = "USER", instance: str | None = None) -> str:
     """The partition key: `app/user`; usage that is no user's (scope SHARED, APP, INSTANCE) counts as one more.
 
+    Two users can have one key (`c` of app `a/b`, `b/c` of app `a`): they share a partition, not an `identity`.
+
     >>> entity("shop", "ann"), entity("shop", None, "SHARED"), entity("shop", None, "INSTANCE", "i-7")
     ('shop/ann', 'shop/#SHARED', 'shop/#INSTANCE:i-7')
     """
     if scope == "USER":
         return f"{app}/{user}"
     return f"{app}/#{scope}:{instance}" if instance else f"{app}/#{scope}"
+
+
+def identity(app: str, user: str | None, scope: str = "USER", instance: str | None = None) -> str:
+    """What a pseudonym is of: another text for any other app, user, scope or instance, and `entity` for plain names.
+
+    Percent signs and slashes of an app are escaped as in URLs, so that the first slash ends it; a user that begins with
+    `#` or `%` gets a `%` before it, so that no user is taken for a scope. Names are compared byte by byte: neither case
+    nor Unicode's normal forms nor white space are folded.
+
+    >>> identity("shop", "ann"), identity("prod/web", "pod-1"), identity("prod", "web/pod-1")
+    ('shop/ann', 'prod%2Fweb/pod-1', 'prod/web/pod-1')
+    >>> identity("shop", "#SHARED"), identity("shop", None, "SHARED")
+    ('shop/%#SHARED', 'shop/#SHARED')
+    """
+    app = app.replace("%", "%25").replace("/", "%2F")
+    if scope == "USER" and user is not None and user.startswith(("#", "%")):
+        user = f"%{user}"
+    return entity(app, user, scope, instance)
 
 
 def murmur2(data: bytes) -> int:
@@ -72,7 +92,7 @@ class Key:
     carry_over: bool = False
 
     def pseudonym(self, key: str) -> bytes:
-        """Keyed BLAKE2b of `app/user`, 16 bytes: the same user is the same pseudonym until the key rotates."""
+        """Keyed BLAKE2b of an `identity`, 16 bytes: the same user is the same pseudonym until the key rotates."""
         return blake2b(key.encode(), digest_size=PSEUDONYM_BYTES, key=self.secret).digest()
 
 
@@ -191,16 +211,25 @@ def rotate(settings: Settings, valid_from: int, carry_over: bool) -> tuple[Path,
     return path, KeyRing.read(path).keys[-1]
 
 
-# `entity`, for whole columns
-_USER = pl.concat_str("app", pl.lit("/"), "user")
-_OTHER = pl.concat_str("app", pl.lit("/#"), pl.col("scope").cast(pl.String))
-_ENTITY = (
-    pl.when(pl.col("scope").cast(pl.String) == "USER")
-    .then(_USER)
-    .when((pl.col("instance") != "").fill_null(False))
-    .then(pl.concat_str(_OTHER, pl.lit(":"), "instance"))
-    .otherwise(_OTHER)
-)
+# `entity` and `identity`, for whole columns
+_APP, _USER = pl.col("app"), pl.col("user")
+_ESCAPED_APP = _APP.str.replace_all("%", "%25", literal=True).str.replace_all("/", "%2F", literal=True)
+_ESCAPED_USER = pl.when(_USER.str.contains("^[#%]")).then(pl.concat_str(pl.lit("%"), _USER)).otherwise(_USER)
+
+
+def _joined(app: pl.Expr, user: pl.Expr, *, scoped: bool) -> pl.Expr:
+    """`entity` of columns; scoped: there are columns scope and instance."""
+    of_user = pl.concat_str(app, pl.lit("/"), user)
+    if not scoped:
+        return of_user
+    other = pl.concat_str(app, pl.lit("/#"), pl.col("scope").cast(pl.String))
+    return (
+        pl.when(pl.col("scope").cast(pl.String) == "USER")
+        .then(of_user)
+        .when((pl.col("instance") != "").fill_null(False))
+        .then(pl.concat_str(other, pl.lit(":"), "instance"))
+        .otherwise(other)
+    )
 
 
 class Directory:
@@ -217,18 +246,21 @@ class Directory:
 
     def code(self, rows: pl.DataFrame) -> np.ndarray:
         """(row,) code of each record's user."""
-        names = rows.select(_ENTITY if "scope" in rows.columns else _USER).to_series().to_list()
+        scoped = "scope" in rows.columns
+        names = rows.select(_joined(_ESCAPED_APP, _ESCAPED_USER, scoped=scoped)).to_series().to_list()
         codes = [self.codes.get(name, -1) for name in names]
         if -1 in codes:
-            for app, name in zip(rows["app"].to_list(), names, strict=True):
-                self._admit(app, name)
+            keys = rows.select(_joined(_APP, _USER, scoped=scoped)).to_series().to_list()
+            for app, name, key in zip(rows["app"].to_list(), names, keys, strict=True):
+                self._admit(app, name, key)
             codes = [self.codes[name] for name in names]
         return np.array(codes, np.int64)
 
-    def _admit(self, app: str, key: str) -> None:
-        if key not in self.codes:
-            self.codes[key] = len(self.keys)
-            self.keys.append(key)
+    def _admit(self, app: str, name: str, key: str) -> None:
+        """Give a code to the identity `name`, whose partition key is `key`."""
+        if name not in self.codes:
+            self.codes[name] = len(self.keys)
+            self.keys.append(name)
             self.apps.append(app)
             self.partition.append(partition_of(key, self.partitions))
 

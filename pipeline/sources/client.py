@@ -21,6 +21,7 @@ from pipeline.kafka.topics import RAW
 from pipeline.security.pseudonyms import entity
 from pipeline.settings import Settings, load
 from pipeline.wire.codec import Record
+from pipeline.wire.names import name_fault
 
 OPTIONS: Final[Mapping[str, Any]] = {
     "linger.ms": 50,  # a batch of 50 ms: a tick is a second at least
@@ -370,4 +371,6 @@ def _owner(app: str, user: str | None, scope: str, instance: str | None) -> Reco
         raise UsageError(f"scope {scope} is no user's, and user {user!r} is given")
     if scope == "INSTANCE" and not instance:
         raise UsageError("scope INSTANCE needs an instance")
+    if isinstance(app, str) and (fault := name_fault(app)) is not None:
+        raise UsageError(f"app {fault}")
     return {"app": _text("app", app), "user": _optional_text("user", user), "scope": scope}

@@ -202,10 +202,18 @@ class Executor:
             if thread.is_alive() and self.stopping():
                 raise Stopped
         if errors:
-            raise errors[0]
+            raise _known(errors[0])
         if not outcome:
             raise Retryable(f"no answer within {self.timeout_s:g} s", self.timeout_s)
         return outcome[0]
+
+
+def _known(error: BaseException) -> BaseException:
+    """The error of a provider's call as the contract knows it: a defect is `Rejected`, or it would stop all targets."""
+    if isinstance(error, Retryable | Rejected) or not isinstance(error, Exception):
+        return error
+    log.error("defect of a provider", error=repr(error), exc_info=error)
+    return Rejected(f"defect of the provider: {type(error).__name__}: {error}")
 
 
 def result(command: Record, status: str, reason: str, now_s: float, **more: Any) -> Record:

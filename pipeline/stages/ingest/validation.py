@@ -36,7 +36,10 @@ def refusals(
     ]
     if name != "watermark":
         user_needed = name == "event" or (rows["scope"].cast(pl.String) == "USER").to_numpy()
-        faults += telemetry_rules.identity_faults(_bytes(rows["app"]), _bytes(rows["user"]), user_needed)
+        control = rows["app"].str.contains(telemetry_rules.CONTROL).to_numpy()
+        faults += telemetry_rules.identity_faults(
+            _bytes(rows["app"]), _bytes(rows["user"]), user_needed, control
+        )
     if name == "metric":
         absent = np.column_stack([rows[metric].is_null().to_numpy() for metric in METRICS])
         interval_s = rows["interval_s"].to_numpy()

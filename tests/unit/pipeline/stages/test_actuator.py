@@ -178,9 +178,10 @@ def test_rejected_has_failed() -> None:
     ]
 
 
-def test_a_defect_of_a_provider_is_not_hidden() -> None:
-    with pytest.raises(ZeroDivisionError):
-        executor(Scripted(ZeroDivisionError())).submit(command(), 660.0)
+def test_a_defect_of_a_provider_fails_its_command_with_a_reason() -> None:
+    defect = executor(Scripted(OSError(36, "File name too long")))
+    reason = "defect of the provider: OSError: [Errno 36] File name too long"
+    assert summary(defect.submit(command(), 660.0)) == [(10, "FAILED", reason)]
 
 
 def test_a_hang_is_given_up_after_the_timeout() -> None:

@@ -1,0 +1,34 @@
+"""What keeps a text from being the name of an app or the id of an offer.
+
+Names are identities: compared byte by byte, in any script, with any separator; neither case nor Unicode's normal forms
+nor white space are folded. What cannot stand in one line of a log or of a page is refused where it enters.
+"""
+
+import re
+from typing import Final
+
+from models.telemetry_rules import CONTROL, MAX_ID_BYTES
+
+_SHARES: Final = r"budget|quota .*"
+"""What an app's share of its group is of, beside offers (`models.planning.groups`)."""
+
+
+def name_fault(name: str) -> str | None:
+    """What is wrong with an app's name, or None; the field's name belongs before it."""
+    if not name:
+        return "must not be empty"
+    size = len(name.encode(errors="surrogatepass"))
+    if size > MAX_ID_BYTES:
+        return f"must have at most {MAX_ID_BYTES:,} bytes, has {size:,}: {name[:40]!r}…"
+    if re.search(CONTROL, name):
+        return f"must not have control characters or line ends, got {name[:80]!r}"
+    return None
+
+
+def offer_fault(offer_id: str) -> str | None:
+    """What is wrong with an offer's id, or None: as a name, without slashes, since a target is `app/offer`."""
+    if "/" in offer_id:
+        return f"must not have a slash (a target is app/offer), got {offer_id[:80]!r}"
+    if re.fullmatch(_SHARES, offer_id):
+        return f"must not be 'budget' nor begin with 'quota ' (shares of a group are called so), got {offer_id[:80]!r}"
+    return name_fault(offer_id)
