@@ -40,9 +40,12 @@ def horizon_steps(tick_s: int) -> tuple[int, ...]:
 
 
 def is_saturated(values: NDArray[np.floating[Any]], limits: NDArray[np.floating[Any]]) -> NDArray[np.bool_]:
-    """True where usage is at 98 % of its limit or more; NaN in either is not saturated. Equal shapes."""
+    """True where usage is at 98 % of its limit or more; NaN in either is not saturated. Equal shapes.
+
+    A limit that is not above 0 is none: cgroups and the kubelet write 0 or -1 for it.
+    """
     return np.greater_equal(
-        values, SATURATED_SHARE * limits, where=~np.isnan(limits), out=np.zeros(values.shape, bool)
+        values, SATURATED_SHARE * limits, where=limits > 0, out=np.zeros(values.shape, bool)
     )
 
 

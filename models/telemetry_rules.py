@@ -15,6 +15,8 @@ from models.metrics import METRICS
 MOST: Final = {"cpu": 1e5, "memory": 1e15, "network": 1e13, "disk": 1e13, "requests": 1e10}
 """Greatest believable usage by metric, in models.metrics.METRIC_UNITS: 100,000 cores, 1 PB of memory, 10 TB/s, 10 G
 requests/s. More is a mistaken unit."""
+LEAST_MEANT: Final = {"cpu": 1e-3, "memory": 2.0**20}
+"""Sizes of a replica or an instance below which a unit was probably mistaken: a thousandth of a core, 1 MiB."""
 MAX_ID_BYTES: Final = 1024
 """Most bytes of an app's, a user's or an offer's name in UTF-8."""
 CONTROL: Final = r"[\x00-\x1f\x7f-\x9f\u2028\u2029]"
@@ -23,6 +25,12 @@ MAX_INTERVAL_S: Final = 86_400.0
 """Longest time that a sample covers, in seconds."""
 MAX_COUNT: Final = 1e9
 """Of the events that one record stands for."""
+OTHERS_MOST: Final = 1e9
+"""Greatest believable figure of what is neither usage nor a share: seconds, requests in a queue, replicas."""
+DETAILS_MOST: Final = {"throttled": 1.0, "queue": OTHERS_MOST, "rejected": 1e10} | dict.fromkeys(
+    ("latency_p99", "replicas", "duration"), OTHERS_MOST
+)
+"""Greatest believable figure of a record's other fields: a share, requests, requests/s, seconds, replicas, seconds."""
 
 Faults = list[tuple[str, NDArray[np.bool_]]]
 """Reasons, each with the rows (row,) to which it applies, in the order of precedence."""
@@ -59,13 +67,21 @@ def usage_faults(
         absent: (row, METRICS) which values the records do not have.
         interval_s: (row,) seconds that each sample stands for.
     """
-    bound = np.array([MOST[metric] for metric in METRICS])
+    return [
+        *figure_faults(values, absent, np.array([MOST[metric] for metric in METRICS])),
+        ("bad-interval", _outside(interval_s, MAX_INTERVAL_S) | (interval_s == 0)),
+    ]
+
+
+def figure_faults(
+    values: NDArray[np.floating[Any]], absent: NDArray[np.bool_], most: NDArray[np.floating[Any]]
+) -> Faults:
+    """What is wrong with figures (row, field), NaN where a record has none (`absent`); most: (field)."""
     return [
         ("nan", np.any(np.isnan(values) & ~absent, axis=1)),
         ("infinite", np.any(np.isinf(values), axis=1)),
         ("negative", np.any(values < 0, axis=1)),
-        ("absurd", np.any(values > bound, axis=1)),
-        ("bad-interval", _outside(interval_s, MAX_INTERVAL_S) | (interval_s == 0)),
+        ("absurd", np.any(values > most, axis=1)),
     ]
 
 

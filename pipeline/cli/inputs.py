@@ -108,6 +108,7 @@ def _setter(topic: str, schema_name: str) -> Callable[..., None]:
         from pipeline.settings import load
 
         records = READERS[topic](file)
+        _warn_of_amounts(records, VERSIONED[topic])
         settings = load(bootstrap=bootstrap, prefix=prefix)
         done = publish(settings, topic, schema_name, records, from_tick=from_tick)
         if topic in ("policies", "prices"):
@@ -120,6 +121,15 @@ def _setter(topic: str, schema_name: str) -> Callable[..., None]:
             _print_table(rows, columns)
 
     return set_versions
+
+
+def _warn_of_amounts(records: Sequence[Record], identity: str) -> None:
+    """Print to stderr which sizes can hardly be meant; identity: the field that names a record."""
+    from pipeline.inputs.files import doubtful_amounts
+
+    for record in records:
+        for doubt in doubtful_amounts(record):
+            print(f"warning: {record[identity]}: {doubt}", file=sys.stderr)
 
 
 def _warn_of_contradictions(bootstrap: str | None, prefix: str | None) -> None:
@@ -185,6 +195,7 @@ def check(
         offers = [newest[max(newest)] for newest in _published("prices", bootstrap, prefix).values()]
     for app, reason in contradictions(records, offers).items():
         raise UsageError(f"{file}: policy {app}: {reason}")
+    _warn_of_amounts(records, "app")
     apps = [record["app"] for record in records]
     if as_json:
         _print_json({"policies": apps})

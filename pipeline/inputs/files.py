@@ -19,7 +19,9 @@ from typing import Any, cast
 from zoneinfo import ZoneInfo
 
 from models.capacity import validate, why_unkept
-from models.metrics import METRICS
+from models.metrics import METRIC_UNITS, METRICS
+from models.telemetry_rules import LEAST_MEANT, MOST
+from pipeline import format as fmt
 from pipeline.errors import UsageError
 from pipeline.wire.codec import DEFAULT, Record, published
 from pipeline.wire.names import name_fault, offer_fault
@@ -77,6 +79,18 @@ NAME_FAULTS = {"price": offer_fault}
 """By schema, what may be wrong with the name of a record; of the others `name_fault`."""
 READERS = {"policies": read_policies, "prices": read_prices, "calendar": read_calendar}
 """The reader of a file of records for each topic that users publish to."""
+
+
+def doubtful_amounts(record: Record) -> list[str]:
+    """The sizes of a policy or a price that are smaller than anybody means, each with what was perhaps left out."""
+    return [
+        f"{name} of {pair['metric']} is {fmt.amount(pair['value'], pair['metric'])}: was a suffix such as MiB left out?"
+        if pair["metric"] == "memory"
+        else f"{name} of {pair['metric']} is {fmt.amount(pair['value'], pair['metric'])}"
+        for name in ("unit", "capacity")
+        for pair in record.get(name, ())
+        if 0 < pair["value"] < LEAST_MEANT.get(pair["metric"], 0.0)
+    ]
 
 
 def contradictions(policies: Sequence[Record], prices: Sequence[Record]) -> dict[str, str]:
@@ -310,7 +324,17 @@ def _amounts(value: Any, allowed: tuple[str, ...] | None) -> list[Record]:
 
 
 def _amount(metric: str, value: Any) -> float:
-    """A number, or a size such as 512MiB or 2GB."""
+    """A number; of metrics in bytes also a size such as 512MiB or 2GB."""
+    unit = METRIC_UNITS[METRICS.index(metric)] if metric in METRICS else ""
+    number = _size(metric, unit, value)
+    if number > MOST.get(metric, math.inf):
+        raise ValueError(
+            f"of {metric} must be at most {MOST[metric]:,.16g} {unit}, got {value!r}: a mistaken unit"
+        )
+    return number
+
+
+def _size(metric: str, unit: str, value: Any) -> float:
     if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
         if value < 0:
             raise ValueError(f"of {metric} must be at least 0, got {value}")
@@ -319,6 +343,8 @@ def _amount(metric: str, value: Any) -> float:
     if size is None:
         raise ValueError(f"of {metric} must be a number or a size such as 512MiB, got {value!r}")
     number, power, binary = size.groups()
+    if value.strip() != number and not unit.startswith("bytes"):
+        raise ValueError(f"of {metric} must be a number{f' of {unit}' if unit else ''}, got {value!r}")
     return float(number) * (1024 if binary else 1000) ** (
         " kMGTP".index(power.replace("K", "k")) if power else 0
     )

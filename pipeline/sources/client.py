@@ -14,7 +14,7 @@ from datetime import datetime
 from typing import Any, Final, Self, TypedDict, Unpack, cast
 
 from models.metrics import EVENT_KINDS, METRIC_UNITS, METRICS
-from models.telemetry_rules import MAX_COUNT, MAX_ID_BYTES, MAX_INTERVAL_S, MOST
+from models.telemetry_rules import DETAILS_MOST, MAX_COUNT, MAX_ID_BYTES, MAX_INTERVAL_S, MOST
 from pipeline.errors import NotDelivered, UsageError
 from pipeline.kafka.producer import BY_KEY, Outputs
 from pipeline.kafka.topics import RAW
@@ -34,7 +34,6 @@ _UNITS: Final = {
     "latency_p99": "seconds",
     "replicas": "replicas",
 }
-_OTHERS_MOST: Final = 1e15  # of what has no bound at ingest: finite, and no counter of nanoseconds
 _SCOPES: Final = ("USER", "SHARED", "APP", "INSTANCE")
 
 
@@ -171,12 +170,13 @@ class Telemetry:
             **{
                 name: None
                 if given.get(name) is None
-                else _number(name, given[name], MOST.get(name, _OTHERS_MOST), unit)
+                else _number(name, given[name], (MOST | DETAILS_MOST)[name], unit)
                 for name, unit in _UNITS.items()
             },
             "limits": [
-                {"metric": name, "value": _limit(name, value)}
+                {"metric": name, "value": limit}
                 for name, value in (given.get("limits") or {}).items()
+                if (limit := _limit(name, value)) is not None
             ],
             "saturated": None if given.get("saturated") is None else bool(given["saturated"]),
             "producer": self.producer,
@@ -184,7 +184,9 @@ class Telemetry:
         if record["interval_s"] == 0:
             raise UsageError("interval_s must be above 0 seconds")
         if given.get("throttled") is not None:
-            record["throttled"] = _number("throttled", given["throttled"], 1.0, "share of time")
+            record["throttled"] = _number(
+                "throttled", given["throttled"], DETAILS_MOST["throttled"], "share of time"
+            )
         if all(record[name] is None for name in METRICS):
             raise UsageError(f"a sample needs at least one of {', '.join(METRICS)}")
         key = entity(app, user, scope, given.get("instance"))
@@ -229,7 +231,9 @@ class Telemetry:
             "kind": kind,
             "name": _text("name", given.get("name", ""), empty=True),
             "count": _number("count", count, MAX_COUNT, "events"),
-            "duration": None if duration is None else _number("duration", duration, _OTHERS_MOST, "seconds"),
+            "duration": None
+            if duration is None
+            else _number("duration", duration, DETAILS_MOST["duration"], "seconds"),
             "attributes": [
                 {
                     "key": _text("an attribute's name", name),
@@ -342,9 +346,12 @@ def _number(name: str, value: float, most: float, unit: str) -> float:
     return number
 
 
-def _limit(name: str, value: float) -> float:
+def _limit(name: str, value: float) -> float | None:
+    """The limit, or None where it is not above 0 (cgroups and the kubelet write 0 or -1 for none) or infinite."""
     if name not in METRICS:
         raise UsageError(f"unknown metric {name!r} in limits; known are {', '.join(METRICS)}")
+    if isinstance(value, int | float) and (value <= 0 or value == math.inf):
+        return None
     return _number(f"limit of {name}", value, MOST[name], _UNITS[name])
 
 

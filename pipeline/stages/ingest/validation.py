@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 
 from models import telemetry_rules
-from models.metrics import EVENT_KINDS, METRICS, SATURATED_SHARE
+from models.metrics import EVENT_KINDS, METRICS, is_saturated
 from models.telemetry_rules import Faults
 from pipeline.wire.codec import unit_detail
 
@@ -40,6 +40,7 @@ def refusals(
         faults += telemetry_rules.identity_faults(
             _bytes(rows["app"]), _bytes(rows["user"]), user_needed, control
         )
+        faults += _detail_faults(rows)
     if name == "metric":
         absent = np.column_stack([rows[metric].is_null().to_numpy() for metric in METRICS])
         interval_s = rows["interval_s"].to_numpy()
@@ -56,6 +57,19 @@ def time_details(rows: pl.DataFrame, reasons: np.ndarray) -> list[str]:
         unit_detail("ts", ts) if reason.startswith("timestamp-") else ""
         for ts, reason in zip(times, reasons, strict=True)
     ]
+
+
+def _detail_faults(rows: pl.DataFrame) -> Faults:
+    """What is wrong with the fields beside usage and counts. An infinite limit is none, as one that is not above 0."""
+    names = [name for name in telemetry_rules.DETAILS_MOST if name in rows.columns]
+    absent = np.column_stack([rows[name].is_null().to_numpy() for name in names])
+    values = np.column_stack([rows[name].cast(pl.Float64).fill_null(np.nan).to_numpy() for name in names])
+    most = np.array([telemetry_rules.DETAILS_MOST[name] for name in names])
+    faults = telemetry_rules.figure_faults(values, absent, most)
+    if "limits" in rows.columns and rows["limits"].list.len().sum():
+        nan = pl.col("limits").list.eval(pl.element().struct.field("value").is_nan()).list.any()
+        faults.append(("nan", rows.select(nan).to_series().to_numpy()))
+    return faults
 
 
 def _bytes(names: pl.Series) -> np.ndarray:
@@ -84,8 +98,8 @@ def saturated(rows: pl.DataFrame) -> np.ndarray:
         for metric in METRICS:
             chosen = limits.filter(pl.col("metric") == metric)
             at = chosen["index"].to_numpy()
-            hit[at, METRICS.index(metric)] |= (
-                values[at, METRICS.index(metric)] >= SATURATED_SHARE * chosen["value"].to_numpy()
+            hit[at, METRICS.index(metric)] |= is_saturated(
+                values[at, METRICS.index(metric)], chosen["value"].to_numpy()
             )
     return hit
 
