@@ -343,7 +343,7 @@ def _size(metric: str, unit: str, value: Any) -> float:
     if size is None:
         raise ValueError(f"of {metric} must be a number or a size such as 512MiB, got {value!r}")
     number, power, binary = size.groups()
-    if value.strip() != number and not unit.startswith("bytes"):
+    if size[0] != number and not unit.startswith("bytes"):
         raise ValueError(f"of {metric} must be a number{f' of {unit}' if unit else ''}, got {value!r}")
     return float(number) * (1024 if binary else 1000) ** (
         " kMGTP".index(power.replace("K", "k")) if power else 0

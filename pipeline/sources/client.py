@@ -346,7 +346,7 @@ def _number(name: str, value: float, most: float, unit: str) -> float:
     return number
 
 
-def _limit(name: str, value: float) -> float | None:
+def _limit(name: str, value: Any) -> float | None:
     """The limit, or None where it is not above 0 (cgroups and the kubelet write 0 or -1 for none) or infinite."""
     if name not in METRICS:
         raise UsageError(f"unknown metric {name!r} in limits; known are {', '.join(METRICS)}")
@@ -378,6 +378,6 @@ def _owner(app: str, user: str | None, scope: str, instance: str | None) -> Reco
         raise UsageError(f"scope {scope} is no user's, and user {user!r} is given")
     if scope == "INSTANCE" and not instance:
         raise UsageError("scope INSTANCE needs an instance")
-    if isinstance(app, str) and (fault := name_fault(app)) is not None:
+    if (fault := name_fault(_text("app", app))) is not None:
         raise UsageError(f"app {fault}")
-    return {"app": _text("app", app), "user": _optional_text("user", user), "scope": scope}
+    return {"app": app, "user": _optional_text("user", user), "scope": scope}

@@ -1,6 +1,6 @@
 """A limit that is not above 0 is none; NaN, negative and absurd figures are refused in every field of a record."""
 
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -31,6 +31,11 @@ def taken(topic: str, *bodies: bytes) -> tuple[list[str], dict[str, Any]]:
     return [letter["reason"] for letter in letters], frames[0] if frames else {}
 
 
+def metric_with(name: str, value: float) -> bytes:
+    fields: dict[str, Any] = {name: value}
+    return metric(**fields)
+
+
 def limit(value: float, name: str = "cpu") -> list[dict[str, Any]]:
     return [{"metric": name, "value": value}]
 
@@ -55,7 +60,7 @@ def test_a_limit_that_is_reached_still_saturates() -> None:
 )
 def test_a_figure_that_is_none_is_refused_in_every_field(name: str, value: float, reason: str) -> None:
     good = metric(user="good", cpu=1.0)
-    reasons, frame = taken(METRIC, good, metric(cpu=1.0, **{name: value}))
+    reasons, frame = taken(METRIC, good, metric_with(name, value))
     assert reasons == [reason]
     assert len(frame["users"]) == 16  # the neighbour goes on
 
@@ -81,7 +86,7 @@ def test_a_limit_of_nan_is_refused() -> None:
     ],
 )
 def test_events_are_refused_alike(fields: dict[str, float], reason: str) -> None:
-    assert taken(EVENT, event(**fields), event(user="good", duration=0.5))[0] == [reason]
+    assert taken(EVENT, event(**cast("Any", fields)), event(user="good", duration=0.5))[0] == [reason]
 
 
 @given(st.sampled_from([name for name in DETAILS_MOST if name != "duration"]), st.floats())
@@ -91,7 +96,7 @@ def test_ingest_takes_what_the_client_sends_and_refuses_the_rest(name: str, valu
         sent = True
     except UsageError:
         sent = False
-    assert (taken(METRIC, metric(**{name: value}))[0] == []) == sent
+    assert (taken(METRIC, metric_with(name, value))[0] == []) == sent
 
 
 def test_the_client_leaves_out_a_limit_that_is_none() -> None:
