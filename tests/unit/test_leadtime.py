@@ -83,7 +83,7 @@ def test_it_is_short_and_cheap_to_import() -> None:
         ({"gpu": 1.0}, "unknown metric 'gpu'; known are cpu, memory"),
         ({}, "needs at least one of cpu, memory, network, disk, requests"),
         ({"cpu": 1.0, "limits": {"ram": 1.0}}, "unknown metric 'ram' in limits"),
-        ({"cpu": 1.0, "limits": {"cpu": -2.0}}, r"limit of cpu must be a number .* \(cores\); got"),
+        ({"cpu": 1.0, "limits": {"cpu": math.nan}}, r"limit of cpu must be a number .* \(cores\); got"),
         ({"cpu": 1.0, "throttled": 35.0}, r"throttled must be a number from 0 to 1 \(share of time\); got 35\.0"),
         ({"cpu": 1.0, "latency_p99": -0.1}, r"latency_p99 must be a number .* \(seconds\); got"),
         ({"cpu": 1.0, "interval_s": 0}, "interval_s must be above 0 seconds"),
