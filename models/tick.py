@@ -31,3 +31,8 @@ class Tick:
     def steps_s(self) -> list[int]:
         """End of each forecast step, seconds after `end_s` (see `models.metrics.horizon_steps`)."""
         return [step * self.length_s for step in horizon_steps(self.length_s)]
+
+
+def following(time_s: float, tick_s: int) -> int:
+    """The number of the first tick of `tick_s` seconds that begins after a unix time."""
+    return int(time_s // tick_s) + 1

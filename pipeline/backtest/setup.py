@@ -20,12 +20,12 @@ from pipeline.inputs import files
 from pipeline.inputs.example import Example
 from pipeline.inputs.store import SideInputs
 from pipeline.providers.local_instances import LocalOffer
-from pipeline.security.pseudonyms import DEMO_KEY, Key
+from pipeline.security.pseudonyms import DEMO_KEY, Key, identity
 from pipeline.traces.trace_file import Panel
 from pipeline.traces.window import ScoringWindow
 from pipeline.wire.codec import DEFAULT, Record
 from pipeline.wire.plans import DEFAULT_POLICY, default_policy
-from pipeline.wire.policies import offer_of, policy_of
+from pipeline.wire.policies import offer_of, offered, policy_of
 
 ALL_TIERS: Final = "tiers"
 ON_DEMAND: Final = "on_demand"
@@ -174,7 +174,7 @@ def later_versions(inputs: SideInputs, first: int, last: int) -> dict[str, int]:
 
 def _offers(app: str, policy: Record, prices: Sequence[Record]) -> list[Record]:
     group = (policy["allocation_group"] if policy["app"] == app else "") or app
-    return [p for p in prices if p["commitment_id"] in (None, "", group)]
+    return offered(prices, group)
 
 
 def _full(schema: str, record: Record) -> Record:
@@ -229,7 +229,7 @@ def job_of(
         values=values,
         events=panel.events[rows],
         saturated=panel.saturated[rows],
-        ids=ids or [key.pseudonym(f"{a}/{u}") for a, u in zip(panel.apps, panel.users, strict=True)],
+        ids=ids or [key.pseudonym(identity(a, u)) for a, u in zip(panel.apps, panel.users, strict=True)],
         first_tick=int(panel.ticks[window.begin]),
         tick_s=panel.tick_s,
         members=members,

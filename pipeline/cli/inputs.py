@@ -109,6 +109,8 @@ def _setter(topic: str, schema_name: str) -> Callable[..., None]:
 
         records = READERS[topic](file)
         _warn_of_amounts(records, VERSIONED[topic])
+        if topic == "prices":
+            _refuse_mixed(file, records, bootstrap, prefix)
         settings = load(bootstrap=bootstrap, prefix=prefix)
         done = publish(settings, topic, schema_name, records, from_tick=from_tick)
         if topic in ("policies", "prices"):
@@ -121,6 +123,22 @@ def _setter(topic: str, schema_name: str) -> Callable[..., None]:
             _print_table(rows, columns)
 
     return set_versions
+
+
+def _refuse_mixed(file: Path, records: Sequence[Record], bootstrap: str | None, prefix: str | None) -> None:
+    """Refuse prices that, beside those that are published, would be in several currencies.
+
+    Raises:
+        UsageError: they would.
+    """
+    from pipeline.wire.currencies import mixed
+
+    newest = {
+        offer: versions[max(versions)] for offer, versions in _published("prices", bootstrap, prefix).items()
+    }
+    fault = mixed((newest | {record["offer_id"]: record for record in records}).values())
+    if fault is not None:
+        raise UsageError(f"{file}: with the prices that are published, {fault}")
 
 
 def _warn_of_amounts(records: Sequence[Record], identity: str) -> None:

@@ -42,6 +42,7 @@ def replay(
 
     from pipeline.kafka import topics
     from pipeline.kafka.connection import reachable
+    from pipeline.kafka.installation import settled
     from pipeline.settings import load
     from pipeline.sources.replay import Replayer, records, window_of_topics
     from pipeline.traces import trace_file
@@ -49,6 +50,7 @@ def replay(
 
     settings = load(bootstrap=bootstrap, prefix=prefix)
     reachable(settings)
+    settings = settled(settings)
     begun = time.monotonic()
     if trace is not None:
         read = trace_file.read(trace)

@@ -22,9 +22,11 @@ def up(
 ) -> None:
     """Run all stages on this machine; a stage that dies is started again.
 
-    They run against the Kafka that is set, or against an embedded one where none is set.
+    They run against the Kafka that is set, or against an embedded one where none is set. The length of a tick is set
+    once: another one than the installation has is refused.
     """
     from pipeline.kafka import topics
+    from pipeline.kafka.installation import declare, settled
     from pipeline.runtime.cluster import cluster
     from pipeline.runtime.supervisor import STAGES, Supervisor
     from pipeline.security.signing_keys import signing_key
@@ -38,6 +40,7 @@ def up(
         signal.signal(number, lambda *_: stop.set())
     with cluster(load(bootstrap=bootstrap, prefix=prefix, tick_s=tick)) as settings:
         topics.create(settings)
+        settings = (declare if "ingest" in names else settled)(settings)
         signing_key(settings)  # made before the first actuator asks whom to trust
         supervisor = Supervisor(settings.environment(), settings.data_dir / "stages")
         supervisor.start(names)

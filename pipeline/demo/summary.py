@@ -18,7 +18,7 @@ from pipeline.demo.recorder import Watch
 from pipeline.providers.local import LocalProvider
 from pipeline.reports.app_run import AppRun
 from pipeline.traces.window import TickWindow
-from pipeline.wire import commands
+from pipeline.wire import commands, currencies
 from pipeline.wire.codec import Record
 from pipeline.wire.json_lines import lines
 from pipeline.wire.policies import offer_of, policy_of
@@ -69,6 +69,7 @@ def app_run(
         tiers={p["offer_id"]: p["tier"] for p in prices},
         cost=cost,
         reactive_cost=reactive_cost,
+        currency=currencies.one_currency(prices)[0],
         held=np.array(
             ["missing_telemetry" in watch.plans[app].get(t, {"guardrails": []})["guardrails"] for t in ticks]
         ),
@@ -227,7 +228,7 @@ def totals(runs: Sequence[AppRun], watch: Watch) -> dict[str, Any]:
         "reactive_hit_rate": rate(sum(int(run.reactive_missed.sum()) for run in runs)),
         "cost": sum(float(run.cost[run.warm_up :].sum()) for run in runs),
         "reactive_cost": sum(float(run.reactive_cost[run.warm_up :].sum()) for run in runs),
-        "currency": "USD",
+        "currency": runs[0].currency if runs else currencies.DEFAULT,
     }
 
 

@@ -24,6 +24,7 @@ from models.telemetry_rules import LEAST_MEANT, MOST
 from pipeline import format as fmt
 from pipeline.errors import UsageError
 from pipeline.wire.codec import DEFAULT, Record, published
+from pipeline.wire.currencies import CODES, converted, mixed
 from pipeline.wire.names import name_fault, offer_fault
 from pipeline.wire.policies import offer_of, offered, policy_of
 
@@ -32,6 +33,7 @@ Rules = list[tuple[bool, str]]
 SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(?:([kKMGTP])(i?))?B?")
 """A number, and after it a power of 1000 (k, M, G, T, P), or of 1024 with an i; a B may follow: 512MiB, 2GB, 4Gi."""
 MONEY_PLACES, MONEY_MAX = 6, Decimal(10) ** 12  # the schema's scale, and its 18 digits less those
+RATE_PLACES = 12  # the schema's scale
 DAY_S = 86_400.0
 _RANGES = {"int": 2**31, "long": 2**63}
 
@@ -58,10 +60,43 @@ def read_policies(path: Path) -> list[Record]:
 def read_prices(path: Path) -> list[Record]:
     """The offers of a file, without `version` and `valid_from_tick` where it does not give them.
 
+    Prices are converted by the file's table [rates], where it has one.
+
     Raises:
-        UsageError: the file cannot be read, or an offer makes no sense.
+        UsageError: the file cannot be read, an offer makes no sense, or offers of one app are in several currencies.
     """
-    return _read(path, "price", "price", "offer_id", _price_rules, {})
+    records = _read(path, "price", "price", "offer_id", _price_rules, {})
+    try:
+        rates = _document(path).get("rates")
+        if rates is not None:
+            to, others = _rates(rates)
+            records = [converted(record, to, others) for record in records]
+    except ValueError as error:
+        raise UsageError(f"{path}: {error}") from None
+    fault = mixed(records)
+    if fault is not None:
+        raise UsageError(f"{path}: {fault}")
+    return records
+
+
+def _rates(table: Any) -> tuple[str, dict[str, Decimal]]:
+    """A table [rates]: the currency `to` convert to, and what one unit of each other is worth in it.
+
+    Raises:
+        ValueError: what is wrong with it.
+    """
+    example = 'must be as [rates] to = "USD", GBP = "1.27"'
+    if not isinstance(table, dict):
+        raise ValueError(f"rates {example}")
+    given = cast("dict[str, Any]", table)
+    unknown = [code for code in (given.get("to"), *(given.keys() - {"to"})) if code not in CODES]
+    if unknown:
+        raise ValueError(f"rates {example}: {unknown[0]!r} is no ISO code of a currency")
+    rates = {code: _decimal(value, RATE_PLACES) for code, value in given.items() if code != "to"}
+    for code, rate in rates.items():
+        if rate <= 0:
+            raise ValueError(f"rate of {code} must be above 0, got {rate}")
+    return given["to"], rates
 
 
 def read_calendar(path: Path) -> list[Record]:
@@ -126,7 +161,7 @@ def _price_rules(record: Record) -> Rules:
         ),
         (record["price"] >= 0, f"price must be at least 0, got {record['price']}"),
         (
-            re.fullmatch("[A-Z]{3}", record["currency"]) is not None,
+            record["currency"] in CODES,
             f"currency must be an ISO code such as USD, got {record['currency']!r}",
         ),
         (
@@ -213,11 +248,9 @@ def _read(
     return records
 
 
-def _tables(path: Path, table: str) -> list[dict[str, Any]]:
+def _document(path: Path) -> dict[str, Any]:
     try:
-        document = tomllib.loads(
-            path.read_text(encoding="utf-8-sig")
-        )  # Windows' editor writes a byte order mark
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))  # Windows' editor writes a byte order mark
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror}") from None
     except UnicodeDecodeError as error:
@@ -226,7 +259,13 @@ def _tables(path: Path, table: str) -> list[dict[str, Any]]:
         ) from None
     except ValueError as error:
         raise UsageError(f"{path}: not a TOML file: {error}") from None
+
+
+def _tables(path: Path, table: str) -> list[dict[str, Any]]:
+    document = _document(path)
     rows = document.pop(table, None)
+    if table == "price":
+        document.pop("rates", None)
     if document:
         raise UsageError(f"{path}: {', '.join(document)}: only tables [[{table}]] belong here")
     if (
@@ -351,6 +390,10 @@ def _size(metric: str, unit: str, value: Any) -> float:
 
 
 def _money(value: Any) -> Decimal:
+    return _decimal(value, MONEY_PLACES)
+
+
+def _decimal(value: Any, places: int) -> Decimal:
     try:
         if not isinstance(value, str | int | float) or isinstance(value, bool):
             raise InvalidOperation
@@ -359,9 +402,9 @@ def _money(value: Any) -> Decimal:
         raise ValueError(f"must be an amount of money, got {value!r}") from None
     if not money.is_finite() or abs(money) >= MONEY_MAX:
         raise ValueError(f"is out of range: {value}")
-    rounded = round(money, MONEY_PLACES)
+    rounded = round(money, places)
     if rounded != money:
-        raise ValueError(f"has more than {MONEY_PLACES} decimals: {value}")
+        raise ValueError(f"has more than {places} decimals: {value}")
     return rounded
 
 

@@ -7,6 +7,7 @@ from pipeline.errors import UsageError
 from pipeline.inputs.store import VERSIONED
 from pipeline.kafka import reader
 from pipeline.kafka.connection import reachable
+from pipeline.kafka.installation import progress
 from pipeline.kafka.producer import Outputs
 from pipeline.settings import Settings
 from pipeline.wire.codec import DEFAULT, Record
@@ -37,7 +38,8 @@ def publish(
     """Publish versions of a side input; all of them, or none where one is refused. Twice is as good as once.
 
     A record without `version` becomes the one after the newest. One without `valid_from_tick` is valid from
-    `from_tick`; without that, a first version from tick 0 and a later one from the next tick by the wall clock.
+    `from_tick`; without that, a first version from tick 0 and a later one from the installation's next tick, as its
+    topics tell it, whatever is set here. Before its first tick a later version holds from where the earlier one does.
 
     Args:
         settings: where.
@@ -54,12 +56,13 @@ def publish(
         Unreachable: Kafka does not answer, or there is no such topic.
     """
     known, whole, new = published(settings, topic), list[Record](), list[Record]()
-    following = int(clock() // settings.tick_s) + 1
+    following = progress(settings).next_tick(clock())
     for given in records:
         name = given[VERSIONED[topic]]
         versions = known.setdefault(name, {})
         number = given.get("version", max(versions, default=0) + 1)
-        default = following if versions else 0
+        earlier = max((record["valid_from_tick"] for record in versions.values()), default=0)
+        default = following if versions and following is not None else earlier
         if number in versions:
             default = versions[number]["valid_from_tick"]
         valid = {"version": number, "valid_from_tick": default if from_tick is None else from_tick}

@@ -209,18 +209,39 @@ def batch(consumer: Consumer, most: int, timeout_s: float) -> list[Message]:
 def bounds(settings: Settings, logical: str, partition: int) -> tuple[int, int]:
     """First offset, and the one after the last."""
     consumer = reader(settings)
-    at = TopicPartition(topics.name(logical, settings), partition)
-    deadline = time.monotonic() + POLL_S
     try:
-        while True:
-            try:
-                return consumer.get_watermark_offsets(at, timeout=POLL_S)
-            except KafkaException as error:  # a topic just made may not have a leader yet
-                if error.args[0].code() not in _PASSING or time.monotonic() > deadline:
-                    raise Unreachable(f"topic {at.topic}: {error.args[0].str()}") from None
-                time.sleep(0.1)
+        return _bounds(consumer, TopicPartition(topics.name(logical, settings), partition))
     finally:
         consumer.close()
+
+
+def _bounds(consumer: Consumer, at: TopicPartition) -> tuple[int, int]:
+    deadline = time.monotonic() + POLL_S
+    while True:
+        try:
+            return consumer.get_watermark_offsets(at, timeout=POLL_S)
+        except KafkaException as error:  # a topic just made may not have a leader yet
+            if error.args[0].code() not in _PASSING or time.monotonic() > deadline:
+                raise Unreachable(f"topic {at.topic}: {error.args[0].str()}") from None
+            time.sleep(0.1)
+
+
+def last(settings: Settings, logical: str) -> list[Message]:
+    """The last message of each partition of a topic that has one.
+
+    Raises:
+        Unreachable: the broker does not answer, or the topic does not exist.
+    """
+    consumer = reader(settings)
+    try:
+        ends: dict[int, int] = {}
+        for at in whole(consumer, topics.name(logical, settings)):
+            low, high = _bounds(consumer, at)
+            if low < high:
+                ends[at.partition] = high
+    finally:
+        consumer.close()
+    return list(read(settings, logical, {n: end - 1 for n, end in ends.items()}, ends)) if ends else []
 
 
 def newest(

@@ -83,6 +83,7 @@ TOPICS: dict[str, Topic] = {
     "calendar": Topic(("calendar",), "id@version", partitioned=False, retention_ms=None),
     "models": Topic(("model",), "model@version", partitioned=False, retention_ms=None),
     "adjustments": Topic(("adjustment",), "app@version", partitioned=False, retention_ms=None),
+    "installation": Topic(("installation",), "installation", partitioned=False, retention_ms=None),
     "state.profiler": Topic((), "block", retention_ms=None, compaction_lag_ms=0),
     "state.simulator": Topic((), "block", retention_ms=None, compaction_lag_ms=0),
     "state.allocator": Topic((), "block", retention_ms=None, compaction_lag_ms=0),

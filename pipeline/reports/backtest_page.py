@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from html import escape
@@ -19,8 +20,10 @@ from pipeline.backtest.job import Arrays, Job
 from pipeline.reports import backtest_charts, charts, html_parts
 from pipeline.reports.backtest_charts import ORACLE, PX_PER_INCH, Cast
 from pipeline.reports.html_parts import Bar, Interval
+from pipeline.wire.currencies import DEFAULT
 
-CURRENCY: Final = "USD"
+_CURRENCY: Final = ContextVar("currency", default=DEFAULT)
+"""Of the amounts of the page that is written: `facts["currency"]`."""
 WORTH: Final = 12  # decisions listed
 LISTED: Final = 6  # names in a sentence, and rivals whose advantage is explained
 NAMES: Final = {
@@ -97,6 +100,7 @@ def write(folder: Path, job: Job, ours: Arrays, ranked: Comparison, facts: Mappi
     Raises:
         OSError: a file cannot be written.
     """
+    _CURRENCY.set(facts.get("currency", DEFAULT))
     lead = lead_of(facts)
     cast = Cast(NAMES, lead.rival if lead else None)
     app = backtest_charts.worst_app(ranked)
@@ -162,9 +166,10 @@ def lead_of(facts: Mapping[str, Any]) -> Lead | None:
 
 def headline(lead: Lead | None, facts: Mapping[str, Any]) -> str:
     """One sentence: our cost beside the best product's and the oracle's at the same hit rate."""
+    _CURRENCY.set(facts.get("currency", DEFAULT))
     if lead is None:
         default = facts["policies"][OURS]["defaults"]
-        served, cost = fmt.percent(default["hit_rate"] or 0.0), fmt.money(default["cost"], CURRENCY)
+        served, cost = fmt.percent(default["hit_rate"] or 0.0), _money(default["cost"])
         return f"Leadtime served {served} of app-ticks for {cost}."
     parts: list[str] = []
     if lead.rival is not None:
@@ -211,7 +216,7 @@ def _hero(lead: Lead | None, cast: Cast, facts: Mapping[str, Any]) -> str:
         Bar(
             cast.names.get(name, name),
             cost,
-            fmt.money(cost, CURRENCY),
+            _money(cost),
             "" if name == OURS or lead.ours <= 0 else _signed(100 * (cost / lead.ours - 1)),
             cast.role(name),
             HINTS.get(name, name),
@@ -241,7 +246,7 @@ def _tiles(facts: Mapping[str, Any]) -> str:
     kept = fmt.MISSING if promise["kept"] is None else fmt.percent(promise["kept"])
     tiles = {
         "hit rate by default": fmt.percent(default["hit_rate"] or 0.0),
-        "cost by default": fmt.money(default["cost"], CURRENCY),
+        "cost by default": _money(default["cost"]),
         f"of {promise['decisions']:,} promises kept": kept,
         "app-ticks missed": f"{default['misses']:,}",
         "app-ticks scored": f"{default['app_ticks']:,}",
@@ -283,11 +288,10 @@ def _wins(lead: Lead | None, facts: Mapping[str, Any]) -> str:
             )
         if cheaper:
             listed = [
-                f"{_name(name)} ({fmt.money(cost[name], CURRENCY)})"
-                for name in sorted(cheaper, key=cost.__getitem__)
+                f"{_name(name)} ({_money(cost[name])})" for name in sorted(cheaper, key=cost.__getitem__)
             ]
             lines.append(
-                f"With {rate} % served Leadtime costs {fmt.money(ours[rate], CURRENCY)}; cheaper: {_list(listed)}."
+                f"With {rate} % served Leadtime costs {_money(ours[rate])}; cheaper: {_list(listed)}."
             )
     worse = facts["summary"]["worse_than_hpa"]
     if worse:
@@ -309,10 +313,10 @@ def _why(name: str, facts: Mapping[str, Any]) -> str:
     parts = [f"{_signed(replicas, '')} from {WHEN.get(part, part)}" for part, replicas in when.items()]
     return (
         f"{_name(name)} costs {_difference(theirs, ours)} Leadtime with 99 % served: "
-        f"{fmt.money(theirs, CURRENCY)}, Leadtime {fmt.money(ours, CURRENCY)}. At the settings nearest to "
+        f"{_money(theirs)}, Leadtime {_money(ours)}. At the settings nearest to "
         f"99 % it keeps {other['ready']:.1f} replicas ready on average, Leadtime {own['ready']:.1f}, and pays "
-        f"{fmt.money(other['replica_hour'], CURRENCY)} a replica-hour, Leadtime "
-        f"{fmt.money(own['replica_hour'], CURRENCY)}. Leadtime's difference in replicas: {', '.join(parts)}."
+        f"{_money(other['replica_hour'])} a replica-hour, Leadtime "
+        f"{_money(own['replica_hour'])}. Leadtime's difference in replicas: {', '.join(parts)}."
     )
 
 
@@ -546,7 +550,7 @@ def _signed(value: float, unit: str = " %", digits: int = 1) -> str:
 
 
 def _money(cost: float | None) -> str:
-    return fmt.MISSING if cost is None else fmt.money(cost, CURRENCY)
+    return fmt.money(cost, _CURRENCY.get())
 
 
 def _plain(value: float | None) -> str:
@@ -558,7 +562,7 @@ def _stated(figure: str, value: float) -> str:
     if figure in SHARES:
         return fmt.percent(value) if figure != "unserved" else f"{100 * value:.2f} %"
     if figure.startswith("cost") and figure != "cost_to_oracle":
-        return fmt.money(value, CURRENCY)
+        return _money(value)
     if figure in ("longest_run", "actions"):
         return f"{value:,.0f}"
     return f"{value:,.2f}"

@@ -29,10 +29,11 @@ def _stage(supervised: bool, **options: Any) -> "tuple[Settings, threading.Event
     """Settings of a stage whose Kafka answers, and an event that SIGTERM and SIGINT set.
 
     Raises:
-        UsageError: a setting is not allowed.
+        UsageError: a setting is not allowed, or the tick is not the installation's.
         Unreachable: Kafka does not answer.
     """
     from pipeline.kafka.connection import reachable
+    from pipeline.kafka.installation import settled
     from pipeline.runtime.supervisor import die_with_parent
     from pipeline.settings import load
 
@@ -40,6 +41,7 @@ def _stage(supervised: bool, **options: Any) -> "tuple[Settings, threading.Event
         die_with_parent()
     settings, stop = load(**options), threading.Event()
     reachable(settings)
+    settings = settled(settings)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     return settings, stop
@@ -47,10 +49,12 @@ def _stage(supervised: bool, **options: Any) -> "tuple[Settings, threading.Event
 
 def ingest(bootstrap: Bootstrap = None, prefix: Prefix = None, supervised: Supervised = False) -> None:
     """Run ingest: group raw telemetry records into one frame per tick and partition."""
+    from pipeline.kafka.installation import declare
     from pipeline.runtime.session_guard import Pulse
     from pipeline.stages.ingest.service import Ingest
 
     settings, stop = _stage(supervised, bootstrap=bootstrap, prefix=prefix)
+    settings = declare(settings)
     Ingest(settings, Pulse(settings.session_timeout_s).start().check).run(stop)
 
 

@@ -80,6 +80,7 @@ class PlanContext:
         versions: of policy, prices, calendar, model and adjustment.
         observed: records `capacity_observed` by offer, from which the plan started.
         seed: of the installation.
+        currency: of all amounts, ISO code.
     """
 
     app: str
@@ -91,6 +92,7 @@ class PlanContext:
     versions: Record
     observed: Mapping[str, Record]
     seed: int
+    currency: str
 
 
 def plan_record(plan: Plan, context: PlanContext, shares: Mapping[str, float]) -> Record:
@@ -121,7 +123,7 @@ def plan_record(plan: Plan, context: PlanContext, shares: Mapping[str, float]) -
         "replicas": list(plan.replicas),
         "counts": [{"offer_id": o, "desired": list(n)} for o, n in sorted(plan.counts.items())],
         "cost": money(plan.cost),
-        "currency": "USD",
+        "currency": context.currency,
         "cost_at": [{"confidence": level, "cost": _cost(cost)} for level, cost in plan.cost_at.items()],
         "binding": None if plan.binding is None else {"metric": plan.binding[0], "step_s": plan.binding[1]},
         "reactive_floor": plan.reactive_floor,

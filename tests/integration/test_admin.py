@@ -18,6 +18,7 @@ from pipeline.inputs.publish import publish, published
 from pipeline.inputs.store import SideInputs
 from pipeline.kafka import topics
 from pipeline.kafka.connection import connection
+from pipeline.kafka.installation import declare
 from pipeline.kafka.producer import Outputs
 from pipeline.settings import Settings
 from tests.unit.pipeline.cli.test_inputs import EVENT, POLICY, PRICE
@@ -30,7 +31,7 @@ NEXT = 28_333_334
 @pytest.fixture
 def there(settings: Settings) -> Settings:
     topics.create(settings)
-    return settings
+    return declare(settings)
 
 
 def policies(folder: Path, text: str) -> list[dict[str, Any]]:

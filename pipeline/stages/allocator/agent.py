@@ -9,9 +9,10 @@ observed at t - 1; in a replay the allocator waits for that observation, so that
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 
 import numpy as np
@@ -32,7 +33,7 @@ from pipeline.settings import Settings
 from pipeline.stages.allocator import decide as planning
 from pipeline.stages.allocator.barrier import Barrier
 from pipeline.stages.allocator.decide import AppState
-from pipeline.wire import plans, policies
+from pipeline.wire import currencies, plans, policies
 from pipeline.wire.codec import Codec, Record
 from pipeline.wire.demand import Demand
 from pipeline.wire.forecasts import forecast_records
@@ -56,6 +57,7 @@ class PlanRequest:
         observed: records `capacity_observed` by offer.
         before: counts by offer that the last plan commanded, or that were observed first.
         versions: of the inputs, as the plan's record has them.
+        currency: of the offers.
     """
 
     member: groups.Member
@@ -67,6 +69,7 @@ class PlanRequest:
     observed: dict[str, Record]
     before: dict[str, int]
     versions: Record
+    currency: str
 
 
 class Allocator:
@@ -214,7 +217,12 @@ class Allocator:
         before = kept.memory.get("counts") or {o: r["ready"] + r["pending"] for o, r in observed.items()}
         max_age_s = self.settings.price_max_age_s
         offers = [policies.offer_of(price, at.end_s, max_age_s, at.length_s) for price in prices.values()]
-        for offer in offers:
+        currency, foreign = currencies.one_currency(prices.values())
+        for i, offer in enumerate(offers):
+            if offer.offer_id in foreign:
+                why = f"its price is in {prices[offer.offer_id]['currency']}, the app's offers are in {currency}"
+                offers[i] = replace(offer, ended=why, price_h=math.nan, owned_count=0)
+                self._warn(app, "prices in several currencies", f"{offer.offer_id}: {why}", tick)
             if offer.stale:
                 self._warn(app, "price is stale", f"{offer.offer_id}: {offer.stale}", tick)
         decide = planning.decision(
@@ -247,7 +255,7 @@ class Allocator:
         }
         budget = None if shared is None else policies.policy_of(shared).budget
         return PlanRequest(
-            member, decide, demand.users, budget, demand.metrics, prices, observed, before, versions
+            member, decide, demand.users, budget, demand.metrics, prices, observed, before, versions, currency
         )
 
     def _publish_plan(self, app: str, request: PlanRequest, decided: groups.Decision, tick: Tick) -> None:
@@ -264,6 +272,7 @@ class Allocator:
             versions=request.versions,
             observed=request.observed,
             seed=self.settings.seed,
+            currency=request.currency,
         )
         record = plans.plan_record(plan, context, decided.shares)
         issued = plans.command_records(

@@ -1,0 +1,115 @@
+"""Prices are compared in one currency: converted at stated rates, or refused; and the plan names the offers' own."""
+
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.errors import UsageError
+from pipeline.inputs.files import read_prices
+from pipeline.reports import backtest_page
+from pipeline.wire.codec import DEFAULT
+from pipeline.wire.currencies import CODES, mixed, one_currency
+
+OFFER = """[[price]]
+offer_id = "{name}"
+provider = "local"
+region = "here"
+zone = "here-1"
+tier = "ON_DEMAND"
+instance_type = "n"
+capacity = {{cpu = 2.0}}
+price = "{price}"
+currency = "{currency}"
+startup_p50_s = 5
+startup_p90_s = 8
+startup_p99_s = 10
+"""
+
+
+def offers(folder: Path, *quoted: tuple[str, str, str], rates: str = "") -> list[dict[str, Any]]:
+    """Records of a file of offers (name, price, currency), and of its rates."""
+    file = folder / "prices.toml"
+    tables = [OFFER.format(name=name, price=price, currency=currency) for name, price, currency in quoted]
+    file.write_text(rates + "\n" + "\n".join(tables))
+    return read_prices(file)
+
+
+GBP, USD, JPY = ("gbp", "0.09", "GBP"), ("usd", "0.10", "USD"), ("jpy", "15", "JPY")
+
+
+def test_offers_of_several_currencies_are_refused_in_one_line(tmp_path: Path) -> None:
+    with pytest.raises(
+        UsageError, match=r"offers that one app may buy are in GBP and others \(usd in USD\)"
+    ) as refusal:
+        offers(tmp_path, GBP, USD)
+    assert "\n" not in str(refusal.value)
+
+
+def test_offers_of_different_groups_may_differ_and_those_that_all_may_buy_may_not() -> None:
+    def price(name: str, currency: str, group: str | None) -> dict[str, Any]:
+        return {"offer_id": name, "currency": currency, "commitment_id": group}
+
+    assert mixed([price("a", "USD", "one"), price("b", "EUR", "two")]) is None
+    assert mixed([price("a", "USD", "one"), price("b", "EUR", None)]) is not None
+    assert mixed([]) is None
+
+
+def test_stated_rates_convert_exactly_and_stay_in_the_record(tmp_path: Path) -> None:
+    rates = '[rates]\nto = "USD"\nGBP = "1.27"\nJPY = "0.006666666667"\n'
+    gbp, usd, jpy = offers(tmp_path, GBP, USD, JPY, rates=rates)
+    assert [(record["price"], record["currency"]) for record in (gbp, usd, jpy)] == [
+        (Decimal("0.114300"), "USD"),
+        (Decimal("0.100000"), "USD"),
+        (Decimal("0.100000"), "USD"),
+    ]
+    assert (gbp["quoted_price"], gbp["quoted_currency"], gbp["rate"]) == (
+        Decimal("0.09"),
+        "GBP",
+        Decimal("1.27"),
+    )
+    assert (usd["quoted_price"], usd["quoted_currency"], usd["rate"]) == (None, None, None)
+    full = gbp | {"version": 1, "valid_from_tick": 0}
+    assert DEFAULT.decode(DEFAULT.encode("price", full))[1] == full
+    assert jpy["rate"] == Decimal("0.006666666667")
+
+
+@pytest.mark.parametrize(
+    ("rates", "reason"),
+    [
+        ('[rates]\nto = "USD"\n', "currency GBP has no rate to USD"),
+        ('[rates]\nto = "USD"\nGBP = 0\n', "rate of GBP must be above 0"),
+        ('[rates]\nto = "USD"\nGBP = -1\n', "rate of GBP must be above 0"),
+        ('[rates]\nto = "USD"\nGBP = nan\n', "out of range"),
+        ('[rates]\nto = "QQQ"\nGBP = 1\n', "'QQQ' is no ISO code"),
+        ("[rates]\nGBP = 1\n", "None is no ISO code"),
+        ('[rates]\nto = "USD"\npound = 1\n', "'pound' is no ISO code"),
+        ("rates = 1\n", "must be as"),
+    ],
+)
+def test_rates_that_cannot_be_meant_are_refused(tmp_path: Path, rates: str, reason: str) -> None:
+    with pytest.raises(UsageError, match=reason) as refusal:
+        offers(tmp_path, GBP, USD, rates=rates)
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("code", ["QQQ", "usd", "$", "", "XXX", "US"])
+def test_a_code_that_is_no_currency_is_refused(tmp_path: Path, code: str) -> None:
+    with pytest.raises(UsageError, match="currency must be an ISO code such as USD"):
+        offers(tmp_path, ("a", "1", code))
+    assert {"USD", "EUR", "GBP", "JPY", "CHF", "CNY", "INR", "ZWG"} < CODES
+
+
+def test_the_currency_of_a_plan_is_that_of_most_offers() -> None:
+    prices = [
+        {"offer_id": name, "currency": code} for name, code in (("a", "USD"), ("b", "EUR"), ("c", "EUR"))
+    ]
+    assert one_currency(prices) == ("EUR", ["a"])
+    assert one_currency(prices[:2]) == ("EUR", ["a"])
+    assert one_currency([]) == ("USD", [])
+
+
+def test_a_backtest_names_the_currency_of_its_offers() -> None:
+    facts = {"currency": "EUR", "policies": {"leadtime": {"defaults": {"hit_rate": 0.99, "cost": 12.5}}}}
+    assert backtest_page.headline(None, facts) == "Leadtime served 99.00 % of app-ticks for 12.50 EUR."
