@@ -68,5 +68,5 @@ def mixed(prices: Iterable[Record]) -> str | None:
         if others:
             codes = {price["offer_id"]: price["currency"] for price in offers}
             stated = ", ".join(f"{offer} in {codes[offer]}" for offer in others)
-            return f"offers that one app may buy are in {currency} and others ({stated}): give [rates], or set all in one"
+            return f"offers that one app may buy are in {currency} and others ({stated}): give [rates], or one currency"
     return None
