@@ -86,8 +86,33 @@ def tell(facts: dict[str, Any], json: bool) -> None:
             console.print(_table_of(value))
         elif name == "summary":
             console.print(value)
-        elif not isinstance(value, (dict, list)):
-            console.print(f"{name}: {value:.4g}" if isinstance(value, float) else f"{name}: {value}")
+        else:
+            for line in _lines(name, value):
+                console.print(line, highlight=name not in ("skipped", "notes", "trained_on"), markup=False)
+
+
+def _lines(name: str, value: Any) -> list[str]:
+    """A fact as lines: a single value; what was left out of a trace or assumed of it; both of several traces.
+
+    Other lists and dictionaries are for JSON alone.
+    """
+    if name == "skipped":
+        return [f"skipped, {what}: {count:,}" for what, count in value.items() if count]
+    if name == "notes":
+        return [f"note: {note}" for note in value]
+    if name == "trained_on":
+        return [
+            line
+            for origin in value
+            for line in (
+                f"trained on: {origin['file']}",
+                *_lines("skipped", origin["skipped"]),
+                *_lines("notes", origin["notes"]),
+            )
+        ]
+    if isinstance(value, (dict, list)):
+        return []
+    return [f"{name}: {value:.4g}" if isinstance(value, float) else f"{name}: {value}"]
 
 
 def _table(rows: list[dict[str, Any]], title: str | None = None) -> Table:

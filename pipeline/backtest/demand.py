@@ -40,6 +40,7 @@ class DemandSource:
         panel: all ticks of the trace, or of the window of topics.
         window: rows of it that are run and scored.
         skipped: counts by what was left out.
+        notes: what was assumed of a trace, and what of it is doubtful, a line each.
         digest: of the content that was read.
         model: folder of the model.
         recorded: the window of topics; None: a trace.
@@ -52,6 +53,7 @@ class DemandSource:
     digest: bytes
     model: Path
     recorded: TopicWindow | None = None
+    notes: Sequence[str] = ()
 
     @property
     def ids(self) -> list[bytes] | None:
@@ -126,7 +128,8 @@ def of_trace(
     window = _scored(window_of(panel, warm_up, begin, until))
     rows = read.frame.height - read.frame.select("ts", "app", "user").unique().height
     skipped = {**read.skipped, "duplicates": rows}  # of a user at one time: their mean counts
-    return DemandSource(name, panel, window, skipped, panel_digest(panel), model or DEFAULT_MODEL)
+    digest = panel_digest(panel)
+    return DemandSource(name, panel, window, skipped, digest, model or DEFAULT_MODEL, notes=read.notes)
 
 
 def of_topics(

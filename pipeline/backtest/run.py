@@ -214,6 +214,7 @@ class Prepared:
         return {
             "source": self.source.name,
             "skipped": {**self.source.skipped, **self.skipped},
+            "notes": list(self.source.notes),
             "tick_s": self.source.panel.tick_s,
             "users": len(self.source.panel.users),
             "apps": len(self.members),

@@ -187,7 +187,7 @@ def _for_people(report: Mapping[str, Any]) -> dict[str, Any]:
     from pipeline.backtest import what_if
 
     shown: dict[str, Any] = {"summary": report["summary"]}
-    shown |= {f"skipped, {name}": count for name, count in report["skipped"].items() if count}
+    shown |= {"skipped": report["skipped"], "notes": report["notes"]}
     if "divisible" in report:
         shown |= {f"divisible, {k}": v for k, v in report["divisible"]["summary"].items()}
     if "what_if" in report:

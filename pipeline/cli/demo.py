@@ -152,6 +152,7 @@ def _trained_on(settings: "Settings", trace: Path | None) -> str:
 
 def _show(figures: dict[str, Any], page: Path) -> None:
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table(title="Leadtime demo", show_header=True, header_style="bold")
@@ -167,6 +168,11 @@ def _show(figures: dict[str, Any], page: Path) -> None:
         "plans, commands, applied", f"{figures['plans']}, {figures['commands']}, {figures['applied']}", ""
     )
     table.add_row("dead letters, held ticks", f"{figures['dead_letters']}, {figures['held']}", "")
+    for app, count in figures["dead_letters_by_app"].items():
+        table.add_row(f"  dead letters of {escape(app) or 'no app'}", f"{count:,}", "")
+    for what, count in figures["skipped"].items():
+        if count:
+            table.add_row(f"  skipped, {escape(what)}", f"{count:,}", "")
     table.add_row("wall time", f"{figures['wall_s']} s", "")
     console = Console()
     console.print(table)

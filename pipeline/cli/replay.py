@@ -1,12 +1,13 @@
 """`leadtime replay`: publish a trace, or a window of topics, into the raw topics."""
 
-import json
+import sys
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from pipeline.display import tell
 from pipeline.errors import UsageError
 from pipeline.format import parse_time
 from pipeline.options import AsJson, Bootstrap, Prefix, Speed, span_of
@@ -52,10 +53,15 @@ def replay(
     reachable(settings)
     settings = settled(settings)
     begun = time.monotonic()
+    facts: dict[str, Any] = {}
     if trace is not None:
         read = trace_file.read(trace)
         window = TickWindow.of(read, settings.tick_s, ticks, since_s)
-        rows = window.select(read)
+        rows = window.replayed(read)
+        notes = [*read.notes, *([pauses] if (pauses := window.pauses(read)) else [])]
+        facts |= {"skipped": read.skipped, "notes": notes}
+        for note in notes:
+            print(f"note: {note}", file=sys.stderr)
         total, items, last = rows.height, records(rows, read.tick_s), window.last
     else:
         if source_prefix is None or source_prefix == settings.prefix:
@@ -69,5 +75,8 @@ def replay(
         sent = Replayer(settings).run(
             items, speed, lambda count: progress.update(task, completed=count), last
         )
-    facts = {"records": sent, "wall_s": round(time.monotonic() - begun, 3)}
-    print(json.dumps(facts) if as_json else f"{sent:,} records in {facts['wall_s']} s")
+    facts = {"records": sent, "wall_s": round(time.monotonic() - begun, 3), **facts}
+    if not as_json:
+        print(f"{sent:,} records in {facts['wall_s']} s")
+        facts = {"skipped": facts.get("skipped", {})}
+    tell(facts, as_json)

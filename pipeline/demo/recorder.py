@@ -1,7 +1,7 @@
 """Follows a run's output topics: progress while it goes, and everything for its summary. Only reads."""
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import numpy as np
 
@@ -10,6 +10,7 @@ from models.metrics import METRICS
 from models.quantile_function import QuantileFunction
 from models.random_streams import stream
 from models.totals import total
+from pipeline.errors import Poison
 from pipeline.kafka import reader, topics
 from pipeline.security.pseudonyms import PSEUDONYM_BYTES
 from pipeline.settings import Settings
@@ -81,6 +82,7 @@ class Watch:
         self.settings, self.codec = settings, Codec(settings.registry_url)
         self.names = {topics.name(topic, settings): topic for topic in FOLLOWED}
         self.counts: Counter[str] = Counter()
+        self.framed: dict[int, int] = {}
         self.usage: dict[str, dict[int, np.ndarray]] = defaultdict(dict)
         self.totals: dict[str, dict[int, Record]] = defaultdict(dict)
         self.plans: dict[str, dict[int, Record]] = defaultdict(dict)
@@ -150,6 +152,7 @@ class Watch:
         self.counts["samples"] += int(np.frombuffer(frame["samples"], "<u4").sum())
         self.counts["events"] += int(np.frombuffer(frame["events"], "<u4").sum())
         self.counts["late"] += frame["late"] if frame["part"] == 0 else 0
+        self.framed[frame["shard"]] = max(self.framed.get(frame["shard"], 0), frame["tick"])
         for number, app in enumerate(frame["apps"]):
             mine = values[:, index == number]
             if not mine.shape[1]:
@@ -165,10 +168,24 @@ class Watch:
         if len(parts) == record["of"]:
             self.coverage.add(sorted(self._parts.pop(key), key=lambda part: part["part"]))
 
-    def planned_until(self, apps: Iterable[str]) -> int | None:
-        """The last tick for which all of these apps have a plan; None before the first."""
-        newest = [max(self.plans[app], default=None) for app in apps]
+    def framed_until(self) -> int | None:
+        """The last tick that all shards have framed; None while a shard has no frame."""
+        return min(self.framed.values()) if len(self.framed) == self.settings.partitions else None
+
+    def planned_until(self) -> int | None:
+        """The last tick for which all apps that were framed so far have a plan; None before the first.
+
+        An app that comes late is waited for once it has come, one that ingest refuses altogether never.
+        """
+        newest = [max(self.plans[app], default=None) for app in self.usage]
         return None if None in newest or not newest else min(tick for tick in newest if tick is not None)
+
+    def app_of(self, letter: Record) -> str:
+        """The app that a dead letter's record names; "" where it cannot be read."""
+        try:
+            return self.codec.decode(letter["value"] or b"")[1].get("app", "")
+        except Poison:
+            return ""
 
     def settled(self) -> bool:
         """Whether every plan's commands are there and have a final result, and its targets are observed."""
@@ -181,5 +198,6 @@ class Watch:
         return all(
             max(self.plans[app]) in ticks
             for app, offers in self.observed.items()
+            if self.plans[app]  # capacity that was started with, of an app that never came
             for ticks in offers.values()
         )

@@ -8,6 +8,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.live import Live
+from rich.markup import escape
 from rich.table import Table
 
 from pipeline.demo import summary
@@ -57,11 +58,20 @@ class Run:
         self.settings, self.trace, self.window, self.console = settings, trace, window, console
         self.speed, self.each, self.notes = speed, each, notes
         self.rows = window.select(trace)
+        self.replayed = window.replayed(trace)
         self.apps = sorted(self.rows["app"].unique().to_list())
         self.begun_s = time.monotonic() if begun_s is None else begun_s
         self.sent = 0
         self.first_forecast_s: float | None = None
         self.planned_s = 0.0
+
+    @property
+    def remarks(self) -> list[str]:
+        """What was assumed of the trace, what is doubtful, and what is left out, a line each."""
+        remarks = [*self.trace.notes, self.window.pauses(self.trace)]
+        for app, counts in traces.refused_by_app(self.trace).items():
+            remarks.append(f"of app {app} ingest refuses {traces.counted(counts)}")
+        return [remark for remark in remarks if remark]
 
     def go(self, page: Path, out: Path | None) -> dict[str, Any]:
         """Run it; write the page and the files; return the figures."""
@@ -69,6 +79,8 @@ class Run:
         self._say(
             f"{self.rows.height:,} rows, {len(self.apps)} apps, {self.window.ticks} ticks of {self.window.tick_s} s"
         )
+        for note in self.remarks:
+            self._say(f"note: {escape(note)}")
         if self.settings.bootstrap is None:
             self._say("starting Kafka")
         with cluster(self.settings) as settings:
@@ -100,7 +112,7 @@ class Run:
 
         def send() -> None:
             try:
-                items = records(self.rows, self.trace.tick_s)
+                items = records(self.replayed, self.trace.tick_s)
                 Replayer(self.settings).run(
                     items, self.speed, lambda count: setattr(self, "sent", count), self.window.last
                 )
@@ -130,18 +142,14 @@ class Run:
                 if now - polled > 0.5:
                     supervisor.poll()
                     polled = now
-                    done = watch.planned_until(self.apps)
-                    if (
-                        done is not None
-                        and done >= self.window.last
-                        and not replaying.is_alive()
-                        and watch.settled()
-                    ):
+                    if self._is_done(watch) and not replaying.is_alive() and watch.settled():
                         break
                 if now - newest_s > STALL_S and not replaying.is_alive():
                     tails = "\n".join(f"--- {n}\n{stage.tail()}" for n, stage in supervisor.stages.items())
                     raise LeadtimeError(
-                        f"nothing has happened for {STALL_S:g} s; the ends of the stages' logs:\n{tails}"
+                        f"nothing has happened for {STALL_S:g} s; planned are {self._planned(watch)} of"
+                        f" {self.window.ticks} ticks of {', '.join(sorted(watch.usage)) or 'no app'}; the ends of the"
+                        f" stages' logs:\n{tails}"
                     )
         self.planned_s = time.monotonic() - self.begun_s
         self._say(f"{self.window.ticks} ticks planned, all commands answered")
@@ -156,9 +164,14 @@ class Run:
         )
         return now
 
+    def _is_done(self, watch: Watch) -> bool:
+        """Whether all ticks are framed, and the last is planned for each app that was framed in any of them."""
+        framed, planned = watch.framed_until(), watch.planned_until()
+        return None not in (framed, planned) and min(framed or 0, planned or 0) >= self.window.last
+
     def _planned(self, watch: Watch) -> int:
-        """Ticks for which every app has a plan."""
-        done = watch.planned_until(self.apps)
+        """Ticks for which every app that came so far has a plan."""
+        done = watch.planned_until()
         return 0 if done is None else done - self.window.first + 1
 
     def _table(self, watch: Watch) -> Table:
@@ -195,6 +208,7 @@ class Run:
             "records_per_s": round(self.sent / self.planned_s, 1),
             "restarts": {name: stage.restarts for name, stage in supervisor.stages.items()},
             "skipped": self.trace.skipped,
+            "notes": self.remarks,
         }
         if out is not None:
             summary.write(out, watch)
@@ -203,6 +217,6 @@ class Run:
 
         self._say("drawing the page")
         page.parent.mkdir(parents=True, exist_ok=True)
-        page.write_text(run_page.page("Leadtime demo", runs, figures, self.notes))
+        page.write_text(run_page.page("Leadtime demo", runs, figures, (*self.notes, *self.remarks)))
         self._say(f"page {page}")
         return figures

@@ -218,6 +218,7 @@ def totals(runs: Sequence[AppRun], watch: Watch) -> dict[str, Any]:
         "dead_letters_by_reason": dict(
             sorted(Counter(r["reason"] for r in watch.dead_letters.values()).items())
         ),
+        "dead_letters_by_app": dict(sorted(Counter(map(watch.app_of, watch.dead_letters.values())).items())),
         "late": watch.counts["late"],
         "coverage_95": None if math.isnan(share) else share,
         "coverage_scored": watch.coverage.scored,

@@ -513,7 +513,7 @@ def _notes(facts: Mapping[str, Any]) -> str:
     skipped = _list([f"{count:,} {name}" for name, count in facts["skipped"].items() if count])
     every = "" if facts["every"] == 1 else f", a decision every {facts['every']} ticks"
     run = f"Before the window {facts['warm_up_ticks']:,} ticks were run and not scored; seed {facts['seed']}{every}."
-    lines = [run, *([f"Left out of the trace: {skipped}."] if skipped else []), *NOTES]
+    lines = [run, *([f"Left out of the trace: {skipped}."] if skipped else []), *facts["notes"], *NOTES]
     items = "".join(f"<li>{escape(line)}</li>" for line in lines)
     return f'<section class="notes"><h2>Notes</h2><ul>{items}</ul></section>'
 

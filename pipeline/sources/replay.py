@@ -42,7 +42,7 @@ def records(rows: pl.DataFrame, interval_s: int, codec: Codec = DEFAULT) -> Iter
     """A trace's rows as raw records: one metric sample each, and one event record per kind that is not zero.
 
     Args:
-        rows: as `Trace.frame`, sorted by time.
+        rows: as `Trace.replayed` gives them.
         interval_s: that a sample stands for; event rates times it are counts.
         codec: encodes.
     """
@@ -50,7 +50,7 @@ def records(rows: pl.DataFrame, interval_s: int, codec: Codec = DEFAULT) -> Iter
     limits = {name: name.removeprefix(LIMIT) for name in rows.columns if name.startswith(LIMIT)}
     events = {name: name.removeprefix(EVENTS) for name in rows.columns if name.startswith(EVENTS)}
     for number, row in enumerate(rows.with_columns(pl.col("ts").dt.epoch("us")).iter_rows(named=True)):
-        ts, app, user = row["ts"], row["app"], row["user"]
+        ts, app, user = row["ts"], row["app"] or "", row["user"] or ""
         key = entity(app, user)
         if any(row[name] is not None for name in metrics):
             record = {

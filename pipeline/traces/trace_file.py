@@ -1,9 +1,12 @@
-"""Trace files (docs/telemetry.md): one row per user and sample, Parquet or CSV; and the arrays made of them."""
+"""Trace files (docs/telemetry.md): one row per user and sample, Parquet or CSV; and the arrays made of them.
+
+All commands read traces here, and what ingest refuses is refused here by the same rules (`pipeline.traces.refused`).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -11,12 +14,20 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from models import counters, time_span
 from models.metrics import EVENT_KINDS, METRICS, is_saturated
+from models.telemetry_rules import MAX_INTERVAL_S
 from pipeline.errors import UsageError
+from pipeline.format import duration, number, utc
+from pipeline.traces import columns, refused, text_table, times
+from pipeline.traces.columns import ColumnError, Place
+from pipeline.traces.refused import EVENTS, LIMIT
 
-TS: Final = pl.Datetime("us", "UTC")
-EVENTS: Final = "events."
-LIMIT: Final = "limit."
+CELLS: Final = 2**26
+"""Ticks times users of arrays that may be empty for the most part: 4 GB."""
+CELLS_RATIO: Final = 100
+"""Larger arrays must have a row for one in so many ticks of users."""
+OUTLIER: Final = "time-outlier"
 
 
 @dataclass(frozen=True)
@@ -26,12 +37,26 @@ class Trace:
     frame: ts (UTC microseconds), app, user (strings), then the metrics, events and limits that the file has
         (float64, null = absent); sorted by ts, app, user, equal keys in the file's order
     tick_s: median over users of their median interval (the lower of two), in whole seconds, at least 1
-    skipped: counts of what was left out: "null_rows", and "column <name>" with its values per unknown column
+    skipped: counts of what was left out: "null_rows", records by the reason for which ingest refuses them,
+        "time-outlier", and "column <name>" with its values per unknown column
+    notes: what was assumed of the file, and what of it is doubtful, a line each
+    refused: rows of `frame`'s columns that ingest refuses, one per record, and `reason`; sorted as `frame`
     """
 
     frame: pl.DataFrame
     tick_s: int
     skipped: dict[str, int]
+    notes: tuple[str, ...] = ()
+    refused: pl.DataFrame = field(default_factory=pl.DataFrame)
+
+    def replayed(self, low_us: int, high_us: int) -> pl.DataFrame:
+        """All rows with times in [low_us, high_us), also those that ingest is going to refuse, sorted by time."""
+        rows = self.frame
+        if self.refused.height:
+            rows = pl.concat([rows, self.refused.drop("reason")]).sort(
+                "ts", "app", "user", maintain_order=True
+            )
+        return rows.filter(pl.col("ts").dt.epoch("us").is_between(low_us, high_us, closed="left"))
 
 
 @dataclass(frozen=True)
@@ -64,7 +89,25 @@ def read(path: Path) -> Trace:
     Raises:
         UsageError: no such file, neither Parquet nor CSV, or as `of_frame`; one line.
     """
-    return of_frame(_load(path), str(path))
+    if not path.is_file():
+        raise UsageError(f"{path}: no such file")
+    suffix = path.suffix.lower()
+    if suffix in text_table.SUFFIXES:
+        table = text_table.read(path)
+        return _checked(
+            table.frame,
+            str(path),
+            lambda row: f"line {table.line_of(row)}",
+            table.notes,
+            commas=table.separator != ",",
+        )
+    if suffix != ".parquet":
+        raise UsageError(f"{path}: a trace is .parquet or .csv")
+    try:
+        frame = pl.read_parquet(path)
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise UsageError(f"{path}: cannot be read: {str(error).splitlines()[0]}") from error
+    return of_frame(frame, str(path))
 
 
 def of_frame(frame: pl.DataFrame, name: str = "trace") -> Trace:
@@ -77,9 +120,17 @@ def of_frame(frame: pl.DataFrame, name: str = "trace") -> Trace:
     Raises:
         UsageError: no column ts, app or user, a time or a number that cannot be read, or no row with a value.
     """
+    return _checked(frame, name, lambda row: f"row {row + 1}")
+
+
+def _checked(
+    frame: pl.DataFrame, name: str, place: Place, notes: Sequence[str] = (), *, commas: bool = False
+) -> Trace:
     for column in ("ts", "app", "user"):
         if column not in frame.columns:
             raise UsageError(f"{name}: no column {column!r}; it has {', '.join(frame.columns) or 'none'}")
+    if frame.is_empty():
+        raise UsageError(f"{name}: no rows")
     known = [column for column in frame.columns if _is_quantity(column)]
     unknown = [column for column in frame.columns if column not in ("ts", "app", "user", *known)]
     skipped = {f"column {column}": frame.height - frame[column].null_count() for column in unknown}
@@ -89,30 +140,91 @@ def of_frame(frame: pl.DataFrame, name: str = "trace") -> Trace:
             f"{name}: no metric or events column; known are {', '.join(METRICS)}, {EVENTS}<kind>"
         )
     try:
-        frame = frame.select(
-            _time(frame["ts"]),
-            pl.col("app", "user").cast(pl.String),
-            pl.col(known).cast(pl.Float64).fill_nan(None),
-        )
-    except pl.exceptions.PolarsError as error:
-        raise UsageError(f"{name}: {str(error).splitlines()[0]}") from error
-    rows = frame.height
-    frame = frame.filter(
-        pl.any_horizontal(pl.col(measured).is_not_null())
-        & pl.all_horizontal(pl.col("ts", "app", "user").is_not_null())
+        ts, time_notes = times.parse(frame["ts"], place)
+        amounts, decimal_commas = columns.numbers(frame, known, place, commas)
+        identity = [columns.names(frame[column]) for column in ("app", "user")]
+    except ColumnError as error:
+        raise UsageError(f"{name}: {error}") from error
+    told = [*notes, *(["numbers have decimal commas"] if decimal_commas else []), *time_notes]
+    limits = [column for column in known if column.startswith(LIMIT)]
+    frame = pl.DataFrame([ts, *identity, *amounts.get_columns()]).with_columns(
+        pl.col(limits).fill_nan(None) if limits else []
     )
+    rows = frame.height
+    frame = frame.filter(pl.any_horizontal(pl.col(measured).is_not_null()) & pl.col("ts").is_not_null())
+    skipped["null_rows"] = rows - frame.height
     if frame.is_empty():
         raise UsageError(f"{name}: no rows with a value")
-    skipped["null_rows"] = rows - frame.height
     frame = frame.sort("ts", "app", "user", maintain_order=True)
-    return Trace(frame, _interval(frame), skipped)
+    frame, outliers = _without_outliers(frame)
+    split, tick_s = _refused(frame)
+    skipped |= split.counts | ({OUTLIER: rows - skipped["null_rows"] - frame.height} if outliers else {})
+    if split.good.is_empty():
+        raise UsageError(f"{name}: ingest refuses all rows: {_reasons(split, tick_s)}")
+    return Trace(
+        split.good,
+        tick_s,
+        skipped,
+        (*told, *outliers, *_counter_notes(split.good, measured)),
+        split.bad.sort("ts", "app", "user", maintain_order=True),
+    )
+
+
+def _without_outliers(frame: pl.DataFrame) -> tuple[pl.DataFrame, list[str]]:
+    """Rows, sorted by time, without the few that are far from all others; and for each side a line that names them."""
+    at = frame["ts"].to_physical().to_numpy()
+    begin, end = time_span.bulk(at)
+    told: list[str] = []
+    for rows, first, side in ((begin, 0, "before"), (len(at) - end, end, "after")):
+        if rows:
+            row = frame.row(first, named=True)
+            told.append(
+                f"{rows:,} of {len(at):,} rows left out, far {side} all others, as that of {row['app']}/{row['user']}"
+                f" at {utc(at[first] / 1e6)}: the others are from {utc(at[begin] / 1e6)} to {utc(at[end - 1] / 1e6)}"
+            )
+    return frame[begin:end], told
+
+
+def _refused(frame: pl.DataFrame) -> tuple[refused.Refusal, int]:
+    """The rows by whether ingest takes them, and the interval in seconds of those that it takes, if there are any."""
+    interval_s = _interval(frame)
+    split = refused.split(frame, min(interval_s, MAX_INTERVAL_S))
+    if split.counts and not split.good.is_empty():
+        interval_s = _interval(split.good)
+    return (split if interval_s <= MAX_INTERVAL_S else refused.split(frame, interval_s)), interval_s
+
+
+def _reasons(split: refused.Refusal, tick_s: int) -> str:
+    counts = ", ".join(f"{count:,} {reason}" for reason, count in sorted(split.counts.items()))
+    if "bad-interval" not in split.counts:
+        return counts
+    return f"{counts}: samples come every {duration(tick_s)}, and one stands for a day at most"
+
+
+def _counter_notes(frame: pl.DataFrame, measured: Sequence[str]) -> list[str]:
+    """A question for each app and column whose samples only rise; memory may."""
+    rates = [column for column in measured if column != "memory"]
+    rising: dict[tuple[str, str], list[str]] = {}
+    enough = frame.filter(pl.len().over("app", "user") >= counters.LEAST)
+    of_app = dict(frame.group_by("app").agg(pl.col("user").n_unique()).iter_rows())
+    for (app, user), rows in enough.group_by("app", "user", maintain_order=True):
+        for column in rates:
+            samples = rows[column].drop_nulls().to_numpy()
+            if counters.only_rises(samples):
+                shown = f"{user}: {number(samples[0])} to {number(samples[-1])} in {len(samples):,} samples"
+                rising.setdefault((str(app), column), []).append(shown)
+    return [
+        f"{column} of app {app} only rises for {len(users)} of {of_app[app]} users ({users[0]}): is it a cumulative"
+        f" counter? {columns.unit(column)} are wanted: give differences over seconds, or leave the column out"
+        for (app, column), users in sorted(rising.items())
+    ]
 
 
 def to_panel(trace: Trace, tick_s: int | None = None) -> Panel:
     """Arrays of a trace on ticks of `tick_s` seconds, by default its own interval.
 
     Raises:
-        UsageError: `tick_s` is not positive.
+        UsageError: `tick_s` is not positive, or as `check_span`.
     """
     tick_s = trace.tick_s if tick_s is None else tick_s
     if tick_s <= 0:
@@ -124,7 +236,9 @@ def to_panel(trace: Trace, tick_s: int | None = None) -> Panel:
     )
     names = grouped.select("app", "user").unique().sort("app", "user").with_row_index("row")
     grouped = grouped.join(names, on=("app", "user"))
-    low, high = int(grouped["tick"].min()), int(grouped["tick"].max())  # pyright: ignore[reportArgumentType]
+    ticks = grouped["tick"].unique().sort().to_numpy()
+    low, high = int(ticks[0]), int(ticks[-1])
+    check_span(ticks, tick_s, names.height, grouped.height)
     t, row = grouped["tick"].to_numpy() - low, grouped["row"].to_numpy()
     shape = (high - low + 1, names.height)
 
@@ -156,28 +270,87 @@ def to_panel(trace: Trace, tick_s: int | None = None) -> Panel:
     )
 
 
+def check_span(ticks: NDArray[np.int64], tick_s: int, users: int = 1, filled: int | None = None) -> None:
+    """Refuse times that lie so far apart that nearly all ticks between them, or of users in arrays, are empty.
+
+    Args:
+        ticks: numbers of the ticks that have a row, sorted, each one time.
+        tick_s: seconds of a tick.
+        users: of the arrays.
+        filled: ticks of users that have a row; None: as many as there are.
+
+    Raises:
+        UsageError: names the widest gap, and what to do.
+    """
+    span = int(ticks[-1] - ticks[0]) + 1
+    cells = span * users
+    filled = len(ticks) * users if filled is None else filled
+    if time_span.is_sparse(span, len(ticks)):
+        gap = time_span.widest_gap(ticks)
+        raise UsageError(
+            f"{span:,} ticks of {duration(tick_s)} from {utc(ticks[0] * tick_s)} to {utc(ticks[-1] * tick_s)}, of which"
+            f" {len(ticks):,} have a row: none is between {utc(ticks[gap] * tick_s)} and"
+            f" {utc(ticks[gap + 1] * tick_s)}: leave out one side, or take longer ticks"
+        )
+    if cells > max(CELLS, CELLS_RATIO * filled):
+        raise UsageError(
+            f"{span:,} ticks of {duration(tick_s)} of {users:,} users, of which {filled:,} have a row: too many empty"
+            " ticks for arrays: take longer ticks, fewer users or a shorter time"
+        )
+
+
 def of_apps(trace: Trace, apps: Sequence[str]) -> Trace:
     """The trace of some apps alone, at their own interval.
 
     Raises:
         UsageError: the trace has no such app.
     """
-    there = trace.frame["app"].cast(pl.String).unique().sort().to_list()
+    there = trace.frame["app"].unique().sort().to_list()
     for app in apps:
         if app not in there:
-            raise UsageError(f"no app {app!r} in the trace; it has {', '.join(there)}")
-    frame = trace.frame.filter(pl.col("app").cast(pl.String).is_in(list(apps)))
-    return Trace(frame, _interval(frame), trace.skipped)
+            counts = refused_by_app(trace).get(app)
+            why = f" but for {counted(counts)}, which ingest refuses" if counts else ""
+            raise UsageError(f"no app {app!r} in the trace{why}; it has {', '.join(there)}")
+    chosen = pl.col("app").is_in(list(apps))
+    frame = trace.frame.filter(chosen)
+    bad = trace.refused.filter(chosen) if trace.refused.height else trace.refused
+    return Trace(frame, _interval(frame), trace.skipped, trace.notes, bad)
+
+
+def refused_by_app(trace: Trace) -> dict[str, dict[str, int]]:
+    """Counts of refused records by reason, by app."""
+    counts: dict[str, dict[str, int]] = {}
+    if trace.refused.height:
+        for app, reason, rows in (
+            trace.refused.group_by("app", "reason").len().sort("app", "reason").iter_rows()
+        ):
+            counts.setdefault(app or "", {})[reason] = rows
+    return counts
+
+
+def counted(counts: Mapping[str, int]) -> str:
+    """Counts by name for people, without zeros: `12 negative, 3 nan`."""
+    return ", ".join(f"{count:,} {name}" for name, count in counts.items() if count)
 
 
 def by_interval(trace: Trace) -> list[Trace]:
-    """The trace in parts, one per interval of its users (in whole seconds), shortest first."""
+    """The trace in parts, one per interval of its users (in whole seconds), shortest first.
+
+    Users whose interval is beyond a day are left out, and counted in `skipped` of all parts as `bad-interval`.
+    """
     users = _intervals(trace.frame).with_columns(pl.col("gap").round().cast(pl.Int64).clip(1))
+    slow = users.filter(pl.col("gap") > MAX_INTERVAL_S)
+    skipped = dict(trace.skipped)
+    if slow.height:
+        rows = trace.frame.join(slow, on=("app", "user"), how="semi").height
+        skipped["bad-interval"] = skipped.get("bad-interval", 0) + rows
+        users = users.join(slow, on=("app", "user"), how="anti", maintain_order="left")
     return [
         Trace(
             trace.frame.join(part, on=("app", "user"), how="semi", maintain_order="left"),
             int(tick_s),
-            trace.skipped,
+            skipped,
+            trace.notes,
         )
         for (tick_s,), part in sorted(users.group_by("gap"), key=lambda item: int(item[0][0]))  # pyright: ignore[reportArgumentType]
     ]
@@ -189,52 +362,6 @@ def _is_quantity(name: str) -> bool:
         or (name.startswith(LIMIT) and name.removeprefix(LIMIT) in METRICS)
         or (name.startswith(EVENTS) and name != EVENTS)
     )
-
-
-def _load(path: Path) -> pl.DataFrame:
-    if not path.is_file():
-        raise UsageError(f"{path}: no such file")
-    readers = {".parquet": pl.read_parquet, ".csv": lambda p: pl.read_csv(p, infer_schema_length=10_000)}
-    if path.suffix.lower() not in readers:
-        raise UsageError(f"{path}: a trace is .parquet or .csv")
-    try:
-        frame = readers[path.suffix.lower()](path)
-    except pl.exceptions.NoDataError as error:
-        raise UsageError(f"{path}: no rows") from error
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise UsageError(f"{path}: cannot be read: {str(error).splitlines()[0]}") from error
-    if frame.is_empty():
-        raise UsageError(f"{path}: no rows")
-    return frame
-
-
-def _time(ts: pl.Series) -> pl.Series:
-    """The column in UTC: other zones are converted, a time without zone is taken as UTC.
-
-    Raises:
-        PolarsError: a text that is no time, or a type that cannot be one.
-    """
-    if ts.dtype == pl.String:
-        ts = _parsed(ts)
-    elif isinstance(ts.dtype, pl.Datetime):
-        ts = ts.dt.convert_time_zone("UTC") if ts.dtype.time_zone else ts.dt.replace_time_zone("UTC")
-    else:
-        raise pl.exceptions.InvalidOperationError(f"column 'ts' holds {ts.dtype}, not times")
-    return ts.cast(TS).alias("ts")
-
-
-def _parsed(ts: pl.Series) -> pl.Series:
-    """ISO 8601 texts as UTC; each may name its zone (Z, +02:00, -0500) or not, which is UTC."""
-    text = ts.str.strip_chars().str.replace("Z$", "+00:00")
-    zoned = pl.when(text.str.contains(r"[+-]\d{2}:?\d{2}$")).then(text).otherwise(text + "+00:00")
-    iso = zoned.str.replace(" ", "T").str.to_datetime("%Y-%m-%dT%H:%M:%S%.f%#z", time_unit="us", strict=False)
-    parsed = pl.select(iso.alias("ts")).to_series()
-    wrong = ts.filter(parsed.is_null() & ts.is_not_null())
-    if len(wrong):
-        raise pl.exceptions.InvalidOperationError(
-            f"column 'ts' holds {wrong[0]!r}, which is no ISO 8601 time"
-        )
-    return parsed
 
 
 def _intervals(frame: pl.DataFrame) -> pl.DataFrame:

@@ -7,11 +7,12 @@ from typing import Final
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from models.metrics import DAY_S
 from pipeline.errors import UsageError
-from pipeline.format import iso, parse_duration, parse_time, utc
-from pipeline.traces import trace_file as trace
+from pipeline.format import duration, iso, parse_duration, parse_time, utc
+from pipeline.traces import trace_file
 from pipeline.traces.trace_file import Trace
 
 WARM_UP_S: Final = (
@@ -28,7 +29,9 @@ class ScoringWindow:
     stop: int
 
 
-def window_of(panel: trace.Panel, warm_up: str | None, begin: str | None, until: str | None) -> ScoringWindow:
+def window_of(
+    panel: trace_file.Panel, warm_up: str | None, begin: str | None, until: str | None
+) -> ScoringWindow:
     """The rows to run and to score.
 
     Raises:
@@ -77,7 +80,7 @@ class TickWindow:
         """The trace's ticks from `start_s` (Unix seconds) on, at most `ticks` of them.
 
         Raises:
-            UsageError: nothing of the trace lies in it.
+            UsageError: nothing of the trace lies in it, or as `pipeline.traces.trace_file.check_span`.
         """
         times = trace.frame["ts"].dt.epoch("us")
         least, most = int(times[0]), int(times[-1])
@@ -88,7 +91,34 @@ class TickWindow:
         if first > last:
             asked = "" if start_s is None else f", before {utc(start_s)}"
             raise UsageError(f"the trace ends at {utc(most / 1e6)}{asked}")
-        return cls(first, last, tick_s)
+        window = cls(first, last, tick_s)
+        occupied = window.occupied(trace)
+        if not len(occupied):
+            raise UsageError(
+                f"no row of the trace is from {utc(first * tick_s)} to {utc((last + 1) * tick_s)}"
+            )
+        trace_file.check_span(occupied, tick_s)
+        return window
+
+    def occupied(self, trace: Trace) -> NDArray[np.int64]:
+        """Numbers of the ticks in it that have a row, sorted."""
+        ticks = self.select(trace)["ts"].dt.epoch("us") // (self.tick_s * 1_000_000)
+        return ticks.unique().sort().to_numpy()
+
+    def pauses(self, trace: Trace) -> str:
+        """A line on ticks without samples, where the trace's samples come less often than ticks; else ""."""
+        if trace.tick_s <= self.tick_s:
+            return ""
+        empty = self.ticks - len(self.occupied(trace))
+        return (
+            f"samples come every {duration(trace.tick_s)} and a tick is {duration(self.tick_s)}: {empty:,} of"
+            f" {self.ticks:,} ticks have no sample, and plans hold in them"
+        )
+
+    def replayed(self, trace: Trace) -> pl.DataFrame:
+        """The trace's rows in it, in order, also those that ingest refuses: it sets them aside as dead letters."""
+        tick_us = self.tick_s * 1_000_000
+        return trace.replayed(self.first * tick_us, (self.last + 1) * tick_us)
 
     def select(self, trace: Trace) -> pl.DataFrame:
         """The trace's rows in it, in order."""

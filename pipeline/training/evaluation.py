@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from math import gcd
@@ -100,6 +100,7 @@ class Prepared:
         request: as given.
         model: to score.
         panel: all users and ticks of the trace.
+        skipped, notes: what of the trace was left out, and what was assumed of it (`pipeline.traces.trace_file.Trace`).
         users: columns of the users to score.
         window: rows that are run and scored.
         forget: ticks after which the model forgets all users; None: never.
@@ -111,6 +112,8 @@ class Prepared:
     users: list[int]
     window: ScoringWindow
     forget: int | None
+    skipped: Mapping[str, int]
+    notes: Sequence[str]
 
     @property
     def trace(self) -> TraceWindow:
@@ -147,6 +150,8 @@ class Prepared:
             "from": iso(self.panel.start_s(self.window.score)),
             "until": iso(self.panel.start_s(self.window.stop)),
             "warm_up_s": self.warm_up * self.panel.tick_s,
+            "skipped": dict(self.skipped),
+            "notes": list(self.notes),
         }
 
 
@@ -183,7 +188,7 @@ def prepare(request: EvaluationRequest) -> Prepared:
             f"--every {request.every} with --forget {request.forget} would always score the same ticks after it was"
             f" forgotten: choose one that shares no factor with {forget}"
         )
-    return Prepared(request, model, panel, users, window, forget)
+    return Prepared(request, model, panel, users, window, forget, trace.skipped, trace.notes)
 
 
 def _promise(prepared: Prepared, progress: Progress) -> Evaluation:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -46,11 +46,16 @@ class TrainingRequest:
 
 @dataclass(frozen=True)
 class TraceSeries:
-    """Users of one trace file with one interval: as a panel, and as series, each on its own stretch of time."""
+    """Users of one trace file with one interval: as a panel, and as series, each on its own stretch of time.
+
+    skipped, notes: what of the file was left out, and what was assumed of it (`pipeline.traces.trace_file.Trace`)
+    """
 
     path: Path
     panel: trace_file.Panel
     users: list[Series]
+    skipped: Mapping[str, int]
+    notes: Sequence[str]
 
     @property
     def held_out(self) -> list[int]:
@@ -86,7 +91,7 @@ def read(path: Path) -> list[TraceSeries]:
                     panel.saturated[at, u],
                 )
             )
-        parts.append(TraceSeries(path, panel, users))
+        parts.append(TraceSeries(path, panel, users, trace.skipped, trace.notes))
     return parts
 
 
@@ -210,6 +215,8 @@ def _origin(path: Path, parts: Sequence[TraceSeries]) -> dict[str, Any]:
     return {
         "file": path.name,
         "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "skipped": dict(parts[0].skipped),
+        "notes": list(parts[0].notes),
         "parts": [
             {
                 "tick_s": part.panel.tick_s,

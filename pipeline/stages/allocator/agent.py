@@ -329,7 +329,9 @@ class Allocator:
             self.inputs.wait_observed(app, tick - 1, self.settings.observation_wait_s)
         elif not kept.managed:
             return {}
-        else:
+        elif (
+            kept.memory
+        ):  # before its first plan nothing follows the starting capacity that the wait could be for
             self.inputs.wait_observed(app, tick - 1, REPLAY_WAIT_S, kept.offers)
         return self.inputs.observed(app, tick)
 

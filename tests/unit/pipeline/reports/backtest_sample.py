@@ -106,6 +106,7 @@ def outcome(
     report: dict[str, Any] = {
         "source": "/somewhere/machines.parquet",
         "skipped": {"null_rows": 3, "duplicates": 0},
+        "notes": ["fields are separated by ';'"],
         "tick_s": TICK_S,
         "users": apps,
         "apps": apps,

@@ -1,0 +1,124 @@
+"""Columns of a trace as they come in files, as what they mean: names as texts, amounts as numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import polars as pl
+
+from models.metrics import METRIC_UNITS, METRICS
+
+Place = Callable[[int], str]
+"""Where a row stands, for people: "line 7"."""
+ABSENT: Final = ("", "na", "n/a", "null", "none")
+"""Texts, in any case, that stand for no number."""
+_COMMA = r"^[+-]?\d*,\d+([eE][+-]?\d+)?$"
+_THOUSANDS = r"^[+-]?[1-9]\d{0,2},\d{3}$"
+_WHOLE_MOST: Final = 2**53
+"""Beyond it floats are no longer whole numbers each: ids would fall together."""
+
+
+class ColumnError(ValueError):
+    """A column or a value of it cannot be read; the text names it, where it is, and what would be right."""
+
+
+def names(column: pl.Series) -> pl.Series:
+    """Names of apps or users as the texts that producers send: numbers as whole numbers, without a point.
+
+    Raises:
+        ColumnError: the column holds neither texts nor whole numbers.
+    """
+    kind, name = column.dtype, column.name
+    wanted = f"column {name!r} holds {kind}, not names: give texts"
+    if isinstance(kind, (pl.String, pl.Null, pl.Categorical, pl.Enum)) or kind.is_integer():
+        return column.cast(pl.String)
+    if kind == pl.Binary:
+        try:
+            return column.cast(pl.String)
+        except pl.exceptions.PolarsError:
+            raise ColumnError(f"{wanted}; its bytes are not UTF-8") from None
+    if kind.is_float():  # whole numbers, of which some were missing where they were written
+        given = column.fill_nan(None)
+        whole = given.drop_nulls()
+        if ((whole.floor() != whole) | (whole.abs() >= _WHOLE_MOST)).any():
+            raise ColumnError(f"{wanted}; numbers with a fraction, or of more than 15 digits, are no names")
+        return given.cast(pl.Int64).cast(pl.String)
+    raise ColumnError(wanted)
+
+
+def numbers(
+    frame: pl.DataFrame, columns: Sequence[str], place: Place, commas: bool
+) -> tuple[pl.DataFrame, bool]:
+    """Columns as float64, null where a value is absent; and whether they have decimal commas.
+
+    Args:
+        frame: of the file.
+        columns: names of those to read.
+        place: of a row.
+        commas: whether decimal commas are to be expected: fields are separated by something else than commas.
+
+    Raises:
+        ColumnError: a column holds something else than numbers, or a text that is none.
+    """
+    texts = {name: _texts(frame[name]) for name in columns if _is_text(frame[name])}
+    with_comma = [name for name, text in texts.items() if text.str.contains(",", literal=True).any()]
+    read = [
+        _parsed(texts[name], place, with_comma, commas) if name in texts else _typed(frame[name])
+        for name in columns
+    ]
+    return pl.DataFrame(read), bool(with_comma)
+
+
+def unit(column: str) -> str:
+    """Of a column's amounts, for people."""
+    metric = column.rpartition(".")[2]
+    return METRIC_UNITS[METRICS.index(metric)] if metric in METRICS else "1/s"
+
+
+def _is_text(column: pl.Series) -> bool:
+    return column.dtype == pl.String or isinstance(column.dtype, (pl.Categorical, pl.Enum))
+
+
+def _texts(column: pl.Series) -> pl.Series:
+    text = column.cast(pl.String).str.strip_chars()
+    return pl.select(
+        pl.when(text.str.to_lowercase().is_in(list(ABSENT))).then(None).otherwise(text).alias(column.name)
+    ).to_series()
+
+
+def _typed(column: pl.Series) -> pl.Series:
+    if not (column.dtype.is_numeric() or column.dtype == pl.Null):
+        raise ColumnError(
+            f"column {column.name!r} holds {column.dtype}, not numbers: give {unit(column.name)} as numbers"
+        )
+    return column.cast(pl.Float64)
+
+
+def _parsed(text: pl.Series, place: Place, with_comma: Sequence[str], commas: bool) -> pl.Series:
+    name = text.name
+    plain = text.str.replace(",", ".", literal=True) if with_comma else text
+    value = plain.cast(pl.Float64, strict=False)
+    odd = value.is_null() & text.is_not_null()
+    if with_comma:
+        points = text.str.contains(".", literal=True)
+        odd |= points | (text.str.contains(",", literal=True) & ~text.str.contains(_COMMA))
+    if odd.any():
+        row = int(odd.arg_max() or 0)
+        pointed = with_comma and "." in text[row] and "," not in text[row]
+        why = (
+            f"has a decimal point, and column {with_comma[0]!r} decimal commas" if pointed else "is no number"
+        )
+        raise ColumnError(f"column {name!r}, {place(row)}: {text[row]!r} {why}: give {unit(name)} as 1234.5")
+    if name in with_comma and not commas and _ambiguous(text):
+        row = int(text.str.contains(",", literal=True).arg_max() or 0)
+        raise ColumnError(
+            f"column {name!r}, {place(row)}: {text[row]!r} may be a number of thousands or a decimal comma: give"
+            f" {unit(name)} as 1234.5"
+        )
+    return value
+
+
+def _ambiguous(text: pl.Series) -> bool:
+    """Whether each comma may as well separate thousands."""
+    return bool(text.filter(text.str.contains(",", literal=True)).str.contains(_THOUSANDS).all())
