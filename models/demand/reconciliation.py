@@ -21,6 +21,7 @@ Learnt from what happened, of one decision at a time, from its tick until its la
              rarer levels is again adaptive conformal inference
     largest  per app, day and metric, what demand has reached: scenarios end there, but for growth; in an app's first
              day the whole horizon's largest does, as far as steady apps go (`models.demand.extremes`)
+    hidden   of users who fell silent, what nobody has taken over (`models.demand.turnover`)
 
 A metric answers for its share of the misses allowed: that of the scenarios that its own curve fails. Of a miss each
 metric that missed takes an equal part, so that the parts add up to the promise.
@@ -42,7 +43,7 @@ from scipy.special import ndtr, ndtri
 
 from models.behaviour.online_mixture import parts
 from models.capacity import floor_demand
-from models.demand import extremes
+from models.demand import extremes, turnover
 from models.metrics import METRICS, STEPS, horizon_steps
 from models.quantile_function import LEVELS, QuantileFunction, Z
 
@@ -97,6 +98,7 @@ def initial_state() -> State:
         "share": np.zeros(metrics),
         "worst": np.full(metrics, np.nan),
         **extremes.initial_state(),
+        **turnover.initial_state(),
     }
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from models.behaviour.compiled_step import small_block
 from models.behaviour.error_dependence import followed
 from models.behaviour.lstm import BehaviourModel, State
-from models.demand import collapsed_sampler
+from models.demand import collapsed_sampler, turnover
 from models.demand.scenarios import ScenarioKey, by_loading
 from models.metrics import EVENT_KINDS, METRICS, horizon_steps
 from models.quantile_function import QuantileFunction
@@ -85,6 +85,7 @@ class ForecastPass:
     def __init__(self, job: Job, model: BehaviourModel) -> None:
         self.job, self.model = job, model
         self.states: dict[str, State] = {}  # by app, of its total
+        self.turnover: dict[str, turnover.State] = {}  # by app
         self.users = Users(model, CAPACITY)
         self.dependence_table = DependenceTable(model.dependence)
         self._inside = np.zeros((len(job.apps), len(job.ids)), bool)
@@ -114,9 +115,24 @@ class ForecastPass:
             return {}
         for name in places:
             self.states.setdefault(name, self.model.initial_state(1))
-        demands = {name: _demand(values[of], events[of], saturated[of]) for name, of in places.items()}
-        measured = AppTotals.of(list(demands.values()))
         before = self.users.take(rows)
+        demands = {
+            name: replace(
+                _demand(values[of], events[of], saturated[of]),
+                turnover=self.dependence_table.turnover(
+                    name,
+                    tick,
+                    self.users.ids[rows[of]].tobytes(),
+                    values[of],
+                    np.where(before["seen"][of] > 0, before["last"][of], np.nan),
+                ),
+            )
+            for name, of in places.items()
+        }
+        for name, demand in demands.items():
+            learnt_of = self.turnover.setdefault(name, turnover.initial_state())
+            self.turnover[name], demands[name] = decide.settled(learnt_of, demand, job.tick_s)
+        measured = AppTotals.of(list(demands.values()))
         totals = decide.together([self.states[name] for name in places])
         after, forecast, flags = self.model.step(
             {name: np.concatenate([before[name], totals[name]]) for name in before},
@@ -164,6 +180,11 @@ class ForecastPass:
             "ids": users.ids.view(np.uint8),
             "seen": users.seen,
             "copulas": np.frombuffer(b"".join(self.dependence_table.blocks()), np.uint8),
+            **{
+                f"turnover.{app}\n{key}": array
+                for app, state in self.turnover.items()
+                for key, array in state.items()
+            },
             **{f"user.{name}": array for name, array in users.state.items()},
             **{
                 f"app.{app}\n{key}": array
@@ -179,10 +200,11 @@ class ForecastPass:
         users.seen[:] = blocks["seen"]
         users.put(slots, {name: blocks[f"user.{name}"] for name in users.state})
         self.dependence_table.restore([blocks["copulas"].tobytes()])
-        for key in blocks:
-            if key.startswith("app."):
-                app, _, name = key.removeprefix("app.").partition("\n")
-                self.states.setdefault(app, {})[name] = blocks[key]
+        for kind, states in (("app.", self.states), ("turnover.", self.turnover)):
+            for key in blocks:
+                if key.startswith(kind):
+                    app, _, name = key.removeprefix(kind).partition("\n")
+                    states.setdefault(app, {})[name] = blocks[key]
 
 
 def _drawn(*given: Any) -> np.ndarray:

@@ -1,10 +1,11 @@
 """Adds up an app's scenario records over the shards of one tick."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from models.demand.scenarios import unpack
+from models.demand.turnover import Turnover
 from models.metrics import EVENT_KINDS, METRICS
 from models.planning.guardrails import REPORTING_SHARE
 from models.totals import total
@@ -22,6 +23,8 @@ class Demand:
         rates: (EVENT_KINDS) float64, 1/s, NaN = no event.
         users, reporting: users forecast, and of them those that reported in this tick.
         user_quantiles: (step, metric) float64, sum of every user's own 99 % quantile; None = a shard did not say.
+        turnover: what users that are silent, went and came last used.
+        share: (METRICS) of the users' demand that counts; less than 1 where silent users were replaced.
     """
 
     scenarios: np.ndarray
@@ -32,6 +35,8 @@ class Demand:
     users: int
     reporting: int
     user_quantiles: np.ndarray | None = None
+    turnover: Turnover = field(default_factory=Turnover.none)
+    share: np.ndarray = field(default_factory=lambda: np.ones(len(METRICS)))
 
     @property
     def representative(self) -> bool:
@@ -88,6 +93,9 @@ class Demand:
             users=sum(head["users"] for head in heads),
             reporting=sum(head["reporting"] for head in heads),
             user_quantiles=None if np.isnan(quantiles).any() else quantiles,
+            turnover=Turnover(
+                *(np.nan_to_num(_add(heads, part, "metrics", METRICS)) for part in Turnover._fields)
+            ),
         )
 
 
@@ -95,5 +103,6 @@ def _add(heads: list[Record], column: str, axis: str, names: tuple[str, ...]) ->
     """Sum a column by name over the shards, without NaN; NaN for names of which no shard has a value."""
     values = np.full((len(heads), len(names)), np.nan)
     for row, head in enumerate(heads):
-        values[row, [names.index(name) for name in head[axis]]] = np.frombuffer(head[column], "<f8")
+        if head[column] is not None:  # else of an older simulator
+            values[row, [names.index(name) for name in head[axis]]] = np.frombuffer(head[column], "<f8")
     return total(values)

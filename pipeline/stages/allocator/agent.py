@@ -164,6 +164,9 @@ class Allocator:
         now = Tick(tick, self.tick_s)
         for app in self.apps.keys() - demands.keys():  # no user reported: what is commanded stands
             demands[app] = Demand.silent(self.apps[app].metrics, len(now.steps_s))
+        for app, kept in self.apps.items():
+            after, demands[app] = planning.settled(kept.reconciled, demands[app], self.tick_s)
+            kept.reconciled = kept.reconciled | after
         if self.apps:
             names = sorted(self.apps)
             totals = self._step_totals(names, demands, now)

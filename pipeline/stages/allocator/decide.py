@@ -7,7 +7,7 @@ then `decision` for each app, which gives a function that allocates its reconcil
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -15,7 +15,7 @@ import numpy as np
 
 from models.behaviour.lstm import State
 from models.capacity import Offer, Policy
-from models.demand import reconciliation
+from models.demand import reconciliation, turnover
 from models.metrics import METRICS
 from models.planning.allocate import DecisionContext, Plan, allocate, promised
 from models.planning.guardrails import Telemetry
@@ -78,6 +78,20 @@ class AppTotals:
         held = np.array([demand.saturated for demand in demands])
         events = np.array([demand.rates for demand in demands], np.float32)
         return cls(usage.astype(np.float32), events, *reconciliation.measured(usage, held))
+
+
+def settled(state: State, demand: Demand, tick_s: int) -> tuple[State, Demand]:
+    """State of an app's turnover after a tick, and its demand without silent users who were replaced.
+
+    Args:
+        state: of `models.demand.turnover`.
+        demand: of the tick; its scenarios are lessened by `share` in `decision`.
+        tick_s: tick length in seconds.
+    """
+    after = turnover.observe(state, demand.turnover, tick_s)
+    silent = round((demand.users - demand.reporting) * turnover.left(after, demand.turnover))
+    share = turnover.share(after, demand.turnover, demand.usage)
+    return after, replace(demand, users=demand.reporting + silent, share=share)
 
 
 def together(states: Sequence[State]) -> State:
@@ -147,7 +161,7 @@ def decision(
     index = [METRICS.index(metric) for metric in demand.metrics]
     window, governed = promised(offers, policy, tick.steps_s, demand.metrics)
     scenarios, kept.reconciled = reconciliation.reconcile(
-        demand.scenarios,
+        turnover.lessened(demand.scenarios, demand.share[index]),
         total[index],
         kept.reconciled,
         common,
@@ -171,6 +185,6 @@ def decision(
         seed=seed,
         app=kept.name.encode(),
         tick=tick.number,
-        user_quantiles=demand.user_quantiles,
+        user_quantiles=None if demand.user_quantiles is None else demand.user_quantiles * demand.share[index],
     )
     return partial(allocate, context)

@@ -8,6 +8,7 @@ from typing import Any, Final
 import numpy as np
 
 from models.behaviour.lstm import BehaviourModel, State
+from models.demand.turnover import silent_ticks
 from pipeline.runtime import metrics
 from pipeline.security.pseudonyms import FORGET_S, PSEUDONYM_BYTES
 
@@ -15,8 +16,6 @@ NAMES: Final = np.dtype(f"S{PSEUDONYM_BYTES}")
 """dtype of an array of pseudonyms: NumPy compares strings of fixed length byte by byte."""
 BLOCK_USERS = 200
 """Users of a state block: 200 x 2.5 KB stay under the 512 KiB of a message."""
-SILENT_S = 900
-"""A user silent for so long (and three ticks) is no longer forecast: a gap in telemetry is not an end of demand."""
 GROWTH = 1 / 8
 """Spare rows for new users, as a share of all rows: arrays are seldom reallocated, and little memory is unused."""
 
@@ -174,7 +173,7 @@ class Users:
 
     def present(self, tick: int, tick_s: int) -> np.ndarray:
         """Slots of users that are forecast, in the order of pseudonyms."""
-        return self._order[self.seen[self._order] >= tick - max(3, SILENT_S // tick_s)]
+        return self._order[self.seen[self._order] >= tick - silent_ticks(tick_s)]
 
     def blocks(self, tick: int) -> Iterable[tuple[bytes, bytes]]:
         """All users, in blocks that fit a message.

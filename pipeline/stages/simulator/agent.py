@@ -77,6 +77,12 @@ class Simulator(Numbered):
             group = (policy["allocation_group"] if policy else "") or app
             partition = partition_of(group, self.partitions)
             sent[partition].append(app)
+            names = ids[rows].tobytes()
+            if previous[rows].any():
+                self.dependence_table.rename(app, names, previous[rows].tobytes())
+            turnover = self.dependence_table.turnover(
+                app, tick, names, observed, gathered["location"][rows, :, 0]
+            )
             record = {
                 "app": app,
                 "allocation_group": group,
@@ -91,13 +97,10 @@ class Simulator(Numbered):
                 "rates": total(gathered["rates"][rows]).tobytes(),
                 "observed": total(observed).tobytes(),
                 "saturated": total(np.where(censored, observed, 0)).tobytes(),
+                **{part: level.tobytes() for part, level in turnover._asdict().items()},
                 "user_quantiles": sum_of_quantiles(of_app, USER_LEVEL).tobytes(),
             }
-            if previous[rows].any():
-                self.dependence_table.rename(app, ids[rows].tobytes(), previous[rows].tobytes())
-            learnt, loading = self.dependence_table.learn(
-                app, tick, ids[rows].tobytes(), gathered["scores"][rows], kept
-            )
+            learnt, loading = self.dependence_table.learn(app, tick, names, gathered["scores"][rows], kept)
             for part in self._parts(record, of_app, learnt, loading):
                 self.publish("scenarios", "scenario", part, partition=partition, key=group)
         self.dependence_table.forget(tick, head["tick_s"])

@@ -17,6 +17,7 @@ from models.behaviour.error_dependence import (
     loadings,
     users,
 )
+from models.demand.turnover import Turnover
 from pipeline.security.pseudonyms import FORGET_S, PSEUDONYM_BYTES
 from pipeline.wire import messages
 
@@ -39,6 +40,7 @@ class AppDependence:
         ids: pseudonyms of all rows, concatenated.
         sums: SUMS ().
         users: USER (row), in the order of `ids`: users of the last tick, then absent ones that are still kept.
+        reported: pseudonyms of the users that reported in the last tick, concatenated.
     """
 
     tick: int
@@ -46,6 +48,7 @@ class AppDependence:
     ids: bytes
     sums: np.ndarray
     users: np.ndarray
+    reported: bytes = b""
 
     def seat(self, ids: bytes, tick: int) -> None:
         """Reorder the rows: first the users `ids` of this tick, then at most as many absent users with known >= FADED.
@@ -77,6 +80,10 @@ class AppDependence:
         """
         given, before, known = (np.frombuffer(part, _NAMES) for part in (ids, previous, self.ids))
         renamed = before != b""
+        reported = np.frombuffer(self.reported, _NAMES).copy()
+        places = _places(reported, before[renamed])
+        reported[places[places >= 0]] = given[renamed][places >= 0]
+        self.reported = reported.tobytes()
         rows = _places(known, before[renamed])
         given = given[renamed][rows >= 0]
         kept = np.ones(len(known), bool)
@@ -120,11 +127,35 @@ class DependenceTable:
             scores: (user, metric, tracked).
             kept: of `models.behaviour.error_dependence.learn`.
         """
-        app = self.apps.setdefault(name, AppDependence(tick - 1, 0, b"", np.zeros((), SUMS), users(0)))
+        app = self._app(name, tick)
         app.seat(ids, tick)
         now = slice(0, app.present)
         app.sums, app.users[now] = learn(app.sums, app.users[now], scores, kept, self.prior)
         return estimate(app.sums, self.prior), loadings(app.users[now])
+
+    def turnover(self, name: str, tick: int, ids: bytes, observed: np.ndarray, last: np.ndarray) -> Turnover:
+        """What users of an app that are silent, went or came last used; who reports is kept for the next tick.
+
+        Where nobody reported in the tick before, nobody came: there is nobody whom they replace.
+
+        Args:
+            name: of the app.
+            tick: of the forecasts.
+            ids: pseudonyms of the users, one after another.
+            observed: (user, metric) usage in the tick, NaN where absent.
+            last: (user, metric) the last usage known, NaN where there is none.
+        """
+        app = self._app(name, tick)
+        names, reports = np.frombuffer(ids, _NAMES), np.isfinite(observed).any(axis=1)
+        before = _places(np.frombuffer(app.reported, _NAMES), names) >= 0
+        level = np.where(np.isfinite(observed), observed, np.nan_to_num(last)).astype(np.float64)
+        came = reports & ~before if app.reported else np.zeros(len(names), bool)
+        app.reported = names[reports].tobytes()
+        return Turnover(*(level[rows].sum(axis=0) for rows in (~reports, before & ~reports, came)))
+
+    def _app(self, name: str, tick: int) -> AppDependence:
+        new = AppDependence(tick - 1, 0, b"", np.zeros((), SUMS), users(0))
+        return self.apps.setdefault(name, new)
 
     def rename(self, name: str, ids: bytes, previous: bytes) -> None:
         """Rename users of an app that is known; see `AppDependence.rename`."""
@@ -138,9 +169,14 @@ class DependenceTable:
 
     def blocks(self) -> Iterable[bytes]:
         """All apps as one byte string, cut into blocks of at most BLOCK_BYTES."""
-        head = [[name, app.tick, app.present, len(app.users)] for name, app in self.apps.items()]
+        head = [
+            [name, app.tick, app.present, len(app.users), len(app.reported) // PSEUDONYM_BYTES]
+            for name, app in self.apps.items()
+        ]
         text = json.dumps(head).encode()
-        arrays = (app.sums.tobytes() + app.ids + app.users.tobytes() for app in self.apps.values())
+        arrays = (
+            app.sums.tobytes() + app.ids + app.users.tobytes() + app.reported for app in self.apps.values()
+        )
         whole = len(text).to_bytes(4, "little") + text + b"".join(arrays)
         return (whole[at : at + BLOCK_BYTES] for at in range(0, len(whole), BLOCK_BYTES))
 
@@ -148,9 +184,11 @@ class DependenceTable:
         """Restore what `blocks` returned; no blocks leave the table empty."""
         whole = b"".join(blocks)
         at = 4 + int.from_bytes(whole[:4], "little")
-        for name, tick, present, count in json.loads(whole[4:at] or b"[]"):
-            ends = np.cumsum([at, SUMS.itemsize, PSEUDONYM_BYTES * count, USER.itemsize * count]).tolist()
-            sums, ids, rows = (whole[a:b] for a, b in pairwise(ends))
+        for name, tick, present, count, *reporting in json.loads(whole[4:at] or b"[]"):
+            sizes = [SUMS.itemsize, PSEUDONYM_BYTES * count, USER.itemsize * count]
+            sizes.append(PSEUDONYM_BYTES * sum(reporting))  # none in a snapshot of an older version
+            ends = np.cumsum([at, *sizes]).tolist()
+            sums, ids, rows, reported = (whole[a:b] for a, b in pairwise(ends))
             at = ends[-1]
             self.apps[name] = AppDependence(
                 tick,
@@ -158,4 +196,5 @@ class DependenceTable:
                 ids,
                 np.frombuffer(sums, SUMS)[0:1].reshape(()),
                 np.frombuffer(rows, USER).copy(),
+                reported,
             )

@@ -86,3 +86,31 @@ def test_apps_that_are_silent_for_a_week_are_forgotten() -> None:
     assert set(table.apps) == {"old", "new"}
     table.forget(FORGET_S // 300 + 1, 300)
     assert set(table.apps) == {"new"}
+
+
+def usage(*levels: float) -> np.ndarray:
+    return np.array(levels)[:, None]
+
+
+def test_who_is_silent_went_and_came_is_known_by_what_they_last_used() -> None:
+    table = DependenceTable(PRIOR)
+    one = table.turnover("shop", 0, names("a", "b"), usage(1.0, 2.0), usage(1.0, 2.0))
+    assert [level.tolist() for level in one] == [[0], [0], [0]]  # nobody was there to be replaced
+    last = usage(1.0, 2.5, 4.0)
+    two = table.turnover("shop", 1, names("a", "b", "c"), usage(np.nan, 2.5, 4.0), last)
+    assert [level.tolist() for level in two] == [[1], [1], [4]]
+    again = DependenceTable(PRIOR)
+    again.restore(list(table.blocks()))
+    for each in (table, again):
+        three = each.turnover("shop", 2, names("a", "b", "c"), usage(1.5, np.nan, 4.0), last)
+        assert [level.tolist() for level in three] == [[2.5], [2.5], [1.5]]  # "a" is back
+        four = each.turnover("shop", 3, names("a", "b", "c"), usage(1.5, np.nan, 4.0), last)
+        assert [level.tolist() for level in four] == [[2.5], [0], [0]]
+
+
+def test_a_new_pseudonym_is_no_newcomer() -> None:
+    table = DependenceTable(PRIOR)
+    table.turnover("shop", 0, names("a", "b"), usage(1.0, 2.0), usage(1.0, 2.0))
+    table.rename("shop", names("z", "b"), names("a") + bytes(16))
+    after = table.turnover("shop", 1, names("z", "b"), usage(1.0, 2.0), usage(1.0, 2.0))
+    assert [level.tolist() for level in after] == [[0], [0], [0]]
