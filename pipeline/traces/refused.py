@@ -45,7 +45,8 @@ def split(frame: pl.DataFrame, tick_s: float) -> Refusal:
     limits = [name for name in frame.columns if name.startswith(LIMIT)]
     events = [name for name in frame.columns if name.startswith(EVENTS)]
     rows = frame.height
-    names = telemetry_rules.identity_faults(_bytes(frame["app"]), _bytes(frame["user"]), True)
+    control = frame["app"].str.contains(telemetry_rules.CONTROL).fill_null(False).to_numpy()
+    names = telemetry_rules.identity_faults(_bytes(frame["app"]), _bytes(frame["user"]), True, control)
     nameless = telemetry_rules.first_reasons(names, rows)
     values = np.full((rows, len(METRICS)), np.nan)
     absent = np.ones((rows, len(METRICS)), bool)

@@ -19,6 +19,7 @@ from pipeline.security.pseudonyms import Directory, Key, KeyRing, entity, identi
 from pipeline.settings import Settings
 from pipeline.sources.client import _owner  # pyright: ignore[reportPrivateUsage]
 from pipeline.stages.ingest.service import Partition
+from pipeline.traces.refused import split
 from pipeline.wire.codec import DEFAULT
 from pipeline.wire.commands import Target
 from pipeline.wire.names import name_fault, offer_fault
@@ -183,3 +184,10 @@ def test_a_policy_of_a_name_that_ingest_refuses_is_refused(tmp_path: Path) -> No
             read_policies(policy)
         assert "\n" not in str(refusal.value)
     assert name_fault("x" * 1024) is None
+
+
+def test_a_trace_refuses_the_names_that_ingest_refuses() -> None:
+    frame = pl.DataFrame({"app": ["a\nb", "good"], "user": ["u", "u"], "cpu": [1.0, 1.0]})
+    refused = split(frame, 60.0)
+    assert refused.good["app"].to_list() == ["good"]
+    assert refused.bad["reason"].to_list() == ["control-character"]

@@ -206,13 +206,17 @@ def scenarios(
 
 
 def allocator(
-    model: BehaviourModel, settings: Settings, monkeypatch: pytest.MonkeyPatch, policies: list[Record]
+    model: BehaviourModel,
+    settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+    policies: list[Record],
+    prices: list[Record] = PRICES,
 ) -> Callable[[Publish], Allocator]:
     monkeypatch.setattr("pipeline.kafka.reader.newest", lambda *_: None)
     monkeypatch.setattr(SideInputs, "wait_observed", lambda *_: True)
 
     def make(publish: Publish) -> Allocator:
-        inputs = FakeInputs(settings, policies, PRICES)
+        inputs = FakeInputs(settings, policies, prices)
         return Allocator(0, model, inputs, DEFAULT, publish, signing_keys.signing_key(settings), settings)
 
     return make

@@ -12,7 +12,16 @@ from pipeline.settings import Settings
 from pipeline.stages.allocator.agent import Allocator
 from pipeline.wire import commands
 from pipeline.wire.codec import DEFAULT, Record
-from tests.unit.pipeline.stages.driving import TICKS, Published, allocator, distinct, drive, policy, scenarios
+from tests.unit.pipeline.stages.driving import (
+    PRICES,
+    TICKS,
+    Published,
+    allocator,
+    distinct,
+    drive,
+    policy,
+    scenarios,
+)
 
 
 def test_a_restored_allocator_publishes_the_same_plans_and_signed_commands(
@@ -222,3 +231,26 @@ def test_stale_prices_hold_what_is_there_and_are_warned_of(
         }  # paid already; none runs
     stale = {(log["app"], log["reason"].split(":")[0]) for log in logs if log["event"] == "price is stale"}
     assert stale == {(app, offer) for app in ("shop", "blog") for offer in ("plain", "spare")}
+
+
+def test_offers_in_another_currency_are_not_bought_and_the_plan_names_that_of_the_others(
+    model: BehaviourModel, installation: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept, plain, spare = PRICES
+    prices = [kept | {"currency": "EUR"}, plain | {"currency": "EUR"}, spare | {"currency": "GBP"}]
+    with structlog.testing.capture_logs() as logs:
+        whole = drive(
+            allocator(model, installation, monkeypatch, [policy("shop")], prices),
+            scenarios(model, installation),
+            None,
+        )
+    plans = [record for topic, _, record, _ in whole if topic == "plans" and record["app"] == "shop"]
+    assert {plan["currency"] for plan in plans} == {"EUR"}
+    assert any(any(count["desired"]) for plan in plans for count in plan["counts"])
+    assert not any(any(c["desired"]) for plan in plans for c in plan["counts"] if c["offer_id"] == "spare")
+    warned = [
+        log["reason"]
+        for log in logs
+        if log["event"] == "prices in several currencies" and log["app"] == "shop"
+    ]
+    assert warned == ["spare: its price is in GBP, the app's offers are in EUR"]
