@@ -1,14 +1,25 @@
 """Case 8 and 9: capacity that people call a bug, of an app in its first hour."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
+import polars as pl
 import pytest
 
+from models.behaviour.lstm import DEFAULT_MODEL, BehaviourModel
 from models.demand import reconciliation
 from models.demand.scenarios import required
 from models.metrics import METRICS, STEPS
 from models.quantile_function import LEVELS, QuantileFunction, Z
+from pipeline.backtest import setup
+from pipeline.backtest.forecasts import ForecastPass
+from pipeline.backtest.trace_simulation import TraceSimulation
+from pipeline.inputs.example import Example
+from pipeline.traces import trace_file
+from pipeline.traces.trace_file import Panel
+from pipeline.traces.window import ScoringWindow
+from pipeline.wire.codec import DEFAULT, Record
 
 MINUTE_S = 60
 FIRST = 28_000_000
@@ -73,3 +84,62 @@ def test_a_rise_is_followed_at_once():
     """The bound is no brake: it moves with the first tick that passes it."""
     need = needs([*(6 * noise(40, 0)), *(18 * noise(3, 1))])
     assert (need[40:] > 18).all()
+
+
+MINUTES = 60
+APPS = ("calm", "churn", "flap", "rollout", "zero")
+
+
+def five_apps() -> Panel:
+    """Six users of a core each for an hour: steady; every one renamed at minute 30; each for six minutes; 6 and 12
+    cores in turn; explicit zeros from minute 15."""
+    rng, start = np.random.default_rng(7), FIRST * MINUTE_S
+    rows: list[dict[str, object]] = []
+    for k in range(MINUTES):
+        for u in range(6):
+            users = {
+                "calm": (f"u{u}", 1.0),
+                "rollout": (f"{'old' if k < 30 else 'new'}-{u}", 1.0),
+                "churn": (f"pod-{u}-{(k + u) // 6}", 1.0),
+                "flap": (f"u{u}", 1.0 + k % 2),
+                "zero": (f"u{u}", 1.0 if k < 15 else 0.0),
+            }
+            for app, (user, cpu) in users.items():
+                usage = cpu * float(1 + 0.03 * rng.standard_normal())
+                rows.append({"ts": start + MINUTE_S * k, "app": app, "user": user, "cpu": usage})
+    frame = pl.DataFrame(rows).with_columns(pl.from_epoch("ts", time_unit="s"))
+    return trace_file.to_panel(trace_file.of_frame(frame), MINUTE_S)
+
+
+def full(name: str, record: Record) -> Record:
+    return DEFAULT.decode(DEFAULT.encode(name, record))[1]
+
+
+@pytest.mark.slow
+def test_five_apps_of_six_cores_cost_what_they_need():
+    """Through the stream's own functions, and offers of the demo: two replicas of half a core an instance."""
+    panel = five_apps()
+    members = setup.members_of(panel, 0, 0)
+    example = Example.of_medians({app: {"cpu": 6.0} for app in members})
+    prices = [full("price", price) for price in example.prices]
+    inputs = setup.PlanningInputs(
+        {policy["app"]: full("policy", policy) for policy in example.policies},
+        {app: [price for price in prices if price["commitment_id"] == app] for app in members},
+        example.starting,
+    )
+    window = ScoringWindow(0, 1, MINUTES)
+    job = setup.job_of(panel, window, members, inputs, [0.99], alone=True)
+    job = replace(job, learn_from=0, plan_from=1, scenarios=1024)
+    [outcome] = list(
+        TraceSimulation(job, ForecastPass(job, BehaviourModel.load(DEFAULT_MODEL, block=64))).run()
+    )
+    need = outcome["required"][:, :, 1:4, 0].max(axis=2)  # (minute, app)
+    mean = dict(zip(APPS, need[14:].mean(axis=0).tolist(), strict=True))
+    assert job.apps == list(APPS)
+    assert all(mean[app] < 1.25 * 6 for app in ("calm", "churn", "rollout")), mean
+    assert mean["flap"] < 1.25 * 12, mean
+    assert mean["zero"] < 1, mean
+    assert (need[21:, APPS.index("zero")] == 0).all()
+    demand = np.stack([np.nansum(panel.values[:, members[app], 0], axis=1) for app in APPS], axis=1)
+    replicas = np.ceil(demand[16:] / 0.5)
+    assert (outcome["ready"][15:, :, 0] >= replicas).all()  # every tick is served
