@@ -1,7 +1,12 @@
-"""Samples of many users and ticks -> one value for each tick and user.
+"""Samples of many series and ticks -> one value for each tick and user.
 
-Rows are summed by tick and user in the order given (`numpy.bincount`), and a sum goes on where it stood, so the same
-rows give the same bits however they were batched and whenever they were condensed.
+A series is what one producer reports of one instance of a user. Its value of a tick is the mean over time of its
+samples, a user's is the sum over the user's series. Rows are summed by tick and series in the order given
+(`numpy.bincount`), and a sum goes on where it stood, so the same rows give the same bits however they were batched and
+whenever they were condensed.
+
+A sample whose interval is longer than a tick also stands for the later ticks that start within its interval, where its
+series has no sample of its own (`carried`). Of several, that which lasts longest does.
 """
 
 from collections.abc import Mapping
@@ -21,7 +26,8 @@ class Grouped:
     Attributes:
         tick: (group,) int64.
         user: (group,) int64: position in the order of pseudonyms.
-        values: (group, metric) float32, NaN = absent: mean over time, weighted by each sample's interval.
+        values: (group, metric) float32, NaN = absent: sum over the user's series of each one's mean over time, weighted
+            by each sample's interval.
         saturated: (group, metric) bool: some sample was a lower bound.
         samples, events: (group,) uint32: metric samples and event records.
         rates: (group, kind) float32, 1/s, NaN = no event.
@@ -39,6 +45,12 @@ class Grouped:
         """The groups of one tick."""
         first, last = np.searchsorted(self.tick, [tick, tick + 1])
         return Grouped(*(getattr(self, name)[first:last] for name in self.__dataclass_fields__))
+
+
+def used_share(used: np.ndarray, refused: np.ndarray) -> float:
+    """Least share of records that were used, of each kind; 1 without records. used, refused: (kind,) counts."""
+    whole = used + refused
+    return float(np.divide(used, whole, out=np.ones(len(whole)), where=whole > 0).min(initial=1.0))
 
 
 def samples(interval_s: np.ndarray, values: np.ndarray, saturated: np.ndarray) -> Columns:
@@ -96,11 +108,57 @@ def condense(parts: list[Columns]) -> Columns:
     return out
 
 
+def carried(slow: Columns, tick: int, tick_us: int) -> np.ndarray:
+    """(row, metric) bool: which samples a tick takes from earlier ones, one at most for each series and metric.
+
+    Args:
+        slow: rows of `samples` that stand for more than a tick, in the order of offsets, with `tick`, `code` (the
+            series) and `until` (row,): end of the interval after the sample's time, microseconds.
+        tick: that takes them; its own samples are not among those that are taken.
+        tick_us: length of a tick.
+    """
+    weight = slow["weight"]
+    chosen = np.zeros_like(weight, bool)
+    lasting = np.flatnonzero((slow["tick"] < tick) & (slow["until"] > tick * tick_us))
+    longest = lasting[np.lexsort((lasting, -slow["until"][lasting], slow["code"][lasting]))]
+    for metric in range(weight.shape[1]):
+        rows = longest[weight[longest, metric] > 0]
+        chosen[rows[np.unique(slow["code"][rows], return_index=True)[1]], metric] = True
+    return chosen
+
+
+def carry(slow: Columns, chosen: np.ndarray, own: Mapping[str, np.ndarray], tick: int) -> Columns:
+    """Rows of `samples` for a tick from the samples that it takes, without what its own samples have; their count is 0.
+
+    Args:
+        slow, chosen: of `carried`.
+        own: condensed rows, of this tick among others.
+        tick: number of the tick.
+    """
+    mine = own["tick"] == tick
+    code, known = own["code"][mine], own["weight"][mine] > 0
+    by_code = np.argsort(code)
+    rows = np.flatnonzero(chosen.any(axis=1))
+    taken = chosen[rows]
+    if len(code):
+        place = by_code[np.minimum(np.searchsorted(code[by_code], slow["code"][rows]), len(code) - 1)]
+        taken = taken & ~(known[place] & (code[place] == slow["code"][rows])[:, None])
+        rows, taken = rows[taken.any(axis=1)], taken[taken.any(axis=1)]
+    return {
+        **{name: slow[name][rows] for name in FIRST},
+        "tick": np.full(len(rows), tick),
+        "weight": np.where(taken, slow["weight"][rows], 0.0),
+        "weighted": np.where(taken, slow["weighted"][rows], 0.0),
+        "hit": slow["hit"][rows] & taken,
+        "count": np.zeros((len(rows), 1), np.uint32),
+    }
+
+
 def group(metrics: Mapping[str, np.ndarray], kinds: Mapping[str, np.ndarray], tick_s: int) -> Grouped:
     """Values from sums that `condense` made.
 
     Args:
-        metrics: of `samples`, with "user" (row,), the position in the order of pseudonyms.
+        metrics: of `samples`, with "user" (row,), the position in the order of pseudonyms; a row a series.
         kinds: of `events`, likewise.
         tick_s: seconds of a tick.
     """
@@ -108,17 +166,25 @@ def group(metrics: Mapping[str, np.ndarray], kinds: Mapping[str, np.ndarray], ti
     keys, row = np.unique(np.concatenate([_key(part) for part in rows]), return_inverse=True)
     of_metrics, of_kinds = row[: len(metrics["tick"])], row[len(metrics["tick"]) :]
     groups = len(keys)
-    values = np.full((groups, metrics["weight"].shape[1]), np.nan, np.float32)
     known = metrics["weight"] > 0
-    values[of_metrics] = np.divide(
-        metrics["weighted"], metrics["weight"], out=np.full(known.shape, np.nan), where=known
-    )
+    means = np.divide(metrics["weighted"], metrics["weight"], out=np.full(known.shape, np.nan), where=known)
+    values = np.full((groups, means.shape[1]), np.nan, np.float32)
     saturated = np.zeros(values.shape, bool)
-    saturated[of_metrics] = metrics["hit"]
+    counts = np.zeros((2, groups), np.uint32)
+    series = np.bincount(of_metrics, minlength=groups)
+    if series.max(initial=0) <= 1:
+        values[of_metrics], saturated[of_metrics] = means, metrics["hit"]
+        counts[0, of_metrics] = metrics["count"][:, 0]
+    else:
+        for metric in range(means.shape[1]):
+            rows = known[:, metric]
+            place = np.unique(of_metrics[rows])
+            values[place, metric] = np.bincount(of_metrics[rows], means[rows, metric], groups)[place]
+            saturated[of_metrics[metrics["hit"][:, metric]], metric] = True
+        counts[0] = np.bincount(of_metrics, metrics["count"][:, 0], groups)
     amounts = np.zeros((groups, kinds["amounts"].shape[1]))
     amounts[of_kinds] = kinds["amounts"]
-    counts = np.zeros((2, groups), np.uint32)
-    counts[0, of_metrics], counts[1, of_kinds] = metrics["count"][:, 0], kinds["count"][:, 0]
+    counts[1, of_kinds] = kinds["count"][:, 0]
     return Grouped(
         tick=keys >> _CODE_BITS,
         user=keys & ((1 << _CODE_BITS) - 1),

@@ -152,26 +152,29 @@ class Selected:
     Attributes:
         forecasts: (user, metric, step).
         rows: (row,) which users; None: all.
+        metrics: (metric,) which metrics; None: all.
     """
 
     forecasts: QuantileFunction
     rows: NDArray[np.intp] | None = None
+    metrics: NDArray[np.intp] | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
         """(row, metric, step)."""
-        if self.rows is None:
-            return self.forecasts.shape
-        return len(self.rows), *self.forecasts.shape[1:]
+        users, metrics, *steps = self.forecasts.shape
+        rows = users if self.rows is None else len(self.rows)
+        return rows, metrics if self.metrics is None else len(self.metrics), *steps
 
     def __getitem__(self, index: Any) -> QuantileFunction:
         """Slice of the rows."""
-        return self.forecasts[index if self.rows is None else self.rows[index]]
+        chosen = self.forecasts[index if self.rows is None else self.rows[index]]
+        return chosen if self.metrics is None else chosen[:, self.metrics]
 
     def where(self, chosen: NDArray[np.bool_]) -> Selected:
         """Those of the rows that are chosen, (row)."""
         rows = np.flatnonzero(chosen)
-        return Selected(self.forecasts, rows if self.rows is None else self.rows[rows])
+        return Selected(self.forecasts, rows if self.rows is None else self.rows[rows], self.metrics)
 
 
 QUANTILE_BLOCK: Final = 8_192  # users at once: 8,192 × 24 × 4 bytes are 0.8 MB an array

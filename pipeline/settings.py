@@ -3,7 +3,7 @@
 import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
@@ -15,6 +15,8 @@ _JSON = {
     "event_attributes": ("a JSON list of keys", '["plan", "country"]'),
 }
 """Settings of several values: what is wanted, and an example."""
+LIVE_LATENESS_S: Final = 35
+"""Of a live installation by default: producers that flush every 30 s, and 5 s for the way and for clocks."""
 
 
 class Settings(BaseSettings):
@@ -37,8 +39,9 @@ class Settings(BaseSettings):
     """Where the embedded broker, the local provider and generated keys keep their files."""
 
     tick_s: int = Field(default=60, ge=1, le=3600)
-    lateness_s: int = Field(default=0, ge=0)
-    """How far event time must have passed a tick's end before its frame closes."""
+    lateness_s: int | None = Field(default=None, ge=0, le=300)
+    """How far event time must have passed a tick's end before its frame closes. None: LIVE_LATENESS_S, and 0 in a
+    replay (`event_time`), which promises after each tick that nothing older follows."""
     idle_s: float = Field(default=10.0, gt=0)
     """A live partition without records for so long by the wall clock gets a watermark record."""
     max_age_s: float = Field(default=7 * 86400.0, gt=0)
@@ -97,6 +100,13 @@ class Settings(BaseSettings):
                 text = str(value) if isinstance(value, str | Path) else json.dumps(value)
                 variables[f"LEADTIME_{name.upper()}"] = text
         return variables
+
+    @property
+    def allowed_lateness_s(self) -> int:
+        """Seconds by which event time must have passed a tick's end before its frame closes."""
+        if self.lateness_s is not None:
+            return self.lateness_s
+        return 0 if self.event_time else LIVE_LATENESS_S
 
     @property
     def group(self) -> str:

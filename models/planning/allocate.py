@@ -60,7 +60,8 @@ class Plan:
     metric and step (in seconds) that set the count, None where the policy's minimum does; margin: what demand's and
     supply's risk cost, None without a usable offer; sum_of_users: what users' own 99 % would take, None = not known;
     excluded: offers that failed and were not bought more of, with why; mode: that applies,
-    the policy's or an earlier one; promotion: None without gates.
+    the policy's or an earlier one; promotion: None without gates; completeness: share of the app's telemetry that the
+    plan is made from; unreported: governed metrics that nobody reported.
     """
 
     confidence_asked: float
@@ -83,6 +84,8 @@ class Plan:
     excluded: Mapping[str, str] = field(default_factory=dict[str, str])
     mode: str = "shadow"
     promotion: Promotion | None = None
+    completeness: float = 1.0
+    unreported: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -112,6 +115,11 @@ class DecisionContext:
     def replicas(self, demand: NDArray[np.floating[Any]], policy: Policy) -> NDArray[np.int32]:
         """Whole replicas (...) that a demand (..., metric) needs."""
         return replicas(load(demand, self.metrics, policy), policy)
+
+    def reported(self, policy: Policy) -> Telemetry:
+        """`telemetry` with the governed metrics that nobody reported."""
+        known = {name for name, usage in zip(self.metrics, self.usage, strict=True) if not math.isnan(usage)}
+        return replace(self.telemetry, unreported=tuple(m for m in policy.governed if m not in known))
 
     def governed(self, policy: Policy) -> list[int]:
         """Indices of the policy's governed metrics in `metrics`."""
@@ -167,6 +175,7 @@ def allocate(
             policy, before, context.metrics, context.usage, context.saturated, context.tick
         )
         policy = replace(policy, mode=promotion.mode)
+    context = replace(context, telemetry=context.reported(policy))
     situation = _situation(context, offers, observed, policy, memory.get("failing", {}), requested)
     levels, excluded = () if draft else COST_LEVELS, situation.excluded
     choice = choose(situation.market, policy, situation.confidence, levels, excluded, alternatives=not draft)
@@ -258,10 +267,12 @@ def _plan(
         reactive_floor=0,
         alternatives=_alternatives(choice, confidence) if usable else (),
         guardrails=guardrails,
-        feasible=usable and planned >= confidence,
+        feasible=usable and planned >= confidence and not context.telemetry.missing(policy),
         reason="; ".join((reason, *situation.notes, *choice.notes, *_beyond(policy, fleet, guardrails))),
         excluded=situation.excluded,
         mode=policy.mode,
+        completeness=context.telemetry.completeness,
+        unreported=context.telemetry.unreported,
     )
 
 
@@ -298,7 +309,7 @@ def _followed(gates: dict[str, Any], situation: _Situation, plan: Plan, requeste
     requested: confidence that the policy asks for.
     """
     context, window = situation.context, situation.market.window.steps
-    if not context.telemetry.reporting:
+    if context.telemetry.missing(situation.policy):
         return gates
     metrics, curve = context.governed(situation.policy), plan.required
     if situation.confidence != requested:
@@ -308,11 +319,17 @@ def _followed(gates: dict[str, Any], situation: _Situation, plan: Plan, requeste
 
 
 def promised(
-    offers: Sequence[Offer], policy: Policy, steps_s: Sequence[int], metrics: Sequence[str]
+    offers: Sequence[Offer],
+    policy: Policy,
+    steps_s: Sequence[int],
+    metrics: Sequence[str],
+    actuation_s: float = 0.0,
 ) -> tuple[slice, list[int]]:
     """Forecast steps that a plan's promise covers, and indices of the governed metrics, as `allocate` takes them."""
     usable = [offer for offer in offers if why_unusable(offer, policy) is None]
-    return window(usable, steps_s).steps, [metrics.index(name) for name in governed(metrics, policy)]
+    return window(usable, steps_s, actuation_s).steps, [
+        metrics.index(name) for name in governed(metrics, policy)
+    ]
 
 
 def _fleet(
@@ -401,6 +418,13 @@ def _alternatives(choice: Choice, confidence: float) -> tuple[Alternative, ...]:
 
 def _reason(situation: _Situation, best: Purchase, planned: float, guardrails: Sequence[str]) -> str:
     """One line: what was done and, where the promise is not met, why."""
+    telemetry = situation.context.telemetry
+    if telemetry.missing(situation.policy):
+        nobody = f"nobody reported {' or '.join(telemetry.unreported)}, which the policy governs"
+        why = nobody if telemetry.reporting else "no user of the app reported"
+        return (
+            f"missing_telemetry: {why}; demand is not known: what was commanded stands, the minimum at least"
+        )
     if not situation.usable:
         refused = "; ".join(
             f"{offer}: {why}" for offer, why in sorted(situation.refused.items()) if why is not None

@@ -2,9 +2,11 @@
 
 In order, each naming itself where it acts:
 
-1. `paused`, `missing_telemetry`: what is commanded stands.
+1. `paused`, `missing_telemetry`: what is commanded stands. Telemetry is missing where no user reported, or nobody
+   reported any governed metric.
 2. `idle`: after `idle_after_s` of reported zeros, and only where the minimum is 0, nothing is needed.
-3. `doubtful_telemetry`, `scale_down_never`: nothing shrinks.
+3. `missing_telemetry`, `incomplete_telemetry`, `doubtful_telemetry`, `scale_down_never`: nothing shrinks. Telemetry is
+   missing in part where nobody reported one of the governed metrics, incomplete where records of the app were refused.
 4. `hold_time`: replicas are not released below the largest number desired within the last `hold_s`.
 5. `churn`: savings under the threshold are not worth a change, if what runs holds the promise.
 6. `max_up`, `max_down`, `canary`: the change per tick is bounded.
@@ -35,6 +37,9 @@ from models.capacity import Policy
 # Of an app's known users, the share that must have reported for a release: with fewer, quiet cannot be told from
 # loss. A lost partition of 8 takes 12 %, which must be noticed; single missing samples take less.
 REPORTING_SHARE: Final = 0.9
+# Of an app's records, the share that must have been used for a release: a lost user of a thousand must be noticed; a
+# straggler in ten thousand, which large installations always have, must not keep capacity for ever.
+COMPLETE_SHARE: Final = 0.999
 CANARY_SHARE: Final = 0.1  # of the instances may change in a tick, and at least one: a mistake costs a tenth
 CENT: Final = 1e-6  # money's least digit in records: less than that is a rounding
 
@@ -44,11 +49,28 @@ Rail = tuple[str, Callable[[Counts], Counts]]  # its name, and the counts that i
 
 @dataclass(frozen=True)
 class Telemetry:
-    """Reports of an app in the tick: users that reported, users known, whether all reported zero."""
+    """Reports of an app in the tick.
+
+    reporting, known: users that reported, and users known; idle: whether all reported zero; used: share of the app's
+    records that was not refused, 0 to 1; unreported: governed metrics that nobody reported; usual: whether one governed
+    metric that is reported suffices, as of a policy that nobody wrote for the app
+    """
 
     reporting: int
     known: int
     idle: bool = False
+    used: float = 1.0
+    unreported: tuple[str, ...] = ()
+    usual: bool = False
+
+    def missing(self, policy: Policy) -> bool:
+        """Whether nothing is known of demand: no user reported, or none of the governed metrics is reported."""
+        return self.reporting == 0 or set(self.unreported) >= set(policy.governed)
+
+    @property
+    def completeness(self) -> float:
+        """Least of the share of records that were used and that of known users that reported."""
+        return min(self.used, self.reporting / self.known if self.known else 1.0)
 
 
 @dataclass(frozen=True)
@@ -127,7 +149,7 @@ def guard(
     commanded = {o: int(memory.get("counts", {}).get(o, running[o])) for o in fleet.offers}
     if policy.mode == "paused":
         return Guarded(commanded, ("paused",), dict(memory))
-    if telemetry.reporting == 0:
+    if telemetry.missing(policy):
         return _silent(commanded, fleet, policy, memory)
 
     acted: list[str] = []
@@ -140,9 +162,8 @@ def guard(
         need = replace(need, floor=0, needed_now=0)
         acted.append("idle")
     history = _remember(memory.get("desired", []), now_s, fleet.replicas(counts), policy.hold_s)
-    doubtful = telemetry.reporting < REPORTING_SHARE * telemetry.known
     rails = (
-        *_release_rails(fleet, policy, need, doubtful=doubtful, held=int(history[0][1])),
+        *_release_rails(fleet, policy, need, telemetry, held=int(history[0][1])),
         *_change_rails(fleet, policy),
         ("grow_before_shrink", lambda c: _grown_before_shrunk(c, fleet, need.needed_now)),
         ("reactive_floor", lambda c: _raised(c, fleet, need.floor)),
@@ -176,13 +197,14 @@ def _silent(commanded: Counts, fleet: Fleet, policy: Policy, memory: Mapping[str
 
 
 def _release_rails(
-    fleet: Fleet, policy: Policy, need: PresentNeed, *, doubtful: bool, held: int
+    fleet: Fleet, policy: Policy, need: PresentNeed, telemetry: Telemetry, *, held: int
 ) -> Iterator[Rail]:
-    """What may be released.
-
-    doubtful: too few users have reported; held: most replicas desired within the hold time.
-    """
-    if doubtful:
+    """What may be released; held: most replicas desired within the hold time."""
+    if telemetry.unreported and not telemetry.usual:
+        yield "missing_telemetry", lambda c: _only_grown(c, fleet)
+    if telemetry.used < COMPLETE_SHARE:
+        yield "incomplete_telemetry", lambda c: _only_grown(c, fleet)
+    if telemetry.reporting < REPORTING_SHARE * telemetry.known:
         yield "doubtful_telemetry", lambda c: _only_grown(c, fleet)
     if policy.scale_down == "never":
         yield "scale_down_never", lambda c: _only_grown(c, fleet)

@@ -118,7 +118,16 @@ def read(
     lengths = {parts[0]["tick_s"] for shard_frames in frames.values() for parts in shard_frames.values()}
     if len(lengths) > 1:
         raise UsageError(f"the window has ticks of {' and '.join(map(str, sorted(lengths)))} s: choose one")
-    settings = settings.model_copy(update={"partitions": len(numbers), "tick_s": lengths.pop()})
+    tick_s = lengths.pop()
+    # plans come so much later than their ticks end, which they take into account
+    lateness_s = {
+        int(parts[0]["watermark"].timestamp()) - (tick + 1) * tick_s
+        for found in frames.values()
+        for tick, parts in found.items()
+    }
+    settings = settings.model_copy(
+        update={"partitions": len(numbers), "tick_s": tick_s, "lateness_s": max(lateness_s)}
+    )
     inputs = RecordedInputs(settings, kept_ticks=EVERY).start()
     inputs.stop()
     return TopicWindow(settings, frames, inputs, dict(skipped), whole)

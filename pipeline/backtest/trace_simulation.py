@@ -19,7 +19,7 @@ from models.tick import Tick
 from pipeline.backtest.forecasts import AppForecast, ForecastSource
 from pipeline.backtest.job import Arrays, Job
 from pipeline.backtest.simulation import Simulation
-from pipeline.stages.allocator.decide import AppState, AppTotals, Decide, decision, observe
+from pipeline.stages.allocator.decide import AppState, AppTotals, Decide, Terms, decision, observe
 
 
 class TraceSimulation(Simulation):
@@ -66,7 +66,7 @@ class TraceSimulation(Simulation):
             offers=first.offers,
             policy=first.policy,
             tick=Tick(tick, job.tick_s),
-            seed=job.seed,
+            terms=Terms(job.seed),
         )
 
     def blocks(self) -> Arrays:

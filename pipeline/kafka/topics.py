@@ -26,6 +26,7 @@ class Topic:
             ticks again and must find the versions that it used then.
         retention_bytes: of one partition, where it is bounded by size as well.
         max_message_bytes: what the broker takes.
+        stamped: whether the broker stamps messages, with the time of their arrival.
     """
 
     schemas: tuple[str, ...]
@@ -35,6 +36,7 @@ class Topic:
     compaction_lag_ms: int = DAY_MS
     retention_bytes: int | None = None
     max_message_bytes: int = 1024 * 1024
+    stamped: bool = False
 
     def config(self) -> dict[str, str]:
         """The topic's configuration on the broker."""
@@ -43,6 +45,8 @@ class Topic:
             # The broker refuses what is stamped an hour ahead of it: a stage whose clock jumps could not write at all.
             "message.timestamp.after.max.ms": str(2**63 - 1),
         }
+        if self.stamped:
+            config["message.timestamp.type"] = "LogAppendTime"
         if self.retention_ms is None:
             config |= {"cleanup.policy": "compact", "min.compaction.lag.ms": str(self.compaction_lag_ms)}
         else:
@@ -58,11 +62,14 @@ class Topic:
 
 # Raw topics take up to 4 MiB: an absurd record (a 1 MB user id) becomes a dead letter that says so, where a
 # refusal would leave its producer stuck.
+# They are stamped by the broker: event time does not pass the time of arrival, so no producer's clock can hurry it.
 _RAW_BYTES = 4 * 1024 * 1024
 
 TOPICS: dict[str, Topic] = {
-    "telemetry.metrics": Topic(("metric", "watermark"), "app/user", max_message_bytes=_RAW_BYTES),
-    "telemetry.events": Topic(("event", "watermark"), "app/user", max_message_bytes=_RAW_BYTES),
+    "telemetry.metrics": Topic(
+        ("metric", "watermark"), "app/user", max_message_bytes=_RAW_BYTES, stamped=True
+    ),
+    "telemetry.events": Topic(("event", "watermark"), "app/user", max_message_bytes=_RAW_BYTES, stamped=True),
     "behaviour.frames": Topic(("frame",), "shard", retention_ms=30 * DAY_MS),
     "forecasts": Topic(("forecast",), "shard"),
     "forecasts.apps": Topic(("forecast",), "shard"),

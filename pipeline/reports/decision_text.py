@@ -98,6 +98,7 @@ def _promotion(plan: Record) -> Iterator[RenderableType]:
 
 def _reasons(plan: Record, referenced: Surroundings) -> Iterator[RenderableType]:
     """Sentences: binding metric, confidence kept, replicas carried by the instances, the allocator's reason."""
+    yield from _telemetry(plan)
     first, last = plan["window"]
     within = [n for step, n in zip(plan["steps"], plan["replicas"], strict=True) if first <= step <= last]
     needed = max(within, default=0)
@@ -135,6 +136,20 @@ def _reasons(plan: Record, referenced: Surroundings) -> Iterator[RenderableType]
             f"The present usage alone needs {_counted(plan['reactive_floor'], 'replica')} (the reactive floor)."
         )
     yield Text(f"In the allocator's words: {plan['reason']}.")
+
+
+def _telemetry(plan: Record) -> Iterator[RenderableType]:
+    """Sentences on what of the app's telemetry the plan lacks."""
+    if plan["unreported"]:
+        yield Text(
+            f"Nobody reported {' or '.join(plan['unreported'])}, which the policy governs, in this tick."
+        )
+    if plan["completeness"] < 1:
+        refused = ", ".join(f"{entry['records']:,} {entry['reason']}" for entry in plan["refused"])
+        yield Text(
+            f"The app's telemetry is {plan['completeness']:.1%} complete: "
+            + (f"records were refused ({refused})." if refused else "not all known users reported.")
+        )
 
 
 def _demand(plan: Record, referenced: Surroundings) -> Iterator[RenderableType]:

@@ -39,6 +39,16 @@ DROPPED = Counter(
     "What was taken and goes no further: refused records by reason, repeats, users forgotten, commands refused.",
     ["stage", "reason"],
 )
+REFUSED = Counter(
+    "leadtime_refused_total",
+    "Raw records that were refused, by app (empty: not known, or one of many) and reason.",
+    ["app", "reason"],
+)
+COMPLETENESS = Gauge(
+    "leadtime_completeness",
+    "Share of an app's telemetry that its last plan was made from: not refused, and of users that reported.",
+    ["app"],
+)
 TAKEN = Counter("leadtime_taken_total", "Messages taken.", ["stage"])
 
 STAGES: Final = ("ingest", "worker", "actuator")

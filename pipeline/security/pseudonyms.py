@@ -233,7 +233,11 @@ def _joined(app: pl.Expr, user: pl.Expr, *, scoped: bool) -> pl.Expr:
 
 
 class Directory:
-    """Codes for the users of one partition: app, pseudonym and right partition, worked out once each."""
+    """Codes for the users of one partition: app, pseudonym and right partition, worked out once each.
+
+    Where several producers, or one of several instances, report a user, each of these series has a code of its own, and
+    that of the first is the user's. Which one that is has no effect on frames.
+    """
 
     def __init__(self, partitions: int) -> None:
         self.partitions = partitions
@@ -241,6 +245,9 @@ class Directory:
         self.keys: list[str] = []
         self.apps: list[str] = []
         self.partition: list[int] = []
+        self._names: dict[str, int] = {}  # numbers of the series' names
+        self._series = np.zeros(0, np.int32)  # (code,) the number of the code's own series; -1: none yet
+        self._others: dict[tuple[int, int], int] = {}  # codes of further series, by user's code and series
         self._pseudonyms: dict[Key, list[bytes]] = {}
         self._order: tuple[Key | None, np.ndarray] = (None, np.zeros(0, np.int64))
 
@@ -255,6 +262,64 @@ class Directory:
                 self._admit(app, name, key)
             codes = [self.codes[name] for name in names]
         return np.array(codes, np.int64)
+
+    def series(self, rows: pl.DataFrame, code: np.ndarray) -> np.ndarray:
+        """(row,) code of each metric record's series: what one producer reports of one instance of the user.
+
+        Args:
+            rows: with `producer` and `instance`.
+            code: (row,) of `code`, the users'.
+        """
+        name = self._series_of(rows)
+        if len(self._series) < len(self.keys):
+            grown = np.full(2 * len(self.keys), -1, np.int32)
+            grown[: len(self._series)] = self._series
+            self._series = grown
+        fresh = np.flatnonzero(self._series[code] < 0)[::-1]
+        self._series[code[fresh]] = name[fresh]
+        others = np.flatnonzero(self._series[code] != name)
+        if len(others):
+            code = code.copy()
+            pairs = zip(code[others].tolist(), name[others].tolist(), strict=True)
+            code[others] = [self._others.get(pair) or self._admit_series(pair) for pair in pairs]
+        return code
+
+    def _series_of(self, rows: pl.DataFrame) -> np.ndarray:
+        """(row,) number of the producer and instance."""
+        producer, instance = rows["producer"], rows["instance"]
+        if rows.height and instance.null_count() == rows.height and (producer == producer[0]).all():
+            return np.full(rows.height, self._number(f"{len(producer[0].encode())}:{producer[0]}"), np.int32)
+        names = rows.select(
+            pl.concat_str(
+                pl.col("producer").str.len_bytes().cast(pl.String),
+                pl.lit(":"),
+                "producer",
+                pl.col("instance").fill_null(""),
+            )
+        ).to_series()
+        known = {name: self._number(name) for name in names.unique().to_list()}
+        return (
+            names.replace_strict(known, return_dtype=pl.Int32).to_numpy() if known else np.zeros(0, np.int32)
+        )
+
+    def _number(self, name: str) -> int:
+        return self._names.setdefault(name, len(self._names))
+
+    def _admit_series(self, pair: tuple[int, int]) -> int:
+        """A code for one more series of a user."""
+        user = pair[0]
+        code = self._others[pair] = len(self.keys)
+        self.keys.append(self.keys[user])
+        self.apps.append(self.apps[user])
+        self.partition.append(self.partition[user])
+        return code
+
+    def app_of(self, key: bytes | None) -> str:
+        """App of a message that cannot be decoded, by its key `app/user`; "" where the key does not say."""
+        text = (key or b"").decode(errors="replace")
+        if text in self.codes:
+            return self.apps[self.codes[text]]
+        return text.partition("/")[0] if "/" in text else ""
 
     def _admit(self, app: str, name: str, key: str) -> None:
         """Give a code to the identity `name`, whose partition key is `key`."""
@@ -277,6 +342,8 @@ class Directory:
         if of != key or len(order) < len(pseudonyms):
             order = np.empty(len(pseudonyms), np.int64)
             order[sorted(range(len(pseudonyms)), key=pseudonyms.__getitem__)] = np.arange(len(pseudonyms))
+            for (user, _), code in self._others.items():
+                order[code] = order[user]
             self._order = key, order
         return order
 

@@ -24,7 +24,7 @@ from pipeline.security.pseudonyms import entity, partition_of
 from pipeline.settings import Settings
 from pipeline.traces.trace_file import EVENTS, LIMIT
 from pipeline.wire.codec import DEFAULT, Codec
-from pipeline.wire.messages import END_HEADER, SHIFT_HEADER
+from pipeline.wire.messages import CLOCK_HEADER, END_HEADER, SHIFT_HEADER, produced_at, shift_of
 
 _LOG = get_logger()
 
@@ -129,7 +129,8 @@ def _lane(
         value, key = message.value() or b"", (message.key() or b"").decode(errors="replace")
         try:
             name, record = codec.decode(value)
-            ts_us = max(ts_us, int(record["ts"].timestamp() * 1e6))
+            reached_us = produced_at(message) - shift_of(message)
+            ts_us = max(ts_us, min(int(record["ts"].timestamp() * 1e6), reached_us))
             if name == "watermark":
                 continue
             key = entity(record["app"], record["user"], record.get("scope", "USER"), record.get("instance"))
@@ -183,7 +184,7 @@ class Replayer:
             return 0
         tick = first.ts_us // self.tick_us
         begun, start_us = self.clock(), tick * self.tick_us
-        headers, now_ms = self._headers(tick)
+        headers, now_ms = self._headers((tick + 1) * self.tick_us)
         self._watermarks(start_us, headers, now_ms)
 
         def advance() -> None:
@@ -193,7 +194,7 @@ class Replayer:
             progress(self.sent)
             if speed is not None:
                 self.sleep(max(0.0, begun + (tick * self.tick_us - start_us) / 1e6 / speed - self.clock()))
-            headers, now_ms = self._headers(tick)
+            headers, now_ms = self._headers((tick + 1) * self.tick_us)
 
         for item in self._chain(first, items):
             while item.ts_us >= (tick + 1) * self.tick_us:
@@ -205,7 +206,8 @@ class Replayer:
             self.sent += 1
         while last is not None and tick < last:
             advance()
-        end_us = (tick + 1) * self.tick_us + self.settings.lateness_s * 1_000_000
+        end_us = (tick + 1) * self.tick_us + self.settings.allowed_lateness_s * 1_000_000
+        headers, now_ms = self._headers(end_us)
         self._watermarks(end_us, headers | {END_HEADER: "1"}, now_ms)
         self.outputs.flush()
         progress(self.sent)
@@ -216,13 +218,13 @@ class Replayer:
         yield first
         yield from rest
 
-    def _headers(self, tick: int) -> tuple[dict[str, str], int]:
-        """How far the end of a tick lies behind the wall clock, and this clock's milliseconds.
+    def _headers(self, end_us: int) -> tuple[dict[str, str], int]:
+        """How far an event time lies behind the wall clock, by which clock, and this clock's milliseconds.
 
-        One reading for both: a clock that jumps within a tick makes no record old or early.
+        One reading for all: a clock that jumps within a tick makes no record old or early.
         """
         now_us = int(self.clock() * 1e6)
-        return {SHIFT_HEADER: str(now_us - (tick + 1) * self.tick_us)}, now_us // 1000
+        return {SHIFT_HEADER: str(now_us - end_us), CLOCK_HEADER: str(now_us)}, now_us // 1000
 
     def _watermarks(self, ts_us: int, headers: dict[str, str], now_ms: int) -> None:
         value = self.codec.encode("watermark", {"ts": ts_us})

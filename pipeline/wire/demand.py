@@ -1,15 +1,69 @@
-"""Adds up an app's scenario records over the shards of one tick."""
+"""Adds up an app's scenario records over the shards of one tick, and what of its telemetry was used and refused."""
 
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
 
+from models.aggregation import used_share
 from models.demand.scenarios import unpack
 from models.demand.turnover import Turnover
 from models.metrics import EVENT_KINDS, METRICS
 from models.planning.guardrails import REPORTING_SHARE
 from models.totals import total
 from pipeline.wire.codec import Record
+
+
+def telemetry_of(frame: list[Record]) -> list[Record]:
+    """Records of each app in a frame (its parts): used, under no reason, then refused by reason."""
+    apps = frame[0]["apps"]
+    app = np.concatenate([np.frombuffer(part["app_index"], "<u4") for part in frame])
+    used = [
+        np.bincount(app, np.concatenate([np.frombuffer(part[name], "<u4") for part in frame]), len(apps))
+        for name in ("samples", "events")
+    ]
+    return [
+        {"app": name, "reason": "", "samples": int(samples), "events": int(events)}
+        for name, samples, events in zip(apps, *used, strict=True)
+    ] + frame[0]["refused"]
+
+
+@dataclass(frozen=True)
+class TelemetryShare:
+    """What became of an app's records in a tick, over all shards.
+
+    Attributes:
+        used: share that was not refused, 0 to 1, the least of metric samples and of events.
+        refused: records by reason, the most frequent first.
+    """
+
+    used: float = 1.0
+    refused: tuple[tuple[str, int], ...] = ()
+
+    @classmethod
+    def of(cls, app: str, telemetry: Iterable[Record]) -> "TelemetryShare":
+        """From the entries that the shards' markers have.
+
+        Entries without an app are refused records of apps that have no entry of their own: of any of them.
+        """
+        used, refused, reasons = np.zeros(2), np.zeros(2), Counter[str]()
+        listed, of_others = False, list[Record]()
+        for entry in telemetry:
+            if entry["app"] == app and not entry["reason"]:
+                used += entry["samples"], entry["events"]
+            elif entry["app"] == app:
+                listed = True
+                refused += entry["samples"], entry["events"]
+                reasons[entry["reason"]] += entry["samples"] + entry["events"]
+            elif not entry["app"]:
+                of_others.append(entry)
+        if not listed:
+            for entry in of_others:
+                refused += entry["samples"], entry["events"]
+                reasons[entry["reason"]] += entry["samples"] + entry["events"]
+        ranked = sorted(reasons.items(), key=lambda item: (-item[1], item[0]))
+        return cls(used_share(used, refused), tuple(ranked))
 
 
 @dataclass(frozen=True)
@@ -25,6 +79,7 @@ class Demand:
         user_quantiles: (step, metric) float64, sum of every user's own 99 % quantile; None = a shard did not say.
         turnover: what users that are silent, went and came last used.
         share: (METRICS) of the users' demand that counts; less than 1 where silent users were replaced.
+        records: of the app's telemetry that was used.
     """
 
     scenarios: np.ndarray
@@ -37,11 +92,13 @@ class Demand:
     user_quantiles: np.ndarray | None = None
     turnover: Turnover = field(default_factory=Turnover.none)
     share: np.ndarray = field(default_factory=lambda: np.ones(len(METRICS)))
+    records: TelemetryShare = TelemetryShare()
 
     @property
     def representative(self) -> bool:
-        """Whether enough users reported for the usage to be the app's: else its total counts as missing."""
-        return self.reporting > 0 and self.reporting >= REPORTING_SHARE * self.users
+        """Whether enough users and records were there for the usage to be the app's: else its total is missing."""
+        enough = self.reporting >= REPORTING_SHARE * self.users and self.records.used >= REPORTING_SHARE
+        return self.reporting > 0 and enough
 
     @property
     def idle(self) -> bool:

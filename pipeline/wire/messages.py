@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Protocol
 
 from pipeline.wire.codec import Record
@@ -100,6 +101,10 @@ def letter_key(letter: Record) -> str:
 SHIFT_HEADER = "shift_us"
 """Header in which a replay says how far its event times lie behind the wall clock; no replay: no header."""
 
+CLOCK_HEADER = "clock_us"
+"""Header in which a replay says by which wall clock it reckoned the shift: when the message was produced, also where
+the broker stamps messages itself."""
+
 END_HEADER = "replay_end"
 """Header of the last watermark that a replay writes into a partition: no event time will pass after it."""
 
@@ -112,6 +117,19 @@ def shift_of(message: Received) -> int:
         return int(header_of(message, SHIFT_HEADER) or 0)
     except ValueError:  # UnicodeDecodeError is one
         return 0
+
+
+def produced_at(message: Received) -> int:
+    """When a message was produced, microseconds since 1970: by Kafka's timestamp, or a replay's CLOCK_HEADER.
+
+    Kafka's timestamp has milliseconds: the last microsecond of it is meant. Where a topic stamps by append time, no
+    producer's clock is in it.
+    """
+    if message.headers():
+        with suppress(ValueError):  # UnicodeDecodeError is one
+            if clock := header_of(message, CLOCK_HEADER):
+                return int(clock)
+    return message.timestamp()[1] * 1000 + 999
 
 
 MESSAGE_BYTES = 512 * 1024

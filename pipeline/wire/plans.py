@@ -20,7 +20,9 @@ LIFETIME_S = 600.0
 """A command that was not applied within two of the longest ticks is stale: the next plan knows better."""
 GUARD_RAILS: Final = {
     "paused": "The policy is paused: what was commanded before stands.",
-    "missing_telemetry": "No user of the app reported in this tick: silence is not zero, so what was commanded stands.",
+    "missing_telemetry": "Nobody of the app reported (some of) the governed metrics in this tick: silence is not zero, "
+    "so nothing shrinks, and what was commanded stands where none was reported.",
+    "incomplete_telemetry": "Records of the app were refused: demand is more than is known of it, nothing shrinks.",
     "idle": "Every user has reported zero for as long as the policy asks (idle_after_s): nothing is needed.",
     "doubtful_telemetry": "Under nine in ten of the known users reported: quiet cannot be told from loss, nothing "
     "shrinks.",
@@ -81,6 +83,7 @@ class PlanContext:
         observed: records `capacity_observed` by offer, from which the plan started.
         seed: of the installation.
         currency: of all amounts, ISO code.
+        refused: the app's records that were refused since the tick before, by reason.
     """
 
     app: str
@@ -93,6 +96,7 @@ class PlanContext:
     observed: Mapping[str, Record]
     seed: int
     currency: str
+    refused: Sequence[tuple[str, int]] = ()
 
 
 def plan_record(plan: Plan, context: PlanContext, shares: Mapping[str, float]) -> Record:
@@ -141,6 +145,9 @@ def plan_record(plan: Plan, context: PlanContext, shares: Mapping[str, float]) -
         "promotion": _promotion(plan),
         "excluded": [{"offer_id": o, "reason": why} for o, why in sorted(plan.excluded.items())],
         "sum_of_users": None if plan.sum_of_users is None else _level(plan.sum_of_users),
+        "completeness": plan.completeness,
+        "refused": [{"reason": reason, "records": records} for reason, records in context.refused],
+        "unreported": list(plan.unreported),
     }
 
 

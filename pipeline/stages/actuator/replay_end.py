@@ -34,4 +34,4 @@ def last_tick(settings: Settings) -> int | None:
             ends_us.append(int(record["ts"].timestamp() * 1e6))
     if len(ends_us) < len(RAW) * settings.partitions:
         return None
-    return (min(ends_us) // 1_000_000 - settings.lateness_s) // settings.tick_s - 1
+    return (min(ends_us) // 1_000_000 - settings.allowed_lateness_s) // settings.tick_s - 1

@@ -26,6 +26,7 @@ from models.tick import Tick
 from pipeline.inputs.store import SideInputs
 from pipeline.kafka import reader
 from pipeline.logs import get_logger
+from pipeline.runtime import metrics
 from pipeline.runtime.fenced_state import Publish
 from pipeline.security.pseudonyms import PSEUDONYM_BYTES
 from pipeline.security.signing_keys import SigningKey
@@ -35,11 +36,13 @@ from pipeline.stages.allocator.barrier import Barrier
 from pipeline.stages.allocator.decide import AppState
 from pipeline.wire import currencies, plans, policies
 from pipeline.wire.codec import Codec, Record
-from pipeline.wire.demand import Demand
+from pipeline.wire.demand import Demand, TelemetryShare
 from pipeline.wire.forecasts import forecast_records
 
 REPLAY_WAIT_S = 3600.0
 """Longest wait of a replay for an observation: an actuator that restarts is back within seconds."""
+QUIET_S = 600
+"""Trouble with an app's telemetry that has not been there for so long begins anew where it comes back."""
 _LOG = get_logger()
 
 
@@ -51,6 +54,7 @@ class PlanRequest:
         member: the app as `models.planning.groups` takes it.
         decide: allocates the app's scenarios.
         users: of which a forecast exists.
+        refused: the app's records that were refused since the tick before, by reason.
         budget: of the whole group, per hour; None: unlimited.
         metrics: that are forecast.
         prices: records by offer.
@@ -63,6 +67,7 @@ class PlanRequest:
     member: groups.Member
     decide: planning.Decide
     users: int
+    refused: tuple[tuple[str, int], ...]
     budget: float | None
     metrics: tuple[str, ...]
     prices: dict[str, Record]
@@ -105,6 +110,7 @@ class Allocator:
         self.noticed: int | None = None
         self.waiting: tuple[int, bool, float, float] | None = None
         self.warned: set[tuple[str, str]] = set()
+        self.troubled: dict[tuple[str, str], int] = {}
 
     @property
     def done(self) -> int:
@@ -154,6 +160,7 @@ class Allocator:
                 self.publish("hold.notices", "hold_notice", notice, partition=self.shard, key=group)
 
     def _plan(self, tick: int, scenarios: Mapping[str, list[Record]]) -> None:
+        telemetry = self.barrier.telemetry.pop(tick, [])
         demands = {app: Demand.of(parts) for app, parts in scenarios.items()}
         for app, parts in scenarios.items():
             if app not in self.apps:
@@ -164,6 +171,7 @@ class Allocator:
         now = Tick(tick, self.tick_s)
         for app in self.apps.keys() - demands.keys():  # no user reported: what is commanded stands
             demands[app] = Demand.silent(self.apps[app].metrics, len(now.steps_s))
+        demands = {app: replace(d, records=TelemetryShare.of(app, telemetry)) for app, d in demands.items()}
         for app, kept in self.apps.items():
             after, demands[app] = planning.settled(kept.reconciled, demands[app], self.tick_s)
             kept.reconciled = kept.reconciled | after
@@ -236,7 +244,9 @@ class Allocator:
             offers=offers,
             policy=policy,
             tick=at,
-            seed=self.settings.seed,
+            terms=planning.Terms(
+                self.settings.seed, self.settings.allowed_lateness_s, usual=policy_record["version"] == 0
+            ),
         )
         capacity = {offer: policies.observed_of(record) for offer, record in observed.items()}
         member = groups.Member(
@@ -258,7 +268,17 @@ class Allocator:
         }
         budget = None if shared is None else policies.policy_of(shared).budget
         return PlanRequest(
-            member, decide, demand.users, budget, demand.metrics, prices, observed, before, versions, currency
+            member=member,
+            decide=decide,
+            users=demand.users,
+            refused=demand.records.refused,
+            budget=budget,
+            metrics=demand.metrics,
+            prices=prices,
+            observed=observed,
+            before=before,
+            versions=versions,
+            currency=currency,
         )
 
     def _publish_plan(self, app: str, request: PlanRequest, decided: groups.Decision, tick: Tick) -> None:
@@ -276,6 +296,7 @@ class Allocator:
             observed=request.observed,
             seed=self.settings.seed,
             currency=request.currency,
+            refused=request.refused,
         )
         record = plans.plan_record(plan, context, decided.shares)
         issued = plans.command_records(
@@ -285,8 +306,28 @@ class Allocator:
         for command in issued:
             self.publish("commands", "command", command, partition=self.shard, key=command["target"]["ref"])
         self.publish("plans", "plan", record, partition=self.shard, key=app)
+        self._warn_of_telemetry(app, record, tick)
         if not plan.feasible or "minimum_beyond_maximum" in plan.guardrails:
             self._warn(app, "policy cannot be met", plan.reason, tick.number)
+
+    def _warn_of_telemetry(self, app: str, plan: Record, tick: Tick) -> None:
+        """Show an app's completeness as a metric, and warn when records begin to be refused, or a metric to be missing.
+
+        It begins again after QUIET_S without.
+        """
+        metrics.COMPLETENESS.labels(app).set(plan["completeness"])
+        refused = ", ".join(f"{entry['records']:,} {entry['reason']}" for entry in plan["refused"])
+        unreported = () if plan["versions"]["policy"].endswith("@0") else plan["unreported"]
+        for event, what in (
+            ("telemetry is incomplete", refused),
+            ("governed metric is not reported", " and ".join(unreported)),
+        ):
+            if what:
+                last = self.troubled.get((app, event))
+                self.troubled[app, event] = tick.number
+                if last is None or (tick.number - last) * tick.length_s > QUIET_S:
+                    share = round(plan["completeness"], 4)
+                    _LOG.warning(event, app=app, tick=tick.number, of=what, completeness=share)
 
     def _warn(self, app: str, event: str, reason: str, tick: int) -> None:
         """Log a warning once per app and reason; reasons that differ only in their numbers count as the same."""
@@ -329,6 +370,7 @@ class Allocator:
         if pinned is not None:
             return self.inputs.observed(app, pinned["observed_tick"] + 1)
         if not self.settings.event_time:
+            tick += self.settings.allowed_lateness_s // self.tick_s  # planned so much later than it ends
             self.inputs.wait_observed(app, tick - 1, self.settings.observation_wait_s)
         elif not kept.managed:
             return {}

@@ -22,6 +22,7 @@ class Barrier:
         latest: the newest marker's tick, by shard.
         pending: by tick and app, the parts by (shard, part).
         sent: by tick, what markers say was sent here: (shard, app).
+        telemetry: by tick, what markers say of apps' records that were used and refused.
     """
 
     partitions: int
@@ -32,6 +33,7 @@ class Barrier:
     )
 
     sent: dict[int, set[tuple[int, str]]] = field(default_factory=dict[int, set[tuple[int, str]]])
+    telemetry: dict[int, list[Record]] = field(default_factory=dict[int, list[Record]])
 
     def add(self, name: str, record: Record) -> bool:
         """Add a scenario or marker record; False for a repeat, and for a tick that was planned already."""
@@ -44,6 +46,7 @@ class Barrier:
                 return False
             self.latest[shard] = tick
             self.sent.setdefault(tick, set()).update((shard, app) for app in record["apps"])
+            self.telemetry.setdefault(tick, []).extend(record["telemetry"])
             return True
         parts = apps.setdefault(record["app"], {})
         if (shard, record["part"]) in parts:

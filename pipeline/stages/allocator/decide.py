@@ -94,6 +94,21 @@ def settled(state: State, demand: Demand, tick_s: int) -> tuple[State, Demand]:
     return after, replace(demand, users=demand.reporting + silent, share=share)
 
 
+@dataclass(frozen=True)
+class Terms:
+    """What a decision depends on beside demand, offers and policy.
+
+    Attributes:
+        seed: of the installation.
+        actuation_s: from a tick's end until its plan is there.
+        usual: whether one governed metric that is reported suffices (`models.planning.guardrails.Telemetry`).
+    """
+
+    seed: int
+    actuation_s: float = 0.0
+    usual: bool = False
+
+
 def together(states: Sequence[State]) -> State:
     """The behaviour model's states (1, ...) of several apps' totals as one state (app, ...)."""
     return {name: np.concatenate([state[name] for state in states]) for name in states[0]}
@@ -140,7 +155,7 @@ def decision(
     offers: Sequence[Offer],
     policy: Policy,
     tick: Tick,
-    seed: int,
+    terms: Terms,
 ) -> Decide:
     """Reconcile an app's scenarios with the forecast of its total, and bind them to `allocate`.
 
@@ -152,14 +167,14 @@ def decision(
         offers: their start-up times give the steps that the promise covers.
         policy: gives the governed metrics and the confidence.
         tick: that is planned.
-        seed: of the installation.
+        terms: of the installation, and of the policy's origin.
 
     Returns:
         `allocate` with all but `offers`, `observed`, `policy`, `memory` and what is optional.
     """
     kept.metrics = demand.metrics
     index = [METRICS.index(metric) for metric in demand.metrics]
-    window, governed = promised(offers, policy, tick.steps_s, demand.metrics)
+    window, governed = promised(offers, policy, tick.steps_s, demand.metrics, terms.actuation_s)
     scenarios, kept.reconciled = reconciliation.reconcile(
         turnover.lessened(demand.scenarios, demand.share[index]),
         total[index],
@@ -180,11 +195,14 @@ def decision(
         steps_s=tick.steps_s,
         usage=demand.usage[index],
         saturated=demand.saturated[index],
-        telemetry=Telemetry(demand.reporting, demand.users, idle=demand.idle),
+        telemetry=Telemetry(
+            demand.reporting, demand.users, idle=demand.idle, used=demand.records.used, usual=terms.usual
+        ),
         now_s=tick.end_s,
-        seed=seed,
+        seed=terms.seed,
         app=kept.name.encode(),
         tick=tick.number,
+        actuation_s=terms.actuation_s,
         user_quantiles=None if demand.user_quantiles is None else demand.user_quantiles * demand.share[index],
     )
     return partial(allocate, context)

@@ -11,35 +11,53 @@ partition publishes the same frames under the same numbers; consumers drop them.
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import compress
 
 import numpy as np
 import polars as pl
-from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
+from confluent_kafka import TIMESTAMP_CREATE_TIME, Consumer, KafkaError, Message, TopicPartition
 
 from models import aggregation
 from models.aggregation import Columns
 from models.metrics import EVENT_KINDS, METRICS
+from models.telemetry_rules import MAX_ID_BYTES
 from pipeline.errors import Unreachable
 from pipeline.kafka import reader, topics
 from pipeline.kafka.producer import Outputs
 from pipeline.kafka.topics import RAW
+from pipeline.logs import get_logger
 from pipeline.runtime import metrics as telemetry
 from pipeline.runtime.metrics import Vitals
 from pipeline.runtime.steady_clock import Steady
 from pipeline.security.pseudonyms import PSEUDONYM_BYTES, Directory, Key, KeyRing
 from pipeline.settings import Settings
 from pipeline.stages.ingest import validation
-from pipeline.stages.ingest.tick_windows import Frame, PartitionWindows, TopicStream
+from pipeline.stages.ingest.tick_windows import LATE, NEVER, Frame, PartitionWindows, Refusal, TopicStream
 from pipeline.wire.batch_decoder import decode_batch
 from pipeline.wire.codec import Codec, Record
-from pipeline.wire.messages import MESSAGE_BYTES, Received, dead_letter, letter_key, position_of, shift_of
+from pipeline.wire.messages import (
+    MESSAGE_BYTES,
+    Received,
+    dead_letter,
+    letter_key,
+    position_of,
+    produced_at,
+    shift_of,
+)
 
+LABELS = 500
+"""Apps and reasons that refused records are counted and logged under, at most: names come from producers."""
+AHEAD = "timestamp-ahead"
+QUIET_S = 600
+"""Refusals that have not happened for so long begin anew where they come back."""
+_LOG = get_logger()
 RECORD = {"telemetry.metrics": "metric", "telemetry.events": "event"}
 BATCH = 20_000
 ATTRIBUTES = 256
 """Attribute values of a frame at most: 256 of the longest are 40 KB, a tenth of a message."""
+REFUSED_BYTES = 32 * 1024
+"""Of a frame's refusals, some thousand apps' and reasons' of usual names: each goes into every partition's marker."""
 
 
 class Partition:
@@ -48,7 +66,7 @@ class Partition:
     def __init__(self, number: int, settings: Settings, codec: Codec, keys: KeyRing) -> None:
         self.settings, self.codec, self.keys = settings, codec, keys
         metrics, events = (TopicStream(topic, {}) for topic in RAW)
-        self.windows = PartitionWindows(number, settings.tick_s, settings.lateness_s, metrics, events)
+        self.windows = PartitionWindows(number, settings.tick_s, settings.allowed_lateness_s, metrics, events)
         self.directory = Directory(settings.partitions)
         self.touched = dict.fromkeys(RAW, 0.0)
         self.shift_us = 0
@@ -75,10 +93,11 @@ class Partition:
         stream.next_offset = int(offset[-1]) + 1
         values = [message.value() for message in messages]
         decoded, poisons = decode_batch(self.codec, values, (RECORD[topic], "watermark"))
-        produced = np.array([message.timestamp()[1] * 1000 for message in messages])
+        produced = np.array([produced_at(message) for message in messages])
         shift = np.array([shift_of(message) for message in messages])
         self.shift_us = int(shift[-1])
         bad = {index: (poison.reason, poison.detail) for index, poison in poisons.items()}
+        whose = {index: (self.directory.app_of(messages[index].key()), NEVER) for index in bad}
 
         index: list[np.ndarray] = []
         ts: list[np.ndarray] = []
@@ -89,26 +108,54 @@ class Partition:
                 name, frame, produced[at], shift[at], self.settings.max_age_s, self.settings.max_ahead_s
             )
             good = reason == ""
+            times = frame["ts"].to_physical()
             if name != "watermark":
                 code = np.full(frame.height, -1)
                 code[good] = self.directory.code(frame.filter(good))
                 belongs = np.array([*self.directory.partition, -1])[code] == self.windows.number
                 reason[good & ~belongs] = "wrong-partition"
                 good &= belongs
-                rows = self._columns(name, frame.filter(good)) | {"code": code[good]}
+                kept, code = frame.filter(good), code[good]
+                rows = self._columns(name, kept)
+                rows["code"] = self.directory.series(kept, code) if name == "metric" else code
                 records = at[good]
+                of = zip(frame["app"].filter(~good), times.filter(~good), strict=True)
+                whose |= dict(zip(at[~good].tolist(), of, strict=True))
             details = validation.time_details(frame.filter(~good), reason[~good])
             bad |= dict(zip(at[~good].tolist(), zip(reason[~good], details, strict=True), strict=True))
             index.append(at[good])
-            ts.append(frame["ts"].to_physical().to_numpy()[good])
+            ts.append(times.to_numpy()[good])
         if index:
             place = np.concatenate(index)
             by_offset = np.argsort(place, kind="stable")
             place, when = place[by_offset], np.concatenate(ts)[by_offset]
             is_row = np.isin(place, records)
-            late = stream.add(offset[place], when, rows, is_row, self.windows)
-            bad |= dict.fromkeys(place[is_row][late].tolist(), ("late", ""))
+            late = stream.add(offset[place], when, (produced - shift)[place], rows, is_row, self.windows)
+            for i, of_row in zip(place[is_row][late].tolist(), np.flatnonzero(late).tolist(), strict=True):
+                bad[i], whose[i] = (LATE, ""), (self.directory.apps[rows["code"][of_row]], NEVER)
+        self._note_refused(stream, offset, whose, bad)
         return [dead_letter(topic, messages[i], *bad[i]) for i in sorted(bad)]
+
+    def _note_refused(
+        self,
+        stream: TopicStream,
+        offset: np.ndarray,
+        whose: Mapping[int, tuple[str, int]],
+        bad: Mapping[int, tuple[str, str]],
+    ) -> None:
+        """Note a batch's refused records whose app is known; a watermark is of none.
+
+        Args:
+            stream: of the topic.
+            offset: (message,).
+            whose: app and event time of refused records, by index; NEVER where the time is not known.
+            bad: reasons and details, by index.
+        """
+        rows = sorted(i for i, (app, _) in whose.items() if 0 < len(app.encode()) <= MAX_ID_BYTES)
+        if rows:
+            of = [(whose[i][0], str(bad[i][0])) for i in rows]
+            believed = [NEVER if bad[i][0] == AHEAD else whose[i][1] for i in rows]
+            stream.refuse(offset[rows], np.array(believed), of, self.windows)
 
     def close(self) -> list[list[Record]]:
         """Close all ticks that both streams have passed; return each frame as a list of its parts."""
@@ -179,7 +226,7 @@ class Partition:
             "apps": apps,
             "metrics": list(METRICS),
             "kinds": list(EVENT_KINDS),
-            "late": frame.late,
+            "late": sum(n for of in frame.refused for (_, reason), n in of.items() if reason == LATE),
         }
         parts: list[Record] = []
         for part in range(of):
@@ -190,6 +237,7 @@ class Partition:
                 | {
                     "part": part,
                     "attributes": self._attributes(frame) if part == 0 else [],
+                    "refused": refusals(*frame.refused) if part == 0 else [],
                     "users": users[of_rows],
                     "app_index": index[rows].tobytes(),
                     "values": groups.values[rows].T.astype("<f4").tobytes(),
@@ -201,6 +249,23 @@ class Partition:
                 }
             )
         return parts
+
+
+def refusals(samples: Counter[Refusal], events: Counter[Refusal]) -> list[Record]:
+    """Refused metric samples and event records by app and reason, in descending order.
+
+    REFUSED_BYTES at most: what is beyond counts under its reason and no app's name, as what is of no known app does.
+    """
+    both, size = samples + events, 0
+    counts: dict[Refusal, Record] = {}
+    for app, reason in sorted(both, key=lambda of: (-both[of], of)):
+        size += len(app.encode()) + len(reason) + 16
+        listed = app if size <= REFUSED_BYTES else ""
+        none = {"app": listed, "reason": reason, "samples": 0, "events": 0}
+        total = counts.setdefault((listed, reason), none)
+        total["samples"] += samples[app, reason]
+        total["events"] += events[app, reason]
+    return list(counts.values())
 
 
 class Ingest:
@@ -218,6 +283,8 @@ class Ingest:
         self.live = not settings.event_time
         self.clock = Steady()  # a watermark that comes an hour early makes an hour's records late
         self.vitals = Vitals()
+        self.own_stamps: set[str] = set()  # raw topics that were warned of
+        self.refused_at: dict[Refusal, int] = {}  # newest tick in which some were refused
         # As large as what the topic dead-letters takes.
         self.outputs = Outputs(
             settings,
@@ -272,6 +339,7 @@ class Ingest:
             partition = self.partitions[number]
             partition.touched[topic] = time.monotonic()
             self.live &= shift_of(batch[-1]) == 0
+            self._warn_of_stamps(topic, batch[-1])
             for letter in partition.take(topic, batch):
                 key = letter_key(letter)
                 self.outputs.publish("dead-letters", "dead_letter", letter, key=key, partition=number)
@@ -279,6 +347,7 @@ class Ingest:
         self.outputs.flush()
         for number in sorted({number for number, _ in batches}):
             for parts in self.partitions[number].close():
+                self._show_refused(parts[0])
                 for part in parts:
                     self.outputs.publish("behaviour.frames", "frame", part, key=str(number), partition=number)
             delay_s = time.time() - self.partitions[number].reached_s
@@ -286,6 +355,36 @@ class Ingest:
         self.outputs.flush()
         if self.live:
             self._idle()
+
+    def _warn_of_stamps(self, topic: str, message: Message) -> None:
+        """Log once where a live topic has its producers' timestamps."""
+        if self.live and message.timestamp()[0] == TIMESTAMP_CREATE_TIME and topic not in self.own_stamps:
+            self.own_stamps.add(topic)
+            _LOG.warning(
+                "producers stamp the topic: one whose clock is ahead makes the records of others late; set the topic's "
+                "message.timestamp.type to LogAppendTime",
+                topic=topics.name(topic, self.settings),
+            )
+
+    def _show_refused(self, frame: Record) -> None:
+        """Count what a frame says was refused; log each app and reason that had none for QUIET_S, at most LABELS."""
+        tick, tick_s = frame["tick"], frame["tick_s"]
+        for entry in frame["refused"]:
+            records, at = entry["samples"] + entry["events"], (entry["app"], entry["reason"])
+            if at not in self.refused_at and len(self.refused_at) >= LABELS:
+                at = ("", entry["reason"])
+            telemetry.REFUSED.labels(*at).inc(records)
+            last = self.refused_at.get(at)
+            self.refused_at[at] = tick
+            if last is None or (tick - last) * tick_s > QUIET_S:
+                _LOG.warning(
+                    "records are refused",
+                    app=at[0],
+                    reason=at[1],
+                    records=records,
+                    partition=frame["shard"],
+                    tick=tick,
+                )
 
     def _idle(self) -> None:
         """Publish a watermark to each raw partition without messages for `idle_s`, so that its ticks can close.

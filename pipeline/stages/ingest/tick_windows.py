@@ -1,20 +1,24 @@
 """Groups the raw records of one partition number into tick frames, as a function of the topics' contents alone.
 
 A `TopicStream` holds one raw topic's partition; `PartitionWindows` holds the two streams of one partition number. Event
-time of a stream is the running maximum of `ts` over its good records and watermarks, in offset order:
+time of a stream is the running maximum, over its good records and watermarks in offset order, of the lesser of `ts` and
+the time at which the message was produced: a clock that is ahead moves nobody's event time beyond the present.
 
 - a record is late iff the running maximum *before* it is at or past its tick's end plus the allowed lateness;
 - a stream has passed tick t at the first offset whose running maximum *including* it is at or past t's end plus the
   lateness: c(t). A frame closes when both streams have passed it, one frame a tick from the first, gapless;
-- to resume after frame t a stream starts at the smallest offset of a record of a later tick, or at c(t), whichever
-  is less, with the running maximum as of that offset. Read again from there, what belongs to closed ticks is
-  skipped, what was late is late again.
+- a refused record counts in the frame of its own tick, or of the first tick that its stream has not passed before it,
+  whichever is later;
+- to resume after frame t a stream starts at the smallest offset of a record of a later tick, refused ones too, of a
+  sample that tick t + 1 takes from an earlier one (`models.aggregation.carried`), or at c(t), whichever is least, with
+  the running maximum as of that offset. Read again from there, what belongs to closed ticks is skipped, what was late
+  is late again.
 
 Nothing here depends on how the records were batched, when, or by which process.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,6 +31,14 @@ from models.metrics import EVENT_KINDS, METRICS
 NEVER = -(2**63)
 Attribute = tuple[int, int, str, str]
 """Of an event: the user's code, the position of its kind, key and value."""
+Refusal = tuple[str, str]
+"""App and reason of a refused record."""
+LATE = "late"
+SLOWER = 1.05
+"""Of a tick's length, the interval from which on a sample stands for later ticks too: a measured interval that is a few
+milliseconds longer is a tick."""
+CARRIED_S = 3600.0
+"""Longest time for which a sample stands beyond its own tick: a restarted ingest reads as far back."""
 CONDENSED = 2**17
 """Rows that wait before they are condensed, and no less than there are condensed ones: the cost of a row stays the
 same, and memory is that of the users and not of their samples."""
@@ -45,7 +57,10 @@ class TopicStream:
             is the running maximum before it.
         tagged: open ticks' events that have attributes.
         passed: offsets at which the running maximum grew, and to what.
-        late: offsets of late records, from c(last closed tick) on.
+        refused: refused records, late ones too, that count in open ticks, in the order of offsets; `of` is app and
+            reason.
+        slow: samples with an interval longer than a tick, of open ticks and of those that open ticks may take them
+            from, in the order of offsets; `until` is where the interval ends.
         waiting: rows that came since `gather`.
     """
 
@@ -57,13 +72,14 @@ class TopicStream:
     first: int | None = None
     passed_offset: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
     passed_max: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
-    late: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    refused: Columns = field(default_factory=Columns)
+    slow: Columns = field(default_factory=Columns)
     waiting: list[Columns] = field(default_factory=list[Columns])
 
     @property
     def empty(self) -> bool:
-        """Whether no record of an open tick is held."""
-        return not self.waiting and not len(self.rows.get("code", ()))
+        """Whether no record of an open tick is held, nor a sample that one may take."""
+        return not self.waiting and not len(self.rows.get("code", ())) and not len(self.slow.get("code", ()))
 
     def gather(self) -> None:
         """Condense the waiting rows into `rows`."""
@@ -75,6 +91,7 @@ class TopicStream:
         self,
         offset: np.ndarray,
         ts: np.ndarray,
+        produced: np.ndarray,
         rows: Columns,
         is_row: np.ndarray,
         windows: "PartitionWindows",
@@ -83,6 +100,7 @@ class TopicStream:
 
         Args:
             offset, ts: (message,) of records and watermarks, microseconds.
+            produced: (message,) when each was produced, by the clock of `ts`: event time does not pass it.
             rows: (record,) columns of the records alone: code, what each adds (`models.aggregation`), and of events
                 also kind, amount, attributes and tagged.
             is_row: (message,) False for watermarks.
@@ -94,8 +112,8 @@ class TopicStream:
         if not len(offset):
             return np.zeros(0, bool)
         if self.first is None:
-            self.first = int(ts[0])
-        after = np.maximum.accumulate(np.maximum(ts, self.running_max))
+            self.first = int(min(ts[0], produced[0]))
+        after = np.maximum.accumulate(np.maximum(np.minimum(ts, produced), self.running_max))
         before = np.concatenate([[self.running_max], after[:-1]])
         grew = after > before
         self.passed_offset = np.concatenate([self.passed_offset, offset[grew]])
@@ -104,7 +122,9 @@ class TopicStream:
 
         tick, before = ts[is_row] // windows.tick_us, before[is_row]
         late = before >= (tick + 1) * windows.tick_us + windows.lateness_us
-        self.late = np.concatenate([self.late, offset[is_row][late]])
+        if "weight" in rows:
+            place = {"offset": offset[is_row], "before": before, "tick": tick, "ts": ts[is_row]}
+            self._keep_slow(place, rows, late, windows)
         keep = ~late & (tick > windows.closed)
         if keep.any():
             new = {"offset": offset[is_row], "before": before, "tick": tick, **rows}
@@ -120,12 +140,53 @@ class TopicStream:
                 self.gather()
         return late
 
+    def _keep_slow(
+        self, place: Columns, rows: Columns, late: np.ndarray, windows: "PartitionWindows"
+    ) -> None:
+        """Add to `slow` the samples that stand for more than a tick."""
+        interval_s = rows["weight"].max(axis=1)
+        lasting = np.flatnonzero((interval_s > SLOWER * windows.tick_s) & ~late)
+        if not len(lasting):
+            return
+        until = place["ts"][lasting] + (np.minimum(interval_s[lasting], CARRIED_S) * 1e6).astype(np.int64)
+        if windows.closed != NEVER:
+            lasting, until = (a[until > (windows.closed + 1) * windows.tick_us] for a in (lasting, until))
+        new = {name: place[name][lasting] for name in ("offset", "before", "tick")}
+        new |= {name: rows[name][lasting] for name in ("code", "weight", "weighted", "hit")} | {
+            "until": until
+        }
+        self.slow = {n: np.concatenate([self.slow[n], c]) for n, c in new.items()} if self.slow else new
+
+    def refuse(
+        self, offset: np.ndarray, ts: np.ndarray, of: Sequence[Refusal], windows: "PartitionWindows"
+    ) -> None:
+        """Note refused records, in offset order, after the batch's other records were added.
+
+        Args:
+            offset: (record,).
+            ts: (record,) event time, microseconds; NEVER where it is not known or not believed.
+            of: (record,) app and reason.
+            windows: as of `add`.
+        """
+        at = np.searchsorted(self.passed_offset, offset) - 1
+        before = np.where(at < 0, NEVER, self.passed_max[at] if len(self.passed_max) else NEVER)
+        first = np.maximum(before, NEVER + windows.lateness_us) - windows.lateness_us
+        tick = np.maximum(ts, first) // windows.tick_us
+        labels = np.empty(len(of), object)
+        labels[:] = of
+        new: Columns = {"offset": offset, "before": before, "tick": tick, "of": labels}
+        if windows.closed != NEVER:
+            new = {name: column[tick > windows.closed] for name, column in new.items()}
+        self.refused = (
+            {n: np.concatenate([self.refused[n], c]) for n, c in new.items()} if self.refused else new
+        )
+
     def passed_at(self, time_us: int) -> tuple[int, int]:
         """First offset at which the running maximum reached `time_us` (the module's c), and the maximum before it."""
         at = int(np.searchsorted(self.passed_max, time_us))
         return int(self.passed_offset[at]), int(self.passed_max[at - 1]) if at else NEVER
 
-    def forget(self, closed: int, closing: int) -> None:
+    def forget(self, closed: int, closing: int, tick_us: int) -> None:
         """Drop what closed ticks no longer need; `closing` is c of the last one."""
         keep = self.rows["tick"] > closed if self.rows else np.zeros(0, bool)
         self.rows = {name: column[keep] for name, column in self.rows.items()}
@@ -135,7 +196,12 @@ class TopicStream:
         self.tagged = [part for part in self.tagged if len(part["tick"])]
         since = max(int(np.searchsorted(self.passed_offset, closing)) - 1, 0)
         self.passed_offset, self.passed_max = self.passed_offset[since:], self.passed_max[since:]
-        self.late = self.late[self.late >= closing]
+        later = self.refused["tick"] > closed if self.refused else np.zeros(0, bool)
+        self.refused = {name: column[later] for name, column in self.refused.items()}
+        if self.slow:
+            taken = aggregation.carried(self.slow, closed + 1, tick_us).any(axis=1)
+            lasting = taken | (self.slow["tick"] > closed)
+            self.slow = {name: column[lasting] for name, column in self.slow.items()} if lasting.any() else {}
 
 
 @dataclass(frozen=True)
@@ -149,7 +215,11 @@ class Resume:
 
 @dataclass(frozen=True)
 class Frame:
-    """One closed tick: its groups, where to resume, how many records were refused as late, counts by attribute."""
+    """One closed tick: its groups, where to resume, counts by attribute, and what was refused.
+
+    Attributes:
+        refused: (metric samples, event records) by app and reason.
+    """
 
     seq: int
     tick: int
@@ -157,10 +227,12 @@ class Frame:
     codes: np.ndarray
     resume: tuple[Resume, ...]
     watermark_us: int
-    late: int
+    refused: tuple[Counter[Refusal], Counter[Refusal]]
     attributes: Counter[Attribute]
 
 
+_NOWHERE = (2**63 - 1, NEVER)
+"""Of a resume position: nothing has to be read again."""
 _FIRST: Columns = {name: np.zeros(0, np.int64) for name in aggregation.FIRST}
 _NONE: tuple[Columns, Columns] = (
     _FIRST | aggregation.samples(np.zeros(0), np.zeros((0, len(METRICS))), np.zeros((0, len(METRICS)), bool)),
@@ -219,35 +291,45 @@ class PartitionWindows:
         for stream in self.streams:
             stream.gather()
         grouped = self._group(last, order)
-        codes = np.argsort(order, kind="stable")
+        codes = np.empty(len(order), np.int64)
+        codes[order[::-1]] = np.arange(len(order))[::-1]  # the least code of each position: the user's own
         tails = [self._tail(stream) for stream in self.streams]
-        since = [self._since(stream) for stream in self.streams]
         attributes = self._attributes()
         for tick in range(self.closed + 1, last + 1):
             end = (tick + 1) * self.tick_us + self.lateness_us
             resume: list[Resume] = []
-            late = 0
+            refused: list[Counter[Refusal]] = []
             for number, stream in enumerate(self.streams):
-                closing, before = stream.passed_at(end)
-                late += int(((stream.late >= since[number]) & (stream.late < closing)).sum())
-                since[number] = closing
-                offset, running_max = self._resume(tails[number], tick)
-                resume.append(
-                    Resume(stream.topic, *((offset, running_max) if offset < closing else (closing, before)))
-                )
+                refused.append(self._refused(stream, tick))
+                starts = self._resume(tails[number], tick), self._resume_early(stream, tick)
+                resume.append(Resume(stream.topic, *min(*starts, stream.passed_at(end))))
             groups = grouped.of(tick)
             yield Frame(
-                self.seq, tick, groups, codes[groups.user], tuple(resume), end, late, attributes[tick]
+                seq=self.seq,
+                tick=tick,
+                groups=groups,
+                codes=codes[groups.user],
+                resume=tuple(resume),
+                watermark_us=end,
+                refused=(refused[0], refused[1]),
+                attributes=attributes[tick],
             )
             self.seq += 1
         self.closed = last
-        for stream, closing in zip(self.streams, since, strict=True):
-            stream.forget(last, closing)
+        for stream in self.streams:
+            closing, _ = stream.passed_at((last + 1) * self.tick_us + self.lateness_us)
+            stream.forget(last, closing, self.tick_us)
 
     def _group(self, last: int, order: np.ndarray) -> Grouped:
         metrics, events = (
             _upto(stream.rows or none, last) for stream, none in zip(self.streams, _NONE, strict=True)
         )
+        if slow := self.metrics.slow:
+            taken = [
+                aggregation.carry(slow, aggregation.carried(slow, tick, self.tick_us), metrics, tick)
+                for tick in range(self.closed + 1, last + 1)
+            ]
+            metrics = {name: np.concatenate([metrics[name], *(t[name] for t in taken)]) for name in taken[0]}
         return aggregation.group(
             metrics | {"user": order[metrics["code"]]}, events | {"user": order[events["code"]]}, self.tick_s
         )
@@ -262,9 +344,12 @@ class PartitionWindows:
                     counts[tick][code, kind, key, value] += amount
         return counts
 
-    def _since(self, stream: TopicStream) -> int:
-        """c of the last closed tick: late records before it are in an earlier frame's count."""
-        return stream.passed_at((self.closed + 1) * self.tick_us + self.lateness_us)[0] if self.seq else 0
+    def _refused(self, stream: TopicStream, tick: int) -> Counter[Refusal]:
+        """What was refused of a tick; the first frame's is all that came before as well."""
+        if not stream.refused:
+            return Counter()
+        at = stream.refused["tick"]
+        return Counter(stream.refused["of"][(at == tick) | (at < tick if self.seq == 0 else False)].tolist())
 
     @staticmethod
     def _tail(stream: TopicStream) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -282,7 +367,20 @@ class PartitionWindows:
     def _resume(tail: tuple[np.ndarray, np.ndarray, np.ndarray], tick: int) -> tuple[int, int]:
         ticks, offsets, befores = tail
         at = int(np.searchsorted(ticks, tick, side="right"))
-        return (int(offsets[at]), int(befores[at])) if at < len(ticks) else (2**63 - 1, NEVER)
+        return (int(offsets[at]), int(befores[at])) if at < len(ticks) else _NOWHERE
+
+    def _resume_early(self, stream: TopicStream, tick: int) -> tuple[int, int]:
+        """Offset, and maximum before it, of the first refused record or slow sample that later ticks may need."""
+        needed: list[tuple[Columns, np.ndarray]] = []
+        if stream.refused:
+            needed.append((stream.refused, stream.refused["tick"] > tick))
+        if stream.slow:
+            taken = aggregation.carried(stream.slow, tick + 1, self.tick_us).any(axis=1)
+            needed.append((stream.slow, np.asarray(taken)))
+        firsts = [(rows, int(which.argmax())) for rows, which in needed if which.any()]
+        return min(
+            ((int(rows["offset"][at]), int(rows["before"][at])) for rows, at in firsts), default=_NOWHERE
+        )
 
 
 def _upto(rows: Columns, last: int) -> Columns:

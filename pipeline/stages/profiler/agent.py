@@ -13,6 +13,7 @@ from pipeline.runtime.fenced_state import Numbered, Publish
 from pipeline.security.pseudonyms import PSEUDONYM_BYTES
 from pipeline.stages.profiler.user_states import NAMES, Users
 from pipeline.wire.codec import Codec, Record
+from pipeline.wire.demand import telemetry_of
 from pipeline.wire.forecasts import Layout
 
 STEP_USERS = 8 * BLOCK
@@ -88,6 +89,8 @@ class Profiler(Numbered):
             for record in layout.records(
                 first, users.ids[slots], layout.order[app[part]], forecast, flags, values[part], rates[part]
             ):
+                if record["part"] == 0:
+                    record["telemetry"] = telemetry_of(parts)
                 self.publish("forecasts", "forecast", record, partition=self.shard, key=str(self.shard))
         self.tick = tick
 

@@ -68,28 +68,32 @@ class Simulator(Numbered):
         ids = gathered.ids
         previous = gathered["previous"]
         kept = followed(tick, head["tick_s"])
+        group_of = {
+            app: self._group(app, tick) for app in {e["app"] for e in head["telemetry"]} | {*head["apps"]}
+        }
         sent: dict[int, list[str]] = {number: [] for number in range(self.partitions)}
         for index, app in enumerate(head["apps"]):
             rows = np.flatnonzero(gathered["app_index"] == index)
-            of_app = Selected(forecast, None if len(rows) == len(ids) else rows)
-            observed, censored = gathered["observed"][rows], gathered["censored"][rows]
-            policy = self.inputs.at("policies", app, tick)
-            group = (policy["allocation_group"] if policy else "") or app
+            of_app = self._of_app(forecast, rows)
+            metrics = slice(None) if of_app.metrics is None else of_app.metrics
+            observed, censored = (
+                gathered["observed"][rows][:, metrics],
+                gathered["censored"][rows][:, metrics],
+            )
+            group = group_of[app]
             partition = partition_of(group, self.partitions)
             sent[partition].append(app)
             names = ids[rows].tobytes()
             if previous[rows].any():
                 self.dependence_table.rename(app, names, previous[rows].tobytes())
             turnover = self.dependence_table.turnover(
-                app, tick, names, observed, gathered["location"][rows, :, 0]
+                app, tick, names, observed, gathered["location"][rows, :, 0][:, metrics]
             )
             record = {
                 "app": app,
                 "allocation_group": group,
-                **{
-                    name: head[name]
-                    for name in ("shard", "seq", "tick", "tick_s", "steps", "metrics", "model_id")
-                },
+                **{name: head[name] for name in ("shard", "seq", "tick", "tick_s", "steps", "model_id")},
+                "metrics": np.array(head["metrics"], object)[metrics].tolist(),
                 "users": len(rows),
                 "reporting": int(np.isfinite(observed).any(axis=1).sum()),
                 "scenarios": self.scenarios,
@@ -104,9 +108,29 @@ class Simulator(Numbered):
             for part in self._parts(record, of_app, learnt, loading):
                 self.publish("scenarios", "scenario", part, partition=partition, key=group)
         self.dependence_table.forget(tick, head["tick_s"])
+        telemetry: dict[int, list[Record]] = {number: [] for number in sent}
+        for entry in head["telemetry"]:
+            planned = [partition_of(group_of[entry["app"]], self.partitions)] if entry["app"] else list(sent)
+            for partition in planned:
+                telemetry[partition].append(entry)
         for partition, apps_sent in sent.items():
-            marker = {**{name: head[name] for name in ("shard", "seq", "tick", "tick_s")}, "apps": apps_sent}
+            marker = {name: head[name] for name in ("shard", "seq", "tick", "tick_s")}
+            marker |= {"apps": apps_sent, "telemetry": telemetry[partition]}
             self.publish("scenarios", "marker", marker, partition=partition, key=str(self.shard))
+
+    @staticmethod
+    def _of_app(forecast: QuantileFunction, rows: np.ndarray) -> Selected:
+        """An app's users, with the metrics that one of them has: those of other apps in the shard change nothing."""
+        every = len(rows) == forecast.shape[0]
+        location = forecast.location if every else forecast.location[rows]
+        known = np.isfinite(location[:, :, 0]).any(axis=0)
+        metrics = None if known.all() or not known.any() else np.flatnonzero(known)
+        return Selected(forecast, None if every else rows, metrics)
+
+    def _group(self, app: str, tick: int) -> str:
+        """The app's allocation group: it is planned in the group's partition."""
+        policy = self.inputs.at("policies", app, tick)
+        return (policy["allocation_group"] if policy else "") or app
 
     def _parts(
         self, record: Record, forecast: Selected, learnt: Dependence, loading: np.ndarray

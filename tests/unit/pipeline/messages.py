@@ -11,6 +11,8 @@ from pipeline.wire.commands import CommandSpec, Target, build
 NOW_US = 1_700_000_040_000_000  # a whole minute
 NOW_S = NOW_US // 10**6
 TICK_S = 60
+PRODUCED_US = NOW_US + 3_600_000_000
+"""Of messages: event time cannot pass it, so tests that go some ticks on have room."""
 
 
 @dataclass
@@ -18,7 +20,7 @@ class FakeMessage:
     body: bytes | None
     at: int = 0
     number: int = 0
-    produced_us: int = NOW_US
+    produced_us: int = PRODUCED_US
     name: str = "telemetry.metrics"
     given: list[tuple[str, bytes]] = field(default_factory=list)
     of_key: bytes | None = b"key"

@@ -16,7 +16,7 @@ def scenario(shard: int, tick: int, app: str = "shop", part: int = 0, of: int = 
 
 
 def marker(shard: int, tick: int, *apps: str) -> dict[str, Any]:
-    return {"shard": shard, "tick": tick, "apps": list(apps)}
+    return {"shard": shard, "tick": tick, "apps": list(apps), "telemetry": []}
 
 
 def test_a_tick_waits_for_every_shard_also_for_one_that_began_later() -> None:

@@ -15,7 +15,7 @@ from pipeline.security.pseudonyms import Key, KeyRing, murmur2, partition_of
 from pipeline.settings import Settings
 from pipeline.stages.ingest.service import Partition
 from pipeline.wire.codec import DEFAULT
-from tests.unit.pipeline.messages import NOW_US, TICK_S, FakeMessage, event, metric, watermark
+from tests.unit.pipeline.messages import NOW_US, PRODUCED_US, TICK_S, FakeMessage, event, metric, watermark
 
 METRIC, EVENT = "telemetry.metrics", "telemetry.events"
 RING = KeyRing([Key("k1", b"one", 0)])
@@ -23,7 +23,7 @@ ROTATED = KeyRing([*RING.keys, Key("k2", b"two", NOW_US // 10**6 + 4 * TICK_S, c
 
 
 def partition(ring: KeyRing = RING, **options: Any) -> Partition:
-    given: dict[str, Any] = {"tick_s": TICK_S, "partitions": 1, "max_age_s": 86_400.0}
+    given: dict[str, Any] = {"tick_s": TICK_S, "partitions": 1, "max_age_s": 86_400.0, "lateness_s": 0}
     return Partition(0, Settings(**given | options), DEFAULT, ring)
 
 
@@ -131,7 +131,7 @@ def test_each_bad_record_becomes_one_dead_letter_and_its_neighbours_are_untouche
         "absurd": metric(user=here, network=1e14),
         "bad-interval": metric(user=here, interval_s=0.0),
         "timestamp-old": metric(NOW_US - 2 * 86_400_000_000, user=here),
-        "timestamp-ahead": metric(NOW_US + 301_000_000, user=here),
+        "timestamp-ahead": metric(PRODUCED_US + 301_000_000, user=here),
         "empty-user": metric(user=""),
         "empty-app": metric(user=here, app=""),
         "long-id": metric(user="x" * 1_000_000),
@@ -202,6 +202,23 @@ times = st.integers(0, 6 * TICK_S).map(lambda s: NOW_US + s * 1_000_000)
 amounts = st.integers(0, 40).map(lambda n: n / 7)
 metric_body = st.one_of(
     st.builds(lambda ts, user, cpu: partial(metric, ts, user, cpu=cpu), times, users, amounts),
+    st.builds(
+        lambda ts, user, cpu, producer, instance, interval_s: partial(
+            metric, ts, user, cpu=cpu, producer=producer, instance=instance, interval_s=interval_s
+        ),
+        times,
+        users,
+        amounts,
+        st.sampled_from(["", "a", "b"]),
+        st.sampled_from([None, "i-1", "i-2"]),
+        st.sampled_from([10.0, 60.0, 90.0, 200.0, 5000.0]),
+    ),
+    st.builds(
+        lambda ts, user, memory: partial(metric, ts, user, cpu=None, memory=memory, interval_s=150.0),
+        times,
+        users,
+        amounts,
+    ),
     st.builds(lambda ts, user: partial(metric, ts, user, cpu=-1.0), times, users),
     st.builds(lambda ts: partial(watermark, ts), times),
     st.just(lambda: b"junk"),
@@ -226,8 +243,9 @@ def test_frames_do_not_depend_on_batches_interleaving_or_restarts(
     end = [watermark(minute(12))]
     lanes = {METRIC: messages(METRIC, metric_part + end), EVENT: messages(EVENT, event_part + end)}
     for stream in lanes.values():
-        for message in stream:
-            message.produced_us = NOW_US + 10**9
+        for message in stream[:-1]:
+            message.produced_us = NOW_US + chance.randrange(8 * TICK_S) * 1_000_000
+        stream[-1].produced_us = NOW_US + 10**9
 
     def run(batched: bool) -> tuple[list[bytes], dict[tuple[str, int], dict]]:
         part = partition(ROTATED, lateness_s=lateness_s, max_ahead_s=10_000.0)
