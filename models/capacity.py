@@ -148,9 +148,23 @@ def validate(policy: Policy) -> Policy:
     Raises:
         ValueError: one line that names the app, the field and what is wrong with it.
     """
+    rules = [
+        *_demand_rules(policy),
+        *_limit_rules(policy),
+        *_change_rules(policy),
+        *_promotion_rules(policy),
+    ]
+    for holds, message in rules:
+        if not holds:
+            raise ValueError(f"policy of {policy.app or '?'}: {message}")
+    return policy
+
+
+def _demand_rules(policy: Policy) -> list[tuple[bool, str]]:
+    """Conditions on what demand a replica carries, each with the message where it does not hold."""
     named = {*policy.unit} | ({"requests"} if policy.rps_per_replica is not None else set())
     amounts = {"unit": policy.unit, "overhead": policy.overhead, "base": policy.base}
-    rules = [
+    return [
         (policy.app != "", "app must not be empty"),
         (policy.mode in MODES, f"mode must be one of {', '.join(MODES)}, got {policy.mode!r}"),
         (0 < policy.confidence < 1, f"confidence must be between 0 and 1, got {policy.confidence}"),
@@ -172,6 +186,12 @@ def validate(policy: Policy) -> Policy:
             )
             for m in policy.governed
         ),
+    ]
+
+
+def _limit_rules(policy: Policy) -> list[tuple[bool, str]]:
+    """Conditions on the bounds of a purchase, each with the message where it does not hold."""
+    return [
         (policy.min >= 0, f"min must be at least 0, got {policy.min}"),
         (policy.max >= policy.min, f"max ({policy.max}) is below min ({policy.min})"),
         (policy.beyond_max >= 0, f"beyond_max must be at least 0, got {policy.beyond_max}"),
@@ -186,6 +206,12 @@ def validate(policy: Policy) -> Policy:
             policy.zone_share is None or 0 < policy.zone_share <= 1,
             f"zone_share must be above 0 and at most 1, got {policy.zone_share}",
         ),
+    ]
+
+
+def _change_rules(policy: Policy) -> list[tuple[bool, str]]:
+    """Conditions on how fast capacity may change, each with the message where it does not hold."""
+    return [
         *(
             (step is None or step >= 1, f"{name} must be at least 1, got {step}")
             for name, step in (("max_up", policy.max_up), ("max_down", policy.max_down))
@@ -200,6 +226,12 @@ def validate(policy: Policy) -> Policy:
             f"scale_down must be one of {', '.join(SCALE_DOWN)}, got {policy.scale_down!r}",
         ),
         (policy.scale_down != "drain" or policy.drain_s > 0, "scale_down drain needs a drain_s above 0"),
+    ]
+
+
+def _promotion_rules(policy: Policy) -> list[tuple[bool, str]]:
+    """Conditions on promotion, fallback and churn, each with the message where it does not hold."""
+    return [
         *(
             (name in GATES, f"promotion_gates must be of {', '.join(GATES)}, got {name!r}")
             for name in policy.promotion_gates
@@ -221,10 +253,6 @@ def validate(policy: Policy) -> Policy:
             f"churn_threshold must be at least 0 and below 1, got {policy.churn_threshold}",
         ),
     ]
-    for holds, message in rules:
-        if not holds:
-            raise ValueError(f"policy of {policy.app or '?'}: {message}")
-    return policy
 
 
 def load(

@@ -12,6 +12,7 @@ TensorFlow is loaded with the first model, not with this module.
 from __future__ import annotations
 
 import functools
+import gc
 import hashlib
 import importlib
 import itertools
@@ -82,6 +83,7 @@ def tensorflow() -> Any:
         finally:
             os.dup2(kept, 2)
             os.close(kept)
+    gc.freeze()  # its modules stay: each full collection took half a second to look through them
     return tf
 
 

@@ -5,6 +5,7 @@ Arrays are (tick, app, lane); a lane is a policy at one setting. Capacity and de
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -167,6 +168,11 @@ def at_rate(outcomes: Outcomes, lanes: Sequence[int], rate: float, weight: Float
         for i, figure in enumerate((spent, slack)):
             out[i, d] = matched(hit[d][kept][None], figure[d][kept][None], rate)[0]
     return out[0], out[1]
+
+
+def relative_difference(value: float, reference: float) -> float:
+    """(value − reference) / reference; NaN where the reference is not above 0."""
+    return value / reference - 1 if reference > 0 else math.nan
 
 
 def frontier(hit: Float, cost: Float) -> NDArray[np.intp]:

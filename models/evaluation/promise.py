@@ -224,6 +224,62 @@ class _Planner:
         return _function(grids)
 
 
+class _Outcomes:
+    """What came of the scored decisions: promises kept, and the marginals scored beside rivals, a day at a time.
+
+    Args:
+        planner: made the decisions.
+        trace: of its users.
+        every: ticks from one decision to the next.
+        seed: of the randomised PIT.
+
+    Attributes:
+        scores: of the marginals, up to the last day that has ended.
+    """
+
+    def __init__(self, planner: _Planner, trace: TraceWindow, every: int, seed: int) -> None:
+        self._planner, self._every, self._day = planner, every, trace.days()
+        self._sums = _Sum(trace.tick_s)
+        rivals = [persistence(planner.usage, tick_s=trace.tick_s), self._sums]
+        names = [f"{len(users)} users {i}" for i, users in enumerate(planner.apps)]
+        self.scores = Scores.zeros(names, int(self._day[-1]) + 1, [rival.name for rival in rivals])
+        self._scorer = forecast_pass.Scorer(
+            self.scores,
+            rivals,
+            planner.usage,
+            planner.measured.bounded,
+            trace.tick_s,
+            np.random.default_rng(seed),
+        )
+        self._kept: list[NDArray[np.bool_]] = []
+        self._known: list[NDArray[np.bool_]] = []
+        self._made: list[int] = []
+        self._unscored: list[QuantileFunction] = []
+
+    def add(self, t: int, users: QuantileFunction, demands: Sequence[Array]) -> None:
+        """Add the decisions after row t: the users' forecasts (user, 5, 6), and each app's scenarios of `decide`."""
+        ahead = self._planner.ahead(t)
+        self._kept.append(self._planner.kept(demands, ahead))
+        self._known.append(np.asarray((~np.isnan(ahead)).any((0, 2))))
+        self._made.append(t)
+        self._unscored.append(self._planner.marginals(demands))
+        own_bounds = np.where(np.isfinite(users.location)[..., None], np.maximum(users.grid(), 0), 0)
+        self._sums.grids[t] = np.stack([own_bounds[members].sum(0) for members in self._planner.apps])
+
+    def end_tick(self, t: int) -> None:
+        """Score the marginals of a day whose last row is t."""
+        count = len(self._unscored)
+        if count and (t == len(self._day) - 1 or self._day[t + 1] != self._day[t]):
+            rows = range(self._made[-count], t + 1, self._every)[:count]
+            self._scorer.add(self._unscored, rows, int(self._day[t]))
+            self._unscored, self._sums.grids = [], {}
+
+    def promise(self) -> Promise:
+        """Whether each decision added was kept."""
+        sizes = np.array([len(members) for members in self._planner.apps])
+        return Promise(np.stack(self._kept), np.stack(self._known), self._day[self._made], sizes)
+
+
 def study(
     model: BehaviourModel,
     trace: TraceWindow,
@@ -252,18 +308,8 @@ def study(
         progress: called with (ticks done, ticks).
     """
     planner = _Planner(model, trace, apps, governed)
-    tick_s, score_from, total, day = trace.tick_s, trace.score_from, len(trace.values), trace.days()
-    names = [f"{len(users)} users {i}" for i, users in enumerate(apps)]
-    sums = _Sum(tick_s)
-    rivals = [persistence(planner.usage, tick_s=tick_s), sums]
-    scores = Scores.zeros(names, int(day[-1]) + 1, [rival.name for rival in rivals])
-    scorer = forecast_pass.Scorer(
-        scores, rivals, planner.usage, planner.measured.bounded, tick_s, np.random.default_rng(seed)
-    )
-    kept: list[NDArray[np.bool_]] = []
-    known: list[NDArray[np.bool_]] = []
-    made: list[int] = []
-    pending: list[QuantileFunction] = []
+    outcomes = _Outcomes(planner, trace, every, seed)
+    tick_s, score_from, total = trace.tick_s, trace.score_from, len(trace.values)
     learnt_rows = LEARNT_DAYS * max(1, DAY_S // tick_s)
     first = score_from % every + every * max(0, (score_from - learnt_rows) // every)
     last = total - horizon_steps(tick_s)[-1]
@@ -276,19 +322,10 @@ def study(
                 planner.decide(a, t, users, own, scenarios=scenarios, seed=seed) for a in range(len(apps))
             ]
             if t >= score_from:
-                ahead = planner.ahead(t)
-                kept.append(planner.kept(demands, ahead))
-                known.append(np.asarray((~np.isnan(ahead)).any((0, 2))))
-                made.append(t)
-                pending.append(planner.marginals(demands))
-                own_bounds = np.where(np.isfinite(users.location)[..., None], np.maximum(users.grid(), 0), 0)
-                sums.grids[t] = np.stack([own_bounds[members].sum(0) for members in apps])
-        if pending and (t == total - 1 or day[t + 1] != day[t]):
-            scorer.add(pending, range(made[-len(pending)], t + 1, every)[: len(pending)], int(day[t]))
-            pending, sums.grids = [], {}
+                outcomes.add(t, users, demands)
+        outcomes.end_tick(t)
         progress(t + 1, total)
-    sizes = np.array([len(members) for members in apps])
-    return Promise(np.stack(kept), np.stack(known), day[made], sizes), scores
+    return outcomes.promise(), outcomes.scores
 
 
 def report(promise: Promise, scores: Scores, seed: int = 0) -> dict[str, Any]:

@@ -59,3 +59,8 @@ def kept(
         missed = (cell & (ahead > np.nan_to_num(required))).any(axis=(1, 2))
         stayed[i] = known[i] & ~missed
     return known, stayed
+
+
+def share_kept(known: NDArray[np.bool_], stayed: NDArray[np.bool_]) -> float | None:
+    """Share of the decisions with an outcome whose demand stayed within the promise, as of `kept`; None without any."""
+    return int(stayed.sum()) / int(known.sum()) if known.any() else None

@@ -12,6 +12,7 @@ import polars as pl
 from models.baselines.autoscalers.registry import KNOBS, largest
 from models.demand.reconciliation import measured
 from models.evaluation import need, promises_kept
+from models.evaluation.day_bootstrap import ratio
 from models.evaluation.policy_outcomes import (
     RATES,
     Outcomes,
@@ -80,44 +81,59 @@ def compare(
     scored = slice(job.plan_from + skip, None)
     censored = need.censored(usage, saturated, policies)[scored] & ~np.isnan(demand)
     outcomes, lanes, settings = _outcomes(job, ours, baselines, names, (demand, censored, carry))
-    known, kept = promises_kept.kept(
-        promises_kept.Promises(
-            np.asarray(np.isfinite(ours["plan"][skip:]).any(axis=2)),
-            ours["required"][skip:],
-            ours["window"][skip:],
-            job.steps,
-        ),
-        measured(usage, saturated).known[scored],
-        policies,
+    promises = promises_kept.Promises(
+        np.asarray(np.isfinite(ours["plan"][skip:]).any(axis=2)),
+        ours["required"][skip:],
+        ours["window"][skip:],
+        job.steps,
     )
-    promise = {
-        "decisions": int(known.sum()),
-        "kept": int(kept.sum()) / int(known.sum()) if known.any() else None,
-    }
+    known, kept = promises_kept.kept(promises, measured(usage, saturated).known[scored], policies)
+    promise = {"decisions": int(known.sum()), "kept": promises_kept.share_kept(known, kept)}
     first = next(iter(job.offers))
-    default = next(iter(job.policies.values())).confidence
     tables = {m: _policies(job, outcomes[m], lanes[m], settings, censored) for m in outcomes}
-    by_app = _by_app(job, outcomes[first], lanes[first])
     report: dict[str, Any] = {
         "censored_app_ticks": int(censored.sum()),
         "unmeasured_app_ticks": int(np.isnan(demand).sum()),
-        "policies": tables[first],
-        "policies_on_demand": tables.get("on_demand"),
-        "by_app": by_app,
-        "promise": promise,
-        "cheaper": _cheaper(tables[first], outcomes[first], lanes[first], job.tick_s),
-        "summary": {
-            **_summary(tables[first]),
-            "promise_99" if default == 0.99 else f"promise_{100 * default:g}": promise["kept"],
-            "on_demand": _summary(tables["on_demand"]) if "on_demand" in tables else None,
-            "worse_than_hpa": _worse(by_app) if "hpa" in names else None,
-        },
+        **_figures(job, tables, outcomes[first], lanes[first], promise),
     }
     matched = {name: (row["_drawn"], row["_slack"]) for name, row in tables[first].items()}
     for table in tables.values():
         for row in table.values():
             del row["_drawn"], row["_slack"]
     return Comparison(report, outcomes, lanes, settings, demand, (known, kept), matched)
+
+
+def _figures(
+    job: Job,
+    tables: Mapping[str, Any],
+    outcomes: Outcomes,
+    lanes: Mapping[str, list[int]],
+    promise: Mapping[str, Any],
+) -> dict[str, Any]:
+    """The report's tables and their summary.
+
+    Args:
+        job: what was simulated.
+        tables: of `_policies`, by market.
+        outcomes: of the first market.
+        lanes: of the first market, by policy.
+        promise: number of decisions with an outcome, and the share of them that was kept.
+    """
+    default = next(iter(job.policies.values())).confidence
+    first, by_app = next(iter(tables.values())), _by_app(job, outcomes, lanes)
+    return {
+        "policies": first,
+        "policies_on_demand": tables.get("on_demand"),
+        "by_app": by_app,
+        "promise": promise,
+        "cheaper": _cheaper(first, outcomes, lanes, job.tick_s),
+        "summary": {
+            **_summary(first),
+            "promise_99" if default == 0.99 else f"promise_{100 * default:g}": promise["kept"],
+            "on_demand": _summary(tables["on_demand"]) if "on_demand" in tables else None,
+            "worse_than_hpa": _worse(by_app) if "hpa" in lanes else None,
+        },
+    }
 
 
 def _outcomes(
@@ -223,11 +239,10 @@ def _summary(table: Mapping[str, Any]) -> dict[str, Any]:
     best = min(products, key=lambda name: (products[name], name)) if products else None
     summary: dict[str, Any] = {"best_product": best}
     for title, name in (("best_product", best), ("persistence", "persistence"), ("oracle", "oracle")):
-        ratio = (
-            ours / table[name]["_drawn"][0.99] if name is not None and name in table else np.full(1, np.nan)
-        )
-        summary[f"cost_ratio_{title}"] = _number(ratio[0])
-        summary[f"cost_ratio_{title}_95"] = _interval(ratio[1:])
+        reference = table[name]["_drawn"][0.99] if name and name in table else np.full(1, np.nan)
+        drawn = ratio(ours, reference)
+        summary[f"cost_ratio_{title}"] = _number(drawn[0])
+        summary[f"cost_ratio_{title}_95"] = _interval(drawn[1:])
     return summary
 
 

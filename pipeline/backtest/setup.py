@@ -214,15 +214,7 @@ def job_of(
     policies = {app: policy_of(given.policies[app]) for app in members}
     if records is not None:
         policies = {app: replace(p, app=app, mode="auto", promotion_gates={}) for app, p in policies.items()}
-    offers = {app: [offer_of(p) for p in given.prices[app]] for app in members}
-    plain = {app: [o for o in offers[app] if o.tier == "ON_DEMAND"] for app in members}
-    markets: dict[str, dict[str, list[Offer]]] = {ALL_TIERS: offers}
-    starts = {ALL_TIERS: given.starting}
-    if not alone and all(plain.values()):
-        markets[ON_DEMAND] = plain
-        starts[ON_DEMAND] = {
-            app: _plain_start(policies[app], offers[app], given.starting[app]) for app in members
-        }
+    markets, starts = _markets(policies, given, alone=alone)
     local = {p["offer_id"]: LocalOffer.of(p) for app_prices in given.prices.values() for p in app_prices}
     key = Key("demo", DEMO_KEY, 0)
     return Job(
@@ -235,28 +227,52 @@ def job_of(
         members=members,
         policies=policies,
         offers=markets,
-        terms={o: Terms(one.notice_s, one.billing_min_s) for o, one in local.items()},
+        terms={name: Terms(offer.notice_s, offer.billing_min_s) for name, offer in local.items()},
         starting=starts,
         lanes=[(ALL_TIERS, None)],
         levels=levels,
-        ends={
-            p["offer_id"]: p["commitment_end"].timestamp()
-            for prices in given.prices.values()
-            for p in prices
-            if p["commitment_end"] is not None
-        },
+        ends=_commitment_ends(given.prices),
         learn_from=max(0, plan_from - LEARN_S // panel.tick_s),
         plan_from=plan_from,
         before=promise.totals(panel.values[past], [members[app] for app in sorted(members)]),
     )
 
 
-def _plain_start(policy: Policy, offers: Sequence[Offer], counts: Mapping[str, int]) -> dict[str, int]:
-    """As many replicas as another start has, on demand: of the cheapest such offer."""
+def _markets(
+    policies: Mapping[str, Policy], given: PlanningInputs, *, alone: bool
+) -> tuple[dict[str, dict[str, list[Offer]]], dict[str, Mapping[str, Mapping[str, int]]]]:
+    """Offers, and instances that run at the beginning, by market and app.
+
+    The market on demand is left out when `alone`, or where an app has no offer on demand.
+    """
+    offers = {app: [offer_of(p) for p in given.prices[app]] for app in policies}
+    markets, starts = {ALL_TIERS: offers}, {ALL_TIERS: given.starting}
+    on_demand = {app: [o for o in offers[app] if o.tier == "ON_DEMAND"] for app in policies}
+    if not alone and all(on_demand.values()):
+        markets[ON_DEMAND] = on_demand
+        starts[ON_DEMAND] = {
+            app: _on_demand_start(policy, offers[app], given.starting[app])
+            for app, policy in policies.items()
+        }
+    return markets, starts
+
+
+def _commitment_ends(prices: Mapping[str, Sequence[Record]]) -> dict[str, float]:
+    """By offer id, when its commitment ends in unix seconds; offers without a commitment are left out."""
+    return {
+        p["offer_id"]: p["commitment_end"].timestamp()
+        for app_prices in prices.values()
+        for p in app_prices
+        if p["commitment_end"] is not None
+    }
+
+
+def _on_demand_start(policy: Policy, offers: Sequence[Offer], counts: Mapping[str, int]) -> dict[str, int]:
+    """Instances of the cheapest on-demand offer that carry at least the replicas of `counts`, by offer id."""
     size = {o.offer_id: capacity.replicas_per_instance(o, policy) for o in offers}
-    wanted = sum(size[o] * n for o, n in counts.items())
-    plain = [o for o in offers if o.tier == "ON_DEMAND" and size[o.offer_id] > 0]
-    if not plain:
+    replicas = sum(size[o] * n for o, n in counts.items())
+    on_demand = [o for o in offers if o.tier == "ON_DEMAND" and size[o.offer_id] > 0]
+    if not on_demand:
         return {}
-    best = min(plain, key=lambda o: (o.price_h / size[o.offer_id], o.offer_id))
-    return {best.offer_id: -(-wanted // size[best.offer_id])}
+    best = min(on_demand, key=lambda o: (o.price_h / size[o.offer_id], o.offer_id))
+    return {best.offer_id: -(-replicas // size[best.offer_id])}

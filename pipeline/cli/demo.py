@@ -21,6 +21,7 @@ from pipeline.options import AsJson, Speed
 
 if TYPE_CHECKING:
     from pipeline.settings import Settings
+    from pipeline.traces.trace_file import Trace
 
 PARTITIONS = 2
 """One for each core of a small machine: each costs every app a simulation of its own per tick."""
@@ -63,26 +64,11 @@ def demo(
     console.print("[dim]   0.0 s[/]  loading the trace", highlight=False)
 
     from pipeline.demo.run import Run
-    from pipeline.settings import load
-    from pipeline.traces import trace_file
     from pipeline.traces.window import TickWindow
 
     with _folder(keep) as folder:
-        if trace is not None:
-            read = trace_file.read(trace)
-        else:
-            from pipeline.traces import default_trace  # a second of imports
-
-            read = default_trace.build()
-        settings = load(
-            bootstrap=bootstrap,
-            data_dir=folder,
-            tick_s=min(max(read.tick_s, 1), 3600),
-            partitions=PARTITIONS,
-            demo_keys=True,
-            event_time=True,
-            prefix=f"demo-{int(time.time())}." if bootstrap else None,
-        )
+        read = _read(trace)
+        settings = _settings(bootstrap, folder, read.tick_s)
         window = TickWindow.of(read, settings.tick_s, ticks, start_s)
         page = (out or Path(tempfile.mkdtemp(prefix="leadtime-demo-"))).resolve() / "report.html"
         trained = _trained_on(settings, trace)
@@ -95,6 +81,32 @@ def demo(
         _show(figures, page)
     if not headless and _has_screen():
         webbrowser.open(page.as_uri())
+
+
+def _read(path: Path | None) -> "Trace":
+    """The trace in a file; without a file the trace of real data centres and simulated apps."""
+    if path is not None:
+        from pipeline.traces import trace_file
+
+        return trace_file.read(path)
+    from pipeline.traces import default_trace  # a second of imports
+
+    return default_trace.build()
+
+
+def _settings(bootstrap: str | None, folder: Path, tick_s: int) -> "Settings":
+    """Settings of a run in a folder, by event time and with public keys; on a given Kafka under a prefix of its own."""
+    from pipeline.settings import load
+
+    return load(
+        bootstrap=bootstrap,
+        data_dir=folder,
+        tick_s=min(max(tick_s, 1), 3600),
+        partitions=PARTITIONS,
+        demo_keys=True,
+        event_time=True,
+        prefix=f"demo-{int(time.time())}." if bootstrap else None,
+    )
 
 
 def _has_screen() -> bool:

@@ -1,10 +1,8 @@
-"""Behaviour models from folders: known by their content, and compiled once a process."""
+"""Behaviour models from folders, and the digest by which a result names the model that it came from."""
 
 from __future__ import annotations
 
-import gc
 import hashlib
-from functools import lru_cache
 from pathlib import Path
 
 from models.behaviour.compiled_step import BLOCK
@@ -28,22 +26,12 @@ def digest(folder: Path) -> bytes:
 
 
 def load(folder: Path, block: int = BLOCK) -> BehaviourModel:
-    """The model of a folder for steps of `block` users; the last one is kept, as compiling takes ten seconds.
-
-    It is shared: neither its weights nor its facts are to be changed.
+    """The model of a folder for steps of `block` users; models with the same weights share the compiled step.
 
     Raises:
-        UsageError: the folder holds no model, or one of another network.
+        UsageError: the folder holds no model, or a model of another network.
     """
-    return _loaded(folder, block, digest(folder))
-
-
-@lru_cache(maxsize=1)
-def _loaded(folder: Path, block: int, content: bytes) -> BehaviourModel:
-    del content  # a part of the key alone
     try:
-        model = BehaviourModel.load(folder, block)
+        return BehaviourModel.load(folder, block)
     except ValueError as error:
         raise UsageError(str(error)) from error
-    gc.freeze()  # what is loaded stays: the collector takes half a second to look through it
-    return model

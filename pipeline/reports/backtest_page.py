@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from models.evaluation.policy_outcomes import relative_difference
 from models.metrics import DAY_S
 from pipeline import format as fmt
 from pipeline.backtest import what_if
@@ -182,12 +184,12 @@ def headline(lead: Lead | None, facts: Mapping[str, Any]) -> str:
     return f"With {lead.rate} % of app-ticks served, Leadtime costs {', and '.join(parts)}."
 
 
-def _difference(cost: float, other: float) -> str:
-    """How much dearer a cost is than another, up to the preposition."""
-    if other <= 0 or abs(cost / other - 1) < 0.0005:
+def _difference(cost: float, reference: float) -> str:
+    """A cost compared with a reference in words, up to "than" or "as"."""
+    change = relative_difference(cost, reference)
+    if math.isnan(change) or abs(change) < 0.0005:
         return "as much as"
-    change = 100 * (cost / other - 1)
-    return f"{abs(change):.1f} % {'more' if change > 0 else 'less'} than"
+    return f"{100 * abs(change):.1f} % {'more' if change > 0 else 'less'} than"
 
 
 def _header(job: Job, ranked: Comparison, facts: Mapping[str, Any]) -> str:
@@ -217,7 +219,7 @@ def _hero(lead: Lead | None, cast: Cast, facts: Mapping[str, Any]) -> str:
             cast.names.get(name, name),
             cost,
             _money(cost),
-            "" if name == OURS or lead.ours <= 0 else _signed(100 * (cost / lead.ours - 1)),
+            "" if name == OURS or lead.ours <= 0 else _signed(100 * relative_difference(cost, lead.ours)),
             cast.role(name),
             HINTS.get(name, name),
         )

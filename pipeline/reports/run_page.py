@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from models.evaluation.policy_outcomes import relative_difference
 from pipeline import format as fmt
 from pipeline.reports import charts, html_parts
 from pipeline.reports.app_run import AppRun
@@ -180,7 +181,6 @@ def _headline(runs: Sequence[AppRun], summary: Mapping[str, Any]) -> str:
     missed = [
         sum(int(m.sum()) for m in of) for of in ([r.missed for r in runs], [r.reactive_missed for r in runs])
     ]
-    saved = (cost / their_cost - 1) if their_cost else math.nan
     rows = [
         ("Hit rate", fmt.percent(hit), fmt.percent(their_hit), _signed((hit - their_hit) * 100, " points")),
         ("Misses", f"{missed[0]:,}", f"{missed[1]:,}", _signed(missed[0] - missed[1], "", digits=0)),
@@ -188,7 +188,7 @@ def _headline(runs: Sequence[AppRun], summary: Mapping[str, Any]) -> str:
             "Cost",
             fmt.money(cost, currency),
             fmt.money(their_cost, currency),
-            _signed(saved * 100, " %", digits=1),
+            _signed(relative_difference(cost, their_cost) * 100, " %", digits=1),
         ),
         ("Coverage", fmt.percent(_given(summary, "coverage_95")), "", ""),
     ]

@@ -1,7 +1,14 @@
 import numpy as np
 import pytest
 
-from models.evaluation.policy_outcomes import Outcomes, at_rate, compared, nearest, weights
+from models.evaluation.policy_outcomes import (
+    Outcomes,
+    at_rate,
+    compared,
+    nearest,
+    relative_difference,
+    weights,
+)
 
 
 def outcomes() -> Outcomes:
@@ -108,3 +115,10 @@ def test_what_a_lane_has_more_is_told_by_when_it_has_it() -> None:
     assert (
         found["one"]["replica_hour"] == found["other"]["replica_hour"] == pytest.approx(2.0)
     )  # four ticks an hour
+
+
+def test_a_relative_difference_is_a_share_of_a_reference_above_zero():
+    assert relative_difference(1.2, 1.0) == pytest.approx(0.2)
+    assert relative_difference(1.0, 4.0) == -0.75
+    assert np.isnan(relative_difference(1.0, 0.0))
+    assert np.isnan(relative_difference(np.nan, 1.0))
