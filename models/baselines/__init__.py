@@ -1,1 +1,1 @@
-"""What we are compared with: autoscalers, forecasters and a pairwise purchase."""
+"""Baselines to compare with: autoscalers, forecasters and a pairwise purchase."""

@@ -1,8 +1,8 @@
-"""The rival of `models.purchase.choose`: pairs of one spot and one on-demand offer beside the reserved ones.
+"""Baseline of `models.purchase.choose`: pairs of a spot and an on-demand offer beside the reserved instances.
 
 For each spot count the on-demand count is the smallest that holds: a quantile, over the scenarios, of the count that
-each would need. It knows no quota, zone or excluded offer, and mixes no pools. What `leadtime bench allocator`
-measures the search against.
+each would need. It ignores quotas, zones and excluded offers, and mixes no pools. `leadtime bench allocator` compares
+the search with it.
 """
 
 from __future__ import annotations
@@ -18,13 +18,15 @@ from models.purchase.choose import Purchase, allowed
 from models.purchase.market import EXACT, Array, Fluid, IntArray, Market
 from models.random_streams import stream
 
-SPOT_COUNTS: Final = 24  # spot counts tried per offer: all to 24, above that evenly spaced, at most 4 % apart
+SPOT_COUNTS: Final = (
+    24  # spot counts tried per offer: all up to 24, beyond that evenly spaced, at most 4 % apart
+)
 OFFERS_PER_TIER: Final = 3  # cheapest per replica that are searched; 3 × 3 pairs take some 20 ms
 UNREACHABLE: Final = 2**30  # a count that no purchase reaches
 
 
 def cheapest_pair(market: Market, confidence: float) -> Purchase:
-    """The cheapest of the pairs that hold; infeasible, and empty, where none does."""
+    """The cheapest pair that holds; an infeasible purchase of reserved instances alone where none does."""
     rank = market.scenarios - 1 - allowed(market, confidence)
     base, lacking = _reserved(market, rank)
     paid = committed(market.offers)
@@ -53,7 +55,7 @@ def _unfilled(lacking: Array) -> IntArray:
 
 
 def needed(market: Market, offer: Offer, lacking: Array) -> IntArray:
-    """Instances to ask for, so that this uninterrupted offer fills what is lacking, (count, scenario).
+    """Instances of an uninterrupted offer to request, so that it serves the lacking replicas, (count, scenario).
 
     UNREACHABLE where too little of it is ready for a step before a new one serves.
 
@@ -79,7 +81,7 @@ def _whole(counts: NDArray[Any]) -> IntArray:
 
 
 def _failures(market: Market, offer: Offer, launches: IntArray) -> IntArray:
-    """Launches that fail before so many succeed: negative binomial, by one uniform number per scenario.
+    """Launches that fail before `launches` succeed: negative binomial, by one uniform number per scenario.
 
     The quantile function at the same number rises with the launches. The probability of e failures is
     C(y + e - 1, e) fᵉ (1 - f)ʸ.
@@ -105,8 +107,8 @@ def _reserved(market: Market, rank: int) -> tuple[dict[str, int], Array]:
     for offer in market.offers:
         if offer.tier == "RESERVED":
             late = lacking[market.late[offer.offer_id]][:, None]
-            wanted = int(np.sort(_whole(late.max(axis=0)[0] / market.size[offer.offer_id]))[rank])
-            count = min(offer.owned_count, wanted)
+            needed_count = int(np.sort(_whole(late.max(axis=0)[0] / market.size[offer.offer_id]))[rank])
+            count = min(offer.owned_count, needed_count)
             if count:
                 counts[offer.offer_id] = count
                 lacking = lacking - market.alive(offer, [count])[:, 0]
@@ -114,13 +116,13 @@ def _reserved(market: Market, rank: int) -> tuple[dict[str, int], Array]:
 
 
 def _cheapest(market: Market, tier: str) -> list[Offer]:
-    """The offers of a tier that are cheapest per replica."""
+    """The OFFERS_PER_TIER offers of a tier that are cheapest per replica."""
     offers = [o for o in market.offers if o.tier == tier]
     return sorted(offers, key=lambda o: (o.price_h / market.size[o.offer_id], o.offer_id))[:OFFERS_PER_TIER]
 
 
 def _spot_counts(market: Market, spot: Offer, lacking: Array, rank: int) -> list[int]:
-    """Counts to try, rising: up to twice what would do if nothing were lost, and what runs."""
+    """Counts to try, rising: up to twice the count that suffices without losses, and the number running."""
     size, ready = market.size[spot.offer_id], market.ready[spot.offer_id]
     alone = float(np.sort(lacking.max(axis=0))[rank])
     most = max(1, math.ceil(2 * alone / size))

@@ -1,1 +1,1 @@
-"""What came of forecasts, promises and policies."""
+"""Scores of forecasts, promises and policies against what was measured."""

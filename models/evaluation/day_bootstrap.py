@@ -1,7 +1,7 @@
-"""A policy's figures by day, and what a bootstrap of days makes of them (docs/scoring.md, "Uncertainty").
+"""A policy's figures by day, and their intervals by a bootstrap of days (docs/scoring.md, "Uncertainty").
 
-Figures that are sums over app-ticks add up over days; the worst shortfall and the longest run are the largest of the
-days that are drawn, a run counting on the day in which it has that length.
+Sums over app-ticks add up over days; the worst shortfall and the longest run are the maxima over the days drawn, where
+a run's length counts on the day on which it reaches it.
 """
 
 from __future__ import annotations
@@ -27,23 +27,23 @@ def by_day(
     tiers: Mapping[str, NDArray[np.floating[Any]]] | None = None,
     promise: tuple[NDArray[np.bool_], NDArray[np.bool_]] | None = None,
 ) -> dict[str, Array]:
-    """Counts of each day, (day).
+    """Sums and maxima of a lane by day, each (day).
 
     Args:
         outcomes: of the window.
-        lane: whose.
-        apps: index of those that are taken together.
-        tiers: by tier what was spent, (tick, app).
+        lane: index of the lane.
+        apps: index of the apps that are taken together.
+        tiers: by tier the amount spent, (tick, app).
         promise: which decisions have an outcome, and which of them were kept, (tick, app).
     """
-    one = slice(lane, lane + 1)
+    column = slice(lane, lane + 1)
     part = replace(
         outcomes,
         demand=outcomes.demand[:, apps],
         scored=outcomes.scored[:, apps],
-        ready=outcomes.ready[:, apps, one],
-        asked=outcomes.asked[:, apps, one],
-        cost=outcomes.cost[:, apps, one],
+        ready=outcomes.ready[:, apps, column],
+        asked=outcomes.asked[:, apps, column],
+        cost=outcomes.cost[:, apps, column],
     )
     missed, short = part.missed[..., 0], part.short[..., 0]
     demand = np.where(part.scored, np.nan_to_num(part.demand), 0.0)
@@ -76,7 +76,7 @@ def by_day(
 
 
 def _runs(missed: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """Length at each tick of the run of misses that it is in, (tick, app)."""
+    """Length so far of the run of misses that a tick is in, (tick, app); 0 without a miss."""
     runs = np.zeros(missed.shape, np.int64)
     length = np.zeros(missed.shape[1], np.int64)
     for t, now in enumerate(missed):
@@ -86,7 +86,7 @@ def _runs(missed: NDArray[np.bool_]) -> NDArray[np.int64]:
 
 
 def figures(days: Mapping[str, Array], weight: Array) -> dict[str, Array]:
-    """Figures of each draw, (draw), the first that of the days as they were; NaN where there is nothing to count.
+    """Figures of each draw, (draw), the first of the days as they were; NaN where the denominator is 0.
 
     Args:
         days: of `by_day`.
@@ -100,8 +100,8 @@ def figures(days: Mapping[str, Array], weight: Array) -> dict[str, Array]:
         return np.where(weight > 0, days[name], 0.0).max(axis=1, initial=0.0)
 
     def share(part: str, whole: str) -> Array:
-        of = total(whole)
-        return np.where(of > 0, total(part) / np.where(of > 0, of, 1.0), np.nan)
+        denominator = total(whole)
+        return np.where(denominator > 0, total(part) / np.where(denominator > 0, denominator, 1.0), np.nan)
 
     values = {
         "hit_rate": 1 - share("misses", "app_ticks"),
@@ -118,12 +118,12 @@ def figures(days: Mapping[str, Array], weight: Array) -> dict[str, Array]:
 
 
 def ratio(own: Array, reference: Array) -> Array:
-    """One figure in another's units, draw by draw; NaN where the reference is not above 0."""
+    """Ratio of two figures, draw by draw; NaN where the reference is not above 0."""
     return own / np.where(reference > 0, reference, np.nan)
 
 
 def stated(drawn: Array) -> dict[str, float | None]:
-    """A figure with its 95 % interval; None where it is not known, or in too few draws."""
+    """A figure with its 95 % interval; None where it is NaN, an interval also where half of the draws are NaN."""
     known = drawn[1:][~np.isnan(drawn[1:])]
     low, high = np.quantile(known, LEVELS) if len(known) >= len(drawn) / 2 else (np.nan, np.nan)
     return {

@@ -30,7 +30,7 @@ from models.quantile_function import LEVELS as GRID
 from models.quantile_function import Z_MAX, Z_STEP, QuantileFunction
 
 BLOCK: Final = 288  # forecasts of a user scored at once: 117 levels × 288 × 125 users × 4 bytes = 17 MB
-MOST_DAYS: Final = 100  # of a longer window, more days than one are summed together
+MOST_DAYS: Final = 100  # blocks of scores at most: in a longer window a block is several days
 
 _CRPS: Final = np.searchsorted(LEVELS, CRPS_LEVELS)
 _BOUNDS: Final = np.searchsorted(LEVELS, BOUND_LEVELS)
@@ -64,8 +64,8 @@ def quantiles_of(forecast: QuantileFunction) -> Array:
 def pit_of(quantiles: Array, y: Array, u: NDArray[np.float64]) -> NDArray[np.float64]:
     """Randomised PIT of y (...) in quantiles (level, ...) at LEVELS, exact as to which levels it is below.
 
-    Between two levels, and from end to end of a flat part at y, u in [0, 1) says where. A flat part ends half way
-    to the next level, or at 0 or 1 beyond the last.
+    Between two levels, and across a flat part at y, the PIT is placed by u in [0, 1). A flat part ends half way to the
+    next level, or at 0 or 1 beyond the last level.
     """
     below, upto = (quantiles < y).sum(0), (quantiles <= y).sum(0)
     middle = (_EDGES[1:] + _EDGES[:-1]) / 2
@@ -94,8 +94,8 @@ def evaluate(
         trace: what it forecasts; saturated targets are counted as censored and scored apart.
         users: (user) names.
         rivals: of these values; persistence where none is given.
-        every: score the forecasts of every so many ticks.
-        forget: ticks after which all users are new to the model, and not to the rivals; none for never.
+        every: ticks from one scored forecast to the next.
+        forget: ticks after which the model, unlike the rivals, starts all users anew; None: never.
         seed: of the randomised PIT.
         progress: called with (ticks done, ticks).
     """
@@ -206,7 +206,7 @@ def _add(
     y: Array,
     censored: NDArray[np.bool_],
 ) -> None:
-    """One forecaster's amounts: quantiles (level, row, user) at LEVELS, its PIT and y (row, user)."""
+    """Add one forecaster's scores to its sums: quantiles (level, row, user) at LEVELS, PIT and y (row, user)."""
     loss = crps(quantiles[_CRPS], y)
     add(sums.crps, loss)
     add(sums.covered, (pit >= LEVELS[_LOW]) & (pit <= LEVELS[_HIGH]))

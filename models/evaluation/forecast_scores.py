@@ -1,4 +1,4 @@
-"""What was scored, summed by day, user, metric and step, and the figures of docs/scoring.md made of it."""
+"""Scores of forecasts summed by day, user, metric and step, and the figures of docs/scoring.md computed from them."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Sums:
 
     @classmethod
     def zeros(cls, blocks: int, *shape: int) -> Sums:
-        """Nothing scored yet, of shape (block, user, metric, step)."""
+        """Sums of no ticks, of shape (block, user, metric, step)."""
 
         def none(*levels: int) -> NDArray[np.float32]:
             return np.zeros((blocks, *levels, *shape), np.float32)
@@ -64,8 +64,8 @@ class Sums:
 class Scores:
     """Sums over scored ticks of a model and its rivals, (block, user, metric, step); a block is a day.
 
-    users: names. count, sum_y (of |y|), repeats (of the value a tick before) and censored, which counts ticks that
-    are in no other sum. rivals: by name.
+    users: names. count: ticks scored; sum_y: of |y|; repeats: ticks with the value of the tick before; censored: ticks
+    that are in no other sum. rivals: by name.
     """
 
     users: list[str]
@@ -79,7 +79,7 @@ class Scores:
 
     @classmethod
     def zeros(cls, users: list[str], blocks: int, rivals: list[str]) -> Scores:
-        """Nothing scored yet."""
+        """Scores of no ticks."""
         shape = (blocks, len(users), len(METRICS), STEPS)
         return cls(
             users,
@@ -91,7 +91,7 @@ class Scores:
 
     @property
     def scored(self) -> NDArray[np.bool_]:
-        """(user, metric, step): something was scored, and not all of it zero."""
+        """(user, metric, step): a tick was scored, and its values are not all zero."""
         return self.sum_y.sum(0) > 0
 
     def crps_ratio(self, rival: str, weights: Array | None = None) -> Array:
@@ -119,7 +119,7 @@ class Scores:
         return matched(held[:, np.isin(HELD_LEVELS, BOUND_LEVELS)], slack)
 
     def shares(self, of: NDArray[np.float32], weights: Array | None = None) -> Array:
-        """A sum as share of the ticks scored, (draw, metric, step); NaN where none was."""
+        """A sum as a share of the ticks scored, (draw, metric, step); NaN where none was scored."""
         weights = self._once() if weights is None else weights
         return _pooled(weights, of.sum(1)) / _positive(_pooled(weights, self.count.sum(1)))
 
@@ -135,7 +135,7 @@ class Scores:
         return float(fine[scored].mean()) if scored.any() else float("nan")
 
     def main(self) -> tuple[Any, ...]:
-        """Index (metric, step) of what the summary is about: MAIN_METRICS, or those there are, at MAIN_STEPS."""
+        """Index (metric, step) of the summary's cells: MAIN_METRICS, or the metrics scored, at MAIN_STEPS."""
         counted = self.count.sum((0, 1, 3)) > 0
         main = np.array([metric in MAIN_METRICS for metric in METRICS])
         chosen = np.flatnonzero(counted & main if (counted & main).any() else counted)
@@ -157,7 +157,7 @@ class Scores:
         return out
 
     def summary(self, seed: int = 0) -> dict[str, Any]:
-        """What docs/scoring.md asks for on the whole, over MAIN_METRICS and MAIN_STEPS; see `main`.
+        """The figures of docs/scoring.md over MAIN_METRICS and MAIN_STEPS together; see `main`.
 
         NaN is None; `intervals_95` come from a bootstrap of days.
         """
@@ -207,7 +207,7 @@ class Scores:
         }
 
     def table(self) -> list[dict[str, Any]]:
-        """One row per metric and step that was scored; a figure that there is not is None."""
+        """One row per metric and step that was scored; a figure that is not known is None."""
         return [
             self._row(m, k) for m in range(len(METRICS)) for k in range(STEPS) if self.scored[:, m, k].any()
         ]
@@ -286,7 +286,7 @@ def geometric_mean(ratio: Array, axis: int) -> Array:
 
 
 def mean(figure: Array) -> float | None:
-    """Mean without NaN, None if there is nothing else."""
+    """Mean of the values that are not NaN; None without any."""
     return None if np.isnan(figure).all() else float(np.nanmean(figure))
 
 
@@ -303,7 +303,7 @@ def _pooled(weights: Array, sums: NDArray[np.float32]) -> Array:
 
 
 def _positive(n: Array) -> Array:
-    """N, NaN where it is zero: nothing is divided by it."""
+    """N as a divisor: NaN where it is zero."""
     return np.where(n > 0, n, np.nan)
 
 

@@ -32,14 +32,14 @@ def interruption_after_s(per_hour: float, uniform: float) -> float:
 
 
 def remaining_s(startup: NormalDist, age_s: float, factor: float = 1.0) -> float:
-    """Seconds that a pending instance takes at most, with CERTAINTY.
+    """Seconds within which a pending instance is ready with probability CERTAINTY.
 
     The quantile of a start-up time T given T > age: F⁻¹(F(age) + 0.99 (1 − F(age))) − age.
 
     Args:
         startup: of `log_startup`.
         age_s: since the launch.
-        factor: on every start-up time.
+        factor: multiplies every start-up time.
     """
     passed = startup.cdf(log(age_s / factor)) if age_s > 0 else 0.0
     level = min(passed + CERTAINTY * (1 - passed), 1 - 1e-12)

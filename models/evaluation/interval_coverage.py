@@ -1,4 +1,4 @@
-"""How often what happened lay inside the 95 % interval of its forecast."""
+"""Coverage of 95 % intervals: how many outcomes lie inside the interval of their forecast."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Replicas that measured usage needed, and ticks in which that is not known."""
+"""Replicas that measured usage needs, and the ticks in which saturation hides the need."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ def filled(usage: NDArray[np.floating[Any]], policies: Sequence[Policy]) -> NDAr
 def censored(usage: NDArray[Any], saturated: NDArray[Any], policies: Sequence[Policy]) -> NDArray[np.bool_]:
     """(tick, app) where the need is not known.
 
-    A saturated metric is a lower bound, and could set the need: with its saturated part taken one and a half times,
-    as the reactive floor takes it, it would need more than all that was measured. Where another metric needs more
-    anyway, the need is known.
+    A saturated metric is a lower bound of demand. The need is censored where that metric, with its saturated part
+    counted 1.5 times as in the reactive floor, would need more than the largest measured need; where another metric
+    needs more anyway, the need is known.
 
     Args:
         usage: (tick, app, METRICS), NaN = not measured.

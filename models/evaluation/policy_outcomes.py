@@ -25,11 +25,11 @@ Bool = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Outcomes:
-    """The scored window of some lanes.
+    """Demand, capacity and cost of lanes over the scored window.
 
     demand: (tick, app), NaN = not measured; scored: (tick, app), measured and not censored; day: (tick)
     ready: least capacity within each tick; asked: replicas wanted from the tick on; cost: spent within it
-    carry: what was lacking in a tick is demand of the next one as well
+    carry: demand that a tick did not serve is added to the next tick's
     """
 
     demand: Float
@@ -42,7 +42,7 @@ class Outcomes:
 
     @cached_property
     def due(self) -> Float:
-        """(tick, app, lane) demand, and with `carry` what earlier ticks left; one lane for all without."""
+        """Demand (tick, app, lane), with `carry` plus the backlog of earlier ticks; without it one lane for all."""
         if not self.carry:
             return self.demand[..., None]
         due = np.empty(self.ready.shape)
@@ -68,7 +68,7 @@ class Outcomes:
         return np.where(self.missed, np.nan_to_num(self.due) - self.ready, 0.0)
 
     def lanes(self, apps: Any = slice(None)) -> list[dict[str, Any]]:
-        """A row of figures for each lane, over some apps together."""
+        """A row of figures for each lane, over the apps of an index together."""
         scored, missed = self.scored[:, apps], self.missed[:, apps]
         demand = np.where(scored, np.nan_to_num(self.demand[:, apps]), 0.0)
         short, asked = self.short[:, apps], self.asked[:, apps]
@@ -101,7 +101,7 @@ class Outcomes:
 
     @cached_property
     def by_day(self) -> tuple[Array, Array, Array, Array]:
-        """Misses, cost and slack (day, lane) of what is scored, and of how much (day, 2): app-ticks, demand."""
+        """Misses, cost and slack of the scored app-ticks (day, lane), and their number and demand (day, 2)."""
         days = np.unique(self.day)
         demand = np.where(self.scored, np.nan_to_num(self.demand), 0.0)
 
@@ -121,7 +121,7 @@ def _run(missed: Bool) -> int:
 
 
 def weights(days: int, seed: int) -> Array:
-    """How often each day is drawn, (draw, day): the days once, then DRAWS of a bootstrap, all apps together."""
+    """Number of times each day is drawn, (draw, day): first every day once, then DRAWS bootstrap draws of days."""
     rng = np.random.default_rng(seed)
     drawn = rng.multinomial(days, [1 / days] * days, DRAWS)
     return np.concatenate([np.ones((1, days)), drawn.astype(np.float64)])
@@ -134,7 +134,7 @@ def hit_rates(outcomes: Outcomes, weight: Float) -> Float:
 
 
 def interval(drawn: Float) -> tuple[float, float] | None:
-    """95 % interval of a figure's draws; None where it is known in less than half of them, or in none."""
+    """95 % interval of a figure's draws; None where fewer than half of them are known, or none."""
     known = drawn[~np.isnan(drawn)]
     if len(known) < len(drawn) / 2 or not len(known):
         return None
@@ -145,23 +145,23 @@ def interval(drawn: Float) -> tuple[float, float] | None:
 def at_rate(outcomes: Outcomes, lanes: Sequence[int], rate: float, weight: Float) -> tuple[Float, Float]:
     """Cost and slack of a policy's sweep where it realises a hit rate, (draw); NaN where no setting reaches it.
 
-    Both are of the app-ticks that are scored, as the hits are: a policy that answers to usage at its limit would
-    else pay for ticks in which nobody knows whether it was right.
+    Both are of the app-ticks that are scored, as the hits are: else a policy that adds capacity when usage is at its
+    limit would pay for ticks whose demand is not known.
 
     Between two settings both are linear in the logarithm of the share of misses (as
     `models.evaluation.forecast_scores.matched`). Settings that cost more than another and hit less are left out.
 
     Args:
         outcomes: of the window.
-        lanes: of one policy, its settings.
+        lanes: of one policy, a lane a setting.
         rate: hit rate.
         weight: (draw, day), see `weights`.
     """
     missed, cost, spare, counted = outcomes.by_day
-    some = list(lanes)
+    columns = list(lanes)
     n, size = (weight @ counted[:, i] for i in (0, 1))
-    hit = 1 - weight @ missed[:, some] / np.maximum(n, 1)[:, None]
-    spent, slack = weight @ cost[:, some], weight @ spare[:, some] / np.maximum(size, 1e-12)[:, None]
+    hit = 1 - weight @ missed[:, columns] / np.maximum(n, 1)[:, None]
+    spent, slack = weight @ cost[:, columns], weight @ spare[:, columns] / np.maximum(size, 1e-12)[:, None]
     out = np.full((2, len(weight)), np.nan)
     for d in range(len(weight)):
         kept = frontier(hit[d], spent[d])
@@ -176,7 +176,7 @@ def relative_difference(value: float, reference: float) -> float:
 
 
 def frontier(hit: Float, cost: Float) -> NDArray[np.intp]:
-    """Settings that no other beats in both, by rising hit rate."""
+    """Indices of the settings on the Pareto frontier of hit rate and cost, by rising hit rate."""
     order = np.lexsort((-hit, cost))
     kept: list[int] = []
     for i in order.tolist():
@@ -186,25 +186,25 @@ def frontier(hit: Float, cost: Float) -> NDArray[np.intp]:
 
 
 def nearest(outcomes: Outcomes, lanes: Sequence[int], rate: float) -> int:
-    """The lane whose hit rate is nearest to another, by the logarithm of its misses; of equal ones the cheapest."""
+    """The lane whose share of misses is nearest to 1 − rate on a log scale; of equal lanes the cheapest."""
     missed, cost, _, counted = outcomes.by_day
     share = (missed.sum(axis=0) + 0.5) / max(counted[:, 0].sum(), 1.0)
     apart = np.abs(np.log(share / (1 - rate)))
     return min(lanes, key=lambda lane: (apart[lane], cost[:, lane].sum(), lane))
 
 
-def compared(outcomes: Outcomes, one: int, other: int, hour: int) -> dict[str, Any]:
-    """What a lane has more than another, in the app-ticks that are scored, and when.
+def compared(outcomes: Outcomes, lane: int, reference: int, hour: int) -> dict[str, Any]:
+    """Ready capacity and its price of two lanes in the scored app-ticks, and when their capacity differs.
 
-    Of both the mean capacity that was ready, in replicas, and what a replica cost for an hour. `when` divides the
-    difference of capacity (its parts add up to it): within an hour after a peak, demand among the highest twentieth of
-    the app's; else while demand is below its median; and the rest.
+    `one` (the lane) and `other` (the reference) give mean ready capacity in replicas, and the cost of a replica-hour.
+    `when` splits the difference in capacity, in parts that add up to it: within an hour after a peak (demand in the
+    app's highest twentieth), else while demand is below the app's median, and the rest.
 
     Args:
         outcomes: of the window.
-        one: lane.
-        other: lane.
-        hour: ticks.
+        lane: index of a lane.
+        reference: index of the lane that it is compared with.
+        hour: ticks of an hour.
     """
     scored, n = outcomes.scored, max(int(outcomes.scored.sum()), 1)
     demand = np.where(scored, outcomes.demand, np.where(scored.any(axis=0), np.nan, 0.0))
@@ -212,15 +212,15 @@ def compared(outcomes: Outcomes, one: int, other: int, hour: int) -> dict[str, A
     high = np.asarray(demand > peak)
     after = np.stack([high[max(0, t + 1 - hour) : t + 1].any(axis=0) for t in range(len(high))])
     quiet = ~after & (demand < median)
-    more = np.where(scored, outcomes.ready[..., one] - outcomes.ready[..., other], 0.0)
+    difference = np.where(scored, outcomes.ready[..., lane] - outcomes.ready[..., reference], 0.0)
 
-    def of(lane: int) -> dict[str, float]:
-        ready, cost = (np.where(scored, x[..., lane], 0.0).sum() for x in (outcomes.ready, outcomes.cost))
+    def means(index: int) -> dict[str, float]:
+        ready, cost = (np.where(scored, x[..., index], 0.0).sum() for x in (outcomes.ready, outcomes.cost))
         return {"ready": float(ready / n), "replica_hour": float(cost * hour / max(ready, 1e-12))}
 
     parts = {"after a peak": after, "below the median": quiet, "else": ~after & ~quiet}
     return {
-        "one": of(one),
-        "other": of(other),
-        "when": {name: float(more[part].sum() / n) for name, part in parts.items()},
+        "one": means(lane),
+        "other": means(reference),
+        "when": {name: float(difference[part].sum() / n) for name, part in parts.items()},
     }

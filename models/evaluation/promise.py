@@ -22,9 +22,9 @@ from models.metrics import DAY_S, METRICS, STEPS, horizon_steps
 from models.quantile_function import LEVELS, QuantileFunction
 from models.totals import total
 
-SIZES: Final = (10, 25, 50)  # users of an app, each in so many groupings; and one app of all users
+SIZES: Final = (10, 25, 50)  # users of an app; beside these one app of all users
 SUM: Final = "sum_of_users"
-LEARNT_DAYS: Final = 4  # before the scored window, in which decisions are made and learnt from
+LEARNT_DAYS: Final = 4  # days before the scored window in which decisions are made and learnt from
 
 Array = NDArray[np.float32]
 
@@ -80,7 +80,7 @@ class Promise:
 
 
 def groupings(users: int, each: int, seed: int) -> list[NDArray[np.int64]]:
-    """`each` drawn groupings of each of SIZES that there are users for, and the app of all."""
+    """Users (user) of artificial apps: `each` drawn at random for every size of SIZES up to `users`, and all users."""
     rng = np.random.default_rng(seed)
     drawn = [
         np.sort(rng.choice(users, size, replace=False)) for size in SIZES if size < users for _ in range(each)
@@ -89,7 +89,7 @@ def groupings(users: int, each: int, seed: int) -> list[NDArray[np.int64]]:
 
 
 class _Sum:
-    """The sum of every user's own quantiles, of the decisions of one block, as a rival."""
+    """A rival that sums every user's own quantiles; it has the decisions of one block."""
 
     name = SUM
 
@@ -98,7 +98,7 @@ class _Sum:
         self.grids: dict[int, Array] = {}  # by row: (app, metric, step, 21)
 
     def quantiles(self, metric: int, rows: range, step: int, levels: NDArray[np.float64]) -> Array:
-        """(level, row, app) at `scores.LEVELS`, the levels that are asked for."""
+        """Quantiles (level, row, app); `levels` must be those of `models.evaluation.forecast_scores.LEVELS`."""
         k = self.steps.index(step)
         return forecast_pass.quantiles_of(
             _function(np.stack([self.grids[row][:, metric, k] for row in rows]))
@@ -106,26 +106,26 @@ class _Sum:
 
 
 def _function(grid: Array) -> QuantileFunction:
-    """Of values at the grid's levels, (..., 21)."""
+    """The quantile function of values at the grid's levels, (..., 21)."""
     middle = grid[..., LEVELS // 2]
     return QuantileFunction(middle, np.ones_like(middle), grid - middle[..., None])
 
 
 def totals(values: Array, apps: Sequence[NDArray[np.int64]]) -> Array:
-    """Sums over the users of each app (tick, app, column) of (tick, user, column), NaN where nobody is."""
-    some = [values[:, users] for users in apps]
-    return np.stack([total(v, axis=1) for v in some], 1).astype(np.float32)
+    """Sums over each app's users, (tick, app, column), of values (tick, user, column); NaN where none is measured."""
+    by_app = [values[:, users] for users in apps]
+    return np.stack([total(v, axis=1) for v in by_app], 1).astype(np.float32)
 
 
 class _Planner:
-    """Apps made of a trace's users, with what is learnt of them from tick to tick as the stream learns it.
+    """Plans apps made of a trace's users, learning from tick to tick as the stream does.
 
     Attributes:
         apps: each an array of users.
-        metrics: that the trace has, as indices of METRICS; `governed` are those of them that the promise is about.
-        usage: (tick, app, 5) totals; `measured` what they say of demand.
-        states, common: of reconciliation, for each app and for all.
-        learnt: for each app, of its users' dependence.
+        metrics: metrics of the trace, as indices of METRICS; `governed`: those of them that the promise covers.
+        usage: (tick, app, 5) totals; `measured`: the demand that they show.
+        states, common: state of reconciliation, of each app and of all apps together.
+        learnt: state of each app's learnt dependence between its users' errors.
     """
 
     def __init__(
@@ -148,7 +148,7 @@ class _Planner:
         ]
 
     def forecasts(self) -> Iterator[tuple[QuantileFunction, QuantileFunction, NDArray[Any]]]:
-        """Per tick the users' forecasts (user, 5, 6), the totals' (app, 5, 6), and scores of the users' errors."""
+        """For each tick the users' forecasts (user, 5, 6), the totals' (app, 5, 6), and the users' error scores."""
         trace, tick = self.trace, {"first_tick": self.trace.first_tick, "tick_s": self.trace.tick_s}
         events = totals(trace.events, self.apps)
         of_users = causal_pass.forecasts(self.model, trace.values, trace.events, trace.saturated, **tick)
@@ -176,7 +176,7 @@ class _Planner:
     def decide(
         self, a: int, t: int, users: QuantileFunction, own: QuantileFunction, *, scenarios: int, seed: int
     ) -> Array:
-        """Reconciled scenarios (scenario, step, metric) of an app's demand after row t; the decision is followed."""
+        """Reconciled scenarios (scenario, step, metric) of an app's demand after row t, kept for `observe`."""
         tick = self.trace.first_tick + t
         demand = by_loading(
             np,
@@ -208,7 +208,7 @@ class _Planner:
         return self.measured.known[np.array(horizon_steps(self.trace.tick_s)) + t][..., self.governed]
 
     def kept(self, demands: Sequence[Array], ahead: NDArray[Any]) -> NDArray[np.bool_]:
-        """Whether the demand that came stayed within each app's required curves at PROMISED, (app, promised)."""
+        """Whether demand `ahead` stayed within each app's required curves at PROMISED, (app, promised)."""
         index = [self.metrics.tolist().index(m) for m in self.governed]
         kept = np.zeros((len(demands), len(PROMISED)), bool)
         for a, demand in enumerate(demands):
@@ -217,7 +217,7 @@ class _Planner:
         return kept
 
     def marginals(self, demands: Sequence[Array]) -> QuantileFunction:
-        """Of each app's scenarios, (app, 5, step)."""
+        """Marginal distributions of each app's scenarios, (app, 5, step)."""
         grids = np.full((len(demands), len(METRICS), STEPS, LEVELS), np.nan, np.float32)
         for a, demand in enumerate(demands):
             grids[a, self.metrics] = reconciliation.marginals(demand)
@@ -225,7 +225,7 @@ class _Planner:
 
 
 class _Outcomes:
-    """What came of the scored decisions: promises kept, and the marginals scored beside rivals, a day at a time.
+    """Collects the scored decisions: whether each is kept, and the marginals scored beside rivals a day at a time.
 
     Args:
         planner: made the decisions.
@@ -293,15 +293,15 @@ def study(
 ) -> tuple[Promise, Scores]:
     """Plan apps over a trace as the stream would, and score the promise, and the marginals beside rivals.
 
-    The promise is over all six steps; rivals are persistence of each app's total, and the sum of its users' quantiles.
-    Decisions are made, and learnt from, every `every` ticks from the first on; the horizon in ticks makes them as
-    frequent as those that the stream follows.
+    The promise covers all six steps; rivals are persistence of each app's total, and the sum of its users' quantiles.
+    Decisions are made, and learnt from, every `every` ticks; with the horizon in ticks that is as often as the stream
+    learns from its own.
 
     Args:
         model: forecasts users and totals.
         trace: of the users.
         apps: each an array of users.
-        governed: metrics that the promise is about; those of them that there are.
+        governed: metrics that the promise covers; those that the trace lacks are ignored.
         every: ticks from one decision to the next.
         scenarios: of each decision.
         seed: of scenarios and randomised PIT.

@@ -1,7 +1,7 @@
 """Simulated provisioning of one app under many policies at once: start-up, failed launches, lost spot, the bill.
 
-A lane is one policy's fleet. All lanes meet the same luck: what happens to the j-th instance of an offer that is
-launched in a tick, and to the j-th that serves in it, is drawn from the key (seed, app, offer, tick) alone.
+A lane is one policy's fleet. All lanes share the random events: the fate of the j-th instance of an offer launched in a
+tick, and of the j-th that serves in it, is drawn from the key (seed, app, offer, tick) alone.
 
     launch      ready after a lognormal start-up time through the offer's median and 99 % (as the local provider's);
                 with its `launch_failure` probability it fails then instead, and is tried again RETRY_S later
@@ -9,7 +9,7 @@ launched in a tick, and to the j-th that serves in it, is drawn from the key (se
                 for the pool, p ~ Beta of mean exp(-interruptions × tick) and correlation POOL_CORRELATION, as the
                 allocator takes it for its window (`models.purchase.market`); at a moment common to the pool
     notice      a lost instance serves no longer when its loss is announced; its successor is launched at that moment
-    release     pending instances go before ready ones; none that is ready is told from another
+    release     pending instances are released before ready ones; ready instances are interchangeable
     bill        from the launch request to the end of notice or drain, at least `billing_min_s`; reserved instances
                 whether used or not
 
@@ -35,7 +35,7 @@ RETRY_S: Final = 60.0  # after a launch that failed, as the local provider's def
 ATTEMPTS: Final = 6  # at 5 % failures the seventh is tried once in 1.6e9 launches (0.05⁷ = 8e-10)
 Z99: Final = 2.3263478740408408  # standard-normal 99 % quantile
 LATEST: Final = (
-    64  # ticks: what takes longer to start never serves (an hour at minutes; five at five minutes)
+    64  # ticks: an instance that takes longer to start never serves (1 h at ticks of 1 min, 5 h at 5 min)
 )
 
 Count = NDArray[np.int64]
@@ -44,7 +44,7 @@ Float = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Terms:
-    """What an offer says beside `Offer`: seconds of notice before a loss, and least time billed."""
+    """Terms of an offer that `Offer` lacks: seconds of notice before a loss, and least time billed."""
 
     notice_s: float = 0.0
     billing_min_s: float = 0.0
@@ -55,11 +55,11 @@ class Fleet:
     """One app's instances in every lane, (lane, offer).
 
     ready, pending: at the end of the last tick; pending (lane, offer, tick): by the ticks until they are ready
-    failed, interrupted: how many are in these states at the end of the last tick
+    failed, interrupted: numbers in these states at the end of the last tick
     least: least number ready within the last tick; hours: instance-hours billed for it
-    young: (lane, offer, age) launched so many ticks ago and still there, as far as their least time billed reaches
-    coming: failed at the end of the tick that begins
-    owed_s: instance-seconds to be billed beside those that run: drains, and least times not reached
+    young: (lane, offer, age in ticks) instances that run and are younger than the least time billed
+    coming: number that will be failed at the end of the tick that begins
+    owed_s: instance-seconds to be billed beside running instances: drains, and rests of least times billed
     """
 
     ready: Count
@@ -92,7 +92,7 @@ class SimulatedCloud:
         self._ages = max(1, *ages) if ages else 1
 
     def start(self, counts: Mapping[str, int], lanes: int) -> Fleet:
-        """So many ready instances of each offer in every lane."""
+        """A fleet of `lanes` lanes, each with these ready instances by offer."""
         shape = (lanes, len(self.offers))
         ready = np.tile([counts.get(offer.offer_id, 0) for offer in self.offers], (lanes, 1)).astype(np.int64)
         return Fleet(
@@ -108,9 +108,9 @@ class SimulatedCloud:
         )
 
     def apply(self, fleet: Fleet, desired: Count, tick: int, drain_s: Float | float = 0.0) -> None:
-        """Grow or shrink to so many instances, (lane, offer), at the start of a tick; reserved ones to what is owned.
+        """Launch or release instances at the start of a tick to `desired` (lane, offer), reserved ones at most as owned.
 
-        drain_s: for which a ready instance that is released is still billed.
+        drain_s: seconds for which a released ready instance is still billed.
         """
         desired = np.where(self.reserved, np.minimum(desired, self.owned), desired)
         change = desired - fleet.running
@@ -120,7 +120,7 @@ class SimulatedCloud:
         excess = np.maximum(-change, 0)
         if excess.any():
             left = excess.copy()
-            for age in range(1, self._ages):  # the newest go first; what they did not yet pay of their least
+            for age in range(1, self._ages):  # newest first; billed for the rest of the least time
                 gone = np.minimum(left, fleet.young[..., age])
                 fleet.young[..., age] -= gone
                 left -= gone
@@ -134,7 +134,7 @@ class SimulatedCloud:
         self._launched(fleet, np.maximum(change, 0), tick, 0.0)
 
     def live(self, fleet: Fleet, tick: int) -> None:
-        """Take the fleet through a tick."""
+        """Advance the fleet by a tick: losses and their successors, start-ups, failed launches and the bill."""
         length, running = self.tick_s, fleet.running
         seconds = running * float(length) + fleet.owed_s
         fleet.least = fleet.ready.copy()
@@ -149,12 +149,12 @@ class SimulatedCloud:
             lost[:, o] = np.concatenate([[0], np.cumsum(taken)])[fleet.ready[:, o]]
             rest_s = (1 - moment) * length
             fleet.interrupted[:, o] = lost[:, o] if term.notice_s > rest_s else 0
-            # the lost one is billed to the end of its notice, its successor from the loss on
+            # the lost instance is billed to the end of its notice, its successor from the loss on
             seconds[:, o] += lost[:, o] * term.notice_s
             if lost[:, o].any():
-                some = np.zeros_like(lost)
-                some[:, o] = lost[:, o]
-                self._launched(fleet, some, tick, moment, "successor")
+                successors = np.zeros_like(lost)
+                successors[:, o] = lost[:, o]
+                self._launched(fleet, successors, tick, moment, "successor")
         fleet.least -= lost
         fleet.ready += fleet.pending[..., 0] - lost
         fleet.pending = np.concatenate(
@@ -165,12 +165,12 @@ class SimulatedCloud:
         fleet.hours = np.where(self.reserved, self.owned * float(length), seconds) / 3600
 
     def _launched(self, fleet: Fleet, counts: Count, tick: int, moment: float, use: str = "launch") -> None:
-        """Add pending instances, (lane, offer), requested at a share of a tick."""
+        """Add pending instances, (lane, offer), requested at `moment`, a share (0 to 1) of the tick."""
         for o, offer in enumerate(self.offers):
             most = int(counts[:, o].max(initial=0))
             if not most:
                 continue
-            # an instance a row, so that the first of many are those of few
+            # a row per instance: the first instances of a large launch have the draws of a smaller launch
             draw = stream(np, self.seed, self.app, offer.offer_id, tick, use).random((most, 2, ATTEMPTS))
             normal, luck = ndtri(draw[:, 0]).T, draw[:, 1].T
             median = max(offer.startup_p50_s, 1e-3)
@@ -193,7 +193,7 @@ class SimulatedCloud:
             fleet.coming[:, o] += np.concatenate([[0], np.cumsum(again)])[counts[:, o]]
 
     def _wave(self, offer: Offer, tick: int) -> tuple[float, float]:
-        """Probability to survive the tick, of all of the pool's instances, and when in it they are lost (0 to 1)."""
+        """Survival probability of a pool's instances in a tick, and the moment of losses as a share of the tick."""
         if offer.tier != "SPOT" or offer.interruption_h <= 0:
             return 1.0, 0.0
         rate = max(o.interruption_h for o in self.offers if pool_of(o) == pool_of(offer))

@@ -1,12 +1,13 @@
-"""What to buy: the least cost at which supply, itself uncertain, meets the scenarios' demand.
+"""Cheapest purchase whose uncertain supply meets the scenarios' demand with a stated confidence.
 
-Chosen is a count per offer, constant over the horizon, such that
+It is a count per offer, constant over the horizon, such that
 
     P( Σ_o r_o · alive_o(step) ≥ replicas(step), all steps of the window ) ≥ confidence,
 
-with r_o replicas per instance and alive_o as `models.purchase.market` says. Candidates are searched on draws of their
-own (`models.purchase.exchange_search`, and `models.purchase.two_offers` where there are few); what is found is then
-judged by `Market.holds`, mended where it holds too rarely, and trimmed.
+with r_o replicas per instance and alive_o of `models.purchase.market`. The search uses its own draws of supply
+(`models.purchase.exchange_search`, and `models.purchase.two_offers` for one or two offers), so that a purchase is not
+judged by the draws that it was fitted to: `Market.holds` judges it, it is searched again with fewer unserved scenarios
+allowed while it holds too rarely, and instances that it does not need are removed.
 """
 
 from __future__ import annotations
@@ -25,17 +26,17 @@ from models.purchase.exchange_search import Search
 from models.purchase.market import EXACT, Market, pool_of
 from models.purchase.two_offers import Few
 
-# Cheapest offers of each size, per surviving replica, that are searched: the least costs of the benchmark's first
-# twenty instances use spot offers to the seventh of a size; offers on demand differ by their price alone.
+# Offers of each size that are searched, the cheapest per surviving replica: the least-cost purchases of the benchmark's
+# first twenty instances use at most the seventh-cheapest spot offer of a size; on-demand offers differ by price alone.
 PER_SIZE: Final = {"SPOT": 8, "ON_DEMAND": 2}
 OFFERS_PER_GROUP: Final = 2  # beside them, of each zone and quota group, where these bind
-NEAR: Final = (64,)  # the unit, need by this, of searches from a purchase that is near
-FEW_ROUNDS: Final = 8  # exchanges of such a search: it is a millisecond each, and the first save most
+NEAR: Final = (64,)  # the unit is need / 64 in searches that start near the cheapest purchase
+FEW_ROUNDS: Final = 8  # exchanges of such a search at most: each takes 1 ms, and the first save most
 MENDS: Final = (
-    6  # times that a purchase is mended, each by the scenarios that it lacked; one or none is usual
+    6  # further searches at most, each with fewer unserved scenarios allowed; usually none or one is needed
 )
 KEPT: Final = "; what runs is kept"
-TRIM: Final = 0.002  # share of the cost that an instance must have for the purchase to be tried without it
+TRIM: Final = 0.002  # cheaper instances, as a share of the cost, are not tried for removal
 
 
 @dataclass(frozen=True)
@@ -46,14 +47,14 @@ class Purchase:
     cost: float
     risk: float
     feasible: bool
-    short: str = ""  # what kept it from being feasible
+    short: str = ""  # why it is not feasible
 
 
 @dataclass(frozen=True)
 class Choice:
-    """The purchase chosen, the best of other kinds (cheapest feasible first), the least cost by confidence.
+    """The purchase chosen, alternatives (cheapest feasible first), and the least cost by confidence.
 
-    notes: wishes of the policy that were set aside, with why
+    notes: terms of the policy that were set aside, with the reason
     """
 
     best: Purchase
@@ -72,14 +73,14 @@ def choose(
     alternatives: bool = True,
     near: Mapping[str, int] | None = None,
 ) -> Choice:
-    """The cheapest counts that hold within the bounds, else those within the bounds that lack least.
+    """The cheapest counts within the bounds that hold, else the counts within the bounds with the least risk.
 
-    Reserved instances are paid already, so they come first. A zone share that keeps a purchase from holding is set
-    aside, and noted. Where the bounds leave nothing at all, what runs is kept.
+    Reserved instances are paid already, so they are used first. A zone share that keeps a purchase from holding is set
+    aside, with a note. Where the bounds allow no instance at all, the running instances are kept.
 
-    levels: confidences for `cost_at`; excluded: offers not to be bought more of than run, with why; alternatives:
-    whether others are searched, which takes as long again; near: counts to search from alone, where some are known
-    that are near the cheapest: a third of the time.
+    levels: confidences for `cost_at`; excluded: offers of which no more may be bought than run, with the reason;
+    alternatives: whether to search other kinds of purchase, which doubles the time; near: counts close to the
+    cheapest, the only start of the search then, in a third of the time.
     """
     wanted = np.sort(market.need.max(axis=0))
 
@@ -115,14 +116,14 @@ def choose(
 
 
 def allowed(market: Market, confidence: float) -> int:
-    """Scenarios that may be left unserved."""
+    """Number of scenarios that a purchase may leave unserved at a confidence."""
     return market.scenarios - max(1, math.ceil(confidence * market.scenarios - 1e-9))
 
 
 def candidates(market: Market, policy: Policy) -> list[Offer]:
-    """The offers that are searched, by id: what runs or is owned, and the cheapest per surviving replica.
+    """Offers to search, sorted by id: those running or owned, and the cheapest per surviving replica.
 
-    Of every zone, pool and quota group that the bounds speak of a few are kept.
+    Where a zone share or quotas apply, OFFERS_PER_GROUP of each zone and quota group are among them.
     """
 
     def price(o: Offer) -> tuple[float, str]:
@@ -148,7 +149,7 @@ def candidates(market: Market, policy: Policy) -> list[Offer]:
 
 
 class _Buyer:
-    """Searches, judges, mends and trims purchases of one market."""
+    """Searches, judges and trims purchases of one market."""
 
     def __init__(self, market: Market, policy: Policy, excluded: Mapping[str, str]) -> None:
         self.market, self.policy, self.excluded = market, policy, excluded
@@ -161,7 +162,7 @@ class _Buyer:
 
     @classmethod
     def of(cls, other: _Buyer, market: Market) -> _Buyer:
-        """The same offers and draws where the need is not capped."""
+        """The same offers and draws for another market that differs in its need alone (not capped)."""
         if market is other.market:
             return other
         new = copy.copy(other)
@@ -173,7 +174,7 @@ class _Buyer:
     def best(
         self, confidence: float, near: Mapping[str, int] | None = None
     ) -> tuple[Purchase, tuple[str, ...]]:
-        """The purchase to make, and notes on what was set aside for it; near: counts to search from."""
+        """The purchase to make, and notes on terms that were set aside for it; near: counts to search from."""
         if not self.offers:
             risk = 1 - self.market.holds({})
             enough = 1 - risk >= confidence
@@ -194,7 +195,7 @@ class _Buyer:
         return purchase, (note,) if note else ()
 
     def at(self, near: Purchase, confidence: float) -> Purchase:
-        """A purchase that holds at another confidence, searched from one that is near."""
+        """A purchase that holds at another confidence, searched from the purchase `near`."""
         if not self.offers:
             return self.best(confidence)[0]
         return self._buy(confidence, self.limits, self._counts(near))
@@ -209,9 +210,9 @@ class _Buyer:
         purchases = list[Purchase]()
         if carried:
             most = max(sorted(carried), key=lambda pool: carried[pool])
-            every = [o.tier == "SPOT" for o in self.offers]
-            one = [o.tier == "SPOT" and pool_of(o) == most for o in self.offers]
-            for banned in (every, one) if one != every else (every,):
+            spot = [o.tier == "SPOT" for o in self.offers]
+            largest = [o.tier == "SPOT" and pool_of(o) == most for o in self.offers]
+            for banned in (spot, largest) if largest != spot else (spot,):
                 k = allowed(self.market, confidence)
                 limits = replace(self.limits, upper=np.where(banned, 0, self.limits.upper))
                 looked_up = self.few.cheapest(k, limits) is not None
@@ -239,10 +240,10 @@ class _Buyer:
     def _buy(
         self, confidence: float, limits: Bounds, start: Counts | None = None, *, far: bool = False
     ) -> Purchase:
-        """The cheapest counts found within the limits that hold, else those that lack least.
+        """The cheapest counts that the search finds within the limits and that hold, else those with the least risk.
 
-        Without a start: from the mix, or from what runs where that costs less when it is scaled to hold. far: the
-        start may not be near.
+        Without a start the search begins at the cheapest mix, and at the running instances. far: the start may be far
+        from the cheapest, so all units are searched.
         """
         search, k = self.search.bounded(limits), allowed(self.market, confidence)
         looked_up = self.few.cheapest(k, limits)
@@ -257,7 +258,7 @@ class _Buyer:
             if purchase.feasible:
                 break
             lacking = math.ceil(round((confidence - (1 - purchase.risk)) * self.market.scenarios, 6))
-            # by half at most: draws differ, and to serve all scenarios takes a search of its own
+            # halved at most: the search counts on other draws, and k = 0 would ask for far more supply
             k = max(k // 2, min(k, search.unserved(counts)) - max(1, lacking))
             looked_up = self.few.cheapest(k, limits)
             if looked_up is not None:
@@ -272,7 +273,7 @@ class _Buyer:
         return self._trimmed(purchase, confidence, limits) if purchase.feasible else purchase
 
     def _trimmed(self, purchase: Purchase, confidence: float, limits: Bounds) -> Purchase:
-        """Less of what is not needed by the draws that judge, dearest instances first."""
+        """The purchase without instances that `Market.holds` does not need, the dearest tried first."""
         order = np.argsort([-o.price_h for o in self.offers], kind="stable")
         for i in order:
             offer = self.offers[i]
@@ -290,7 +291,7 @@ class _Buyer:
         return purchase
 
     def _short(self, purchase: Purchase, confidence: float, limits: Bounds) -> str:
-        """Which bound keeps a purchase from holding: the first without which one is found."""
+        """Why no purchase holds: the first bound without which the search finds a feasible purchase."""
         relaxed = [(f"the {name}", limits.without(name)) for name in dict.fromkeys(limits.names)]
         if self.excluded:
             free = bounds(self.market, self.offers, self.policy).upper
@@ -299,19 +300,19 @@ class _Buyer:
         names = " and the ".join(dict.fromkeys(limits.names))
         relaxed.append((f"the {names} together", limits.without(*limits.names)))
         for text, without in relaxed:
-            more = self._buy(confidence, without, self._counts(purchase))
-            if more.feasible:
-                bought, wanted = (
+            relaxed_purchase = self._buy(confidence, without, self._counts(purchase))
+            if relaxed_purchase.feasible:
+                bought, needed = (
                     sum(p.counts.get(o.offer_id, 0) for o in self.offers if o.tier != "RESERVED")
-                    for p in (purchase, more)
+                    for p in (purchase, relaxed_purchase)
                 )
-                if bought < wanted:
-                    return f"{text} drops {wanted - bought} of {wanted} instances"
+                if bought < needed:
+                    return f"{text} drops {needed - bought} of {needed} instances"
                 return f"{text} leaves a purchase that holds too rarely"
         return "the offers do not suffice in time"
 
     def _kept(self, purchase: Purchase) -> Purchase:
-        """What runs, up to the maximum, where nothing else may be bought: an empty plan would be worse."""
+        """The running instances, up to the maximum, where the purchase is empty: an empty plan would be worse."""
         if any(purchase.counts.values()) or not self.runs.any() or not self.market.need.any():
             return purchase
         maximum = self.limits.without(*(set(self.limits.names) - {"maximum"}))

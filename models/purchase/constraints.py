@@ -1,4 +1,4 @@
-"""What a purchase may not exceed, as rows of a linear system over the counts: maximum, budget, quotas, shares."""
+"""Bounds of a purchase (maximum, budget, quotas, shares) as rows of a linear system over the counts per offer."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ class Bounds:
         return np.where(over > TOLERANCE, over, 0.0).sum(axis=-1)
 
     def least(self, counts: NDArray[Any], offer: int) -> Counts:
-        """The least count of an offer, beside the others of counts (..., offer), that rows which ask for more of it
-        allow, (...).
+        """The least count of an offer, (...), given the counts (..., offer) of the others: by the rows that demand more
+        of it, as the on-demand share does.
         """
         asking = np.flatnonzero(self.rows[:, offer] < 0)
         others = np.where(np.arange(counts.shape[-1]) == offer, 0, counts) @ self.rows[asking].T
@@ -52,10 +52,10 @@ class Bounds:
 
 
 def bounds(market: Market, offers: Sequence[Offer], policy: Policy, excluded: Container[str] = ()) -> Bounds:
-    """The bounds of these offers' counts; excluded: ids of offers not to be bought more of than run.
+    """The bounds of these offers' counts; excluded: ids of offers of which no more may be bought than run.
 
-    A quota is in instances, the least limit named in its group. A zone share below one by the number of zones is
-    raised to it; an offer's zone is of its provider and region.
+    A quota is in instances, the least limit that an offer of its group names. A zone share below 1 / (number of zones)
+    is raised to it, as no purchase could keep it; zones of one name in two regions are two zones.
     """
     size = np.array([market.size[o.offer_id] for o in offers], dtype=float)
     spot = np.array([o.tier == "SPOT" for o in offers], dtype=bool)
@@ -99,7 +99,7 @@ def bounds(market: Market, offers: Sequence[Offer], policy: Policy, excluded: Co
 
 
 def zone_share(offers: Sequence[Offer], policy: Policy) -> float | None:
-    """The share of the replicas that one zone may carry, None where nothing is asked for or there is one zone."""
+    """Share of the replicas that one zone may carry; None where the policy sets none, or the offers have one zone."""
     zones = len({zone_of(o) for o in offers})
     if policy.zone_share is None or policy.zone_share >= 1 or zones < 2:
         return None
@@ -107,12 +107,12 @@ def zone_share(offers: Sequence[Offer], policy: Policy) -> float | None:
 
 
 def zone_of(offer: Offer) -> tuple[str, str, str]:
-    """A zone's name is its region's own."""
+    """Provider, region and zone of an offer: names of zones are unique within a region only."""
     return offer.provider, offer.region, offer.zone
 
 
 def zone_note(offers: Sequence[Offer], policy: Policy) -> str:
-    """Why the zone share asked for cannot be met whatever is bought, or nothing."""
+    """Why the policy's zone share cannot be met by any purchase; empty where it can."""
     zones = len({zone_of(o) for o in offers})
     if (
         policy.zone_share is None

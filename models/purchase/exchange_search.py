@@ -23,10 +23,18 @@ from models.purchase.constraints import TOLERANCE, UNLIMITED, Bounds, Counts
 from models.purchase.market import EXACT, Array, Market
 from models.purchase.supply import REFERENCE, Float, Supply
 
-UNITS: Final[tuple[float, ...]] = (16, 64, 512)  # the need by these; an instance in 512 is 0.2 % of the cost
-COARSER: Final[tuple[float, ...]] = (8, 32, 512)  # the same, for another search
-SOME: Final = 512  # replicas up to which a second search is made: an instance is a few thousandths
-FEW: Final = 128  # replicas up to which exchanges of three are tried: an instance is half a per cent and more
+UNITS: Final[tuple[float, ...]] = (
+    16,
+    64,
+    512,
+)  # a unit is the need by these; 1 instance in 512 is 0.2 % of the cost
+COARSER: Final[tuple[float, ...]] = (8, 32, 512)  # the same, for the second search
+SOME: Final = (
+    512  # replicas up to which a second search is made: an instance is a few thousandths of the cost
+)
+FEW: Final = (
+    128  # replicas up to which exchanges of three are tried: an instance is at least 0.5 % of the cost
+)
 RAISED: Final = (
     1.0,
     1.01,
@@ -34,31 +42,37 @@ RAISED: Final = (
     1.08,
     1.2,
 )  # times that a scaled start is raised by where it just does not hold
-PART: Final = 384  # scenarios beyond k that moves are tried on, those with least to spare; then on all
-MORE: Final = (1, 2, 3, 4)  # units added: instances differ in size, and spot stands in for less than its size
-LESS: Final = (1, 2)  # units taken away
-TAIL: Final = 160  # rows beyond k that a move is tried on, those with least to spare; then on all scenarios
-REFUSED: Final = 16  # moves that hold on those rows and not on all, until no other is tried
-WORTH: Final = 1e-4  # share of the cost that an exchange saves at least: a hundredth of the per cent aimed at
-WORST: Final = 24  # rows beyond k that it is tried on before: they refuse most moves, at a third of the work
-MOVES: Final = 48  # single moves up to which they are tried on all those rows at once
+PART: Final = (
+    384  # scenarios beyond k, those with the least margin, that moves are tried on before all scenarios
+)
+MORE: Final = (1, 2, 3, 4)  # units added: instances differ in size, and spot serves less than its size
+LESS: Final = (1, 2)  # units removed
+TAIL: Final = 160  # rows beyond k, those with the least margin, that a move is tried on before all scenarios
+REFUSED: Final = 16  # moves that hold on the TAIL rows but not on all scenarios, after which the search stops
+WORTH: Final = 1e-4  # least share of the cost that an exchange saves: a hundredth of the 1 % aimed at
+WORST: Final = (
+    24  # rows beyond k that a move is tried on first: they refuse most moves, at a third of the work
+)
+MOVES: Final = 48  # up to so many single moves are tried on all TAIL rows at once
 CHUNK: Final = 512  # moves tried at once, cheapest first: 512 × 200 float32 are 0.4 MB and stay in the cache
 MIXED: Final = 1024  # scenarios that mixes are compared on
 MIX_SPOT: Final = 24  # spot offers of a mix at most
-MIX_STABLE: Final = 2  # on-demand offers: in parts, one does
+MIX_STABLE: Final = (
+    2  # on-demand offers of a mix at most: where instances can be split, the cheapest suffices
+)
 MIXES: Final = 10  # rounds at most
-FIRST: Final = (0.05, 0.2, 0.4)  # parts of the mix that every offer is tried with
-FINER: Final = 4  # offers that do best, tried with all these parts
+FIRST: Final = (0.05, 0.2, 0.4)  # parts of the mix that are tried with every offer
+FINER: Final = 4  # offers with the lowest cost of these, tried with all PARTS
 PARTS: Final = np.array([0.03, 0.1, 0.15, 0.2, 0.25, 0.35, 0.5])
-STALL: Final = 1e-3  # a round that saves less is the last: a tenth of the per cent the search is held to
-TINY: Final = 1e-6  # supply of a replica that is lost
-DEAR: Final = 1000.0  # instances that a mix beyond the bounds is ranked dearer by
+STALL: Final = 1e-3  # a round that saves a smaller share is the last: a tenth of the 1 % aimed at
+TINY: Final = 1e-6  # least supply that is divided by: a replica that is lost supplies 0
+DEAR: Final = 1000.0  # penalty of a mix beyond the bounds, in instances of the dearest offer
 ROUNDS: Final = 200  # exchanges of one unit at most; a search takes 5 to 40
 
 
 @dataclass(frozen=True)
 class _Tail:
-    """Rows of need that moves are tried on: group and scenario of each, by scenario, and where a scenario starts."""
+    """Rows of need that moves are tried on: group and scenario of each, sorted by scenario; index of each first row."""
 
     group: NDArray[np.intp]
     scenario: NDArray[np.intp]
@@ -74,7 +88,7 @@ class Search(Supply):
         self.limits = limits
 
     def within(self, counts: Counts) -> Counts:
-        """Counts within the bounds: the same, or less of what costs most for what it carries."""
+        """Counts within the bounds: the same, or fewer of the offers that cost most per replica."""
         counts = np.minimum(counts, self.limits.upper)
         for _ in range(ROUNDS):
             over = self.limits.excess(counts)
@@ -91,7 +105,7 @@ class Search(Supply):
         return counts if self.limits.excess(counts) <= 0 else np.zeros_like(counts)
 
     def _cheapest(self, index: Counts) -> Counts:
-        """Those that a mix is made of: the cheapest per surviving replica, all where more than price decides."""
+        """Offers of a mix: the cheapest per surviving replica; all where more than the price decides."""
         if len(set(self.limits.names) - {"maximum", "budget"}):
             return index
         serving = self.survival[index].mean(axis=1) * (1 - self.fails[index]) * self.size[index]
@@ -102,31 +116,31 @@ class Search(Supply):
     def starts(self, k: int) -> list[Counts]:
         """Counts to start from: the cheapest mix where instances may be split, and the cheapest offer where not.
 
-        Any mix has a scale at which it holds: a quantile, over the scenarios, of need by supply. From the cheapest
-        offer alone, each round moves a part of the mix to the offer where that costs least (forward stage-wise, the
-        vertices of Frank & Wolfe 1956, doi:10.1002/nav.3800030109), until no part does.
+        A mix is scaled so that it holds: by a quantile, over the scenarios, of need over supply. Beginning with the
+        cheapest offer alone, each round moves a part of the mix to the offer that lowers the cost most (forward
+        stage-wise; moves to a vertex as in Frank & Wolfe 1956, doi:10.1002/nav.3800030109), until none lowers it.
         """
-        some = slice(None, None, max(1, self.need.shape[1] // MIXED))
+        sample = slice(None, None, max(1, self.need.shape[1] // MIXED))
         counts = np.zeros(len(self.offers), np.int64)
         owned = np.array([o.tier == "RESERVED" for o in self.offers], dtype=bool)
         counts[owned] = self.limits.upper[owned]
-        lacking = np.maximum(-self.margin(counts)[:, some], 0)
+        lacking = np.maximum(-self.margin(counts)[:, sample], 0)
         free = self._cheapest(np.flatnonzero(~owned & (self.limits.upper > 0)))
         if not free.size or not lacking.any():
             return [counts]
         rank = lacking.shape[1] - 1 - k * lacking.shape[1] // self.need.shape[1]
-        each = self.survival[free][:, some] * (1 - self.fails[free])[:, None]
+        each = self.survival[free][:, sample] * (1 - self.fails[free])[:, None]
         supply = each[:, None] * self.late[free][:, :, None]  # of one replica bought
-        one = np.zeros((free.size, len(self.offers)))
-        one[np.arange(free.size), free] = 1 / self.size[free]
-        mix, served, best, start = np.zeros(len(self.offers)), np.zeros_like(supply[0]), np.inf, one[0]
+        replica = np.zeros((free.size, len(self.offers)))  # instances of each offer that carry a replica
+        replica[np.arange(free.size), free] = 1 / self.size[free]
+        mix, served, best, start = np.zeros(len(self.offers)), np.zeros_like(supply[0]), np.inf, replica[0]
 
         def moved(index: Counts, parts: NDArray[np.float64]) -> tuple[Array, Array, Array]:
             """Cost, counts and supply of a replica when these parts of the mix go to these offers, (move, ...)."""
             p = parts.astype(np.float32)[:, None, None]
             then = (1 - p) * served + p * supply[index]
             factors = np.where(lacking > 0, lacking / np.maximum(then, TINY), 0).max(axis=1)
-            mixes = (1 - parts)[:, None] * mix + parts[:, None] * one[index]
+            mixes = (1 - parts)[:, None] * mix + parts[:, None] * replica[index]
             scale = np.minimum(np.partition(factors, rank, axis=1)[:, rank, None], UNLIMITED)
             bought = scale * mixes
             beyond = self.limits.excess(bought + counts)
@@ -150,7 +164,7 @@ class Search(Supply):
             if cost[i] >= best * (1 - STALL):
                 break
             best, start, served = float(cost[i]), bought[i], then[i]
-            mix = (1 - parts[i]) * mix + parts[i] * one[index[i]]
+            mix = (1 - parts[i]) * mix + parts[i] * replica[index[i]]
         mixed = np.minimum(np.ceil(start), self.limits.upper).astype(np.int64)
         return [counts + mixed, counts + alone]
 
@@ -161,21 +175,21 @@ class Search(Supply):
         return other
 
     def best(self, k: int, runs: Counts) -> tuple[Counts, bool]:
-        """The cheapest counts found from the mix and from what runs (offer).
+        """The cheapest counts (offer) that searches from the mix and from the running instances find.
 
-        The smaller the purchase, the more an instance is of it, so small ones are searched with units of other sizes
-        too, from the cheapest offer alone, and by exchanges of three.
+        In a small purchase an instance is a larger share of the cost, so small purchases are searched also with other
+        units, from the cheapest offer alone, and by exchanges of three.
         """
         need = float(np.quantile(self.need.max(axis=0), 0.99))
         mixed, *alone = self.starts(k)
         tried: list[tuple[Counts, Sequence[float]]] = [(mixed, UNITS)]
-        if runs.any():  # what runs was searched for in all these ways before
+        if runs.any():  # an earlier tick searched for these in all the ways below
             tried.append((runs, UNITS))
         else:
             tried += [(mixed, COARSER)] if need <= SOME else []
             tried += [(start, COARSER) for start in alone] if need <= FEW else []
         solutions = [self.solve(start, k, units) for start, units in tried]
-        counts, holds = min(solutions, key=lambda one: (not one[1], self.cost(one[0])))
+        counts, holds = min(solutions, key=lambda solution: (not solution[1], self.cost(solution[0])))
         if holds and need <= FEW:
             counts = self._on_part(counts, k, lambda part, now: (part._lower(now, k, 1.0, deep=True), True))[
                 0
@@ -187,7 +201,7 @@ class Search(Supply):
     ) -> tuple[Counts, bool]:
         """Counts within the bounds, and whether at most k scenarios are not served.
 
-        units: those of the exchanges are the need by these; rounds: exchanges that save, of each unit, at most.
+        units: an exchange moves the need divided by these; rounds: most exchanges that lower the cost, of each unit.
         """
         need = float(self.need.max(initial=1.0))
         sizes = dict.fromkeys(max(1.0, need / by) for by in units)
@@ -206,7 +220,7 @@ class Search(Supply):
     def _on_part(
         self, counts: Counts, k: int, moved: Callable[[Search, Counts], tuple[Counts, bool]]
     ) -> tuple[Counts, bool]:
-        """What moves find on the scenarios with least to spare, and on those that they then leave unserved."""
+        """Apply `moved` on the scenarios with the least margin, then also on those that its result leaves unserved."""
         spare = self.margin(counts).min(axis=0)
         size = min(k + PART, spare.size)
         some = np.argpartition(spare, size - 1)[:size]
@@ -221,12 +235,12 @@ class Search(Supply):
             lacks = np.flatnonzero(self.margin(exchanged).min(axis=0) < self.lost(exchanged))
             if not holds or lacks.size <= k or some.size == spare.size:
                 return exchanged, holds
-            more = np.union1d(some, lacks)  # none more: sums of float32 differ by the order of their parts
+            more = np.union1d(some, lacks)  # adds none where float32 sums differ by the order of their parts
             some = more if some.size < more.size < spare.size // 2 else np.arange(spare.size)
             counts = exchanged
 
     def _scaled(self, counts: Counts, k: int) -> Counts:
-        """The least multiple of a start that holds, where one of half to twice it is within the bounds; else it."""
+        """The least multiple of a start that holds, by RAISED; the start itself where none within the bounds does."""
         served = self.margin(counts) + self.need - np.float32(self.lost(counts))
         factors = (self.need / np.maximum(served, TINY)).max(axis=0)
         by = float(np.partition(factors, factors.size - 1 - k)[factors.size - 1 - k])
@@ -238,9 +252,9 @@ class Search(Supply):
         return counts
 
     def _moves(self, counts: Counts, unit: float) -> tuple[Counts, Counts, int, int]:
-        """Offer and change of the single moves: none, those that take away, those that add a unit, or more.
+        """Offer and change of the single moves: no change, then removals, additions of a unit, of several units.
 
-        With where those that add begin, and those that add more.
+        Returns also the index of the first addition, and of the first of several units.
         """
         units = np.maximum(1, np.rint(unit / self.size)).astype(np.int64)
         index, change = [np.zeros(1, np.int64)], [np.zeros(1, np.int64)]
@@ -260,7 +274,7 @@ class Search(Supply):
     def _exchanges(self, counts: Counts, unit: float, *, deep: bool = False) -> tuple[Counts, Counts, Counts]:
         """Single moves (offer, change), and the exchanges made of three of them within the bounds, (exchange, 3).
 
-        The first single move is none. deep: exchanges of one for two others and of two for one.
+        The first single move changes nothing. deep: exchanges of one offer for two others, and of two for one.
         """
         index, change, less, once = self._moves(counts, unit)
         if deep:
@@ -272,8 +286,8 @@ class Search(Supply):
                 x.ravel()
                 for x in np.meshgrid(*[np.arange(1, less)] * 2, np.arange(less, len(index)), indexing="ij")
             )
-            one, two = b < c, d < e
-            parts = np.concatenate([np.stack([a, b, c], 1)[one], np.stack([d, e, f], 1)[two]])
+            added, removed = b < c, d < e  # each pair of additions, of removals, once
+            parts = np.concatenate([np.stack([a, b, c], 1)[added], np.stack([d, e, f], 1)[removed]])
         else:
             first, second = (x.ravel() for x in np.indices((less, len(index))))
             kept = (second >= less) | (first < second)
@@ -287,7 +301,7 @@ class Search(Supply):
         return index, change, parts[(over <= TOLERANCE).all(axis=0)]
 
     def _tail(self, margin: Float, count: int) -> _Tail:
-        """So many rows (group, scenario) with least to spare."""
+        """The `count` rows (group, scenario) with the least margin."""
         count = min(count, margin.size)
         row = np.argpartition(margin.ravel(), count - 1)[:count]
         group, scenario = np.divmod(row, margin.shape[1])
@@ -297,7 +311,7 @@ class Search(Supply):
         return _Tail(group, scenario, first)
 
     def _lost_after(self, counts: Counts, index: Counts, change: Counts, parts: Counts) -> Float:
-        """`lost` after each exchange, (exchange)."""
+        """Replicas that the loss of a pool takes (`lost`) after each exchange, (exchange)."""
         if not self.market.pool_loss or not len(self.pools):
             return np.zeros(len(parts), np.float32)
         pools = self.pools[:, index] * change
@@ -307,7 +321,7 @@ class Search(Supply):
     def _lower(
         self, counts: Counts, k: int, unit: float, rounds: int = ROUNDS, *, deep: bool = False
     ) -> Counts:
-        """Exchanges that save, dearest first, while at most k scenarios are not served."""
+        """Make exchanges that lower the cost, the largest saving first, while at most k scenarios are not served."""
         for _ in range(rounds):
             index, change, parts = self._exchanges(counts, unit, deep=deep)
             saved = -(self.price[index] * change)[parts].sum(axis=1)
@@ -318,7 +332,7 @@ class Search(Supply):
                 (tail, margin[tail.group, tail.scenario], self._changes(counts, index, change, tail))
                 for tail in (self._tail(margin, k + rows) for rows in tried)
             ]
-            # what takes more on average from the rows that are short than the best of them has would not hold
+            # a move that takes more, on average over the short rows, than the best of these has to spare cannot hold
             near, delta = tails[0][1:]
             parts = parts[delta.mean(axis=1)[parts].sum(axis=1) >= -max(float(near.max()), 0.0)]
             lost = self._lost_after(counts, index, change, parts)
@@ -347,7 +361,7 @@ class Search(Supply):
         return counts
 
     def _raise(self, counts: Counts, k: int, unit: float) -> Counts:
-        """Additions and exchanges that take most of what is lacking away per cost, until k scenarios are unserved."""
+        """Make additions and exchanges that remove most shortage per cost, until at most k scenarios are unserved."""
         tail, least = None, float(self.price[self.price > 2 * REFERENCE * self.price.max()].min(initial=1.0))
         for _ in range(ROUNDS):
             margin, lost = self.margin(counts), float(self.lost(counts))
@@ -389,7 +403,7 @@ class Search(Supply):
         return counts
 
     def _changes(self, counts: Counts, index: Counts, change: Counts, tail: _Tail) -> Float:
-        """What each single move changes of the supply, (move, row)."""
+        """Change of the supply by each single move, (move, row)."""
         part = tail.scenario
         moves, offers = len(index), np.arange(len(counts))
         ready, every = self.supply(

@@ -1,4 +1,4 @@
-"""What an app can buy, and how much of it serves: supply that launches late, fails to, and is lost in waves.
+"""Uncertain supply of the offers that an app can buy: start-up times, failed launches, and spot losses in waves.
 
 Ready instances serve at once, others from the first step whose tick starts after the offer's 99 % start-up time. A
 launch fails with the offer's probability. Spot instances of a pool are lost together: in each scenario they survive
@@ -22,16 +22,16 @@ from models.random_streams import stream
 IntArray = NDArray[np.int32]
 Array = NDArray[Any]  # replicas: whole, or expected
 
-# Correlation of losses between two instances of one pool. A pool's interruptions are the owner's need for the same
-# hardware: they come in waves. At 0.3, with 5 % interruptions an hour and a window of 10 minutes (mean survival
-# 0.992), a tenth or more is lost of 20 instances in 2.9 % of the windows and of 100 in 2.5 %; independent losses
-# would do that in 1.2 % and never.
+# Correlation of losses between two instances of one pool. The provider interrupts a pool's instances when it needs the
+# hardware itself, so losses come in waves. At 0.3, with 5 % interruptions an hour and a window of 10 minutes (mean
+# survival 0.992), a tenth or more is lost of 20 instances in 2.9 % of the windows and of 100 in 2.5 %; with independent
+# losses in 1.2 % of the windows and never.
 POOL_CORRELATION: Final = 0.3
 EXACT: Final = 1e-6  # share of a need: sums of expected supply in float32 err by some 1e-7 of it
 
 
 class Market:
-    """One app's usable offers, what runs of them, and the replicas needed, by scenario.
+    """One app's usable offers, their running instances, and the replicas needed, by scenario.
 
     need: (group, scenario), the largest need among the steps in which the same offers' new instances serve.
     """
@@ -72,7 +72,7 @@ class Market:
         return math.exp(-self._rates[pool_of(offer)] * self._horizon_h) if offer.tier == "SPOT" else 1.0
 
     def survival(self, offer: Offer, use: str = "pool") -> NDArray[np.float64] | float:
-        """The same by scenario, (scenario), one draw for all offers of a pool; another `use` draws others."""
+        """Probability to survive the window by scenario, (scenario): one draw for each pool and `use`."""
         mean, strength = self.mean_survival(offer), 1 / POOL_CORRELATION - 1
         if mean >= 1:
             return 1.0
@@ -83,7 +83,7 @@ class Market:
         return self._survival[known]
 
     def alive(self, offer: Offer, counts: Sequence[int]) -> Array:
-        """Replicas that serve, (group, count, scenario), when so many instances are asked for, counts rising."""
+        """Replicas that serve, (group, count, scenario), for each number of instances in `counts`, which rise."""
         name, ready = offer.offer_id, self.ready[offer.offer_id]
         survival = self.survival(offer)
         draw = stream(np, *self.key, "supply", name)
@@ -107,10 +107,10 @@ class Market:
         pools: dict[str, Array] = {}
         for offer in self.offers:
             if counts.get(offer.offer_id, 0) > 0:
-                known = (offer.offer_id, counts[offer.offer_id])
-                if known not in self._alive:  # a search asks for many counts that differ in one offer
-                    self._alive[known] = self.alive(offer, [known[1]])[:, 0]
-                alive = self._alive[known]
+                key = (offer.offer_id, counts[offer.offer_id])
+                if key not in self._alive:  # a search tries many counts that differ in a single offer
+                    self._alive[key] = self.alive(offer, [key[1]])[:, 0]
+                alive = self._alive[key]
                 total += alive
                 if offer.tier == "SPOT":
                     pools[pool_of(offer)] = pools.get(pool_of(offer), 0.0) + alive
@@ -127,23 +127,23 @@ class Market:
         return float(self.serves(counts).mean())
 
     def holds_without(self, counts: Mapping[str, int], pool: str, share: float) -> float:
-        """The same when each scenario takes this share of a pool's instances besides."""
+        """Share of the scenarios that these counts serve when each also loses this share of a pool's instances."""
         bare = copy.copy(self)
         bare.pool_loss = 0.0
-        some = {o.offer_id: counts.get(o.offer_id, 0) for o in self.offers if pool_of(o) == pool}
-        left = bare.served(counts) - share * bare.served(some)
-        return float((left >= self.need * (1 - EXACT)).all(axis=0).mean())
+        in_pool = {o.offer_id: counts.get(o.offer_id, 0) for o in self.offers if pool_of(o) == pool}
+        remaining = bare.served(counts) - share * bare.served(in_pool)
+        return float((remaining >= self.need * (1 - EXACT)).all(axis=0).mean())
 
 
 class Fluid(Market):
-    """The market with whole losses replaced by expected ones: of n instances p n survive in a scenario.
+    """A market whose losses are expectations: of n instances p n survive in a scenario.
 
-    Linear in the counts up to what is ready and beyond, so that the least cost can be known exactly
-    (`models.purchase.milp`). What is left of chance: the demand and each pool's survival p.
+    Supply is linear in the counts up to the ready instances, and beyond them, so that the least cost can be computed
+    exactly (`models.purchase.milp`). Only the demand and each pool's survival p stay random.
     """
 
     def alive(self, offer: Offer, counts: Sequence[int]) -> Array:
-        """As `Market.alive`, expected over the fate of single instances."""
+        """As `Market.alive`, in expectation over the losses of single instances."""
         name, ready, survival = offer.offer_id, self.ready[offer.offer_id], self.survival(offer)
         survival = np.broadcast_to(np.asarray(survival), (1, self.scenarios))
         desired = np.asarray(counts)[:, None]
@@ -153,7 +153,7 @@ class Fluid(Market):
 
 
 def pool_of(offer: Offer) -> str:
-    """What is taken back together; an offer without a pool is one of its own."""
+    """Name of the pool whose instances are lost together; an offer without a pool is a pool by itself."""
     return offer.pool or offer.offer_id
 
 

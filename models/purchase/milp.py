@@ -3,13 +3,13 @@
     min Σ_o price_o n_o,  n = old + new whole, old at most what is ready, n within the bounds,
     Σ_o r_o p_os (old_o + late_og (1 - f_o) new_o) + M_gs z_s ≥ need_gs,  Σ_s z_s ≤ k,
 
-with p the survival, f launch failures, z_s = 1 where scenario s is given up: the supply of
-`models.purchase.market.Fluid`, which is linear. Too slow for a tick; the search is judged by it. Pool loss is left
-out.
+with p the survival, f the probability that a launch fails, z_s = 1 where scenario s is left unserved: the supply of
+`models.purchase.market.Fluid`, which is linear. Too slow for a tick; `leadtime bench allocator` compares the search
+with it. Pool loss is left out.
 
-Most scenarios cannot be given up and need no z: of any k + 1 scenarios at least one is served, so the supply in row s
-is at least the (k + 1)-th largest, over s', of the least supply in s that serves s' (Luedtke, Ahmed & Nemhauser 2010,
-doi:10.1007/s10107-008-0247-4, section 2; Luedtke 2014, doi:10.1007/s10107-013-0684-6).
+Most scenarios cannot be left unserved and need no z: of any k + 1 scenarios at least one is served, so the supply in
+row s is at least the (k + 1)-th largest, over s', of the least supply in s that serves s' (Luedtke, Ahmed & Nemhauser
+2010, doi:10.1007/s10107-008-0247-4, section 2; Luedtke 2014, doi:10.1007/s10107-013-0684-6).
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ from models.capacity import Offer
 from models.purchase.constraints import Bounds, Counts
 from models.purchase.market import EXACT, Fluid
 
-FIRST: Final = 64  # rows surely served that are asked for at first, and added at a time
-TURNS: Final = 20  # times that HiGHS is asked; once or twice is usual
-GAP: Final = 1e-4  # relative; a hundredth of the per cent that the search is held to
+FIRST: Final = 64  # rows of scenarios surely served: in the first program, and added to it at a time
+TURNS: Final = 20  # programs solved at most; usually one or two
+GAP: Final = 1e-4  # relative gap of a proven optimum: a hundredth of the 1 % that the search aims at
 
 
 @dataclass(frozen=True)
 class Exact:
-    """What HiGHS knows: counts (offer) or None, their cost and a bound below which no cost is, both per hour.
+    """Solution of HiGHS: counts (offer) or None, their cost, and a lower bound of every cost, both per hour.
 
-    Reserved instances cost nothing here. proven: no cost is less than this by more than the relative gap of 1e-4.
+    Reserved instances cost nothing here. proven: the cost is within the relative gap GAP of the least.
     """
 
     counts: Counts | None
@@ -49,9 +49,9 @@ class Exact:
 def least_cost(
     market: Fluid, offers: Sequence[Offer], limits: Bounds, k: int, limit_s: float = 60.0
 ) -> Exact:
-    """Solve for these offers within their bounds, k scenarios given up at most, in some `limit_s` seconds.
+    """The least cost of these offers within their bounds, with at most k scenarios unserved, within about `limit_s` s.
 
-    Rows that are surely served are added as they are found broken: most follow from others.
+    Rows of scenarios that are surely served are added once a solution violates them: most follow from others.
     """
     ready = np.array([market.ready[o.offer_id] for o in offers])
     price = np.array([0.0 if o.tier == "RESERVED" else o.price_h for o in offers])
@@ -62,14 +62,14 @@ def least_cost(
     old, new = size * survival, size * survival * (1 - fails)
     supply = np.concatenate([np.concatenate([old, new * g[:, None]]).T for g in late.T.astype(float)])
     need = market.need * (1 - EXACT)  # as the market judges
-    spare = np.concatenate([asked - _sure(survival, asked, k) for asked in need])
+    spare = np.concatenate([group_need - _sure(survival, group_need, k) for group_need in need])
     need, scenario = need.ravel(), np.tile(np.arange(market.scenarios), len(need))
     n, sure, open_rows = len(offers), spare <= EXACT, np.flatnonzero(spare > EXACT)
     added = np.flatnonzero(sure & (need > 0))
     added = added[np.argsort(-need[added], kind="stable")][:FIRST]
     given, place = np.unique(scenario[open_rows], return_inverse=True)
-    one = np.hstack([np.eye(n), np.eye(n)])
-    bounded = np.vstack([one, np.hstack([limits.rows, limits.rows])])
+    total = np.hstack([np.eye(n), np.eye(n)])  # old + new
+    bounded = np.vstack([total, np.hstack([limits.rows, limits.rows])])
     both = hstack([csr_array(bounded), csr_array((len(bounded), given.size))])
     most = np.concatenate([np.minimum(ready, limits.upper), limits.upper, np.ones(given.size)])
     counts, bound, proven = None, 0.0, False
@@ -91,7 +91,9 @@ def least_cost(
             bounds=box(0, most),
             options={"time_limit": limit_s, "mip_rel_gap": GAP},
         )
-        bound = max(bound, float(answer.mip_dual_bound or 0.0))  # fewer rows, so a bound all the same
+        bound = max(
+            bound, float(answer.mip_dual_bound or 0.0)
+        )  # valid with fewer rows: they only raise the cost
         if answer.x is None:
             return Exact(None, np.inf, bound, answer.status == 2)
         bought = np.rint(answer.x[: 2 * n])
@@ -107,9 +109,9 @@ def least_cost(
 
 
 def _sure(survival: NDArray[np.float64], need: NDArray[np.float64], k: int) -> NDArray[np.float64]:
-    """Replicas that any counts that serve all but k scenarios carry in each scenario, (scenario), at least.
+    """Lower bound of the replicas that counts serving all but k scenarios carry in each scenario, (scenario).
 
-    To serve s' costs s at least need_s' × min_o p_os / p_os'.
+    Counts that serve scenario s' carry at least need_s' × min_o p_os / p_os' in scenario s.
     """
     least = np.full((need.size, need.size), np.inf)
     for pool in np.unique(survival, axis=0):

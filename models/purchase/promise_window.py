@@ -16,9 +16,9 @@ MIN_HORIZON_S: Final = 300.0  # docs/records.md, "Steps and horizon"
 
 @dataclass(frozen=True)
 class PromiseWindow:
-    """Steps that the promise covers, and which offers' new instances serve in them.
+    """Steps that the promise covers, and the offers whose new instances serve in them.
 
-    steps: slice of the forecast steps; late: (offer, step in window) true where a new instance serves
+    steps: slice of the forecast steps; late: (offer, step in window), true where a new instance serves
     """
 
     steps: slice
@@ -29,7 +29,7 @@ def window(offers: Sequence[Offer], steps_s: Sequence[float], actuation_s: float
     """From the first step that an offer can reach, to max(300 s, slowest start + actuation + one tick).
 
     steps_s: end of each step, seconds from now; the first is one tick. The window has at least one step; in its last
-    one all offers serve, or a plan could not wait for the slow ones.
+    step the new instances of all offers serve, or a plan could never rely on the slow ones.
     """
     end_s = np.asarray(steps_s, dtype=float)
     start_s = end_s - end_s[0]

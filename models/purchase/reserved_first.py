@@ -1,4 +1,4 @@
-"""The purchase of a reactive policy: reserved instances as far as they are owned, then those on demand."""
+"""Purchase of a reactive policy: owned reserved instances first, then on-demand instances."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 
 def reserved_first(replicas: int, offers: Sequence[tuple[int, int | None]]) -> list[int]:
-    """Instances of each offer that carry so many replicas: as many of the first as it allows, then of the next.
+    """Instances of each offer that carry a number of replicas: as many of the first as are owned, then of the next.
 
     Args:
         replicas: to carry.

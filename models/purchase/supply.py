@@ -1,4 +1,4 @@
-"""Supply of many counts at once: what the search compares exchanges by, on draws of its own."""
+"""Supply of many counts at once, on draws of the search's own; the search compares exchanges by it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from models.purchase.market import EXACT, Fluid, Market, pool_of
 from models.random_streams import stream
 
 Float = NDArray[np.floating[Any]]
-REFERENCE: Final = 1e-6  # price of a reserved instance beside the dearest other: paid, but not for nothing
+REFERENCE: Final = (
+    1e-6  # price of a reserved instance, as a share of the dearest: paid already, but no more than needed
+)
 
 
 class Supply:
@@ -31,7 +33,7 @@ class Supply:
         self.size = np.array([market.size[o.offer_id] for o in offers], dtype=np.int64)
         self.ready = np.array([market.ready[o.offer_id] for o in offers], dtype=np.int64)
         price = np.array([0.0 if o.tier == "RESERVED" else o.price_h for o in offers])
-        # where nothing costs anything, instances count
+        # where all prices are 0, the number of instances is minimised
         self.price = np.maximum(price, REFERENCE * price.max()) if price.any() else np.ones_like(price)
         self.fails = np.array([o.launch_failure for o in offers], dtype=np.float32)
         self.late = np.array([market.late[o.offer_id] for o in offers], dtype=bool)
@@ -60,7 +62,7 @@ class Supply:
     def supply(
         self, index: Counts, counts: Counts, part: NDArray[np.intp] | None = None
     ) -> tuple[Float, Float]:
-        """Replicas that serve, (count, scenario), of these offers at these counts: ready ones, and all in time."""
+        """Replicas that serve, (count, scenario), of these offers at these counts: at once, and with new ones."""
         old = np.minimum(counts, self.ready[index])[:, None].astype(np.float32)
         new = counts[:, None].astype(np.float32) - old
         size = self.size[index].astype(np.float32)[:, None]
@@ -80,7 +82,7 @@ class Supply:
         return size * self._rounded(old * p, z, variance, old), size * every
 
     def _rounded(self, mean: Float, normal: Float, variance: Float, most: Float) -> Float:
-        """Whole instances, of at most so many, by a normal number, in the variance's place; the mean in `Fluid`."""
+        """Whole instances, 0 to `most`: rounded mean + normal × √variance (overwritten); the mean in `Fluid`."""
         if not self.whole:
             return mean
         spread = np.sqrt(np.maximum(variance, 0, out=variance), out=variance)
@@ -91,11 +93,11 @@ class Supply:
         return np.maximum(spread, 0, out=spread)
 
     def cost(self, counts: Counts) -> float:
-        """Per hour; reserved instances next to nothing."""
+        """Cost per hour; a reserved instance counts REFERENCE of the dearest."""
         return float(self.price @ counts)
 
     def margin(self, counts: Counts) -> Float:
-        """Replicas to spare, (group, scenario), negative where they lack; pool loss apart."""
+        """Supply less need in replicas, (group, scenario), before the loss of a pool."""
         index = np.flatnonzero(counts)
         ready, every = self.supply(index, counts[index])
         late = self.late[index].T.astype(np.float32)
@@ -108,5 +110,5 @@ class Supply:
         return self.market.pool_loss * (counts @ self.pools.T).max(axis=-1)
 
     def unserved(self, counts: Counts) -> int:
-        """Scenarios that these counts do not serve."""
+        """Number of scenarios that these counts do not serve."""
         return int((self.margin(counts).min(axis=0) < self.lost(counts)).sum())

@@ -1,8 +1,8 @@
-"""What is bought for a number of replicas that something else has decided: the allocator's own purchase, by number.
+"""Purchases for numbers of replicas that a baseline decided, by the allocator's own search.
 
-Rivals decide how many replicas an app needs; which instances carry them is bought for them by the same search, from
-the same offers, with the same draws of supply, as for us (`models.purchase.choose`). What differs is then the
-forecast alone.
+Baselines decide how many replicas an app needs; the instances that carry them are chosen by the same search, from the
+same offers and with the same draws of supply, as for our plans (`models.purchase.choose`), so that only the numbers of
+replicas differ.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ class Tiers:
 
     Args:
         offers: that can be bought.
-        policy: of the app; its bounds hold, but for the maximum, which is the rival's own.
+        policy: of the app; its bounds apply except minimum and maximum, which the baseline itself keeps.
         tick_s: tick length.
         seed: of the draws of supply, the same for every number.
-        confidence: with which supply must carry the replicas over the window.
+        confidence: probability with which supply must carry the replicas over the window.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class Tiers:
         self._known: dict[int, Count] = {}
 
     def counts(self, replicas: Count) -> Count:
-        """Instances (..., offer) for replicas (...)."""
+        """Instances (..., offer) that carry numbers of replicas (...)."""
         numbers, inverse = np.unique(replicas, return_inverse=True)
         table = np.stack([self._least(int(n)) for n in numbers])
         return table[inverse].reshape(*replicas.shape, len(self.offers))
@@ -59,9 +59,9 @@ class Tiers:
 
 
 def grown_before_shrunk(desired: Count, ready: Count, size: Count, needed: Count) -> Count:
-    """Desired counts (..., offer) with ready instances kept until the others that are ready carry what is needed.
+    """Desired counts (..., offer), keeping ready instances until the other ready instances carry what is needed.
 
-    As the guard rail of that name (`models.planning.guardrails`), for many fleets at once; needed: (...) replicas.
+    The guard rail of that name (`models.planning.guardrails`) for many fleets at once; needed: (...) replicas.
     """
     result = desired.copy()
     spare = (ready * size).sum(axis=-1) - needed

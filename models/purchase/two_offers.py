@@ -1,7 +1,8 @@
-"""The cheapest purchase of few offers, looked up: all counts of one or two of them, beside what is owned.
+"""Cheapest purchase of one or two offers beside the owned instances, by enumeration of their counts.
 
-Most apps may buy one kind of spot and one on demand. Their counts form a plane, and more of either serves more: the
-counts that serve enough lie beyond a staircase, which is walked along (a step compares one point's scenarios).
+Most apps may buy a single spot offer and a single on-demand offer. Their counts form a plane, and more of either serves
+more: the counts that serve enough lie beyond a staircase, which is followed step by step (each compares one point's
+scenarios).
 """
 
 from __future__ import annotations
@@ -16,21 +17,21 @@ from models.purchase.constraints import Bounds, Counts
 from models.purchase.exchange_search import Search
 from models.purchase.supply import Float
 
-FREE: Final = 2  # offers that may be bought of
-# Numbers that are compared along the staircase: some 10 ms. The search takes as long, and of hundreds of instances
-# finds what costs the same.
+FREE: Final = 2  # most offers that may be bought
+# Comparisons along the staircase at most: about 10 ms. The exchange search takes as long, and for hundreds of instances
+# its purchase costs the same.
 MOST: Final = 2_000_000
-STEP: Final = 5_000  # a step of the staircase takes at least as long as so many
+STEP: Final = 5_000  # a step of the staircase takes at least as long as so many comparisons
 BESIDE: Final = (
-    4  # instances beyond those that expected supply asks for, so that unlucky scenarios are in the plane
+    4  # instances beyond those that expected supply needs, so that scenarios with less supply fit too
 )
 DEEPER: Final = (
-    4  # the plane reaches to a quarter of the scenarios that may be left unserved: purchases are mended
+    4  # the plane serves all but k / 4 scenarios: a purchase that holds too rarely is searched with fewer
 )
 
 
 class Few:
-    """The plane of one search's draws.
+    """The plane of counts of at most two offers, on one search's draws.
 
     Args:
         search: of the offers.
@@ -49,7 +50,7 @@ class Few:
     def cheapest(self, k: int, limits: Bounds) -> Counts | None:
         """The cheapest counts (offer) within the limits that leave at most k scenarios unserved.
 
-        None where there are none in the plane, or it would be too large.
+        None where the plane has no such counts, or would be too large.
         """
         if not self._possible or not (0 <= self._k <= k or self._drawn(k)):
             return None
@@ -65,7 +66,7 @@ class Few:
         if not holds.size:
             return None
         best = counts[holds[np.argmin(counts[holds] @ self.search.price)]].copy()
-        for o in self._owned:  # no more of what is owned than is needed
+        for o in self._owned:  # no more owned instances than needed
             fewer = np.repeat(best[None], best[o] + 1, axis=0)
             fewer[:, o] = np.arange(best[o] + 1)
             within = np.flatnonzero(limits.excess(fewer) <= 0)
@@ -73,25 +74,25 @@ class Few:
         return best
 
     def _staircase(self, k: int) -> NDArray[np.int64]:
-        """(count of the first) the least count of the second that leaves at most k scenarios unserved; beyond the
-        plane where none does.
+        """Least count of the second offer, by count of the first, that leaves at most k scenarios unserved; a count
+        beyond the plane where none does.
         """
         least = np.empty(len(self._first), np.int64)
         kernels.staircase(self._margin, self._first, self._second, k, least)
         return least
 
     def _drawn(self, k: int) -> bool:
-        """Draw the plane as far as k, and the purchases that are mended from it, may need; False: too large."""
+        """Compute the plane as far as k, and later searches with fewer scenarios, may need; False: too large."""
         search, least = self.search, k // DEEPER
         base = np.zeros(len(search.offers), np.int64)
         base[self._owned] = search.limits.upper[self._owned]
         margin = search.margin(base)
-        lacks = np.flatnonzero(margin.min(axis=0) < 0)  # the others are served by what is owned
+        lacks = np.flatnonzero(margin.min(axis=0) < 0)  # owned instances serve the other scenarios
         margin = np.ascontiguousarray(margin[:, lacks], np.float32)
         lacking = np.sort(-margin.min(axis=0, initial=0.0))[::-1]
         most = float(lacking[least]) if least < lacking.size else 0.0
         each = [search.survival[o].mean() * (1 - search.fails[o]) * search.size[o] for o in self._free]
-        tops = [int(np.ceil(most / max(float(one), 1e-9))) + BESIDE for one in each]
+        tops = [int(np.ceil(most / max(float(serving), 1e-9))) + BESIDE for serving in each]
         if sum(tops) * (STEP + margin.size) > MOST:
             return False
         supplies = [self._supply(o, top, lacks) for o, top in zip(self._free.tolist(), tops, strict=True)]
@@ -100,7 +101,7 @@ class Few:
         return True
 
     def _supply(self, offer: int, top: int, scenarios: NDArray[np.intp]) -> Float:
-        """Replicas that serve of 0 to `top` instances of an offer, (count, group, scenario)."""
+        """Replicas that 0 to `top` instances of an offer serve, (count, group, scenario)."""
         counts = np.arange(top + 1)
         index = np.full(top + 1, offer)
         ready, every = self.search.supply(index, counts, np.tile(scenarios, (top + 1, 1)))

@@ -52,7 +52,7 @@ class Horizontal:
         self._asked: Count | None = None
 
     def decide(self, row: int, ready: Count) -> Count:
-        """See `Autoscaler`. Deferral begins with the first decision; an app without any history keeps what runs."""
+        """See `Autoscaler`. Deferral begins with the first decision; an app without history keeps its running replicas."""
         past = self._need[max(0, row + 1 - self._horizon) : row + 1]
         self._recommended.append(np.nan_to_num(quantile(past, self._level)[0], nan=-np.inf))
         top = np.max(self._recommended, axis=0)
@@ -94,19 +94,19 @@ class MovingWindow:
         self._next = 0
 
     def decide(self, row: int, ready: Count) -> Count:
-        """See `Autoscaler`. An app without any history keeps what runs."""
-        for one in range(self._next, row + 1):
-            self._add(self._need[one])
+        """See `Autoscaler`. An app without history keeps its running replicas."""
+        for new_row in range(self._next, row + 1):
+            self._add(self._need[new_row])
         self._next = row + 1
         shares = np.cumsum(self._weights, axis=1)
         place = (shares >= self.settings.percentile * shares[:, -1:]).argmax(axis=1)
         self._recent.append(np.where(shares[:, -1] > 0, self._bounds[place], np.nan))
         top = np.where(np.isnan(self._recent), -np.inf, self._recent).max(axis=0)
-        wanted = self.facts.whole((1 + self._margins) * np.maximum(top, 0))
-        return np.where(np.isneginf(top), self.facts.bounded(ready), wanted)
+        limit = self.facts.whole((1 + self._margins) * np.maximum(top, 0))
+        return np.where(np.isneginf(top), self.facts.bounded(ready), limit)
 
     def _add(self, need: Array) -> None:
-        """One tick's need (app) into the histograms."""
+        """Add a tick's need (app) to the histograms."""
         self._weights *= self._kept
         known = ~np.isnan(need)
         place = np.minimum(np.searchsorted(self._bounds, need[known], side="right"), BUCKETS - 1)

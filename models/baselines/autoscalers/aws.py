@@ -1,7 +1,7 @@
 """Predictive scaling beside target tracking, as AWS documents it.
 
 Source: AWS, "How Application Auto Scaling predictive scaling works", "PredictiveScalingConfiguration" (EC2 Auto
-Scaling), and "Target tracking scaling policies". What is documented and done here: hourly forecasts of the next 48
+Scaling), and "Target tracking scaling policies". Documented, and implemented here: hourly forecasts of the next 48
 hours from up to 14 days of history, at least 24 hours, updated every 6 hours; capacity goes up at the start of each
 hour, and `SchedulingBufferTime` earlier; a forecast only adds capacity; with several policies the largest wins; target
 tracking adds at once when the metric is above the target for three minutes, and removes when it was 10 % below for
@@ -46,7 +46,7 @@ class AwsSettings:
 class PredictiveScaling:
     """The knob is the target value (setting): load of a full replica, for the forecast and for target tracking.
 
-    Capacity that is asked for and does not serve yet counts as there, as instances that warm up do.
+    Requested capacity that does not serve yet counts, as instances that warm up do.
     """
 
     def __init__(self, facts: Facts, targets: Array, settings: AwsSettings | None = None) -> None:
@@ -101,7 +101,7 @@ class PredictiveScaling:
 
 
 def _mean(values: Array) -> Array:
-    """Mean over the first axis of what is known; NaN where nothing is."""
+    """Mean over the first axis without NaN; NaN where all are."""
     known = ~np.isnan(values)
     count = known.sum(axis=0)
     total = np.where(known, values, 0.0).sum(axis=0)

@@ -1,4 +1,4 @@
-"""What every autoscaling policy is told and answers, for all apps and all values of its knob at once."""
+"""Interface of the autoscaling policies: inputs and decisions for all apps and all values of the knob at once."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ class Autoscaler(Protocol):
     """One policy at all values of its knob."""
 
     def decide(self, row: int, ready: Count) -> Count:
-        """Replicas (setting, app) wanted from the end of a row on, by what is known then.
+        """Replicas (setting, app) requested from the end of a row on, by what is known then.
 
         Rows come one after the other; the first may be any, and those before it are history.
 
         Args:
             row: of `Facts.load`, the tick that has ended.
-            ready: (setting, app), replicas that serve at its end, by what was asked for before.
+            ready: (setting, app), replicas that serve at its end, as a result of earlier requests.
         """
         ...
 
 
 @dataclass(frozen=True)
 class Facts:
-    """Of the apps: load (tick, app, metric) in full replicas, not rounded, NaN = not measured; bounds (app).
+    """Inputs of a policy: load (tick, app, metric) in full replicas, not rounded, NaN = not measured; bounds (app).
 
-    What is asked for at the end of tick t serves in all of tick t + lead. first_tick: number of the first row's tick,
-    from 1970.
+    Replicas requested at the end of tick t serve from the start of tick t + lead on. first_tick: number of the first
+    row's tick, counted from 1970.
     """
 
     load: Array
@@ -58,21 +58,21 @@ class Facts:
         return (self.first_tick + row + 1) * self.tick_s
 
     def bounded(self, count: Count) -> Count:
-        """Between the apps' bounds."""
+        """Replicas limited to the apps' bounds."""
         return np.clip(count, self.least, self.most)
 
     def whole(self, replicas: Array) -> Count:
-        """Whole replicas between the bounds; NaN is the least."""
+        """Whole replicas within the bounds; NaN gives the minimum."""
         return self.bounded(whole(np.nan_to_num(replicas)))
 
 
 def whole(replicas: NDArray[np.floating[Any]]) -> Count:
-    """The next whole number, but for a rounding error."""
+    """Rounded up to whole replicas, ignoring an excess of the size of a rounding error."""
     return np.ceil(replicas - ROUNDING).astype(np.int64)
 
 
 def largest(load: Array) -> Array:
-    """The largest over the last axis of what is known; NaN where nothing is."""
+    """Maximum over the last axis without NaN; NaN where all are."""
     top = np.where(np.isnan(load), -np.inf, load).max(axis=-1, initial=-np.inf)
     return np.where(np.isneginf(top), np.nan, top)
 

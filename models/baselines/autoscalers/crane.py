@@ -134,13 +134,10 @@ def periodic(signal: Array, cycle: int) -> bool:
 def best(signal: Array, cycle: int, tick_s: int, estimators: tuple[Estimator, ...]) -> Array:
     """The next cycle by the estimator that would have erred least in the last one."""
     history, actual = signal[:-cycle], signal[-cycle:]
-    filters = {
-        (one.least_items, one.low_amplitude): one for one in estimators
-    }  # most differ by the margin alone
-    smooth = {key: filtered(history, cycle, tick_s, one) for key, one in filters.items()}
-    errors = [
-        error(actual, smooth[one.least_items, one.low_amplitude] * (1 + one.margin)) for one in estimators
-    ]
+    # most differ by the margin alone, which is not part of the filter
+    filters = {(e.least_items, e.low_amplitude): e for e in estimators}
+    smooth = {key: filtered(history, cycle, tick_s, e) for key, e in filters.items()}
+    errors = [error(actual, smooth[e.least_items, e.low_amplitude] * (1 + e.margin)) for e in estimators]
     chosen = estimators[int(np.argmin(errors))]
     return filtered(signal, cycle, tick_s, chosen) * (1 + chosen.margin)
 

@@ -1,4 +1,4 @@
-"""Fixed capacity: a quantile of the past week's need, set anew each week. What people do without an autoscaler."""
+"""Fixed capacity: a quantile of the past week's need, set anew each week. The practice without an autoscaler."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ WEEK_S: Final = 7 * DAY_S
 class FixedCapacity:
     """The knob is the quantile's level (setting).
 
-    With less than a week of history the first week is set anew each day, of what there is; with none it is what runs.
+    With less than a week of history, capacity is set anew each day of the first week, from the history so far; without
+    any history it is the running replicas.
     """
 
     def __init__(self, facts: Facts, levels: Array) -> None:

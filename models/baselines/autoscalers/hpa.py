@@ -89,11 +89,11 @@ class HorizontalPodAutoscaler:
         return specified
 
     def current(self, ready: Count) -> Count:
-        """Replicas asked for at last, (setting, app); those ready before the first decision."""
+        """Replicas of the last request, (setting, app); before the first decision those ready."""
         return self._asked[-1] if self._asked else ready
 
     def set_current(self, count: Count) -> None:
-        """Replicas (setting, app) that somebody else has asked for since."""
+        """Take over replicas (setting, app) that another controller has requested since."""
         if self._asked:
             self._asked[-1] = count
         else:
@@ -102,13 +102,13 @@ class HorizontalPodAutoscaler:
     def proposed(self, load: Array, serving: Count, specified: NDArray[np.bool_], ready: Count) -> Count:
         """Replicas (setting, app) before behaviours and bounds.
 
-        Where a metric calls for growth, replicas that are asked for and not ready count as ready and unused, so that
-        what is on its way is not asked for again.
+        Where a metric calls for growth, replicas requested but not ready count as ready and unused, so that they are not
+        requested a second time.
 
         Args:
             load: (app, metric).
             serving: (setting, app, metric or 1), replicas that the load is spread over.
-            specified: (app, metric), metrics that are looked at.
+            specified: (app, metric), metrics that are used.
             ready: (setting, app).
         """
         current = self.current(ready)[..., None]
@@ -124,7 +124,7 @@ class HorizontalPodAutoscaler:
         return np.where(sure, proposal, np.maximum(proposal, current[..., 0]))
 
     def steadied(self, proposal: Count, ready: Count) -> Count:
-        """What a proposal (setting, app) becomes by stabilisation, the bounds on change and the apps' bounds."""
+        """A proposal (setting, app) after stabilisation, bounds on change and the apps' bounds."""
         current = self.current(ready)
         self._up.append(proposal)
         self._down.append(proposal)
@@ -135,7 +135,7 @@ class HorizontalPodAutoscaler:
         return desired
 
     def _changed(self, current: Count, goal: Count) -> Count:
-        """The goal, as far as the behaviours let the number go in a tick's synchronisations."""
+        """The goal, limited by the change that the behaviours allow in a tick's synchronisations."""
         syncs = self._syncs if self._asked else 1  # nothing was before the first
         if not self._asked:
             self._asked.append(current)
@@ -150,7 +150,7 @@ class HorizontalPodAutoscaler:
         return desired
 
     def _limit(self, behaviour: Behaviour, sign: int) -> Count:
-        """The furthest number (setting, app) in one direction: up with sign 1, down with -1."""
+        """The furthest number (setting, app) that a behaviour allows: up with sign 1, down with -1."""
         if behaviour.select == "Disabled" or not behaviour.policies:
             return self._asked[-1]
         limits: list[Count] = []

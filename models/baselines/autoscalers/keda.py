@@ -29,8 +29,8 @@ class KedaSettings:
 class ScaledObject:
     """The knob is the threshold (setting): load that one replica is to take, 1 a full replica.
 
-    An app whose least is none goes there when no trigger has been active for the cool-down, and comes back to one
-    replica with the first that is; apps with a least above none are never below it.
+    An app with a minimum of 0 is scaled to 0 when no trigger has been active for the cool-down, and to one replica by
+    the first active trigger; other apps never fall below their minimum.
     """
 
     def __init__(self, facts: Facts, thresholds: Array, settings: KedaSettings | None = None) -> None:

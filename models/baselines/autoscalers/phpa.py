@@ -1,4 +1,4 @@
-"""The predictive horizontal pod autoscaler: an HPA whose own past answers are extrapolated.
+"""The predictive horizontal pod autoscaler: an HPA that extrapolates its own past results.
 
 Source: jthomperoo/predictive-horizontal-pod-autoscaler, `docs/user-guide/models.md`,
 `internal/controllers/predictivehorizontalpodautoscaler_controller.go` (what is stored and how the models' answers and
@@ -110,13 +110,13 @@ class PredictiveHorizontalPodAutoscaler:
         self._begun = False
 
     def decide(self, row: int, ready: Count) -> Count:
-        """See `Autoscaler`. Rows before the first decision are what the HPA would have asked for."""
+        """See `Autoscaler`. Before the first decision the model steps through the replicas an HPA would have requested."""
         if not self._begun:
             self._begun = True
             begin = max(0, row - SEASONS * self.facts.ticks(self.settings.season_s))
             need = largest(self.facts.load[begin:row])
-            for one in whole(np.nan_to_num(need[:, None] / self._targets)) * 1.0:
-                self.model.step(one)
+            for replicas in whole(np.nan_to_num(need[:, None] / self._targets)) * 1.0:
+                self.model.step(replicas)
         load = self.facts.load[row]
         calculated = self._hpa.proposed(load, ready[..., None], self._hpa.specified(row), ready)
         predicted = self.model.step(calculated.astype(np.float64))

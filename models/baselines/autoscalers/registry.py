@@ -1,6 +1,6 @@
-"""Policies that a backtest is read against, their knobs, defaults and sweeps; here also persistence and the oracle.
+"""Baseline policies of a backtest with their knobs, defaults and sweeps; also persistence and the oracle.
 
-Each answers at the end of a tick with the replicas wanted from then on, (setting, app); see
+Each decides at the end of a tick the replicas requested from then on, (setting, app); see
 `models.baselines.autoscalers.base`. Defaults are the documentation's. Where it has none for a target: KEDA and
 Autopilot have the HPA's 80 %, and AWS, PHPA and Crane the 50 % of their documentation's examples.
 """
@@ -29,7 +29,7 @@ WINDOW_S: Final = 7 * DAY_S  # of residuals, as persistence's in `models.baselin
 UTILISATIONS: Final = (1.1, 1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.15, 0.1)
 LEVELS: Final = (0.5, 0.7, 0.8, 0.9, 0.95, 0.97, 0.98, 0.99, 0.995, 0.998, 0.999, 0.9995)
 FACTORS: Final = (0.7, 0.8, 0.85, 0.9, 0.95, 1.0, 1.05, 1.1, 1.2, 1.4, 1.7)
-# Of a statistic of three days, which lies far above most ticks: the lean end must be beyond 1
+# Autopilot scales a statistic of three days, far above most ticks: settings with little capacity lie beyond 1
 STATISTICAL: Final = (4.0, 3.0, 2.5, 2.0, 1.75, 1.5, 1.35, 1.2, 1.1, 1.0, 0.9, 0.8, 0.6, 0.4)
 WEEKLY: Final = (0.5, 0.7, 0.8, 0.9, 0.95, 0.97, 0.98, 0.99, 0.995, 0.999, 1.0)
 MARGINS: Final = (-0.6, -0.4, -0.2, -0.1, 0.0, 0.1, 0.15, 0.25, 0.5, 1.0, 2.0)
@@ -67,7 +67,7 @@ class Oracle:
         self._facts, self._factors, self._need = facts, settings, facts.need
 
     def decide(self, row: int, ready: Count) -> Count:
-        """See `Autoscaler`: the most that is needed until what is asked for later can serve."""
+        """See `Autoscaler`: the largest need until replicas requested later can serve."""
         del ready
         ahead = self._need[row + 1 : row + 1 + self._facts.lead]
         top = np.where(np.isnan(ahead), 0.0, ahead).max(axis=0, initial=0.0)
@@ -76,7 +76,7 @@ class Oracle:
 
 @dataclass(frozen=True)
 class Knob:
-    """What is swept of a policy: the setting's name, its default, values; product: whether products ship the policy."""
+    """A policy's swept setting: name, default and values; product: whether a product ships the policy."""
 
     setting: str
     default: float
@@ -114,5 +114,5 @@ KNOBS: Final[Mapping[str, Knob]] = {
 
 
 def make(names: Sequence[str], facts: Facts, times: int = 1) -> dict[str, Autoscaler]:
-    """These policies, each at its default and swept values, all of them so many times over."""
+    """The named policies, each at its default and swept values, the whole list of values repeated `times` times."""
     return {name: KNOBS[name].make(facts, np.tile(KNOBS[name].values, times)) for name in names}

@@ -1,4 +1,4 @@
-"""The replicas that our scenarios need at each setting of a sweep, as one more autoscaling policy."""
+"""The replicas that our scenarios need at each setting of a sweep, as an autoscaling policy."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ class ScenarioReplicas:
 
     Args:
         wanted: (tick, app, setting) from the row `first` on.
-        soon: likewise, needed before what is bought can serve.
+        soon: likewise, replicas needed before a purchase can serve.
         first: row of the first tick.
-        hold: (app) ticks, that of the decision among them.
+        hold: (app) ticks that a number is held, including that of the decision.
     """
 
     def __init__(self, wanted: Count, soon: Count, first: int, hold: Sequence[int]) -> None:

@@ -1,4 +1,4 @@
-"""The forecasters that we compare with, each causal and fairly tuned, behind one interface."""
+"""Forecasters to compare with, causal and tuned on history of their own, behind one interface."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Rival(Protocol):
 
 
 def load(name: str) -> None:
-    """Load what a rival needs; before TensorFlow, for after it the LLVM in these libraries ends the process.
+    """Import the libraries of a rival; before TensorFlow, because their LLVM loaded after it ends the process.
 
     Raises:
         ImportError: the dependency group `rivals` is not installed.
@@ -67,11 +67,11 @@ def make(
         tick_s: tick length in seconds.
         warm_up: rows before the first that is scored: from these it may choose its parameters.
         train: values and events of other users, before the first tick that is scored; for deepar.
-        seed: for what is random in it.
+        seed: of its random numbers.
 
     Raises:
         ImportError: it needs the dependency group `rivals`, which is not installed.
-        ValueError: no such rival, or deepar without events or without values to train on.
+        ValueError: no rival has this name, or deepar lacks events or values to train on.
     """
     values = observed.values
     match name:

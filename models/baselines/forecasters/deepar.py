@@ -1,4 +1,4 @@
-"""DeepAR of gluonts on torch, trained on the spot; it needs the dependency group `rivals`."""
+"""DeepAR of gluonts on torch, trained before it forecasts; it needs the dependency group `rivals`."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class DeepAR:
         seed: int = 0,
         **changes: Any,
     ) -> None:
-        """Train, and make ready to forecast.
+        """Train, and prepare the inputs of all forecasts.
 
         Args:
             train: of users and times that are not scored, with events.
@@ -186,21 +186,21 @@ class DeepAR:
         for u in users:
             target, observed, features = self._inputs[u, metric]
             for begin in range(0, len(rows), BATCH):
-                some = np.array(rows[begin : begin + BATCH])
-                past = some[:, None] + 1 + np.arange(self._past)
-                future = some[:, None] + 1 + self._past + np.arange(ahead)
+                batch = np.array(rows[begin : begin + BATCH])
+                past = batch[:, None] + 1 + np.arange(self._past)
+                future = batch[:, None] + 1 + self._past + np.arange(ahead)
                 with torch.no_grad(), warnings.catch_warnings():
                     warnings.simplefilter("ignore")
                     paths = self._net(
-                        feat_static_cat=torch.full((len(some), 1), metric, dtype=torch.long),
-                        feat_static_real=torch.zeros((len(some), 1)),
+                        feat_static_cat=torch.full((len(batch), 1), metric, dtype=torch.long),
+                        feat_static_real=torch.zeros((len(batch), 1)),
                         past_time_feat=torch.from_numpy(features[past]).float(),
                         past_target=torch.from_numpy(target[past]).float(),
                         past_observed_values=torch.from_numpy(observed[past]).float(),
                         future_time_feat=torch.from_numpy(features[future]).float(),
                         num_parallel_samples=SAMPLES,
                     )
-                out[begin : begin + len(some), u] = paths.numpy() * self._scale[u, metric]
+                out[begin : begin + len(batch), u] = paths.numpy() * self._scale[u, metric]
         return out
 
 
@@ -211,7 +211,7 @@ def scale_of(values: Array) -> Array:
 
 
 def covariates(values: Array, events: Array, ahead: int) -> Array:
-    """What is known of a user over the whole horizon: its metrics and events as they were `ahead` ticks before.
+    """Covariates known over the whole horizon: a user's metrics and events as they were `ahead` ticks before.
 
     asinh of the metrics and log(1 + rate) of the events, 0 where absent or before the first tick.
 
@@ -221,7 +221,7 @@ def covariates(values: Array, events: Array, ahead: int) -> Array:
         ahead: ticks of the horizon.
 
     Returns:
-        (tick + ahead, user, 9): as far as the last horizon reaches.
+        (tick + ahead, user, 9), up to the end of the last horizon.
     """
     known = np.concatenate([np.arcsinh(values), np.log1p(events)], axis=-1)
     return np.pad(np.nan_to_num(known), ((ahead, 0), (0, 0), (0, 0))).astype(np.float32)

@@ -53,8 +53,8 @@ def ets(values: Array, *, tick_s: int, warm_up: int) -> Residual:
 def parameters(model: Any, history: Array) -> NDArray[np.float64]:
     """Fits of each series in history (tick, user, 5), without gaps: (2, 5, user, 5).
 
-    First with the level and trend from which the history starts, then with those at which it ends; alpha, beta,
-    phi, level, trend. What cannot be fitted gets those of PERSISTENCE.
+    The first axis: level and trend at the start of the history, at its end; the second: alpha, beta, phi, level, trend.
+    A series that cannot be fitted gets those of PERSISTENCE.
     """
     out = np.empty((2, len(PERSISTENCE), history.shape[1], len(METRICS)))
     out[:] = np.reshape(PERSISTENCE, (-1, 1, 1))
@@ -86,8 +86,8 @@ def filtered(values: Array, fits: dict[int, NDArray[np.float64]]) -> tuple[Array
 
     Args:
         values: (tick, user, 5), NaN where absent.
-        fits: row from which each set of parameters (5, user, 5) holds; one is 0. Its level and trend are those before
-            that row (before the first sample of a series that starts later), NaN to go on with what there is.
+        fits: row from which each set of parameters (5, user, 5) holds; 0 must be among them. Level and trend are
+            those before that row (before the first sample of a series that starts later); NaN continues the state.
     """
     levels, trends, phis = (np.empty(values.shape, np.float32) for _ in range(3))
     alpha, beta, phi, start, slope = fits[0]

@@ -12,8 +12,8 @@ from models.baselines.forecasters.observations import Array
 from models.metrics import DAY_S, METRICS
 
 WINDOW_S: Final = 7 * DAY_S
-REFRESH_S: Final = 3 * 3_600  # 1/56 of the window: finer changes no figure and costs the sort each time
-MIN_RESIDUALS: Final = 12  # an hour of five-minute ticks: fewer say nothing about a distribution
+REFRESH_S: Final = 3 * 3_600  # 1/56 of the window: finer changes no figure, and each renewal costs a sort
+MIN_RESIDUALS: Final = 12  # an hour of five-minute ticks: fewer do not determine a distribution
 
 Point = Callable[[int, range, int], Array]
 """Forecasts (row, user) of a metric, made at consecutive rows, a number of ticks ahead."""
@@ -32,7 +32,7 @@ class Residual:
         self._point, self._values, self._window, self._refresh = point, values, window, refresh
 
     def quantiles(self, metric: int, rows: range, step: int, levels: NDArray[np.float64]) -> Array:
-        """(level, row, user), never negative; NaN where the point is unknown or under 12 residuals are."""
+        """Quantiles (level, row, user), at least 0; NaN where the point forecast or 12 residuals are not known."""
         stop = rows[-1] + 1
         first = max(0, rows.start - self._refresh - self._window - step)
         point = self._point(metric, range(first, stop), step)
@@ -47,8 +47,8 @@ class Residual:
             renewed = begin // stride * stride
             end = min(stop, renewed + stride)
             last = renewed - step + 1 - first  # the residual of a later forecast is not known yet
-            some = errors[:, max(0, last - self._window) : max(0, last)]
-            out[:, begin - rows.start : end - rows.start] = _quantiles(some, levels)[:, None]
+            residuals = errors[:, max(0, last - self._window) : max(0, last)]
+            out[:, begin - rows.start : end - rows.start] = _quantiles(residuals, levels)[:, None]
             begin = end
         out += point[rows.start - first :]
         return np.maximum(out, 0, out=out)[:, :: rows.step]
@@ -62,7 +62,7 @@ def carried(values: Array) -> Array:
 
 
 def persistence(values: Array, *, tick_s: int) -> Residual:
-    """The last value (tick, user, 5): strong at five minutes."""
+    """The last of the values (tick, user, 5) as point forecast: a strong baseline at ticks of five minutes."""
     last = carried(values)
     return _residual(
         "persistence", lambda metric, rows, _: last[rows.start : rows.stop, :, metric], values, tick_s
@@ -70,9 +70,9 @@ def persistence(values: Array, *, tick_s: int) -> Residual:
 
 
 def seasonal_naive(values: Array, *, tick_s: int, warm_up: int) -> Residual:
-    """The value a day before the target, or a week where that erred less in the user's warm-up.
+    """The value a day before the target, or a week before where its error is less in the user's warm-up.
 
-    Until it is known, and for targets more than a day ahead, the last value.
+    The last value where that is not known, and for targets more than a day ahead.
 
     Args:
         values: (tick, user, 5).
@@ -103,7 +103,7 @@ def _residual(name: str, point: Point, values: Array, tick_s: int) -> Residual:
 
 
 def _mean_error(last: Array, period: int) -> NDArray[Any]:
-    """Mean |change| over a period, (user, 5); infinite where less than one is known."""
+    """Mean |change| over a period, (user, 5); infinite without a known change."""
     if len(last) <= period:
         return np.full((last.shape[1], len(METRICS)), np.inf)
     error = np.abs(last[period:] - last[:-period])
