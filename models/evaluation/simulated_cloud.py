@@ -108,7 +108,7 @@ class SimulatedCloud:
         )
 
     def apply(self, fleet: Fleet, desired: Count, tick: int, drain_s: Float | float = 0.0) -> None:
-        """Launch or release instances at the start of a tick to `desired` (lane, offer), reserved ones at most as owned.
+        """Launch or release instances at the start of a tick to `desired` (lane, offer); reserved ones at most owned.
 
         drain_s: seconds for which a released ready instance is still billed.
         """

@@ -1,4 +1,4 @@
-"""How every client connects: the address and the security options, alike for both client libraries."""
+"""Address and security options of every Kafka client, the same for both client libraries."""
 
 import contextlib
 import ssl
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def connection(settings: Settings) -> dict[str, Any]:
-    """Options with which every confluent-kafka client of ours begins.
+    """Options that all confluent-kafka clients of this project share.
 
     Raises:
         UsageError: no address is set.
@@ -79,8 +79,8 @@ def faust_credentials(settings: Settings) -> "CredentialsT | None":
     """The connection options of `settings.kafka` as Faust's `broker_credentials`; None: plaintext.
 
     Raises:
-        UsageError: a file that cannot be read, or a protocol, mechanism or security option that Faust has no
-            counterpart for: both kinds of client connect alike or not at all.
+        UsageError: a file cannot be read, or Faust has no counterpart of a protocol, mechanism or security option: both
+            kinds of client connect in the same way or not at all.
     """
     from faust.auth import SASLCredentials, SSLCredentials  # here: a second of imports that few commands need
 
@@ -110,7 +110,7 @@ def faust_credentials(settings: Settings) -> "CredentialsT | None":
 
 
 def faust_app(settings: Settings, name: str, **options: Any) -> "App":
-    """A Faust app of bytes on the topics that are there; name: of its group here; options: more of Faust's.
+    """A Faust app of raw bytes on existing topics; name: of its consumer group; options: further options of Faust.
 
     Raises:
         UsageError: as `connection` and `faust_credentials`.

@@ -100,13 +100,13 @@ class EmbeddedKafka:
 
     @property
     def log(self) -> Path:
-        """File with what the broker and its Java runtime say."""
+        """Log file of the broker and its Java runtime."""
         assert self.data is not None
         return self.data / "broker.log"
 
     @property
     def running(self) -> bool:
-        """Whether the process is there."""
+        """Whether the broker's process runs."""
         return self._process is not None and self._process.poll() is None
 
     @property
@@ -190,7 +190,7 @@ class EmbeddedKafka:
             self.data = None
 
     def failure(self, what: str) -> Unreachable:
-        """What to raise when it does not run as it should: with the last lines of its log."""
+        """An error that names `what` failed, with the last lines of the broker's log."""
         lines = self.log.read_text(errors="replace").splitlines()[-20:]
         return Unreachable(f"Kafka {what}; the end of its log, {self.log}:\n" + "\n".join(lines))
 
@@ -199,7 +199,7 @@ class EmbeddedKafka:
         return ("SASL_" if self._sasl else "") + ("SSL" if self._tls else "PLAINTEXT")
 
     def _acquire(self) -> None:
-        """Lock the data folder, waiting a little for a broker that is on its way out.
+        """Lock the data folder, waiting a little for a broker that is stopping.
 
         The broker inherits the lock: it holds as long as the broker lives, even where our process was killed.
         """

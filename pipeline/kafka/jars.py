@@ -11,7 +11,7 @@ from pathlib import Path
 from pipeline.errors import Unreachable
 
 NOTE_EVERY_S = 2.0
-"""Between two lines that say how much is fetched: half a minute in all on an ordinary line."""
+"""Seconds between two progress lines; all jars take half a minute on an ordinary connection."""
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""What a process publishes: one idempotent producer, which waits when it is full and says when it failed."""
+"""The process's idempotent producer: it blocks while its queue is full, and `flush` raises for undelivered messages."""
 
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -16,16 +16,16 @@ from pipeline.wire.codec import Codec, Record
 TIMEOUT_S = 60.0
 """A broker that restarts is back within 10 s; the messages of a full queue take as long again."""
 BY_KEY = -1
-"""No partition of its own: by the key, as Java's default partitioner does."""
+"""Partition by the key, as Java's default partitioner chooses it."""
 
 
 class Outputs:
     """A producer of records.
 
     Args:
-        settings: where to, and how records are framed.
-        options: librdkafka's, beside those that all have.
-        check: called before each message; what it raises keeps it here.
+        settings: address, topic prefix and framing of records.
+        options: librdkafka options beside the shared ones.
+        check: called before each message; an exception of it keeps the message from being sent.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class Outputs:
         Args:
             topic: logical name.
             value: an encoded record; None deletes its key.
-            key: None: without; then `partition` says where it goes, or chance.
+            key: None: no key; the message then goes to `partition`, or with BY_KEY to a random partition.
             partition: its number; BY_KEY: by the key.
             headers: names and texts.
             timestamp_ms: produce time, unix; 0: now, by this machine's clock.
@@ -104,13 +104,13 @@ class Outputs:
         self._producer.poll(0)
 
     def partitions(self, topic: str) -> int:
-        """How many a topic has.
+        """Number of partitions of a topic.
 
         Args:
             topic: logical name.
 
         Raises:
-            Unreachable: Kafka does not answer, or there is no such topic.
+            Unreachable: Kafka does not answer, or the topic does not exist.
         """
         return len(whole(self._producer, topics.name(topic, self._settings)))
 
@@ -125,13 +125,13 @@ class Outputs:
             self._first = "; ".join([error.str(), *(self._complaint if late else ())])
 
     def flush(self, timeout_s: float = TIMEOUT_S) -> None:
-        """Return when everything is acknowledged.
+        """Return when all messages sent are acknowledged.
 
         Args:
             timeout_s: how long to wait for it.
 
         Raises:
-            NotDelivered: something was not acknowledged, now or before a flush that raised.
+            NotDelivered: a message was not acknowledged, now or before a flush that raised.
         """
         left = self._producer.flush(timeout_s)
         if left or self._failed:

@@ -1,4 +1,4 @@
-"""Reading a topic from here to its present end, outside any consumer group."""
+"""Reads a topic up to its present end, or follows it, outside any consumer group."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -26,16 +26,16 @@ T = TypeVar("T")
 
 _PASSING = (KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE)
 POLL_S = 30.0
-"""Longer without a message before the end: the broker is gone."""
+"""Seconds without a message before the end after which the broker counts as unreachable."""
 
 
 def reader(settings: Settings, group: str = "reader", more: Mapping[str, Any] | None = None) -> Consumer:
-    """A consumer that begins at the beginning and commits only what it is told to.
+    """A consumer that begins at the oldest message and commits only when `commit` is called.
 
     Args:
-        settings: where.
-        group: within this installation; readers that never commit share one.
-        more: options of librdkafka.
+        settings: of the installation.
+        group: name within this installation; readers that never commit share a group.
+        more: further options of librdkafka.
     """
     return Consumer(
         {
@@ -190,7 +190,7 @@ def records(settings: Settings, logical: str) -> Iterator[tuple[Message, Record]
 
 
 def batch(consumer: Consumer, most: int, timeout_s: float) -> list[Message]:
-    """What is there, at once: `consume` alone waits for a whole batch or its timeout.
+    """The messages available now: `consume` alone waits for a whole batch or its timeout.
 
     All from one call: a message of a call before could be of a partition that this one gives away and takes back, from
     an earlier offset on.
@@ -207,7 +207,7 @@ def batch(consumer: Consumer, most: int, timeout_s: float) -> list[Message]:
 
 
 def bounds(settings: Settings, logical: str, partition: int) -> tuple[int, int]:
-    """First offset, and the one after the last."""
+    """Offsets of the first message kept, and after the last."""
     consumer = reader(settings)
     try:
         return _bounds(consumer, TopicPartition(topics.name(logical, settings), partition))
@@ -251,7 +251,7 @@ def newest(
     search: Callable[[list[Message], bool], T | None],
     count: int = 64,
 ) -> T | None:
-    """Read a partition backwards in growing windows until `search` has a result for one.
+    """Read a partition backwards in growing windows until `search` returns a result.
 
     Args:
         settings, logical, partition: where.

@@ -1,4 +1,4 @@
-"""Every topic, in one table: what is in it, how long it stays, and by which key it is compacted."""
+"""Table of all topics: schemas, message key, retention and compaction."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -19,13 +19,13 @@ class Topic:
 
     Attributes:
         schemas: names of the schemas of its records; the first is the main one.
-        key: what the message key is, for people.
+        key: description of the message key, for people.
         partitioned: as many partitions as the installation has, else one.
         retention_ms: how long records stay; None: as long as their key is not overwritten (compacted).
         compaction_lag_ms: how long overwritten versions stay in a compacted topic: a restarted stage folds some
             ticks again and must find the versions that it used then.
         retention_bytes: of one partition, where it is bounded by size as well.
-        max_message_bytes: what the broker takes.
+        max_message_bytes: largest message that the broker accepts.
         stamped: whether the broker stamps messages, with the time of their arrival.
     """
 

@@ -1,4 +1,4 @@
-"""What came of a run: per app, tick by tick, what was needed, planned and there, and what it cost."""
+"""Outcome of a run per app and tick: demand, plan, ready capacity and cost."""
 
 from dataclasses import dataclass
 

@@ -39,7 +39,7 @@ STYLES: Final = {
 
 @dataclass(frozen=True)
 class Cast:
-    """Which policies a reader is led to, and what each policy is called.
+    """Names of the policies on the page, and the policies that are highlighted.
 
     Attributes:
         names: shown name by policy.
@@ -55,7 +55,7 @@ class Cast:
 
 
 def first_market(ranked: Comparison) -> tuple[str, Outcomes]:
-    """The market of the installation's own offers, and what came of all policies there."""
+    """Name of the market of the installation's own offers, and the outcomes of all policies in it."""
     return next(iter(ranked.outcomes.items()))
 
 

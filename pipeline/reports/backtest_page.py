@@ -1,4 +1,4 @@
-"""A backtest as one page and three pictures: what came of it, where a rival wins, and the figures behind."""
+"""Writes a backtest as a page and three pictures: result, where a rival wins, and the figures behind it."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ NOTES: Final = (
 
 @dataclass(frozen=True)
 class Lead:
-    """What the page opens with: the hit rate compared at, our cost there and others', by policy.
+    """The comparison that the page opens with: costs by policy at one hit rate.
 
     Attributes:
         rate: in percent, a name of RATES.
@@ -94,7 +94,7 @@ def write(folder: Path, job: Job, ours: Arrays, ranked: Comparison, facts: Mappi
 
     Args:
         folder: exists.
-        job: what was run.
+        job: the job that was run.
         ours: our plans' outcomes, from the first plan on.
         ranked: outcomes of all policies.
         facts: what `leadtime backtest --json` prints.
@@ -149,7 +149,7 @@ TITLES: Final = {
 
 
 def lead_of(facts: Mapping[str, Any]) -> Lead | None:
-    """What the page opens with; None where our plans ran alone, or reach no hit rate that is compared at."""
+    """The comparison that the page opens with; None without another policy, or where our plans reach none of RATES."""
     policies = facts["policies"]
     for rate in RATES:
         cost = {

@@ -1,4 +1,4 @@
-"""HTML that every report is made of: the document with its style sheet, tables, bars and intervals.
+"""HTML parts of all reports: the document with its style sheet, tables, bars and intervals.
 
 A report is one file: no script, no request for anything else, colours by the reader's light or dark theme.
 """

@@ -1,4 +1,4 @@
-"""A run as one page: how well it went, in figures and in pictures. Nothing on it is loaded from elsewhere."""
+"""A run as a self-contained HTML page: figures and pictures; nothing on it is loaded from elsewhere."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -32,7 +32,7 @@ def page(title: str, runs: Sequence[AppRun], summary: Mapping[str, Any], notes: 
 
     Args:
         title: of the page.
-        runs: what came of it, per app.
+        runs: outcomes per app.
         summary: the run's figures, under the names that `leadtime demo --json` has; any may be missing.
         notes: what a reader must know to judge it, with what hit rate and cost are; definitions of the rest are added.
     """
@@ -59,7 +59,7 @@ def page(title: str, runs: Sequence[AppRun], summary: Mapping[str, Any], notes: 
 
 
 def hero(runs: Sequence[AppRun]) -> tuple[AppRun, slice] | None:
-    """The app and the stretch of HERO_TICKS that tell most: None without a tick.
+    """The app and the stretch of HERO_TICKS that show the largest difference; None without a tick.
 
     Among all stretches after the warm-up, by, in this order: the reactive policy misses and we never do; how many
     ticks more it misses than we; how many replicas it lacks in them; whether this is in the middle of the stretch;
@@ -94,8 +94,8 @@ def moment(run: AppRun, window: slice) -> Moment | None:
     """The longest stretch in a window in which the reactive policy was short (of equals, by most replicas) and we were
     not; None without one.
 
-    Our capacity was ready for it from the tick on since which it covered the first tick of the stretch. That is not
-    said where it was so from the window's start on, or where demand had been as high in between.
+    Our capacity was ready from the tick on since which it covered the demand of the stretch's first tick. That tick is
+    left out where it is the window's first, or where demand had been as high in between.
     """
     short = np.flatnonzero((run.reactive_missed & ~run.missed)[window]) + window.start
     if not len(short):

@@ -35,13 +35,13 @@ from pipeline.wire.codec import Codec, Record
 
 TIMEOUT_S = 30
 TRANSACTION_S = 300
-"""A snapshot at most: 500,000 users of one partition are 1.3 GB, 13 s at 100 MB/s, and a broker may be slow."""
+"""Longest time of a snapshot: 500,000 users of a partition are 1.3 GB, 13 s at 100 MB/s, and a broker may be slow."""
 WRITING_KB = 64 * 1024
 """Of a snapshot, on their way to the broker: more would be a second copy of the state."""
 IDLE_S = 1.0
-"""Without a message for so long a partition is idle: a tick's parts come within milliseconds of each other."""
+"""A partition without a message for this time is idle: a tick's parts arrive within milliseconds of each other."""
 REPEATED = -1
-"""Place of a message that is in the state already."""
+"""Place of a message that the state already contains."""
 QUEUED = 4
 """Messages of a partition that wait while an earlier one is folded: those of all partitions come in turn."""
 _LOG = get_logger()
@@ -260,7 +260,7 @@ class Agent:
             self.standby.own(partitions)
 
     async def serve(self, stream: Any) -> None:
-        """Until the stream ends; any exception ends the process. Partitions are folded side by side."""
+        """Fold the stream until it ends, its partitions concurrently; any exception ends the process."""
         lanes: dict[int, asyncio.Queue[Any]] = {}
         tasks: list[asyncio.Task[None]] = []
         try:
@@ -279,24 +279,24 @@ class Agent:
             await self._guarded(self._take(*await events.get()))
 
     def quiet(self) -> bool:
-        """Whether nothing is being folded in any partition, nor was a moment ago."""
+        """Whether no partition is folding a message, or folded a message a moment ago."""
         return all(owned.quiet() for owned in self.owned.values())
 
     async def snapshot_all(self) -> None:
-        """Snapshot owned partitions that have folded something."""
+        """Snapshot the owned partitions that have folded messages since their last snapshot."""
         changed = [owned for owned in self.owned.values() if owned.stage.done > owned.saved]
         await asyncio.gather(*(self._guarded(self._snapshot(owned)) for owned in changed))
 
     async def end(self) -> None:
-        """The partitions are lost, or the process ends: take nothing more of what waits, and snapshot all.
+        """Fold no further waiting message, and snapshot all: the partitions are revoked, or the process ends.
 
-        What is not taken is not acknowledged: whoever owns its partition next is given it again.
+        Messages not folded are not acknowledged, so that the partition's next owner receives them again.
         """
         self.epoch += 1
         await self.snapshot_all()
 
     async def watch(self) -> None:
-        """Let stages that can say what they wait for (`hold`) do so."""
+        """Call `hold` of the stages that are `Waiting`, about once a second."""
         for owned in list(self.owned.values()):
             if isinstance(owned.stage, Waiting):
                 async with owned.lock:

@@ -1,7 +1,7 @@
 """Serves Prometheus metrics, liveness and readiness of a stage on a loopback port.
 
 /metrics    all of the below, with the process's memory and processor time
-/healthz    200 while the stage's loop turns, else 503
+/healthz    200 while the stage's loop completes rounds, else 503
 /readyz     200 while it has its partitions and none is being restored, else 503
 """
 
@@ -53,13 +53,13 @@ TAKEN = Counter("leadtime_taken_total", "Messages taken.", ["stage"])
 
 STAGES: Final = ("ingest", "worker", "actuator")
 SEVERAL: Final = 32
-"""Stages of one name on one machine, at most: each takes the next port of its kind that is free."""
+"""Most processes of a stage on one machine: each listens on the next free port of its stage."""
 LAG_S: Final = 5.0
 STALLED_S: Final = 30.0
-"""A loop that has not turned for so long hangs: one batch or snapshot takes a few seconds."""
+"""A loop without a completed round for this time hangs: a batch or snapshot takes a few seconds."""
 
 Positions = Callable[[], Mapping[tuple[str, int], int]]
-"""The next offset to be taken of each topic (by its name on the cluster) and partition."""
+"""Offset of the next message to process, by topic (its name on the cluster) and partition."""
 
 
 class Vitals:

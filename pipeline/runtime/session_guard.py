@@ -1,7 +1,7 @@
 """Ends a process that was frozen for longer than its consumer session, before it publishes anything more.
 
-SIGSTOP, a suspended virtual machine or a swapped-out process: heartbeats stop, the group gives the partitions to
-others, and what wakes would go on as if nothing had happened until Kafka tells it. Its state is fenced by then
+After SIGSTOP, a suspended virtual machine or swapping, heartbeats have stopped and the group has given the partitions
+to other workers, yet the process would go on publishing until Kafka's next answer. Its state is fenced by then
 (`pipeline.runtime.fenced_state`), its outputs are not.
 """
 
@@ -17,7 +17,7 @@ from pipeline.logs import get_logger
 BEAT_S = 0.25
 """A thirtieth of a session: a machine that is merely loaded lets a thread run far oftener than once a session."""
 EXIT = 3
-"""Exit status of a process that ended itself."""
+"""Exit status of a process that ends itself because it was frozen."""
 _LOG = get_logger()
 
 

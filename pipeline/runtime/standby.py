@@ -1,7 +1,7 @@
 """Warm standby: keeps a copy of a stage's state of the partitions that other workers own.
 
-When such a partition is assigned to this worker, only the remaining messages are to be read. It costs the memory of all
-that others own (2.5 KB a user), so it is asked for (`LEADTIME_STANDBY`).
+When such a partition is assigned to this worker, only the messages since then must be read. It takes the memory of all
+users of other workers (2.5 KB a user), so it is off unless `LEADTIME_STANDBY` is set.
 """
 
 import threading
@@ -16,15 +16,15 @@ from pipeline.wire.messages import position_of
 Blocks = dict[bytes, bytes]
 POLL_S = 0.2
 BATCH = 200
-"""Messages at once: 100 MB at most, of half a megabyte each."""
+"""Messages read at once: 100 MB at most, at half a megabyte each."""
 
 
 class Standby:
     """Follows partitions of a state topic in a thread of its own.
 
     Args:
-        stage: whose state.
-        settings: where.
+        stage: name of the stage whose state is followed.
+        settings: of the installation.
     """
 
     def __init__(self, stage: str, settings: Settings) -> None:

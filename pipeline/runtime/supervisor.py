@@ -66,7 +66,7 @@ class Supervisor:
 
     Args:
         environment: settings for the stages (`Settings.environment`).
-        folder: of logs and of `stages.json`, which says each stage's process id.
+        folder: of logs and of `stages.json`, which has each stage's process id.
         note: called with one line of text when a stage dies.
         clock: monotonic seconds.
         module: that runs a stage by its name.

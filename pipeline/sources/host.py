@@ -28,7 +28,7 @@ from pipeline.settings import Settings
 from pipeline.wire.codec import Record
 
 NAME_LENGTH = 15
-"""What the kernel itself keeps of a name; psutil completes longer ones from the command line, which is not ours."""
+"""Characters that the kernel keeps of a name; psutil completes longer names from the command line, which is private."""
 _ATTRIBUTES = ["name", "create_time", "cpu_times", "memory_info"] + (
     ["io_counters"] if hasattr(psutil.Process, "io_counters") else []
 )
@@ -48,7 +48,7 @@ class Process:
 
 @dataclass(frozen=True)
 class Machine:
-    """What one look at the machine finds.
+    """Counters of the machine and its processes at one moment.
 
     Attributes:
         at_s: unix seconds.
@@ -87,7 +87,7 @@ def look(
     clock: Callable[[], float] = time.time,
     processes: Callable[[list[str]], Iterable[psutil.Process]] = psutil.process_iter,
 ) -> Machine:
-    """The machine as it is now; processes that end or hide meanwhile are left out."""
+    """Read the counters now; processes that end meanwhile or cannot be read are left out."""
     running: dict[tuple[int, float], Process] = {}
     for process in processes(_ATTRIBUTES):
         info: dict[str, Any] = process.info
@@ -201,7 +201,7 @@ def samples(app: str, before: Machine, after: Machine, interval_s: float, top: i
 
 @dataclass
 class Summary:
-    """What was published."""
+    """Totals of what was published."""
 
     app: str
     records: int = 0
@@ -218,13 +218,13 @@ def publish(
     see: Callable[[], Machine] = look,
     clock: Callable[[], float] = time.monotonic,
 ) -> Summary:
-    """Publish a sample an interval until `wait` says that it is the end.
+    """Publish the samples of each interval until `wait` returns True.
 
     Args:
         settings: where to.
         app, interval_s, top: as in `samples`.
-        wait: waits so many seconds; whether that is the end.
-        see: looks at the machine.
+        wait: waits the given seconds; returns whether to stop.
+        see: reads the counters.
         clock: seconds, by a clock that nobody sets.
 
     Raises:

@@ -1,9 +1,8 @@
-"""A trace, or a window of topics, into the raw topics: at real speed, N times it, or as fast as it goes.
+"""Replays a trace, or a window of topics, into the raw topics: at real speed, N times it, or as fast as possible.
 
-Replay is a producer that knows what comes next, so it promises it: after each tick a watermark goes into every
-partition of both raw topics, also where no record went. A header says how far event time lies behind the wall
-clock (a trace of 2013 is not absurd); the message's own timestamp stays the produce time, or retention would
-delete the replay.
+Replay knows its next records, so after each tick it publishes a watermark to every partition of both raw topics, also
+to those without a record. A header has the lag of event time behind the wall clock (so that ingest takes a trace of
+2013); the message's own timestamp stays the produce time, or retention would delete the replay.
 """
 
 import heapq
@@ -30,7 +29,7 @@ _LOG = get_logger()
 
 
 class Item(NamedTuple):
-    """One message to be: event time in microseconds, logical topic, partition and value."""
+    """A message to publish: event time in microseconds, logical topic, partition and value."""
 
     ts_us: int
     topic: str
@@ -143,7 +142,7 @@ class Replayer:
     """Publishes items tick by tick.
 
     Args:
-        settings: where to, and the length of a tick.
+        settings: of the installation: address, topics and the length of a tick.
         clock, sleep: wall clock in unix seconds, and how to wait for it.
     """
 
@@ -172,12 +171,12 @@ class Replayer:
 
         Args:
             items: in the order of time.
-            speed: event seconds a wall second; None: as fast as it goes.
+            speed: event seconds per wall second; None: as fast as possible.
             progress: called after each tick with the number of records so far.
             last: tick up to which watermarks go on after the last item; None: its own.
 
         Raises:
-            Unreachable: something was not delivered.
+            Unreachable: a message was not delivered.
         """
         first = next(items, None)
         if first is None:

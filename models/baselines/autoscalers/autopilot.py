@@ -52,7 +52,7 @@ class Horizontal:
         self._asked: Count | None = None
 
     def decide(self, row: int, ready: Count) -> Count:
-        """See `Autoscaler`. Deferral begins with the first decision; an app without history keeps its running replicas."""
+        """See `Autoscaler`. Deferral begins with the first decision; apps without history keep their replicas."""
         past = self._need[max(0, row + 1 - self._horizon) : row + 1]
         self._recommended.append(np.nan_to_num(quantile(past, self._level)[0], nan=-np.inf))
         top = np.max(self._recommended, axis=0)

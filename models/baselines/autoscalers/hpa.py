@@ -102,8 +102,8 @@ class HorizontalPodAutoscaler:
     def proposed(self, load: Array, serving: Count, specified: NDArray[np.bool_], ready: Count) -> Count:
         """Replicas (setting, app) before behaviours and bounds.
 
-        Where a metric calls for growth, replicas requested but not ready count as ready and unused, so that they are not
-        requested a second time.
+        Where a metric calls for growth, replicas requested but not ready count as ready and unused, so that they are
+        not requested twice.
 
         Args:
             load: (app, metric).

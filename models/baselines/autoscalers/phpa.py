@@ -110,7 +110,7 @@ class PredictiveHorizontalPodAutoscaler:
         self._begun = False
 
     def decide(self, row: int, ready: Count) -> Count:
-        """See `Autoscaler`. Before the first decision the model steps through the replicas an HPA would have requested."""
+        """See `Autoscaler`. At first the model steps through what an HPA would have requested before."""
         if not self._begun:
             self._begun = True
             begin = max(0, row - SEASONS * self.facts.ticks(self.settings.season_s))
