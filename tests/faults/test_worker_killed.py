@@ -41,7 +41,7 @@ def test_a_killed_worker_changes_nothing(
     moments = sorted(random.Random(11).sample(range(3, TICKS // 2), 2))
 
     def kill(watch: Watch, supervisor: Supervisor) -> None:
-        planned = watch.planned_until(["app-0", "app-1"])
+        planned = watch.planned_until()
         process = supervisor.stages["worker"].process
         if moments and planned is not None and process is not None and planned - START >= moments[0]:
             moments.pop(0)
