@@ -19,6 +19,7 @@ MOST_DECISIONS: Final = (
     10_000  # bounds an app's memory to 10 KB; 0.99 is known to 0.1 % (√(0.99 · 0.01 / 10⁴))
 )
 FALLBACKS: Final = ("reactive", "hold")  # see models.planning.failing_offers
+CONFLICTS: Final = ("reassert", "hold")  # see models.planning.delivery
 # Replicas below which a rounding is not a need: float32 errs by 6e-8 × 100 replicas = 6e-6.
 ROUNDING: Final = 1e-5
 SATURATED_EXTRA: Final = 0.5  # a saturated user counts 1.5 times its usage (docs/records.md, "Censoring")
@@ -56,8 +57,27 @@ class Offer:
 
 
 @dataclass(frozen=True)
+class Answer:
+    """Result of a command: the tick that it was planned for, status and reason as of the record `command_result`.
+
+    after: desired count that the provider accepted; generation: of the target since then; None = not known
+    """
+
+    epoch: int
+    status: str
+    reason: str = ""
+    after: int | None = None
+    generation: int | None = None
+
+
+@dataclass(frozen=True)
 class Observed:
-    """Instances of one offer as last reported. Draining, failed and interrupted ones are not counted on."""
+    """Instances of one offer as last reported. Draining, failed and interrupted ones are not counted on.
+
+    at_s: event time of the report, unix seconds, 0 = there was none yet; None: no reports are to be expected
+    silent: whether a report is overdue; managed_by: who set the generation; answer: to the newest command
+    set_by: tick of the command of ours that set the generation, -1 = somebody else did, None = not known
+    """
 
     ready: int = 0
     pending: int = 0
@@ -65,6 +85,11 @@ class Observed:
     failed: int = 0
     interrupted: int = 0
     generation: int = 0
+    at_s: float | None = None
+    silent: bool = False
+    managed_by: str = "leadtime"
+    set_by: int | None = None
+    answer: Answer | None = None
 
     @property
     def running(self) -> int:
@@ -119,6 +144,7 @@ class Policy:
     churn_threshold: float = 0.02
     promotion_gates: Mapping[str, float] = field(default_factory=dict[str, float])
     fallback: str = "reactive"
+    on_conflict: str = "reassert"
     learner: bool = False
 
     @property
@@ -247,6 +273,10 @@ def _promotion_rules(policy: Policy) -> list[tuple[bool, str]]:
         (
             policy.fallback in FALLBACKS,
             f"fallback must be one of {', '.join(FALLBACKS)}, got {policy.fallback!r}",
+        ),
+        (
+            policy.on_conflict in CONFLICTS,
+            f"on_conflict must be one of {', '.join(CONFLICTS)}, got {policy.on_conflict!r}",
         ),
         (
             0 <= policy.churn_threshold < 1,

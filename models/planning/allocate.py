@@ -25,6 +25,7 @@ from models.capacity import (
 )
 from models.demand.reconciliation import PROMISED
 from models.demand.scenarios import required
+from models.planning.delivery import Clock, Delivery, Order, follow, memory_of
 from models.planning.failing_offers import Failing, failing
 from models.planning.guardrails import Fleet, Guarded, PresentNeed, Telemetry, guard
 from models.planning.promotion import Promotion, decided, judge
@@ -61,7 +62,9 @@ class Plan:
     supply's risk cost, None without a usable offer; sum_of_users: what users' own 99 % would take, None = not known;
     excluded: offers that failed and were not bought more of, with why; mode: that applies,
     the policy's or an earlier one; promotion: None without gates; completeness: share of the app's telemetry that the
-    plan is made from; unreported: governed metrics that nobody reported.
+    plan is made from; unreported: governed metrics that nobody reported;
+    orders: what became of earlier commands, by offer;
+    commanded: offers for which a command is to be sent, with the count before.
     """
 
     confidence_asked: float
@@ -86,6 +89,8 @@ class Plan:
     promotion: Promotion | None = None
     completeness: float = 1.0
     unreported: tuple[str, ...] = ()
+    orders: Mapping[str, Order] = field(default_factory=dict[str, Order])
+    commanded: Mapping[str, int] = field(default_factory=dict[str, int])
 
 
 @dataclass(frozen=True)
@@ -140,6 +145,7 @@ class _Situation:
     refused: Mapping[str, str | None]
     usable: Sequence[Offer]
     failing: Failing
+    delivery: Delivery
     loads: NDArray[np.floating[Any]]
     needed: NDArray[np.int32]
     market: Market
@@ -148,7 +154,7 @@ class _Situation:
 
     @property
     def excluded(self) -> Mapping[str, str]:
-        return self.failing.excluded
+        return {**self.delivery.avoided, **self.failing.excluded}
 
 
 def allocate(
@@ -176,7 +182,7 @@ def allocate(
         )
         policy = replace(policy, mode=promotion.mode)
     context = replace(context, telemetry=context.reported(policy))
-    situation = _situation(context, offers, observed, policy, memory.get("failing", {}), requested)
+    situation = _situation(context, offers, observed, policy, memory, requested)
     levels, excluded = () if draft else COST_LEVELS, situation.excluded
     choice = choose(situation.market, policy, situation.confidence, levels, excluded, alternatives=not draft)
     fleet = _fleet(offers, {o.offer_id for o in situation.usable}, observed, policy, excluded)
@@ -185,11 +191,21 @@ def allocate(
     guarded = guard(
         desired, fleet, policy, need, telemetry=context.telemetry, memory=memory, now_s=context.now_s
     )
+    delivery = situation.delivery
+    guarded = replace(guarded, counts=delivery.kept(guarded.counts))
     plan = _plan(situation, choice, fleet, guarded, desired)
-    plan = replace(plan, reactive_floor=need.floor, promotion=promotion)
+    plan = replace(plan, reactive_floor=need.floor, promotion=promotion, orders=delivery.orders)
     if situation.usable and not draft:
-        plan = _with_margins(plan, situation, choice, observed)
+        plan = _with_margins(plan, situation, choice)
     after = guarded.memory | {"failing": situation.failing.memory}
+    after |= {"counts": guarded.counts} if "counts" in after else {}
+    if policy.mode != "shadow":
+        commanded, orders = delivery.issued(guarded.counts)
+        if policy.mode == "paused":
+            commanded, orders = {}, dict(delivery.orders)
+        plan, after["orders"] = replace(plan, commanded=commanded), memory_of(orders)
+    else:
+        after.pop("orders", None)
     if promotion is not None:
         after["promotion"] = _followed(gates, situation, plan, requested)
     elif "promotion" in after:
@@ -202,7 +218,7 @@ def _situation(
     offers: Sequence[Offer],
     observed: Mapping[str, Observed],
     policy: Policy,
-    failing_memory: Mapping[str, Any],
+    memory: Mapping[str, Any],
     requested: float,
 ) -> _Situation:
     """Need, market and confidence; a shortage's price raises the requested confidence where that costs less."""
@@ -211,15 +227,25 @@ def _situation(
     refused = {o.offer_id: why_unusable(o, policy) for o in offers}
     usable = sorted((o for o in offers if refused[o.offer_id] is None), key=lambda o: o.offer_id)
     key = context.seed, context.app, context.tick
-    failed = failing(usable, observed, policy, failing_memory, context.now_s)
-    market = Market(usable, observed, policy, needed, context.steps_s, key, context.actuation_s)
+    failed = failing(usable, observed, policy, memory.get("failing", {}), context.now_s)
+    delay_s = context.actuation_s
+    clock = Clock(context.now_s + delay_s, context.tick, context.steps_s[0], delay_s)
+    orders = memory.get(
+        "orders", memory_of({o: Order(n, goal=n) for o, n in memory.get("counts", {}).items()})
+    )
+    delivery = Delivery({}, observed, {}, clock)
+    if policy.mode != "shadow":
+        delivery = follow(usable, observed, policy, orders, clock, failed.excluded)
+    market = Market(usable, delivery.credible, policy, needed, context.steps_s, key, context.actuation_s)
     confidence, notes = requested, ()
     if policy.shortage_price_h is not None:
         price = policy.shortage_price_h
         confidence = max(requested, least_cost(market.need.max(axis=0), *prices(market), price))
         if confidence > requested:
             notes = (f"an hour's shortage at {price:g} asks for more than {requested:.4g}",)
-    return _Situation(context, policy, refused, usable, failed, loads, needed, market, confidence, notes)
+    return _Situation(
+        context, policy, refused, usable, failed, delivery, loads, needed, market, confidence, notes
+    )
 
 
 def _present_need(situation: _Situation, fleet: Fleet) -> PresentNeed:
@@ -248,10 +274,12 @@ def _plan(
     as_bought = all(guarded.counts[o] == desired.get(o, 0) for o in fleet.offers)
     # the search takes the maximum for enough, so a risk that counts demand beyond it is asked for again
     bought = usable and as_bought and choice.best.feasible and int(situation.needed.max()) <= policy.limit
-    planned = 1 - choice.best.risk if bought else market.holds(guarded.counts)
+    served = situation.delivery.served(guarded.counts)
+    planned = 1 - choice.best.risk if bought and served == guarded.counts else market.holds(served)
     window = market.window.steps
     curve, alpha = required(context.demand, confidence, window, context.governed(policy))
-    guardrails = situation.failing.guardrails + guarded.guardrails
+    guardrails = situation.failing.guardrails + situation.delivery.guardrails + guarded.guardrails
+    unknown = [o for o in situation.delivery.unobserved if guarded.counts.get(o)]
     reason = _reason(situation, choice.best, planned, guardrails)
     return Plan(
         confidence_asked=confidence,
@@ -267,7 +295,7 @@ def _plan(
         reactive_floor=0,
         alternatives=_alternatives(choice, confidence) if usable else (),
         guardrails=guardrails,
-        feasible=usable and planned >= confidence and not context.telemetry.missing(policy),
+        feasible=usable and planned >= confidence and not (unknown or context.telemetry.missing(policy)),
         reason="; ".join((reason, *situation.notes, *choice.notes, *_beyond(policy, fleet, guardrails))),
         excluded=situation.excluded,
         mode=policy.mode,
@@ -276,14 +304,12 @@ def _plan(
     )
 
 
-def _with_margins(
-    plan: Plan, situation: _Situation, choice: Choice, observed: Mapping[str, Observed]
-) -> Plan:
+def _with_margins(plan: Plan, situation: _Situation, choice: Choice) -> Plan:
     """The plan with what demand's and supply's risk cost, and what users' own quantiles would take."""
     context, market = situation.context, situation.market
     question = Question(
         situation.usable,
-        observed,
+        situation.delivery.credible,
         situation.policy,
         context.steps_s,
         market.key,
@@ -431,6 +457,7 @@ def _reason(situation: _Situation, best: Purchase, planned: float, guardrails: S
         )
         return f"no usable offer, what runs is kept{f' ({refused})' if refused else ''}"
     failed = [f"not bought more of {offer}: {why}" for offer, why in sorted(situation.excluded.items())]
+    failed += [note for offer, note in situation.delivery.notes.items() if offer not in situation.excluded]
     served = f"{planned:.2%} of the scenarios are served, {situation.confidence:.4g} asked"
     if planned >= situation.confidence:
         return "; ".join([served, *(["over_budget"] if "over_budget" in guardrails else []), *failed])

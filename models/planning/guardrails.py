@@ -23,7 +23,8 @@ So an app of which a replica is needed never has none where an offer can carry o
 needs is there only under a bound that names itself.
 
 Before all of them, offers that fail are not bought more of (`models.planning.failing_offers`): `spot_return_wait`,
-`pool_failing`, `provider_failing`, `stale_price`.
+`pool_failing`, `provider_failing`, `stale_price`; and what did not come, or was changed by somebody else, is named
+(`models.planning.delivery`): `undelivered`, `conflict`.
 """
 
 from __future__ import annotations

@@ -145,7 +145,7 @@ class AppLanes:
         self.fleet = self.cloud.start(job.starting[market][app], len(confidences))
         self.memory: list[dict[str, Any]] = [{} for _ in confidences]
         self.desired = self.fleet.running
-        self.reported = self._now()
+        self.reported, self.reported_s = self._now(), float(job.start_s(job.plan_from))
         self.price = np.array([o.price_h for o in self.offers])
         self.tiers = tiers_of(self.offers)
 
@@ -157,7 +157,7 @@ class AppLanes:
     def follow(self, tick: int) -> None:
         """Apply what is desired at the start of a tick, and report what runs then: the next plan's observation."""
         self.cloud.apply(self.fleet, self.desired, tick, self.policy.drain_s)
-        self.reported = self._now()
+        self.reported, self.reported_s = self._now(), float(tick * self._job.tick_s)
 
     def _now(self) -> np.ndarray:
         fleet = self.fleet
@@ -168,7 +168,9 @@ class AppLanes:
         """What the lane's actuator reported last, by offer."""
         names = ("ready", "pending", "failed", "interrupted")
         return {
-            offer.offer_id: Observed(**dict(zip(names, self.reported[lane, o].tolist(), strict=True)))
+            offer.offer_id: Observed(
+                **dict(zip(names, self.reported[lane, o].tolist(), strict=True)), at_s=self.reported_s
+            )
             for o, offer in enumerate(self.offers)
         }
 
@@ -176,6 +178,7 @@ class AppLanes:
         """For a snapshot."""
         return {
             "reported": self.reported,
+            "reported_s": np.array(self.reported_s),
             "memory": np.frombuffer(json.dumps(self.memory).encode(), np.uint8),
             "desired": self.desired,
             **{f.name: getattr(self.fleet, f.name) for f in fields(Fleet)},
@@ -184,5 +187,5 @@ class AppLanes:
     def restore(self, blocks: Arrays) -> None:
         """Continue from a snapshot."""
         self.memory, self.desired = json.loads(blocks["memory"].tobytes()), blocks["desired"].copy()
-        self.reported = blocks["reported"]
+        self.reported, self.reported_s = blocks["reported"], float(blocks["reported_s"])
         self.fleet = Fleet(**{f.name: blocks[f.name].copy() for f in fields(Fleet)})

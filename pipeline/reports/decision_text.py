@@ -73,6 +73,7 @@ def document(plan: Record, referenced: Surroundings) -> RenderableType:
         ("Why so many", _reasons(plan, referenced)),
         ("Demand to be carried", _demand(plan, referenced)),
         ("Instances", _instances(plan, referenced)),
+        *((("What there is of them", _capacity(plan)),) if plan["capacity"] else ()),
         ("Guard rails that acted", _guard_rails(plan)),
         ("What the margin is for", _margin(plan)),
         ("What confidence costs", _cost_at(plan)),
@@ -218,6 +219,25 @@ def _instances(plan: Record, referenced: Surroundings) -> Iterator[RenderableTyp
         )
 
 
+def _capacity(plan: Record) -> Iterator[RenderableType]:
+    """Table of what was observed, an offer a row, and a sentence for each where what was commanded did not come."""
+    table = _table("<offer", "in force", "ready", "pending", "late", "<set by", "<state")
+    offers = plan["capacity"]
+    for offer in offers:
+        known = offer["tick"] >= 0
+        observed = [str(offer[name]) if known else "?" for name in ("ready", "pending")]
+        in_force = "" if offer["in_force"] is None else str(offer["in_force"])
+        late, who = str(offer["late"]), offer["managed_by"] if known else "nothing reported"
+        _row(table, offer["offer_id"], in_force, *observed, late, who, offer["state"] or "as commanded")
+    yield table
+    for offer in offers:
+        if offer["state"]:
+            end_s = (plan["tick"] + 1) * plan["tick_s"]
+            wait_s = max(0.0, offer["again_s"] - end_s)
+            again = f"; commanded again in {fmt.duration(round(wait_s))} at the earliest" if wait_s else ""
+            yield Text(f"{offer['offer_id']}, {offer['state']}: {offer['detail']}{again}.")
+
+
 def _guard_rails(plan: Record) -> Iterator[RenderableType]:
     """A sentence for each guard rail that acted and each offer that was excluded."""
     for name in plan["guardrails"]:
@@ -308,7 +328,9 @@ def _commands(plan: Record, referenced: Surroundings) -> Iterator[RenderableType
         )
     if not plan["commands_issued"]:
         passive = plan["mode"] in ("shadow", "paused")
-        yield Text(f"None: mode {plan['mode']} commands nothing." if passive else "None: nothing changes.")
+        waits = any(offer["state"] for offer in plan["capacity"])
+        why = "what did not come is not asked for again yet" if waits else "nothing changes"
+        yield Text(f"None: mode {plan['mode']} commands nothing." if passive else f"None: {why}.")
     elif not referenced.commands:
         yield Text(f"{plan['commands_issued']} issued.")
 

@@ -49,6 +49,11 @@ COMPLETENESS = Gauge(
     "Share of an app's telemetry that its last plan was made from: not refused, and of users that reported.",
     ["app"],
 )
+UNDELIVERED = Gauge(
+    "leadtime_undelivered",
+    "1 where what was commanded of an app's offer did not come, or somebody else changed it; else 0.",
+    ["app", "offer"],
+)
 TAKEN = Counter("leadtime_taken_total", "Messages taken.", ["stage"])
 
 STAGES: Final = ("ingest", "worker", "actuator")

@@ -1,23 +1,40 @@
 """Makes the record `plan` from an allocator's decision, and the signed commands that carry it out."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Final
+from typing import Any, Final
 
-from models.capacity import Policy
+from models.capacity import Observed, Policy
 from models.planning.allocate import Alternative, Plan
 from models.planning.risk_premium import Level
 from models.tick import Tick
 from pipeline.security.signing_keys import SigningKey
-from pipeline.wire import commands
+from pipeline.wire import commands, policies
 from pipeline.wire.codec import Record
 
 DEFAULT_POLICY = "*"
 """Policy of apps that have none of their own."""
 LIFETIME_S = 600.0
 """A command that was not applied within two of the longest ticks is stale: the next plan knows better."""
+SILENT_S: Final = 60.0
+"""An actuator that restarts is back within seconds."""
+SILENT_TICKS: Final = 4
+"""One is what an observation is older than its plan, another what a busy actuator may take."""
+REPORTED: Final = (
+    "tick",
+    "ready",
+    "pending",
+    "draining",
+    "failed",
+    "interrupted",
+    "generation",
+    "managed_by",
+    "command_id",
+    "answer",
+)
+"""Fields of `capacity_observed` that a plan keeps."""
 GUARD_RAILS: Final = {
     "paused": "The policy is paused: what was commanded before stands.",
     "missing_telemetry": "Nobody of the app reported (some of) the governed metrics in this tick: silence is not zero, "
@@ -46,6 +63,8 @@ GUARD_RAILS: Final = {
     "spot_return_wait_s.",
     "pool_failing": "Launches of an offer failed: others stand in for it for the policy's spot_return_wait_s.",
     "provider_failing": "Two or more pools of a provider failed at once: other providers stand in for it.",
+    "undelivered": "What was commanded did not come: it does not count as served, and is commanded again.",
+    "conflict": "Somebody else changed an offer's instances: the policy's on_conflict decides what is done.",
     "stale_price": "A price is older than the installation allows: no more of its offer is bought, what runs stays.",
 }
 """What each guard rail of models.planning.guardrails did, in one sentence."""
@@ -81,6 +100,7 @@ class PlanContext:
         metrics: names of the columns of `Plan.required`.
         versions: of policy, prices, calendar, model and adjustment.
         observed: records `capacity_observed` by offer, from which the plan started.
+        followed: offers of which observations are to be expected.
         seed: of the installation.
         currency: of all amounts, ISO code.
         refused: the app's records that were refused since the tick before, by reason.
@@ -94,9 +114,45 @@ class PlanContext:
     metrics: Sequence[str]
     versions: Record
     observed: Mapping[str, Record]
+    followed: Collection[str]
     seed: int
     currency: str
     refused: Sequence[tuple[str, int]] = ()
+
+
+def capacity_of(
+    app: str,
+    observed: Mapping[str, Record],
+    followed: Collection[str],
+    orders: Mapping[str, Any],
+    tick: Tick,
+) -> dict[str, Observed]:
+    """What was observed of an app's offers, as a decision takes it.
+
+    Args:
+        observed: records `capacity_observed` by offer.
+        followed: offers of which observations are to be expected.
+        orders: of the app's memory (`models.planning.delivery`), which has its last commands.
+        tick: that is planned.
+    """
+    capacity: dict[str, Observed] = {}
+    for offer in sorted({*observed, *followed}):
+        if offer not in observed:
+            capacity[offer] = Observed(at_s=0.0, silent=True)
+            continue
+        record, ref = observed[offer], f"{app}/{offer}"
+        sent = {
+            commands.command_id(f"{app}@{number}", ref, count): number
+            for number, count in orders.get(offer, {}).get("sent", ())
+        }
+        at_s = float((record["tick"] + 1) * tick.length_s)
+        capacity[offer] = policies.observed_of(
+            record,
+            sent,
+            at_s if offer in followed else None,
+            silent=tick.end_s - at_s > max(SILENT_S, SILENT_TICKS * tick.length_s),
+        )
+    return capacity
 
 
 def plan_record(plan: Plan, context: PlanContext, shares: Mapping[str, float]) -> Record:
@@ -148,7 +204,29 @@ def plan_record(plan: Plan, context: PlanContext, shares: Mapping[str, float]) -
         "completeness": plan.completeness,
         "refused": [{"reason": reason, "records": records} for reason, records in context.refused],
         "unreported": list(plan.unreported),
+        "capacity": [
+            _capacity(offer, plan, context) for offer in sorted({*context.observed, *context.followed})
+        ],
     }
+
+
+def _capacity(offer: str, plan: Plan, context: PlanContext) -> Record:
+    """What was observed of an offer, and what became of the commands for it."""
+    record, order = context.observed.get(offer, {}), plan.orders.get(offer)
+    reported = {name: record[name] for name in REPORTED if name in record}
+    if order is None or not order.followed:
+        return {"offer_id": offer, "tick": -1} | reported
+    return (
+        {"offer_id": offer, "tick": -1}
+        | reported
+        | {
+            "in_force": order.in_force if order.sent else None,
+            "late": order.late,
+            "state": order.state,
+            "detail": order.detail,
+            "again_s": order.again_s(context.tick.length_s) if order.state else 0.0,
+        }
+    )
 
 
 def _cost(cost: float | None) -> Decimal | None:
@@ -189,20 +267,19 @@ def command_records(
     observed: Mapping[str, Record],
     key: SigningKey,
 ) -> list[Record]:
-    """Signed commands for what a plan changes, growth first; none in modes that issue no commands.
+    """Signed commands for what a plan changes or asks for again, growth first; none in modes that issue none.
 
     Args:
         plan: its record.
         prices: by offer.
-        before: counts that were commanded before.
+        before: counts of the offers that are commanded, as they were before.
         observed: by offer, what the plan started from.
         key: signs.
     """
     if plan["mode"] in ("shadow", "paused"):
         return []
     desired = {count["offer_id"]: count["desired"][0] for count in plan["counts"]}
-    changed = [offer for offer, count in desired.items() if count != before.get(offer, 0)]
-    changed.sort(key=lambda offer: (desired[offer] < before.get(offer, 0), offer))
+    changed = sorted(before, key=lambda offer: (desired[offer] < before[offer], offer))
     tick = Tick(plan["tick"], plan["tick_s"])
     specs = (
         commands.CommandSpec(
@@ -217,7 +294,7 @@ def command_records(
             issued_tick=tick.number,
             issued_s=tick.end_s,
             lifetime_s=max(LIFETIME_S, 2.0 * tick.length_s),
-            drain_s=policy.drain_s if desired[offer] < before.get(offer, 0) else 0.0,
+            drain_s=policy.drain_s if desired[offer] < before[offer] else 0.0,
             expected_generation=observed[offer]["generation"] if offer in observed else None,
         )
         for order, offer in enumerate(changed)

@@ -1,9 +1,9 @@
 """Converts records of policies, prices and observed capacity to the parameter objects of `models.capacity`."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 
-from models.capacity import Observed, Offer, Policy
+from models.capacity import Answer, Observed, Offer, Policy
 from pipeline.wire.codec import Record
 
 
@@ -66,6 +66,22 @@ def offered(prices: Iterable[Record], group: str) -> list[Record]:
     return [price for price in prices if price["commitment_id"] in (None, "", group)]
 
 
-def observed_of(record: Record) -> Observed:
-    """`Observed` from a record `capacity_observed`."""
-    return Observed(**{name: record[name] for name in Observed.__dataclass_fields__})
+def observed_of(record: Record, sent: Mapping[str, int], at_s: float | None, *, silent: bool) -> Observed:
+    """`Observed` from a record `capacity_observed`.
+
+    Args:
+        record: the observation.
+        sent: ticks of the plans whose commands changed the target last, by the commands' ids.
+        at_s: event time of the observation; None: it is not followed.
+        silent: whether a newer one is overdue.
+    """
+    counts = ("ready", "pending", "draining", "failed", "interrupted", "generation")
+    answer, command = record["answer"], record["command_id"]
+    return Observed(
+        **{name: record[name] for name in counts},
+        at_s=at_s,
+        silent=silent,
+        managed_by=record["managed_by"],
+        set_by=None if command is None else sent.get(command, -1),
+        answer=None if answer is None else Answer(**answer),
+    )

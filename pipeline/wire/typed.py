@@ -104,6 +104,48 @@ class RefusedRecords(_Part):
     records: int
 
 
+class CommandAnswer(_Part):
+    """The newest result of a command for a target: epoch of the command, status and reason as of `command_result`."""
+
+    epoch: int
+    status: str
+    reason: str
+    after: int | None
+    generation: int | None
+
+
+class OfferCapacity(_Part):
+    """What was observed of an offer, and what became of the commands for it.
+
+    Attributes:
+        tick: of the observation; -1: none was ever reported.
+        ready, pending, draining, failed, interrupted: instances.
+        generation, managed_by, command_id: who set the desired count last; see `capacity_observed`.
+        answer: to the newest command.
+        in_force: count that the provider last accepted; None: no command was sent yet.
+        late: instances of it that should have been ready by now.
+        state, detail: what is wrong, as a word and in words; empty where nothing is.
+        again_s: event time before which no other command is sent.
+    """
+
+    offer_id: str
+    tick: int
+    ready: int
+    pending: int
+    draining: int
+    failed: int
+    interrupted: int
+    generation: int
+    managed_by: str
+    command_id: str | None
+    answer: CommandAnswer | None
+    in_force: int | None
+    late: int
+    state: str
+    detail: str
+    again_s: float
+
+
 class PublishedPlan(_Part):
     """A plan from the topic `plans`: what an app needs, what is bought for it, and why.
 
@@ -140,6 +182,7 @@ class PublishedPlan(_Part):
         completeness: share of the app's telemetry that the plan is made from, 0 to 1.
         refused: the app's records that were refused since the tick before.
         unreported: governed metrics that nobody of the app reported in the tick.
+        capacity: what was observed of each offer, and what became of the commands for it.
     """
 
     schema_version: int
@@ -182,3 +225,4 @@ class PublishedPlan(_Part):
     completeness: float
     refused: tuple[RefusedRecords, ...]
     unreported: tuple[str, ...]
+    capacity: tuple[OfferCapacity, ...]

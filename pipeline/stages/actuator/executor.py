@@ -7,6 +7,7 @@ tried again).
 """
 
 import threading
+from collections import defaultdict, deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -24,8 +25,12 @@ log = get_logger("leadtime.actuator")
 Outcome = tuple[Record, Record]
 """A command and its result."""
 
+TELLS_NOTHING = ("forged", "replayed", "older-epoch")
+"""Reasons of refusals that say nothing about the newest command of a target."""
 STEP_S = 0.1
 """How often a waiting call looks whether the process is being stopped: it must end within a second."""
+ANSWERS = 256
+"""Results kept of a target: a restarted actuator observes its last ticks again, some hundred at most."""
 SHORTEST_RETRY_S = 1.0
 """A provider that asks for less would be called without a pause."""
 
@@ -53,6 +58,7 @@ class Executor:
         stopping: whether the process is being stopped.
         ledger: what was accepted.
         retries: by target.
+        answers: the last results of each target that say something about it, the newest last.
     """
 
     providers: Mapping[str, Provider]
@@ -61,6 +67,9 @@ class Executor:
     stopping: Callable[[], bool] = lambda: False
     ledger: Ledger = field(default_factory=Ledger)
     retries: dict[str, Retry] = field(default_factory=dict[str, Retry])
+    answers: dict[str, deque[Record]] = field(
+        default_factory=lambda: defaultdict[str, deque[Record]](lambda: deque(maxlen=ANSWERS))
+    )
 
     def owns(self, command: Record) -> bool:
         """Whether its target is with a provider of this actuator; the others are for other actuators."""
@@ -143,7 +152,25 @@ class Executor:
         except (Retryable, Rejected) as error:
             log.warning("no observation", target=target.ref, tick=tick, error=str(error))
             return None
-        return observed(target, tick, observation)
+        return observed(target, tick, observation, self._answer(target.ref, now_s))
+
+    def note(self, answer: Record) -> None:
+        """Keep a result for the target's next observations.
+
+        A refusal of a forged command or of a repeat says nothing about the target, nor does that of a command which
+        was accepted before.
+        """
+        kept = self.answers[answer["target"]]
+        refused = answer["status"] == "REFUSED"
+        if refused and (answer["reason"] in TELLS_NOTHING or any(_same_command(answer, a) for a in kept)):
+            return
+        kept.append(answer)
+
+    def _answer(self, ref: str, now_s: float) -> Record | None:
+        """The newest command's newest result by event time `now_s`: a tick that is observed again is observed alike."""
+        known = [answer for answer in self.answers[ref] if answer["requested_ts"].timestamp() <= now_s]
+        newest = max((answer["epoch"] for answer in known), default=None)
+        return next((answer for answer in reversed(known) if answer["epoch"] == newest), None)
 
     def _foreign_generation(self, command: Record, now_s: float) -> int | None:
         """The target's generation, unless this command set it (a kill came between doing and saying so) or one that
@@ -236,10 +263,14 @@ def result(command: Record, status: str, reason: str, now_s: float, **more: Any)
     } | more
 
 
-def observed(target: Target, tick: int, observation: Observation) -> Record:
-    """The record `capacity_observed`."""
+def _same_command(one: Record, other: Record) -> bool:
+    return one["command_id"] == other["command_id"] and other["status"] != "REFUSED"
+
+
+def observed(target: Target, tick: int, observation: Observation, answer: Record | None = None) -> Record:
+    """The record `capacity_observed`; answer: the newest result of a command for the target."""
     return {
-        "schema_version": 1,
+        "schema_version": 2,
         "tick": tick,
         "target": target.ref,
         "app": target.app,
@@ -257,4 +288,8 @@ def observed(target: Target, tick: int, observation: Observation) -> Record:
         "generation": observation.generation,
         "managed_by": observation.managed_by,
         "billed_h": observation.billed_h,
+        "command_id": observation.command_id,
+        "answer": None
+        if answer is None
+        else {name: answer[name] for name in ("epoch", "status", "reason", "after", "generation")},
     }

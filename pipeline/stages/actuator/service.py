@@ -42,7 +42,7 @@ from pipeline.providers.local import local_provider
 from pipeline.runtime import metrics
 from pipeline.security.signing_keys import Keyring, keyring
 from pipeline.settings import Settings
-from pipeline.stages.actuator.executor import Executor, Outcome, Stopped, observed, result
+from pipeline.stages.actuator.executor import TELLS_NOTHING, Executor, Outcome, Stopped, observed, result
 from pipeline.stages.actuator.offsets import TIMEOUT_S, Positions, offsets_call
 from pipeline.stages.actuator.plan_order import PlanOrder
 from pipeline.stages.actuator.replay_end import last_tick
@@ -114,6 +114,7 @@ class Actuator:
         self._committed = {(at.topic, at.partition): at.offset for at in committed if at.offset >= 0}
         begin = {at.partition: max(at.offset, 0) for at in committed if at.topic == self.commands}
         for message, record in records(self.settings, "commands.results"):
+            self.executor.note(record)
             if record["status"] != "REFUSED":
                 self.executor.ledger.accept(record["target"], record["epoch"], record["command_id"])
             partition, _, offset = header_of(message, "command").partition(":")
@@ -233,6 +234,8 @@ class Actuator:
             if outcomes[-1][1]["status"] == "REFUSED":  # perhaps a repeat of one that is being tried again
                 self._answer(position, outcomes[-1][1])
                 self.positions.finish(position)
+                if not self.settings.event_time and outcomes[-1][1]["reason"] not in TELLS_NOTHING:
+                    self._observe_now(command)
             else:
                 self._at[command["id"]] = position
                 self._settle(outcomes)
@@ -247,9 +250,13 @@ class Actuator:
                 self.positions.finish(position)
                 del self._at[command["id"]]
             if not self.settings.event_time:
-                target = Target.of(command)
-                self.targets[target.app].add(target.offer_id)
-                self._observe(target.app, target.offer_id, int(self.clock() // self.settings.tick_s) - 1)
+                self._observe_now(command)
+
+    def _observe_now(self, command: Record) -> None:
+        """Live, what became of a command is observed at once, for the last whole tick."""
+        target = Target.of(command)
+        self.targets[target.app].add(target.offer_id)
+        self._observe(target.app, target.offer_id, int(self.clock() // self.settings.tick_s) - 1)
 
     def _advance(self) -> None:
         """In a replay, process each app's complete plans in order, then the commands that no plan can claim."""
@@ -337,6 +344,7 @@ class Actuator:
         return record
 
     def _answer(self, at: Position, record: Record) -> None:
+        self.executor.note(record)
         if record["status"] == "REFUSED":
             metrics.DROPPED.labels("actuator", record["reason"]).inc()
         headers = {"command": f"{at[1]}:{at[2]}"}

@@ -59,7 +59,7 @@ class PlanRequest:
         metrics: that are forecast.
         prices: records by offer.
         observed: records `capacity_observed` by offer.
-        before: counts by offer that the last plan commanded, or that were observed first.
+        followed: offers of which observations are to be expected.
         versions: of the inputs, as the plan's record has them.
         currency: of the offers.
     """
@@ -72,7 +72,7 @@ class PlanRequest:
     metrics: tuple[str, ...]
     prices: dict[str, Record]
     observed: dict[str, Record]
-    before: dict[str, int]
+    followed: frozenset[str]
     versions: Record
     currency: str
 
@@ -111,6 +111,7 @@ class Allocator:
         self.waiting: tuple[int, bool, float, float] | None = None
         self.warned: set[tuple[str, str]] = set()
         self.troubled: dict[tuple[str, str], int] = {}
+        self.undelivered: dict[tuple[str, str], str] = {}
 
     @property
     def done(self) -> int:
@@ -225,7 +226,7 @@ class Allocator:
         policy = policies.policy_of(policy_record)
         prices = self._prices(kept.group, tick, pinned)
         observed = self._observed(app, kept, tick, pinned)
-        before = kept.memory.get("counts") or {o: r["ready"] + r["pending"] for o, r in observed.items()}
+        followed = self._followed(kept, prices, observed, pinned)
         max_age_s = self.settings.price_max_age_s
         offers = [policies.offer_of(price, at.end_s, max_age_s, at.length_s) for price in prices.values()]
         currency, foreign = currencies.one_currency(prices.values())
@@ -248,7 +249,7 @@ class Allocator:
                 self.settings.seed, self.settings.allowed_lateness_s, usual=policy_record["version"] == 0
             ),
         )
-        capacity = {offer: policies.observed_of(record) for offer, record in observed.items()}
+        capacity = plans.capacity_of(kept.name, observed, followed, kept.memory.get("orders", {}), at)
         member = groups.Member(
             offers=offers,
             policy=policy,
@@ -276,7 +277,7 @@ class Allocator:
             metrics=demand.metrics,
             prices=prices,
             observed=observed,
-            before=before,
+            followed=followed,
             versions=versions,
             currency=currency,
         )
@@ -294,13 +295,14 @@ class Allocator:
             metrics=request.metrics,
             versions=request.versions,
             observed=request.observed,
+            followed=request.followed,
             seed=self.settings.seed,
             currency=request.currency,
             refused=request.refused,
         )
         record = plans.plan_record(plan, context, decided.shares)
         issued = plans.command_records(
-            record, request.member.policy, request.prices, request.before, request.observed, self.key
+            record, request.member.policy, request.prices, plan.commanded, request.observed, self.key
         )
         record["commands_issued"] = len(issued)
         for command in issued:
@@ -309,6 +311,21 @@ class Allocator:
         self._warn_of_telemetry(app, record, tick)
         if not plan.feasible or "minimum_beyond_maximum" in plan.guardrails:
             self._warn(app, "policy cannot be met", plan.reason, tick.number)
+        self._note_undelivered(app, record["capacity"], tick.number)
+
+    def _note_undelivered(self, app: str, capacity: list[Record], tick: int) -> None:
+        """Warn once, and set the metric, when what was commanded of an offer does not come; say when it does."""
+        for offer in capacity:
+            place, state = (app, offer["offer_id"]), offer["state"]
+            if state == self.undelivered.get(place, ""):
+                continue
+            self.undelivered[place] = state
+            metrics.UNDELIVERED.labels(*place).set(bool(state))
+            if state:
+                event = "somebody else changed capacity" if state == "conflict" else "capacity does not come"
+                _LOG.warning(event, app=app, offer=place[1], tick=tick, state=state, reason=offer["detail"])
+            else:
+                _LOG.info("capacity comes again", app=app, offer=place[1], tick=tick)
 
     def _warn_of_telemetry(self, app: str, plan: Record, tick: Tick) -> None:
         """Show an app's completeness as a metric, and warn when records begin to be refused, or a metric to be missing.
@@ -367,6 +384,8 @@ class Allocator:
 
     def _observed(self, app: str, kept: AppState, tick: int, pinned: Record | None) -> dict[str, Record]:
         """Records `capacity_observed` by offer at the end of the tick before, or those an earlier plan started from."""
+        if pinned is not None and pinned["capacity"]:
+            return {offer["offer_id"]: offer for offer in pinned["capacity"] if offer["tick"] >= 0}
         if pinned is not None:
             return self.inputs.observed(app, pinned["observed_tick"] + 1)
         if not self.settings.event_time:
@@ -379,6 +398,19 @@ class Allocator:
         ):  # before its first plan nothing follows the starting capacity that the wait could be for
             self.inputs.wait_observed(app, tick - 1, REPLAY_WAIT_S, kept.offers)
         return self.inputs.observed(app, tick)
+
+    def _followed(
+        self, kept: AppState, prices: Iterable[str], observed: Iterable[str], pinned: Record | None
+    ) -> frozenset[str]:
+        """Offers of which observations are to be expected: live of all, in a replay of those that were observed.
+
+        In a replay whose app has no actuator nothing is, and every command counts as done.
+        """
+        if pinned is not None and pinned["capacity"]:
+            return frozenset(offer["offer_id"] for offer in pinned["capacity"])
+        if not self.settings.event_time:
+            return frozenset({*prices, *observed})
+        return frozenset(observed if kept.managed else ())
 
     def blocks(self) -> Iterable[tuple[bytes, bytes]]:
         """Key and bytes of each block of a snapshot: the position, then one block per app."""
@@ -428,7 +460,8 @@ class Allocator:
         if not whole and all(plan["tick"] > self.done for plan in published):
             return None
         later = (plan for plan in published if plan["tick"] > self.done)
-        return {p["plan_id"]: p["versions"] | {"observed_tick": p["observed_tick"]} for p in later}
+        observed = ("observed_tick", "capacity")
+        return {p["plan_id"]: p["versions"] | {name: p[name] for name in observed} for p in later}
 
 
 def _hex(state: State) -> dict[str, str]:

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
-from models.planning import failing_offers, guardrails
+from models.planning import delivery, failing_offers, guardrails
 from pipeline.reports import decision_text
 from pipeline.reports.decision_text import Surroundings
 from pipeline.wire import codec, plans
@@ -274,7 +274,7 @@ def test_every_guard_rail_has_its_sentence() -> None:
         r"`([a-z_]+)`", "".join(re.findall(r"^\d+\..*", guardrails.__doc__ or "", re.MULTILINE))
     )
     documented += re.findall(r"`([a-z_]+)`", (guardrails.__doc__ or "").partition("Before all")[2])
-    source = inspect.getsource(guardrails) + inspect.getsource(failing_offers)
+    source = "".join(inspect.getsource(module) for module in (guardrails, failing_offers, delivery))
     named = {name for name in documented if f'"{name}"' in source}
     assert named == plans.GUARD_RAILS.keys()
 

@@ -47,7 +47,7 @@ def test_a_release_drains_and_growth_comes_first(tmp_path: Path) -> None:
         "counts": [{"offer_id": o, "desired": [n]} for o, n in (("a", 1), ("b", 4), ("c", 2))],
     }  # fmt: skip
     key = signing_keys.signing_key(settings(tmp_path))
-    issued = plans.command_records(record, made, prices, {"a": 3, "b": 2, "c": 2}, {}, key)
+    issued = plans.command_records(record, made, prices, {"a": 3, "b": 2}, {}, key)
     assert [(c["target"]["ref"], c["desired"], c["drain_s"]) for c in issued] == [
         ("shop/b", 4, 0.0),
         ("shop/a", 1, 90.0),

@@ -1,0 +1,332 @@
+"""Case 01: commands follow from what is observed; what is not there does not count, and is asked for again."""
+
+import json
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import structlog
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from models.behaviour.lstm import BehaviourModel
+from models.capacity import Answer, Observed, Offer, Policy
+from models.planning import delivery
+from pipeline.errors import Rejected, Retryable
+from pipeline.inputs import released_models
+from pipeline.reports.decision_text import text
+from pipeline.settings import Settings
+from pipeline.wire.codec import DEFAULT, Record
+from tests.cases.closed_loop import FIRST, START_S, TICK_S, Fleet, Installation, policy, price
+
+NEEDED = 3  # instances that four cores, give or take, need
+Make = Callable[..., Installation]
+
+
+@pytest.fixture(scope="module")
+def model() -> BehaviourModel:
+    return BehaviourModel.load(released_models.folder(Settings()))
+
+
+@pytest.fixture
+def make(model: BehaviourModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Make:
+    monkeypatch.setattr("pipeline.kafka.reader.newest", lambda *_: None)
+
+    def installation(fleet: Fleet, *, event_time: bool = True, **inputs: Any) -> Installation:
+        here = Settings(
+            tick_s=TICK_S, partitions=1, scenarios=256, demo_keys=True, bootstrap="none:1",
+            event_time=event_time, data_dir=tmp_path,
+        )  # fmt: skip
+        return Installation(model, here, fleet, **inputs)
+
+    return installation
+
+
+def until(end_s: float, error: Exception) -> Callable[[Record, float], None]:
+    def fault(command: Record, at_s: float) -> None:
+        if at_s < end_s:
+            raise error
+
+    return fault
+
+
+def states(plans: list[Record]) -> list[str]:
+    return [plan["capacity"][0]["state"] for plan in plans]
+
+
+def assert_nothing_absent_is_served(plans: list[Record]) -> None:
+    """Where nothing runs and nothing was launched in the last seconds, no plan counts anything as served."""
+    for plan in plans:
+        if plan["feasible"] and all(row["ready"] + row["pending"] == 0 for row in plan["capacity"]):
+            assert plan["commands_issued"] or plan["tick"] < FIRST + 5, plan["reason"]
+
+
+def test_without_faults_nothing_is_asked_for_twice(make: Make) -> None:
+    run = make(Fleet())
+    plans = run.run(30)
+    assert [count for _, count in run.issued()][-1] == NEEDED
+    assert len(run.issued()) <= 6  # while the forecast learns the app
+    assert {state for plan in plans for state in [run.state(plan)["state"]]} == {""}
+    assert all(plan["feasible"] for plan in plans)
+
+
+@pytest.mark.parametrize("error", [Rejected("quota exceeded"), Retryable("throttled", 15.0)])
+def test_what_a_provider_refuses_for_200_s_is_asked_for_with_growing_pauses_until_it_comes(
+    make: Make, error: Exception
+) -> None:
+    run = make(Fleet(until(200, error)))
+    plans = run.run(40)
+    refused = [plan for plan in plans if 10 <= (plan["tick"] - FIRST) * TICK_S <= 200]
+    assert not any(plan["feasible"] for plan in refused)
+    assert {plan["confidence_planned"] for plan in refused} == {0.0}
+    assert all(str(error) in plan["reason"] for plan in refused)
+    assert all("undelivered" in plan["guardrails"] for plan in refused)
+    at = [s for s, _ in run.issued()]
+    assert [b - a for a, b in pairwise(at)][:5] == [10, 20, 40, 60, 60]
+    back = next(plan for plan in plans if plan["feasible"] and plan["tick"] > FIRST)
+    assert (back["tick"] - FIRST) * TICK_S <= 200 + 60 + TICK_S
+    assert (plans[-1]["feasible"], plans[-1]["capacity"][0]["ready"]) == (True, NEEDED)
+    assert_nothing_absent_is_served(plans)
+
+
+def test_commands_that_are_lost_are_sent_again(make: Make) -> None:
+    run = make(Fleet())
+    run.lost = lambda at_s: at_s < 100
+    plans = run.run(25)
+    assert "unanswered" in states(plans)
+    assert not any(plan["feasible"] for plan in plans[5:13])
+    assert (plans[-1]["feasible"], plans[-1]["capacity"][0]["ready"]) == (True, NEEDED)
+
+
+def test_what_somebody_else_undid_is_commanded_again_and_said_once(make: Make) -> None:
+    fleet = Fleet()
+    run = make(fleet)
+    with structlog.testing.capture_logs() as logs:
+        plans = run.run(20, lambda at_s: fleet.resize(0, START_S + at_s) if at_s == 100 else None)
+    conflict = next(plan for plan in plans if "conflict" in plan["guardrails"])
+    assert (conflict["tick"] - FIRST) * TICK_S == 110
+    assert (conflict["commands_issued"], run.state(conflict)["managed_by"]) == (1, "kubectl")
+    assert "kubectl set its size, 0 instances run" in conflict["reason"]
+    assert "kubectl set its size" in text(conflict)
+    assert run.issued()[-1] == (110, NEEDED)
+    assert (plans[-1]["feasible"], plans[-1]["capacity"][0]["ready"]) == (True, NEEDED)
+    warned = [log for log in logs if log["event"] == "somebody else changed capacity"]
+    assert [(log["app"], log["offer"], log["log_level"]) for log in warned] == [("shop", "node", "warning")]
+
+
+def test_growth_by_somebody_else_is_undone_as_well(make: Make) -> None:
+    fleet = Fleet()
+    run = make(fleet)
+    plans = run.run(30, lambda at_s: fleet.resize(9, START_S + at_s) if at_s == 100 else None)
+    assert plans[-1]["capacity"][0]["ready"] == NEEDED
+
+
+def test_two_that_fight_over_a_target_get_growing_pauses(make: Make) -> None:
+    fleet = Fleet()
+
+    def undo(at_s: float) -> None:
+        if at_s >= 100 and fleet.group().command:
+            fleet.resize(0, START_S + at_s)
+
+    run = make(fleet)
+    run.run(60, undo)
+    again = [s for s, _ in run.issued() if s >= 100]
+    pauses = [b - a for a, b in pairwise(again)]
+    assert pauses == sorted(pauses)
+    assert max(pauses) == 60
+    assert len(again) <= 11
+
+
+def test_a_policy_that_holds_leaves_a_changed_target_alone_until_it_says_otherwise(make: Make) -> None:
+    fleet = Fleet()
+    run = make(fleet, policies=[policy(on_conflict="hold")])
+    held = run.run(20, lambda at_s: fleet.resize(1, START_S + at_s) if at_s == 100 else None)[11:]
+    assert {plan["commands_issued"] for plan in held} == {0}
+    assert not any(plan["feasible"] for plan in held)
+    assert {plan["counts"][0]["desired"][0] for plan in held} == {1}
+    assert all("it is left alone (on_conflict hold)" in plan["reason"] for plan in held)
+    run.inputs.put("policies", "policy", policy(version=2, valid_from_tick=FIRST + 20))
+    run.run(5)
+    assert (run.plans[-1]["feasible"], run.plans[-1]["capacity"][0]["ready"]) == (True, NEEDED)
+
+
+@pytest.mark.parametrize("shows_pending", [True, False])
+def test_what_is_accepted_and_never_comes_is_not_counted(make: Make, shows_pending: bool) -> None:
+    fleet = Fleet(startup_s=1e9)
+    fleet.shows_pending = shows_pending
+    run = make(fleet)
+    plans = run.run(30)
+    # 10 s to start at most, and a tick in which to see it: from the fifth plan on nothing may count
+    assert not any(plan["feasible"] for plan in plans[5:])
+    assert {plan["confidence_planned"] for plan in plans[5:]} == {0.0}
+    assert states(plans)[-1] == "late"
+    assert 2 <= len([s for s, _ in run.issued() if s > 60]) <= 6
+    fleet.startup_s = 5.0
+    run.run(3)
+    assert (run.plans[-1]["feasible"], states(run.plans)[-1]) == (True, "")
+
+
+def test_of_what_is_granted_in_part_the_rest_is_asked_for_again(make: Make) -> None:
+    fleet = Fleet(grants=lambda count: min(count, 1))
+    run = make(fleet)
+    plans = run.run(20)
+    assert not any(plan["feasible"] for plan in plans[2:])
+    assert states(plans)[-1] == "partly"
+    fleet.grants = lambda count: count
+    run.run(9)
+    assert (run.plans[-1]["feasible"], run.plans[-1]["capacity"][0]["ready"]) == (True, NEEDED)
+
+
+def test_a_deleted_target_is_made_again(make: Make) -> None:
+    fleet = Fleet()
+    run = make(fleet)
+    plans = run.run(20, lambda at_s: fleet.groups.clear() if at_s == 100 else None)
+    gone = next(plan for plan in plans if run.state(plan)["state"] == "gone")
+    assert gone["commands_issued"] == 1
+    assert (plans[-1]["feasible"], plans[-1]["capacity"][0]["ready"]) == (True, NEEDED)
+
+
+def test_while_an_actuator_is_down_no_promise_is_kept_and_with_an_empty_ledger_it_goes_on(make: Make) -> None:
+    run = make(Fleet(), event_time=False)
+    run.down = lambda at_s: 60 < at_s < 260
+    plans = run.run(26)
+    assert not any(plan["feasible"] for plan in plans[14:])
+    assert "nothing was reported of it" in plans[14]["reason"]
+    run.fleet.resize(0, START_S + 250)
+    run.actuator_starts()
+    run.run(14)
+    assert (run.plans[-1]["feasible"], run.plans[-1]["capacity"][0]["ready"]) == (True, NEEDED)
+
+
+def test_live_without_any_actuator_no_promise_is_kept(make: Make) -> None:
+    run = make(Fleet(), event_time=False)
+    run.inputs.observations.clear()
+    run.down = lambda at_s: True
+    plans = run.run(20)
+    assert not any(plan["feasible"] for plan in plans[14:])
+    assert "no actuator answered the command" in plans[-1]["reason"]
+    assert plans[-1]["capacity"][0]["tick"] == -1
+
+
+def test_other_offers_stand_in_for_one_that_does_not_deliver(make: Make) -> None:
+    def refuse(command: Record, at_s: float) -> None:
+        if command["offer_id"] == "node":
+            raise Rejected("quota exceeded")
+
+    run = make(Fleet(refuse), prices=[price(), price("dear", "0.30")])
+    plans = run.run(12)
+    ready = {row["offer_id"]: row["ready"] for row in plans[-1]["capacity"]}
+    assert (ready, plans[-1]["feasible"]) == ({"dear": NEEDED, "node": 0}, True)
+    assert "not bought more of node: the command was refused: quota exceeded" in plans[-1]["reason"]
+    assert len([c for c in run.commands if c["offer_id"] == "node"]) == 1
+
+
+@pytest.mark.parametrize("killed_at", [3, 12, 13, 14, 21])
+def test_an_allocator_that_was_killed_sends_the_same_bytes(make: Make, killed_at: int) -> None:
+    """Also live, where an observation is replaced within its tick: a plan keeps what it started from."""
+
+    def run(restart: int | None) -> tuple[list[Record], list[Record]]:
+        fleet = Fleet(until(60, Rejected("quota exceeded")))
+        one = make(fleet, event_time=False)
+        snapshot: dict[bytes, bytes] = {}
+        for number in range(25):
+            if number == 12:
+                fleet.resize(0, START_S + 120)
+            one.tick(number)
+            if restart is not None and number == restart - 2:
+                snapshot = dict(one.allocator.blocks())
+            if number == restart:
+                plans, commands = list(one.plans), list(one.commands)
+                # an observation that came since, of a tick that is planned again
+                observation = one.inputs.observations["shop"]["node"][FIRST + number - 1]
+                one.inputs.put(
+                    "capacity.observed", "capacity_observed", observation | {"ready": 7, "generation": 99}
+                )
+                one.allocator = one.allocators()
+                one.allocator.restore(snapshot)
+                later = [plan for plan in plans if plan["tick"] > one.allocator.done]
+                one.allocator.pinned = {
+                    p["plan_id"]: p["versions"] | {n: p[n] for n in ("observed_tick", "capacity")}
+                    for p in later
+                }
+                one.plans, one.commands = [], []
+                for value in one.scenarios:
+                    one.allocator.fold(value)
+                assert one.plans == later
+                assert one.commands == [c for c in commands if c["epoch"] > FIRST + number - 2]
+                one.waiting = []
+                one.plans, one.commands = plans, commands
+                one.inputs.put("capacity.observed", "capacity_observed", observation)
+        return one.plans, one.commands
+
+    whole, restarted = run(None), run(killed_at)
+    for name, ours, theirs in zip(("plan", "command"), restarted, whole, strict=True):
+        assert [DEFAULT.encode(name, r) for r in ours] == [DEFAULT.encode(name, r) for r in theirs]
+
+
+# The mathematics alone, under any provider.
+
+OFFER = Offer("o", "p", "r", "z", "ON_DEMAND", {"cpu": 2.0}, 0.1, 5.0, 8.0, 10.0)
+POLICY = Policy("shop", ("cpu",), {"cpu": 1.0}, mode="auto")
+ANSWERS = st.one_of(st.none(), st.sampled_from(["APPLIED", "PARTIAL", "REFUSED", "FAILED", "RETRYING"]))
+TICKS = st.lists(
+    st.tuples(
+        st.integers(0, 9),  # wanted
+        st.integers(0, 9),  # ready
+        st.integers(0, 9),  # pending
+        ANSWERS,
+        st.booleans(),  # somebody else changed it
+    ),
+    min_size=1,
+    max_size=60,
+)
+
+
+@settings(max_examples=60)
+@given(TICKS, st.sampled_from(["reassert", "hold"]))
+def test_whatever_a_provider_does(
+    ticks: list[tuple[int, int, int, str | None, bool]], on_conflict: str
+) -> None:
+    """Memory is JSON; served is never more than planned; what stays absent is asked for within the longest pause.
+
+    After the provider has come to its senses, what is wanted is in force.
+    """
+    memory: dict[str, Any] = {}
+    rules = Policy("shop", ("cpu",), {"cpu": 1.0}, mode="auto", on_conflict=on_conflict)
+    generation, tick = 0, 0
+
+    def step(wanted: int, seen: Observed, policy: Policy) -> tuple[delivery.Delivery, dict[str, int]]:
+        nonlocal memory
+        clock = delivery.Clock((tick + 1) * 10.0, tick, 10.0)
+        followed = delivery.follow([OFFER], {"o": seen}, policy, memory, clock)
+        counts = followed.kept({"o": wanted})
+        served = followed.served(counts)["o"]
+        assert 0 <= served <= counts["o"]
+        if not followed.orders["o"].trusted:
+            assert served <= seen.running
+        issued, orders = followed.issued(counts)
+        memory = json.loads(json.dumps(delivery.memory_of(orders)))
+        assert delivery.memory_of(orders) == memory
+        return followed, issued
+
+    for wanted, ready, pending, status, foreign in ticks:
+        sent = memory.get("o", {}).get("sent") or [[-1, 0]]
+        generation += foreign
+        answer = None if status is None else Answer(sent[-1][0], status, "why", sent[-1][1] // 2, generation)
+        set_by = -1 if foreign else sent[-1][0]
+        seen = Observed(ready, pending, generation=generation, at_s=tick * 10.0, set_by=set_by, answer=answer)
+        step(wanted, seen, rules)
+        tick += 1
+    running, set_by, answer, last = 0, -1, None, -100
+    for _ in range(40):  # a sound provider, and a policy that reasserts
+        seen = Observed(running, 0, generation=generation, at_s=tick * 10.0, set_by=set_by, answer=answer)
+        _, issued = step(5, seen, POLICY)
+        if issued:
+            assert tick - last >= 1
+            generation, running, set_by, last = generation + 1, 5, tick, tick
+            answer = Answer(tick, "APPLIED", after=5, generation=generation)
+        tick += 1
+    assert running == 5
+    assert not memory["o"]["state"]
