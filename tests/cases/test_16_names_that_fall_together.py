@@ -96,8 +96,8 @@ def frame_of(bodies: list[bytes]) -> tuple[dict[str, Any], list[dict[str, Any]]]
     part = Partition(0, settings, DEFAULT, KeyRing([Key("k1", b"one", 0)]))
     letters = part.take(METRIC, [FakeMessage(body, at) for at, body in enumerate(bodies)])
     for topic in (METRIC, EVENT):
-        part.take(topic, [FakeMessage(watermark(NOW_US + 60_000_000), 99, name=topic)])
-    ((frame,),) = part.close()
+        part.take(topic, [FakeMessage(watermark(NOW_US + 120_000_000), 99, name=topic)])
+    _, (frame,) = part.close()  # the tick before is empty
     return frame, letters
 
 

@@ -26,8 +26,8 @@ def taken(topic: str, *bodies: bytes) -> tuple[list[str], dict[str, Any]]:
     part = Partition(0, Settings(tick_s=60, partitions=1), DEFAULT, KeyRing([Key("k1", b"one", 0)]))
     letters = part.take(topic, [FakeMessage(body, at, name=topic) for at, body in enumerate(bodies)])
     for name in (METRIC, EVENT):
-        part.take(name, [FakeMessage(watermark(NOW_US + 60_000_000), 99, name=name)])
-    frames = [frame for parts in part.close() for frame in parts]
+        part.take(name, [FakeMessage(watermark(NOW_US + 120_000_000), 99, name=name)])
+    frames = [frame for parts in part.close() for frame in parts if frame["tick"] == NOW_US // 60_000_000]
     return [letter["reason"] for letter in letters], frames[0] if frames else {}
 
 
