@@ -5,7 +5,7 @@ Each app is planned by `decide`, whatever that does, with offers and a policy in
 1. Every app as if it were alone: what it would take of each thing that is shared.
 2. Reserved instances go where one saves most: its replicas, at the price at which the app would buy them otherwise.
 3. With these, again, where they were too few: what is now wanted of quotas and budget. What is too little is divided
-   in proportion.
+   in proportion, but of a quota each app first has what carries its minimum, a replica at least.
 4. One after the other, each with its share, but with no more than the others leave: first those whose commands stand,
    then those that release, those to whom a reserved instance is worth most last. What nobody needs is the last one's,
    for its guard rails.
@@ -102,7 +102,13 @@ class _Group:
         wanted = {name: _first(self.alone[name]) for name in names}
         amounts = {thing: {name: shared[thing].of(wanted[name]) for name in names} for thing in self.worth}
         targets = {
-            thing: _by_worth(self.worth[thing], amounts[thing], shared[thing].total) for thing in self.worth
+            thing: _by_worth(
+                self.worth[thing],
+                amounts[thing],
+                shared[thing].total,
+                {name: self._least(name, thing, amounts[thing][name]) for name in names},
+            )
+            for thing in self.worth
         }
         if any(sum(amounts[thing].values()) > shared[thing].total for thing in self.worth):
             for name, member in self.members.items():
@@ -112,8 +118,25 @@ class _Group:
         for thing, amount in shared.items():
             if not amount.reserved:
                 asked_of = {name: amount.of(wanted[name]) for name in names}
-                targets[thing] = _in_proportion(asked_of, amount.total)
+                least = {name: self._least(name, thing, asked_of[name]) for name in names}
+                targets[thing] = _in_proportion(asked_of, amount.total, least)
         return targets, wanted
+
+    def _least(self, name: str, thing: str, wanted: int) -> int:
+        """Instances, of those wanted of a shared thing, that carry the app's minimum, a replica at least.
+
+        None of a reserved offer where the app may buy what is not reserved.
+        """
+        member, amount = self.members[name], self.shared[thing]
+        usable = [o for o in member.offers if why_unusable(o, member.policy) is None]
+        if amount.reserved and any(o.tier != "RESERVED" for o in usable):
+            return 0
+        size = max(
+            (replicas_per_instance(o, member.policy) for o in usable if o.offer_id in amount.offers),
+            default=0,
+        )
+        least = max(1, member.policy.min) if member.policy.max > 0 else 0
+        return min(wanted, -(-least // size)) if size else 0
 
     def order(self, targets: Mapping[str, Mapping[str, int]]) -> list[str]:
         """Names in the order in which apps are decided: commands that stand, then releases, then by worth."""
@@ -231,16 +254,38 @@ def _spent(member: Member, counts: Mapping[str, int]) -> float:
     )
 
 
-def _by_worth(worth: Mapping[str, float], wanted: Mapping[str, int], total: int) -> dict[str, int]:
-    """Instances by app: as many as wanted to the app to which one is worth most, then the next, until none is left."""
+def _by_worth(
+    worth: Mapping[str, float], wanted: Mapping[str, int], total: int, least: Mapping[str, int]
+) -> dict[str, int]:
+    """Instances by app: as many as wanted to the app to which one is worth most, then the next, until none is left.
+
+    Each leaves the others their `least`, where all of these are there.
+    """
     given: dict[str, int] = {}
+    reserve = sum(least.values())
     for name in sorted(wanted, key=lambda name: (-worth[name], name)):
-        given[name] = min(wanted[name], total)
+        reserve -= least[name]
+        given[name] = min(wanted[name], max(total - reserve, min(least[name], total)))
         total -= given[name]
     return given
 
 
-def _in_proportion(wanted: Mapping[str, int], total: int) -> dict[str, int]:
+def _in_proportion(wanted: Mapping[str, int], total: int, least: Mapping[str, int]) -> dict[str, int]:
+    """What is wanted where there is enough, else whole parts in proportion, but `least` of each at least.
+
+    Where not even these are there they are divided in proportion.
+    """
+    given = _parts(wanted, total)
+    short = {name: least[name] for name in wanted if given[name] < least[name]}
+    if not short:
+        return given
+    if sum(least[name] for name in wanted) >= total:
+        return _parts({name: least[name] for name in wanted}, total)
+    others = {name: n for name, n in wanted.items() if name not in short}
+    return short | _in_proportion(others, total - sum(short.values()), least)
+
+
+def _parts(wanted: Mapping[str, int], total: int) -> dict[str, int]:
     """What is wanted where there is enough, else whole parts in proportion, by largest remainder."""
     whole = sum(wanted.values())
     if whole <= total:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from models.capacity import Observed, Offer, Policy
 from models.planning.allocate import DecisionContext, Plan, allocate
+from models.planning.groups import Member, together
 from models.planning.guardrails import Fleet, Guarded, PresentNeed, Telemetry, guard
 from pipeline.cli.inputs import check
 from pipeline.errors import UsageError
@@ -261,3 +262,52 @@ def test_policies_check_refuses_what_no_offer_can_keep(
     prices.write_text(NODE % "ON_DEMAND")
     policy.write_text(ONE % ("1.0", 1, 2))
     check(policy, prices=prices)
+
+
+def member(policy: Policy, cores: float, offer: Offer) -> Member:
+    """An app of a group, of about so many cores of demand, and nothing that runs."""
+    demand = np.random.default_rng(1).uniform(0.9 * cores, 1.1 * cores, (128, len(STEPS_S), 1))
+    context = DecisionContext(
+        demand.astype(np.float32),
+        ("cpu",),
+        STEPS_S,
+        np.array([cores]),
+        np.zeros(1),
+        ALL,
+        now_s=0.0,
+        seed=0,
+        app=policy.app.encode(),
+        tick=0,
+    )
+    return Member(
+        [offer],
+        policy,
+        {},
+        lambda offers, bounded, draft: allocate(
+            context, offers=offers, observed={}, policy=bounded, memory={}
+        ),
+    )
+
+
+@pytest.mark.parametrize("tier", ["ON_DEMAND", "RESERVED"])
+@pytest.mark.parametrize(
+    ("most", "least", "counts"),
+    [
+        (3, (1, 1, 1), (1, 1, 1)),  # in proportion 3, 0, 0
+        (5, (1, 3, 1), (2, 2, 1)),
+        (6, (7, 1, 0), (4, 1, 1)),
+        (2, (1, 1, 0), (1, 1, 0)),  # too few for all: by name
+        (40, (1, 1, 1), (17, 1, 1)),
+    ],
+)
+def test_what_a_group_shares_leaves_each_app_its_minimum(
+    tier: Any, most: int, least: tuple[int, int, int], counts: tuple[int, int, int]
+) -> None:
+    quota: dict[str, Any] = (
+        {"quota_group": "q", "quota_limit": most} if tier == "ON_DEMAND" else {"owned_count": most}
+    )
+    offer = Offer("od", "local", "here", "z", tier, {"cpu": 2.0}, 0.1, 5.0, 8.0, 10.0, **quota)
+    policies = [replace(POLICY, app=app, min=n, max=99) for app, n in zip("abc", least, strict=True)]
+    members = {p.app: member(p, cores, offer) for p, cores in zip(policies, (30.0, 0.5, 0.5), strict=True)}
+    found = together(members)
+    assert tuple(found[app].plan.counts["od"][0] for app in "abc") == counts
