@@ -71,16 +71,19 @@ class Example:
 
 
 def _medians(trace: Trace, window: TickWindow) -> dict[str, dict[str, float]]:
-    """Per app and metric the median over ticks of the sum over users; metrics whose median is 0 are left out."""
+    """Per app and metric the median over ticks of the sum over users; metrics whose median is 0 are left out.
+
+    An app without any has 1 of the first metric that it reports, or of the first of all where it reports events alone.
+    """
     rows = window.select(trace)
     metrics = [m for m in METRICS if m in rows.columns]
     tick = (pl.col("ts").dt.epoch("us") // (window.tick_s * 1_000_000)).alias("tick")
     users = rows.group_by("app", "user", tick).agg(pl.col(metrics).mean())
-    apps = (
-        users.group_by("app", "tick").agg(pl.col(metrics).sum()).group_by("app").agg(pl.col(metrics).median())
-    )
+    sums = pl.when(pl.col(metrics).is_not_null().any()).then(pl.col(metrics).sum())
+    apps = users.group_by("app", "tick").agg(sums).group_by("app").agg(pl.col(metrics).median())
     return {
-        row["app"]: {m: row[m] for m in metrics if row[m]} or {metrics[0]: 1.0}
+        row["app"]: {m: row[m] for m in metrics if row[m]}
+        or {next((m for m in metrics if row[m] is not None), METRICS[0]): 1.0}
         for row in apps.sort("app").iter_rows(named=True)
     }
 

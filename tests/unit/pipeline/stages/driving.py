@@ -41,7 +41,7 @@ def frames(settings: Settings, shard: int, users: dict[str, list[str]]) -> list[
         ts = NOW_US + tick * TICK_S * 1_000_000
         for app, names in users.items():
             for name in names:
-                if name.startswith("quiet") and tick in (2, 3):
+                if (name.startswith("quiet") and tick in (2, 3)) or (name.startswith("late") and tick < 3):
                     continue
                 size = 1.0 + len(name) + 0.3 * tick
                 bodies.append(metric(ts, name, app, cpu=size, memory=size * 2e9))
