@@ -204,15 +204,21 @@ def _reasons(split: refused.Refusal, tick_s: int) -> str:
 def _counter_notes(frame: pl.DataFrame, measured: Sequence[str]) -> list[str]:
     """A question for each app and column whose samples only rise; memory may."""
     rates = [column for column in measured if column != "memory"]
+    moves = [pl.col(column).drop_nulls().diff().sign() for column in rates]
+    users = frame.group_by("app", "user", maintain_order=True).agg(
+        *(move.gt(0).sum().name.prefix("up ") for move in moves),
+        *(move.lt(0).sum().name.prefix("down ") for move in moves),
+    )
     rising: dict[tuple[str, str], list[str]] = {}
-    enough = frame.filter(pl.len().over("app", "user") >= counters.LEAST)
-    of_app = dict(frame.group_by("app").agg(pl.col("user").n_unique()).iter_rows())
-    for (app, user), rows in enough.group_by("app", "user", maintain_order=True):
-        for column in rates:
+    for column in rates:
+        likely = counters.mostly_rises(users[f"up {column}"].to_numpy(), users[f"down {column}"].to_numpy())
+        for app, user in users.filter(pl.Series(likely)).select("app", "user").iter_rows():
+            rows = frame.filter(pl.col("app") == app, pl.col("user") == user)
             samples = rows[column].drop_nulls().to_numpy()
             if counters.only_rises(samples):
                 shown = f"{user}: {number(samples[0])} to {number(samples[-1])} in {len(samples):,} samples"
-                rising.setdefault((str(app), column), []).append(shown)
+                rising.setdefault((app, column), []).append(shown)
+    of_app = dict(users.group_by("app").len().iter_rows())
     return [
         f"{column} of app {app} only rises for {len(users)} of {of_app[app]} users ({users[0]}): is it a cumulative"
         f" counter? {columns.unit(column)} are wanted: give differences over seconds, or leave the column out"
@@ -366,11 +372,10 @@ def _is_quantity(name: str) -> bool:
 
 def _intervals(frame: pl.DataFrame) -> pl.DataFrame:
     """app, user, gap: the median seconds (lower of two) between a user's samples; 60 for a user with one sample."""
-    gap = pl.col("ts").diff().over("app", "user")
-    return (
-        frame.select("app", "user", gap=pl.when(gap > pl.duration()).then(gap))
-        .group_by("app", "user", maintain_order=True)
-        .agg(pl.col("gap").quantile(0.5, "lower").dt.total_microseconds().fill_null(60_000_000) / 1e6)
+    gap = pl.col("ts").diff()
+    median = gap.filter(gap > pl.duration()).quantile(0.5, "lower")
+    return frame.group_by("app", "user", maintain_order=True).agg(
+        gap=median.dt.total_microseconds().fill_null(60_000_000) / 1e6
     )
 
 

@@ -169,6 +169,27 @@ def test_a_column_that_only_rises_is_questioned() -> None:
     assert counters.only_rises(restarted)
     assert not counters.only_rises(np.tile([1.0, 2.0, 3.0], 30))
     assert not counters.only_rises(np.ones(100))
+    rng = np.random.default_rng(3)
+    grows = np.linspace(500, 1100, 4000) + rng.normal(0, 70, 4000)  # a disk whose use doubles in two months
+    assert (np.diff([np.median(part) for part in np.array_split(grows, counters.BLOCKS)]) > 0).all()
+    assert not counters.only_rises(grows)
+    machines = np.cumsum(rng.exponential(1.0, (4000, 50)), axis=0)
+    machines[rng.random(machines.shape) < 0.02] = np.nan  # come and go
+    assert (np.diff(np.nanmean(machines, axis=1)) < 0).any()
+    assert counters.only_rises(np.nanmean(machines, axis=1))
+
+
+@given(
+    st.lists(st.sampled_from([0.0, 1.0, 1.0, 2.0, 5.0, np.nan]) | st.floats(0, 9), min_size=1, max_size=60),
+    st.booleans(),
+)
+def test_a_count_of_rises_and_falls_leaves_no_counter_out(values: list[float], rising: bool) -> None:
+    samples = np.cumsum(np.nan_to_num(values)) if rising else np.array(values)
+    steps = np.diff(samples[~np.isnan(samples)])
+    ups, downs = np.array([(steps > 0).sum()]), np.array([(steps < 0).sum()])
+    assert counters.mostly_rises(ups, downs)[0] or not counters.only_rises(samples)
+    never_falls = len(steps) + 1 >= counters.LEAST and downs[0] == 0 and 2 * ups[0] > len(steps)
+    assert counters.only_rises(samples) or not never_falls
 
 
 def test_the_demo_shows_no_counter_as_a_rate() -> None:
