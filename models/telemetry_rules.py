@@ -15,8 +15,10 @@ from models.metrics import METRICS
 MOST: Final = {"cpu": 1e5, "memory": 1e15, "network": 1e13, "disk": 1e13, "requests": 1e10}
 """Greatest believable usage by metric, in models.metrics.METRIC_UNITS: 100,000 cores, 1 PB of memory, 10 TB/s, 10 G
 requests/s. More is a mistaken unit."""
-LEAST_MEANT: Final = {"cpu": 1e-3, "memory": 2.0**20}
-"""Sizes of a replica or an instance below which a unit was probably mistaken: a thousandth of a core, 1 MiB."""
+LEAST_MEANT: Final = {"cpu": 1e-3, "memory": 2.0**20, "network": 1e4, "disk": 1e4}
+"""Sizes of a replica or an instance below which a unit was probably mistaken: 0.001 cores, 1 MiB, 10 kB/s."""
+MOST_CORES: Final = {"unit": 64.0, "capacity": 1000.0}
+"""Cores of a replica, and of an instance, above which thousandths of a core were probably meant."""
 MAX_ID_BYTES: Final = 1024
 """Most bytes of an app's, a user's or an offer's name in UTF-8."""
 CONTROL: Final = r"[\x00-\x1f\x7f-\x9f\u2028\u2029]"

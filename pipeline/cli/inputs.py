@@ -211,9 +211,10 @@ def check(
     offers = read_prices(prices) if prices is not None else []
     if prices is None and bootstrap is not None:
         offers = [newest[max(newest)] for newest in _published("prices", bootstrap, prefix).values()]
+    _warn_of_amounts(records, "app")
+    _warn_of_amounts(offers, "offer_id")
     for app, reason in contradictions(records, offers).items():
         raise UsageError(f"{file}: policy {app}: {reason}")
-    _warn_of_amounts(records, "app")
     apps = [record["app"] for record in records]
     if as_json:
         _print_json({"policies": apps})

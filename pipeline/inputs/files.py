@@ -20,11 +20,12 @@ from zoneinfo import ZoneInfo
 
 from models.capacity import validate, why_unkept
 from models.metrics import METRIC_UNITS, METRICS
-from models.telemetry_rules import LEAST_MEANT, MOST
+from models.telemetry_rules import LEAST_MEANT, MOST, MOST_CORES
 from pipeline import format as fmt
 from pipeline.errors import UsageError
 from pipeline.wire.codec import DEFAULT, Record, published
 from pipeline.wire.currencies import CODES, converted, mixed
+from pipeline.wire.currencies import MOST as MONEY_MAX
 from pipeline.wire.names import name_fault, offer_fault
 from pipeline.wire.policies import offer_of, offered, policy_of
 
@@ -32,7 +33,7 @@ Rules = list[tuple[bool, str]]
 
 SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(?:([kKMGTP])(i?))?B?")
 """A number, and after it a power of 1000 (k, M, G, T, P), or of 1024 with an i; a B may follow: 512MiB, 2GB, 4Gi."""
-MONEY_PLACES, MONEY_MAX = 6, Decimal(10) ** 12  # the schema's scale, and its 18 digits less those
+MONEY_PLACES = 6  # the schema's scale
 RATE_PLACES = 12  # the schema's scale
 DAY_S = 86_400.0
 _RANGES = {"int": 2**31, "long": 2**63}
@@ -52,7 +53,7 @@ def read_policies(path: Path) -> list[Record]:
             validate(policy_of(record))
         except ValueError as error:
             return [(False, str(error).partition(": ")[2])]
-        return []
+        return _policy_rules(record)
 
     return _read(path, "policy", "policy", "app", check, {"allocation_group": "app"})
 
@@ -70,7 +71,7 @@ def read_prices(path: Path) -> list[Record]:
         rates = _document(path).get("rates")
         if rates is not None:
             to, others = _rates(rates)
-            records = [converted(record, to, others) for record in records]
+            records = [_converted(record, to, others) for record in records]
     except ValueError as error:
         raise UsageError(f"{path}: {error}") from None
     fault = mixed(records)
@@ -92,11 +93,27 @@ def _rates(table: Any) -> tuple[str, dict[str, Decimal]]:
     unknown = [code for code in (given.get("to"), *(given.keys() - {"to"})) if code not in CODES]
     if unknown:
         raise ValueError(f"rates {example}: {unknown[0]!r} is no ISO code of a currency")
-    rates = {code: _decimal(value, RATE_PLACES) for code, value in given.items() if code != "to"}
-    for code, rate in rates.items():
-        if rate <= 0:
-            raise ValueError(f"rate of {code} must be above 0, got {rate}")
+    rates: dict[str, Decimal] = {}
+    for code, value in given.items():
+        if code == "to":
+            continue
+        try:
+            rates[code] = _decimal(value, RATE_PLACES)
+        except ValueError as error:
+            raise ValueError(f"rate of {code} {error}") from None
+        if rates[code] <= 0:
+            raise ValueError(f"rate of {code} must be above 0, got {value}")
+        if code == given["to"] and rates[code] != 1:
+            raise ValueError(f"rate of {code} must be left out or 1, got {value}: rates are to {code}")
     return given["to"], rates
+
+
+def _converted(record: Record, to: str, rates: Mapping[str, Decimal]) -> Record:
+    """`converted`, with the offer's name in the refusal."""
+    try:
+        return converted(record, to, rates)
+    except ValueError as error:
+        raise ValueError(f"price {record['offer_id']}: {error}") from None
 
 
 def read_calendar(path: Path) -> list[Record]:
@@ -117,8 +134,19 @@ READERS = {"policies": read_policies, "prices": read_prices, "calendar": read_ca
 
 
 def doubtful_amounts(record: Record) -> list[str]:
-    """The sizes of a policy or a price that are smaller than anybody means, each with what was perhaps left out."""
-    return [
+    """The amounts of a policy or a price that hardly anybody means, each with what was perhaps meant."""
+    beyond_max = record.get("beyond_max", 0.0)
+    doubts = [
+        f"{name} of cpu is {fmt.amount(pair['value'], 'cpu')}: cores are meant, no thousandths of them"
+        for name, most in MOST_CORES.items()
+        for pair in record.get(name, ())
+        if pair["metric"] == "cpu" and pair["value"] > most
+    ]
+    if beyond_max > 1:
+        doubts.append(
+            f"beyond_max is {beyond_max:g}: a share such as 0.2 is meant, up to {1 + beyond_max:g} times max is planned"
+        )
+    return doubts + [
         f"{name} of {pair['metric']} is {fmt.amount(pair['value'], pair['metric'])}: was a suffix such as MiB left out?"
         if pair["metric"] == "memory"
         else f"{name} of {pair['metric']} is {fmt.amount(pair['value'], pair['metric'])}"
@@ -144,6 +172,23 @@ def contradictions(policies: Sequence[Record], prices: Sequence[Record]) -> dict
             if reason is not None:
                 why[policy["app"]] = reason
     return why
+
+
+def _policy_rules(record: Record) -> Rules:
+    """What `validate` leaves to files, so that policies that are published hold as they did."""
+    app, rate, group = record["app"], record["rps_per_replica"], record["allocation_group"]
+    twice = [name for name, count in Counter(record["governed"]).items() if count > 1]
+    return [
+        (
+            rate is None or 0 < rate <= MOST["requests"],
+            f"rps_per_replica must be above 0 and at most {MOST['requests']:,.16g}, got {rate}",
+        ),
+        (not twice, f"governed names {', '.join(twice)} more than once"),
+        (
+            app != "*" or group in ("*", ""),
+            f"allocation_group must be left out: '*' is of apps that are planned each for itself, got {group!r}",
+        ),
+    ]
 
 
 def _price_rules(record: Record) -> Rules:

@@ -21,6 +21,8 @@ CODES: Final = frozenset(_LISTED.split())
 DEFAULT: Final = "USD"
 """Of a plan without offers; the schema's default of a price."""
 PLACES: Final = Decimal("0.000001")
+MOST: Final = Decimal(10) ** 12
+"""No amount of money is as much: the schema's 18 digits less its scale."""
 
 
 def converted(price: Record, to: str, rates: Mapping[str, Decimal]) -> Record:
@@ -32,7 +34,7 @@ def converted(price: Record, to: str, rates: Mapping[str, Decimal]) -> Record:
         rates: what one unit of each other currency is worth in it.
 
     Raises:
-        ValueError: no rate is stated for the price's currency.
+        ValueError: no rate is stated for the price's currency, or nothing is left of the price, or too much.
     """
     quoted = price["currency"]
     if quoted == to:
@@ -40,10 +42,21 @@ def converted(price: Record, to: str, rates: Mapping[str, Decimal]) -> Record:
     if quoted not in rates:
         raise ValueError(f"currency {quoted} has no rate to {to}: state it under [rates]")
     rate = rates[quoted]
-    egress = None if price["egress"] is None else (price["egress"] * rate).quantize(PLACES)
+
+    def at_rate(name: str) -> Decimal | None:
+        amount = price[name]
+        if amount is None:
+            return None
+        if not amount or PLACES / 2 < amount * rate < MOST:
+            return (amount * rate).quantize(PLACES)
+        raise ValueError(
+            f"{name} of {amount.normalize():f} {quoted} at a rate of {rate.normalize():f} is "
+            f"{amount * rate:.3g} {to}: is the rate what one {quoted} is worth in {to}, not the reverse?"
+        )
+
     return price | {
-        "price": (price["price"] * rate).quantize(PLACES),
-        "egress": egress,
+        "price": at_rate("price"),
+        "egress": at_rate("egress"),
         "currency": to,
         "quoted_price": price["price"],
         "quoted_currency": quoted,

@@ -83,6 +83,13 @@ def test_stated_rates_convert_exactly_and_stay_in_the_record(tmp_path: Path) -> 
         ('[rates]\nto = "USD"\nGBP = -1\n', "rate of GBP must be above 0"),
         ('[rates]\nto = "USD"\nGBP = nan\n', "out of range"),
         ('[rates]\nto = "QQQ"\nGBP = 1\n', "'QQQ' is no ISO code"),
+        ('[rates]\nto = "USD"\nGBP = 1.27\nUSD = 2\n', "rate of USD must be left out or 1, got 2"),
+        ('[rates]\nto = "USD"\nGBP = "1.0870000000001"\n', "rate of GBP has more than 12 decimals"),
+        (
+            '[rates]\nto = "USD"\nGBP = 0.000001\n',
+            "price gbp: price of 0.09 GBP at a rate of 0.000001 is 9",
+        ),
+        ('[rates]\nto = "USD"\nGBP = 99999999999999\n', "out of range"),
         ("[rates]\nGBP = 1\n", "None is no ISO code"),
         ('[rates]\nto = "USD"\npound = 1\n', "'pound' is no ISO code"),
         ("rates = 1\n", "must be as"),
@@ -92,6 +99,16 @@ def test_rates_that_cannot_be_meant_are_refused(tmp_path: Path, rates: str, reas
     with pytest.raises(UsageError, match=reason) as refusal:
         offers(tmp_path, GBP, USD, rates=rates)
     assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("price", ["999999999999", "0.000001"])
+def test_a_price_that_a_rate_leaves_nothing_of_or_too_much_is_refused(tmp_path: Path, price: str) -> None:
+    rate = "999999999999" if price[0] == "9" else "0.1"
+    with pytest.raises(UsageError, match="is the rate what one GBP is worth in USD") as refusal:
+        offers(tmp_path, ("a", price, "GBP"), rates=f'[rates]\nto = "USD"\nGBP = "{rate}"\n')
+    assert "\n" not in str(refusal.value)
+    (free,) = offers(tmp_path, ("a", "0", "GBP"), rates='[rates]\nto = "USD"\nGBP = "0.1"\n')
+    assert free["price"] == 0
 
 
 @pytest.mark.parametrize("code", ["QQQ", "usd", "$", "", "XXX", "US"])

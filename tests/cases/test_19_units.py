@@ -76,3 +76,46 @@ def test_a_size_that_can_hardly_be_meant_is_warned_of(
     )
     check(written(tmp_path, POLICY.format(cpu="1", memory='"2GiB"')))
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("more", "reason"),
+    [
+        ("rps_per_replica = 1e30", "rps_per_replica must be above 0 and at most 10,000,000,000, got 1e+30"),
+        ("rps_per_replica = -5", "rps_per_replica must be above 0"),
+        ("rps_per_replica = 0", "rps_per_replica must be above 0"),
+        ('governed = ["cpu", "memory", "cpu"]', "governed names cpu more than once"),
+        ('allocation_group = "web"', "allocation_group must be left out: '*' is of apps"),
+    ],
+)
+def test_a_field_that_would_be_misread_is_refused(tmp_path: Path, more: str, reason: str) -> None:
+    governed = "" if "governed" in more else 'governed = ["cpu"]\n'
+    text = f'[[policy]]\napp = "*"\n{governed}unit = {{cpu = 1, memory = "1GiB"}}\n{more}\n'
+    with pytest.raises(UsageError) as refusal:
+        read_policies(written(tmp_path, text))
+    assert reason in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("policy", "doubt"),
+    [
+        ("unit = {cpu = 250}", "unit of cpu is 250 cores: cores are meant, no thousandths of them"),
+        ("unit = {cpu = 1}\nbeyond_max = 20", "beyond_max is 20: a share such as 0.2 is meant"),
+        ("unit = {cpu = 1, network = 100}", "unit of network is 100 B/s"),
+    ],
+)
+def test_thousandths_of_cores_megabits_and_percents_are_warned_of(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], policy: str, doubt: str
+) -> None:
+    check(written(tmp_path, f'[[policy]]\napp = "shop"\ngoverned = ["cpu"]\n{policy}\n'))
+    assert f"warning: shop: {doubt}" in capsys.readouterr().err
+
+
+def test_sizes_of_offers_are_warned_of_where_policies_are_checked_against_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prices = tmp_path / "prices.toml"
+    prices.write_text(PRICE.format(metric="cpu", value="4000"))
+    policy = '[[policy]]\napp = "shop"\ngoverned = ["cpu"]\nunit = {cpu = 1}\nmax = 9999\n'
+    check(written(tmp_path, policy), prices=prices)
+    assert "warning: node: capacity of cpu is 4,000 cores" in capsys.readouterr().err
