@@ -27,7 +27,6 @@ from pipeline.errors import UsageError
 from pipeline.inputs import loaded_model
 from pipeline.progress import Progress, silent
 from pipeline.traces.trace_file import Panel
-from pipeline.wire.currencies import one_currency
 
 SWEEP: Final = (0.02, 0.1, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.97, 0.98, 0.99, 0.995, 0.998, 0.999, 0.9995)
 """Confidences whose replicas are compared with the baselines'; hit rates of 95 to 99.9 % lie between."""
@@ -220,7 +219,7 @@ class Prepared:
             "apps": len(self.members),
             "ticks": window.stop - window.score,
             "warm_up_ticks": window.score - window.begin,
-            "currency": one_currency(price for of in self.records.prices.values() for price in of)[0],
+            "currency": self.records.currency,
             "scenarios": self.scenarios,
             "every": self.request.every,
             "seed": self.seed,

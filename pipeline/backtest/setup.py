@@ -24,6 +24,7 @@ from pipeline.security.pseudonyms import DEMO_KEY, Key, identity
 from pipeline.traces.trace_file import Panel
 from pipeline.traces.window import ScoringWindow
 from pipeline.wire.codec import DEFAULT, Record
+from pipeline.wire.currencies import one_currency
 from pipeline.wire.plans import DEFAULT_POLICY, default_policy
 from pipeline.wire.policies import offer_of, offered, policy_of
 
@@ -46,11 +47,32 @@ class PlanningInputs:
         policies: by app.
         prices: by app, the offers that its policy may use.
         starting: by app and offer, instances that run at the beginning.
+
+    Raises:
+        UsageError: the prices are in several currencies: a report sums the costs of all apps.
     """
 
     policies: Mapping[str, Record]
     prices: Mapping[str, list[Record]]
     starting: Mapping[str, Mapping[str, int]]
+
+    def __post_init__(self) -> None:
+        currency, others = self._currencies()
+        if others:
+            of = {price["offer_id"]: price["currency"] for prices in self.prices.values() for price in prices}
+            stated = ", ".join(f"{offer} in {of[offer]}" for offer in others)
+            raise UsageError(
+                f"a backtest sums the costs of all apps, and their prices are in {currency} and others ({stated}): "
+                "give --policy and --prices of one currency ([rates] converts)"
+            )
+
+    @property
+    def currency(self) -> str:
+        """Of all prices, an ISO code."""
+        return self._currencies()[0]
+
+    def _currencies(self) -> tuple[str, list[str]]:
+        return one_currency(price for prices in self.prices.values() for price in prices)
 
 
 def members_of(panel: Panel, groupings: int, seed: int) -> dict[str, np.ndarray]:

@@ -103,7 +103,13 @@ def _with(given: Alternative, name: str, value: str) -> Alternative:
     if name == "prices":
         prices = setup.offers_of(Path(value), records.policies)
         starting = {app: setup.start_of(records.starting[app], prices[app]) for app in apps}
-        return replace(given, records=replace(records, prices=prices, starting=starting))
+        changed = replace(records, prices=prices, starting=starting)
+        if changed.currency != records.currency:
+            raise UsageError(
+                f"--what-if {name}={value}: its prices are in {changed.currency}, those that it is compared with in "
+                f"{records.currency}: give [rates] to {records.currency}"
+            )
+        return replace(given, records=changed)
     if kind in FACTORS:
         return replace(given, records=_offers(records, kind, of, _number(name, value)))
     if name == "replica":

@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+from pipeline.backtest.setup import PlanningInputs
+from pipeline.backtest.what_if import parse
 from pipeline.errors import UsageError
 from pipeline.inputs.files import read_prices
 from pipeline.reports import backtest_page
@@ -130,3 +132,29 @@ def test_the_currency_of_a_plan_is_that_of_most_offers() -> None:
 def test_a_backtest_names_the_currency_of_its_offers() -> None:
     facts = {"currency": "EUR", "policies": {"leadtime": {"defaults": {"hit_rate": 0.99, "cost": 12.5}}}}
     assert backtest_page.headline(None, facts) == "Leadtime served 99.00 % of app-ticks for 12.50 EUR."
+
+
+def planning_inputs(folder: Path, **currencies: str) -> PlanningInputs:
+    """A file's offers, each of the app of its name, beside the app's policy."""
+    of = {app: offers(folder, (app, "1", code)) for app, code in currencies.items()}
+    return PlanningInputs(
+        {app: {"app": app, "allocation_group": ""} for app in of}, of, {app: {} for app in of}
+    )
+
+
+def test_a_backtest_does_not_sum_costs_of_several_currencies(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"prices are in EUR and others \(b in USD\)") as refusal:
+        planning_inputs(tmp_path, a="EUR", b="USD")
+    assert "\n" not in str(refusal.value)
+    assert planning_inputs(tmp_path, a="EUR", b="EUR").currency == "EUR"
+
+
+def test_what_if_does_not_compare_costs_of_several_currencies(tmp_path: Path) -> None:
+    records = planning_inputs(tmp_path, a="EUR")
+    offers(tmp_path, ("a", "1", "USD"))
+    source: Any = None
+    with pytest.raises(UsageError, match="prices are in USD, those that it is compared with in EUR"):
+        parse(f"prices={tmp_path / 'prices.toml'}", source, records)
+    offers(tmp_path, ("a", "2", "EUR"))
+    changed = parse(f"prices={tmp_path / 'prices.toml'}", source, records).records
+    assert changed.prices["a"][0]["price"] == 2

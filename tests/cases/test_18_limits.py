@@ -70,6 +70,25 @@ def test_throttling_is_a_share_of_time() -> None:
     assert taken(METRIC, metric(throttled=1.0))[0] == []
 
 
+@pytest.mark.parametrize(
+    ("fields", "detail"),
+    [
+        ({"cpu": NAN}, "cpu is nan"),
+        ({"queue": NAN, "cpu": 0.5}, "queue is nan"),
+        ({"memory": -1.0, "rejected": -2.0}, "memory is -1, rejected is -2"),
+        ({"disk": INF}, "disk is inf"),
+        ({"cpu": 250_000.0}, "cpu is 250000"),
+        ({"throttled": 99.0}, "throttled is 99"),
+        ({"limits": [*limit(4.0, "memory"), *limit(NAN)]}, "limit of cpu is nan"),
+        ({"interval_s": -1.0}, ""),
+    ],
+)
+def test_a_dead_letter_names_the_field(fields: dict[str, Any], detail: str) -> None:
+    part = Partition(0, Settings(tick_s=60, partitions=1), DEFAULT, KeyRing([Key("k1", b"one", 0)]))
+    (letter,) = part.take(METRIC, [FakeMessage(metric(**fields), 0), FakeMessage(metric(user="b"), 1)])
+    assert letter["detail"] == detail
+
+
 def test_a_limit_of_nan_is_refused() -> None:
     assert taken(METRIC, metric(limits=[*limit(4.0, "memory"), *limit(NAN)]), metric(user="b"))[0] == ["nan"]
 

@@ -121,7 +121,7 @@ class Partition:
                 records = at[good]
                 of = zip(frame["app"].filter(~good), times.filter(~good), strict=True)
                 whose |= dict(zip(at[~good].tolist(), of, strict=True))
-            details = validation.time_details(frame.filter(~good), reason[~good])
+            details = validation.refusal_details(frame.filter(~good), reason[~good])
             bad |= dict(zip(at[~good].tolist(), zip(reason[~good], details, strict=True), strict=True))
             index.append(at[good])
             ts.append(times.to_numpy()[good])

@@ -1,6 +1,7 @@
 """Validates decoded raw records: a reason per row, of which the first that applies goes into the dead letter."""
 
-from collections.abc import Collection, Mapping
+import math
+from collections.abc import Callable, Collection, Mapping
 
 import numpy as np
 import polars as pl
@@ -50,13 +51,33 @@ def refusals(
     return telemetry_rules.first_reasons(faults, rows.height)
 
 
-def time_details(rows: pl.DataFrame, reasons: np.ndarray) -> list[str]:
-    """By row what a dead letter adds to its reason: the unit that a refused time seems to be in, else ""."""
-    times = rows["ts"].to_physical().to_list()
+def refusal_details(rows: pl.DataFrame, reasons: np.ndarray) -> list[str]:
+    """By row what a dead letter adds to its reason: the unit that a refused time seems to be in, or the figures."""
     return [
-        unit_detail("ts", ts) if reason.startswith("timestamp-") else ""
-        for ts, reason in zip(times, reasons, strict=True)
+        unit_detail("ts", ts) if reason.startswith("timestamp-") else _figure_detail(rows, row, reason)
+        for row, (ts, reason) in enumerate(zip(rows["ts"].to_physical().to_list(), reasons, strict=True))
     ]
+
+
+def _figure_detail(rows: pl.DataFrame, row: int, reason: str) -> str:
+    """The fields of a row to which a reason of figures applies, with their values; "" for other reasons."""
+    most = telemetry_rules.MOST | telemetry_rules.DETAILS_MOST
+    wrong: Mapping[str, Callable[[str, float], bool]] = {
+        "nan": lambda _, value: math.isnan(value),
+        "infinite": lambda _, value: math.isinf(value),
+        "negative": lambda _, value: value < 0,
+        "absurd": lambda name, value: value > most[name],
+    }
+    if reason not in wrong:
+        return ""
+    given = {name: rows[name][row] for name in most if name in rows.columns}
+    fields = {
+        name: value for name, value in given.items() if value is not None and wrong[reason](name, value)
+    }
+    if reason == "nan" and "limits" in rows.columns:
+        limits = rows["limits"][row].to_list()
+        fields |= {f"limit of {of['metric']}": of["value"] for of in limits if math.isnan(of["value"])}
+    return ", ".join(f"{name} is {value:g}" for name, value in fields.items())
 
 
 def _detail_faults(rows: pl.DataFrame) -> Faults:
