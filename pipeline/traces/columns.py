@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from typing import Final
 
 import polars as pl
 
-from models.metrics import METRIC_UNITS, METRICS
+from models.metrics import EVENT_KINDS, METRIC_UNITS, METRICS
 
 Place = Callable[[int], str]
 """Where a row stands, for people: "line 7"."""
 ABSENT: Final = ("", "na", "n/a", "null", "none")
 """Texts, in any case, that stand for no number."""
 _COMMA = r"^[+-]?\d*,\d+([eE][+-]?\d+)?$"
+_THOUSAND_POINTS = r"^[+-]?[1-9]\d{0,2}\.\d{3}$"
 _THOUSANDS = r"^[+-]?[1-9]\d{0,2},\d{3}$"
-_WHOLE_MOST: Final = 2**53
+_WHOLE_MOST: Final[dict[pl.DataType, int]] = {pl.Float64(): 2**53, pl.Float32(): 2**24, pl.Float16(): 2**11}
 """Beyond it floats are no longer whole numbers each: ids would fall together."""
 
 
@@ -41,8 +43,9 @@ def names(column: pl.Series) -> pl.Series:
     if kind.is_float():  # whole numbers, of which some were missing where they were written
         given = column.fill_nan(None)
         whole = given.drop_nulls()
-        if ((whole.floor() != whole) | (whole.abs() >= _WHOLE_MOST)).any():
-            raise ColumnError(f"{wanted}; numbers with a fraction, or of more than 15 digits, are no names")
+        most = _WHOLE_MOST[kind]
+        if ((whole.floor() != whole) | (whole.abs() >= most)).any():
+            raise ColumnError(f"{wanted}; numbers with a fraction, or of {most:,} or more, are no names")
         return given.cast(pl.Int64).cast(pl.String)
     raise ColumnError(wanted)
 
@@ -56,7 +59,7 @@ def numbers(
         frame: of the file.
         columns: names of those to read.
         place: of a row.
-        commas: whether decimal commas are to be expected: fields are separated by something else than commas.
+        commas: whether decimal commas are to be expected: semicolons separate fields.
 
     Raises:
         ColumnError: a column holds something else than numbers, or a text that is none.
@@ -74,6 +77,24 @@ def unit(column: str) -> str:
     """Of a column's amounts, for people."""
     metric = column.rpartition(".")[2]
     return METRIC_UNITS[METRICS.index(metric)] if metric in METRICS else "1/s"
+
+
+def meant(name: str) -> str | None:
+    """The metric or kind of event for which a column that has another name was perhaps written; None if none was."""
+    plain = re.split(r"[\s(\[]", name.strip().lower(), maxsplit=1)[0]
+    for known in (*METRICS, *(f"limit.{m}" for m in METRICS), *(f"events.{kind}" for kind in EVENT_KINDS)):
+        if name != known and plain == known.lower():
+            return known
+    return None
+
+
+def points_of_thousands(amounts: pl.Series) -> bool:
+    """Whether a text column's points may as well separate thousands: three digits follow each."""
+    if not _is_text(amounts):
+        return False
+    texts = _texts(amounts)
+    pointed = texts.filter(texts.str.contains(r"[.,]"))
+    return bool(len(pointed) and pointed.str.contains(_THOUSAND_POINTS).all())
 
 
 def _is_text(column: pl.Series) -> bool:

@@ -49,17 +49,9 @@ def read(path: Path) -> TextTable:
     """Read a text table.
 
     Raises:
-        UsageError: it is not in UTF-8 or UTF-16, is empty, or a line has more fields than the header.
+        UsageError: it is not in UTF-8 or UTF-16, is empty, has a column twice, or a line more fields than the header.
     """
-    data = path.read_bytes()
-    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        try:
-            data = data.decode("utf-16").encode()
-        except UnicodeDecodeError as error:
-            raise UsageError(
-                f"{path}: begins as UTF-16 and is none ({error.reason}): save it as UTF-8"
-            ) from None
-    data = data.removeprefix(codecs.BOM_UTF8)
+    data = _utf8(path)
     start, lines_before, separator = 0, 0, ""
     while start < len(data):
         end = data.find(b"\n", start) + 1 or len(data)
@@ -75,6 +67,10 @@ def read(path: Path) -> TextTable:
     header = body.partition(b"\n")[0].decode(errors="replace").rstrip("\r")
     separator = separator if separator in SEPARATORS else _separator(header)
     names = _fields(header, separator)
+    if twice := sorted({name for name in names if name and names.count(name) > 1}):
+        raise UsageError(
+            f"{path}: column {twice[0]!r} is there {names.count(twice[0])} times: leave one of them"
+        )
     table = TextTable(pl.DataFrame(), separator, (), body, lines_before, comments=names[0] == "ts")
     try:
         frame = pl.read_csv(
@@ -82,7 +78,7 @@ def read(path: Path) -> TextTable:
             separator=separator,
             infer_schema=False,
             comment_prefix="#" if table.comments else None,
-            new_columns=names if len(set(names)) == len(names) else None,
+            new_columns=names if len(set(names)) == len(names) else None,  # else several have no name
         )
     except pl.exceptions.NoDataError as error:
         raise UsageError(f"{path}: no rows") from error
@@ -90,6 +86,22 @@ def read(path: Path) -> TextTable:
         raise UsageError(f"{path}: {_why(table, names) or str(error).splitlines()[0]}") from error
     notes = [] if separator == "," else [f"fields are separated by {SEPARATORS[separator]}"]
     return TextTable(frame, separator, tuple(notes), body, lines_before, table.comments)
+
+
+def _utf8(path: Path) -> bytes:
+    """A file's text in UTF-8 without a byte order mark, its lines ended by line feeds."""
+    data = path.read_bytes()
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        try:
+            data = data.decode("utf-16").encode()
+        except UnicodeDecodeError as error:
+            raise UsageError(
+                f"{path}: begins as UTF-16 and is none ({error.reason}): save it as UTF-8"
+            ) from None
+    data = data.removeprefix(codecs.BOM_UTF8)
+    if b"\n" not in data:  # lines end as on a Mac of old
+        data = data.replace(b"\r", b"\n")
+    return data
 
 
 def _separator(header: str) -> str:

@@ -34,9 +34,13 @@ def parse(column: pl.Series, place: Place) -> tuple[pl.Series, list[str]]:
         column, kind = column.cast(pl.String), pl.String()
     if isinstance(kind, pl.Datetime):
         zoned = column.dt.convert_time_zone("UTC") if kind.time_zone else column.dt.replace_time_zone("UTC")
-        return zoned.cast(TS).alias("ts"), []
+        return zoned.cast(TS).alias("ts"), [] if kind.time_zone else [_WITHOUT_ZONE]
     if kind == pl.Date:
         return column.cast(pl.Datetime("us")).dt.replace_time_zone("UTC").alias("ts"), []
+    if isinstance(kind, (pl.Float32, pl.Float16)):
+        raise ColumnError(
+            f"column 'ts' holds {kind}, which rounds seconds since 1970 to minutes: give Float64 or Int64"
+        )
     if kind.is_numeric():
         return _numbers(column, place)
     if kind == pl.String:

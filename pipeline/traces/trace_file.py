@@ -99,7 +99,7 @@ def read(path: Path) -> Trace:
             str(path),
             lambda row: f"line {table.line_of(row)}",
             table.notes,
-            commas=table.separator != ",",
+            commas=table.separator == ";",
         )
     if suffix != ".parquet":
         raise UsageError(f"{path}: a trace is .parquet or .csv")
@@ -145,7 +145,8 @@ def _checked(
         identity = [columns.names(frame[column]) for column in ("app", "user")]
     except ColumnError as error:
         raise UsageError(f"{name}: {error}") from error
-    told = [*notes, *(["numbers have decimal commas"] if decimal_commas else []), *time_notes]
+    doubts = _doubts(frame, known, points=commas and not decimal_commas)
+    told = [*notes, *doubts, *(["numbers have decimal commas"] if decimal_commas else []), *time_notes]
     limits = [column for column in known if column.startswith(LIMIT)]
     frame = pl.DataFrame([ts, *identity, *amounts.get_columns()]).with_columns(
         pl.col(limits).fill_nan(None) if limits else []
@@ -168,6 +169,20 @@ def _checked(
         (*told, *outliers, *_counter_notes(split.good, measured)),
         split.bad.sort("ts", "app", "user", maintain_order=True),
     )
+
+
+def _doubts(frame: pl.DataFrame, known: Sequence[str], *, points: bool) -> list[str]:
+    """Lines on columns that may be named wrongly, and with `points` on decimal points that may separate thousands."""
+    doubts: list[str] = []
+    for column in frame.columns:
+        meant = columns.meant(column)
+        if meant is not None:
+            use = "counts as OTHER" if column in known else "is not used"
+            doubts.append(
+                f"column {column!r} {use}: if it holds {columns.unit(meant)}, give it the name {meant!r}"
+            )
+    thousands = [column for column in known if points and columns.points_of_thousands(frame[column])]
+    return doubts + [f"points of column {column!r} are taken for decimal points" for column in thousands]
 
 
 def _without_outliers(frame: pl.DataFrame) -> tuple[pl.DataFrame, list[str]]:

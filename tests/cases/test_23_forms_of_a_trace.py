@@ -118,6 +118,12 @@ def test_separators_commas_comments_and_marks(
             "ts;app;user;cpu;memory\n2024-05-06T09:00:00Z;a;u;0,5;1.234\n",
             "'memory', line 2: '1.234' has a decimal point, and column 'cpu' decimal commas",
         ),
+        (
+            "ts\tapp\tuser\trequests\n2024-05-06T09:00:00Z\ta\tu\t1,234\n2024-05-06T09:01:00Z\ta\tu\t987\n",
+            "'requests', line 2: '1,234' may be a number of thousands or a decimal comma",
+        ),
+        ("ts,app,user,user,cpu\n2024-05-06T09:00:00Z,a,u,v,1\n", "column 'user' is there 2 times"),
+        ("ts,app,user,cpu, cpu\n2024-05-06T09:00:00Z,a,u,1,2\n", "column 'cpu' is there 2 times"),
         (b"ts,app,user,cpu\n2024-05-06T09:00:00Z,a,\xfc,1\n", "line 2 is not in UTF-8 .byte 0xfc.: save"),
     ],
 )
@@ -126,6 +132,55 @@ def test_a_table_that_cannot_be_read_says_where_and_why(
 ) -> None:
     with pytest.raises(UsageError, match=why):
         trace_of(tmp_path, content)
+
+
+@pytest.mark.parametrize(
+    ("column", "note"),
+    [
+        ("Memory", "column 'Memory' is not used: if it holds bytes, give it the name 'memory'"),
+        ("memory (GB)", "column 'memory (GB)' is not used: if it holds bytes, give it the name 'memory'"),
+        ("limit.CPU", "column 'limit.CPU' is not used: if it holds cores, give it the name 'limit.cpu'"),
+        (
+            "events.api_call",
+            "column 'events.api_call' counts as OTHER: if it holds 1/s, give it the name 'events.API_CALL'",
+        ),
+    ],
+)
+def test_a_column_whose_name_is_nearly_known_is_questioned(column: str, note: str) -> None:
+    trace = of_frame(minutes(4).with_columns(pl.lit(2.0).alias(column)))
+    assert trace.notes == (note,)
+
+
+def test_points_that_may_separate_thousands_are_said(tmp_path: Path) -> None:
+    table = "ts;app;user;memory;cpu\n2024-05-06T09:00:00Z;a;u;1.234;0.5\n2024-05-06T09:01:00Z;a;u;17.500;1\n"
+    trace = trace_of(tmp_path, table)
+    assert trace.frame["memory"].to_list() == [1.234, 17.5]
+    assert trace.notes == (
+        "fields are separated by ';'",
+        "points of column 'memory' are taken for decimal points",
+    )
+
+
+def test_lines_that_end_in_carriage_returns_are_lines(tmp_path: Path) -> None:
+    trace = trace_of(tmp_path, "ts,app,user,cpu\r2024-05-06T09:00:00Z,a,u,1\r2024-05-06T09:01:00Z,a,u,2\r")
+    assert trace.frame["cpu"].to_list() == [1.0, 2.0]
+
+
+def test_short_floats_hold_neither_times_nor_large_names() -> None:
+    """A float of 32 bits is 128 s wide at a time of today, and 16777217 and 16777216 are the same one."""
+    with pytest.raises(UsageError, match="'ts' holds Float32, which rounds seconds since 1970 to minutes"):
+        of_frame(minutes(3).with_columns(pl.Series("ts", [NINE_S, NINE_S + 60, NINE_S + 120], pl.Float32)))
+    with pytest.raises(UsageError, match=r"'user' holds Float32.* of 16,777,216 or more, are no names"):
+        of_frame(minutes(2).with_columns(pl.Series("user", [16777217, 16777216], pl.Float32)))
+    small = of_frame(minutes(2).with_columns(pl.Series("user", [7, 16777215], pl.Float32)))
+    assert small.frame["user"].to_list() == ["7", "16777215"]
+
+
+def test_typed_times_without_a_zone_are_taken_as_utc_and_said() -> None:
+    trace = of_frame(minutes(3).with_columns(pl.col("ts").dt.replace_time_zone(None)))
+    assert (trace.frame["ts"][0], trace.notes) == (NINE, ("times without a zone are taken as UTC",))
+    berlin = of_frame(minutes(3).with_columns(pl.col("ts").dt.convert_time_zone("Europe/Berlin")))
+    assert (berlin.frame["ts"][0], berlin.notes) == (NINE, ())
 
 
 def minutes(count: int, *more: datetime) -> pl.DataFrame:
