@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,12 +12,15 @@ from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
+from models.demand.turnover import Turnover, initial_state
+from models.metrics import METRICS
 from pipeline.reports import decision_text
 from pipeline.security.pseudonyms import Key, KeyRing, partition_of
 from pipeline.settings import LIVE_LATENESS_S, Settings
+from pipeline.stages.allocator.decide import settled
 from pipeline.stages.ingest.service import Partition
 from pipeline.wire.codec import DEFAULT, Record
-from pipeline.wire.demand import TelemetryShare, telemetry_of
+from pipeline.wire.demand import Demand, TelemetryShare, telemetry_of
 from tests.unit.pipeline.messages import NOW_US, FakeMessage, metric, watermark
 
 METRIC, EVENT = "telemetry.metrics", "telemetry.events"
@@ -181,3 +185,21 @@ def test_an_incomplete_tick_never_releases_and_says_so(shop: Callable[..., list[
     assert f"50.0% complete: records were refused (20 {reason})" in decision_text.text(plans[4])
     begun = [log for log in logs if log["event"] == "telemetry is incomplete"]
     assert [(log["app"], log["tick"]) for log in begun] == [("shop", plans[3]["tick"])]
+
+
+@pytest.mark.parametrize(("used", "share"), [(1.0, 0.5), (0.9995, 0.5), (0.9, 1.0), (0.5, 1.0)])
+def test_an_incomplete_tick_takes_nobody_for_replaced(used: float, share: float) -> None:
+    """Five users fall silent while five of the same usage come: replaced, or refused while the app grows."""
+    five = np.full(len(METRICS), 5.0)
+    demand = replace(
+        Demand.silent(("cpu",), 6),
+        usage=five,
+        users=10,
+        reporting=5,
+        turnover=Turnover(silent=five, went=five, came=five),
+        records=TelemetryShare(used),
+    )
+    state, left = settled(initial_state(), demand, TICK_S)
+    np.testing.assert_array_equal(left.share, share)
+    assert left.users == (5 if share < 1 else 10)
+    np.testing.assert_array_equal(state["hidden"], 0.0)

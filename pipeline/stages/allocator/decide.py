@@ -18,7 +18,7 @@ from models.capacity import Offer, Policy
 from models.demand import reconciliation, turnover
 from models.metrics import METRICS
 from models.planning.allocate import DecisionContext, Plan, allocate, promised
-from models.planning.guardrails import Telemetry
+from models.planning.guardrails import COMPLETE_SHARE, Telemetry
 from models.quantile_function import QuantileFunction
 from models.tick import Tick
 from pipeline.wire.demand import Demand
@@ -83,12 +83,16 @@ class AppTotals:
 def settled(state: State, demand: Demand, tick_s: int) -> tuple[State, Demand]:
     """State of an app's turnover after a tick, and its demand without silent users who were replaced.
 
+    In a tick of which records were refused nobody is left out: who is silent in it may have been refused.
+
     Args:
         state: of `models.demand.turnover`.
         demand: of the tick; its scenarios are lessened by `share` in `decision`.
         tick_s: tick length in seconds.
     """
     after = turnover.observe(state, demand.turnover, tick_s)
+    if demand.records.used < COMPLETE_SHARE:
+        return after, demand
     silent = round((demand.users - demand.reporting) * turnover.left(after, demand.turnover))
     share = turnover.share(after, demand.turnover, demand.usage)
     return after, replace(demand, users=demand.reporting + silent, share=share)
