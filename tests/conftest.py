@@ -55,7 +55,7 @@ def prefix() -> str:
 
 @pytest.fixture
 def settings(kafka: str, prefix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
-    """Settings on the session's Kafka, under this test's prefix, with nothing from the environment."""
+    """Settings on the session's Kafka, under this test's prefix, without environment and lateness."""
     for name in [name for name in os.environ if name.startswith("LEADTIME_")]:
         monkeypatch.delenv(name)
-    return Settings(bootstrap=kafka, prefix=prefix, data_dir=tmp_path, demo_keys=True)
+    return Settings(bootstrap=kafka, prefix=prefix, data_dir=tmp_path, demo_keys=True, lateness_s=0)

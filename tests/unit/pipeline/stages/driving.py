@@ -65,14 +65,17 @@ def keys(*begins_s: int, carry_over: bool = True) -> KeyRing:
 
 def framed(ring: KeyRing, usage: Sequence[tuple[float, str]], tick_s: int = TICK_S) -> list[list[Record]]:
     """The parts of each frame, of samples as (tick, user)."""
-    part = Partition(0, Settings(tick_s=tick_s, partitions=1, max_age_s=1e9, max_ahead_s=1e9), DEFAULT, ring)
+    settings = Settings(tick_s=tick_s, partitions=1, max_age_s=1e9, max_ahead_s=1e9, lateness_s=0)
+    part = Partition(0, settings, DEFAULT, ring)
     sent = [metric(NOW_US + round(tick * tick_s * 1e6), user, cpu=len(user) + tick) for tick, user in usage]
-    end = watermark(NOW_US + round((usage[-1][0] + 1) * tick_s * 1e6))
+    end_us = NOW_US + round((usage[-1][0] + 1) * tick_s * 1e6)
+    end = watermark(end_us)
     for topic, bodies in (
         ("telemetry.metrics", [*sent, end]),
         ("telemetry.events", [watermark(NOW_US), end]),
     ):
-        assert part.take(topic, [FakeMessage(body, at, name=topic) for at, body in enumerate(bodies)]) == []
+        messages = [FakeMessage(body, at, produced_us=end_us, name=topic) for at, body in enumerate(bodies)]
+        assert part.take(topic, messages) == []
     return [[DEFAULT.decode(DEFAULT.encode("frame", r))[1] for r in parts] for parts in part.close()]
 
 

@@ -232,7 +232,7 @@ def test_a_window_of_topics_has_one_column_of_a_user() -> None:
     assert rotated.users == steady.users
     np.testing.assert_array_equal(rotated.values, steady.values)
     recorded = topic_window.TopicWindow(
-        Settings(tick_s=TICK_S),
+        Settings(tick_s=TICK_S, lateness_s=0),
         {0: {parts[0]["tick"]: parts for parts in framed(keys(NOW_S + 2 * TICK_S), usage)}},
         cast("Any", SimpleNamespace()),
         {},
