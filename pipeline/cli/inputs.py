@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -103,8 +104,9 @@ def _setter(topic: str, schema_name: str) -> Callable[..., None]:
         prefix: Prefix = None,
     ) -> None:
         from pipeline.inputs.files import READERS
-        from pipeline.inputs.publish import publish
+        from pipeline.inputs.publish import doubtful_validity, publish
         from pipeline.inputs.store import VERSIONED
+        from pipeline.kafka.installation import progress
         from pipeline.settings import load
 
         records = READERS[topic](file)
@@ -112,7 +114,10 @@ def _setter(topic: str, schema_name: str) -> Callable[..., None]:
         if topic == "prices":
             _refuse_mixed(file, records, bootstrap, prefix)
         settings = load(bootstrap=bootstrap, prefix=prefix)
+        known = _published(topic, bootstrap, prefix)
         done = publish(settings, topic, schema_name, records, from_tick=from_tick)
+        for doubt in doubtful_validity(progress(settings), topic, known, done, time.time()):
+            print(f"warning: {doubt}", file=sys.stderr)
         if topic in ("policies", "prices"):
             _warn_of_contradictions(bootstrap, prefix)
         columns = (VERSIONED[topic], "version", "valid_from_tick")

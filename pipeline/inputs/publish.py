@@ -1,16 +1,18 @@
 """Publishing versions of side inputs: policies, prices, calendar and models."""
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from pipeline.errors import UsageError
 from pipeline.inputs.store import VERSIONED
 from pipeline.kafka import reader
 from pipeline.kafka.connection import reachable
-from pipeline.kafka.installation import progress
+from pipeline.kafka.installation import Progress, progress
 from pipeline.kafka.producer import Outputs
 from pipeline.settings import Settings
 from pipeline.wire.codec import DEFAULT, Record
+
+YEAR_S = 365 * 86_400
 
 
 def published(settings: Settings, topic: str) -> dict[str, dict[int, Record]]:
@@ -79,6 +81,49 @@ def publish(
         outputs.publish(topic, schema_name, record, key=key)
     outputs.flush()
     return whole
+
+
+def doubtful_validity(
+    progress: Progress,
+    topic: str,
+    known: Mapping[str, Mapping[int, Record]],
+    records: Sequence[Record],
+    now_s: float,
+) -> list[str]:
+    """Of new versions, which do not act from the next tick on until a later one, each with the reason.
+
+    Args:
+        progress: of the installation.
+        topic: of the side input.
+        known: as `published` gave it before them.
+        records: as `publish` gives them.
+        now_s: wall clock, unix seconds.
+    """
+    following, doubts = progress.next_tick(now_s), list[str]()
+    for record in records:
+        number, tick, versions = (
+            record["version"],
+            record["valid_from_tick"],
+            known.get(record[VERSIONED[topic]], {}),
+        )
+        if number in versions or not versions:
+            continue
+        name = f"{record[VERSIONED[topic]]}@{number}"
+        if following is not None and progress.tick_s is not None:
+            if tick < following:
+                doubts.append(f"{name} is valid from tick {tick}, which is over: the next is {following}")
+            if tick > following + YEAR_S // progress.tick_s:
+                years = (tick - following) * progress.tick_s / YEAR_S
+                doubts.append(
+                    f"{name} is valid from tick {tick}, in {years:.0f} years: the next is {following}, a tick is "
+                    f"{progress.tick_s} s"
+                )
+        doubts += [
+            f"{name} is replaced from tick {other['valid_from_tick']} on by version {other['version']}"
+            for _, other in sorted(versions.items())
+            if other["valid_from_tick"] > tick and other["version"] < number
+        ]
+    return doubts
 
 
 def changes(versions: Sequence[Record]) -> list[Record]:

@@ -8,7 +8,7 @@ import pytest
 from models.tick import Tick, following
 from pipeline.cli.up import up
 from pipeline.errors import UsageError
-from pipeline.inputs.publish import publish
+from pipeline.inputs.publish import doubtful_validity, publish
 from pipeline.kafka import topics
 from pipeline.kafka.installation import Progress, declare, progress, settled
 from pipeline.kafka.producer import Outputs
@@ -122,3 +122,26 @@ def test_the_next_tick_is_of_event_time_or_of_the_wall_clock_where_that_goes_wit
     assert Progress(tick_s, NOW_S - 1e8, live=False).next_tick(NOW_S) == following(NOW_S - 1e8, tick_s)
     assert Progress(tick_s, None, live=False).next_tick(time.time()) is None
     assert Progress(None, None, live=False).next_tick(time.time()) is None
+
+
+def test_an_edit_that_does_not_act_from_the_next_tick_on_is_warned_of() -> None:
+    now = Progress(10, NOW_S, live=True)
+    following = now.next_tick(NOW_S)
+    assert following is not None
+    known = {
+        "shop": {1: {"version": 1, "valid_from_tick": 0}, 2: {"version": 2, "valid_from_tick": following + 9}}
+    }
+
+    def doubts(tick: int, version: int = 3, app: str = "shop") -> list[str]:
+        record = {"app": app, "version": version, "valid_from_tick": tick}
+        return doubtful_validity(now, "policies", known, [record], NOW_S)
+
+    assert doubts(following) == [f"shop@3 is replaced from tick {following + 9} on by version 2"]
+    assert doubts(following + 9) == []
+    (minutes,) = doubts(int(NOW_S // 1) + 60)  # a tick of a second
+    assert "in 513 years" in minutes
+    past, replaced = doubts(int(NOW_S // 60) + 1)  # a tick of 60 s
+    assert f"which is over: the next is {following}" in past
+    assert "version 2" in replaced
+    assert doubts(0, 2) == []  # published before: nothing is changed
+    assert doubts(0, 1, "blog") == []  # a first version holds from the beginning
