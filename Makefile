@@ -17,7 +17,7 @@ demo: $(SYNCED)
 
 test: $(SYNCED)
 	@echo "test: the fast tier in two processes: unit tests beside those on a real Kafka"
-	@$(TIER) fast -n 2 --dist loadgroup $(ARGS)
+	@$(TIER) fast -n 2 --dist loadgroup --no-loadscope-reorder $(ARGS)
 
 test-slow: $(SYNCED)
 	@echo "test-slow: the slow tier"

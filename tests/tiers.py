@@ -13,6 +13,8 @@ from typing import Final
 import pytest
 
 TIERS: Final = ("fast", "slow")
+KAFKA: Final = "kafka"
+"""Group of the tests that need a broker."""
 WITHOUT_KAFKA: Final = ("tests/unit/", "tests/cases/")
 """Folders whose tests start no broker of their own: they need one only through the fixture `kafka`."""
 ALLOWED_SKIPS: Final[Mapping[str, str]] = {}
@@ -47,12 +49,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         elif len(marks) > 1:
             raise pytest.UsageError(f"{item.nodeid} is in more than one tier: {', '.join(marks)}")
     config.stash[COLLECTED] = tuple(items)
+    if hasattr(config, "workerinput"):  # the longest group first: the others fill what is left
+        items.sort(key=lambda item: _group(item) != KAFKA)
 
 
 def _group(item: pytest.Item) -> str:
     file = item.nodeid.partition("::")[0]
     alone = file.startswith(WITHOUT_KAFKA) and "kafka" not in getattr(item, "fixturenames", ())
-    return file if alone else "kafka"
+    return file if alone else KAFKA
 
 
 def tiers_of(item: pytest.Item) -> list[str]:
