@@ -14,6 +14,8 @@ BEGIN_S, END_S = 631_152_000, 4_102_444_800
 
 YEARS_S: Final = (-62_135_596_800, 253_402_300_799)
 """Years 1 to 9999 in Unix seconds."""
+YEARS_US: Final = (YEARS_S[0] * 10**6, YEARS_S[1] * 10**6 + 999_999)
+"""The same in microseconds since 1970."""
 
 
 def units_of(values: NDArray[np.number[Any]]) -> NDArray[np.int64]:

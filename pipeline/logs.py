@@ -2,9 +2,27 @@
 
 import logging
 import sys
-from typing import Any
+from collections.abc import Hashable
+from typing import Any, Final, Generic, TypeVar
 
 import structlog
+
+Trouble = TypeVar("Trouble", bound=Hashable)
+QUIET_S: Final = 600
+"""Trouble that has not been there for so long begins anew where it comes back."""
+
+
+class Episodes(Generic[Trouble]):
+    """Tells when trouble that comes and goes begins, so that it is logged once."""
+
+    def __init__(self) -> None:
+        self.newest: dict[Trouble, int] = {}  # tick in which it was there last
+
+    def begins(self, trouble: Trouble, tick: int, tick_s: int) -> bool:
+        """Note that it is there in a tick; whether it has begun: it was not there before, or not for QUIET_S."""
+        last = self.newest.get(trouble)
+        self.newest[trouble] = tick
+        return last is None or (tick - last) * tick_s > QUIET_S
 
 
 def get_logger(name: str = "leadtime") -> Any:

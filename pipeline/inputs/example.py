@@ -12,10 +12,10 @@ from typing import Any
 import polars as pl
 
 from models.metrics import METRICS
+from pipeline.names import offer_fault
 from pipeline.traces.trace_file import Trace
 from pipeline.traces.window import TickWindow
 from pipeline.wire.codec import Record
-from pipeline.wire.names import offer_fault
 
 FILE = Path(__file__).parent / "demo.toml"
 

@@ -23,10 +23,10 @@ from models.metrics import METRIC_UNITS, METRICS
 from models.telemetry_rules import LEAST_MEANT, MOST, MOST_CORES
 from pipeline import format as fmt
 from pipeline.errors import UsageError
+from pipeline.names import name_fault, offer_fault
 from pipeline.wire.codec import DEFAULT, Record, published
 from pipeline.wire.currencies import CODES, converted, mixed
 from pipeline.wire.currencies import MOST as MONEY_MAX
-from pipeline.wire.names import name_fault, offer_fault
 from pipeline.wire.policies import offer_of, offered, policy_of
 
 Rules = list[tuple[bool, str]]
@@ -55,7 +55,7 @@ def read_policies(path: Path) -> list[Record]:
             return [(False, str(error).partition(": ")[2])]
         return _policy_rules(record)
 
-    return _read(path, "policy", "policy", "app", check, {"allocation_group": "app"})
+    return _read(path, _document(path), "policy", "policy", "app", check, {"allocation_group": "app"})
 
 
 def read_prices(path: Path) -> list[Record]:
@@ -66,9 +66,10 @@ def read_prices(path: Path) -> list[Record]:
     Raises:
         UsageError: the file cannot be read, an offer makes no sense, or offers of one app are in several currencies.
     """
-    records = _read(path, "price", "price", "offer_id", _price_rules, {})
+    document = _document(path)
+    rates = document.pop("rates", None)
+    records = _read(path, document, "price", "price", "offer_id", _price_rules, {})
     try:
-        rates = _document(path).get("rates")
         if rates is not None:
             to, others = _rates(rates)
             records = [_converted(record, to, others) for record in records]
@@ -123,7 +124,13 @@ def read_calendar(path: Path) -> list[Record]:
         UsageError: the file cannot be read, or an event makes no sense.
     """
     return _read(
-        path, "event", "calendar", "id", _event_rules, {"lift_low": "lift_mean", "lift_high": "lift_mean"}
+        path,
+        _document(path),
+        "event",
+        "calendar",
+        "id",
+        _event_rules,
+        {"lift_low": "lift_mean", "lift_high": "lift_mean"},
     )
 
 
@@ -254,15 +261,16 @@ def _event_rules(record: Record) -> Rules:
 
 def _read(
     path: Path,
+    document: dict[str, Any],
     table: str,
     schema: str,
     identity: str,
     check: Callable[[Record], Rules],
     same: Mapping[str, str],
 ) -> list[Record]:
-    """The records of a file's tables; `same`: fields that, left out, are as another."""
+    """The records of the tables of a file's document; `same`: fields that, left out, are as another."""
     records: list[Record] = []
-    for number, row in enumerate(_tables(path, table), 1):
+    for number, row in enumerate(_tables(path, document, table), 1):
         name = row.get(identity)
         named = isinstance(name, str) and name_fault(name) is None
         where = f"{path}: {table} {name if named else number}"
@@ -306,11 +314,8 @@ def _document(path: Path) -> dict[str, Any]:
         raise UsageError(f"{path}: not a TOML file: {error}") from None
 
 
-def _tables(path: Path, table: str) -> list[dict[str, Any]]:
-    document = _document(path)
+def _tables(path: Path, document: dict[str, Any], table: str) -> list[dict[str, Any]]:
     rows = document.pop(table, None)
-    if table == "price":
-        document.pop("rates", None)
     if document:
         raise UsageError(f"{path}: {', '.join(document)}: only tables [[{table}]] belong here")
     if (

@@ -15,9 +15,9 @@ from pipeline.errors import Poison, Unreachable
 from pipeline.kafka import topics
 from pipeline.kafka.reader import POLL_S, batch, reader, whole
 from pipeline.logs import get_logger
+from pipeline.names import name_fault, offer_fault
 from pipeline.settings import Settings
 from pipeline.wire.codec import Codec, Record
-from pipeline.wire.names import name_fault, offer_fault
 from pipeline.wire.policies import policy_of
 
 VERSIONED = {

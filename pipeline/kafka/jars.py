@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Generator
 from pathlib import Path
 
+from pipeline.background import watching
 from pipeline.errors import Unreachable
 
 NOTE_EVERY_S = 2.0
@@ -19,7 +20,6 @@ def progress(
     folder: Path, what: str, note: Callable[[str], None], every_s: float = NOTE_EVERY_S
 ) -> Generator[None]:
     """While the context lasts, note every `every_s` seconds how many jars, and megabytes of them, are in a folder."""
-    ended = threading.Event()
 
     def fetched() -> str:
         sizes: list[int] = []
@@ -28,18 +28,13 @@ def progress(
                 sizes.append(path.stat().st_size)
         return f"{len(sizes)} jars, {sum(sizes) / 1e6:.1f} MB"
 
-    def watch() -> None:
+    def watch(ended: threading.Event) -> None:
         while not ended.wait(every_s):
             note(f"fetching {what}: {fetched()}")
 
     note(f"fetching {what}, once on this machine")
-    thread = threading.Thread(target=watch, name="jars", daemon=True)
-    thread.start()
-    try:
+    with watching(watch, "jars"):
         yield
-    finally:
-        ended.set()
-        thread.join()
     note(f"fetched {what}: {fetched()}")
 
 

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Generator
 
+from pipeline.background import watching
 from pipeline.errors import Unreachable, UsageError
 from pipeline.kafka.connection import reachable
 from pipeline.kafka.embedded import EmbeddedKafka
@@ -31,9 +32,8 @@ def cluster(settings: Settings) -> Generator[Settings]:
 @contextlib.contextmanager
 def kept(kafka: EmbeddedKafka) -> Generator[None]:
     """Within the context, restart a broker that ended by itself, with back-off, and print a line about it."""
-    ended = threading.Event()
 
-    def watch() -> None:
+    def watch(ended: threading.Event) -> None:
         backoff, started_s = Backoff(), time.monotonic()
         while not ended.wait(0.5):
             if kafka.running:
@@ -48,10 +48,5 @@ def kept(kafka: EmbeddedKafka) -> Generator[None]:
                 print(f"kafka: {error}", file=sys.stderr)
             started_s = time.monotonic()
 
-    thread = threading.Thread(target=watch, name="kafka", daemon=True)
-    thread.start()
-    try:
+    with watching(watch, "kafka"):
         yield
-    finally:
-        ended.set()
-        thread.join()

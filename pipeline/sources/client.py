@@ -18,10 +18,10 @@ from models.telemetry_rules import DETAILS_MOST, MAX_COUNT, MAX_ID_BYTES, MAX_IN
 from pipeline.errors import NotDelivered, UsageError
 from pipeline.kafka.producer import BY_KEY, Outputs
 from pipeline.kafka.topics import RAW
+from pipeline.names import name_fault
 from pipeline.security.pseudonyms import entity
 from pipeline.settings import Settings, load
 from pipeline.wire.codec import Record
-from pipeline.wire.names import name_fault
 
 OPTIONS: Final[Mapping[str, Any]] = {
     "linger.ms": 50,  # a batch of 50 ms: a tick is a second at least

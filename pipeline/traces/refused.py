@@ -14,6 +14,7 @@ import polars as pl
 
 from models import telemetry_rules
 from models.metrics import METRICS
+from pipeline.names import identity_faults
 
 EVENTS = "events."
 LIMIT = "limit."
@@ -47,8 +48,7 @@ def split(frame: pl.DataFrame, tick_s: float) -> Refusal:
     if _is_clean(frame, metrics, events, tick_s):
         return Refusal(frame, frame.clear().with_columns(reason=pl.lit("")), {})
     rows = frame.height
-    control = frame["app"].str.contains(telemetry_rules.CONTROL).fill_null(False).to_numpy()
-    names = telemetry_rules.identity_faults(_bytes(frame["app"]), _bytes(frame["user"]), True, control)
+    names = identity_faults(frame, True)
     nameless = telemetry_rules.first_reasons(names, rows)
     values = np.full((rows, len(METRICS)), np.nan)
     absent = np.ones((rows, len(METRICS)), bool)
@@ -86,9 +86,7 @@ def _is_clean(frame: pl.DataFrame, metrics: list[str], events: list[str], tick_s
 
     A large trace is clean as a rule, and arrays of all its rows take longer to check than the file to read.
     """
-    users = frame.select("app", "user").unique()
-    control = users["app"].str.contains(telemetry_rules.CONTROL).fill_null(False).to_numpy()
-    faults = telemetry_rules.identity_faults(_bytes(users["app"]), _bytes(users["user"]), True, control)
+    faults = identity_faults(frame.select("app", "user").unique(), True)
     columns = [*metrics, *events]
     ends = frame.select(pl.col(columns).nan_min()).vstack(frame.select(pl.col(columns).nan_max()))
     values, absent = np.zeros((2, len(METRICS))), np.ones((2, len(METRICS)), bool)
@@ -101,8 +99,3 @@ def _is_clean(frame: pl.DataFrame, metrics: list[str], events: list[str], tick_s
     for name in events:
         faults += telemetry_rules.count_faults(ends[name].fill_null(0.0).to_numpy() * tick_s)
     return not any(wrong.any() for _, wrong in faults)
-
-
-def _bytes(names: pl.Series) -> np.ndarray:
-    """(row,) length of each name in UTF-8, -1 for an absent one."""
-    return names.str.len_bytes().cast(pl.Int64).fill_null(-1).to_numpy()

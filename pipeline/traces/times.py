@@ -90,8 +90,8 @@ def _iso(text: pl.Series, place: Place) -> tuple[pl.Series, bool]:
             raise ColumnError(f"column 'ts', {place(row)}: {written!r} is no time: {WANTED}")
         zoneless |= time.tzinfo is None
         other[written] = time if time.tzinfo else time.replace(tzinfo=UTC)
-    found = text.replace_strict(list(other), list(other.values()), default=None, return_dtype=TS)
-    return pl.select(pl.coalesce(usual.cast(TS), found)).to_series(), zoneless
+    rarer = text.replace_strict(list(other), list(other.values()), default=None, return_dtype=TS)
+    return pl.select(pl.coalesce(usual.cast(TS), rarer)).to_series(), zoneless
 
 
 def _one(text: str) -> datetime | None:
@@ -123,8 +123,8 @@ def _numbers(column: pl.Series, place: Place) -> tuple[pl.Series, list[str]]:
     at = pl.Series(np.cumsum(given.is_not_null().to_numpy()) - 1)
     times = pl.select(pl.when(given.is_not_null()).then(out.gather(at.clip(0))).alias("ts")).to_series()
     counted = [f"{kinds[unit]} ({int((units == unit).sum()):,})" for unit in np.unique(units[units >= 0])]
-    said = kinds[usual] if len(counted) == 1 else " and ".join(counted)
-    return times, [f"ts is read as {said} since 1970, by its magnitude"]
+    units_read = kinds[usual] if len(counted) == 1 else " and ".join(counted)
+    return times, [f"ts is read as {units_read} since 1970, by its magnitude"]
 
 
 def _digits(given: pl.Series, place: Place) -> tuple[pl.Series, list[str]]:

@@ -146,7 +146,7 @@ def _checked(
     except ColumnError as error:
         raise UsageError(f"{name}: {error}") from error
     doubts = _doubts(frame, known, points=commas and not decimal_commas)
-    told = [*notes, *doubts, *(["numbers have decimal commas"] if decimal_commas else []), *time_notes]
+    remarks = [*notes, *doubts, *(["numbers have decimal commas"] if decimal_commas else []), *time_notes]
     limits = [column for column in known if column.startswith(LIMIT)]
     frame = pl.DataFrame([ts, *identity, *amounts.get_columns()]).with_columns(
         pl.col(limits).fill_nan(None) if limits else []
@@ -166,7 +166,7 @@ def _checked(
         split.good,
         tick_s,
         skipped,
-        (*told, *outliers, *_counter_notes(split.good, measured)),
+        (*remarks, *outliers, *_counter_notes(split.good, measured)),
         split.bad.sort("ts", "app", "user", maintain_order=True),
     )
 
@@ -189,15 +189,15 @@ def _without_outliers(frame: pl.DataFrame) -> tuple[pl.DataFrame, list[str]]:
     """Rows, sorted by time, without the few that are far from all others; and for each side a line that names them."""
     at = frame["ts"].to_physical().to_numpy()
     begin, end = time_span.bulk(at)
-    told: list[str] = []
+    lines: list[str] = []
     for rows, first, side in ((begin, 0, "before"), (len(at) - end, end, "after")):
         if rows:
             row = frame.row(first, named=True)
-            told.append(
+            lines.append(
                 f"{rows:,} of {len(at):,} rows left out, far {side} all others, as that of {row['app']}/{row['user']}"
                 f" at {utc(at[first] / 1e6)}: the others are from {utc(at[begin] / 1e6)} to {utc(at[end - 1] / 1e6)}"
             )
-    return frame[begin:end], told
+    return frame[begin:end], lines
 
 
 def _refused(frame: pl.DataFrame) -> tuple[refused.Refusal, int]:
@@ -326,12 +326,12 @@ def of_apps(trace: Trace, apps: Sequence[str]) -> Trace:
     Raises:
         UsageError: the trace has no such app.
     """
-    there = trace.frame["app"].unique().sort().to_list()
+    known = trace.frame["app"].unique().sort().to_list()
     for app in apps:
-        if app not in there:
+        if app not in known:
             counts = refused_by_app(trace).get(app)
             why = f" but for {counted(counts)}, which ingest refuses" if counts else ""
-            raise UsageError(f"no app {app!r} in the trace{why}; it has {', '.join(there)}")
+            raise UsageError(f"no app {app!r} in the trace{why}; it has {', '.join(known)}")
     chosen = pl.col("app").is_in(list(apps))
     frame = trace.frame.filter(chosen)
     bad = trace.refused.filter(chosen) if trace.refused.height else trace.refused

@@ -89,8 +89,8 @@ class TickWindow:
         if ticks is not None:
             last = min(last, first + ticks - 1)
         if first > last:
-            asked = "" if start_s is None else f", before {utc(start_s)}"
-            raise UsageError(f"the trace ends at {utc(most / 1e6)}{asked}")
+            bound = "" if start_s is None else f", before {utc(start_s)}"
+            raise UsageError(f"the trace ends at {utc(most / 1e6)}{bound}")
         window = cls(first, last, tick_s)
         occupied = window.occupied(trace)
         if not len(occupied):

@@ -26,8 +26,9 @@ import numpy as np
 import polars as pl
 from polars.exceptions import PanicException, PolarsError
 
+from models.epoch import YEARS_US
 from pipeline.errors import Poison
-from pipeline.wire.codec import YEARS_US, Codec, Record, Writer, decode_body, published
+from pipeline.wire.codec import Codec, Record, Writer, decode_body, published
 
 # Polars panics on some malformed bodies, and that is caught: a page of Rust frames for each would be spam.
 os.environ["RUST_BACKTRACE"] = "0"

@@ -28,8 +28,6 @@ from pipeline.errors import Poison, Unreachable
 
 SINGLE_OBJECT = b"\xc3\x01"
 CONFLUENT = b"\x00"
-YEARS_US = (-62_135_596_800_000_000, 253_402_300_799_999_999)
-"""Years 1 to 9999 in microseconds since 1970: what fastavro, like Python, can say."""
 Record = dict[str, Any]
 
 
@@ -193,7 +191,7 @@ def decode_body(writer: Writer, body: bytes) -> Record:
 
     Raises:
         Poison: `truncated` (or otherwise not such a body), `overlong`, or `timestamp-old` or `timestamp-ahead` where a
-            time is beyond the years 1 to 9999.
+            time is beyond the years 1 to 9999, which fastavro, like Python, cannot hold.
     """
     stream = io.BytesIO(body)
     try:
@@ -220,7 +218,7 @@ def _beyond_calendar(writer: Writer, body: bytes) -> Poison | None:
         if (
             _is_time(writer.schema, field)
             and isinstance(value, int)
-            and not YEARS_US[0] <= value <= YEARS_US[1]
+            and not epoch.YEARS_US[0] <= value <= epoch.YEARS_US[1]
         ):
             return Poison("timestamp-old" if value < 0 else "timestamp-ahead", unit_detail(field, value))
     return None

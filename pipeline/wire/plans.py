@@ -18,10 +18,10 @@ DEFAULT_POLICY = "*"
 """Policy of apps that have none of their own."""
 LIFETIME_S = 600.0
 """A command that was not applied within two of the longest ticks is stale: the next plan knows better."""
-SILENT_S: Final = 60.0
-"""An actuator that restarts is back within seconds."""
-SILENT_TICKS: Final = 4
-"""One is what an observation is older than its plan, another what a busy actuator may take."""
+OVERDUE_S: Final = 60.0
+"""Age from which an observation is overdue: an actuator that restarts is back within seconds."""
+OVERDUE_TICKS: Final = 4
+"""The same in ticks: one is what an observation is older than its plan, another what a busy actuator may take."""
 REPORTED: Final = (
     "tick",
     "ready",
@@ -150,7 +150,7 @@ def capacity_of(
             record,
             sent,
             at_s if offer in followed else None,
-            silent=tick.end_s - at_s > max(SILENT_S, SILENT_TICKS * tick.length_s),
+            silent=tick.end_s - at_s > max(OVERDUE_S, OVERDUE_TICKS * tick.length_s),
         )
     return capacity
 

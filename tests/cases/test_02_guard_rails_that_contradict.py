@@ -42,9 +42,9 @@ def decide(
     ("least", "most", "size"), [(1, 1, 2), (1, 3, 4), (0, 1, 2), (3, 3, 2), (5, 5, 3), (2, 2, 64)]
 )
 def test_a_maximum_below_an_instance_leaves_the_minimum(least: int, most: int, size: int) -> None:
-    found = decide(offers_of({"od": size}), replace(POLICY, min=least, max=most))
-    assert found.counts["od"] == -(-max(least, 1) // size)
-    assert "minimum_beyond_maximum" in found.guardrails
+    decision = decide(offers_of({"od": size}), replace(POLICY, min=least, max=most))
+    assert decision.counts["od"] == -(-max(least, 1) // size)
+    assert "minimum_beyond_maximum" in decision.guardrails
 
 
 def test_what_runs_is_kept_where_its_instance_exceeds_the_maximum() -> None:
@@ -54,44 +54,44 @@ def test_what_runs_is_kept_where_its_instance_exceeds_the_maximum() -> None:
 
 def test_smaller_instances_fill_what_the_maximum_leaves() -> None:
     policy = replace(POLICY, min=3, max=3)
-    found = decide(offers_of({"large": 4, "small": 1}), policy, desired={"large": 1}, floor=3)
-    assert found.counts == {"large": 0, "small": 3}
-    assert "minimum_beyond_maximum" not in found.guardrails
+    decision = decide(offers_of({"large": 4, "small": 1}), policy, desired={"large": 1}, floor=3)
+    assert decision.counts == {"large": 0, "small": 3}
+    assert "minimum_beyond_maximum" not in decision.guardrails
 
 
 def test_an_exact_mix_is_found_where_one_offer_alone_exceeds_the_maximum() -> None:
-    found = decide(offers_of({"three": 3, "two": 2}), replace(POLICY, min=4, max=4), desired={"three": 1})
-    assert found.counts == {"three": 0, "two": 2}
+    decision = decide(offers_of({"three": 3, "two": 2}), replace(POLICY, min=4, max=4), desired={"three": 1})
+    assert decision.counts == {"three": 0, "two": 2}
 
 
 def test_a_maximum_of_zero_is_meant() -> None:
-    found = decide(offers_of({"od": 2}), replace(POLICY, min=0, max=0), desired={"od": 2})
-    assert (found.counts, found.guardrails) == ({"od": 0}, ("maximum",))
+    decision = decide(offers_of({"od": 2}), replace(POLICY, min=0, max=0), desired={"od": 2})
+    assert (decision.counts, decision.guardrails) == ({"od": 0}, ("maximum",))
 
 
 def test_silence_keeps_a_minimum_that_came_since() -> None:
-    found = decide(
+    decision = decide(
         offers_of({"od": 2}),
         replace(POLICY, min=3, max=9),
         telemetry=Telemetry(0, 3),
         memory={"counts": {"od": 0}},
     )
-    assert (found.counts, found.guardrails) == ({"od": 2}, ("missing_telemetry", "minimum"))
+    assert (decision.counts, decision.guardrails) == ({"od": 2}, ("missing_telemetry", "minimum"))
 
 
 def test_a_quota_that_small_instances_would_fill_goes_to_those_that_reach_the_minimum() -> None:
     shared = offers_of({"small": 1, "large": 4}, quotas={("small", "large"): 1})
-    found = decide(shared, replace(POLICY, min=4, max=4), floor=0)
-    assert found.counts == {"small": 0, "large": 1}
+    decision = decide(shared, replace(POLICY, min=4, max=4), floor=0)
+    assert decision.counts == {"small": 0, "large": 1}
 
 
 def test_offers_that_end_below_the_floor_are_named() -> None:
     owned = offers_of({"own": 1}, most=2)
-    found = decide(owned, replace(POLICY, min=1, max=9), floor=5)
-    assert (found.counts, found.guardrails) == ({"own": 2}, ("reactive_floor", "offers_exhausted"))
+    decision = decide(owned, replace(POLICY, min=1, max=9), floor=5)
+    assert (decision.counts, decision.guardrails) == ({"own": 2}, ("reactive_floor", "offers_exhausted"))
     quota = offers_of({"od": 1}, quotas={("od",): 2})
-    found = decide(quota, replace(POLICY, min=1, max=9), floor=5)
-    assert (found.counts, found.guardrails) == ({"od": 2}, ("reactive_floor", "quota"))
+    decision = decide(quota, replace(POLICY, min=1, max=9), floor=5)
+    assert (decision.counts, decision.guardrails) == ({"od": 2}, ("reactive_floor", "quota"))
 
 
 NAMES = ("a", "b", "c")
@@ -165,12 +165,12 @@ def test_every_pair_of_rails_leaves_the_minimum_and_names_what_bounds_the_floor(
     telemetry: Telemetry,
     memory: dict[str, Any],
 ) -> None:
-    found = decide(fleet, policy, desired, floor=floor, telemetry=telemetry, memory=memory)
-    carried, named = fleet.replicas(found.counts), set(found.guardrails)
+    decision = decide(fleet, policy, desired, floor=floor, telemetry=telemetry, memory=memory)
+    carried, named = fleet.replicas(decision.counts), set(decision.guardrails)
     possible = attainable(fleet)
     silent, idle = "missing_telemetry" in named, "idle" in named
     least = 0 if idle else policy.min if silent else min(max(policy.min, 1), policy.limit)
-    assert all(count >= 0 for count in found.counts.values())
+    assert all(count >= 0 for count in decision.counts.values())
     if any(total >= least for total in possible):
         assert carried >= least
     if carried > policy.limit and not silent:
@@ -309,5 +309,5 @@ def test_what_a_group_shares_leaves_each_app_its_minimum(
     offer = Offer("od", "local", "here", "z", tier, {"cpu": 2.0}, 0.1, 5.0, 8.0, 10.0, **quota)
     policies = [replace(POLICY, app=app, min=n, max=99) for app, n in zip("abc", least, strict=True)]
     members = {p.app: member(p, cores, offer) for p, cores in zip(policies, (30.0, 0.5, 0.5), strict=True)}
-    found = together(members)
-    assert tuple(found[app].plan.counts["od"][0] for app in "abc") == counts
+    apart = together(members)
+    assert tuple(apart[app].plan.counts["od"][0] for app in "abc") == counts

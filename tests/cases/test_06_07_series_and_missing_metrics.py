@@ -104,16 +104,16 @@ def test_slow_samplers_are_carried_each_at_its_own_phase(tick_s: int) -> None:
         for sample in every(300.0, 1500.0, phase_s, producer=f"{n}", cpu=1.0)
     ]
     ticks = 1500 // tick_s
-    found = usage(samples, ticks, tick_s=tick_s)
-    assert len(found) == ticks
-    assert found[300 // tick_s :] == [4.0] * (ticks - 300 // tick_s)
+    used = usage(samples, ticks, tick_s=tick_s)
+    assert len(used) == ticks
+    assert used[300 // tick_s :] == [4.0] * (ticks - 300 // tick_s)
 
 
 def test_a_slow_sample_is_replaced_by_the_next_and_ends_with_its_interval() -> None:
     samples = [(3.0, {"cpu": 1.0, "interval_s": 30.0}), (33.0, {"cpu": 2.0, "interval_s": 30.0})]
-    found = usage(samples, 9)
-    assert found[:7] == [1.0, 1.0, 1.0, 2.0, 2.0, 2.0, 2.0]
-    assert np.isnan(found[7:]).all()
+    used = usage(samples, 9)
+    assert used[:7] == [1.0, 1.0, 1.0, 2.0, 2.0, 2.0, 2.0]
+    assert np.isnan(used[7:]).all()
     barely = [(9.0, {"cpu": 1.0, "interval_s": 10.004})]
     assert np.isnan(usage(barely, 2)[1])
 
@@ -155,12 +155,12 @@ def plan(values: dict[str, float], policy: Policy = POLICY, running: int = 4, **
 
 @pytest.mark.parametrize("values", [{"requests": 500.0}, {"requests": 500.0, "cpu": float("nan")}, {}])
 def test_a_governed_metric_that_nobody_reports_is_missing(values: dict[str, float]) -> None:
-    found = plan(values)
-    assert found.counts["od"][0] == 4
-    assert "missing_telemetry" in found.guardrails
-    assert not found.feasible
-    assert found.unreported == ("cpu",)
-    assert found.reason.startswith("missing_telemetry: nobody reported cpu, which the policy governs")
+    decision = plan(values)
+    assert decision.counts["od"][0] == 4
+    assert "missing_telemetry" in decision.guardrails
+    assert not decision.feasible
+    assert decision.unreported == ("cpu",)
+    assert decision.reason.startswith("missing_telemetry: nobody reported cpu, which the policy governs")
 
 
 def test_one_of_two_governed_metrics_lets_grow_and_not_shrink() -> None:
@@ -182,8 +182,8 @@ def test_the_usual_policy_takes_what_is_reported() -> None:
 def test_a_governed_metric_is_missing_in_plan_explain_and_log(shop: Callable[..., list[Record]]) -> None:
     samples = [(tick, f"u{n}", {"cpu": None, "requests": 500.0}) for tick in range(8) for n in range(4)]
     plans = shop(samples)
-    assert {tuple(found["unreported"]) for found in plans} == {("cpu",)}
-    assert not any(found["feasible"] for found in plans)
+    assert {tuple(published["unreported"]) for published in plans} == {("cpu",)}
+    assert not any(published["feasible"] for published in plans)
     assert "Nobody reported cpu, which the policy governs" in decision_text.text(plans[-1])
 
 

@@ -41,15 +41,15 @@ def wide(level: float, rng: np.random.Generator) -> tuple[np.ndarray, QuantileFu
 
 def needs(cores: Sequence[float]) -> np.ndarray:
     """Demand at 99 % (minute) that an app of one metric is planned for at the end of each minute."""
-    rng, found = np.random.default_rng(0), list[float]()
+    rng, needs = np.random.default_rng(0), list[float]()
     state, common = reconciliation.initial_state(), reconciliation.initial_common()
     for tick, level in enumerate(cores, FIRST):
         usage = np.array([level, *[np.nan] * (len(METRICS) - 1)])
         state, common = reconciliation.observe(state, common, usage, usage, tick, MINUTE_S)
         decision = reconciliation.Decision([0], [0], WINDOW, 0.99, tick, MINUTE_S)
         demand, state = reconciliation.reconcile(*wide(level, rng), state, common, decision)
-        found.append(float(required(demand, 0.99, WINDOW, [0])[0][WINDOW].max()))
-    return np.array(found)
+        needs.append(float(required(demand, 0.99, WINDOW, [0])[0][WINDOW].max()))
+    return np.array(needs)
 
 
 def noise(minutes: int, seed: int) -> np.ndarray:

@@ -13,27 +13,13 @@ from pipeline.inputs.files import read_prices
 from pipeline.reports import backtest_page
 from pipeline.wire.codec import DEFAULT
 from pipeline.wire.currencies import CODES, mixed, one_currency
-
-OFFER = """[[price]]
-offer_id = "{name}"
-provider = "local"
-region = "here"
-zone = "here-1"
-tier = "ON_DEMAND"
-instance_type = "n"
-capacity = {{cpu = 2.0}}
-price = "{price}"
-currency = "{currency}"
-startup_p50_s = 5
-startup_p90_s = 8
-startup_p99_s = 10
-"""
+from tests.cases.price_file import offer
 
 
 def offers(folder: Path, *quoted: tuple[str, str, str], rates: str = "") -> list[dict[str, Any]]:
     """Records of a file of offers (name, price, currency), and of its rates."""
     file = folder / "prices.toml"
-    tables = [OFFER.format(name=name, price=price, currency=currency) for name, price, currency in quoted]
+    tables = [offer(*of) for of in quoted]
     file.write_text(rates + "\n" + "\n".join(tables))
     return read_prices(file)
 

@@ -15,6 +15,7 @@ from models.metrics import METRICS
 from pipeline.errors import UsageError
 from pipeline.inputs.example import Example
 from pipeline.inputs.files import read_policies, read_prices
+from pipeline.names import name_fault, offer_fault
 from pipeline.security.pseudonyms import Directory, Key, KeyRing, entity, identity, partition_of
 from pipeline.settings import Settings
 from pipeline.sources.client import _owner  # pyright: ignore[reportPrivateUsage]
@@ -22,7 +23,7 @@ from pipeline.stages.ingest.service import Partition
 from pipeline.traces.refused import split
 from pipeline.wire.codec import DEFAULT
 from pipeline.wire.commands import Target
-from pipeline.wire.names import name_fault, offer_fault
+from tests.cases import price_file
 from tests.unit.pipeline.messages import NOW_US, FakeMessage, metric, watermark
 
 SEPARATORS = ("/", "%", "#", "a", "%2F", "%25", "#SHARED", ":")
@@ -155,22 +156,7 @@ def test_the_demo_gives_every_app_offers_of_its_own() -> None:
 @pytest.mark.parametrize("offer", ["", "a/b", "budget", "quota eu", "a\tb", "x" * 1025])
 def test_an_offer_that_targets_could_not_name_is_refused_in_one_line(tmp_path: Path, offer: str) -> None:
     prices = tmp_path / "prices.toml"
-    text = offer.replace("\t", "\\t")
-    prices.write_text(
-        f"""[[price]]
-offer_id = "{text}"
-provider = "local"
-region = "here"
-zone = "here-1"
-tier = "ON_DEMAND"
-instance_type = "n"
-capacity = {{cpu = 2.0}}
-price = "0.10"
-startup_p50_s = 5
-startup_p90_s = 8
-startup_p99_s = 10
-"""
-    )
+    prices.write_text(price_file.offer(offer.replace("\t", "\\t")))
     with pytest.raises(UsageError, match="offer_id must") as refusal:
         read_prices(prices)
     assert "\n" not in str(refusal.value)

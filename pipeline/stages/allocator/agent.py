@@ -25,7 +25,7 @@ from models.quantile_function import QuantileFunction
 from models.tick import Tick
 from pipeline.inputs.store import SideInputs
 from pipeline.kafka import reader
-from pipeline.logs import get_logger
+from pipeline.logs import Episodes, get_logger
 from pipeline.runtime import metrics
 from pipeline.runtime.fenced_state import Publish
 from pipeline.security.pseudonyms import PSEUDONYM_BYTES
@@ -41,8 +41,6 @@ from pipeline.wire.forecasts import forecast_records
 
 REPLAY_WAIT_S = 3600.0
 """Longest wait of a replay for an observation: an actuator that restarts is back within seconds."""
-QUIET_S = 600
-"""Trouble with an app's telemetry that has not been there for so long begins anew where it comes back."""
 _LOG = get_logger()
 
 
@@ -110,7 +108,7 @@ class Allocator:
         self.noticed: int | None = None
         self.waiting: tuple[int, bool, float, float] | None = None
         self.warned: set[tuple[str, str]] = set()
-        self.troubled: dict[tuple[str, str], int] = {}
+        self.troubled = Episodes[tuple[str, str]]()
         self.undelivered: dict[tuple[str, str], str] = {}
 
     @property
@@ -328,10 +326,7 @@ class Allocator:
                 _LOG.info("capacity comes again", app=app, offer=place[1], tick=tick)
 
     def _warn_of_telemetry(self, app: str, plan: Record, tick: Tick) -> None:
-        """Show an app's completeness as a metric, and warn when records begin to be refused, or a metric to be missing.
-
-        It begins again after QUIET_S without.
-        """
+        """Show an app's completeness as a metric; warn when records begin to be refused, or a metric to be missing."""
         metrics.COMPLETENESS.labels(app).set(plan["completeness"])
         refused = ", ".join(f"{entry['records']:,} {entry['reason']}" for entry in plan["refused"])
         unreported = () if plan["versions"]["policy"].endswith("@0") else plan["unreported"]
@@ -339,12 +334,9 @@ class Allocator:
             ("telemetry is incomplete", refused),
             ("governed metric is not reported", " and ".join(unreported)),
         ):
-            if what:
-                last = self.troubled.get((app, event))
-                self.troubled[app, event] = tick.number
-                if last is None or (tick.number - last) * tick.length_s > QUIET_S:
-                    share = round(plan["completeness"], 4)
-                    _LOG.warning(event, app=app, tick=tick.number, of=what, completeness=share)
+            if what and self.troubled.begins((app, event), tick.number, tick.length_s):
+                share = round(plan["completeness"], 4)
+                _LOG.warning(event, app=app, tick=tick.number, of=what, completeness=share)
 
     def _warn(self, app: str, event: str, reason: str, tick: int) -> None:
         """Log a warning once per app and reason; reasons that differ only in their numbers count as the same."""

@@ -26,7 +26,7 @@ from pipeline.errors import Unreachable
 from pipeline.kafka import reader, topics
 from pipeline.kafka.producer import Outputs
 from pipeline.kafka.topics import RAW
-from pipeline.logs import get_logger
+from pipeline.logs import Episodes, get_logger
 from pipeline.runtime import metrics as telemetry
 from pipeline.runtime.metrics import Vitals
 from pipeline.runtime.steady_clock import Steady
@@ -49,8 +49,6 @@ from pipeline.wire.messages import (
 LABELS = 500
 """Apps and reasons that refused records are counted and logged under, at most: names come from producers."""
 AHEAD = "timestamp-ahead"
-QUIET_S = 600
-"""Refusals that have not happened for so long begin anew where they come back."""
 _LOG = get_logger()
 RECORD = {"telemetry.metrics": "metric", "telemetry.events": "event"}
 BATCH = 20_000
@@ -284,7 +282,7 @@ class Ingest:
         self.clock = Steady()  # a watermark that comes an hour early makes an hour's records late
         self.vitals = Vitals()
         self.own_stamps: set[str] = set()  # raw topics that were warned of
-        self.refused_at: dict[Refusal, int] = {}  # newest tick in which some were refused
+        self.refused = Episodes[Refusal]()
         # As large as what the topic dead-letters takes.
         self.outputs = Outputs(
             settings,
@@ -371,12 +369,10 @@ class Ingest:
         tick, tick_s = frame["tick"], frame["tick_s"]
         for entry in frame["refused"]:
             records, at = entry["samples"] + entry["events"], (entry["app"], entry["reason"])
-            if at not in self.refused_at and len(self.refused_at) >= LABELS:
+            if at not in self.refused.newest and len(self.refused.newest) >= LABELS:
                 at = ("", entry["reason"])
             telemetry.REFUSED.labels(*at).inc(records)
-            last = self.refused_at.get(at)
-            self.refused_at[at] = tick
-            if last is None or (tick - last) * tick_s > QUIET_S:
+            if self.refused.begins(at, tick, tick_s):
                 _LOG.warning(
                     "records are refused",
                     app=at[0],

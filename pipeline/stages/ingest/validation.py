@@ -9,6 +9,7 @@ import polars as pl
 from models import telemetry_rules
 from models.metrics import EVENT_KINDS, METRICS, is_saturated
 from models.telemetry_rules import Faults
+from pipeline.names import identity_faults
 from pipeline.wire.codec import unit_detail
 
 ATTRIBUTE_CHARS = 64
@@ -37,10 +38,7 @@ def refusals(
     ]
     if name != "watermark":
         user_needed = name == "event" or (rows["scope"].cast(pl.String) == "USER").to_numpy()
-        control = rows["app"].str.contains(telemetry_rules.CONTROL).to_numpy()
-        faults += telemetry_rules.identity_faults(
-            _bytes(rows["app"]), _bytes(rows["user"]), user_needed, control
-        )
+        faults += identity_faults(rows, user_needed)
         faults += _detail_faults(rows)
     if name == "metric":
         absent = np.column_stack([rows[metric].is_null().to_numpy() for metric in METRICS])
@@ -91,11 +89,6 @@ def _detail_faults(rows: pl.DataFrame) -> Faults:
         nan = pl.col("limits").list.eval(pl.element().struct.field("value").is_nan()).list.any()
         faults.append(("nan", rows.select(nan).to_series().to_numpy()))
     return faults
-
-
-def _bytes(names: pl.Series) -> np.ndarray:
-    """(row,) length of each name in UTF-8, -1 for an absent one."""
-    return names.str.len_bytes().cast(pl.Int64).fill_null(-1).to_numpy()
 
 
 def metric_values(rows: pl.DataFrame) -> np.ndarray:

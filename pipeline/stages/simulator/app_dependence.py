@@ -147,7 +147,10 @@ class DependenceTable:
         """
         app = self._app(name, tick)
         names, reports = np.frombuffer(ids, _NAMES), np.isfinite(observed).any(axis=1)
-        before = _places(np.frombuffer(app.reported, _NAMES), names) >= 0
+        if app.reported == ids:  # as in most ticks: no search
+            before = np.ones(len(names), bool)
+        else:
+            before = _places(np.frombuffer(app.reported, _NAMES), names) >= 0
         level = np.where(np.isfinite(observed), observed, np.nan_to_num(last)).astype(np.float64)
         came = reports & ~before if app.reported else np.zeros(len(names), bool)
         app.reported = names[reports].tobytes()

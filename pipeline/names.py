@@ -1,4 +1,4 @@
-"""What keeps a text from being the name of an app or the id of an offer.
+"""What keeps a text from being the name of an app or a user, or the id of an offer.
 
 Names are identities: compared byte by byte, in any script, with any separator; neither case nor Unicode's normal forms
 nor white space are folded. What cannot stand in one line of a log or of a page is refused where it enters.
@@ -7,7 +7,11 @@ nor white space are folded. What cannot stand in one line of a log or of a page 
 import re
 from typing import Final
 
-from models.telemetry_rules import CONTROL, MAX_ID_BYTES
+import numpy as np
+import polars as pl
+
+from models import telemetry_rules
+from models.telemetry_rules import CONTROL, MAX_ID_BYTES, Faults
 
 _SHARES: Final = r"budget|quota .*"
 """What an app's share of its group is of, beside offers (`models.planning.groups`)."""
@@ -32,3 +36,14 @@ def offer_fault(offer_id: str) -> str | None:
     if re.fullmatch(_SHARES, offer_id):
         return f"must not be 'budget' nor begin with 'quota ' (shares of a group are called so), got {offer_id[:80]!r}"
     return name_fault(offer_id)
+
+
+def identity_faults(rows: pl.DataFrame, user_needed: np.ndarray | bool) -> Faults:
+    """What is wrong with the columns `app` and `user` of records, as `models.telemetry_rules.identity_faults`."""
+    control = rows["app"].str.contains(CONTROL).fill_null(False).to_numpy()
+    return telemetry_rules.identity_faults(_bytes(rows["app"]), _bytes(rows["user"]), user_needed, control)
+
+
+def _bytes(names: pl.Series) -> np.ndarray:
+    """(row,) length of each name in UTF-8, -1 for an absent one."""
+    return names.str.len_bytes().cast(pl.Int64).fill_null(-1).to_numpy()
