@@ -33,8 +33,7 @@ if TYPE_CHECKING:
     )
     from pipeline.providers.base import Observation, Provider, Result
     from pipeline.reports.decisions import Decision, decision, plans
-    from pipeline.settings import Settings
-    from pipeline.settings import load as load_settings
+    from pipeline.settings import Settings, load_settings
     from pipeline.sources.client import Telemetry
     from pipeline.stages.actuator.service import run
     from pipeline.wire.commands import Target
@@ -63,8 +62,7 @@ else:
             return import_module("importlib.metadata").version("leadtime")
         for module, names in _PLACES.items():
             if name in names.split():
-                value = getattr(import_module(module), "load" if name == "load_settings" else name)
-                return globals().setdefault(name, value)
+                return globals().setdefault(name, getattr(import_module(module), name))
         raise AttributeError(f"leadtime has no public name {name!r}")
 
     def __dir__() -> list[str]:

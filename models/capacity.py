@@ -101,7 +101,7 @@ class Observed:
 class Policy:
     """How an app's capacity is decided; the fields of the record `policies`.
 
-    unit, overhead, base, target_utilisation: per metric, see `load`; a utilisation that is absent is 1.
+    unit, overhead, base, target_utilisation: per metric, see `replica_loads`; a utilisation that is absent is 1.
     min, max, max_up, max_down: replicas, the last two a tick; beyond_max: share by which max may be exceeded.
     budget: per hour, None = no limit; min_on_demand: share of the replicas that are not spot.
     providers, regions: allowed, empty = all. churn_threshold: share of the cost below which nothing shrinks.
@@ -285,7 +285,7 @@ def _promotion_rules(policy: Policy) -> list[tuple[bool, str]]:
     ]
 
 
-def load(
+def replica_loads(
     demand: NDArray[np.floating[Any]], metrics: Sequence[str], policy: Policy
 ) -> NDArray[np.floating[Any]]:
     """Replicas that each governed metric needs, not rounded: (b + D) / (ρ u - o), (..., governed).
@@ -302,8 +302,8 @@ def load(
     return np.nan_to_num((base + demand[..., index]) / usable, nan=0.0)
 
 
-def load_of(metric: str, demand: float, policy: Policy) -> float:
-    """Replicas that one governed metric needs, not rounded: `load` of a single demand; NaN demand gives NaN."""
+def replica_load(metric: str, demand: float, policy: Policy) -> float:
+    """Replicas that one governed metric needs for a demand, as `replica_loads`; NaN for NaN demand."""
     return (policy.base.get(metric, 0.0) + demand) / policy.usable(metric)
 
 

@@ -114,7 +114,7 @@ class Settings(BaseSettings):
         return f"{self.prefix}leadtime"
 
 
-def load(**overrides: Any) -> Settings:
+def load_settings(**overrides: Any) -> Settings:
     """Settings from the environment with what is not None in `overrides` put over it.
 
     Raises:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.baselines.autoscalers.registry import largest
-from models.capacity import Policy, floor_demand, load
+from models.capacity import Policy, floor_demand, replica_loads
 from models.demand.reconciliation import lower_bound
 from models.metrics import METRICS
 
@@ -23,7 +23,7 @@ def filled(usage: NDArray[np.floating[Any]], policies: Sequence[Policy]) -> NDAr
     widest = max(len(policy.governed) for policy in policies)
     replicas = np.full((*usage.shape[:2], widest), np.nan)
     for a, policy in enumerate(policies):
-        carried = load(usage[:, a], METRICS, policy)
+        carried = replica_loads(usage[:, a], METRICS, policy)
         index = [METRICS.index(m) for m in policy.governed]
         replicas[:, a, : len(index)] = np.where(np.isnan(usage[:, a, index]), np.nan, carried)
     return replicas

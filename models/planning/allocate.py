@@ -17,8 +17,8 @@ from models.capacity import (
     committed,
     floor_demand,
     governed,
-    load,
     quotas,
+    replica_loads,
     replicas,
     replicas_per_instance,
     why_unusable,
@@ -119,7 +119,7 @@ class DecisionContext:
 
     def replicas(self, demand: NDArray[np.floating[Any]], policy: Policy) -> NDArray[np.int32]:
         """Whole replicas (...) that a demand (..., metric) needs."""
-        return replicas(load(demand, self.metrics, policy), policy)
+        return replicas(replica_loads(demand, self.metrics, policy), policy)
 
     def reported(self, policy: Policy) -> Telemetry:
         """`telemetry` with the governed metrics that nobody reported."""
@@ -222,7 +222,7 @@ def _situation(
     requested: float,
 ) -> _Situation:
     """Need, market and confidence; a shortage's price raises the requested confidence where that costs less."""
-    loads = load(context.demand, context.metrics, policy)
+    loads = replica_loads(context.demand, context.metrics, policy)
     needed = replicas(loads, policy)
     refused = {o.offer_id: why_unusable(o, policy) for o in offers}
     usable = sorted((o for o in offers if refused[o.offer_id] is None), key=lambda o: o.offer_id)

@@ -20,7 +20,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from models.capacity import Observed, Offer, Policy, load, replicas
+from models.capacity import Observed, Offer, Policy, replica_loads, replicas
 from models.purchase.choose import Choice, Purchase, choose
 from models.purchase.market import SUPPLY_SCENARIOS, Market
 
@@ -100,7 +100,7 @@ def split(
     best, mean = choice.best, demand.mean(axis=0, keepdims=True, dtype=np.float64)
     carried = sum(market.size[o] * n for o, n in best.counts.items())
     sure, purchase = question.least(needed, best.counts, certain=True)
-    expected = replicas(load(mean, metrics, question.policy), question.policy)
+    expected = replicas(replica_loads(mean, metrics, question.policy), question.policy)
     return Margin(
         question.least(expected, purchase.counts, certain=True)[0],
         sure,
@@ -120,5 +120,5 @@ def of_users(
     scenarios: of the decision; so many of supply at most; near: the decision's counts.
     """
     scenarios = min(scenarios, SUPPLY_SCENARIOS)
-    needed = replicas(load(quantiles, metrics, question.policy), question.policy)
+    needed = replicas(replica_loads(quantiles, metrics, question.policy), question.policy)
     return question.least(np.broadcast_to(needed, (scenarios, needed.size)), near, certain=False)[0]

@@ -9,7 +9,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from models.capacity import Offer, Policy, floor_demand, load, replicas, replicas_per_instance
+from models.capacity import Offer, Policy, floor_demand, replica_loads, replicas, replicas_per_instance
 from models.planning.allocate import promised
 from models.planning.shortage_price import confidence
 
@@ -68,13 +68,15 @@ def needed(
         shortages: prices of an hour's shortage in those of a replica; each gives a confidence.
     """
     window, _ = promised(offers, policy, demand.steps_s, demand.metrics)
-    filled = load(demand.scenarios, demand.metrics, policy)
+    filled = replica_loads(demand.scenarios, demand.metrics, policy)
     whole = replicas(filled, policy)
     spans = (window, slice(0, max(1, window.start)))
     rising = [np.sort(whole[:, span].max(axis=1)) for span in spans]
     owned = sum(int(replicas_per_instance(offer, policy)) * offer.owned_count for offer in offers)
     priced = (confidence(rising[0], owned, 1.0, price) for price in shortages)
     rank = np.ceil(np.asarray([*levels, *priced]) * len(whole) - 1e-9).astype(int) - 1
-    floor: Any = replicas(load(floor_demand(demand.usage, demand.saturated), demand.metrics, policy), policy)
+    floor: Any = replicas(
+        replica_loads(floor_demand(demand.usage, demand.saturated), demand.metrics, policy), policy
+    )
     wanted, soon = (np.clip(need[np.maximum(rank, 0)], floor, policy.limit) for need in rising)
     return SweepNeed(wanted, soon, np.quantile(filled[:, window.start].max(axis=-1), BAND))

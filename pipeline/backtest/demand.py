@@ -21,7 +21,7 @@ from pipeline.format import parse_time
 from pipeline.inputs import released_models
 from pipeline.kafka.connection import reachable
 from pipeline.progress import Progress, silent
-from pipeline.settings import Settings, load
+from pipeline.settings import Settings, load_settings
 from pipeline.traces import trace_file
 from pipeline.traces.trace_file import Panel
 from pipeline.traces.window import ScoringWindow, ticks_of, window_of
@@ -147,7 +147,7 @@ def of_topics(
         UsageError: nothing of the window is there.
         Unreachable: the cluster does not answer.
     """
-    settings: Settings = load(bootstrap=bootstrap, prefix=prefix)
+    settings: Settings = load_settings(bootstrap=bootstrap, prefix=prefix)
     reachable(settings)
     begin_s = None if begin is None else parse_time(begin)
     end_s = None if until is None else parse_time(until)

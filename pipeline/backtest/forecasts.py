@@ -22,7 +22,7 @@ from models.metrics import EVENT_KINDS, METRICS, horizon_steps
 from models.quantile_function import QuantileFunction
 from models.totals import total
 from pipeline.backtest.job import Arrays, Job
-from pipeline.inputs import loaded_model
+from pipeline.inputs import model_folder
 from pipeline.stages.allocator import decide
 from pipeline.stages.allocator.decide import AppTotals
 from pipeline.stages.profiler.user_states import NAMES, Users
@@ -71,7 +71,7 @@ class ForecastSource(Protocol):
 
 def model_of(folder: Path, users: int) -> BehaviourModel:
     """The model for steps of so many users; compiled once a process and block."""
-    return loaded_model.load(folder, small_block(users))
+    return model_folder.load_model(folder, small_block(users))
 
 
 class ForecastPass:

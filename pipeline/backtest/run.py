@@ -24,7 +24,7 @@ from pipeline.backtest.demand import DemandSource
 from pipeline.backtest.job import Arrays, Job
 from pipeline.backtest.setup import PlanningInputs
 from pipeline.errors import UsageError
-from pipeline.inputs import loaded_model
+from pipeline.inputs import model_folder
 from pipeline.progress import Progress, silent
 from pipeline.traces.trace_file import Panel
 
@@ -231,7 +231,7 @@ class Prepared:
         """Key of the run's files, by content: of demand, model, policies and offers, not of the paths they have."""
         given, window = self.request, self.source.window
         digest = hashlib.blake2b(self.source.digest, digest_size=8)
-        digest.update(loaded_model.digest(self.source.model))
+        digest.update(model_folder.model_digest(self.source.model))
         digest.update(repr(self.records).encode())
         settings = [self.scenarios, given.every, self.seed, given.groupings, given.alone, self.pinned]
         digest.update(json.dumps([FORMAT, settings, asdict(window), given.levels, given.shortages]).encode())

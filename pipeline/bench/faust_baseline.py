@@ -23,7 +23,7 @@ from models.metrics import METRICS, STEPS
 from pipeline.inputs import released_models
 from pipeline.kafka import topics
 from pipeline.kafka.connection import faust_app
-from pipeline.settings import Settings, load
+from pipeline.settings import Settings, load_settings
 from pipeline.wire.codec import Codec
 
 QUIET_S = 5.0
@@ -85,7 +85,7 @@ def _step(model: BehaviourModel) -> Any:
 
 if __name__ == "__main__":
     worker = faust.Worker(
-        build(load(), float(sys.argv[1])), loglevel="ERROR", quiet=True, redirect_stdouts=False
+        build(load_settings(), float(sys.argv[1])), loglevel="ERROR", quiet=True, redirect_stdouts=False
     )
     worker.spinner = None
     worker.execute_from_commandline()

@@ -35,7 +35,7 @@ from pipeline.kafka.connection import connection, quiet_admin
 from pipeline.kafka.topics import RAW
 from pipeline.runtime.cluster import cluster
 from pipeline.runtime.supervisor import Supervisor
-from pipeline.settings import Settings, load
+from pipeline.settings import Settings, load_settings
 from pipeline.wire.batch_decoder import bare
 from pipeline.wire.codec import Codec, decode, published
 
@@ -56,7 +56,7 @@ READY_S: Final = 180.0
 def installation(keep: Path | None, **given: Any) -> Generator[Settings]:
     """Settings of an installation of its own, with all topics, on the Kafka that is set or an embedded one."""
     with tempfile.TemporaryDirectory(prefix="leadtime-bench-") as folder:
-        chosen = load(
+        chosen = load_settings(
             data_dir=keep or Path(folder),
             demo_keys=True,
             prefix=f"bench-{int(time.time())}.",

@@ -23,12 +23,12 @@ def broker(
 ) -> None:
     """Run the embedded Kafka alone, until Ctrl-C or SIGTERM; prints its address."""
     from pipeline.kafka.embedded import EmbeddedKafka
-    from pipeline.settings import load
+    from pipeline.settings import load_settings
 
     ended = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: ended.set())
-    with EmbeddedKafka(data or load().data_dir / "kafka", port=port) as kafka:
+    with EmbeddedKafka(data or load_settings().data_dir / "kafka", port=port) as kafka:
         address = {"bootstrap": kafka.bootstrap, "data": str(kafka.data), "log": str(kafka.log)}
         print(json.dumps(address) if as_json else kafka.bootstrap, flush=True)
         while not ended.wait(0.5):

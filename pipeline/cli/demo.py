@@ -96,9 +96,9 @@ def _read(path: Path | None) -> "Trace":
 
 def _settings(bootstrap: str | None, folder: Path, tick_s: int) -> "Settings":
     """Settings of a run in a folder, by event time and with public keys; on a given Kafka under a prefix of its own."""
-    from pipeline.settings import load
+    from pipeline.settings import load_settings
 
-    return load(
+    return load_settings(
         bootstrap=bootstrap,
         data_dir=folder,
         tick_s=min(max(tick_s, 1), 3600),

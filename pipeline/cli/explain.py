@@ -42,9 +42,9 @@ def explain(
 
     from pipeline.reports import decision_picture, decision_text, decisions
     from pipeline.runtime.cluster import cluster
-    from pipeline.settings import load
+    from pipeline.settings import load_settings
 
-    with cluster(load(bootstrap=bootstrap, prefix=prefix)) as settings:
+    with cluster(load_settings(bootstrap=bootstrap, prefix=prefix)) as settings:
         topics = decisions.DecisionTopics(settings)
         by_tick = topics.plans(app)
         plan = decisions.choose(by_tick, app, tick, at_s)

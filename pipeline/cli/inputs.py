@@ -74,9 +74,9 @@ def _print_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> N
 def _published(topic: str, bootstrap: str | None, prefix: str | None) -> dict[str, dict[int, Record]]:
     """All versions on a topic, by name and number."""
     from pipeline.inputs.publish import published
-    from pipeline.settings import load
+    from pipeline.settings import load_settings
 
-    return published(load(bootstrap=bootstrap, prefix=prefix), topic)
+    return published(load_settings(bootstrap=bootstrap, prefix=prefix), topic)
 
 
 def _lister(topic: str) -> Callable[..., None]:
@@ -107,13 +107,13 @@ def _setter(topic: str, schema_name: str) -> Callable[..., None]:
         from pipeline.inputs.publish import doubtful_validity, publish
         from pipeline.inputs.store import VERSIONED
         from pipeline.kafka.installation import progress
-        from pipeline.settings import load
+        from pipeline.settings import load_settings
 
         records = READERS[topic](file)
         _warn_of_amounts(records, VERSIONED[topic])
         if topic == "prices":
             _refuse_mixed(file, records, bootstrap, prefix)
-        settings = load(bootstrap=bootstrap, prefix=prefix)
+        settings = load_settings(bootstrap=bootstrap, prefix=prefix)
         known = _published(topic, bootstrap, prefix)
         done = publish(settings, topic, schema_name, records, from_tick=from_tick)
         for doubt in doubtful_validity(progress(settings), topic, known, done, time.time()):
@@ -281,9 +281,9 @@ def create(as_json: AsJson = False, bootstrap: Bootstrap = None, prefix: Prefix 
     """Create the topics that are missing."""
     from pipeline.kafka import topics
     from pipeline.kafka.connection import reachable
-    from pipeline.settings import load
+    from pipeline.settings import load_settings
 
-    settings = load(bootstrap=bootstrap, prefix=prefix)
+    settings = load_settings(bootstrap=bootstrap, prefix=prefix)
     reachable(settings)
     made = topics.create(settings)
     if as_json:
@@ -297,9 +297,9 @@ def list_topics(as_json: AsJson = False, bootstrap: Bootstrap = None, prefix: Pr
     """List every topic: whether it exists, its partitions, key, schemas and clean-up policy."""
     from pipeline.kafka import topics
     from pipeline.kafka.connection import reachable
-    from pipeline.settings import load
+    from pipeline.settings import load_settings
 
-    settings = load(bootstrap=bootstrap, prefix=prefix)
+    settings = load_settings(bootstrap=bootstrap, prefix=prefix)
     reachable(settings)
     rows = topics.existing(settings)
     if as_json:

@@ -37,10 +37,10 @@ def observe(
     """
     from pipeline.kafka import topics
     from pipeline.kafka.connection import reachable
-    from pipeline.settings import load
+    from pipeline.settings import load_settings
     from pipeline.sources.host import publish
 
-    settings = load(bootstrap=bootstrap, prefix=prefix)
+    settings = load_settings(bootstrap=bootstrap, prefix=prefix)
     reachable(settings)
     topics.create(settings)
     app = app or platform.node() or "machine"

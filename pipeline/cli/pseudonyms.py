@@ -38,9 +38,9 @@ def _line(key: Key) -> str:
 def list_keys(as_json: AsJson = False) -> None:
     """List the keys of this installation, without their secrets."""
     from pipeline.security.pseudonyms import KeyRing, keys_file
-    from pipeline.settings import load
+    from pipeline.settings import load_settings
 
-    settings = load()
+    settings = load_settings()
     ring = KeyRing.of(settings) if settings.demo_keys else KeyRing.read(keys_file(settings))
     if as_json:
         print(json.dumps({"keys": [_shown(key) for key in ring.keys]}))
@@ -63,9 +63,9 @@ def rotate(
     """Add a new key to the installation's key file; each ingest must be started again with it before it is used."""
     from pipeline.format import parse_time
     from pipeline.security import pseudonyms
-    from pipeline.settings import load
+    from pipeline.settings import load_settings
 
-    settings, valid_from = load(), int(parse_time(at))
+    settings, valid_from = load_settings(), int(parse_time(at))
     if not settings.event_time and valid_from <= time.time():
         raise UsageError(f"--at {at} is past: frames of that time have the key before")
     path, key = pseudonyms.rotate(settings, valid_from, carry_over)

@@ -44,12 +44,12 @@ def replay(
     from pipeline.kafka import topics
     from pipeline.kafka.connection import reachable
     from pipeline.kafka.installation import settled
-    from pipeline.settings import load
+    from pipeline.settings import load_settings
     from pipeline.sources.replay import Replayer, records, window_of_topics
     from pipeline.traces import trace_file
     from pipeline.traces.window import TickWindow
 
-    settings = load(bootstrap=bootstrap, prefix=prefix)
+    settings = load_settings(bootstrap=bootstrap, prefix=prefix)
     reachable(settings)
     settings = settled(settings)
     begun = time.monotonic()

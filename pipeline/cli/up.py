@@ -30,7 +30,7 @@ def up(
     from pipeline.runtime.cluster import cluster
     from pipeline.runtime.supervisor import STAGES, Supervisor
     from pipeline.security.signing_keys import signing_key
-    from pipeline.settings import load
+    from pipeline.settings import load_settings
 
     names = [name.strip() for name in only.split(",")]
     if unknown := set(names) - set(STAGES):
@@ -38,7 +38,7 @@ def up(
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    with cluster(load(bootstrap=bootstrap, prefix=prefix, tick_s=tick)) as settings:
+    with cluster(load_settings(bootstrap=bootstrap, prefix=prefix, tick_s=tick)) as settings:
         topics.create(settings)
         settings = (declare if "ingest" in names else settled)(settings)
         signing_key(settings)  # made before the first actuator asks whom to trust

@@ -11,7 +11,7 @@ import numpy as np
 
 from models.baselines.autoscalers.base import Facts
 from models.baselines.autoscalers.hpa import HorizontalPodAutoscaler
-from models.capacity import Policy, load, replicas_per_instance
+from models.capacity import Policy, replica_loads, replicas_per_instance
 from models.metrics import METRICS
 from models.purchase.reserved_first import reserved_first
 from pipeline.demo.recorder import Watch
@@ -42,7 +42,7 @@ def app_run(
     usage = np.array([watch.usage[app].get(tick, np.full(len(METRICS), np.nan)) for tick in ticks])
     governed = [METRICS.index(metric) for metric in policy.governed]
     unknown = np.isnan(usage[:, governed]).all(axis=1)
-    demand = np.where(unknown, np.nan, load(usage, METRICS, policy).max(axis=1))
+    demand = np.where(unknown, np.nan, replica_loads(usage, METRICS, policy).max(axis=1))
     per = {p["offer_id"]: replicas_per_instance(offer_of(p), policy) for p in prices}
     counts = {o: _series(watch.observed[app][o], ticks, "least_ready") for o in per}
     billed = {
@@ -104,7 +104,7 @@ def _fan(app: str, watch: Watch, policy: Policy, ticks: range) -> tuple[np.ndarr
                 for c in ("lo95", "mean", "hi95")
             ]
         )
-        needs = load(ahead, record["metrics"], policy)
+        needs = replica_loads(ahead, record["metrics"], policy)
         fan[:, place] = needs[:, needs[2].argmax()]
     return fan[0], fan[1], fan[2]
 

@@ -164,7 +164,7 @@ def _demand(plan: Record, referenced: Surroundings) -> Iterator[RenderableType]:
         for metric, value in zip(plan["metrics"], row, strict=True):
             needs = ""
             if policy is not None and metric in governed:
-                needs = f" ({capacity.load_of(metric, value, policy):.1f})"
+                needs = f" ({capacity.replica_load(metric, value, policy):.1f})"
             cells.append(fmt.amount(value, metric) + needs)
         inside = plan["window"][0] <= step <= plan["window"][1]
         remark = (

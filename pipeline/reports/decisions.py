@@ -11,7 +11,7 @@ from pipeline.format import parse_time, utc
 from pipeline.kafka import reader
 from pipeline.reports import decision_text
 from pipeline.reports.decision_text import Surroundings
-from pipeline.settings import Settings, load
+from pipeline.settings import Settings, load_settings
 from pipeline.wire import plans as wire_plans
 from pipeline.wire.codec import Codec, Record
 from pipeline.wire.typed import PublishedPlan
@@ -114,7 +114,7 @@ def decision(
 
 
 def _settings(bootstrap: str | None, settings: Settings | None) -> Settings:
-    settings = settings or load()
+    settings = settings or load_settings()
     return settings if bootstrap is None else settings.model_copy(update={"bootstrap": bootstrap})
 
 

@@ -20,7 +20,7 @@ from pipeline.kafka.producer import BY_KEY, Outputs
 from pipeline.kafka.topics import RAW
 from pipeline.names import name_fault
 from pipeline.security.pseudonyms import entity
-from pipeline.settings import Settings, load
+from pipeline.settings import Settings, load_settings
 from pipeline.wire.codec import Record
 
 OPTIONS: Final[Mapping[str, Any]] = {
@@ -119,7 +119,7 @@ class Telemetry:
         timeout_s: float = 60.0,
         watermark_at_close: bool = False,
     ) -> None:
-        settings = settings or load()
+        settings = settings or load_settings()
         changed: dict[str, Any] = {"kafka": {**settings.kafka, **(security or {})}}
         changed |= {} if bootstrap is None else {"bootstrap": bootstrap}
         self.settings = settings.model_copy(update=changed)

@@ -35,11 +35,11 @@ def _stage(supervised: bool, **options: Any) -> "tuple[Settings, threading.Event
     from pipeline.kafka.connection import reachable
     from pipeline.kafka.installation import settled
     from pipeline.runtime.supervisor import die_with_parent
-    from pipeline.settings import load
+    from pipeline.settings import load_settings
 
     if supervised:
         die_with_parent()
-    settings, stop = load(**options), threading.Event()
+    settings, stop = load_settings(**options), threading.Event()
     reachable(settings)
     settings = settled(settings)
     for number in (signal.SIGTERM, signal.SIGINT):

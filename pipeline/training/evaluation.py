@@ -23,7 +23,7 @@ from models.evaluation.trace_window import TraceWindow
 from models.metrics import METRICS, horizon_steps
 from pipeline.errors import UsageError
 from pipeline.format import iso
-from pipeline.inputs import loaded_model
+from pipeline.inputs import model_folder
 from pipeline.progress import Progress, silent
 from pipeline.traces import trace_file
 from pipeline.traces.trace_file import Panel
@@ -176,7 +176,7 @@ def prepare(request: EvaluationRequest) -> Prepared:
     Raises:
         UsageError: what cannot be read, or nothing to score.
     """
-    model = loaded_model.load(request.model or DEFAULT_MODEL)
+    model = model_folder.load_model(request.model or DEFAULT_MODEL)
     given = request.trace
     trace = trace_file.read(given) if isinstance(given, Path) else trace_file.of_frame(given, "frame")
     panel = trace_file.to_panel(trace, request.tick_s)
@@ -246,7 +246,7 @@ def _forecasts(prepared: Prepared, progress: Progress) -> Evaluation:
 
 
 def _load_baselines(names: Sequence[str]) -> None:
-    """Load the libraries of baselines: before TensorFlow, see `models.baselines.forecasters.load`.
+    """Load the libraries of baselines: before TensorFlow, see `models.baselines.forecasters.import_libraries`.
 
     Raises:
         UsageError: an unknown baseline, or one whose packages are not installed.
@@ -255,7 +255,7 @@ def _load_baselines(names: Sequence[str]) -> None:
         if name not in forecasters.NAMES:
             raise UsageError(f"no rival {name!r}; known are {', '.join(forecasters.NAMES)}")
         try:
-            forecasters.load(name)
+            forecasters.import_libraries(name)
         except ImportError as error:
             raise UsageError(f"rival {name} needs more packages ({error}): uv sync --group rivals") from error
 

@@ -14,7 +14,7 @@ from models import epoch
 from pipeline.errors import UsageError
 from pipeline.inputs.files import read_policies
 from pipeline.security.pseudonyms import KeyRing
-from pipeline.settings import Settings, load
+from pipeline.settings import Settings, load_settings
 from pipeline.stages.ingest.service import Partition
 from pipeline.wire.codec import DEFAULT, published
 from tests.unit.pipeline.messages import FakeMessage
@@ -78,12 +78,12 @@ def test_client_options_that_are_no_json_object_are_shown_as_one(
 ) -> None:
     monkeypatch.setenv("LEADTIME_KAFKA", value)
     with pytest.raises(UsageError) as refused:
-        load()
+        load_settings()
     text = str(refused.value)
     assert """JSON object of librdkafka's options, as LEADTIME_KAFKA='{"security.protocol": "SSL"}'""" in text
     assert "hunter2" not in text
     monkeypatch.setenv("LEADTIME_KAFKA", json.dumps({"security.protocol": "SSL"}))
-    assert load().kafka == {"security.protocol": "SSL"}
+    assert load_settings().kafka == {"security.protocol": "SSL"}
 
 
 def test_toml_with_a_byte_order_mark_is_read(tmp_path: Path) -> None:

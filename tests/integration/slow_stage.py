@@ -18,7 +18,7 @@ from pipeline.kafka import topics
 from pipeline.kafka.producer import Outputs
 from pipeline.runtime import metrics
 from pipeline.runtime.fenced_state import Agent
-from pipeline.settings import Settings, load
+from pipeline.settings import Settings, load_settings
 from pipeline.stages.worker import streams
 
 FOLD_S = 0.05
@@ -76,4 +76,4 @@ def main(settings: Settings, messages: int) -> None:
 
 
 if __name__ == "__main__":
-    main(load(), int(sys.argv[1]))
+    main(load_settings(), int(sys.argv[1]))

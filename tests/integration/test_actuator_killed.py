@@ -91,7 +91,7 @@ PROCESS = """
 import sys
 from pipeline import settings
 from pipeline.stages.actuator import service as actuator
-actuator.run(settings.load(), ready=lambda: print("ready", flush=True))
+actuator.run(settings.load_settings(), ready=lambda: print("ready", flush=True))
 """
 
 

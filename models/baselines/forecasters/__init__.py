@@ -39,8 +39,8 @@ class Rival(Protocol):
         ...
 
 
-def load(name: str) -> None:
-    """Import the libraries of a rival; before TensorFlow, because their LLVM loaded after it ends the process.
+def import_libraries(name: str) -> None:
+    """Import the libraries of a rival: before TensorFlow, because their LLVM, loaded after it, ends the process.
 
     Raises:
         ImportError: the dependency group `rivals` is not installed.

@@ -13,7 +13,7 @@ from models.capacity import (
     Offer,
     Policy,
     floor_demand,
-    load,
+    replica_loads,
     replicas,
     replicas_per_instance,
     validate,
@@ -33,7 +33,7 @@ OFFER = Offer("od", "aws", "eu", "a", "ON_DEMAND", {"cpu": 15.5, "memory": 30e9}
 
 
 def needed(cpu: float, memory: float, policy: Policy = POLICY) -> int:
-    return int(replicas(load(np.array([memory, 0.0, cpu], np.float32), METRICS, policy), policy))
+    return int(replicas(replica_loads(np.array([memory, 0.0, cpu], np.float32), METRICS, policy), policy))
 
 
 def test_replicas_are_the_largest_need_over_metrics():
@@ -47,13 +47,13 @@ def test_replicas_are_the_largest_need_over_metrics():
 
 def test_requests_can_be_a_capacity_of_their_own():
     policy = replace(POLICY, governed=("requests",), rps_per_replica=50.0, base={})
-    loads = load(np.array([[120.0], [100.0]], np.float32), ("requests",), policy)
+    loads = replica_loads(np.array([[120.0], [100.0]], np.float32), ("requests",), policy)
     assert replicas(loads, policy).tolist() == [3, 2]
 
 
 def test_what_is_not_forecast_needs_nothing():
     assert needed(np.nan, 50e9) == 7
-    assert int(replicas(load(np.zeros(1, np.float32), ("network",), POLICY), POLICY)) == 0
+    assert int(replicas(replica_loads(np.zeros(1, np.float32), ("network",), POLICY), POLICY)) == 0
 
 
 def test_a_saturated_user_counts_one_and_a_half_times():

@@ -17,12 +17,12 @@ from pipeline.wire.codec import decode, published
 TICK = 29_400_000
 
 
-def load() -> Load:
+def small_load() -> Load:
     return Load(users=7, apps=3, samples=10, settings=Settings(tick_s=60, partitions=2))
 
 
 def test_every_body_is_a_record_of_its_user_and_time() -> None:
-    made = load()
+    made = small_load()
     for user, body in enumerate(made.bodies(TICK, 4)):
         name, record = decode(body)
         assert name == "metric"
@@ -36,14 +36,14 @@ def test_every_body_is_a_record_of_its_user_and_time() -> None:
 
 
 def test_users_lie_where_javas_partitioner_puts_them_and_values_repeat() -> None:
-    made = load()
+    made = small_load()
     assert [partition_of(key.decode(), 2) for key in made.keys] == made.partition.tolist()
-    assert made.bodies(TICK, 1) == load().bodies(TICK, 1)
+    assert made.bodies(TICK, 1) == small_load().bodies(TICK, 1)
     assert made.bodies(TICK, 1) != made.bodies(TICK, 2)
 
 
 def test_a_container_of_bodies_is_read_by_polars() -> None:
-    bodies = [body[10:] for body in load().bodies(TICK, 0)]
+    bodies = [body[10:] for body in small_load().bodies(TICK, 0)]
     head = io.BytesIO()
     fastavro.writer(head, bare(published("metric").schema), [])
     frame = pl.read_avro(container(head.getvalue(), bodies))

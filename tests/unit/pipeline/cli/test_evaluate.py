@@ -201,7 +201,7 @@ def test_a_rival_that_is_not_installed_is_said(
 def test_deepar_needs_users_who_are_not_scored(
     trace_file: Path, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("models.baselines.forecasters.load", lambda _: None)
+    monkeypatch.setattr("models.baselines.forecasters.import_libraries", lambda _: None)
     with pytest.raises(UsageError, match="rival deepar: needs users to train on who are not scored"):
         evaluate(trace_file, model, rival=["deepar"])
 

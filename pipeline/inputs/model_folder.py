@@ -10,7 +10,7 @@ from models.behaviour.lstm import CARD, WEIGHTS, BehaviourModel
 from pipeline.errors import UsageError
 
 
-def digest(folder: Path) -> bytes:
+def model_digest(folder: Path) -> bytes:
     """BLAKE2b of a model's card and weights: a model that is trained again in the same folder has another.
 
     Raises:
@@ -25,7 +25,7 @@ def digest(folder: Path) -> bytes:
     return digest.digest()
 
 
-def load(folder: Path, block: int = BLOCK) -> BehaviourModel:
+def load_model(folder: Path, block: int = BLOCK) -> BehaviourModel:
     """The model of a folder for steps of `block` users; models with the same weights share the compiled step.
 
     Raises:
