@@ -1,16 +1,16 @@
-"""The collapsed sampler: the users who matter most drawn one by one, the sum of the rest from its moments.
+"""Scenarios of many users: those with most of the variance are drawn one by one, the sum of the rest from its moments.
 
-Given the app's factor, users are independent, so the sum of many is nearly normal. With s = sqrt(shared) F the score
-that the factor gives, a user's demand is g(s + sqrt(1 - shared) e), e standard normal, and g piecewise linear: the sum
-of the grid's hat functions times the values at its levels. Its moments given s are therefore linear or quadratic in
-these values, and sums over users need only the sums of values and of their products:
+Given the app's factor F, users are independent, so the sum of many is nearly normal. With s = sqrt(shared) F, a user's
+demand is g(s + sqrt(1 - shared) e), e standard normal, and g piecewise linear: the sum of the grid's hat functions
+times the values at its levels. Its moments given s are therefore linear or quadratic in these values, and sums over
+users need only the sums of values and of their products:
 
     mean(s)      = w(s) · Σ g,          w(s) = E hat
     variance(s)  = <V(s), Σ g gᵀ>,      V(s) = E hat hatᵀ - w wᵀ
     covariance   of two steps or metrics, whose e correlate by r: Σ_n rⁿ / n! Σ α_n α'_n with α_n = E g He_n, the
-                 Hermite coefficients (Mehler's formula), at s = 0; of it the correlation alone is used
+                 Hermite coefficients (Mehler's formula), at s = 0; only the correlation is taken from it
 
-so that 100,000 users cost little more than reading their forecasts.
+So 100,000 users cost little more than reading their forecasts.
 """
 
 from __future__ import annotations
@@ -59,9 +59,15 @@ def simulate(
     common: Any = None,
     drawn: int = DRAWN,
 ) -> Array:
-    """As `scenarios.simulate`, of NumPy's arrays: the same law, factor and mirrored scenarios, other numbers.
+    """Scenarios as of `scenarios.simulate`, (scenario, step, metric) float32, in much less time for many users.
 
-    Up to `drawn` users it is the exact sampler, to the bit.
+    They have the same factor, the same antithetic pairs and, up to the normal approximation, the same distribution,
+    but other random numbers. With at most `drawn` users the result is that of `scenarios.simulate` to the bit.
+
+    forecasts: (user, metric, step) NumPy arrays; drawn: most users that are drawn one by one; others as there.
+
+    Raises:
+        ValueError: scenarios is odd or less than 2.
     """
     users, metrics, steps = forecasts.shape
 
@@ -100,8 +106,11 @@ def simulate(
 
 
 def _heavy(variance: Array, drawn: int) -> NDArray[np.intp]:
-    """Those who are most of any step's and metric's variance (user, ...), in users' order: at least LEAST, and as many
-    as it takes, up to `drawn`, for the others' sum to be normal enough (SKEWNESS).
+    """Indices of the users with the largest shares of any step's and metric's variance, rising.
+
+    At least LEAST, and as many as it takes, up to `drawn`, to bring the bound of the others' skewness to SKEWNESS.
+
+    variance: (user, metric, step) of each user's demand.
     """
     total = variance.sum(axis=0, dtype=np.float64)
     total[total == 0] = 1
@@ -120,8 +129,10 @@ def _heavy(variance: Array, drawn: int) -> NDArray[np.intp]:
 def _moments(
     forecasts: QuantileFunction | Selected, basis: Array
 ) -> tuple[tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]], Array]:
-    """Over the users: Σ g (metric, step, 21), Σ g gᵀ (metric, step, 21, 21) of g less its middle, and Σ α_n α'_n (n,
-    step × metric, step × metric); and each one's variance (user, metric, step).
+    """Sums over the users, and each user's variance (user, metric, step).
+
+    Sums: Σ g (metric, step, 21); Σ g gᵀ (metric, step, 21, 21), of g less its middle level; Σ α_n α'_n (n,
+    step × metric, step × metric). basis: (metric, 21, n), of `_hermite`.
     """
     users, metrics, steps = forecasts.shape
     sums, products = np.zeros((metrics, steps, LEVELS)), np.zeros((metrics, steps, LEVELS, LEVELS))
@@ -142,7 +153,7 @@ def _moments(
 
 
 def _grids(forecasts: QuantileFunction) -> Array:
-    """Values at the levels, clamped at zero, (metric, step, user, 21); without a forecast zero."""
+    """Quantiles at the grid's levels, (metric, step, user, 21), negative ones and those without a forecast 0."""
     known = np.isfinite(forecasts.location)
     location, scale = (
         np.where(known, array, 0).transpose(1, 2, 0)[..., None]
@@ -155,7 +166,10 @@ def _grids(forecasts: QuantileFunction) -> Array:
 
 
 def _noise(gram: NDArray[np.float64], dependence: Dependence, steps: int, half: int, generator: Any) -> Array:
-    """Standard normals (step, metric, scenario) that correlate as the rest's sums do, the second half mirrored."""
+    """Standard normals (step, metric, scenario) with the correlation of the rest's sums; the second half is mirrored.
+
+    gram: (n, step × metric, step × metric) of `_moments`; half: scenarios to draw.
+    """
     metrics = gram.shape[-1] // steps
     r = dependence.correlation(steps)
     powers = r[None] ** np.arange(1, ORDERS + 1)[:, None, None] / _factorials()[:, None, None]
@@ -172,14 +186,14 @@ def _noise(gram: NDArray[np.float64], dependence: Dependence, steps: int, half: 
 
 
 def _hats(shared: float, score: float) -> NDArray[np.float64]:
-    """The hat functions at `score` and the nodes of a user's own part, (node, 21)."""
+    """The grid's hat functions at `score` plus each node of a user's own part, (node, 21)."""
     position = np.clip((score + math.sqrt(1 - shared) * NODES + Z_MAX) / Z_STEP, 0, LEVELS - 1)
     return np.maximum(0, 1 - np.abs(position[:, None] - np.arange(LEVELS)))
 
 
 @lru_cache(maxsize=257)
 def _tables(shared: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """w (score, 21) and V (score, 21, 21) at SCORES."""
+    """w (score, 21) and V (score, 21, 21) of the module's formulae, at SCORES."""
     weights, spreads = np.zeros((len(SCORES), LEVELS)), np.zeros((len(SCORES), LEVELS, LEVELS))
     for i, score in enumerate(SCORES.tolist()):
         hats = _hats(shared, score)
@@ -190,7 +204,7 @@ def _tables(shared: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
 
 @lru_cache(maxsize=257)
 def _hermite(shared: float) -> Array:
-    """E hat He_n, (n, 21); its rows sum to zero exactly, so that a level adds nothing to a coefficient."""
+    """E hat He_n, (n, 21). Rows sum to zero exactly, so that a constant added to g changes no coefficient."""
     basis = (hermevander(NODES, ORDERS)[:, 1:] * MASS[:, None]).T @ _hats(shared, 0.0)
     basis[:, LEVELS // 2] -= basis.sum(axis=1)
     return basis.astype(np.float32)

@@ -1,25 +1,26 @@
-"""How far demand may go beyond the most that was seen: of what is simulated, nothing goes further.
+"""Upper bounds of an app's simulated demand, from the largest demand that was measured.
 
-Of n + 1 exchangeable ticks the last is the largest with probability 1 / (n + 1), whatever their distribution. So what
-is as likely as 1 / n or more lies below the largest of n ticks, but for growth; what is less likely lies beyond it as
-far as the tail is heavy (Weissman 1978, with the index of `models.demand.reconciliation`). Growth is what a day's
-largest was over that of the week before it: the most of a week, and a tenth at least. A network that has learnt from
-other machines multiplies a burst by their bursts, and knows nothing of where this app has always ended.
+Of n + 1 exchangeable ticks the last is the largest with probability 1 / (n + 1), whatever their distribution. So demand
+of probability 1 / n or more is at most the largest of n ticks, apart from growth; rarer demand exceeds it by a factor
+that the tail's index gives (Weissman 1978, with the index of `models.demand.reconciliation`). Growth is the largest
+ratio, over a week, of a day's largest demand to that of the week before it, at least 1.1. The bound is needed because
+a network trained on other machines forecasts their bursts, and does not know this app's limits.
 
-An app's first day knows neither what is rare nor its growth. There the predictive distribution of how far the largest
-of the next horizon, X, passes the largest seen so far, M, bounds demand. Counted in slots of a sixth of the horizon, of
-which n are known,
+In an app's first day neither rare demand nor growth is known. There the predictive distribution of how far the largest
+demand of the next horizon, X, passes the largest so far, M, bounds demand. Counted in slots of a sixth of the horizon,
+of which n are known,
 
     P(log(X / M) > x) = r / (1 + x / s)      r = 6 / (6 + n)      x(p) = s (r / p - 1), p at most LIKELY
 
 r is that of exchangeable slots, of which the six to come have the largest. Beyond, excesses are Pareto in logarithms:
 exponential ones of unknown scale are (Lomax 1954), and index 1 is what training traces show. The scale s is the app's
-own Hill estimate (1975), the mean log ratio of its √n largest slots to the next one, shrunk to that of all. So an app
-that has been steady is bounded within half an hour, and one that bursts or grows, whose largest slots lie far apart,
-hardly ever. How the fit was made: docs/decisions/0019-an-apps-first-day.md.
+own Hill estimate (1975), the mean log ratio of its √n largest slots to the next one, shrunk to that of all apps. So a
+steady app is bounded within half an hour, and one that bursts or grows, whose largest slots lie far apart, hardly at
+all. How the fit was made: docs/decisions/0019-an-apps-first-day.md.
 
-An app of which all that is measured is zero, and that never came back from there, ends within a horizon: its demand is
-at most the mean of its last six slots, and with each zero less. A week without demand knows no bound.
+An app whose measured demand is zero, and that never returned from zero, is taken to end: its demand is at most the mean
+of its last six slots, which falls with each zero and is 0 after a horizon. After a week without demand there is no
+bound.
 """
 
 from __future__ import annotations
@@ -55,12 +56,12 @@ its largest with every slot."""
 
 
 def initial_state() -> State:
-    """Of an app that is new.
+    """State of a new app.
 
-    day: the newest; largest: of each day the largest demand (day, METRICS), the newest last; slot: the newest; first:
-    the one in which the demand of these days began (METRICS); recent: largest demand of each of the last slots (slot,
-    METRICS), the newest last, NaN where not measured; ended: whether all that is measured is zero after there was
-    some; returned: whether it ever came back from there.
+    day: number of the newest day; largest: (day, METRICS) largest demand of each day, the newest last; slot: number of
+    the newest slot; first: (METRICS) slot in which the demand of these days began; recent: (slot, METRICS) largest
+    demand of each of the last slots, the newest last, NaN = not measured; ended: whether all measured demand is zero
+    after there was some; returned: whether demand ever came back after that.
     """
     return {
         "day": np.zeros(1, np.int64),
@@ -80,7 +81,7 @@ def observe(state: State, demand: Array, tick: int, tick_s: int) -> State:
         state: of the app.
         demand: (METRICS) in the tick, a lower bound where it is censored; NaN = not measured.
         tick: its number.
-        tick_s: its length.
+        tick_s: its length in seconds.
     """
     day = tick * tick_s // DAY_S
     passed = min(max(day - int(state["day"][0]), 0), DAYS)
@@ -109,19 +110,19 @@ def _slot_ticks(tick_s: int) -> int:
 
 
 def new(state: State, tick_s: int) -> NDArray[np.bool_]:
-    """Whether the demand of a metric (METRICS) began less than a day ago."""
+    """(METRICS) Whether the demand of a metric began less than a day ago."""
     return np.asarray((state["slot"] - state["first"]) * _slot_ticks(tick_s) * tick_s < DAY_S)
 
 
 def horizon_most(state: State, probability: Array, tick_s: int) -> Array:
-    """Demand (METRICS, ...) that a whole horizon exceeds with a probability (...) at most.
+    """Demand (METRICS, ...) that the largest of a whole horizon exceeds with at most a probability.
 
-    Of a metric in its first day, and of one at zero; infinite where nothing bounds it.
+    Bounds a metric in its first day, and one whose demand ended; infinite for others.
 
     Args:
         state: of the app.
-        probability: see there.
-        tick_s: of a tick.
+        probability: (...) of exceeding the bound, above 0.
+        tick_s: length of a tick in seconds.
     """
     bound = np.full((len(METRICS), *probability.shape), np.inf)
     recent, largest = state["recent"], state["largest"][-WEEK:].max(axis=0)
@@ -138,7 +139,7 @@ def horizon_most(state: State, probability: Array, tick_s: int) -> Array:
 
 
 def _scale(slots: Array) -> float:
-    """Scale of the log excess over the largest of an app's slots, zeros apart; see the module."""
+    """Scale s of the module's formula, from an app's slots (slot); zeros are left out."""
     rising = np.sort(slots[slots > 0])
     count = math.isqrt(len(rising)) if len(rising) > 1 else 0
     own = float(np.log(rising[len(rising) - count :] / rising[-count - 1]).sum()) if count else 0.0
@@ -146,15 +147,15 @@ def _scale(slots: Array) -> float:
 
 
 def most(state: State, probability: Array, tick_s: int, index: float) -> Array:
-    """Demand (METRICS, ...) that is exceeded with a probability (...) at most; infinite where nothing bounds it.
+    """Demand (METRICS, ...) that a tick exceeds with at most a probability.
 
-    Of a metric that is known for a day or more.
+    Bounds a metric whose demand is known for a day or more; infinite for others.
 
     Args:
         state: of the app.
-        probability: see there.
-        tick_s: of a tick.
-        index: of the tail, beyond what was seen.
+        probability: (...) of exceeding the bound.
+        tick_s: length of a tick in seconds.
+        index: of the tail beyond the largest measured demand.
     """
     largest = state["largest"]
     before = np.stack([largest[day : day + WEEK - 1].max(axis=0) for day in range(DAYS - WEEK + 1)])

@@ -1,4 +1,7 @@
-"""From scenarios of demand to a plan: need, purchase, guard rails, and the record of the decision."""
+"""Plan of one app and tick from demand scenarios: needed replicas, purchase, guard rails, and the decision's record.
+
+`allocate` does the whole; the plan's fields are those of the record `plans` (docs/records.md).
+"""
 
 from __future__ import annotations
 
@@ -43,7 +46,11 @@ UNBOUNDED: Final = 1_000_000  # instances; guard rails buy no more on demand tha
 
 @dataclass(frozen=True)
 class Alternative:
-    """A purchase that was not chosen, and why."""
+    """A purchase that was not chosen.
+
+    counts: instances by offer; cost: per hour; risk: share of scenarios that it does not serve; reason: why it was not
+    chosen.
+    """
 
     counts: dict[str, int]
     cost: float
@@ -55,16 +62,31 @@ class Alternative:
 class Plan:
     """What an app needs and what is bought; the mathematics of the record `plans`, under its names.
 
-    required: (step, metric) demand; alpha: the common level of these quantiles; window: first and last step that
-    the promise covers, in seconds; replicas: (step) for the required demand; counts: instances by offer and step;
-    cost: per hour, reserved commitments included; cost_at: least cost by confidence, None = not feasible; binding:
-    metric and step (in seconds) that set the count, None where the policy's minimum does; margin: what demand's and
-    supply's risk cost, None without a usable offer; sum_of_users: what users' own 99 % would take, None = not known;
-    excluded: offers that failed and were not bought more of, with why; mode: that applies,
-    the policy's or an earlier one; promotion: None without gates; completeness: share of the app's telemetry that the
-    plan is made from; unreported: governed metrics that nobody reported;
-    orders: what became of earlier commands, by offer;
-    commanded: offers for which a command is to be sent, with the count before.
+    Attributes:
+        confidence_asked: share of scenarios to be served: the policy's, or more where a shortage's price asks for more.
+        confidence_planned: share of scenarios that the counts serve.
+        required: (step, metric) demand to be met, in the metrics' units.
+        alpha: common level of these marginal quantiles.
+        window: first and last step that the promise covers, in seconds from now.
+        replicas: (step) for the required demand.
+        counts: instances by offer and step.
+        cost: per hour, reserved commitments included.
+        cost_at: least cost per hour by confidence, None = not feasible.
+        binding: metric and step (in seconds) that set the count; None where the policy's minimum does.
+        reactive_floor: replicas that the present usage needs.
+        alternatives: the best purchases of other kinds, at most three.
+        guardrails: names of the guard rails that acted, in their order.
+        feasible: whether the counts keep the promise; false too where demand is unknown or instances are not reported.
+        reason: what was done and why, in a line.
+        margin: cost of demand's and of supply's risk; None without a usable offer.
+        sum_of_users: replicas and cost for the sum of users' own 99 % quantiles; None = not known.
+        excluded: why an offer is not bought more of, by offer.
+        mode: that applies, the policy's or, before promotion, an earlier one.
+        promotion: None without gates.
+        completeness: share of the app's telemetry that the plan is made from, 0 to 1.
+        unreported: governed metrics that nobody reported.
+        orders: what became of earlier commands, by offer.
+        commanded: offers for which a command is to be sent, with the count before.
     """
 
     confidence_asked: float
@@ -95,13 +117,21 @@ class Plan:
 
 @dataclass(frozen=True)
 class DecisionContext:
-    """What is known of an app at the end of a tick, whatever capacity is planned for it.
+    """Demand and telemetry of an app at the end of a tick; nothing in it depends on offers or the policy.
 
-    demand: (scenario, step, metric) float32 scenarios, in the metrics' units; metrics: names, in demand's order;
-    steps_s: end of each forecast step, seconds from now, the first is one tick; usage, saturated: (metric) usage of
-    the tick and the part of it by saturated users, NaN = not measured; now_s: the tick's end; seed, app, tick: name
-    the streams of random numbers; actuation_s: delay before a command acts; user_quantiles: (step, metric) sum of
-    every user's own 99 % quantile, None = not known.
+    Attributes:
+        demand: (scenario, step, metric) float32 scenarios, in the metrics' units.
+        metrics: names, in demand's order.
+        steps_s: end of each forecast step in seconds from now; the first is one tick.
+        usage: (metric) of the tick, NaN = not measured.
+        saturated: (metric) the part of `usage` by saturated users, NaN = not measured.
+        telemetry: how much of the app was reported.
+        now_s: the tick's end in seconds since 1970.
+        seed: of the installation; with app and tick it names the random streams.
+        app: name of the app.
+        tick: number of the tick.
+        actuation_s: seconds before a command acts.
+        user_quantiles: (step, metric) sum of every user's own 99 % quantile, None = not known.
     """
 
     demand: NDArray[np.float32]
@@ -135,9 +165,18 @@ class DecisionContext:
 class _Situation:
     """A decision's context with what follows from offers, observations and the policy, before anything is bought.
 
-    policy: in the mode that applies; refused: why an offer may not be bought, by id, None = usable; loads:
-    (scenario, step, governed) and needed: (scenario, step), replicas; confidence: share of scenarios to be served;
-    notes: why it is more than what was asked for.
+    Attributes:
+        context: of the decision.
+        policy: in the mode that applies.
+        refused: why an offer may not be bought, by offer; None = usable.
+        usable: the offers that may be bought, by id.
+        failing: offers that are not bought more of for a while.
+        delivery: what became of earlier commands.
+        loads: (scenario, step, governed) replicas by metric, not rounded.
+        needed: (scenario, step) whole replicas.
+        market: the usable offers and the need.
+        confidence: share of scenarios to be served.
+        notes: why that is more than the policy asks for.
     """
 
     context: DecisionContext
@@ -167,11 +206,19 @@ def allocate(
     confidence: float | None = None,
     draft: bool = False,
 ) -> tuple[Plan, dict[str, Any]]:
-    """Plan for one app and tick, and the app's memory for the next tick (plain JSON).
+    """Plan one app for one tick; returns the plan and the app's memory for the next tick (plain JSON).
 
-    observed: instances by offer, as last reported; memory: as last returned, {} at first; confidence: instead of the
-    policy's; draft: without what only the record needs (cost_at, alternatives, margin, sum_of_users).
-    Offers of which no replica size is known are left as they are and not in the plan.
+    The same arguments give the same plan: time, tick and seed are the context's. Offers of which not one replica fits
+    in an instance are left as they are and do not appear in the plan.
+
+    Args:
+        context: demand and telemetry at the end of the tick.
+        offers: of the app, usable or not.
+        observed: instances by offer, as last reported.
+        policy: of the app.
+        memory: as returned the tick before, {} at first.
+        confidence: share of scenarios to be served, instead of the policy's.
+        draft: leave out what only the record needs: cost_at, alternatives, margin, sum_of_users.
     """
     requested = policy.confidence if confidence is None else confidence
     promotion, gates = None, dict[str, Any]()
@@ -221,7 +268,7 @@ def _situation(
     memory: Mapping[str, Any],
     requested: float,
 ) -> _Situation:
-    """Need, market and confidence; a shortage's price raises the requested confidence where that costs less."""
+    """Need, market and confidence; a shortage's price raises the requested confidence where a higher one costs less."""
     loads = replica_loads(context.demand, context.metrics, policy)
     needed = replicas(loads, policy)
     refused = {o.offer_id: why_unusable(o, policy) for o in offers}
@@ -263,7 +310,10 @@ def _present_need(situation: _Situation, fleet: Fleet) -> PresentNeed:
 def _plan(
     situation: _Situation, choice: Choice, fleet: Fleet, guarded: Guarded, desired: Mapping[str, int]
 ) -> Plan:
-    """The plan without what it took to know its price; desired: counts before the guard rails."""
+    """The plan without margin, promotion, orders and reactive floor, which `allocate` adds.
+
+    desired: instances by offer before the guard rails; guarded: after them.
+    """
     context, policy, market, confidence = (
         situation.context,
         situation.policy,
@@ -305,7 +355,7 @@ def _plan(
 
 
 def _with_margins(plan: Plan, situation: _Situation, choice: Choice) -> Plan:
-    """The plan with what demand's and supply's risk cost, and what users' own quantiles would take."""
+    """The plan with `margin` and `sum_of_users`: the cost of risk, and of sizing every user alone."""
     context, market = situation.context, situation.market
     question = Question(
         situation.usable,
@@ -330,9 +380,10 @@ def _with_margins(plan: Plan, situation: _Situation, choice: Choice) -> Plan:
 
 
 def _followed(gates: dict[str, Any], situation: _Situation, plan: Plan, requested: float) -> dict[str, Any]:
-    """The gates' memory with this decision to be judged: by what was asked for, not by what a shortage's price chose.
+    """The promotion gates' memory with this decision added, to be judged by demand to come.
 
-    requested: confidence that the policy asks for.
+    It is judged at the confidence that the policy asks for (requested), not at the higher one that a shortage's price
+    may have chosen. Where demand is not known it is not added.
     """
     context, window = situation.context, situation.market.window.steps
     if context.telemetry.missing(situation.policy):
@@ -351,7 +402,11 @@ def promised(
     metrics: Sequence[str],
     actuation_s: float = 0.0,
 ) -> tuple[slice, list[int]]:
-    """Forecast steps that a plan's promise covers, and indices of the governed metrics, as `allocate` takes them."""
+    """Forecast steps that a plan's promise covers, and indices in `metrics` of the governed ones, as in `allocate`.
+
+    offers: their start-up times set the first step; steps_s: end of each step in seconds; actuation_s: seconds before
+    a command acts.
+    """
     usable = [offer for offer in offers if why_unusable(offer, policy) is None]
     return window(usable, steps_s, actuation_s).steps, [
         metrics.index(name) for name in governed(metrics, policy)
@@ -365,10 +420,11 @@ def _fleet(
     policy: Policy,
     excluded: Mapping[str, str],
 ) -> Fleet:
-    """Offers whose replicas can be counted: usable before others, reserved first, then cheapest per replica.
+    """What guard rails may buy: offers of which a replica fits in an instance, in order of preference.
 
-    Guard rails buy reserved instances to what is owned, then on demand; spot only where there is nothing else. What
-    fails is bought where all does, and the policy's fallback is not to hold.
+    Usable offers come first; among them reserved ones, then the cheapest per replica. Reserved instances are bought
+    up to the number owned, then on-demand ones, and spot ones only where the app has no other offer. Excluded offers
+    are bought only where all are excluded and the policy's fallback is `reactive`.
     """
     size = {o.offer_id: replicas_per_instance(o, policy) for o in offers}
     known = [o for o in offers if size[o.offer_id] > 0]
@@ -400,7 +456,7 @@ def _fleet(
 
 
 def _beyond(policy: Policy, fleet: Fleet, guardrails: Sequence[str]) -> tuple[str, ...]:
-    """A note where no number of instances lies between the minimum and the maximum."""
+    """A note for the reason where no number of instances lies between the minimum and the maximum; else ()."""
     if "minimum_beyond_maximum" not in guardrails:
         return ()
     sizes = ", ".join(f"{offer} {fleet.size[offer]}" for offer in sorted(fleet.offers))
@@ -412,7 +468,10 @@ def _beyond(policy: Policy, fleet: Fleet, guardrails: Sequence[str]) -> tuple[st
 
 
 def _binding(situation: _Situation) -> tuple[str, int] | None:
-    """Metric and step that most often set the count, among the scenarios that need just the count asked for."""
+    """Metric and step (in seconds) that most often set the count, among scenarios that need exactly the count bought.
+
+    None where the policy's minimum sets it, or no governed metric is forecast.
+    """
     context, policy = situation.context, situation.policy
     steps = situation.market.window.steps
     count = situation.needed[:, steps].max(axis=1)
@@ -443,7 +502,7 @@ def _alternatives(choice: Choice, confidence: float) -> tuple[Alternative, ...]:
 
 
 def _reason(situation: _Situation, best: Purchase, planned: float, guardrails: Sequence[str]) -> str:
-    """One line: what was done and, where the promise is not met, why."""
+    """One line: the share of scenarios served and, where that is less than asked for, why."""
     telemetry = situation.context.telemetry
     if telemetry.missing(situation.policy):
         nobody = f"nobody reported {' or '.join(telemetry.unreported)}, which the policy governs"

@@ -1,12 +1,13 @@
-"""Offers that fail: not bought more of for a while, so that others stand in for them.
+"""Offers that fail or have a stale price: for a while no more of them is bought, so that others replace them.
 
-A pool fails when an offer of it reports more failed or interrupted instances than a tick before. For the policy's
-`spot_return_wait_s` none of its offers is bought more of; then it is tried again. A provider fails when two or more of
-its pools do in one tick: what is wrong is not theirs, and none of its offers is bought more of for as long.
+A pool fails when one of its offers reports more failed or interrupted instances than a tick before. No more of its
+offers is bought for the policy's `spot_return_wait_s`; then the pool is tried again. A provider fails when two or more
+of its pools fail in one tick, which points to a cause that they share: no more of any of its offers is bought for the
+same time.
 
-An offer whose price is stale is not bought more of either.
+No more is bought of an offer whose price is stale either.
 
-Where every offer is excluded, the policy's `fallback` decides: `reactive` asks them for what the present usage needs
+Where every offer is excluded, the policy's `fallback` decides: `reactive` buys of them what the present usage needs
 and no more, `hold` keeps what runs.
 """
 
@@ -23,7 +24,11 @@ TOGETHER: Final = 2  # pools of a provider that fail in one tick; one alone is t
 
 @dataclass(frozen=True)
 class Failing:
-    """Why offers are not bought more of, by id; guard rails that this is; memory for the next tick (plain JSON)."""
+    """What failed.
+
+    excluded: why no more of an offer is bought, by offer; guardrails: names of the rules that excluded offers; memory:
+    for the next tick (plain JSON).
+    """
 
     excluded: dict[str, str]
     guardrails: tuple[str, ...]
@@ -37,9 +42,10 @@ def failing(
     memory: Mapping[str, Any],
     now_s: float,
 ) -> Failing:
-    """What is failing at `now_s`.
+    """Offers to exclude at `now_s`, in seconds since 1970.
 
-    memory: as given back the tick before, {} at first: what an app has lost before it was ever planned is no news.
+    observed: instances by offer; memory: as returned the tick before, {} at first. In an app's first tick failures
+    that are already reported do not count: they may be old.
     """
     known = memory.get("seen")
     states = {o.offer_id: observed.get(o.offer_id, Observed()) for o in offers}
@@ -84,5 +90,5 @@ def failing(
 
 
 def _pool(offer: Offer) -> str:
-    """Of which provider and pool; an offer without a pool is one of its own."""
+    """Name of the offer's pool, with the provider's; an offer without a pool is a pool of its own."""
     return f"{offer.provider}/{offer.pool or offer.offer_id}"

@@ -1,18 +1,20 @@
-"""Apps of one allocation group, planned together: they share reserved instances, quotas and a budget.
+"""Plans of the apps of one allocation group, which share reserved instances, quotas and a budget.
 
-Each app is planned by `decide`, whatever that does, with offers and a policy in which its share stands for the whole.
+Each app is planned by its own `Member.decide`, with offers and a policy that hold its share instead of the whole.
 
-1. Every app as if it were alone: what it would take of each thing that is shared.
-2. Reserved instances go where one saves most: its replicas, at the price at which the app would buy them otherwise.
-3. With these, again, where they were too few: what is now wanted of quotas and budget. What is too little is divided
-   in proportion, but of a quota each app first has what carries its minimum, a replica at least.
-4. One after the other, each with its share, but with no more than the others leave: first those whose commands stand,
-   then those that release, those to whom a reserved instance is worth most last. What nobody needs is the last one's,
-   for its guard rails.
+1. Every app is planned as if it were alone: what it would take of each shared thing.
+2. Reserved instances go to the apps for which one saves most: its replicas, at the least price at which the app would
+   buy them otherwise.
+3. Where they were too few, every app is planned again with its reserved instances: what it now wants of quotas and
+   budget. A quota or budget that is too small is divided in proportion to what is wanted; of a quota each app first
+   gets what carries its minimum, at least one replica.
+4. The apps are decided one after another, each with its share and with no more than the others leave: first those whose
+   commands stand, then those that release, last those for which a reserved instance is worth most. What no app needs
+   is offered to the last, for its guard rails.
 
-So, where what runs is within what there is, the sum of the counts never exceeds what is owned or the quota, also while
-instances move from one app to another. The budget bounds purchases alike; where guard rails need more, they say so.
-The order of names decides nothing but ties.
+Where the running instances are within what is owned and the quota, so is the sum of the counts, also while instances
+move from one app to another. The budget bounds purchases alike; guard rails that need more name it. The order of names
+decides ties only.
 """
 
 from __future__ import annotations
@@ -38,8 +40,12 @@ Memory = dict[str, Any]  # of an app, plain JSON
 class Member:
     """An app of a group.
 
-    running: instances, by offer; decide: its plan, and the memory after it, from offers and a policy; true: a draft
-    will do, of which only the counts matter. Asked more than once, it must answer alike
+    Attributes:
+        offers: of the app.
+        policy: of the app.
+        running: instances by offer.
+        decide: gives a plan and the app's memory after it, from offers, a policy and whether a draft suffices, of
+            which only the counts are used. It is called more than once and must give the same for the same arguments.
     """
 
     offers: Sequence[Offer]
@@ -50,7 +56,7 @@ class Member:
 
 @dataclass(frozen=True)
 class Decision:
-    """An app's plan, its memory, and its share: by offer id, `quota <group>` and `budget`."""
+    """An app's plan, its memory for the next tick, and its shares: by offer id, `quota <group>` and `budget`."""
 
     plan: Plan
     memory: Memory
@@ -59,7 +65,10 @@ class Decision:
 
 @dataclass(frozen=True)
 class _Shared:
-    """A thing that apps share: the offers whose instances count, the most of them, whether they are reserved."""
+    """A thing that apps share.
+
+    offers: whose instances count; total: most instances of them together; reserved: owned instances, else a quota.
+    """
 
     offers: tuple[str, ...]
     total: int
@@ -73,7 +82,8 @@ class _Shared:
 class _Group:
     """The apps of a group, what they share, and what each would do alone.
 
-    worth: by reserved offer and app, what one instance saves per hour.
+    members: by app; shared: by name; alone: plan of each app with nothing shared; worth: by reserved offer and app,
+    what one instance saves per hour.
     """
 
     members: Mapping[str, Member]
@@ -83,7 +93,7 @@ class _Group:
 
     @classmethod
     def of(cls, members: Mapping[str, Member]) -> _Group:
-        """Every app planned as if it were alone; apps in the order of their names."""
+        """The group with every app planned as if it were alone; apps in the order of their names."""
         names = sorted(members)
         shared = _shared(o for name in names for o in members[name].offers)
         alone = {
@@ -97,7 +107,7 @@ class _Group:
         return cls({name: members[name] for name in names}, shared, alone, worth)
 
     def wanted(self) -> tuple[dict[str, dict[str, int]], dict[str, dict[str, int]]]:
-        """Target of each shared thing, by thing and app; and counts that each app wants with its targets, by app."""
+        """Targets in instances by shared thing and app; and the counts that each app wants with them."""
         names, shared = list(self.members), self.shared
         wanted = {name: _first(self.alone[name]) for name in names}
         amounts = {thing: {name: shared[thing].of(wanted[name]) for name in names} for thing in self.worth}
@@ -123,9 +133,9 @@ class _Group:
         return targets, wanted
 
     def _least(self, name: str, thing: str, wanted: int) -> int:
-        """Instances, of those wanted of a shared thing, that carry the app's minimum, a replica at least.
+        """Instances of a shared thing, at most those wanted, that carry the app's minimum, at least one replica.
 
-        None of a reserved offer where the app may buy what is not reserved.
+        0 for a reserved offer where the app may buy others.
         """
         member, amount = self.members[name], self.shared[thing]
         usable = [o for o in member.offers if why_unusable(o, member.policy) is None]
@@ -139,7 +149,7 @@ class _Group:
         return min(wanted, -(-least // size)) if size else 0
 
     def order(self, targets: Mapping[str, Mapping[str, int]]) -> list[str]:
-        """Names in the order in which apps are decided: commands that stand, then releases, then by worth."""
+        """Names in the order in which apps are decided: apps whose commands stand, apps that release, then by worth."""
 
         def turn(name: str) -> tuple[bool, bool, float, str]:
             stands = bool(STANDING & set(self.alone[name].guardrails))
@@ -152,9 +162,9 @@ class _Group:
 
 
 def together(members: Mapping[str, Member], budget: float | None = None) -> dict[str, Decision]:
-    """A plan for each app of a group, by the apps' names.
+    """Plan all apps of a group; one decision for each, by the apps' names.
 
-    budget: per hour, of all apps together, reserved commitments included; None = no limit.
+    budget: of all apps together per hour, reserved commitments included; None = no limit.
     """
     if len(members) == 1 and budget is None:
         ((name, member),) = members.items()
@@ -200,7 +210,7 @@ def _caps(
 ) -> dict[str, int]:
     """Most instances of each shared thing that an app may have: its target, and no more than `others` leave.
 
-    left: of each thing; others: apps that are decided after it, whose running instances are theirs.
+    left: instances of each thing that no earlier app has taken; others: apps decided later, which keep what they run.
     """
     caps: dict[str, int] = {}
     for thing, amount in group.shared.items():
@@ -214,7 +224,7 @@ def _first(plan: Plan) -> dict[str, int]:
 
 
 def _shared(offers: Iterable[Offer]) -> dict[str, _Shared]:
-    """What the apps share, by name: reserved offers, and quota groups with a limit."""
+    """What the apps share, by name: reserved offers by id, and quota groups that have a limit as `quota <group>`."""
     by_id = {o.offer_id: o for o in offers}
     shared: dict[str, _Shared] = {}
     for name, offer in sorted(by_id.items()):
@@ -226,7 +236,7 @@ def _shared(offers: Iterable[Offer]) -> dict[str, _Shared]:
 
 
 def _capped(offers: Sequence[Offer], shared: Mapping[str, _Shared], caps: Mapping[str, int]) -> list[Offer]:
-    """The offers with an app's share of what is owned, and of the quotas."""
+    """The offers with `owned_count` and `quota_limit` set to an app's share, `caps` by shared thing."""
     result: list[Offer] = []
     for offer in offers:
         for thing, cap in caps.items():
@@ -237,7 +247,7 @@ def _capped(offers: Sequence[Offer], shared: Mapping[str, _Shared], caps: Mappin
 
 
 def _worth(member: Member, offer_id: str) -> float:
-    """What a reserved instance saves an app per hour: its replicas, bought otherwise; infinite where they cannot be."""
+    """What a reserved instance saves an app per hour: its replicas' least price elsewhere, else infinite."""
     policy = member.policy
     offers = [o for o in member.offers if why_unusable(o, policy) is None]
     size = {o.offer_id: replicas_per_instance(o, policy) for o in offers}
@@ -246,7 +256,7 @@ def _worth(member: Member, offer_id: str) -> float:
 
 
 def _spent(member: Member, counts: Mapping[str, int]) -> float:
-    """Per hour, beyond commitments."""
+    """Cost of these counts per hour, reserved commitments left out."""
     return sum(
         o.price_h * counts.get(o.offer_id, 0)
         for o in member.offers
@@ -257,9 +267,9 @@ def _spent(member: Member, counts: Mapping[str, int]) -> float:
 def _by_worth(
     worth: Mapping[str, float], wanted: Mapping[str, int], total: int, least: Mapping[str, int]
 ) -> dict[str, int]:
-    """Instances by app: as many as wanted to the app to which one is worth most, then the next, until none is left.
+    """Divide `total` instances: what it wants to the app for which one is worth most, then to the next.
 
-    Each leaves the others their `least`, where all of these are there.
+    Each leaves the others their `least`, where the total suffices for all of these.
     """
     given: dict[str, int] = {}
     reserve = sum(least.values())
@@ -271,9 +281,9 @@ def _by_worth(
 
 
 def _in_proportion(wanted: Mapping[str, int], total: int, least: Mapping[str, int]) -> dict[str, int]:
-    """What is wanted where there is enough, else whole parts in proportion, but `least` of each at least.
+    """Divide `total` instances: what each app wants, else parts in proportion to it, but each app's `least` first.
 
-    Where not even these are there they are divided in proportion.
+    Where the total does not suffice for these, parts in proportion to them.
     """
     given = _parts(wanted, total)
     short = {name: least[name] for name in wanted if given[name] < least[name]}
@@ -286,7 +296,7 @@ def _in_proportion(wanted: Mapping[str, int], total: int, least: Mapping[str, in
 
 
 def _parts(wanted: Mapping[str, int], total: int) -> dict[str, int]:
-    """What is wanted where there is enough, else whole parts in proportion, by largest remainder."""
+    """What is wanted where `total` suffices, else whole parts in proportion to it, by the largest remainder method."""
     whole = sum(wanted.values())
     if whole <= total:
         return dict(wanted)

@@ -1,30 +1,33 @@
-"""What an allocator must not do, whatever the forecast: a pure function over the desired counts.
+"""Guard rails: bounds on the counts that a purchase wants, whatever the forecast says; a pure function.
 
-In order, each naming itself where it acts:
+They are applied in this order, and a plan names each that changed the counts:
 
-1. `paused`, `missing_telemetry`: what is commanded stands. Telemetry is missing where no user reported, or nobody
+1. `paused`, `missing_telemetry`: the counts last commanded stay. Telemetry is missing where no user reported, or nobody
    reported any governed metric.
-2. `idle`: after `idle_after_s` of reported zeros, and only where the minimum is 0, nothing is needed.
-3. `missing_telemetry`, `incomplete_telemetry`, `doubtful_telemetry`, `scale_down_never`: nothing shrinks. Telemetry is
-   missing in part where nobody reported one of the governed metrics, incomplete where records of the app were refused.
+2. `idle`: after `idle_after_s` of reported zeros, and only where the minimum is 0, the need is zero.
+3. `missing_telemetry`, `incomplete_telemetry`, `doubtful_telemetry`, `scale_down_never`: nothing is released. Telemetry
+   is missing in part where nobody reported one of the governed metrics, incomplete where records of the app were
+   refused, doubtful where too few of its users reported.
 4. `hold_time`: replicas are not released below the largest number desired within the last `hold_s`.
-5. `churn`: savings under the threshold are not worth a change, if what runs holds the promise.
+5. `churn`: instances are not exchanged for a saving below the threshold while what runs keeps the promise.
 6. `max_up`, `max_down`, `canary`: the change per tick is bounded.
-7. `grow_before_shrink`: an offer shrinks only as far as ready capacity that stays carries what is needed.
-8. `reactive_floor`, `minimum`: capacity for the present usage, and the policy's minimum, whatever came before.
-9. `maximum`: never above it, whatever came before; what whole instances leave free below it, smaller ones fill.
-10. `quota`: nor more of what shares a quota than it has, unless it runs already; other offers stand in.
+7. `grow_before_shrink`: an offer shrinks only as far as the ready capacity that stays carries what is needed.
+8. `reactive_floor`, `minimum`: at least the capacity for the present usage and the policy's minimum, despite the rails
+   above.
+9. `maximum`: never above it, despite the rails above; room below it that a whole instance leaves is filled with smaller
+   ones.
+10. `quota`: growth of the offers that share a quota stays within it; other offers are bought instead.
 11. `minimum_beyond_maximum`: where no number of instances lies between the minimum and the maximum, the fewest replicas
     that reach the minimum, though they exceed the maximum by a part of an instance.
-12. `offers_exhausted`: what can be bought, or a `quota`, ends below what the rails ask for: it is named.
-13. `over_budget`: the rails above ask for more than the policy's budget: it is named, and done.
+12. `offers_exhausted`, `quota`: offers or quotas do not suffice for what the rails ask for; only named.
+13. `over_budget`: what the rails ask for costs more than the policy's budget; only named.
 
-So an app of which a replica is needed never has none where an offer can carry one, and less than the present usage
-needs is there only under a bound that names itself.
+So an app that needs a replica has one where an offer can carry it, and capacity is below what the present usage needs
+only under a bound that the plan names.
 
-Before all of them, offers that fail are not bought more of (`models.planning.failing_offers`): `spot_return_wait`,
-`pool_failing`, `provider_failing`, `stale_price`; and what did not come, or was changed by somebody else, is named
-(`models.planning.delivery`): `undelivered`, `conflict`.
+Before them, no more is bought of offers that fail (`models.planning.failing_offers`: `spot_return_wait`,
+`pool_failing`, `provider_failing`, `stale_price`); and instances that were not delivered, or were changed by somebody
+else, are named (`models.planning.delivery`: `undelivered`, `conflict`).
 """
 
 from __future__ import annotations
@@ -53,8 +56,8 @@ class Telemetry:
     """Reports of an app in the tick.
 
     reporting, known: users that reported, and users known; idle: whether all reported zero; used: share of the app's
-    records that was not refused, 0 to 1; unreported: governed metrics that nobody reported; usual: whether one governed
-    metric that is reported suffices, as of a policy that nobody wrote for the app
+    records that was not refused, 0 to 1; unreported: governed metrics that nobody reported; usual: whether one reported
+    governed metric suffices, as under the default policy, which nobody wrote for the app.
     """
 
     reporting: int
@@ -70,17 +73,17 @@ class Telemetry:
 
     @property
     def completeness(self) -> float:
-        """Least of the share of records that were used and that of known users that reported."""
+        """The lesser of two shares, 0 to 1: of records that were used, and of known users that reported."""
         return min(self.used, self.reporting / self.known if self.known else 1.0)
 
 
 @dataclass(frozen=True)
 class Fleet:
-    """Offers as the guard rails see them, those to keep or to buy first in front.
+    """Offers and instances of an app, as the guard rails need them.
 
-    offers: ids by preference; size: replicas per instance; price: per instance and hour; most: instances up to
-    which a guard rail may buy, 0 = none; ready, pending: instances; quotas: most instances of some offers together;
-    committed: per hour, paid whatever is used
+    offers: ids, those to keep or to buy first in front; size: replicas per instance; price: per instance and hour;
+    most: instances up to which a guard rail may buy, 0 = none; ready, pending: instances; quotas: most instances of
+    some offers together; committed: price per hour of reserved instances, used or not.
     """
 
     offers: tuple[str, ...]
@@ -94,7 +97,7 @@ class Fleet:
 
     @property
     def running(self) -> Counts:
-        """Instances that serve or will."""
+        """Instances by offer that serve or are starting."""
         return {o: self.ready[o] + self.pending[o] for o in self.offers}
 
     def replicas(self, counts: Mapping[str, int]) -> int:
@@ -102,7 +105,7 @@ class Fleet:
         return sum(self.size[o] * counts[o] for o in self.offers)
 
     def ready_replicas(self, counts: Mapping[str, int]) -> int:
-        """Replicas that serve now and would stay: pending instances are given up before ready ones."""
+        """Replicas ready now that stay with these counts: pending instances are released before ready ones."""
         return sum(self.size[o] * min(self.ready[o], counts[o]) for o in self.offers)
 
     def cost(self, counts: Mapping[str, int]) -> float:
@@ -112,7 +115,7 @@ class Fleet:
 
 @dataclass(frozen=True)
 class Guarded:
-    """Counts that may be commanded, the guard rails that acted, the app's memory for the next tick (JSON)."""
+    """Counts that may be commanded, names of the guard rails that acted, the app's memory for the next tick (JSON)."""
 
     counts: Counts
     guardrails: tuple[str, ...]
@@ -121,7 +124,7 @@ class Guarded:
 
 @dataclass(frozen=True)
 class PresentNeed:
-    """What the present asks of capacity.
+    """Replicas that are needed before anything bought now can serve.
 
     floor: replicas for the present usage; needed_now: replicas that ready instances must carry until new ones can
     serve; running_holds: whether what runs would keep the promise.
@@ -142,9 +145,16 @@ def guard(
     memory: Mapping[str, Any],
     now_s: float,
 ) -> Guarded:
-    """Desired counts, bounded (see the module for the order).
+    """Bound the desired counts by all guard rails, in the module's order.
 
-    memory: what `guard` returned the tick before, {} at first; now_s: the tick's end.
+    Args:
+        desired: instances by offer; absent = 0.
+        fleet: offers, prices, and what runs.
+        policy: of the app.
+        need: of the present.
+        telemetry: how much of the app was reported.
+        memory: as returned the tick before, {} at first.
+        now_s: the tick's end in seconds since 1970.
     """
     running = fleet.running
     commanded = {o: int(memory.get("counts", {}).get(o, running[o])) for o in fleet.offers}
@@ -187,7 +197,7 @@ def guard(
 
 
 def _silent(commanded: Counts, fleet: Fleet, policy: Policy, memory: Mapping[str, Any]) -> Guarded:
-    """What is commanded, raised to the policy's minimum where it is below: silence is not zero."""
+    """Where telemetry is missing: the commanded counts, raised to the policy's minimum where they are below."""
     after = {**memory, "zero_since_s": None}
     if fleet.replicas(commanded) >= policy.min:
         return Guarded(commanded, ("missing_telemetry",), after)
@@ -200,7 +210,7 @@ def _silent(commanded: Counts, fleet: Fleet, policy: Policy, memory: Mapping[str
 def _release_rails(
     fleet: Fleet, policy: Policy, need: PresentNeed, telemetry: Telemetry, *, held: int
 ) -> Iterator[Rail]:
-    """What may be released; held: most replicas desired within the hold time."""
+    """Rails that bound releases; held: most replicas desired within the hold time."""
     if telemetry.unreported and not telemetry.usual:
         yield "missing_telemetry", lambda c: _only_grown(c, fleet)
     if telemetry.used < COMPLETE_SHARE:
@@ -215,7 +225,7 @@ def _release_rails(
 
 
 def _change_rails(fleet: Fleet, policy: Policy) -> Iterator[Rail]:
-    """How much may change in a tick."""
+    """Rails that bound the change in a tick."""
     up, down = policy.max_up, policy.max_down
     if up is not None:
         yield "max_up", lambda c: _bounded(c, fleet, fleet.size, up=up)
@@ -228,7 +238,7 @@ def _change_rails(fleet: Fleet, policy: Policy) -> Iterator[Rail]:
 
 
 def _bound_rails(fleet: Fleet, limit: int, *, wanted: int, least: int) -> Iterator[Rail]:
-    """What is not exceeded, and the minimum where that and the maximum exclude each other.
+    """Rails of the maximum and the quotas, and of the minimum where it and the maximum exclude each other.
 
     limit: most replicas; wanted: replicas that the floor and the minimum ask for, least: the minimum alone.
     """
@@ -238,7 +248,7 @@ def _bound_rails(fleet: Fleet, limit: int, *, wanted: int, least: int) -> Iterat
 
 
 def _exhausted(counts: Counts, fleet: Fleet, wanted: int) -> Iterator[str]:
-    """Which bound keeps offers from carrying the wanted replicas, where none of the rails above does."""
+    """Names of the bounds that keep offers from carrying the wanted replicas; none where they are carried."""
     if fleet.replicas(counts) >= wanted or not any(fleet.most.values()):
         return
     more = _added(counts, fleet, wanted, fleet.most)
@@ -251,18 +261,18 @@ def _exhausted(counts: Counts, fleet: Fleet, wanted: int) -> Iterator[str]:
 def _remember(
     history: Sequence[Sequence[float]], now_s: float, replicas: int, hold_s: float
 ) -> list[list[float]]:
-    """[time, replicas] of the last `hold_s`, those that a later one exceeds left out: a falling sequence."""
+    """[time, replicas] of the last `hold_s` seconds, without entries that a later one reaches: replicas fall."""
     kept = [[t, r] for t, r in history if now_s - t < hold_s and r > replicas]
     return [*kept, [now_s, replicas]]
 
 
 def _kept(counts: Counts, fleet: Fleet, replicas: int) -> Counts:
-    """Counts with running instances kept, in order of preference, up to so many replicas."""
+    """Counts with running instances kept, by preference, until they carry `replicas`."""
     return _added(counts, fleet, replicas, fleet.running)
 
 
 def _added(counts: Mapping[str, int], fleet: Fleet, replicas: int, most: Mapping[str, int]) -> Counts:
-    """Counts raised by preference, each offer's to its `most`, until they carry so many replicas."""
+    """Counts raised by preference, each offer's up to its `most`, until they carry `replicas`."""
     result, missing = dict(counts), replicas - fleet.replicas(counts)
     for o in fleet.offers:
         more = min(most[o] - result[o], -(-missing // fleet.size[o]))
@@ -273,12 +283,12 @@ def _added(counts: Mapping[str, int], fleet: Fleet, replicas: int, most: Mapping
 
 
 def _only_grown(counts: Counts, fleet: Fleet) -> Counts:
-    """What runs, and of the wanted growth as much as brings the replicas wanted."""
+    """What runs, plus as much of the wanted growth as reaches the replicas of `counts`: nothing is released."""
     return _added(fleet.running, fleet, fleet.replicas(counts), counts)
 
 
 def _without_churn(counts: Counts, fleet: Fleet, policy: Policy, running_holds: bool) -> Counts:
-    """What runs, where it holds the promise and the change would save too little."""
+    """What runs, where it keeps the promise and a change would release something but save too little; else `counts`."""
     running = fleet.running
     shrinks = any(counts[o] < running[o] for o in fleet.offers)
     saving = fleet.cost(running) - fleet.cost(counts)
@@ -295,9 +305,9 @@ def _bounded(
     up: float = float("inf"),
     down: float = float("inf"),
 ) -> Counts:
-    """Counts whose changes weigh at most `up` and `down`; a change of one instance is always allowed.
+    """Counts whose growth and release weigh at most `up` and `down`; one instance of each is always allowed.
 
-    Growth is granted in order of preference, release in the opposite order.
+    weight: of an instance, by offer. Growth is granted in order of preference, release in the opposite order.
     """
     result = fleet.running
     for offers, sign, budget in ((fleet.offers, 1, up), (fleet.offers[::-1], -1, down)):
@@ -316,7 +326,7 @@ def _bounded(
 
 
 def _grown_before_shrunk(counts: Counts, fleet: Fleet, needed: int) -> Counts:
-    """Counts with ready instances kept until the others that are ready carry what is needed."""
+    """Counts in which ready instances stay until the other ready ones carry the needed replicas."""
     result = dict(counts)
     spare = fleet.ready_replicas(fleet.ready) - needed
     for o in fleet.offers[::-1]:
@@ -328,7 +338,7 @@ def _grown_before_shrunk(counts: Counts, fleet: Fleet, needed: int) -> Counts:
 
 
 def _raised(counts: Counts, fleet: Fleet, replicas: int) -> Counts:
-    """Counts that carry at least so many replicas: running instances kept first, then more, by preference."""
+    """Counts raised to carry at least `replicas`: running instances are kept first, then more bought, by preference."""
     result = _kept(counts, fleet, replicas)
     for o in fleet.offers:  # one by one: what a quota keeps from one offer, the next may bring
         result = _added(result, fleet, replicas, {**result, o: _most(result, fleet, o)})
@@ -336,13 +346,13 @@ def _raised(counts: Counts, fleet: Fleet, replicas: int) -> Counts:
 
 
 def _most(counts: Counts, fleet: Fleet, offer: str) -> int:
-    """Instances of an offer up to which may be bought beside those counts: its own most, and what quotas leave."""
+    """Most instances of an offer that may be bought beside `counts`: its own limit, and what its quotas leave."""
     rooms = [most - sum(counts[o] for o in of) for of, most in fleet.quotas.items() if offer in of]
     return min([fleet.most[offer], *(counts[offer] + max(0, room) for room in rooms)])
 
 
 def _within_quotas(counts: Counts, fleet: Fleet) -> Counts:
-    """Counts whose growth is within the quotas; it is given up last first."""
+    """Counts whose growth is within the quotas; growth is cut in reverse order of preference, what runs stays."""
     result = dict(counts)
     for of, most in fleet.quotas.items():
         for o in [o for o in fleet.offers[::-1] if o in of]:
@@ -352,10 +362,10 @@ def _within_quotas(counts: Counts, fleet: Fleet) -> Counts:
 
 
 def _lowered(counts: Counts, fleet: Fleet, limit: int, wanted: int, least: int) -> Counts:
-    """Counts that carry at most `limit` replicas: growth is given up first, then what runs, last first.
+    """Counts cut to carry at most `limit` replicas: growth first, then what runs, in reverse order of preference.
 
-    Where a whole instance that goes leaves room below the limit, others fill it, up to the wanted replicas.
-    Where even `least` cannot be reached so, the fewest replicas that do, if they are within the limit.
+    Room that a whole instance leaves below the limit is filled with others, up to the wanted replicas. Where that does
+    not reach `least`, the fewest replicas that do, if they are within the limit.
     """
     result = dict(counts)
     for keep in (fleet.running, dict.fromkeys(fleet.offers, 0)):
@@ -373,9 +383,9 @@ def _lowered(counts: Counts, fleet: Fleet, limit: int, wanted: int, least: int) 
 
 
 def _filled(counts: Counts, before: Counts, fleet: Fleet, limit: int, wanted: int) -> Counts:
-    """Counts that a bound has lowered, raised to the wanted replicas by what fits below the limit, by preference.
+    """Counts that a bound has lowered, raised towards the wanted replicas by what fits below `limit`, by preference.
 
-    before: what the bound was given; counts that equal it stay as they are.
+    before: counts before the bound was applied; where nothing was lowered, nothing is raised.
     """
     result = dict(counts)
     if result == before:
@@ -388,11 +398,12 @@ def _filled(counts: Counts, before: Counts, fleet: Fleet, limit: int, wanted: in
 
 
 def _fewest(counts: Counts, fleet: Fleet, least: int) -> Counts:
-    """Counts that carry the fewest replicas of at least `least`, preferred offers first; `counts` raised where none do.
+    """Counts that carry the fewest replicas of at least `least`, preferred offers first.
 
-    Each offer up to what runs or may be bought beside the others' running instances. A total is attainable where its
-    bit is set: sets of totals are integers, and an offer's instances are added in powers of two (bounded subset sum).
-    Where the fewest exceed a quota that offers share, `counts` raised, or what runs raised by the largest instances.
+    Of each offer at most what runs or may be bought beside the others' running instances. The set of attainable totals
+    is kept as the bits of an integer, to which an offer's instances are added in powers of two (bounded subset sum).
+    Where no counts reach `least`, or the fewest exceed a quota that offers share: `counts` raised, or what runs raised
+    by the largest instances, whichever is nearer.
     """
     running, top = fleet.running, least + max(fleet.size.values(), default=1)
     most = {o: max(running[o], _most(running, fleet, o)) for o in fleet.offers}

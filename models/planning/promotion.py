@@ -1,16 +1,16 @@
-"""Promotion gates: an app commands only when its plans, measured, have been good enough.
+"""Promotion gates: an app's plans are commanded only after enough of them have covered the demand that came.
 
 A policy with gates names the furthest mode, `canary` or `auto`; the app begins in `shadow` and goes to `canary`, then
-to `auto`. A decision is covered when the demand that came was within its `required`, in all governed metrics and
-all steps of its window; coverage is the share of the last `decisions` decisions that were. An app goes one mode
-further when coverage is at or above the gate and as many decisions have been judged in its present mode, and back
-to `shadow` when it falls below. Gates, by name:
+to `auto`. A decision is covered when the demand that came was within its `required` in all governed metrics and all
+steps of its window; coverage is the share of covered decisions among the last `decisions`. An app goes one mode
+further when coverage is at or above the gate and `decisions` decisions have been judged in its present mode; it goes
+back to `shadow` when coverage falls below the gate. Gates, by name:
 
-- `coverage`: the share, above 0 and at most 1;
-- `decisions`: how many, at most 10,000; without it 288, a day of 5-minute ticks.
+- `coverage`: the least share, above 0 and at most 1;
+- `decisions`: the number of decisions, at most 10,000; 288 by default, a day of 5-minute ticks.
 
-`shadow` and `paused` are what they are, with gates or without. Demand is usage, of saturated users 1.5 times; a
-decision of which something was not measured is not judged.
+Gates change nothing for a policy whose mode is `shadow` or `paused`. Demand is usage, where a saturated user's counts
+1.5 times; a decision for which a metric or tick was not measured is not judged.
 """
 
 from __future__ import annotations
@@ -30,7 +30,11 @@ COVERED, MISSED = "1", "0"
 
 @dataclass(frozen=True)
 class Promotion:
-    """Where an app stands: its mode now, the policy's, the coverage (None = too few decisions), of how many."""
+    """State of an app's promotion.
+
+    mode: that applies now; furthest: the policy's mode; coverage: share of covered decisions, None = too few judged;
+    decisions: number of judged ones that it is the share of.
+    """
 
     mode: str
     furthest: str
@@ -46,10 +50,15 @@ def judge(
     saturated: NDArray[np.float64],
     tick: int,
 ) -> tuple[Promotion, dict[str, Any]]:
-    """Measure past decisions by a tick's demand, and the mode that follows.
+    """Compare past decisions with a tick's demand; returns the mode that follows and the gates' memory.
 
-    memory: as `decided` gave it the tick before, {} at first; usage, saturated: (metric), by `metrics`, NaN = not
-    measured.
+    Args:
+        policy: with gates.
+        memory: as `decided` returned it the tick before, {} at first.
+        metrics: names, in the order of usage.
+        usage: (metric) of the tick, NaN = not measured.
+        saturated: (metric) the part of it by saturated users.
+        tick: its number.
     """
     demand = dict(zip(metrics, floor_demand(usage, saturated).tolist(), strict=True))
     gate, least = policy.promotion_gates["coverage"], policy.least_decisions
@@ -95,9 +104,10 @@ def decided(
     ticks: Sequence[int],
     steps: slice,
 ) -> dict[str, Any]:
-    """The memory with one more decision to judge.
+    """The gates' memory with one more decision, to be judged by the ticks of its window.
 
-    required: (step, metric); promised: governed metrics, of `metrics`; ticks: each step's; steps: of the window.
+    required: (step, metric) demand to be met; promised: indices in `metrics` of the governed ones; ticks: number of
+    each step's tick; steps: of the window.
     """
     window = range(*steps.indices(len(ticks)))
     curves = {metrics[m]: {str(ticks[s]): float(required[s, m]) for s in window} for m in promised}

@@ -1,14 +1,14 @@
-"""What a plan costs above expected demand: how much for demand's risk, how much for supply's.
+"""Cost of a plan above that of expected demand, divided into demand's risk and supply's risk.
 
-Three least costs with the same offers, each of which adds one thing:
+Three least costs with the same offers:
 
-1. expected: the mean demand, from supply that never fails;
-2. demand: the demand at the confidence asked, from supply that never fails;
-3. the purchase: the same demand from supply as it is, at that confidence of both together.
+1. expected: of the mean demand, from supply that never fails;
+2. demand: of the demand at the confidence asked for, from supply that never fails;
+3. purchase: of the same demand from supply that fails as the offers say, at that confidence of both together.
 
-2 - 1 is the price of demand's risk, 3 - 2 of supply's. Beside them what it would take to carry the sum of every user's
-own 99 % quantile, as sizing each user alone does: their peaks do not come together, so this is what pooling saves.
-The policy's maximum and budget do not bound the hypothetical ones: they say what a thing costs.
+2 - 1 is the cost of demand's risk, 3 - 2 of supply's. `of_users` adds the least cost of the sum of every user's own
+99 % quantile, which is what sizing each user alone would take; its excess over 3 is what pooling users saves, whose
+peaks do not coincide. The policy's maximum and budget do not bound these costs, other than the purchase's.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ USER_LEVEL: Final = 0.99  # each user's own quantile in the sum over users: the 
 
 @dataclass(frozen=True)
 class Level:
-    """Replicas, and the least cost per hour that carries them, commitments included; None = nothing holds."""
+    """Replicas, and the least cost per hour to carry them, commitments included; None = no purchase suffices."""
 
     replicas: int
     cost: float | None
@@ -37,7 +37,7 @@ class Level:
 
 @dataclass(frozen=True)
 class Margin:
-    """Needed replicas at expected demand and at the confidence asked, both from certain supply, and the purchase."""
+    """Levels at expected demand and at the confidence asked for, both from certain supply; and the purchase."""
 
     expected: Level
     demand: Level
@@ -46,9 +46,11 @@ class Margin:
 
 @dataclass(frozen=True)
 class Question:
-    """What all these costs share: the offers, what runs, the policy, and the draws.
+    """Arguments that all these costs share.
 
-    steps_s: end of each step in seconds; key: seed, app, tick; confidence: asked; excluded: as `choose` wants it.
+    observed: instances by offer; steps_s: end of each step in seconds; key: seed, app and tick, which name the random
+    streams; actuation_s: seconds before a command acts; confidence: asked for; excluded: why an offer is not bought
+    more of, by offer.
     """
 
     offers: Sequence[Offer]
@@ -63,9 +65,9 @@ class Question:
     def least(
         self, needed: NDArray[np.int32], near: Mapping[str, int], *, certain: bool
     ) -> tuple[Level, Purchase]:
-        """Least cost for needed (scenario, step) replicas; certain: no launch fails, no instance is interrupted.
+        """Least cost of needed (scenario, step) replicas, and the purchase that has it.
 
-        near: counts that the search begins from; the purchase comes with it.
+        near: counts by offer from which the search begins; certain: no launch fails, no instance is interrupted.
         """
         if certain:
             offers = [replace(o, launch_failure=0.0, interruption_h=0.0) for o in self.offers]
@@ -93,9 +95,10 @@ def split(
     market: Market,
     choice: Choice,
 ) -> Margin:
-    """The three costs of one decision.
+    """The three costs of a decision.
 
-    demand: (scenario, step, metric); needed: (scenario, step) replicas for it; market, choice: the decision's.
+    demand: (scenario, step, metric) in the metrics' units; needed: (scenario, step) replicas for it; metrics: names, in
+    demand's order; market, choice: of the decision.
     """
     best, mean = choice.best, demand.mean(axis=0, keepdims=True, dtype=np.float64)
     carried = sum(market.size[o] * n for o, n in best.counts.items())
@@ -115,9 +118,9 @@ def of_users(
     scenarios: int,
     near: Mapping[str, int],
 ) -> Level:
-    """Least cost of the sum of users' own quantiles, (step, metric), from supply as it is.
+    """Least cost of the sum of users' own quantiles, (step, metric), from supply that fails as the offers say.
 
-    scenarios: of the decision; so many of supply at most; near: the decision's counts.
+    scenarios: of the decision; as many of supply are drawn, at most SUPPLY_SCENARIOS; near: the decision's counts.
     """
     scenarios = min(scenarios, SUPPLY_SCENARIOS)
     needed = replicas(replica_loads(quantiles, metrics, question.policy), question.policy)

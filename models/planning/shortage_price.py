@@ -1,9 +1,8 @@
-"""How sure to be where a shortage has a price: the newsvendor's question, asked of scenarios.
+"""Confidence of least expected cost where a shortage has a price: the newsvendor problem over scenarios.
 
-One more replica costs its price whether it is needed or not; too few cost the price of a shortage, with the
-probability that they are too few. The confidence that costs least in all is low where the tail of demand is far, and
-high where a little more covers it, so that misses fall where they save most (Arrow, Harris and Marschak, "Optimal
-inventory policy", Econometrica 19, 1951).
+One more replica costs its price whether it is needed or not; too few replicas cost the price of a shortage times its
+probability. The confidence with the least sum is low where the tail of demand is long, and high where little more
+capacity covers it (Arrow, Harris and Marschak, "Optimal inventory policy", Econometrica 19, 1951).
 """
 
 from __future__ import annotations
@@ -19,12 +18,12 @@ MOST: Final = 0.999  # thousands of scenarios do not know what lies beyond
 
 
 def confidence(need: NDArray[np.integer[Any]], owned: int, price: float, shortage: float) -> float:
-    """Share of the scenarios to be served at least cost.
+    """Share of the scenarios whose need is to be served, at least expected cost; of equal costs the largest share.
 
     Args:
         need: (scenario) replicas.
         owned: replicas that are paid for whether they are used or not.
-        price: of a replica more, per hour.
+        price: of one more replica, per hour.
         shortage: price of an hour in which capacity does not suffice.
     """
     rising = np.sort(need)
@@ -34,9 +33,9 @@ def confidence(need: NDArray[np.integer[Any]], owned: int, price: float, shortag
 
 
 def prices(market: Market) -> tuple[int, float]:
-    """Replicas that are paid for already, and the least price of one more that serves, per hour.
+    """Replicas that are owned, and the least price per hour of one more, for the share of it that serves.
 
-    Without an offer to buy from a replica costs nothing: all that can be had is wanted.
+    Where nothing but owned instances is on offer the price is 0, so that all of these are wanted.
     """
     owned, least = 0, np.inf
     for offer in market.offers:

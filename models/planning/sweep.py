@@ -19,10 +19,10 @@ BAND: Final = (0.025, 0.5, 0.975)
 
 @dataclass(frozen=True)
 class AppDemand:
-    """What is known of an app's demand at the end of a tick.
+    """Demand of an app, forecast and measured, at the end of a tick.
 
     Attributes:
-        scenarios: (scenario, step, metric).
+        scenarios: (scenario, step, metric) demand in the metrics' units.
         metrics: names, in the order of the scenarios.
         steps_s: end of each step, seconds from now.
         usage, saturated: (metric) usage of the tick, and the part of it that saturated users have; NaN = not measured.
@@ -37,13 +37,13 @@ class AppDemand:
 
 @dataclass(frozen=True)
 class SweepNeed:
-    """Replicas by setting, confidences first, then shortage prices.
+    """Needed replicas by setting, confidences first, then shortage prices.
 
     Attributes:
-        wanted: (setting) over the promise's steps, which is what to buy for.
-        soon: (setting) over the steps before, until which nothing that is bought serves: what is ready is not released
-            below them (`models.planning.allocate`).
-        band: (BAND) of the promise's first step, not rounded.
+        wanted: (setting) over the promise's steps: the replicas to buy.
+        soon: (setting) over the steps before, in which nothing bought now can serve: ready replicas are not released
+            below this number (`models.planning.guardrails`, `grow_before_shrink`).
+        band: (BAND) quantiles of the replicas that demand fills in the promise's first step, not rounded.
     """
 
     wanted: NDArray[np.int64]
@@ -58,14 +58,14 @@ def needed(
     levels: Sequence[float],
     shortages: Sequence[float],
 ) -> SweepNeed:
-    """Replicas that suffice in each setting's share of the scenarios and carry present usage, at most the limit.
+    """Replicas for each setting's share of the scenarios and for the present usage, at most the policy's limit.
 
     Args:
         demand: of the app.
-        offers: their start-up times give the promise's steps; commitments that have not ended own replicas.
+        offers: their start-up times give the promise's steps; instances of commitments that have not ended are owned.
         policy: of the app; its confidence is replaced by each setting's.
-        levels: confidences.
-        shortages: prices of an hour's shortage in those of a replica; each gives a confidence.
+        levels: confidences, above 0 and at most 1.
+        shortages: price of an hour of shortage in units of a replica's price per hour; each gives a confidence.
     """
     window, _ = promised(offers, policy, demand.steps_s, demand.metrics)
     filled = replica_loads(demand.scenarios, demand.metrics, policy)
