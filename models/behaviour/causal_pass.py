@@ -1,4 +1,4 @@
-"""One causal pass of the streaming step over arrays of a trace."""
+"""Causal pass of the streaming step over a trace: each forecast uses only what its tick and earlier ones measured."""
 
 from __future__ import annotations
 
@@ -22,9 +22,16 @@ def forecasts(
     tick_s: int,
     forget: int | None = None,
 ) -> Iterator[tuple[State, QuantileFunction, dict[str, NDArray[Any]]]]:
-    """The streaming step over (tick, user, ...) arrays, causally: per tick the state, a forecast (user, 5, 6), flags.
+    """Per tick the state after it, the forecast (user, 5, 6), and the flags, as of `BehaviourModel.step`.
 
-    Every `forget` ticks all users are new to the model.
+    Args:
+        model: whose step it is.
+        values: (tick, user, 5), NaN = absent.
+        events: (tick, user, 4) rates in 1/s, NaN = absent.
+        saturated: (tick, user, 5): the value is only a lower bound of demand.
+        first_tick: number of the first row's tick.
+        tick_s: tick length in seconds.
+        forget: rows after which all users start again as new ones; None = never.
     """
     state = model.initial_state(values.shape[1])
     for t in range(len(values)):

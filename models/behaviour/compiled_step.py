@@ -1,6 +1,6 @@
-"""A graph over many users in blocks of one size, compiled once by XLA and run side by side on all cores.
+"""Runs a TensorFlow graph for many users in blocks of one size: compiled once by XLA, blocks in parallel on all cores.
 
-Inside a block users are the last axis, so that every operation runs over long rows; outside they are the first.
+Users are the last axis inside a block, so that every operation runs over long rows, and the first axis outside.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ Shapes = Sequence[tuple[int, ...]]
 
 
 def small_block(users: int) -> int:
-    """The size that leaves least empty for so many users, the larger of two."""
+    """The size of SMALL_BLOCKS that leaves the fewest places empty for so many users; of equal ones the larger."""
     return min(SMALL_BLOCKS, key=lambda size: (-(-users // size) * size, -size))
 
 
 def empty(n: int, kinds: Sequence[tuple[tuple[int, ...], Any]]) -> list[NDArray[Any]]:
-    """An array (n, *shape) for each shape and kind, side by side in one memory.
+    """Uninitialised arrays (n, *shape), one for each shape and dtype, in one block of memory.
 
-    So that they are backed by large pages: the faults of small ones, some in each of many arrays, take a fifth of a
-    step's time. The memory is freed with the last of them.
+    One block is backed by large pages: page faults of many small arrays take a fifth of a step's time. The memory is
+    freed with the last of the arrays.
     """
     sizes = [n * int(np.prod(shape)) * np.dtype(kind).itemsize for shape, kind in kinds]
     starts = np.cumsum([0, *(-(-size // _ALIGNED) * _ALIGNED for size in sizes)]).tolist()
@@ -51,10 +51,10 @@ def empty(n: int, kinds: Sequence[tuple[tuple[int, ...], Any]]) -> list[NDArray[
 
 
 class Blocks:
-    """`graph` for `block` users at a time.
+    """A graph compiled for `block` users, called for any number of users.
 
-    All users pass through the one compiled size, the last block filled up with zeros, so that a user's result
-    depends to the bit neither on the batch nor on the place in it.
+    The last block is filled up with zeros. As only one size is compiled, a user's result does not depend on the batch
+    or the place in it, to the bit.
     """
 
     def __init__(
@@ -65,13 +65,13 @@ class Blocks:
         shared: Shapes,
         block: int = BLOCK,
     ) -> None:
-        """Compiles with the first call.
+        """Describe the graph; it is compiled by the first call.
 
         Args:
             tf: the tensorflow module.
-            graph: of arrays (*shape, BLOCK) for `given`, then (*shape, 1) for `shared`; it returns a list of float32
-                (..., block) and the forecasts' offsets, a level's (5, 6, block) each.
-            given: shape of each array a user.
+            graph: takes arrays (*shape, block) for `given`, then (*shape, 1) for `shared`; returns a list of float32
+                arrays (..., block) and a list of the forecasts' offsets, (5, 6, block) for each level.
+            given: shape per user of each array.
             shared: shape of each array that is the same for all users.
             block: users at a time.
         """
@@ -106,11 +106,11 @@ class Blocks:
         """Run the graph for n users.
 
         Args:
-            given: arrays (n, *shape) of any kind.
+            given: arrays (n, *shape) of any dtype.
             shared: arrays (*shape, 1).
-            copies: arrays (n, ...) and where they are copied to, before `out` is written.
-            out: arrays (n, ...) to fill with what the graph returns.
-            offsets: (n, 5, 6, level) to fill likewise.
+            copies: pairs of arrays (n, ...): the first is copied to the second, before `out` is written.
+            out: arrays (n, ...), filled with the graph's first list.
+            offsets: (n, 5, 6, level), filled with the graph's second list.
         """
         n = len(offsets)
         pairs = offsets.reshape(n, OFFSETS).view(np.uint32)

@@ -1,6 +1,7 @@
-"""How the errors of one app's users depend on each other: what is simulated, and how it is learnt from scores.
+"""Dependence between the forecast errors of an app's users: the copula that is simulated, and its online estimate.
 
-A normal score says where in its forecast a target fell. The score of user u, metric m, step k is taken to be
+The normal score of a target is the standard-normal level of its forecast at which it fell. The score of user u, metric
+m and step k is taken to be
 
     z[u, m, k] = b F[m, k] + sqrt(1 - b²) E[u, m, k],      b = loading[u] sqrt(shared[m])
 
@@ -12,9 +13,9 @@ Learnt with every tick, as ratios of decayed sums (means over users, less the ap
     shared              Σ pair product / Σ square: ((Σ z)² - Σ z²) / n (n - 1) is unbiased for the shared variance
     metric correlation  Σ z[m] z[n] / sqrt(Σ z[m]² Σ z[n]²), of users who have both
     step correlation    r^(1 / lag), r the correlation of a forecast's first step with a later TRACKED one
-    loading             ridge regression of z[u] on the mean score of the app's others, shrunk as an estimate of F
+    loading             ridge regression of z[u] on the mean score of the app's other users, shrunk as an estimate of F
 
-Each starts at the prior that training measured and weighs it as PRIOR_TICKS ticks.
+Each estimate starts at the prior measured in training, which counts as PRIOR_TICKS ticks.
 """
 
 from __future__ import annotations
@@ -66,11 +67,10 @@ USER: Final = np.dtype([("loading", "<f4"), ("known", "<f4"), ("early", "i1", (l
 
 @dataclass(frozen=True)
 class Dependence:
-    """The copula of an app's scores, see above.
+    """The copula of an app's scores; its formula is the module's.
 
-    shared: (metric) share of a score's variance that the app's factor explains, 0 to 1
-    metric_correlation: (metric, metric), unit diagonal, positive semidefinite
-    step_correlation: between consecutive steps, -1 to 1 (AR(1))
+    shared: (metric) share of a score's variance that the app's factor explains, 0 to 1; metric_correlation: (metric,
+    metric), unit diagonal, positive semidefinite; step_correlation: between consecutive steps, -1 to 1 (AR(1)).
     """
 
     shared: NDArray[np.float64]
@@ -79,21 +79,21 @@ class Dependence:
 
     @classmethod
     def independent(cls, metrics: int) -> Dependence:
-        """No dependence at all."""
+        """Independent users, metrics and steps."""
         return cls(np.zeros(metrics), np.eye(metrics), 0.0)
 
     def part(self, metrics: NDArray[np.intp]) -> Dependence:
-        """Of these metrics alone."""
+        """The dependence of some metrics, by their indices."""
         return Dependence(
             self.shared[metrics], self.metric_correlation[np.ix_(metrics, metrics)], self.step_correlation
         )
 
     def strength(self, loading: int = 1) -> NDArray[np.float64]:
-        """What the factor is multiplied by in a score of a user of this loading, (metric), within -1 and 1."""
+        """Coefficient b of the factor in scores of users of this loading, (metric), within -1 and 1."""
         return np.clip(loading * np.sqrt(np.clip(self.shared, 0, 1)), -1, 1)
 
     def correlation(self, steps: int) -> NDArray[np.float64]:
-        """Of the factor, and of each user's own part, (step × metric, step × metric)."""
+        """Correlation of the factor, and of each user's own part, (step × metric, step × metric)."""
         return np.kron(_persistence(self.step_correlation, steps), self.metric_correlation).astype(np.float64)
 
     def root(self, steps: int) -> NDArray[np.float64]:
@@ -101,7 +101,10 @@ class Dependence:
         return _kronecker_root(self.metric_correlation.tobytes(), self.step_correlation, steps)
 
     def among(self, loading: NDArray[np.integer[Any]]) -> Dependence:
-        """For users of these loadings (user): shared such that the factor moves their sum as if all loadings were 1."""
+        """With `shared` scaled so that the factor moves the sum of users of these loadings as if all had loading 1.
+
+        loading: (user).
+        """
         mean = max(float(loading.mean()), LEAST_MEAN) if loading.size else 1.0
         shared = np.clip(self.shared / mean**2, 0, 1)
         return Dependence(shared, self.metric_correlation, self.step_correlation)
@@ -114,7 +117,7 @@ def _persistence(step_correlation: float, steps: int) -> NDArray[np.float64]:
 
 @lru_cache(maxsize=64)
 def _kronecker_root(metric_correlation: bytes, step_correlation: float, steps: int) -> NDArray[np.float64]:
-    """`Dependence.root`, kept: it is asked for several times an app and tick."""
+    """`Dependence.root`, cached: it is needed several times for each app and tick."""
     metrics = np.frombuffer(metric_correlation, np.float64)
     width = math.isqrt(metrics.size)
     roots = square_root(_persistence(step_correlation, steps)), square_root(metrics.reshape(width, width))
@@ -122,10 +125,10 @@ def _kronecker_root(metric_correlation: bytes, step_correlation: float, steps: i
 
 
 def square_root(correlation: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
-    """A with A Aᵀ = correlation and rows of length one, also where an estimate is not quite semidefinite.
+    """Symmetric A with A Aᵀ = correlation and rows of length 1; negative eigenvalues of an estimate are taken as 0.
 
-    The symmetric root, which is continuous: shards whose estimates differ a little draw nearly the same factor.
-    Eigenvectors alone may turn their sign.
+    The symmetric root is continuous in the estimate: shards whose estimates differ a little draw nearly the same
+    factor. Eigenvectors alone may change their sign.
     """
     values, vectors = np.linalg.eigh(correlation)
     root = (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
@@ -133,7 +136,7 @@ def square_root(correlation: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
 
 
 def semidefinite(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The matrix without its negative eigenvalues, scaled back to a unit diagonal."""
+    """The matrix with eigenvalues raised to at least 1e-6, scaled back to a unit diagonal."""
     value, vector = np.linalg.eigh(matrix)
     fixed = (vector * np.maximum(value, 1e-6)) @ vector.T
     size = np.sqrt(np.diag(fixed))
@@ -141,16 +144,17 @@ def semidefinite(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def users(n: int) -> NDArray[Any]:
-    """USER of n users never heard, (n)."""
+    """USER records (n) of n new users."""
     fresh = np.zeros(n, USER)
     fresh["loading"], fresh["early"] = 1, EARLY_NONE
     return fresh
 
 
 def followed(tick: int, tick_s: int) -> NDArray[np.bool_]:
-    """Whether scores of the first step that come with a tick's forecasts wait for each later step's, (lag).
+    """The argument `kept` of `learn` in a tick, (lag).
 
-    They are of the forecasts made a tick before; `learn` wants to know.
+    Scores of the first step are of forecasts made a tick before: they are kept for the lags of which the forecast of
+    that tick is kept too.
     """
     return clock_of(tick - 1, tick_s).made[0, 1:] > 0
 
@@ -162,14 +166,14 @@ def learn(
     kept: NDArray[np.bool_],
     prior: Dependence,
 ) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Sums and users of one app after a tick; what is given stays as it is.
+    """SUMS and USER records of an app after a tick; the arguments are not changed.
 
     Args:
-        sums: SUMS (), zeros before anything is heard.
+        sums: SUMS (), zeros for a new app.
         known: USER (user).
-        scores: (user, metric, tracked) of the targets that came, NaN where none did.
-        kept: (lag) whether this tick's scores of the first step are of the forecast whose later step is kept too.
-        prior: what is believed of an app that was not heard.
+        scores: (user, metric, tracked) normal scores of the tick's targets, NaN = no target.
+        kept: (lag) of `followed`: whether the first step's scores wait for the later step's.
+        prior: dependence of a new app.
     """
     sums, known = sums.copy(), known.copy()
     shared = estimate(sums, prior).shared
@@ -219,12 +223,12 @@ def learn(
 
 
 def _add(total: NDArray[np.float64], where: NDArray[np.bool_], amount: Any) -> None:
-    """Decay the sum and add to it, where something was heard."""
+    """Decay a sum and add to it, in place, where there was a score."""
     total[:] = np.where(where, DECAY * total + amount, total)
 
 
 def _follow(lagged: NDArray[Any], early: NDArray[np.int8], later: NDArray[np.float64]) -> None:
-    """Add the products of the first step's scores and a later step's, and forget the first."""
+    """Add products of the first step's scores and a later step's to the sums, in place, and clear the first step's."""
     both = (early != EARLY_NONE) & ~np.isnan(later)
     if both.any():
         a, b = early[both] * EARLY_UNIT, later[both]
@@ -233,7 +237,7 @@ def _follow(lagged: NDArray[Any], early: NDArray[np.int8], later: NDArray[np.flo
 
 
 def estimate(sums: NDArray[Any], prior: Dependence) -> Dependence:
-    """The dependence of an app of these SUMS; without any, the prior, exactly."""
+    """The dependence of an app from its SUMS; exactly the prior where they are zero."""
     pair, square = sums["pair"], sums["square"]
     # steps shrink to their common value, and that to the prior: later ones are heard one tick in seven
     pooled = prior.shared + (pair.sum(1) - prior.shared * square.sum(1)) / (PRIOR_TICKS + square.sum(1))
@@ -256,7 +260,7 @@ def estimate(sums: NDArray[Any], prior: Dependence) -> Dependence:
 
 
 def loadings(known: NDArray[Any]) -> NDArray[np.int8]:
-    """The nearest of LOADINGS for USER (user), in units of the median: the rest are at 1, whoever is unlike them."""
+    """The nearest of LOADINGS for each USER record (user), relative to the median, so that most users have 1."""
     levels = np.array(LOADINGS)
     middle = (levels[1:] + levels[:-1]) / 2
     unit = max(float(np.median(known["loading"])), LEAST_MEAN) if known.size else 1.0

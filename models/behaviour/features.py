@@ -1,4 +1,4 @@
-"""What the behaviour model sees: metrics, event kinds, horizon, calendar, a user's running statistics."""
+"""Inputs of the behaviour model: a user's running statistics, seasonal memory and calendar, advanced tick by tick."""
 
 from __future__ import annotations
 
@@ -81,19 +81,20 @@ WIDTH_UNIT: Final = 1 / 2_500  # of its sixteen bits, which reach 13
 
 
 class Clock(NamedTuple):
-    """What a tick's time alone says, for n users or for all (n = 1).
+    """Inputs that follow from a tick's time alone, for each of n users or for all (n = 1).
 
-    daily, hourly: (n, 7) seasonal slots of the tick itself and of the targets of its six steps
-    time: (n, 9) covariates: sine and cosine of the time of day, of its double frequency, of the time of week and
-        of the hour; half the log of the tick length in units of five minutes (1 s: -2.9, 1 h: 1.2)
-    rate: (n, 10) running means' rates per tick: of a day (at least of 24 ticks), of five minutes, of a minute, of a
-        daily slot (a quarter per day), of an hourly slot (a tenth per hour); decay of the peak (half in seven
-        days); codes a unit of an hourly slot; 1 where the seasonal memory of the day takes a value (once in five
-        minutes), of the hour (once a slot), and 1 where `past` does (six times a horizon)
-    reach: (n, 6) log of the step over log of the last one: 0 for one tick ahead, 1 for the last step
-    made, due: (n, 3) 1 where the forecast of a TRACKED step is kept, and where the one kept is of this tick: for one
-        tick ahead always; else one in flight at a time, every p ticks, p a prime of 7 or more, so that what recurs
-        every few ticks, hourly or daily is met in all its phases
+    Attributes:
+        daily, hourly: (n, 7) seasonal slots of the tick itself and of the targets of its six steps.
+        time: (n, 9) covariates: sine and cosine of the time of day, of its double frequency, of the time of week and
+            of the hour; half the log of the tick length in units of five minutes (1 s: -2.9, 1 h: 1.2).
+        rate: (n, 10) rates per tick of running means: of a day (at least of 24 ticks), of five minutes, of a minute, of
+            a daily slot (a quarter per day), of an hourly slot (a tenth per hour); decay of the peak (half in seven
+            days); codes per unit of an hourly slot; 1 where the seasonal memory of the day takes a value (once in five
+            minutes), where that of the hour does (once per slot), and where `past` does (six times per horizon).
+        reach: (n, 6) log of the step over log of the last step: 0 for one tick ahead, 1 for the last step.
+        made, due: (n, 3) 1 where the forecast of a TRACKED step is kept to be compared with its target, and where the
+            target of the one kept is this tick. One tick ahead: always; else one forecast at a time, every p ticks, p
+            a prime of at least 7, so that patterns that recur every few ticks, hourly or daily are met in all phases.
     """
 
     daily: Any
@@ -108,7 +109,7 @@ class Clock(NamedTuple):
 def clock(
     tick: NDArray[np.integer[Any]], tick_s: NDArray[np.integer[Any]], steps: NDArray[np.int64]
 ) -> Clock:
-    """Of ticks numbered (n), tick lengths in seconds (n) and `steps_of` these (n, 6)."""
+    """The Clock of tick numbers (n), tick lengths in seconds (n) and the steps of these in ticks, (n, 6)."""
     ticks = np.concatenate([tick[:, None], tick[:, None] + steps], axis=1)
     at = ticks * tick_s[:, None]
     now = at[:, 0]
@@ -148,13 +149,13 @@ def clock(
 
 @lru_cache(maxsize=4)
 def clock_of(tick: int, tick_s: int) -> Clock:
-    """Of one tick, for all: it is asked for twice. Its arrays are not to be changed."""
+    """The Clock of one tick, n = 1. Cached, because it is needed twice: do not change its arrays."""
     length_s = np.array([tick_s])
     return clock(np.array([tick]), length_s, steps_of(length_s))
 
 
 def _period(step: int) -> int:
-    """Ticks from one forecast that is kept to the next: the first prime from 7 that is longer than the step."""
+    """Ticks between two kept forecasts of a step: the first prime of at least 7 above the step; 1 for step 1."""
     if step == 1:
         return 1
     period = max(7, step + 1)
@@ -173,23 +174,23 @@ def advance(
     time: Any,
     rate: Any,
 ) -> tuple[dict[str, Any], tuple[Any, Any], Any, tuple[Any, Any]]:
-    """One tick of the running statistics of n users, and the network's inputs after it.
+    """Advance the running statistics of n users by one tick, and compute the network's inputs after it.
 
-    Runs in TensorFlow's graph (`tf` is the module), in training and stream alike. Users are the last axis, so that
-    every operation runs over long rows.
+    The same TensorFlow graph runs in training and in the stream. Users are the last axis, so that every operation runs
+    over long rows.
 
     Args:
         tf: the tensorflow module.
-        state: the fields of STATE but the SEASONAL ones, each (..., n) float32 whatever keeps them.
-        values: (5, n), NaN where absent, and `events` (4, n) likewise.
-        events: rates in 1/s.
-        saturated: (5, n) bool: the value is a lower bound.
+        state: the fields of STATE without the SEASONAL ones, each (..., n) as float32.
+        values: (5, n) in the metrics' units, NaN where absent.
+        events: (4, n) rates in 1/s, NaN where absent.
+        saturated: (5, n) bool: the value is a lower bound of demand.
         seasonal: codes (7, 5, n) of the slots of `Clock.daily`, and of those of `Clock.hourly`.
         time: of `Clock`, (9, n).
         rate: of `Clock`, (10, n) or (10, 1).
 
     Returns:
-        new state; new codes of the tick's own slots, (5, n) each; features (FEATURES, n); what the seasonal
+        new state; new codes of the tick's own slots, (5, n) each; features (FEATURES, n); values that the seasonal
         memory expects at the targets, by day and by hour, each (5, 6, n), the last value where it is empty.
     """
     rates = _Rates.of(tf, rate)
@@ -225,7 +226,7 @@ def advance(
 
 
 class _Rates(NamedTuple):
-    """The ten rows of `Clock.rate`, each (n) or (1), the last three as booleans: see there."""
+    """The ten rows of `Clock.rate` in their order, each (n) or (1), the last three as booleans."""
 
     slow: Any
     lately: Any
@@ -248,9 +249,9 @@ class _Presence(NamedTuple):
     """Where a tick has values, (5, n) each.
 
     Attributes:
-        present: bool: there is a value.
-        shown: the same, as 0 and 1 in float32.
-        later: bool: there is a value, and an earlier one.
+        present: bool: the tick has a value.
+        shown: the same as 0 and 1 in float32.
+        later: bool: the tick has a value, and so has an earlier one.
     """
 
     present: Any
@@ -263,7 +264,7 @@ def _statistics(
 ) -> tuple[dict[str, Any], _Presence]:
     """The PER_METRIC fields of STATE after a tick, (5, n) each, and where the tick has values.
 
-    A saturated value below the last one moves it by SATURATED_DECAY of the difference only; a missing one keeps it.
+    A saturated value below the last one moves it by SATURATED_DECAY of the difference; without a value nothing moves.
 
     Args:
         tf: the tensorflow module.
@@ -344,7 +345,7 @@ def _widths_and_past(
 def _memories(
     tf: Any, new: dict[str, Any], seasonal: tuple[Any, Any], rates: _Rates
 ) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
-    """What `_seasons` takes of the memory of the day and of the hour; the hour's mean is of about a minute."""
+    """The argument `memories` of `_seasons`; the mean that the hour's memory takes is of about a minute."""
     minute = new["recent"] + rates.minute * (new["last"] - new["recent"])
     hourly_limit = tf.where(rates.hourly_codes > DAILY_CODES, HOURLY_LIMIT, DAILY_LIMIT)
     return (
@@ -356,21 +357,21 @@ def _memories(
 def _seasons(
     tf: Any, new: dict[str, Any], unit: Any, spread: Any, memories: Sequence[tuple[Any, ...]], present: Any
 ) -> tuple[list[Any], list[Any], list[Any], list[Any]]:
-    """What the seasonal memories expect, and their codes after the tick.
+    """Values that the seasonal memories expect, and their codes after the tick.
 
     Args:
         tf: the tensorflow module.
         new: running statistics after the tick.
-        unit: (5, n) after the tick, and `spread` (5, n), in which means are coded.
-        spread: see there.
-        memories: of the day and of the hour: codes (7, 5, n) of their slots, mean that is taken, codes a unit,
+        unit: (5, n) after the tick, in which changes are expressed.
+        spread: (5, n) after the tick, in which means are coded.
+        memories: of the day and of the hour: codes (7, 5, n) of their slots, mean that is taken, codes per unit,
             largest code, rate, whether a value is taken.
-        present: (5, n) bool: there is a value.
+        present: (5, n) bool: the tick has a value.
 
     Returns:
-        of each memory the new codes (5, n) of the tick's slot, and the values (5, 6, n) expected at the targets; of
-        both together the network's inputs (5, n): expected changes at the TRACKED steps, and how far off and how
-        full the memories are.
+        for each memory the new codes (5, n) of the tick's slot, and the values (5, 6, n) expected at the targets; for
+        both together lists of the network's inputs (5, n): expected changes at the TRACKED steps; and the memories'
+        error in this tick's slot with whether the last step's slot is empty.
     """
     codes: list[Any] = []
     seasons: list[Any] = []
@@ -392,9 +393,9 @@ def _seasons(
 def _squashed(
     tf: Any, new: dict[str, Any], last: Any, later: Any, unit: Any, off: list[Any], event: Any
 ) -> Any:
-    """Inputs of either sign, asinh of differences in units (5, n).
+    """Inputs of either sign: asinh of differences in units, (row, n).
 
-    last: before the tick; later: where it was known; off: of `_seasons`; event: (4, n) rates in 1/s.
+    last: (5, n) before the tick; later: where it was known; off: of `_seasons`; event: (4, n) rates in 1/s.
     """
     x, event_mean = new["last"], new["event_mean"]
     return _asinh(
@@ -416,7 +417,7 @@ def _squashed(
 
 
 def _logs(tf: Any, state: dict[str, Any], new: dict[str, Any], unit: Any, event: Any) -> Any:
-    """Inputs that are positive: logs of sizes in units, of counts and of event rates; state: before the tick."""
+    """Positive inputs: logs of sizes in units, of counts and of event rates, (row, n); state: before the tick."""
     return tf.math.log(
         tf.concat(
             [
@@ -437,10 +438,10 @@ def _logs(tf: Any, state: dict[str, Any], new: dict[str, Any], unit: Any, event:
 
 
 def _tracked(tf: Any, width: Any, change: Any, known: Any, saturated: Any, unit: Any, count: Any) -> Any:
-    """Log widths (knot, 5, n) after a change (5, n): each a step along its quantile's pinball loss.
+    """Log widths (knot, 5, n), as codes, after a change (5, n): streaming quantile estimates by pinball-loss gradients.
 
-    Streaming quantile estimates in logs. A width grows at most to what was seen: a single burst does not carry it
-    beyond. A change that is only a lower bound widens and never narrows.
+    A width grows at most to the change measured, so that a single burst does not carry it beyond. A change that is
+    only a lower bound (saturated) can widen but not narrow.
     """
     width = width * WIDTH_UNIT
     known = tf.logical_and(known, tf.logical_not(tf.math.is_nan(change)))
@@ -458,7 +459,7 @@ def _tracked(tf: Any, width: Any, change: Any, known: Any, saturated: Any, unit:
 
 
 def _remembered(tf: Any, code: Any, target: Any, limit: Any, rate: Any) -> Any:
-    """A slot's code (5, n) after a value whose exact code is `target`: nearer by `rate`, by one code at least."""
+    """A slot's code (5, n) after a value whose exact code is `target`: moved towards it by `rate`, at least by 1."""
     off = target - code
     near = tf.sign(off) * tf.minimum(tf.abs(off), tf.maximum(rate * tf.abs(off), 1.0))
     moved = tf.where(code >= -limit, code + near, target)
@@ -466,11 +467,11 @@ def _remembered(tf: Any, code: Any, target: Any, limit: Any, rate: Any) -> Any:
 
 
 def unit_of(tf: Any, state: dict[str, Any]) -> Any:
-    """A user's unit of each metric (5, n): squared mean root change per tick (robust to bursts), floored."""
+    """Each user's unit of each metric (5, n): squared mean root change per tick, robust to bursts, with a floor."""
     return tf.maximum(state["root_change"] * state["root_change"], CHANGE_FLOOR * state["level"] + TINY)
 
 
 def _asinh(tf: Any, x: Any) -> Any:
-    """asinh to 1e-7 absolute, by functions that TensorFlow vectorises (its own is several times slower)."""
+    """asinh to 1e-7 absolute, of functions that TensorFlow vectorises; its own asinh is several times slower."""
     size = tf.minimum(tf.abs(x), 1e18)  # whose square is still a float32
     return tf.sign(x) * tf.math.log(size + tf.sqrt(size * size + 1.0))

@@ -1,12 +1,12 @@
-"""The behaviour model: one LSTM step for many users at once; the same weights in training and in the stream.
+"""The behaviour model: one LSTM step for many users at once, with the same weights in training and in the stream.
 
     running statistics, features  = advance(state, sample)                      models/behaviour/features.py
-    shift, odds                   = learn(forecasts whose target this is)       models/behaviour/online_mixture.py
+    shift, odds                   = learn(forecasts of this tick)               models/behaviour/online_mixture.py
     h, c                          = LSTM(features, h, c)
     parameters                    = head([h, features])
     forecast                      = average(sinh-arcsinh of the parameters, the user's own changes)
 
-TensorFlow is loaded with the first model, not with this module.
+TensorFlow is imported with the first model, not with this module.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ _FIELDS: Final = {name: shape for name, (shape, _) in STATE.items() if name not 
 
 @functools.cache
 def tensorflow() -> Any:
-    """TensorFlow, loaded once and silent, with Keras on it."""
+    """The tensorflow module with Keras on it, imported once and without its messages on stderr."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ["KERAS_BACKEND"] = "tensorflow"
     # oneDNN greets on stderr before TensorFlow's log level applies
@@ -88,7 +88,7 @@ def tensorflow() -> Any:
 
 
 class Network:
-    """The weights: LSTM and head. `sequence` serves training, `step` the stream."""
+    """The network's weights, LSTM and head. Training calls `sequence`, the stream `step`."""
 
     def __init__(self) -> None:
         tensorflow()
@@ -111,12 +111,12 @@ class Network:
         return [v for layer in (self.lstm, self.hidden, self.head) for v in layer.trainable_variables]
 
     def sequence(self, inputs: Any, h: Any, c: Any) -> tuple[Any, Any, Any]:
-        """Parameters (n, time, 5, 6, 11) for inputs (n, time, FEATURES) from h, c (n, 64), and new h, c."""
+        """Parameters (n, time, 5, 6, 11) from inputs (n, time, FEATURES) and state h, c (n, 64); and the new h, c."""
         hs, h, c = self.lstm(inputs, initial_state=[h, c])
         return self._parameters(hs, inputs), h, c
 
     def turned(self) -> list[tuple[Any, Any]]:
-        """The weights as they are now, for `step`: kernels (out, in) and biases (out, 1) of its four products."""
+        """A copy of the weights for `step`: kernels (out, in) and biases (out, 1) of its four products."""
         tf, cell = tensorflow(), self.lstm.cell
         layers = [(cell.kernel, cell.bias), (cell.recurrent_kernel, np.zeros(4 * UNITS))]
         layers += [(layer.kernel, layer.bias) for layer in (self.hidden, self.head)]
@@ -127,9 +127,9 @@ class Network:
 
     @staticmethod
     def step(turned: list[tuple[Any, Any]], inputs: Any, h: Any, c: Any) -> tuple[Any, Any, Any]:
-        """Parameters (5, 6, 11, n) for inputs (FEATURES, n) from h, c (64, n), and new h, c: users last.
+        """Parameters (5, 6, 11, n) from inputs (FEATURES, n) and state h, c (64, n); and the new h, c.
 
-        What `sequence` does, whose arrays have users first.
+        It is one tick of `sequence` with users as the last axis; turned: the weights of `turned`.
         """
         tf = tensorflow()
         (kernel, bias), (recurrent, _), (hidden, hidden_bias), (head, head_bias) = turned
@@ -146,10 +146,11 @@ class Network:
 
 
 def shape_of(tf: Any, parameters: Any, state: dict[str, Any], seasons: tuple[Any, Any]) -> tuple[Any, Any]:
-    """Scale (5, 6, n) of the network's distribution, and its shape (6, 5, 6, n) as `mixture.average` takes it.
+    """Scale (5, 6, n) of the network's distribution in the metric's units, and its shape (6, 5, 6, n).
 
-    Location is the last value, moved in units of the scale and pulled towards the recent mean, the daily level and the
-    seasonal means at the target. Persistence is the starting point: before training the location is the last value.
+    The shape is the argument of `online_mixture.average`. The location is the last value, moved in units of the scale
+    and pulled towards the recent mean, the daily level and the seasonal means at the target; with zero parameters, as
+    before training, it is the last value.
 
     Args:
         tf: the tensorflow module.
@@ -182,17 +183,17 @@ def forecast_grid(
     shift: Any = None,
     odds: Any = None,
 ) -> list[Any]:
-    """Changes of the forecasts from the last value, in units of the metric: a level's (5, 6, n) each.
+    """Quantiles of the forecasts as changes from the last value, in the metric's units: (5, 6, n) for each level.
 
     Args:
         tf: the tensorflow module.
-        scale: of `shape_of`, and `shape`.
-        shape: see there.
+        scale: of `shape_of`.
+        shape: of `shape_of`.
         state: `advance`'s fields last, level, root_change, peak, age (5, n) and width.
         reach: of `Clock`, (6, n) or (6, 1).
-        z: the standard-normal levels, (level).
-        shift: (held, 5, 6, n) of `mixture`, and `odds` (3, 5, n); none in training.
-        odds: see there.
+        z: standard-normal levels, (level).
+        shift: (held, 5, 6, n) of `online_mixture`; None in training.
+        odds: (3, 5, n) of `online_mixture`; None in training.
     """
     unit = _faded_unit(tf, state)[:, None]
     experts = online_mixture.average(tf, shape, scale, state["width"], unit, reach, z, shift, odds)
@@ -202,18 +203,21 @@ def forecast_grid(
 
 
 def _faded_unit(tf: Any, state: dict[str, Any]) -> Any:
-    """The user's unit (5, n), grown by the time without a sample."""
+    """Each user's unit (5, n), which grows with the ticks without a sample beyond SILENT_TICKS."""
     silent = tf.maximum(state["age"] / SILENT_TICKS, 1.0)
     return features.unit_of(tf, state) * tf.exp(SILENT_GROWTH * tf.math.log(silent))
 
 
 def ceiling(tf: Any, state: dict[str, Any]) -> Any:
-    """The highest value that is forecast, (5, n)."""
+    """Upper limit of forecasts, (5, n): a multiple of the user's decaying maximum."""
     return CAP_PEAKS * (state["peak"] + features.unit_of(tf, state))
 
 
 class BehaviourModel:
-    """A trained network with its released facts, stepping many users by one tick."""
+    """A trained network with its model card, which steps many users by one tick at a time.
+
+    network: with the weights; facts: the model card; block: users that a step takes at a time.
+    """
 
     def __init__(self, network: Network, facts: dict[str, Any], block: int = BLOCK) -> None:
         self.network = network
@@ -223,7 +227,7 @@ class BehaviourModel:
 
     @classmethod
     def load(cls, path: Path, block: int = BLOCK) -> BehaviourModel:
-        """The model in a folder `released/<model_id>`; `block`: users that its step takes at a time.
+        """The model in a folder of weights and model card; block: users that a step takes at a time.
 
         Raises:
             ValueError: the folder holds no model, or its weights are not those that model.json names, or of another
@@ -250,7 +254,11 @@ class BehaviourModel:
         return cls(network, facts, block)
 
     def save(self, path: Path) -> None:
-        """Write weights and model.json into a folder, made if absent."""
+        """Write weights and model card into a folder, which is made if absent.
+
+        Raises:
+            OSError: the folder cannot be written.
+        """
         path.mkdir(parents=True, exist_ok=True)
         arrays = {variable.path: np.asarray(variable) for variable in self.network.variables}
         np.savez(path / WEIGHTS, **arrays)  # pyright: ignore[reportArgumentType]
@@ -262,7 +270,7 @@ class BehaviourModel:
 
     @property
     def dependence(self) -> Dependence:
-        """How forecast errors move together: across users, metrics and steps; estimated in training."""
+        """Dependence of forecast errors across users, metrics and steps, as estimated in training."""
         facts = self.facts["dependence"]
         return Dependence(
             shared=np.array(facts["shared"], np.float64),
@@ -271,7 +279,7 @@ class BehaviourModel:
         )
 
     def initial_state(self, n: int) -> State:
-        """State of n users never seen, arrays (n, ...); what is learnt online begins at the population's."""
+        """State of n new users, arrays (n, ...); what is learnt online begins at the model card's prior."""
         state = initial_state(n)
         for name, prior in self.facts.get("prior", {}).items():
             state[name][:] = np.array(prior)
@@ -287,20 +295,20 @@ class BehaviourModel:
         tick: int,
         tick_s: int,
     ) -> tuple[State, QuantileFunction, dict[str, NDArray[Any]]]:
-        """One tick of n users. A row depends on its own user alone, to the bit.
+        """Step n users by one tick. A row of the results depends on its own user alone, to the bit.
 
         Args:
-            state: as `initial_state`; not changed.
+            state: as of `initial_state`; it is not changed.
             values: (n, 5) by METRICS, NaN where absent.
             events: (n, 4) by EVENT_KINDS in 1/s, NaN where absent.
             saturated: (n, 5): the value is only a lower bound of demand.
-            tick: number of the tick: it covers [tick * tick_s, (tick + 1) * tick_s) in unix seconds.
+            tick: its number: it covers [tick * tick_s, (tick + 1) * tick_s) in Unix seconds.
             tick_s: its length in seconds.
 
         Returns:
-            new state; forecasts (n, 5, 6) [user, metric, step], NaN location where the metric was never seen;
-            flags cold_start (n,) and censored (n, 5), and the normal scores (n, 5, 3), float16, of the TRACKED
-            forecasts whose target this tick is, NaN where none is known.
+            new state; forecasts (user, metric, step) = (n, 5, 6), with a NaN location where the metric had no sample
+            yet; flags `cold_start` (n,) and `censored` (n, 5), and `scores` (n, 5, 3), float16: the normal scores of
+            the TRACKED forecasts whose target is this tick, NaN where there is none.
         """
         clock = features.clock_of(tick, tick_s)
         slots = clock.daily[0].tolist(), clock.hourly[0].tolist()
@@ -344,7 +352,7 @@ class BehaviourModel:
 
 
 def initial_state(n: int) -> State:
-    """State of n users never seen, each field (n, ...)."""
+    """State of n new users, each field (n, ...), without a model's prior."""
     state = {name: np.zeros((n, *shape), kind) for name, (shape, kind) in STATE.items()}
     for name in SEASONAL:
         state[name][:] = UNKNOWN[name]
@@ -356,7 +364,7 @@ def initial_state(n: int) -> State:
 
 
 def seasonal(state: State, tick_s: int) -> tuple[NDArray[Any], NDArray[Any]]:
-    """The seasonal memory by slots of the day and of the hour, (n, slot, 5), for a tick's length."""
+    """Views of the seasonal memory by slots of the day and of the hour, (n, slot, 5), for a tick length in seconds."""
     hourly = state["hourly"]
     if tick_s < features.HOURLY_SLOT_S:
         hourly = hourly.view(np.int8).reshape(len(hourly), features.MINUTES, len(METRICS))
@@ -364,13 +372,16 @@ def seasonal(state: State, tick_s: int) -> tuple[NDArray[Any], NDArray[Any]]:
 
 
 def state_bytes() -> int:
-    """Bytes of state a user."""
+    """Bytes of state per user."""
     return sum(array.nbytes for array in initial_state(1).values())
 
 
 @dataclass(frozen=True)
 class _Weights:
-    """A network's weights as they are now, equal where the bytes are."""
+    """A copy of a network's weights, equal to another where the bytes are equal.
+
+    digest: SHA-256 of the bytes; turned: of `Network.turned`.
+    """
 
     digest: bytes
     turned: list[tuple[Any, Any]] = field(compare=False, repr=False)
@@ -385,9 +396,9 @@ class _Weights:
 
 @functools.lru_cache(maxsize=8)
 def _compile(weights: _Weights, block: int) -> Blocks:
-    """The graph of one step, shared by all models of a process with these weights.
+    """The graph of one step for `block` users, shared by all models of a process with these weights.
 
-    XLA compiles a graph in some ten seconds of a core, with the first step, and keeps about 100 MB for it.
+    XLA compiles it with the first step, which takes about ten seconds of a core and keeps about 100 MB.
     """
     tf = tensorflow()
     slots, metrics = 1 + STEPS, (len(METRICS),)

@@ -1,4 +1,4 @@
-"""What is published: the network and persistence averaged in quantiles, and corrected by what happened.
+"""The published forecast: quantile average of network and persistence, corrected online by each user's outcomes.
 
 At the standard-normal level z, around the last value and in units of the metric:
 
@@ -7,19 +7,18 @@ At the standard-normal level z, around the last value and in units of the metric
     share        w = 1.2 sigmoid(gate + odds) - 0.1, within 0 and 1
     published    q = b + w (a - b): one quantile function (comonotone)
 
-The network gives move, scale, skew, tail and the gates of centre and tails; widths are in
-`models.behaviour.features`. Learnt here, for every user and metric, when a target arrives, each along its own pinball
-loss:
+The network gives move, scale, skew, tail and the gates of centre and tails; widths are those of
+`models.behaviour.features`. Learnt here, for every user and metric when a target arrives, by gradients of pinball loss:
 
     shift  by the published quantile: adaptive conformal inference (Gibbs and Candès 2021), at quartiles and median, at
            the ends of the 95 % interval and at the 99 % bound, for the TRACKED steps; the levels between quartiles and
            ends, and the steps between, are interpolated
     odds   by the gradient of q's loss: CRPS learning (Berrisch and Ziel 2021)
 
-Of a user who is new the ends are wider by a fixed part of the shift, which falls with the samples (COLD).
+For a new user the ends are wider by a fixed addition to the shift, which falls with the number of samples (COLD).
 
-A step's outcome is known h ticks later: what was said of it is kept until then, of one tick in `features.Clock.made`,
-and valued with the present shift, odds and widths: as it would be made now.
+The outcome of a step h ticks ahead is known h ticks later. Until then the parameters of its forecast are kept, for one
+tick at a time (`features.Clock.made`); its quantiles are then computed with the present shift, odds and widths.
 
 Arrays have the batch last: (metric, step, level, ...).
 """
@@ -87,18 +86,18 @@ STATE: Final[dict[str, tuple[tuple[int, ...], Any]]] = {
 
 
 def parts(z: NDArray[np.float32]) -> NDArray[np.float32]:
-    """How much of a level (level) belongs to centre and tails, (3, level): the tails' from 0.7, all from 2.1."""
+    """Weights of centre, lower and upper tail at levels z, (3, level): the centre's falls from 1 at 0.7 to 0 at 2.1."""
     tails = np.clip((np.abs(z) - 0.7) / 1.4, 0, 1)
     return np.stack([1 - tails, tails * (z < 0), tails * (z > 0)]).astype(np.float32)
 
 
 def end(z: float) -> int | None:
-    """The row of HELD whose shift alone moves a level from 1.5 outwards; none nearer the median."""
+    """The row of HELD whose shift alone moves the level z, for |z| of 1.5 and more; None nearer the median."""
     return None if abs(z) < 1.5 else 0 if z < 0 else 4 if z < 2.3 else 5
 
 
 def rows(z: float) -> dict[int, float]:
-    """The rows of HELD whose shifts move a level of the network, and their weights, which sum to 1."""
+    """The rows of HELD whose shifts move the network's level z, and their weights, which sum to 1."""
     outer = end(z)
     if outer is not None:
         return {outer: 1.0}
@@ -118,18 +117,20 @@ def average(
     shift: Any = None,
     odds: Any = None,
 ) -> tuple[list[Any], list[Any], list[Any]]:
-    """Network, persistence and share at every level: lists of (metric, step, ...), changes from the last value.
+    """Network a, persistence b and share w at every level, each a list of (metric, step, ...); see the module.
+
+    a and b are changes from the last value in the metric's units.
 
     Args:
         tf: the tensorflow module.
         shape: (6, metric, step, ...): move, skew, tail and three gates.
         scale: (metric, step, ...) in units of the metric.
-        width: codes of `features.STATE`, (2, knot, metric, ...).
+        width: codes of the field of `features.STATE`, (2, knot, metric, ...).
         unit: (metric, 1, ...).
-        reach: of `features.Clock`, of the steps, (step, ...).
-        z: the levels, (level).
-        shift: (held, metric, step, ...); none before anything is learnt.
-        odds: (3, metric, ...); likewise.
+        reach: (step, ...) of `features.Clock`.
+        z: standard-normal levels, (level).
+        shift: (held, metric, step, ...); None = 0.
+        odds: (3, metric, ...); None = 0.
     """
     move, skew, tail, *gates = tf.unstack(shape, axis=0)
     slope = 1.0 / tail
@@ -163,7 +164,7 @@ def average(
 
 
 def rising(tf: Any, levels: list[Any]) -> list[Any]:
-    """The running maximum: shares differ from level to level, and without it quantiles might cross."""
+    """Running maximum over the levels: quantiles could cross without it, because shares differ between levels."""
     levels = [*levels]
     for k in range(1, len(levels)):
         levels[k] = tf.maximum(levels[k], levels[k - 1])
@@ -171,7 +172,7 @@ def rising(tf: Any, levels: list[Any]) -> list[Any]:
 
 
 def _sizes(tf: Any, width: Any, reach: Any) -> list[Any]:
-    """Tracked quantiles of changes at KNOTS, without sign, for each step: knots of (metric, step, ...), in units."""
+    """Absolute tracked quantiles of changes in units, a list over KNOTS of (metric, step, ...)."""
     logs = tf.unstack(width * WIDTH_UNIT, axis=1)  # (2, metric, ...) a knot
     middle = len(KNOTS) // 2
     logs = [*rising(tf, logs[middle - 1 :: -1])[::-1], *rising(tf, logs[middle:])]  # outwards from the median
@@ -180,10 +181,10 @@ def _sizes(tf: Any, width: Any, reach: Any) -> list[Any]:
 
 
 def _at(tf: Any, sizes: list[Any], z: float) -> Any:
-    """Change at a level from the sizes at KNOTS.
+    """Change at the level z from the sizes at KNOTS.
 
-    Halfway between knots, their geometric mean: tails are convex. Linear from the first one to 0 at 0, and beyond
-    the last one by the line through 0.
+    Halfway between two knots it is their geometric mean, because tails are convex; within the first knot and beyond the
+    last it is on the line through 0 and that knot. Other levels are not supported.
     """
     middle, sign, z = len(KNOTS) // 2, np.sign(z), abs(z)
     own = sizes[middle:] if sign > 0 else sizes[middle - 1 :: -1]
@@ -279,7 +280,7 @@ def learn(
 
 
 def _score(tf: Any, q: list[Any], y: Any) -> Any:
-    """The level at which the quantiles q at LEARNT reach y, as far as SCORE_LIMIT.
+    """The standard-normal level at which the quantiles q at LEARNT reach y, limited to SCORE_LIMIT.
 
     Linear between levels, and beyond them along the last interval; on a point mass, the middle of its levels.
     """
@@ -296,15 +297,15 @@ def _score(tf: Any, q: list[Any], y: Any) -> Any:
 
 
 def remember(tf: Any, state: dict[str, Any], made: Any, last: Any, scale: Any, shape: Any) -> dict[str, Any]:
-    """The fields `made_*` after a tick: of the steps that it keeps, what is now said.
+    """The fields `made_*` after a tick: replaced by this tick's forecast for the steps of which it is kept.
 
     Args:
         tf: the tensorflow module.
         state: the fields before the tick.
         made: of `features.Clock`, (tracked, ...).
-        last: (metric, ...), NaN where never seen.
-        scale: (metric, 6, ...), and `shape` (6, metric, 6, ...), of this tick's forecast.
-        shape: see there.
+        last: (metric, ...) last value, NaN where there was none.
+        scale: (metric, 6, ...) of this tick's forecast.
+        shape: (6, metric, 6, ...) of this tick's forecast.
     """
     now = made > 0.5
     scale, shape = tf.gather(scale, TRACKED, axis=1), tf.gather(shape, TRACKED, axis=2)
@@ -321,13 +322,13 @@ def remember(tf: Any, state: dict[str, Any], made: Any, last: Any, scale: Any, s
 
 
 def for_steps(tf: Any, codes: Any, seen: Any) -> Any:
-    """Shift of all steps (held, metric, 6, ...): from codes of the tracked ones, after `seen` samples (metric, ...)."""
+    """Shift of all steps (held, metric, 6, ...) from the tracked steps' codes, after `seen` samples (metric, ...)."""
     rows = tf.unstack(codes * SHIFT_UNIT, axis=2)
     steps = [sum(float(w) * row for w, row in zip(column, rows, strict=True) if w) for column in BETWEEN.T]
     return tf.stack(steps, axis=2) + _cold(tf, seen)
 
 
 def _cold(tf: Any, seen: Any) -> Any:
-    """(held, metric, 1, ...)."""
+    """Addition to the shift of users with `seen` samples (metric, ...): (held, metric, 1, ...)."""
     fallen = tf.exp(COLD_POWER * tf.math.log(tf.maximum(seen, 1.0)))
     return tf.stack([float(cold) * fallen[:, None] for cold in COLD], axis=0)

@@ -1,4 +1,4 @@
-"""What the normal scores of what happened say: how errors move together."""
+"""Priors estimated in training: the dependence of forecast errors, and initial values of what is learnt online."""
 
 from __future__ import annotations
 
@@ -28,9 +28,11 @@ def normal_scores(
     score_from: int,
     seed: int = 0,
 ) -> tuple[NDArray[np.float32], State]:
-    """Normal scores of the randomised PIT, (tick, user, metric, step) by the tick of the forecast; the last state.
+    """Normal scores (tick, user, metric, step) of the forecasts made from row `score_from` on; and the last state.
 
-    NaN where not forecast, absent, saturated, or made before row `score_from`. Arguments as `scoring.evaluate`.
+    A score is the standard-normal quantile of the target's randomised probability integral transform (PIT), by the
+    tick of the forecast; NaN where there is no forecast, or the target is absent or saturated. Arguments as of
+    `causal_pass.forecasts`; seed: of the randomisation.
     """
     state = model.initial_state(values.shape[1])
     rng = np.random.default_rng(seed)
@@ -48,9 +50,10 @@ def normal_scores(
 
 
 def prior(states: list[State]) -> dict[str, NDArray[np.float64]]:
-    """Where a new user's `shift` and `odds` begin: the mean of what users have learnt, over users and metrics.
+    """Initial `shift` (held, 1, tracked) and `odds` (part, 1) of new users: the mean of what users have learnt.
 
-    Shapes (held, 1, tracked) and (part, 1): the same for all metrics. Of metrics with MIN_PAIRS samples and more.
+    The mean is over users and metrics with at least MIN_PAIRS samples, the same for all metrics; zeros without any.
+    Without states the result is empty.
     """
     priors: dict[str, NDArray[np.float64]] = {}
     for name in ("shift", "odds") if states else ():
@@ -62,11 +65,12 @@ def prior(states: list[State]) -> dict[str, NDArray[np.float64]]:
 
 
 def dependence(scores: list[NDArray[np.float32]]) -> Dependence:
-    """Dependence from the normal scores (tick, user, metric, step) of one or more sets of users.
+    """Dependence estimated from the normal scores (tick, user, metric, step) of one or more sets of users.
 
-    Shared: mean correlation over pairs of users and steps, per metric, at least 0; a metric that no two users have
-    takes the mean of the others. Metric correlation: mean over users and steps of the correlation within a user, made
-    positive semidefinite. Step correlation: mean over users and metrics between a forecast's consecutive steps.
+    `shared` is the mean correlation over pairs of users and steps, per metric, at least 0; a metric that no two users
+    have takes the mean of the others. The metric correlation is the mean over users and steps of that within a user,
+    made positive semidefinite; the step correlation the mean over users and metrics of that between a forecast's
+    consecutive steps.
     """
     metrics = range(len(METRICS))
     shared = np.full(len(METRICS), np.nan)

@@ -1,8 +1,8 @@
-"""Training: truncated sequences with carried state, pinball loss on the published grid's levels.
+"""Training of the behaviour model: truncated backpropagation through time on pinball loss at the grid's levels.
 
 Rows of a batch are stretches of series. A stretch starts from the state of a new user and is read in chunks; the
-state is carried from chunk to chunk and gradients stop between them. The running statistics run inside the same
-graph as in the stream (`features.advance`), so nothing that the network sees differs.
+state is carried from chunk to chunk, and gradients stop between them. The running statistics are computed by the same
+graph as in the stream (`features.advance`), so the network's inputs are the same.
 """
 
 from __future__ import annotations
@@ -48,14 +48,14 @@ RATIO_LIMITS: Final = (0.1, 1.5)
 
 
 class Batches:
-    """Chunks of many stretches side by side; `take` refills rows that have ended."""
+    """Chunks of many stretches side by side, one a row; a row whose stretch has ended gets another."""
 
     def __init__(
         self, series: list[Series], rows: int, rng: np.random.Generator | None, skip: list[int] | None = None
     ) -> None:
-        """Random augmented stretches from `rng`; without it, the series themselves, once, from their start.
+        """Random augmented stretches drawn from `rng`; without it, each series once from its start, one a row.
 
-        Targets of chunks that begin before row `skip` of a series are not scored.
+        Targets of chunks that begin before row `skip` of their series are not scored.
         """
         self._skip = skip or [0] * rows
         self._series = series
@@ -71,7 +71,7 @@ class Batches:
         self.state = _fresh(rows)
 
     def take(self, chunk: int) -> dict[str, Any] | None:
-        """The next chunk of every row, or None when a single pass has ended."""
+        """The next `chunk` ticks of every row, the arrays of the training graph; None when a single pass has ended."""
         rows = len(self._rows)
         batch: dict[str, Any] = {
             "values": np.full((rows, chunk, len(METRICS)), np.nan, np.float32),
@@ -109,10 +109,12 @@ class Batches:
         return batch
 
     def learn(self, loss: Array, count: Array) -> None:
-        """Follow the loss of every row, metric and step, (row, 5, 6) each, summed over the newest chunk.
+        """Update the running ratio to persistence's loss from that of the newest chunk.
 
-        Losses are divided by persistence's times a running mean of this ratio, so that the gradient is that of the
-        mean *log* ratio, as scoring's geometric mean over users asks.
+        Losses are divided by persistence's times this ratio, so that the gradient is that of the mean log ratio, as
+        scoring takes the geometric mean over users.
+
+        loss: (row, 5, 6) summed over the chunk, in units of the batch's error; count: (row, 5, 6) targets scored.
         """
         scored = count > 0
         ratio = self._ratio * loss / np.maximum(count, 1)
@@ -134,7 +136,7 @@ class Batches:
 
 
 def _fresh(rows: int) -> State:
-    """State of new users, as float32 for the graph; without what is learnt online."""
+    """State of new users as float32 for the graph, without the fields that are learnt online."""
     kept = ("h", "c", *STATE)
     state = {name: field.astype(np.float32) for name, field in initial_state(rows).items() if name in kept}
     # of any tick length: as many slots as the shortest needs, and a mark that none reaches
@@ -143,18 +145,17 @@ def _fresh(rows: int) -> State:
 
 
 def pinball(tf: Any, quantiles: Any, target: Any, censored: Any, error: Any) -> Any:
-    """Weighted pinball loss, twice, in units of `error`: the CRPS but for the tail's weight.
+    """Twice the weighted pinball loss in units of `error`, summed over time, and the number of targets scored.
 
-    Its sum over time and the count of targets, (row, metric, step) each.
-
-    A censored target is a lower bound: quantiles above it are not penalised (docs/records.md, "Censoring").
+    Both are (row, metric, step). Apart from the tail's weight the loss is the CRPS. A censored target is a lower bound:
+    quantiles above it are not penalised (docs/records.md, "Censoring").
 
     Args:
         tf: the tensorflow module.
         quantiles: (row, time, metric, step, 11) before the clamp at zero.
         target: (row, time, metric, step), NaN = not scored.
         censored: (row, time, metric, step).
-        error: of a Series, broadcast over time; 0 = not scored.
+        error: as of Series, with an axis of 1 for time; 0 = not scored.
     """
     density = np.exp(-(LEVELS_Z**2) / 2) / np.sqrt(2 * np.pi) + TAIL_WEIGHT
     weights = (2 * density / density.sum()).astype(np.float32)
@@ -171,7 +172,10 @@ def pinball(tf: Any, quantiles: Any, target: Any, censored: Any, error: Any) -> 
 
 
 class Trainer:
-    """The graphs of training: one chunk with or without an update of the weights."""
+    """Compiled graphs of training: a chunk with and without an update of the weights.
+
+    updates: over which the learning rate falls.
+    """
 
     def __init__(self, network: Network, updates: int) -> None:
         tf = tensorflow()
@@ -189,7 +193,7 @@ class Trainer:
         )
 
     def run(self, batches: Batches, chunk: int, *, update: bool) -> tuple[Array, Array] | None:
-        """Loss of the next chunk and its count, (row, 5, 6) each; None at the end. Carries the state."""
+        """Loss of the next chunk and its targets, (row, 5, 6) each; None at the end. `batches` keeps the state."""
         batch = batches.take(chunk)
         if batch is None:
             return None
@@ -228,9 +232,9 @@ class Trainer:
 def _read(
     tf: Any, state: dict[str, Any], batch: dict[str, Any]
 ) -> tuple[dict[str, Any], Any, dict[str, Any], tuple[Any, Any]]:
-    """Running statistics over a chunk: last state; inputs (row, time, FEATURES); fields and seasons per tick.
+    """Running statistics over a chunk: the state after it, the network's inputs, fields and seasons of every tick.
 
-    Fields and seasons are (..., time times row), for `forecast_grid`.
+    Inputs are (row, time, FEATURES); fields and seasons (..., time × row), as `forecast_grid` takes them.
     """
     names = [name for name in STATE if name not in SEASONAL]
     kept = ("last", "recent", "level", "root_change", "peak", "age", "seen", "width")
@@ -284,11 +288,11 @@ def _read(
 
 @dataclass(frozen=True)
 class FitSettings:
-    """How long a network is trained, and from which random numbers.
+    """Length and seed of a training.
 
     Attributes:
-        seed: of weights, stretches and augmentation: equal arguments give equal weights on one machine.
-        updates: of the weights, at most.
+        seed: of weights, stretches and augmentation; equal arguments give equal weights on one machine.
+        updates: most updates of the weights.
         check_every: updates between checks.
         rows: stretches side by side.
     """
@@ -309,14 +313,14 @@ def fit(
     progress: Callable[[int, int, float, float], None] = lambda done, total, loss, best: None,
     checkpoint: Callable[[BehaviourModel], None] = lambda model: None,
 ) -> BehaviourModel:
-    """Fit a network; keeps the weights of the best check.
+    """Train a network; the model has the weights of the best check.
 
     Args:
         train: series to learn from.
-        check: series for early stopping, and the row from which each counts.
+        check: series for early stopping, each with the first row that counts.
         settings: length and seed.
-        model_id: of the model to make.
-        stop: asked before every update, so that a caller with a clock can end the training.
+        model_id: name of the new model.
+        stop: called before every update; training ends where it is true, as when a caller's time is up.
         progress: called with (updates done, updates, loss, best check so far).
         checkpoint: called with the model at every better check.
     """
@@ -354,9 +358,9 @@ def _copies(network: Network) -> list[Array]:
 
 
 def checked(trainer: Trainer, check: list[tuple[Series, int]]) -> float:
-    """Ratio to persistence's loss, geometric mean over series, metrics and steps; causal.
+    """Ratio to persistence's loss in the check's rows, geometric mean over series, metrics and steps.
 
-    The rows before those that are checked warm the state up.
+    The rows before them warm the state up. Infinite where nothing is scored.
     """
     if not check:
         return np.inf

@@ -1,4 +1,4 @@
-"""Series to train on: users, groups of users, coarser ticks, and changes as the world might make them."""
+"""Training series: of users, of groups of users, of coarser ticks, and random variations of them."""
 
 from __future__ import annotations
 
@@ -18,11 +18,18 @@ Array = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Series:
-    """One user's consecutive ticks.
+    """Consecutive ticks of a user.
 
-    values (tick, 5) NaN = absent, events (tick, 4) likewise, saturated (tick, 5); error (5, 6): CRPS of the
-    distribution of changes over each step of the horizon (persistence's, in units of the metric), by which losses
-    are divided; 0 = not scored. weight: how often it is drawn, beside the root of its length.
+    Attributes:
+        name: of the user.
+        tick_s: tick length in seconds.
+        first_tick: number of the first row's tick.
+        values: (tick, 5) in the metrics' units, NaN = absent.
+        events: (tick, 4) rates in 1/s, NaN = absent.
+        saturated: (tick, 5): the value is only a lower bound of demand.
+        error: (5, 6) persistence's CRPS in the metrics' units, that of the distribution of changes over each step of
+            the horizon, by which losses are divided; 0 = not scored.
+        weight: how often the series is drawn, times the root of its length.
     """
 
     name: str
@@ -45,7 +52,7 @@ class Series:
         saturated: Any,
         weight: float = 1.0,
     ) -> Series:
-        """A series with its scoring scale."""
+        """A series with `error` computed from its values."""
         error = np.zeros((len(METRICS), STEPS), np.float32)
         for m in np.flatnonzero(~np.isnan(values).all(0)):
             y = values[:, m].astype(np.float64)
@@ -55,7 +62,7 @@ class Series:
         return cls(name, tick_s, first_tick, values, events, saturated, error, weight)
 
     def part(self, start: int, stop: int) -> Series:
-        """Rows start to stop."""
+        """Rows from start to before stop, with the whole series' error."""
         return replace(
             self,
             first_tick=self.first_tick + start,
@@ -66,19 +73,19 @@ class Series:
 
 
 def _spread(x: NDArray[np.float64]) -> float:
-    """CRPS of x's own distribution, half the mean difference of two of it (Gneiting and Raftery 2007, eq. 21)."""
+    """CRPS of the distribution of x: half the mean difference of two draws (Gneiting and Raftery 2007, eq. 21)."""
     x = np.sort(x[~np.isnan(x)])
     n = len(x)
     return float(x @ (2 * np.arange(n) - n + 1)) / n**2 if n else 0.0
 
 
 def held_out(name: str) -> bool:
-    """The fixed fifth of users that no training sees: BLAKE2b-64 of the name, modulo 5, is 0."""
+    """Whether a user is of the fixed fifth that is not trained on: BLAKE2b-64 of the name, modulo 5, is 0."""
     return int.from_bytes(blake2b(name.encode(), digest_size=8).digest(), "big") % HELD_OUT == 0
 
 
 def coarser(series: Series, ticks: int) -> Series:
-    """The series on ticks `ticks` times as long: means; saturated if any sample was."""
+    """The series on ticks that are `ticks` times as long: means of the values, saturated where any sample was."""
     begin = -series.first_tick % ticks
     n = (len(series.values) - begin) // ticks
 
@@ -95,9 +102,9 @@ def coarser(series: Series, ticks: int) -> Series:
 
 
 def groups(series: list[Series], sizes: list[int], seed: int) -> list[Series]:
-    """Totals of random groups of series of one tick length: an application is forecast by the same model.
+    """Totals of random groups of series with one tick length, since an app's total is forecast by the same model.
 
-    A total is saturated where a fifth of it is.
+    A total is saturated where a fifth of it or more is. sizes: number of series of each group; seed: of their choice.
     """
     rng = np.random.default_rng(seed)
     low, high = min(s.first_tick for s in series), max(s.first_tick + len(s.values) for s in series)
@@ -135,7 +142,7 @@ def groups(series: list[Series], sizes: list[int], seed: int) -> list[Series]:
 
 
 def augmented(series: Series, rng: np.random.Generator) -> Series:
-    """A stretch changed as the world might: other metrics, absent metrics and samples, artificial saturation."""
+    """A random variation of a series: metrics permuted, metrics, events and samples absent, values cut and scaled."""
     values, events, saturated = series.values.copy(), series.events.copy(), series.saturated.copy()
     error = series.error
     if rng.random() < 0.25:  # what is learnt of one metric serves another

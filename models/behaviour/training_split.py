@@ -1,7 +1,8 @@
-"""Which users and ticks train the behaviour model, stop the training, calibrate and score it.
+"""Division of users and ticks into those that train the behaviour model, stop its training, calibrate and score it.
 
-A user is held out by the hash of its name (`training_series.held_out`); of every user the end is, 14 days or a
-quarter of its ticks. Nothing of that test window is in training, early stopping or calibration.
+Users are held out by the hash of their name (`training_series.held_out`). The end of every user's series is the test
+window: 14 days, or a quarter of its ticks where that is shorter. Training, early stopping and calibration use nothing
+of it.
 """
 
 from __future__ import annotations
@@ -26,27 +27,27 @@ COARSER: Final = 5
 
 
 def test_start(ticks: int, tick_s: int) -> int:
-    """First row of the test window of so many consecutive rows."""
+    """First row of the test window of a series of `ticks` rows; tick_s: their length in seconds."""
     return ticks - min(TEST_S // tick_s, ticks // 4)
 
 
 def test_rows(ticks: int, tick_s: int) -> tuple[int, int]:
-    """Rows from which the scoring pass runs, and from which it scores."""
+    """First row of the scoring pass, and the first one that it scores, of a series of `ticks` rows."""
     score = test_start(ticks, tick_s)
     return max(0, score - WARM_UP_S // tick_s), score
 
 
 def calibration_rows(ticks: int, tick_s: int) -> tuple[int, int, int]:
-    """Rows from which the calibrating pass runs, from which it counts, and before which it ends."""
+    """First row of the calibrating pass, the first one that counts, and the row before which it ends."""
     stop = test_start(ticks, tick_s)
     start = max(0, stop - CALIBRATION_TICKS)
     return max(0, start - DAY_S // tick_s), start, stop
 
 
 def train_and_check(users: list[Series]) -> tuple[list[Series], list[tuple[Series, int]]]:
-    """Series that train, and series that stop the training with the row from which they count.
+    """Series that train; and series that decide when training stops, each with the first row that counts.
 
-    Users held out stop the training, by the window before the test window.
+    The latter are of held-out users: the window before the test window, as long as it, after a warm-up of CHECK_S.
     """
     fit: list[Series] = []
     check: list[tuple[Series, int]] = []
@@ -63,7 +64,7 @@ def train_and_check(users: list[Series]) -> tuple[list[Series], list[tuple[Serie
 
 
 def extended(fit: list[Series], seed: int) -> list[Series]:
-    """Series of one trace that train, then totals of groups of them, then those of a minute at five minutes."""
+    """The training series of a trace, then totals of random groups, then one-minute series at COARSER minutes."""
     more: list[Series] = []
     if len(fit) > 5:
         more += training_series.groups(fit, [size for size in GROUP_SIZES if size <= len(fit)], seed)

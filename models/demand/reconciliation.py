@@ -1,31 +1,31 @@
-"""An app's demand: the sum of its users' scenarios and its own forecast made one, and held to what happens.
+"""An app's demand: its users' summed scenarios and its own forecast, averaged and corrected online by outcomes.
 
 Per metric and step, at the standard-normal level z:
 
-    sum         a(z), the quantiles of the simulated sum of the users: it knows who is about to do what
-    total       b(z), the app's own forecast: it knows how totals really err
+    sum         a(z), quantiles of the simulated sum of the users, which knows each user's state
+    total       b(z), the app's own forecast, which knows the errors of totals
     marginal    q(z) = a + w (b - a), w = sigmoid(odds): one quantile function (comonotone, "Vincentised")
     scenarios   keep their ranks, and with them the dependence; the one at level z gets q(z exp(stretch(z)))
 
-Learnt from what happened, of one decision at a time, from its tick until its last step:
+Learnt from outcomes, of one decision at a time, from its tick until its last step:
 
     odds     per app, metric and part of the distribution along the pinball loss: CRPS learning (Berrisch and Ziel
-             2021), drawn to a half, which is hard to beat (`ODDS_KEPT`)
-    stretch  per metric, of the level that holds jointly with the first of PROMISED, all apps' and each app's own part:
-             adaptive conformal inference (Gibbs and Candès 2021) of the *promise*, that demand stays within the
+             2021), decaying to equal weights, which are hard to improve on (`ODDS_KEPT`)
+    stretch  per metric, of the level that holds jointly with the first of PROMISED, a part of all apps and one of the
+             app: adaptive conformal inference (Gibbs and Candès 2021) of the promise that demand stays within the
              required curves at all steps and governed metrics together
-    tail     per metric, how the levels of rarer misses lie beyond: log(needed / limit), averaged over the decisions
+    tail     per metric, how far the limits of rarer misses lie beyond: log(needed / limit), averaged over the decisions
              that missed the limit, is Hill's estimator (1975) of the tail's index, and index × log(odds of a miss
-             fewer) Weissman's extrapolation (1978). An app's own misses count beside all apps', as many as it has
-             had. So an app whose misses are narrow pays for no burst that others make. All apps' remainder at the
-             rarer levels is again adaptive conformal inference
-    largest  per app, day and metric, what demand has reached: scenarios end there, but for growth; in an app's first
-             day the whole horizon's largest does, as far as steady apps go (`models.demand.extremes`)
-    hidden   of users who fell silent, what nobody has taken over (`models.demand.turnover`)
+             fewer) Weissman's extrapolation (1978). An app's own misses are averaged with those of all apps, weighted
+             by their number, so that an app with narrow misses does not pay for the bursts of others. The remaining
+             error at the rarer levels, of all apps, is again corrected by adaptive conformal inference
+    largest  per app, day and metric, the largest demand measured: an upper bound of scenarios, apart from growth; in an
+             app's first day the bound is of the horizon's largest (`models.demand.extremes`)
+    hidden   demand of users who fell silent and were not replaced (`models.demand.turnover`)
 
-A metric answers for its share of the misses allowed: that of the scenarios that its own curve fails. Of a miss each
-metric that missed takes an equal part, so that the parts add up to the promise.
-Beyond the grid's last level, 3.5, quantile functions go on as straight lines: a user's first burst passes it.
+Each metric has a share of the misses allowed: the share of failed scenarios in which its own curve fails. A miss is
+divided equally among the metrics that missed, so that the shares add up to the promise.
+Beyond the grid's last level, 3.5, quantile functions are extended as straight lines: a user's first burst passes it.
 
 Arrays are (metric, step, ...), metrics in the order of `features.METRICS`; demand is (scenario, step, metric).
 """
@@ -83,7 +83,7 @@ _TAIL: Final = LEVELS - 5  # the grid's slope beyond its end is that from 2.1 to
 
 
 def initial_state() -> State:
-    """Of an app that is new: half and half, no stretch and no miss of its own."""
+    """State of a new app: sum and total weigh the same, no stretch, no miss of its own, no decision followed."""
     metrics = len(METRICS)
     return {
         "odds": np.zeros((3, metrics)),
@@ -103,7 +103,7 @@ def initial_state() -> State:
 
 
 def initial_common() -> State:
-    """What all apps share: stretch (metric, promised), misses that the tail is known from, their excess (metric)."""
+    """Initial state that all apps share: stretch (metric, promised), misses and their log excess (metric)."""
     misses = np.full(len(METRICS), COMMON_PRIOR)
     return {"stretch": np.tile(STRETCH, (len(METRICS), 1)), "misses": misses, "excess": INDEX * misses}
 
@@ -120,14 +120,15 @@ def stretched(state: State, common: State) -> Array:
 
 @dataclass(frozen=True)
 class Decision:
-    """What a decision is about.
+    """Scope of a decision.
 
     Attributes:
         metrics: of its demand, as indices of METRICS.
-        governed: those of them that the promise is about, likewise.
-        window: steps that the promise is about.
-        confidence: asked for; it counts where two of PROMISED come to one level, as with few scenarios they do.
-        tick: in which it is made.
+        governed: those of them that the promise covers, likewise.
+        window: steps that the promise covers.
+        confidence: asked for; it selects the limit where several of PROMISED fall on one level, as they do with few
+            scenarios.
+        tick: in which the decision is made.
         tick_s: tick length in seconds.
     """
 
@@ -146,13 +147,15 @@ def reconcile(
     common: State,
     decision: Decision,
 ) -> tuple[NDArray[np.float32], State]:
-    """Scenarios of an app's demand, and its state: the decision is followed if no earlier one is.
+    """Corrected scenarios (scenario, step, metric) float32 of an app's demand, and the app's state after the decision.
+
+    The decision's outcome is followed if no earlier decision is being followed.
 
     Args:
-        demand: (scenario, step, metric) float32, the users' sum.
+        demand: (scenario, step, metric) float32, the users' sum, not negative.
         total: (metric, step) the app's own forecast; where it is NaN, the sum alone counts.
         state: of the app.
-        common: of all apps.
+        common: state that all apps share.
         decision: that the scenarios are for.
     """
     rising, order = ranked(demand)
@@ -194,15 +197,17 @@ def reconcile(
 def observe(
     state: State, common: State, usage: Array, proved: Array, tick: int, tick_s: int
 ) -> tuple[State, State]:
-    """State and what all apps share after a tick's usage, which may be the outcome of a step that is followed.
+    """The app's state and the one that all apps share, after a tick's usage.
+
+    Usage of a tick that is a step of the followed decision is its outcome; after the last step the decision is closed.
 
     Args:
         state: of the app.
-        common: of all apps.
-        usage: (METRICS) of the app in the tick, NaN = not known, or a lower bound alone.
-        proved: (METRICS) demand that usage proves, where it is a lower bound too; NaN = not measured.
+        common: state that all apps share.
+        usage: (METRICS) of the app in the tick; NaN = not known, or only a lower bound of demand.
+        proved: (METRICS) least demand that usage proves, lower bounds included; NaN = not measured.
         tick: its number.
-        tick_s: its length.
+        tick_s: its length in seconds.
     """
     ahead, steps = tick - int(state["made"][0]), horizon_steps(tick_s)
     after = state | extremes.observe(state, proved, tick, tick_s)
@@ -230,19 +235,19 @@ def observe(
 
 
 def _remembered(kept: State, missed: NDArray[np.bool_], excess: Array) -> State:
-    """Misses and their excess (metric) with those of one decision; the oldest fade beyond REMEMBERED."""
+    """Misses and their log excess (metric) with those of one decision; both are scaled down to REMEMBERED misses."""
     misses = kept["misses"] + missed
     fade = np.minimum(1.0, REMEMBERED / np.maximum(misses, 1.0))
     return {"misses": fade * misses, "excess": fade * (kept["excess"] + excess)}
 
 
 def lower_bound(held: NDArray[Any], usage: NDArray[Any]) -> NDArray[np.bool_]:
-    """Whether usage only bounds demand from below; held: the part of it by saturated users; NaN is none."""
+    """Whether usage only bounds demand from below, in its shape; held: the part by saturated users; NaN counts as 0."""
     return np.nan_to_num(held) > SATURATED_SHARE * np.nan_to_num(usage)
 
 
 class Measured(NamedTuple):
-    """What a tick's usage says of demand, each in the usage's shape.
+    """Demand as far as a tick's usage tells it, each in the usage's shape.
 
     bounded: whether usage only bounds demand from below; known: the usage where it is the demand, else NaN;
     proved: float64, the least demand that usage proves, NaN = not measured.
@@ -254,17 +259,17 @@ class Measured(NamedTuple):
 
 
 def measured(usage: NDArray[Any], held: NDArray[Any]) -> Measured:
-    """Demand known and demand proved by usage (..., metric), of which saturated users have `held`; NaN is none."""
+    """Demand that usage (..., metric) tells; held: the part of it by saturated users, NaN counts as 0."""
     bounded = lower_bound(held, usage)
     proved = floor_demand(usage.astype(np.float64), np.nan_to_num(held).astype(np.float64))
     return Measured(bounded, np.where(bounded, np.nan, usage), proved)
 
 
 def ranked(demand: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.intp]]:
-    """Demand rising over the scenarios, and which scenario each is, both (metric, step, scenario).
+    """Demand sorted over the scenarios, and the scenario of each value, both (metric, step, scenario).
 
-    Ties keep their order, whatever the machine: the keys sorted are a value's bits, which rise with it where it
-    is not negative, and below them its index. Unlike a stable sort of floats that runs in vector registers.
+    Ties keep their order on every machine: the keys sorted are a value's bits, which rise with it where it is not
+    negative, followed by its index. They sort in vector registers, which a stable sort of floats does not.
 
     demand: (scenario, step, metric) float32, not negative.
     """
@@ -281,7 +286,7 @@ def marginals(demand: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _grid(rising: NDArray[np.float32]) -> Array:
-    """Quantiles at the grid's levels of what rises over the last axis, between two ranks along a straight line."""
+    """Quantiles at the grid's levels (..., 21) of values sorted over the last axis, linear between two ranks."""
     scenarios = rising.shape[-1]
     position = np.clip(_LEVEL * scenarios - 0.5, 0, scenarios - 1)
     low = np.minimum(position.astype(int), scenarios - 2)
@@ -289,16 +294,16 @@ def _grid(rising: NDArray[np.float32]) -> Array:
 
 
 def _marginal(one: NDArray[Any], other: NDArray[Any], odds: Array) -> Array:
-    """The average of two grids (metric, ..., 21), never falling; odds (part, metric)."""
+    """Weighted average of two grids (metric, ..., 21), made non-decreasing; odds (part, metric) of the second."""
     weight = 1 / (1 + np.exp(-np.einsum("pm,pz->mz", odds, _PARTS)))
     weight = weight.reshape(len(weight), *[1] * (one.ndim - 2), LEVELS)
     return np.maximum.accumulate(one + weight * (other - one), axis=-1)
 
 
 def _promise(ranks: NDArray[np.int32], scenarios: int) -> tuple[Array, Array]:
-    """Levels that hold jointly with PROMISED, and each metric's share of what fails.
+    """Standard-normal levels that hold jointly with PROMISED (promised), and each metric's share of failures (metric).
 
-    ranks: (metric, step, scenario), of those that the promise is about.
+    ranks: (metric, step, scenario) of the governed metrics in the promise's window.
     """
     if not ranks.size:
         return ndtri(PROMISED), np.zeros(len(ranks))
@@ -311,10 +316,10 @@ def _promise(ranks: NDArray[np.int32], scenarios: int) -> tuple[Array, Array]:
 
 
 def _jointly(levels: Array, box: Array) -> Array:
-    """Probability that some step and governed metric passes its marginal quantile at each level.
+    """Probability that at least one step and governed metric exceeds its marginal quantile, at each of the levels.
 
-    Known at the levels `box`, where it is that of missing PROMISED; between them, and beyond, by its ratio to one
-    marginal's.
+    At the levels `box` it is 1 - PROMISED; between and beyond them its ratio to a single marginal's probability is
+    interpolated.
     """
     marginal = 1 - ndtr(levels)
     ratio = np.interp(levels, box, (1 - PROMISED) / (1 - ndtr(box)))
@@ -322,7 +327,7 @@ def _jointly(levels: Array, box: Array) -> Array:
 
 
 def _distinct(box: Array, confidence: float) -> list[int]:
-    """Of each level among PROMISED's the confidence that counts: the first that is asked for or more, else the last."""
+    """Index into PROMISED for each distinct level of `box`: the first at or above `confidence`, else the last."""
     chosen: list[int] = []
     for level in np.unique(box):
         same = np.flatnonzero(box == level)
@@ -332,7 +337,7 @@ def _distinct(box: Array, confidence: float) -> list[int]:
 
 
 def _moved(levels: Array, box: Array, limit: Array) -> Array:
-    """Levels (scenario) stretched so that `box` comes to `limit`: the logarithm is linear between."""
+    """Levels (scenario) stretched so that those of `box` become `limit`; the log of the factor is linear between."""
     stretch = np.interp(levels, [BEGIN * box[0], *box], [0.0, *np.log(limit / box)])
     return np.maximum.accumulate(levels * np.exp(stretch))
 
@@ -354,13 +359,13 @@ def _needed(grid: Array, y: Array) -> Array:
 
 
 def _slope(grid: Array) -> Array:
-    """Of the line beyond the end; a thousandth of the value at least, so that a constant total can be passed."""
+    """Slope of the line beyond the grid's end, at least a thousandth of the value: a constant total can be exceeded."""
     top = grid[..., -1]
     return np.maximum((top - grid[..., _TAIL]) / (Z[-1] - Z[_TAIL]), 1e-3 * top + 1e-9)
 
 
 def _learnt(state: State, usage: Array, k: int) -> Array:
-    """Odds (part, metric) after the outcome of step k: along the pinball loss of each level."""
+    """Odds (part, metric) after usage (metric), the outcome of step k: a gradient step on each level's pinball loss."""
     one, other = state["sum"][:, k].astype(np.float64), state["total"][:, k].astype(np.float64)
     y = usage[:, None]
     marginal = _marginal(one, other, state["odds"])

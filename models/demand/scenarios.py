@@ -1,4 +1,4 @@
-"""Monte Carlo: joint scenarios of an application's demand from its users' forecasts.
+"""Monte Carlo simulation: joint scenarios of an app's demand from its users' forecasts.
 
 `xp` is the array module, numpy or cupy. Demand is (scenario, step, metric), forecasts are (user, metric,
 step); units are those of the metrics.
@@ -37,11 +37,11 @@ TABLE_USERS: Final = 128  # users whose grids are unpacked at once: 128 × 24 ×
 
 @dataclass(frozen=True)
 class ScenarioKey:
-    """What scenarios are drawn for: the random streams and their number follow from it.
+    """Identity of a simulation, from which its random streams follow, and the number of scenarios.
 
     Attributes:
         app: name of the application.
-        tick: from whose end on demand is simulated.
+        tick: demand is simulated from its end on.
         shard: of the users.
         scenarios: how many, even and at least 2.
         seed: of the installation.
@@ -63,17 +63,22 @@ def simulate(
     loading: int = 1,
     common: Any = None,
 ) -> Any:
-    """Sum over a shard's users of their sampled demand, (scenario, step, metric) float32.
+    """Sampled demand of a shard's users, summed over the users: (scenario, step, metric) float32.
 
-    forecasts: (user, metric, step), NaN location = contributes nothing; arrays of the module `xp`.
-    The app's factor has the stream (seed, app, tick), the same on all shards, so that shards' sums add up
-    scenario by scenario; the users' own parts have the stream (seed, app, tick, shard), read in users' order,
-    and another for each loading but 1.
-    Scenario S/2 + s mirrors all normal scores of scenario s (antithetic variates, Hammersley and Morton
-    1956): each has the same distribution, half the normals are drawn. The median errs a third as much as
-    of independent scenarios, the 99 % quantile as much.
+    The app's factor is drawn from the stream (seed, app, tick), the same on all shards, so that shards' sums add up
+    scenario by scenario. The users' own parts are drawn in users' order from the stream (seed, app, tick, shard), or
+    from one with the loading added where that is not 1.
+    Scenario S/2 + s negates all normal scores of scenario s (antithetic variates, Hammersley and Morton 1956): both
+    have the same distribution, and half the normals are drawn. The median's error is a third of that of independent
+    scenarios, the 99 % quantile's is the same.
 
-    loading: of all these users on the app's factor; common: the factor where it is drawn already, see `factor`.
+    Args:
+        xp: the array module, numpy or cupy.
+        forecasts: (user, metric, step) arrays of `xp`; a forecast with a NaN location contributes nothing.
+        dependence: of the app's scores.
+        key: names the random streams.
+        loading: of all these users on the app's factor.
+        common: the factor where it is drawn already, see `factor`.
 
     Raises:
         ValueError: scenarios is odd or less than 2.
@@ -115,7 +120,7 @@ def simulate(
 
 
 def factor(xp: Any, dependence: Dependence, steps: int, key: ScenarioKey) -> Any:
-    """The app's factor, (step, metric, half), standard normal, of the first half of the scenarios."""
+    """The app's factor F, standard normal, (step, metric, scenario) of the first half of the scenarios."""
     half = key.scenarios // 2
     shape = (steps * dependence.shared.size, half)
     draws = _normals(xp, stream(xp, key.seed, key.app, key.tick), shape, xp.asarray(_score_table()))
@@ -131,11 +136,22 @@ def by_loading(
     metrics: NDArray[np.intp],
     key: ScenarioKey,
 ) -> Any:
-    """Demand of users of different loadings (user) on the app's factor: the sum over `dependence.LOADINGS`.
+    """Sampled demand (scenario, step, metric) of users with different loadings on the app's factor.
 
-    sample: `simulate` of the array module, or `collapsed_sampler.simulate`, called once where all loadings are equal.
-    metrics: which of the dependence's the forecasts have: the factor is drawn for all, so that it is the same on
-    shards that have others.
+    The users of each loading are sampled apart, and the results added.
+
+    Args:
+        xp: the array module, numpy or cupy.
+        sample: `simulate` with the array module bound, or `collapsed_sampler.simulate`.
+        forecasts: (user, metric, step).
+        dependence: of the app's scores, of all metrics.
+        loading: (user) of `error_dependence.LOADINGS`.
+        metrics: indices in `dependence` of the forecasts' metrics. The factor is drawn for all metrics, so that it is
+            the same on shards whose users have others.
+        key: names the random streams.
+
+    Raises:
+        ValueError: scenarios is odd or less than 2.
     """
     common = factor(xp, dependence, forecasts.shape[2], key)[:, metrics]
     dependence = dependence.part(metrics).among(loading)
@@ -160,7 +176,7 @@ def _tables(xp: Any, forecasts: QuantileFunction) -> tuple[Any, Any]:
 
 
 def _add_users(xp: Any, deviation: Any, intercept: Any, slope: Any, acc: Any) -> None:
-    """`kernels.add_users`, of any module's arrays."""
+    """As `kernels.add_users`, for arrays of NumPy or CuPy: adds the users' demand to `acc` (row, 2, half)."""
     middle = xp.float32(Z_MAX / Z_STEP)
     if xp is np:
         add_users(deviation, intercept, slope, middle, TOP, acc)
@@ -181,7 +197,7 @@ def _add_users(xp: Any, deviation: Any, intercept: Any, slope: Any, acc: Any) ->
 
 
 def _mixed(xp: Any, matrix: Any, draws: Any) -> Any:
-    """Product of a matrix (row, row) and draws (..., row, half), some columns at a time."""
+    """Product of a matrix (row, row) and draws (..., row, half), a few columns at a time (see BLAS_PRODUCTS)."""
     result = xp.empty_like(draws)
     width = draws.shape[-1] if xp is not np else max(1, BLAS_PRODUCTS // matrix.size)
     for begin in range(0, draws.shape[-1], width):
@@ -191,7 +207,7 @@ def _mixed(xp: Any, matrix: Any, draws: Any) -> Any:
 
 
 def _normals(xp: Any, generator: Any, shape: tuple[int, ...], scores: Any) -> Any:
-    """Standard normals, float32, at the equally probable levels of `scores`."""
+    """Standard normals of this shape, float32, drawn from the equally probable values `scores`."""
     if xp is np:  # raw bits in half the time
         normals = np.empty(shape, np.float32)
         bits = generator.bit_generator.random_raw(-(-normals.size // 4)).astype("<u8", copy=False).view("<u2")
@@ -211,10 +227,10 @@ def _score_table() -> NDArray[np.float32]:
 def required(
     demand: NDArray[np.floating[Any]], confidence: float, window: slice, metrics: Sequence[int]
 ) -> tuple[NDArray[np.float32], float]:
-    """Demand to be met, (step, metric), and the common level alpha of these marginal quantiles.
+    """Demand to be met, (step, metric) float32, and the common level alpha of these marginal quantiles.
 
-    Alpha is the smallest level whose marginal quantiles hold jointly, over these metrics and all steps of
-    `window`, in at least the asked share of the scenarios. Other metrics and steps get the same level.
+    Alpha is the smallest level whose marginal quantiles hold jointly, over these metrics and all steps of `window`, in
+    at least the share `confidence` of the scenarios. Other metrics and steps get the same level.
 
     demand: (scenario, step, metric); metrics: indices of the governed ones.
     """
@@ -224,7 +240,7 @@ def required(
 def requirements(
     demand: NDArray[np.floating[Any]], confidences: Sequence[float], window: slice, metrics: Sequence[int]
 ) -> list[tuple[NDArray[np.float32], float]]:
-    """`required` at several confidences."""
+    """`required` at each of several confidences, in their order; the scenarios are sorted once."""
     scenarios = demand.shape[0]
     rising = np.sort(demand.transpose(1, 2, 0), axis=-1).transpose(
         2, 0, 1
@@ -244,9 +260,9 @@ def requirements(
 
 
 def pack(demand: Any) -> tuple[NDArray[np.float16], NDArray[np.float32]]:
-    """Demand (scenario, step, metric) as float16 in units of its largest value, float32 (step, metric).
+    """Demand (scenario, step, metric) as float16 in units of its largest value, and that unit, float32 (step, metric).
 
-    Rounding is within 2⁻¹¹ of the value (0.05 %), or 6e-8 of the largest. Little-endian, as topics carry it.
+    Rounding is within 2⁻¹¹ of the value (0.05 %), or 6e-8 of the largest. Both are little-endian, as in topics.
     """
     host = _host(demand)
     scale = host.max(axis=0, initial=0.0).astype("<f4")
@@ -255,10 +271,10 @@ def pack(demand: Any) -> tuple[NDArray[np.float16], NDArray[np.float32]]:
 
 
 def unpack(packed: NDArray[np.float16], scale: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Demand of `pack`, (scenario, step, metric) float32."""
+    """Demand (scenario, step, metric) float32 from the arrays of `pack`."""
     return packed.astype(np.float32) * scale
 
 
 def _host(array: Any) -> NDArray[Any]:
-    """The array in the host's memory."""
+    """The array in the host's memory, as NumPy's."""
     return array.get() if hasattr(array, "get") else np.asarray(array)
