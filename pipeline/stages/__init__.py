@@ -1,1 +1,1 @@
-"""The stream, a folder a stage: ingest, profiler, simulator, allocator, actuator."""
+"""Stages of the stream, one folder each: ingest, profiler, simulator, allocator, actuator."""

@@ -1,6 +1,6 @@
-"""The stages as commands, each a process of its own: `python -m pipeline.stages worker` is what `leadtime up` starts.
+"""Commands that each run a stage as a process: `leadtime up` starts `python -m pipeline.stages worker` and the others.
 
-Nothing heavy is imported before a command runs, so that a stage loads what it needs and `--help` answers at once.
+Nothing heavy is imported before a command runs, so that a stage loads only what it needs and `--help` is quick.
 """
 
 import os

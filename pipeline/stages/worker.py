@@ -1,4 +1,4 @@
-"""The worker's Faust app: profiler, simulator and allocator as agents of one consumer group. Wiring only."""
+"""The worker's Faust app: builds profiler, simulator and allocator as agents of one consumer group."""
 
 import asyncio
 import ctypes
@@ -56,7 +56,7 @@ def array_module() -> ModuleType:
 
 
 def streams(settings: Settings) -> faust.App:
-    """An app whose agents take a few messages at a time: a slow one leaves the others in the topic, as lag."""
+    """A Faust app whose agents buffer few messages: what a slow one has not read stays in the topic, as lag."""
     app = faust_app(
         settings,
         "worker",
@@ -77,7 +77,7 @@ def build(settings: Settings, check: Callable[[], None] = lambda: None) -> faust
 
     Args:
         settings: of the installation.
-        check: called before each message that is published (`pipeline.runtime.session_guard`).
+        check: called before each message is published (`pipeline.runtime.session_guard`).
 
     Raises:
         UsageError: no released model, or no signing key.
@@ -120,7 +120,7 @@ def _agents(app: faust.App, settings: Settings, check: Callable[[], None]) -> li
 
 
 def _snapshots(app: faust.App, agents: list[Agent]) -> None:
-    """Snapshot the agents' state when partitions are lost, at the end, and while all are idle; let stages wait."""
+    """Snapshot the agents' state on revocation, at shutdown and while all are idle; check for stages that wait."""
 
     async def end(*_: Any, **__: Any) -> None:
         await asyncio.gather(*(agent.end() for agent in agents))
@@ -144,7 +144,7 @@ def _snapshots(app: faust.App, agents: list[Agent]) -> None:
 
 
 def _metrics(app: faust.App, agents: list[Agent], settings: Settings) -> None:
-    """Serve the worker's metrics, and whether it is alive and ready (it owns partitions, and none is being opened)."""
+    """Serve the worker's metrics and health; it is ready when it owns partitions and none is being restored."""
     vitals, assigned = metrics.Vitals(), False
 
     async def own(*given: Any, **__: Any) -> None:
@@ -172,10 +172,7 @@ def _metrics(app: faust.App, agents: list[Agent], settings: Settings) -> None:
 
 
 def _warm(model: BehaviourModel, tick_s: int) -> None:
-    """Compile the model's step, the sampler and the purchase kernels before a partition is assigned.
-
-    It takes ten seconds, for which the first frame would wait otherwise.
-    """
+    """Compile the model's step, sampler and purchase kernels, for which the first frame would wait ten seconds."""
     nobody = (
         np.full((1, len(METRICS)), np.nan, np.float32),
         np.full((1, len(EVENT_KINDS)), np.nan, np.float32),
@@ -193,7 +190,12 @@ def _warm(model: BehaviourModel, tick_s: int) -> None:
 
 
 def run(settings: Settings) -> None:
-    """`leadtime worker`: until SIGTERM or SIGINT."""
+    """Run a worker until SIGTERM or SIGINT.
+
+    Raises:
+        UsageError: no released model, or no signing key.
+        Unreachable: Kafka does not answer.
+    """
     Path(settings.data_dir).mkdir(parents=True, exist_ok=True)
     pulse = Pulse(settings.session_timeout_s)
     app = build(settings, pulse.check)

@@ -1,1 +1,1 @@
-"""Stage 5: commands to provider calls, results and observations."""
+"""Stage 5, actuator: signed commands to provider calls, their results, and observed capacity."""

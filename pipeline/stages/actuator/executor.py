@@ -1,9 +1,9 @@
 """Turns commands into results, without Kafka: accept or refuse, apply within a timeout, retry, observe.
 
-Statuses: REFUSED (see `pipeline.wire.commands`; the target is untouched), APPLIED or PARTIAL (the provider
-accepted it, also when it was at that count already), NOOP (a dry run), RETRYING (comes again after
-`retry_after_s`), FAILED (the provider will never do it, or it expired or was superseded while it was being
-tried again).
+Statuses: REFUSED (see `pipeline.wire.commands`; the target is untouched), APPLIED or PARTIAL (the provider accepted
+it, also where the target had that count already), NOOP (a dry run), RETRYING (to be applied again after
+`retry_after_s`), FAILED (the provider rejected it, or it expired, was superseded or met a conflict while it was being
+retried).
 """
 
 import threading
@@ -36,7 +36,7 @@ SHORTEST_RETRY_S = 1.0
 
 
 class Stopped(Exception):
-    """The process is being stopped while a provider's call is under way: its outcome is not known."""
+    """The process is being stopped during a provider's call, whose outcome is therefore unknown."""
 
 
 @dataclass(frozen=True)
@@ -53,12 +53,12 @@ class Executor:
 
     Attributes:
         providers: by the name that targets carry.
-        ring: public keys that it trusts.
-        timeout_s: by the wall clock, for one call of a provider.
-        stopping: whether the process is being stopped.
-        ledger: what was accepted.
+        ring: public keys whose commands are followed.
+        timeout_s: longest wall-clock time of a provider's call.
+        stopping: returns whether the process is being stopped.
+        ledger: epochs and ids of accepted commands.
         retries: by target.
-        answers: the last results of each target that say something about it, the newest last.
+        answers: the last results of each target, the newest last, without those that do not concern it (`note`).
     """
 
     providers: Mapping[str, Provider]
@@ -72,12 +72,11 @@ class Executor:
     )
 
     def owns(self, command: Record) -> bool:
-        """Whether its target is with a provider of this actuator; the others are for other actuators."""
+        """Whether the command's target belongs to a provider of this actuator; other actuators follow the rest."""
         return command["target"]["provider"] in self.providers
 
     def submit(self, command: Record, now_s: float) -> list[Outcome]:
-        """Judge and apply a command at event time `now_s`; before its result, that of a retry which it
-        replaces.
+        """Check and apply a command at event time `now_s`; returns its result, preceded by that of a retry it replaces.
 
         Raises:
             Stopped: nothing is decided; the command must be submitted again after the restart.
@@ -135,16 +134,21 @@ class Executor:
             outcomes.append((command, settled))
 
     def resume(self, command: Record, last: Record) -> None:
-        """After a restart: go on with a command whose last result was RETRYING."""
+        """Schedule the retry of a command whose last result, before a restart, was RETRYING."""
         due_s = last["requested_ts"].timestamp() + last["retry_after_s"]
         self.retries[command["target"]["ref"]] = Retry(command, due_s)
 
     def observe(self, target: Target, tick: int, tick_s: int, now_s: float) -> Record | None:
-        """The record `capacity_observed` of the last whole tick, as it is now; None where the provider cannot
-        tell.
+        """The record `capacity_observed` of a target for a tick; None where the provider cannot tell.
 
         Args:
-            now_s: in a replay the end of the tick, live a moment of the tick after it.
+            target: of a provider of this actuator.
+            tick: the last whole one.
+            tick_s: its length in seconds.
+            now_s: time of the observation in Unix seconds: the tick's end in a replay, in the tick after it live.
+
+        Raises:
+            Stopped: the process is being stopped.
         """
         provider = self.providers[target.provider]
         try:
@@ -157,8 +161,8 @@ class Executor:
     def note(self, answer: Record) -> None:
         """Keep a result for the target's next observations.
 
-        A refusal of a forged command or of a repeat says nothing about the target, nor does that of a command which
-        was accepted before.
+        A refusal does not concern the target, and is not kept, where the command was forged, a repeat or of an older
+        epoch, or was accepted before.
         """
         kept = self.answers[answer["target"]]
         refused = answer["status"] == "REFUSED"
@@ -167,14 +171,17 @@ class Executor:
         kept.append(answer)
 
     def _answer(self, ref: str, now_s: float) -> Record | None:
-        """The newest command's newest result by event time `now_s`: a tick that is observed again is observed alike."""
+        """Latest result, by event time `now_s`, of the newest command: observing a tick again gives the same."""
         known = [answer for answer in self.answers[ref] if answer["requested_ts"].timestamp() <= now_s]
         newest = max((answer["epoch"] for answer in known), default=None)
         return next((answer for answer in reversed(known) if answer["epoch"] == newest), None)
 
     def _foreign_generation(self, command: Record, now_s: float) -> int | None:
-        """The target's generation, unless this command set it (a kill came between doing and saying so) or one that
-        was accepted before (it was tried again, and done after the plan had seen the target)."""
+        """The target's generation where neither this command nor an accepted one set it; else None.
+
+        This command did where the process was killed after applying it; an earlier one where it was retried, and
+        applied after the target was observed for the plan.
+        """
         if command["expected_generation"] is None:
             return None
         target = Target.of(command)
@@ -208,8 +215,12 @@ class Executor:
         )
 
     def _bounded(self, call: Callable[[], T]) -> T:
-        """A provider's call in a thread of its own, given up after the timeout (the thread is left
-        behind)."""
+        """Make a provider's call in a daemon thread, which is abandoned after the timeout.
+
+        Raises:
+            Retryable, Rejected: of the call, for a defect, or for the timeout.
+            Stopped: the process is being stopped.
+        """
         outcome: list[T] = []
         errors: list[BaseException] = []
 
@@ -236,7 +247,7 @@ class Executor:
 
 
 def _known(error: BaseException) -> BaseException:
-    """The error of a provider's call as the contract knows it: a defect is `Rejected`, or it would stop all targets."""
+    """An error of a provider's call as the contract names it: any other exception is logged and becomes `Rejected`."""
     if isinstance(error, Retryable | Rejected) or not isinstance(error, Exception):
         return error
     log.error("defect of a provider", error=repr(error), exc_info=error)
@@ -244,7 +255,7 @@ def _known(error: BaseException) -> BaseException:
 
 
 def result(command: Record, status: str, reason: str, now_s: float, **more: Any) -> Record:
-    """The record `command_result`."""
+    """The record `command_result`; more: fields that replace the defaults."""
     return {
         "schema_version": 1,
         "command_id": command["id"],
@@ -268,7 +279,7 @@ def _same_command(one: Record, other: Record) -> bool:
 
 
 def observed(target: Target, tick: int, observation: Observation, answer: Record | None = None) -> Record:
-    """The record `capacity_observed`; answer: the newest result of a command for the target."""
+    """The record `capacity_observed`; answer: the newest result of a command for the target, None without."""
     return {
         "schema_version": 2,
         "tick": tick,

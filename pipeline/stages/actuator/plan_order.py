@@ -21,7 +21,7 @@ class PlanOrder:
 
     Attributes:
         done: the last tick of each app that was complete.
-        clock_s: the end of that tick, event time.
+        clock_s: the end of that tick, Unix seconds of event time.
     """
 
     done: dict[str, int] = field(default_factory=dict[str, int])
@@ -67,7 +67,7 @@ class PlanOrder:
     def strays(self) -> list[Item]:
         """Remove and return commands that no queued plan can claim: their tick is done, or they have expired.
 
-        They are judged by themselves: repeats, attacks, and commands that came too late.
+        They are repeats, attacks or too late; the executor judges each of them alone.
         """
         strays: list[Item] = []
         for plan_id, held in list(self._commands.items()):

@@ -1,8 +1,8 @@
 """Finds the last tick of a replay from the last message of each partition of the raw topics.
 
-A replay's clock is its plans, so after the last one no event time passes, and a command that is being tried again
-would wait for ever. `pipeline.sources.replay` marks its last watermarks with a header; once all partitions of both
-raw topics end in such a watermark, the tick before it is the last one that will be planned.
+In a replay event time advances with the plans, so that after the last one a command that is being retried would wait
+for ever. `pipeline.sources.replay` marks its last watermarks with a header; once all partitions of both raw topics end
+in such a watermark, the tick before it is the last one that will be planned.
 """
 
 from pipeline.errors import Poison

@@ -1,26 +1,24 @@
-"""`leadtime actuator`: applies the signed commands for its providers, and publishes the capacity of each target.
+"""The actuator: applies the signed commands for its providers, and publishes results and the capacity of each target.
 
-What survives a kill at any moment, and how:
-1. at the start `commands.results` is read to its end: the epochs and ids that were accepted, and which
-   message each result answers (header `command`: partition and offset); then `capacity.observed` (which
-   targets there are) and `prices`;
+Protocol, which makes a kill at any moment safe:
+1. at the start `commands.results` is read to its end: epochs and ids of accepted commands, and the message that each
+   result answers (header `command`: partition and offset); then `capacity.observed`, for the known targets, and
+   `prices`;
 2. a command is applied; the provider keeps its result durably, by command id;
-3. its results and then the observations are published (idempotent producer) and flushed;
-4. only then are the offsets committed, up to the oldest message that is not finished: a command that waits
-   for its plan or is being tried again, a plan that waits for its commands.
-Killed between 2 and 3, the command comes again and the provider answers with the stored result. Between 3 and
-4, it comes again, is known by its offset, and nothing is said twice; observations are published again, the
-same bytes. A *new* message with an id that was accepted before is a replay: refused.
+3. results and then observations are published (idempotent producer) and flushed;
+4. only then are offsets committed, up to the oldest message that is not finished: a command that waits for its plan or
+   is being retried, a plan that waits for its commands.
+After a kill between 2 and 3 the command is read again, and the provider answers with the stored result. After one
+between 3 and 4 it is read again and recognised by its offset, so that no result is published twice; observations are
+published again with the same bytes. A new message with an id that was accepted before is a replay and is refused.
 
-Two clocks. In a replay (`event_time`) the plans are the clock: when an app's plan for a tick and all of its
-commands are there, they are applied at the end of that tick, grow before shrink, and each of the app's
-targets is observed at that moment. When the replay has ended (`replay_end`), commands that are still being
-tried again come to their end at the moments at which they are due.
-Live, commands are applied when they come, and targets are observed after
-each change and once per tick.
+Time. In a replay (`event_time`) event time advances with the plans: once an app's plan for a tick and all of its
+commands have been read, they are applied as of the end of that tick, growth before release, and each of the app's
+targets is observed as of that moment. When the replay has ended (`replay_end`), commands that are still being retried
+are applied, or expire, at the times at which they are due. Live, commands are applied when they arrive, and targets
+are observed after each change and once per tick.
 
-One process per provider: it reads all partitions by itself, because an app's plans and commands lie in
-different ones.
+One process runs per provider. It reads all partitions, because an app's plans and commands are in different ones.
 """
 
 import signal
@@ -60,11 +58,12 @@ class Actuator:
     """Consumes commands, plans and prices; publishes results and observed capacity.
 
     Args:
-        providers: by the name that targets carry.
-        ring: public keys whose commands it follows.
-        clock: the wall's, unix seconds; used live only.
-        timeout_s: for one call of a provider.
-        stopping: asked within long calls.
+        settings: of the installation.
+        providers: by the name in targets.
+        ring: public keys whose commands are followed.
+        clock: the wall clock in Unix seconds; only used live.
+        timeout_s: longest time of a provider's call.
+        stopping: returns whether to give up during long calls.
     """
 
     def __init__(
@@ -138,7 +137,7 @@ class Actuator:
         """Process the messages that arrive within `timeout_s`: steps 2 to 4 of the module's protocol.
 
         Raises:
-            Unreachable: what was decided could not be published; nothing of it is committed.
+            Unreachable: results could not be published; no offset is committed.
             Stopped: a provider's call was given up because the process is being stopped.
         """
         arrived = self._arrived(timeout_s)
@@ -253,13 +252,13 @@ class Actuator:
                 self._observe_now(command)
 
     def _observe_now(self, command: Record) -> None:
-        """Live, what became of a command is observed at once, for the last whole tick."""
+        """Observe a command's target at once, for the last whole tick; live only."""
         target = Target.of(command)
         self.targets[target.app].add(target.offer_id)
         self._observe(target.app, target.offer_id, int(self.clock() // self.settings.tick_s) - 1)
 
     def _advance(self) -> None:
-        """In a replay, process each app's complete plans in order, then the commands that no plan can claim."""
+        """Process each app's complete plans in order, then the commands that no plan can claim; in a replay only."""
         if self._resuming:
             return  # commands that were being tried again come first, or their retries would be late
         for app in self.order.apps():
@@ -281,10 +280,10 @@ class Actuator:
             self._submit(position, command, self.order.clock_s[Target.of(command).app])
 
     def _end(self) -> None:
-        """Where the replay has ended, bring commands that are being tried again to their end, at their own due times.
+        """Apply the commands that are still being retried when a replay has ended, at the times at which they are due.
 
-        Without this they would wait for an event time that no further plan brings. Each gets the result that it has
-        when event time goes on without plans: applied at a retry, or FAILED with `expired`.
+        They would wait for ever otherwise, as no further plan advances event time. Each is applied by a retry, or
+        FAILED with `expired`.
         """
         now_s = time.monotonic()
         if now_s < self._look_for_end_s or self.order.apps() or not self._caught_up():
@@ -369,9 +368,10 @@ def run(
     """Run an actuator until SIGTERM, SIGINT or `stop`.
 
     Args:
-        providers: by the name that targets carry; none: the local one, in the data folder.
-        stop: for callers that run it in a thread (signals are then theirs).
-        ready: called once it follows commands.
+        settings: of the installation.
+        providers: by the name in targets; None = the local provider in the data folder.
+        stop: ends the run when set; in a thread other than the main one no signals are handled.
+        ready: called when the actuator begins to follow commands.
 
     Raises:
         UsageError: no key to verify with, or another actuator uses the local provider's folder.
@@ -405,14 +405,15 @@ def run(
 
 
 def starting_capacity(settings: Settings, counts: Mapping[str, Mapping[str, int]], tick: int) -> None:
-    """Give targets of the local provider so many ready instances at the start of `tick`, and say so.
+    """Give targets of the local provider ready instances at the start of `tick`, and publish their observed capacity.
 
-    Publishes `capacity.observed` for `tick` - 1, from which the plan for `tick` can start. A target that
-    exists already keeps its state. Reserved offers belong in here with 0 as well: they are billed from this
-    moment on.
+    The records `capacity.observed` are of `tick` - 1, from which the plan for `tick` starts. A target that exists
+    already keeps its state. Reserved offers must be listed, with 0 too: they are billed from this moment on.
 
     Args:
-        counts: by app and offer id; the offers' prices must be on the topic `prices`.
+        settings: of the installation.
+        counts: instances by app and offer id; the offers' prices must be on the topic `prices`.
+        tick: number of the first tick that will be planned.
 
     Raises:
         UsageError: another process uses the local provider's folder.

@@ -1,1 +1,1 @@
-"""Stage 4: scenarios to plans and signed commands."""
+"""Stage 4, allocator: scenarios to plans and signed commands."""

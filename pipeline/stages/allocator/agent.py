@@ -1,8 +1,8 @@
 """Stage 4: turns the scenarios of all shards into a forecast of each app's total, a plan and signed commands.
 
-Once a tick is complete (see `barrier`), for each app by name: step the app's total with the behaviour model of the
+Once a tick is complete (see `barrier`), for each app by name: step the app's total with the same behaviour model as
 users, reconcile the scenarios with that forecast, and allocate; apps of one allocation group are planned together
-(`models.planning.groups`). Plans exist only for complete ticks, in order. A plan for tick t starts from the capacity
+(`models.planning.groups`). Only complete ticks are planned, in order. A plan for tick t starts from the capacity
 observed at t - 1; in a replay the allocator waits for that observation, so that plans are a function of the topics.
 """
 
@@ -49,16 +49,16 @@ class PlanRequest:
     """Inputs of one app's plan, except its share of the limits that its allocation group has in common.
 
     Attributes:
-        member: the app as `models.planning.groups` takes it.
+        member: the app as a member of its group.
         decide: allocates the app's scenarios.
-        users: of which a forecast exists.
-        refused: the app's records that were refused since the tick before, by reason.
-        budget: of the whole group, per hour; None: unlimited.
-        metrics: that are forecast.
-        prices: records by offer.
+        users: number of users that have a forecast.
+        refused: number of the app's records refused since the tick before, by reason.
+        budget: of the whole group per hour, None = unlimited.
+        metrics: names of those forecast.
+        prices: records `price` by offer.
         observed: records `capacity_observed` by offer.
-        followed: offers of which observations are to be expected.
-        versions: of the inputs, as the plan's record has them.
+        followed: offers for which observations are expected.
+        versions: of the inputs, the field of the plan's record.
         currency: of the offers.
     """
 
@@ -83,7 +83,7 @@ class Allocator:
         model: the behaviour model, for apps' totals.
         inputs: policies, prices and observed capacity.
         codec: encodes and decodes records.
-        publish: sends what follows from a tick.
+        publish: publishes forecasts, plans, commands and notices.
         key: signs commands.
         settings: of the installation.
     """
@@ -113,7 +113,7 @@ class Allocator:
 
     @property
     def done(self) -> int:
-        """The last tick that was planned."""
+        """Number of the last tick that was planned, -1 before the first."""
         return -1 if self.barrier.planned is None else self.barrier.planned
 
     def fold(self, value: bytes) -> int | None:
@@ -131,13 +131,13 @@ class Allocator:
         return record["tick"]
 
     def hold(self, now_s: float, wall_s: float) -> None:
-        """Publish one hold notice per group when the next tick has waited for `hold_after_s`; commands stand.
+        """Publish a hold notice per group when the next tick has waited for `hold_after_s`; commands stand meanwhile.
 
-        Live, a tick of which no shard has sent anything is waited for as well, one tick longer.
+        Live, a tick for which no shard has sent anything is noticed too, one tick length later.
 
         Args:
-            now_s: monotonic seconds: a wall clock that jumps makes no notice.
-            wall_s: unix seconds, for the notice's `since`.
+            now_s: monotonic seconds, so that a jump of the wall clock causes no notice.
+            wall_s: Unix seconds, for the notice's `since`.
         """
         tick, begun = self.barrier.next_tick(), True
         if tick is None and self.barrier.planned is not None and not self.settings.event_time:
@@ -217,7 +217,7 @@ class Allocator:
         return totals
 
     def _plan_app(self, app: str, demand: Demand, total: QuantileFunction, at: Tick) -> PlanRequest:
-        """The app's offers, policy and observed capacity at a tick, and its scenarios ready to be allocated."""
+        """Inputs of an app's plan at a tick; total: (metric, step) forecast of the app's total."""
         kept, tick = self.apps[app], at.number
         pinned = self.pinned.pop(f"{app}@{tick}", None)
         policy_record = self._policy(app, tick, pinned)
@@ -312,7 +312,7 @@ class Allocator:
         self._note_undelivered(app, record["capacity"], tick.number)
 
     def _note_undelivered(self, app: str, capacity: list[Record], tick: int) -> None:
-        """Warn once, and set the metric, when what was commanded of an offer does not come; say when it does."""
+        """Set the metric, and log when commanded capacity of an offer does not come, and when it comes again."""
         for offer in capacity:
             place, state = (app, offer["offer_id"]), offer["state"]
             if state == self.undelivered.get(place, ""):
@@ -326,7 +326,7 @@ class Allocator:
                 _LOG.info("capacity comes again", app=app, offer=place[1], tick=tick)
 
     def _warn_of_telemetry(self, app: str, plan: Record, tick: Tick) -> None:
-        """Show an app's completeness as a metric; warn when records begin to be refused, or a metric to be missing."""
+        """Set the metric of completeness; log a warning when records begin to be refused or a metric to be missing."""
         metrics.COMPLETENESS.labels(app).set(plan["completeness"])
         refused = ", ".join(f"{entry['records']:,} {entry['reason']}" for entry in plan["refused"])
         unreported = () if plan["versions"]["policy"].endswith("@0") else plan["unreported"]
@@ -375,7 +375,7 @@ class Allocator:
         return {price["offer_id"]: price for price in policies.offered(prices, group)}
 
     def _observed(self, app: str, kept: AppState, tick: int, pinned: Record | None) -> dict[str, Record]:
-        """Records `capacity_observed` by offer at the end of the tick before, or those an earlier plan started from."""
+        """Records `capacity_observed` by offer at the end of the tick before, or those of the pinned plan."""
         if pinned is not None and pinned["capacity"]:
             return {offer["offer_id"]: offer for offer in pinned["capacity"] if offer["tick"] >= 0}
         if pinned is not None:
@@ -394,9 +394,9 @@ class Allocator:
     def _followed(
         self, kept: AppState, prices: Iterable[str], observed: Iterable[str], pinned: Record | None
     ) -> frozenset[str]:
-        """Offers of which observations are to be expected: live of all, in a replay of those that were observed.
+        """Offers for which observations are expected: live for all, in a replay for those that were observed.
 
-        In a replay whose app has no actuator nothing is, and every command counts as done.
+        In a replay none are expected for an app without an actuator: each of its commands counts as done.
         """
         if pinned is not None and pinned["capacity"]:
             return frozenset(offer["offer_id"] for offer in pinned["capacity"])

@@ -19,10 +19,10 @@ class Barrier:
     Attributes:
         partitions: shards to wait for.
         planned: the last tick that was planned; None before the first.
-        latest: the newest marker's tick, by shard.
-        pending: by tick and app, the parts by (shard, part).
-        sent: by tick, what markers say was sent here: (shard, app).
-        telemetry: by tick, what markers say of apps' records that were used and refused.
+        latest: tick of the newest marker, by shard.
+        pending: scenario records by tick, app and (shard, part).
+        sent: (shard, app) of the scenarios that markers list as sent, by tick.
+        telemetry: counts of apps' used and refused records from the markers, by tick.
     """
 
     partitions: int
@@ -55,7 +55,7 @@ class Barrier:
         return True
 
     def next_tick(self) -> int | None:
-        """The tick that is to be planned next, complete or not."""
+        """The tick that is planned next, complete or not; None where no record is pending."""
         return min(self.pending, default=None)
 
     def missing(self, tick: int) -> list[int]:
@@ -63,12 +63,12 @@ class Barrier:
         return [shard for shard in range(self.partitions) if self.latest.get(shard, tick - 1) < tick]
 
     def groups(self, tick: int) -> set[str]:
-        """Allocation groups of which some shard has sent scenarios of a tick."""
+        """Allocation groups for which a shard has sent scenarios of a tick."""
         apps = self.pending.get(tick, {}).values()
         return {part["allocation_group"] for parts in apps for part in parts.values()}
 
     def pop(self, tick: int) -> dict[str, list[Record]]:
-        """A complete tick's scenarios by app, in the order of shards and parts; it counts as planned.
+        """Remove a complete tick, which then counts as planned; returns its scenarios by app, by shard and part.
 
         An app is left out if any of its records is missing (deleted by retention while no allocator ran): the sum of
         the remaining shards would understate its demand.

@@ -1,7 +1,7 @@
 """The allocator's calculation for one tick, without messages: the same for the stream and for a backtest.
 
-Per tick: `AppTotals` of what was measured, the behaviour model's step (by the caller), `observe` of earlier promises,
-then `decision` for each app, which gives a function that allocates its reconciled scenarios.
+Per tick: `AppTotals` of the measured usage, the behaviour model's step (by the caller), `observe` for earlier promises,
+then `decision` for each app, which returns a function that allocates its reconciled scenarios.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ class AppState:
         name: of the app.
         group: its allocation group.
         state: of the behaviour model for the app's total, one row; empty where the caller keeps it.
-        reconciled: what reconciliation has learnt (`models.demand.reconciliation`).
-        memory: of the guard rails, plain JSON.
+        reconciled: state of `models.demand.reconciliation`.
+        memory: of `models.planning.allocate`, plain JSON.
         managed: whether an actuator had reported its capacity before its first plan: in a replay only such an app is
             planned from observations, and waits for them.
         metrics, offers: names and ids of the last plan.
@@ -72,7 +72,7 @@ class AppTotals:
 
     @classmethod
     def of(cls, demands: Sequence[Demand]) -> AppTotals:
-        """From each app's demand, in their order."""
+        """The totals of each app's demand, in their order."""
         reported = np.array([[demand.representative] for demand in demands])
         usage = np.where(reported, [demand.usage for demand in demands], np.nan)
         held = np.array([demand.saturated for demand in demands])
@@ -100,12 +100,12 @@ def settled(state: State, demand: Demand, tick_s: int) -> tuple[State, Demand]:
 
 @dataclass(frozen=True)
 class Terms:
-    """What a decision depends on beside demand, offers and policy.
+    """Arguments of a decision beside demand, offers and policy.
 
     Attributes:
         seed: of the installation.
-        actuation_s: from a tick's end until its plan is there.
-        usual: whether one governed metric that is reported suffices (`models.planning.guardrails.Telemetry`).
+        actuation_s: seconds from a tick's end until its plan.
+        usual: whether one reported governed metric suffices (`models.planning.guardrails.Telemetry`).
     """
 
     seed: int
@@ -130,13 +130,13 @@ def observe(
     common: State,
     tick: Tick,
 ) -> State:
-    """Compare earlier promises with a tick's outcome, and learn from it.
+    """Update reconciliation with a tick's outcome.
 
     Args:
         apps: by name; their `reconciled` is replaced.
-        names: of the apps in the rows of `totals`; apps are learnt from in this order.
+        names: of the apps in the rows of `totals`; they are processed in this order.
         totals: of the tick.
-        common: what all apps share of reconciliation.
+        common: reconciliation's state that all apps share.
         tick: in which the outcome was measured.
 
     Returns:
@@ -167,14 +167,14 @@ def decision(
         kept: of the app; its `reconciled` and `metrics` are replaced.
         demand: of the tick.
         total: (METRICS, step) forecast of the app's total.
-        common: what all apps share of reconciliation.
+        common: reconciliation's state that all apps share.
         offers: their start-up times give the steps that the promise covers.
         policy: gives the governed metrics and the confidence.
         tick: that is planned.
         terms: of the installation, and of the policy's origin.
 
     Returns:
-        `allocate` with all but `offers`, `observed`, `policy`, `memory` and what is optional.
+        `allocate` with its context bound; `offers`, `observed`, `policy` and `memory` are to be given.
     """
     kept.metrics = demand.metrics
     index = [METRICS.index(metric) for metric in demand.metrics]

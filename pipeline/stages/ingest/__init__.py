@@ -1,1 +1,1 @@
-"""Stage 1: raw records to tick frames."""
+"""Stage 1, ingest: raw records to tick frames."""

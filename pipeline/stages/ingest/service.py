@@ -1,11 +1,11 @@
-"""Stage 1: turns raw records into tick frames. `leadtime ingest` runs it; several processes share the partitions.
+"""Stage 1: turns raw records into tick frames; several processes share the partitions.
 
-For each batch of one partition of a raw topic, in this order (a crash between any two repeats, and loses nothing):
-1. decode, check, and take what is good into the stream;
-2. publish a dead letter for each bad or late record, and flush: no frame may say "resume behind it" before;
-3. publish the frames that are closed; their resume positions are the only ones that count.
-On assignment of a partition, the newest complete frame says where to resume. A second ingest of the same
-partition publishes the same frames under the same numbers; consumers drop them.
+For each batch of a partition of a raw topic, in this order, so that a crash in between repeats and loses nothing:
+1. decode and check the records, and add the valid ones to the stream;
+2. publish a dead letter for each invalid or late record, and flush, before a frame's resume position is behind it;
+3. publish the frames of closed ticks, whose resume positions are the only ones that count.
+On assignment of a partition, ingest resumes where its newest complete frame says. A second ingest of the same partition
+publishes the same frames with the same numbers, which consumers drop.
 """
 
 import threading
@@ -156,7 +156,7 @@ class Partition:
             stream.refuse(offset[rows], np.array(believed), of, self.windows)
 
     def close(self) -> list[list[Record]]:
-        """Close all ticks that both streams have passed; return each frame as a list of its parts."""
+        """Close all ticks that both streams have passed; return each frame as the list of its parts' records."""
         out: list[list[Record]] = []
         tick_s = self.windows.tick_s
         while due := self.windows.due():
@@ -324,7 +324,11 @@ class Ingest:
         }
 
     def step(self, messages: Sequence[Message]) -> None:
-        """Process one batch of messages: publish dead letters, flush, then publish frames (order: see the module)."""
+        """Process one batch of messages: publish dead letters, flush, then publish frames, in the module's order.
+
+        Raises:
+            Unreachable: a message could not be delivered, or Kafka reports what it cannot recover from.
+        """
         batches: dict[tuple[int, str], list[Message]] = {}
         for message in messages:
             if (error := message.error()) is not None:
@@ -355,7 +359,7 @@ class Ingest:
             self._idle()
 
     def _warn_of_stamps(self, topic: str, message: Message) -> None:
-        """Log once where a live topic has its producers' timestamps."""
+        """Log a warning, once per topic, where a live topic has its producers' timestamps."""
         if self.live and message.timestamp()[0] == TIMESTAMP_CREATE_TIME and topic not in self.own_stamps:
             self.own_stamps.add(topic)
             _LOG.warning(

@@ -1,4 +1,4 @@
-"""Validates decoded raw records: a reason per row, of which the first that applies goes into the dead letter."""
+"""Validates decoded raw records: the first reason for refusal that applies to a row, for its dead letter."""
 
 import math
 from collections.abc import Callable, Collection, Mapping
@@ -27,9 +27,9 @@ def refusals(
 
     Args:
         name: "metric", "event" or "watermark".
-        rows: as `decode_batch` gives them.
-        produced_us, shift_us: (row,) the message's own timestamp, and how far a replay shifts event time.
-        max_age_s, max_ahead_s: bounds of event time against the produce time.
+        rows: of `decode_batch`.
+        produced_us, shift_us: (row,) the message's own timestamp, and by how much a replay shifts event time.
+        max_age_s, max_ahead_s: most seconds that event time may be behind and ahead of the message's timestamp.
     """
     lag_us = produced_us - (rows["ts"].to_physical().to_numpy() + shift_us)
     faults: Faults = [
@@ -50,7 +50,7 @@ def refusals(
 
 
 def refusal_details(rows: pl.DataFrame, reasons: np.ndarray) -> list[str]:
-    """By row what a dead letter adds to its reason: the unit that a refused time seems to be in, or the figures."""
+    """Detail of each row's dead letter: the unit that a refused time seems to have, or the figures that are refused."""
     return [
         unit_detail("ts", ts) if reason.startswith("timestamp-") else _figure_detail(rows, row, reason)
         for row, (ts, reason) in enumerate(zip(rows["ts"].to_physical().to_list(), reasons, strict=True))
@@ -58,7 +58,7 @@ def refusal_details(rows: pl.DataFrame, reasons: np.ndarray) -> list[str]:
 
 
 def _figure_detail(rows: pl.DataFrame, row: int, reason: str) -> str:
-    """The fields of a row to which a reason of figures applies, with their values; "" for other reasons."""
+    """The fields of a row that a reason about figures concerns, with their values; "" for other reasons."""
     most = telemetry_rules.MOST | telemetry_rules.DETAILS_MOST
     wrong: Mapping[str, Callable[[str, float], bool]] = {
         "nan": lambda _, value: math.isnan(value),
@@ -79,7 +79,7 @@ def _figure_detail(rows: pl.DataFrame, row: int, reason: str) -> str:
 
 
 def _detail_faults(rows: pl.DataFrame) -> Faults:
-    """What is wrong with the fields beside usage and counts. An infinite limit is none, as one that is not above 0."""
+    """Faults of the fields beside usage and counts. A limit that is infinite or not above 0 is ignored, not refused."""
     names = [name for name in telemetry_rules.DETAILS_MOST if name in rows.columns]
     absent = np.column_stack([rows[name].is_null().to_numpy() for name in names])
     values = np.column_stack([rows[name].cast(pl.Float64).fill_null(np.nan).to_numpy() for name in names])
@@ -99,7 +99,7 @@ def metric_values(rows: pl.DataFrame) -> np.ndarray:
 def saturated(rows: pl.DataFrame) -> np.ndarray:
     """(row, metric) bool: the sample is a lower bound on demand (docs/records.md, "Censoring").
 
-    A flag or a queue says that the user was held back, not by what: every metric counts. Throttling is the CPU's.
+    A flag or a queue does not name the saturated resource, so that every metric counts; throttling concerns the CPU.
     """
     held = rows["saturated"].fill_null(False) | (rows["queue"].fill_null(0.0) > 0)
     hit = np.repeat(held.to_numpy()[:, None], len(METRICS), axis=1)

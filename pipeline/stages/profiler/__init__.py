@@ -1,1 +1,1 @@
-"""Stage 2: tick frames to a forecast for each user."""
+"""Stage 2, profiler: tick frames to a forecast for each user."""

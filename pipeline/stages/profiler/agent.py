@@ -27,7 +27,15 @@ _ONE_LARGE = threading.Lock()
 
 
 class Profiler(Numbered):
-    """Forecasts the users of one partition; `pipeline.runtime.fenced_state.Agent` calls its methods."""
+    """Forecasts the users of one partition; `pipeline.runtime.fenced_state.Agent` calls its methods.
+
+    Args:
+        shard: number of the partition.
+        model: the behaviour model.
+        codec: encodes and decodes records.
+        publish: publishes forecasts.
+        capacity: most users whose state is kept.
+    """
 
     def __init__(
         self, shard: int, model: BehaviourModel, codec: Codec, publish: Publish, capacity: int
@@ -95,7 +103,7 @@ class Profiler(Numbered):
         self.tick = tick
 
     def blocks(self) -> Iterable[tuple[bytes, bytes]]:
-        """Key and bytes of each block: the position and all users, as nearly every user changes with every frame."""
+        """Key and bytes of each block of a snapshot: the position, then all users, nearly all of which have changed."""
         position = {"seq": self.seq, "tick": self.tick, "users": len(self.users)}
         yield b"position", json.dumps(position).encode()
         yield from self.users.blocks(self.tick)
@@ -109,7 +117,7 @@ class Profiler(Numbered):
 
 
 def earlier(parts: list[Record]) -> list[np.ndarray]:
-    """For each earlier key of a frame, the newest first, (user,) NAMES of its users under it, over its parts."""
+    """(user,) NAMES of a frame's users under each earlier pseudonym key, the newest first, over all of its parts."""
     of_parts = zip(*(part["previous"] for part in parts), strict=True)
     return [np.concatenate([np.frombuffer(part["users"], NAMES) for part in of_key]) for of_key in of_parts]
 
@@ -117,7 +125,11 @@ def earlier(parts: list[Record]) -> list[np.ndarray]:
 def matrix(
     parts: list[Record], column: str, axis: str, names: tuple[str, ...], kind: object, absent: float
 ) -> np.ndarray:
-    """(user, name) of a frame's column block, over its parts; columns by our names, whatever the frame has."""
+    """(user, name) array of a frame's column block over all of its parts, with the columns `names`.
+
+    column: field of the block; axis: field with the names that the frame has; kind: the block's dtype; absent: value of
+    columns that the frame does not have.
+    """
     blocks: list[np.ndarray] = []
     for part in parts:
         users = len(part["users"]) // PSEUDONYM_BYTES

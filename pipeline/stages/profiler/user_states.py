@@ -21,16 +21,20 @@ GROWTH = 1 / 8
 
 
 class Users:
-    """Slots of users, in the order in which they came.
+    """Users of a partition, each in a slot, in the order in which they first appeared.
 
-    A user's state is one row of memory, so that a snapshot copies it as it is, and more rows are made by the
-    allocator, which moves pages and not bytes.
+    A user's state is one contiguous row, so that a snapshot copies it unchanged, and growth reallocates one block of
+    memory, for which the operating system moves pages instead of bytes.
 
     Attributes:
         ids: (user,) NAMES.
-        app: (user,) int32: place in `names`.
+        app: (user,) int32: index in `names`.
         names: of the apps.
         seen: (user,) int64: last tick in which the user had a row in a frame.
+
+    Args:
+        model: gives the state of new users.
+        capacity: most users that are kept.
     """
 
     def __init__(self, model: BehaviourModel, capacity: int) -> None:
@@ -54,12 +58,12 @@ class Users:
 
     @property
     def state(self) -> State:
-        """Views (user, ...) of the model's state; another call may move them."""
+        """Views (user, ...) of the model's state, valid until users are added or dropped."""
         rows = self._rows[: len(self)]
         return {name: rows[name] for name in self._fields}
 
     def take(self, slots: np.ndarray) -> State:
-        """State (slot, ...) of some users: itself where their rows follow each other, else a copy."""
+        """State (slot, ...) of some users: views where the slots are consecutive, else copies."""
         if len(slots) and slots[-1] - slots[0] == len(slots) - 1 and (np.diff(slots) == 1).all():
             rows = self._rows[slots[0] : slots[-1] + 1]
         else:
@@ -79,13 +83,13 @@ class Users:
         return np.where(self._sorted[at] == ids, self._order[at], -1)
 
     def admit(self, ids: np.ndarray, app: np.ndarray, names: Sequence[str], tick: int) -> np.ndarray:
-        """(id,) slots of the users of a frame; those never seen start from the population's state.
+        """(id,) slots of the users of a frame; new users are added with the model's initial state.
 
         Args:
             ids: NAMES, each once.
-            app: (id,) place of each one's app in `names`.
-            names: of apps.
-            tick: number of the frame's.
+            app: (id,) index in `names` of each user's app.
+            names: of the frame's apps.
+            tick: number of the frame's tick.
         """
         slots = self.find(ids)
         new = np.flatnonzero(slots < 0)
@@ -97,16 +101,16 @@ class Users:
         return slots
 
     def rename(self, ids: np.ndarray, earlier: Sequence[np.ndarray]) -> np.ndarray:
-        """Give users who have state under an earlier pseudonym their current one.
+        """Replace earlier pseudonyms of users that have state by the current ones.
 
-        Of several rows of one user the one of the newest key stays, which was written last; the others are dropped.
+        Where a user has several rows, that of the newest key is kept, which was written last; the others are dropped.
 
         Args:
             ids: NAMES, each once.
             earlier: for each earlier key, the newest first, (id,) NAMES of the same users under it.
 
         Returns:
-            (id,) NAMES: the pseudonym that the row had, empty where none was renamed.
+            (id,) NAMES: the pseudonym that was replaced, empty where none was.
         """
         before = np.zeros(len(ids), NAMES)
         if not earlier:
@@ -145,7 +149,7 @@ class Users:
         self._sorted = self.ids[self._order]
 
     def evict(self, tick: int, tick_s: int) -> None:
-        """Forget who was silent for long, and whoever is beyond the capacity, the longest silent first."""
+        """Drop users that were silent for FORGET_S, then those beyond the capacity, the longest silent first."""
         keep = self.seen >= tick - FORGET_S // tick_s
         if keep.sum() > self.capacity:
             keep &= self.seen > np.sort(self.seen)[-self.capacity - 1]
@@ -156,7 +160,7 @@ class Users:
         self._keep(rows)
 
     def _keep(self, rows: np.ndarray) -> None:
-        """Drop all other rows, and bring the order up to date."""
+        """Drop all rows but these, and sort the pseudonyms again."""
         if len(rows) < len(self):
             self.ids, self.app, self.seen = self.ids[rows], self.app[rows], self.seen[rows]
             self._rows = self._rows[rows]
@@ -165,21 +169,23 @@ class Users:
     def enter(
         self, ids: np.ndarray, app: np.ndarray, names: Sequence[str], tick: int, tick_s: int
     ) -> tuple[np.ndarray, np.ndarray]:
-        """(row,) slots of the users that are forecast in a tick, and (id,) which of these each of a frame's is."""
+        """(row,) slots of the users that are forecast in a tick, and (id,) index in these of a frame's users.
+
+        Arguments as of `admit`; users are dropped as of `evict`.
+        """
         self.admit(ids, app, names, tick)
         self.evict(tick, tick_s)
         rows = self.present(tick, tick_s)
         return rows, np.searchsorted(self.ids[rows], ids)
 
     def present(self, tick: int, tick_s: int) -> np.ndarray:
-        """Slots of users that are forecast, in the order of pseudonyms."""
+        """Slots of the users that are forecast in a tick, in the order of pseudonyms."""
         return self._order[self.seen[self._order] >= tick - silent_ticks(tick_s)]
 
     def blocks(self, tick: int) -> Iterable[tuple[bytes, bytes]]:
-        """All users, in blocks that fit a message.
+        """Key and bytes of each block of a snapshot of all users, each within the size of a message.
 
-        Args:
-            tick: number of the last one: who was seen then is 0 ticks silent.
+        tick: number of the last tick, from which ticks of silence are counted.
         """
         for number, first in enumerate(range(0, len(self), BLOCK_USERS)):
             rows = slice(first, min(first + BLOCK_USERS, len(self)))
@@ -197,7 +203,7 @@ class Users:
             yield b"rows-%d" % number, len(head).to_bytes(4, "little") + head + b"".join(parts)
 
     def restore(self, blocks: dict[bytes, bytes], count: int, tick: int) -> None:
-        """Continue from what `blocks` gave, for so many users; they are taken out as they are read."""
+        """Restore `count` users from the blocks of a snapshot, which are removed from `blocks` as they are read."""
         self._rows = np.zeros(count, self._kind)
         rows = self._rows.view(np.uint8).reshape(count, self._kind.itemsize)
         self.ids, self.app, self.seen = (

@@ -1,1 +1,1 @@
-"""Stage 3: forecasts to joint scenarios of each app's demand."""
+"""Stage 3, simulator: forecasts to joint scenarios of each app's demand."""

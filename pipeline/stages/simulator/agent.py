@@ -29,10 +29,10 @@ class Simulator(Numbered):
     Args:
         shard: the partition.
         xp: numpy, or cupy where there is a GPU.
-        dependence: of forecast errors, as the released model estimated it: what an app's own begins at.
-        inputs: policies name each app's allocation group.
+        dependence: of forecast errors, from the released model: the prior of each app's.
+        inputs: policies, which name each app's allocation group.
         codec: encodes and decodes records.
-        publish: sends what follows from a tick.
+        publish: publishes scenarios and markers.
         settings: give `partitions`, `scenarios` and `seed`.
     """
 
@@ -53,7 +53,7 @@ class Simulator(Numbered):
         self.gathered: Gathered | None = None
 
     def keep(self, part: Record) -> Record:
-        """Copy the columns of a part into the arrays of its tick; no part itself is kept."""
+        """Copy the columns of a part into the arrays of its tick; the part itself is not kept."""
         if self.gathered is None or not self.parts:
             self.gathered = Gathered(part)
         self.gathered.add(part)
@@ -120,7 +120,7 @@ class Simulator(Numbered):
 
     @staticmethod
     def _of_app(forecast: QuantileFunction, rows: np.ndarray) -> Selected:
-        """An app's users, with the metrics that one of them has: those of other apps in the shard change nothing."""
+        """Forecasts of an app's users (rows), of those metrics that at least one of them has."""
         every = len(rows) == forecast.shape[0]
         location = forecast.location if every else forecast.location[rows]
         known = np.isfinite(location[:, :, 0]).any(axis=0)
@@ -128,7 +128,7 @@ class Simulator(Numbered):
         return Selected(forecast, None if every else rows, metrics)
 
     def _group(self, app: str, tick: int) -> str:
-        """The app's allocation group: it is planned in the group's partition."""
+        """The app's allocation group, in whose partition it is planned: the policy's, else the app itself."""
         policy = self.inputs.at("policies", app, tick)
         return (policy["allocation_group"] if policy else "") or app
 
@@ -152,7 +152,7 @@ class Simulator(Numbered):
             yield record | {"part": part, "of": of, "scale": scale.tobytes(), "demand": block.tobytes()}
 
     def _sample(self, forecast: Selected, dependence: Dependence, key: ScenarioKey, **factor: Any) -> Any:
-        """Demand (scenario, step, metric): on a GPU every user is drawn, on a processor those who matter most."""
+        """Demand (scenario, step, metric) of users: every user is drawn on a GPU, those with most variance on a CPU."""
         if self.xp is np:
             return collapsed_sampler.simulate(forecast, dependence, key, **factor)
         every = forecast[:]

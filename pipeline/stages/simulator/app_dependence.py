@@ -1,4 +1,4 @@
-"""Dependence of forecast errors, learnt per app of one shard: sums per app, a row per user, and their snapshot."""
+"""Dependence of forecast errors of the apps of a shard: sums per app, a row per user, and their snapshot."""
 
 import json
 from collections.abc import Iterable
@@ -35,8 +35,8 @@ class AppDependence:
     """Sums and user rows of one app.
 
     Attributes:
-        tick: the last one learnt from.
-        present: number of users of that tick; theirs are the first rows.
+        tick: the last tick whose scores were added.
+        present: number of users of that tick, which have the first rows.
         ids: pseudonyms of all rows, concatenated.
         sums: SUMS ().
         users: USER (row), in the order of `ids`: users of the last tick, then absent ones that are still kept.
@@ -51,7 +51,7 @@ class AppDependence:
     reported: bytes = b""
 
     def seat(self, ids: bytes, tick: int) -> None:
-        """Reorder the rows: first the users `ids` of this tick, then at most as many absent users with known >= FADED.
+        """Reorder the rows: the users `ids` of this tick, then at most as many absent users with `known` >= FADED.
 
         Early scores are cleared for absent users, and for all users if a tick was skipped.
         """
@@ -73,10 +73,10 @@ class AppDependence:
         self.ids, self.present = ids + known[left].tobytes(), count
 
     def rename(self, ids: bytes, previous: bytes) -> None:
-        """Give the rows that are there of `previous` the names `ids`; other rows of these names are dropped.
+        """Rename rows from `previous` to `ids`; rows that had these names before are dropped.
 
         Args:
-            ids, previous: pseudonyms of the same users, one after another; zeros in `previous` where it is `ids`'.
+            ids, previous: pseudonyms of the same users, concatenated; zeros in `previous` where a user is not renamed.
         """
         given, before, known = (np.frombuffer(part, _NAMES) for part in (ids, previous, self.ids))
         renamed = before != b""
@@ -96,7 +96,7 @@ class AppDependence:
 
 
 def _places(known: np.ndarray, ids: np.ndarray) -> np.ndarray:
-    """(id,) place of each pseudonym in `known`, -1 where it is not there."""
+    """(id,) index of each pseudonym in `known`, -1 where it is absent."""
     if not len(known):
         return np.full(len(ids), -1)
     order = np.argsort(known, kind="stable")
@@ -118,12 +118,12 @@ class DependenceTable:
     def learn(
         self, name: str, tick: int, ids: bytes, scores: np.ndarray, kept: np.ndarray
     ) -> tuple[Dependence, np.ndarray]:
-        """Learn from an app's scores of one tick; return its dependence, and the loadings (user) of `ids`.
+        """Update an app's estimate with the scores of a tick; return its dependence, and the loadings (user) of `ids`.
 
         Args:
             name: of the app.
             tick: of the forecasts.
-            ids: pseudonyms of the users, one after another.
+            ids: pseudonyms of the users, concatenated.
             scores: (user, metric, tracked).
             kept: of `models.behaviour.error_dependence.learn`.
         """
@@ -134,14 +134,14 @@ class DependenceTable:
         return estimate(app.sums, self.prior), loadings(app.users[now])
 
     def turnover(self, name: str, tick: int, ids: bytes, observed: np.ndarray, last: np.ndarray) -> Turnover:
-        """What users of an app that are silent, went or came last used; who reports is kept for the next tick.
+        """Last usage of an app's users that are silent, went or came; reporting users are kept for the next tick.
 
-        Where nobody reported in the tick before, nobody came: there is nobody whom they replace.
+        Where nobody reported in the tick before, no user counts as one that came, since it could replace nobody.
 
         Args:
             name: of the app.
             tick: of the forecasts.
-            ids: pseudonyms of the users, one after another.
+            ids: pseudonyms of the users, concatenated.
             observed: (user, metric) usage in the tick, NaN where absent.
             last: (user, metric) the last usage known, NaN where there is none.
         """
