@@ -20,6 +20,7 @@ MOST_DECISIONS: Final = (
 )
 FALLBACKS: Final = ("reactive", "hold")  # see models.planning.failing_offers
 CONFLICTS: Final = ("reassert", "hold")  # see models.planning.delivery
+CONFIDENCE_OF: Final = ("plan", "time")  # see docs/policies.md
 # Replicas below which a rounding is not a need: float32 errs by 6e-8 × 100 replicas = 6e-6.
 ROUNDING: Final = 1e-5
 SATURATED_EXTRA: Final = 0.5  # a saturated user counts 1.5 times its usage (docs/records.md, "Censoring")
@@ -108,6 +109,9 @@ class Policy:
     zone_share: most of the replicas in one zone. pool_loss: share of any one spot pool that the promise survives.
     shortage_price_h: price of an hour in which capacity does not suffice; each plan is then as sure as costs least in
     all, and at least `confidence` (`models.planning.shortage_price`).
+    confidence_of: what holds in the share `confidence`: each plan, over its window, or capacity, over time (which the
+    learner steers towards). hold_s_min, hold_s_max: bounds of the hold time that the learner may choose, None = hold_s.
+    learner: whether its adjustments are followed.
     """
 
     app: str
@@ -119,6 +123,7 @@ class Policy:
     mode: str = "shadow"
     allocation_group: str = ""
     confidence: float = 0.99
+    confidence_of: Literal["plan", "time"] = "plan"
     overhead: Mapping[str, float] = field(default_factory=dict[str, float])
     base: Mapping[str, float] = field(default_factory=dict[str, float])
     target_utilisation: Mapping[str, float] = field(default_factory=dict[str, float])
@@ -138,6 +143,8 @@ class Policy:
     max_up: int | None = None
     max_down: int | None = None
     hold_s: float = 600.0
+    hold_s_min: float | None = None
+    hold_s_max: float | None = None
     idle_after_s: float = 3600.0
     scale_down: str = "any"
     drain_s: float = 0.0
@@ -156,6 +163,12 @@ class Policy:
     def least_decisions(self) -> int:
         """Decisions that the promotion gates judge by."""
         return int(self.promotion_gates.get("decisions", GATE_DECISIONS))
+
+    @property
+    def hold_bounds(self) -> tuple[float, float]:
+        """Shortest and longest hold time that the learner may choose, in seconds; `hold_s` where none is given."""
+        shortest = self.hold_s if self.hold_s_min is None else self.hold_s_min
+        return shortest, self.hold_s if self.hold_s_max is None else self.hold_s_max
 
     def size(self, metric: str) -> float:
         """What one replica has of a metric; for requests its rate, where that is given."""
@@ -194,6 +207,10 @@ def _demand_rules(policy: Policy) -> list[tuple[bool, str]]:
         (policy.app != "", "app must not be empty"),
         (policy.mode in MODES, f"mode must be one of {', '.join(MODES)}, got {policy.mode!r}"),
         (0 < policy.confidence < 1, f"confidence must be between 0 and 1, got {policy.confidence}"),
+        (
+            policy.confidence_of in CONFIDENCE_OF,
+            f"confidence_of must be one of {', '.join(CONFIDENCE_OF)}, got {policy.confidence_of!r}",
+        ),
         (len(policy.governed) > 0, "governed must name at least one metric"),
         *((m in named, f"unit has no size for the governed metric {m}") for m in policy.governed),
         *(
@@ -244,8 +261,24 @@ def _change_rules(policy: Policy) -> list[tuple[bool, str]]:
         ),
         *(
             (math.isfinite(span) and span >= 0, f"{name} must be at least 0 seconds, got {span}")
-            for name in ("hold_s", "idle_after_s", "drain_s", "spot_return_wait_s")
+            for name in (
+                "hold_s",
+                "hold_s_min",
+                "hold_s_max",
+                "idle_after_s",
+                "drain_s",
+                "spot_return_wait_s",
+            )
             for span in (getattr(policy, name),)
+            if span is not None
+        ),
+        (
+            policy.hold_bounds[0] <= policy.hold_s,
+            f"hold_s_min ({policy.hold_bounds[0]:g}) must be at most hold_s ({policy.hold_s:g})",
+        ),
+        (
+            policy.hold_s <= policy.hold_bounds[1],
+            f"hold_s_max ({policy.hold_bounds[1]:g}) must be at least hold_s ({policy.hold_s:g})",
         ),
         (
             policy.scale_down in SCALE_DOWN,

@@ -236,6 +236,8 @@ def show(
     prefix: Prefix = None,
 ) -> None:
     """Show one policy with all its fields."""
+    from pipeline.wire.policies import in_words
+
     versions = _published("policies", bootstrap, prefix).get(app, {})
     number = max(versions, default=0) if version is None else version
     if number not in versions:
@@ -244,7 +246,7 @@ def show(
     if as_json:
         _print_json(versions[number])
     else:
-        rows = [{"field": name, "value": value} for name, value in versions[number].items()]
+        rows = [{"field": name, "value": value} for name, value in in_words(versions[number]).items()]
         _print_table(rows, ("field", "value"))
 
 
@@ -257,14 +259,16 @@ def history(
 ) -> None:
     """List every version of an app's policy: its author, from when it is valid, and what it changed."""
     from pipeline.inputs.publish import changes
+    from pipeline.wire.policies import in_words
 
     versions = _published("policies", bootstrap, prefix).get(app, {})
     if not versions:
         raise UsageError(f"there is no policy of app {app}")
-    rows = changes([versions[number] for number in sorted(versions)])
+    published = [versions[number] for number in sorted(versions)]
     if as_json:
-        _print_json({"policies": rows})
+        _print_json({"policies": changes(published)})
         return
+    rows = changes([in_words(policy) for policy in published])
     shown = [
         row | {"changed": "; ".join(_change(*change) for change in row["changed"].items())} for row in rows
     ]

@@ -374,6 +374,11 @@ def _structured(kind: Mapping[str, Any], value: Any, zone: Any) -> Any:
             return _money(value)
         case {"logicalType": "timestamp-micros"}:
             return _time(value, zone)
+        case {"type": "enum", "name": "ConfidenceOf", "symbols": symbols}:  # in files as in `Policy`
+            words = {symbol.lower(): symbol for symbol in symbols}
+            if value not in tuple(words):
+                raise ValueError(f"must be one of {', '.join(words)}, got {value!r}")
+            return words[value]
         case {"type": "enum", "symbols": symbols} if value not in symbols:
             raise ValueError(f"must be one of {', '.join(symbols)}, got {value!r}")
         case {"type": "array", "items": "string"}:

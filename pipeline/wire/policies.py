@@ -18,8 +18,14 @@ def policy_of(record: Record) -> Policy:
         plain[name] = _amounts(record[name])
     for name in ("governed", "providers", "regions"):
         plain[name] = tuple(record[name])
+    plain["confidence_of"] = in_words(record)["confidence_of"]
     plain["budget"] = None if record["budget"] is None else float(record["budget"])
     return Policy(**plain)
+
+
+def in_words(record: Record) -> Record:
+    """A record `policy` with the words that files have and `Policy` has, where its symbols differ from them."""
+    return record | {"confidence_of": record["confidence_of"].lower()}
 
 
 def offer_of(record: Record, now_s: float = 0.0, max_age_s: float | None = None, tick_s: int = 0) -> Offer:

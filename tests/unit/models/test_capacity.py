@@ -95,6 +95,7 @@ def test_instances_hold_whole_replicas(allocatable: dict[str, float], fits: int)
         ({"mode": "on"}, "mode must be one of shadow, canary, auto, paused, got 'on'"),
         ({"confidence": 1.0}, "confidence must be between 0 and 1, got 1.0"),
         ({"confidence": float("nan")}, "confidence must be between 0 and 1, got nan"),
+        ({"confidence_of": "TIME"}, "confidence_of must be one of plan, time, got 'TIME'"),
         ({"governed": ()}, "governed must name at least one metric"),
         ({"governed": ("disk",)}, "unit has no size for the governed metric disk"),
         ({"unit": {"cpu": -1.0, "memory": 1.0}}, "unit of cpu must be at least 0, got -1.0"),
@@ -109,6 +110,10 @@ def test_instances_hold_whole_replicas(allocatable: dict[str, float], fits: int)
         ({"min_on_demand": 1.5}, "min_on_demand must be in 0 to 1, got 1.5"),
         ({"max_up": 0}, "max_up must be at least 1, got 0"),
         ({"hold_s": -1.0}, "hold_s must be at least 0 seconds, got -1.0"),
+        ({"hold_s_min": -1.0}, "hold_s_min must be at least 0 seconds, got -1.0"),
+        ({"hold_s_max": float("nan")}, "hold_s_max must be at least 0 seconds, got nan"),
+        ({"hold_s_min": 601.0}, r"hold_s_min \(601\) must be at most hold_s \(600\)"),
+        ({"hold_s_max": 599.0}, r"hold_s_max \(599\) must be at least hold_s \(600\)"),
         ({"scale_down": "drain"}, "scale_down drain needs a drain_s above 0"),
         ({"scale_down": "maybe"}, "scale_down must be one of never, drain, any, got 'maybe'"),
         ({"churn_threshold": 1.0}, "churn_threshold must be at least 0 and below 1, got 1.0"),
@@ -125,6 +130,12 @@ def test_a_sound_policy_passes_and_a_new_app_is_in_shadow():
     assert validate(POLICY) is POLICY
     assert (POLICY.mode, POLICY.confidence) == ("shadow", 0.99)
     validate(Policy("api", ("requests",), {}, rps_per_replica=10.0))
+
+
+def test_the_learner_may_choose_a_hold_time_within_the_bounds_that_are_given():
+    assert POLICY.hold_bounds == (600.0, 600.0)
+    assert validate(replace(POLICY, hold_s_min=0.0)).hold_bounds == (0.0, 600.0)
+    assert validate(replace(POLICY, hold_s_max=900.0)).hold_bounds == (600.0, 900.0)
 
 
 def test_the_limit_is_the_maximum_and_what_it_may_be_exceeded_by():

@@ -67,6 +67,11 @@ POLICIES = [
     (POLICY + "confidence = nan", "confidence must be a finite number, got nan"),
     (POLICY + "confidence = '0.9'", "confidence must be a number, got '0.9'"),
     (POLICY + "confidence = true", "confidence must be a number, got True"),
+    (POLICY + "confidence_of = 'TIME'", "confidence_of must be one of plan, time, got 'TIME'"),
+    (POLICY + "confidence_of = ['time']", "confidence_of must be one of plan, time, got ['time']"),
+    (POLICY + "hold_s_min = 700", "hold_s_min (700) must be at most hold_s (600)"),
+    (POLICY + "hold_s_max = 60", "hold_s_max (60) must be at least hold_s (600)"),
+    (POLICY + "hold_s_max = 'long'", "hold_s_max must be a number, got 'long'"),
     (POLICY + "learner = 1", "learner must be true or false, got 1"),
     (POLICY + "min = 5\nmax = 3", "max (3) is below min (5)"),
     (POLICY + "max = 5_000_000_000", "max is out of range: 5000000000"),
@@ -138,7 +143,7 @@ def test_a_policy_is_its_fields_and_the_schemas_defaults(write: Write) -> None:
     text = (
         POLICY
         + 'budget = 12.5\nmode = "auto"\npromotion_gates = {coverage = 0.93}\nmax_up = 3\npool_loss = 0.9'
-        + "\nshortage_price_h = 40"
+        + "\nshortage_price_h = 40\nconfidence_of = 'time'\nhold_s_min = 60\nhold_s_max = 900\nlearner = true"
     )
     (record,) = read_policies(write(text))
     assert policy_of(record) == Policy(
@@ -152,7 +157,12 @@ def test_a_policy_is_its_fields_and_the_schemas_defaults(write: Write) -> None:
         max_up=3,
         pool_loss=0.9,
         shortage_price_h=40.0,
+        confidence_of="time",
+        hold_s_min=60.0,
+        hold_s_max=900.0,
+        learner=True,
     )
+    assert record["confidence_of"] == "TIME"
     assert record["budget"] == Decimal("12.5")
     assert "version" not in record
     assert "valid_from_tick" not in record
@@ -257,6 +267,7 @@ def test_a_policys_history_is_every_version_with_its_author_and_what_it_changed(
             "author": "ann",
             "max": 7,
             "budget": Decimal("2.5"),
+            "confidence_of": "TIME",
         },
         1: {**record, "version": 1, "valid_from_tick": 0, "author": "bob"},
     }
@@ -265,7 +276,7 @@ def test_a_policys_history_is_every_version_with_its_author_and_what_it_changed(
     assert found == [
         {"version": 1, "valid_from_tick": 0, "author": "bob", "changed": {}},
         {"version": 2, "valid_from_tick": 70, "author": "ann",
-         "changed": {"max": [record["max"], 7], "budget": [None, "2.5"]}},
+         "changed": {"confidence_of": ["PLAN", "TIME"], "max": [record["max"], 7], "budget": [None, "2.5"]}},
     ]  # fmt: skip
     said = CliRunner().invoke(policies_app, ["history", "shop"]).output.splitlines()
     assert len(said) == 3
@@ -273,4 +284,7 @@ def test_a_policys_history_is_every_version_with_its_author_and_what_it_changed(
     assert said[2].split(maxsplit=3)[:3] == ["2", "70", "ann"]
     assert f"max {record['max']} → 7" in said[2]
     assert "budget none → 2.5" in said[2]
+    assert "confidence_of plan → time" in said[2]
+    shown = CliRunner().invoke(policies_app, ["show", "shop"]).output
+    assert ["confidence_of", "time"] in [line.split() for line in shown.splitlines()]
     assert isinstance(CliRunner().invoke(policies_app, ["history", "blog"]).exception, UsageError)
