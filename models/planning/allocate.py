@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +38,9 @@ from models.planning.shortage_price import prices
 from models.purchase.choose import Choice, Purchase, choose
 from models.purchase.market import Market
 from models.purchase.promise_window import window
+
+if TYPE_CHECKING:
+    from models.planning.sweep import NeedCurve
 
 COST_LEVELS: Final = tuple(PROMISED.tolist())
 ALTERNATIVES: Final = 3
@@ -87,6 +90,9 @@ class Plan:
         unreported: governed metrics that nobody reported.
         orders: what became of earlier commands, by offer.
         commanded: offers for which a command is to be sent, with the count before.
+        confidence_of: of the policy.
+        realised_share: share of the ticks in which capacity sufficed, None = not measured; the caller's to fill.
+        curve: needed replicas at other settings, None = no learner; the caller's to fill.
     """
 
     confidence_asked: float
@@ -113,6 +119,9 @@ class Plan:
     unreported: tuple[str, ...] = ()
     orders: Mapping[str, Order] = field(default_factory=dict[str, Order])
     commanded: Mapping[str, int] = field(default_factory=dict[str, int])
+    confidence_of: Literal["plan", "time"] = "plan"
+    realised_share: float | None = None
+    curve: NeedCurve | None = None
 
 
 @dataclass(frozen=True)
@@ -349,6 +358,7 @@ def _plan(
         reason="; ".join((reason, *situation.notes, *choice.notes, *_beyond(policy, fleet, guardrails))),
         excluded=situation.excluded,
         mode=policy.mode,
+        confidence_of=policy.confidence_of,
         completeness=context.telemetry.completeness,
         unreported=context.telemetry.unreported,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -49,6 +49,21 @@ class SweepNeed:
     wanted: NDArray[np.int64]
     soon: NDArray[np.int64]
     band: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class NeedCurve:
+    """Needed replicas by setting and arm; the field `curve` of the record `plans`.
+
+    Attributes:
+        confidences: the first settings of every arm, shares of the scenarios.
+        prices: its other settings, price of an hour of shortage in units of a replica's price per hour.
+        arms: by the name of an arm; only `wanted` and `soon` are published.
+    """
+
+    confidences: Sequence[float]
+    prices: Sequence[float]
+    arms: Mapping[str, SweepNeed]
 
 
 def needed(

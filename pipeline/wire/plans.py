@@ -9,6 +9,7 @@ from typing import Any, Final
 from models.capacity import Observed, Policy
 from models.planning.allocate import Alternative, Plan
 from models.planning.risk_premium import Level
+from models.planning.sweep import NeedCurve
 from models.tick import Tick
 from pipeline.security.signing_keys import SigningKey
 from pipeline.wire import commands, policies
@@ -68,6 +69,7 @@ GUARD_RAILS: Final = {
     "stale_price": "A price is older than the installation allows: no more of its offer is bought, what runs stays.",
 }
 """What each guard rail of models.planning.guardrails did, in one sentence."""
+NO_CURVE: Final = NeedCurve((), (), {})
 _CENT = Decimal("0.000001")
 
 
@@ -175,6 +177,8 @@ def plan_record(plan: Plan, context: PlanContext, shares: Mapping[str, float]) -
         "tick_s": tick.length_s,
         "confidence_asked": plan.confidence_asked,
         "confidence_planned": plan.confidence_planned,
+        "confidence_of": plan.confidence_of,
+        "realised_share": plan.realised_share,
         "steps": tick.steps_s,
         "metrics": list(context.metrics),
         "required": plan.required.astype(float).tolist(),
@@ -207,6 +211,7 @@ def plan_record(plan: Plan, context: PlanContext, shares: Mapping[str, float]) -
         "capacity": [
             _capacity(offer, plan, context) for offer in sorted({*context.observed, *context.followed})
         ],
+        "curve": _curve(plan.curve or NO_CURVE),
     }
 
 
@@ -250,6 +255,17 @@ def _margin(plan: Plan) -> Record | None:
     if plan.margin is None:
         return None
     return {name: _level(getattr(plan.margin, name)) for name in ("expected", "demand", "purchase")}
+
+
+def _curve(curve: NeedCurve) -> Record:
+    return {
+        "confidences": list(curve.confidences),
+        "prices": list(curve.prices),
+        "arms": [
+            {"arm": arm, "wanted": need.wanted.tolist(), "soon": need.soon.tolist()}
+            for arm, need in sorted(curve.arms.items())
+        ],
+    }
 
 
 def _promotion(plan: Plan) -> Record | None:

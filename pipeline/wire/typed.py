@@ -146,6 +146,28 @@ class OfferCapacity(_Part):
     again_s: float
 
 
+class ArmNeed(_Part):
+    """Replicas needed with an arm's weights of the experts, at each confidence and then at each price of a curve.
+
+    Attributes:
+        arm: its name.
+        wanted: in the window of the promise.
+        soon: in the steps before it.
+    """
+
+    arm: str
+    wanted: tuple[int, ...]
+    soon: tuple[int, ...]
+
+
+class NeedCurve(_Part):
+    """Replicas needed at other settings; prices are of an hour's shortage, in those of a replica-hour."""
+
+    confidences: tuple[float, ...]
+    prices: tuple[float, ...]
+    arms: tuple[ArmNeed, ...]
+
+
 class PublishedPlan(_Part):
     """A plan from the topic `plans`: what an app needs, what is bought for it, and why.
 
@@ -157,6 +179,8 @@ class PublishedPlan(_Part):
         mode: shadow, canary, auto or paused.
         tick, tick_s: number and seconds of the tick whose telemetry it was made from.
         confidence_asked, confidence_planned: of the policy; share of scenarios in which the instances suffice.
+        confidence_of: of the policy: plan or time.
+        realised_share: share of the ticks in which capacity sufficed; None: the learner did not measure it.
         steps: seconds ahead.
         metrics, required: names; demand to be carried by step and metric, in the metrics' units.
         alpha: level of the quantiles in `required` at which all hold at once with the confidence asked.
@@ -183,6 +207,7 @@ class PublishedPlan(_Part):
         refused: the app's records that were refused since the tick before.
         unreported: governed metrics that nobody of the app reported in the tick.
         capacity: what was observed of each offer, and what became of the commands for it.
+        curve: replicas needed at other settings; empty: the policy follows no learner.
     """
 
     schema_version: int
@@ -196,6 +221,8 @@ class PublishedPlan(_Part):
     tick_s: int
     confidence_asked: float
     confidence_planned: float
+    confidence_of: str
+    realised_share: float | None
     steps: tuple[int, ...]
     metrics: tuple[str, ...]
     required: tuple[tuple[float, ...], ...]
@@ -226,3 +253,4 @@ class PublishedPlan(_Part):
     refused: tuple[RefusedRecords, ...]
     unreported: tuple[str, ...]
     capacity: tuple[OfferCapacity, ...]
+    curve: NeedCurve

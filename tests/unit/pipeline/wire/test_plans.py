@@ -2,13 +2,26 @@
 
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from models.planning.allocate import Plan
+from models.planning.sweep import NeedCurve, SweepNeed
+from models.tick import Tick
 from pipeline.security import signing_keys
 from pipeline.settings import Settings
 from pipeline.wire import plans, policies
 from pipeline.wire.codec import DEFAULT, Record
+from pipeline.wire.typed import PublishedPlan
 from tests.unit.pipeline.messages import TICK_S
 from tests.unit.pipeline.stages.driving import FakeInputs, policy, price
+
+LEVELS = st.lists(st.floats(0, 1), max_size=4)
+ARMS = st.lists(st.text(min_size=1, max_size=8), unique=True, max_size=3)
+NEEDS = st.integers(0, 2**31 - 1)
 
 
 def settings(folder: Path) -> Settings:
@@ -71,3 +84,48 @@ def test_side_inputs_by_tick(tmp_path: Path) -> None:
     assert at(99, pinned=1)["version"] == 1
     assert inputs.at("policies", "blog", 0) is None
     assert policies.policy_of(at(10)).max == 5
+
+
+def published(**decided: Any) -> tuple[Record, PublishedPlan]:
+    """The record of a plan as it comes off the topic, and as programs read it."""
+    values: Record = {
+        "confidence_asked": 0.99, "confidence_planned": 1.0, "required": np.zeros((6, 1), np.float32), "alpha": 0.99,
+        "window": (60, 300), "replicas": (1,) * 6, "counts": {}, "cost": 0.0, "cost_at": {}, "binding": None,
+        "reactive_floor": 0, "alternatives": (), "guardrails": (), "feasible": True, "reason": "",
+    }  # fmt: skip
+    versions = {"policy": "shop@1", "prices": [], "model": "m"}
+    context = plans.PlanContext("shop", "shop", Tick(7, TICK_S), 0, 0, ("cpu",), versions, {}, (), 0, "USD")
+    made = plans.plan_record(Plan(**values | decided), context, {})
+    record = DEFAULT.decode(DEFAULT.encode("plan", made))[1]
+    return record, PublishedPlan.model_validate(record)
+
+
+def test_a_plan_without_a_learner_has_an_empty_curve() -> None:
+    record, typed = published()
+    assert record["curve"] == {"confidences": [], "prices": [], "arms": []}
+    assert (record["confidence_of"], record["realised_share"]) == ("plan", None)
+    assert (typed.curve.arms, typed.realised_share) == ((), None)
+
+
+@given(LEVELS, LEVELS, ARMS, st.data())
+def test_a_plans_curve_is_the_needs_of_every_arm_at_every_setting(
+    confidences: list[float], prices: list[float], arms: list[str], data: st.DataObject
+) -> None:
+    settings = len(confidences) + len(prices)
+    needs = {
+        arm: [data.draw(st.lists(NEEDS, min_size=settings, max_size=settings)) for _ in ("wanted", "soon")]
+        for arm in arms
+    }
+    swept = {
+        arm: SweepNeed(np.array(wanted, np.int64), np.array(soon, np.int64), np.zeros(3))
+        for arm, (wanted, soon) in needs.items()
+    }
+    record, typed = published(
+        curve=NeedCurve(confidences, prices, swept), confidence_of="time", realised_share=0.991
+    )
+    curve = record["curve"]
+    assert (curve["confidences"], curve["prices"]) == (confidences, prices)
+    assert {need["arm"]: [need["wanted"], need["soon"]] for need in curve["arms"]} == needs
+    assert [need["arm"] for need in curve["arms"]] == sorted(arms)
+    assert (record["confidence_of"], record["realised_share"]) == ("time", 0.991)
+    assert typed.model_dump(mode="json")["curve"] == curve
