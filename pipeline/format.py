@@ -1,4 +1,4 @@
-"""The one formatter of shares, money, amounts, durations and times, and the one parser of times and durations."""
+"""The one formatter of shares, money, amounts, durations and times; the one parser of numbers, times and durations."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from pipeline.errors import UsageError
 
 MISSING: Final = "–"
 """Stands for a figure that is not known (NaN)."""
+NUMBER: Final = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?\s*", re.ASCII | re.IGNORECASE)
+"""A decimal number as text: float and Decimal read more, 1_0 as 10 and digits of other scripts."""
 DURATION_UNITS_S: Final = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
 
 
@@ -87,6 +89,17 @@ def iso(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat()
 
 
+def parse_number(text: str) -> float:
+    """The number of a text in the form of NUMBER.
+
+    Raises:
+        ValueError: the text has another form.
+    """
+    if NUMBER.fullmatch(text) is None:
+        raise ValueError(f"not a number: {text!r}")
+    return float(text)
+
+
 def parse_time(text: str) -> float:
     """Unix seconds of a time in ISO 8601 (UTC where it names no zone), or of a number that already is Unix seconds.
 
@@ -99,7 +112,7 @@ def parse_time(text: str) -> float:
     except ValueError:
         pass
     try:
-        seconds = float(text)
+        seconds = parse_number(text)
     except ValueError:
         seconds = math.nan
     if not math.isfinite(seconds):
@@ -113,7 +126,7 @@ def parse_duration(text: str) -> int:
     Raises:
         UsageError: the text is no such duration.
     """
-    match = re.fullmatch(r"(\d+)([smhdw])", text.strip())
+    match = re.fullmatch(r"(\d+)([smhdw])", text.strip(), re.ASCII)
     if match is None:
         raise UsageError(f"{text!r} is not a duration: give it as 90s, 30m, 12h, 8d or 1w")
     return int(match[1]) * DURATION_UNITS_S[match[2]]

@@ -33,7 +33,7 @@ from pipeline.backtest.demand import DemandSource
 from pipeline.backtest.job import TIERS, Arrays, Job
 from pipeline.backtest.setup import PlanningInputs
 from pipeline.errors import UsageError
-from pipeline.format import parse_time
+from pipeline.format import parse_number, parse_time
 from pipeline.traces import window
 from pipeline.wire.codec import Record
 from pipeline.wire.policies import policy_of
@@ -122,7 +122,7 @@ def _with(given: Alternative, name: str, value: str) -> Alternative:
 
 def _number(name: str, value: str) -> float:
     try:
-        number = float(value)
+        number = parse_number(value)
     except ValueError:
         number = -1.0
     if not 0 < number < float("inf"):
@@ -150,7 +150,8 @@ def _as(like: Any, field: str, value: str) -> Any:
             return {"true": True, "false": False}[value]
         if isinstance(like, str):
             return value
-        return int(value) if isinstance(like, int) or value.isdigit() else float(value)
+        number = parse_number(value)
+        return int(value) if isinstance(like, int) or value.isdigit() else number
     except (ValueError, KeyError):
         raise UsageError(f"--what-if {field}={value}: not a value of that field") from None
 

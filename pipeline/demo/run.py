@@ -26,9 +26,27 @@ from pipeline.traces import trace_file as traces
 from pipeline.traces.window import TickWindow
 
 NOTE_S = 3.0
-"""Between two lines of progress where stderr is no terminal."""
+"""Least seconds between two lines of progress where stderr is no terminal."""
 STALL_S = 180.0
 """Without any message for so long the run has failed: the slowest step, TensorFlow's start, takes ten seconds."""
+
+
+class ProgressLines:
+    """Progress where no terminal shows the table: a line every NOTE_S seconds at most, and only where it has changed.
+
+    Args:
+        say: prints a line.
+        begun_s: time of the last line that came from elsewhere, on the monotonic clock.
+    """
+
+    def __init__(self, say: Callable[[str], None], begun_s: float) -> None:
+        self._say, self._noted_s, self._text = say, begun_s, ""
+
+    def note(self, text: str, now_s: float) -> None:
+        """Print a line, unless it is too early for one or the last one was the same."""
+        if text != self._text and now_s - self._noted_s >= NOTE_S:
+            self._say(text)
+            self._noted_s, self._text = now_s, text
 
 
 class Run:
@@ -36,12 +54,12 @@ class Run:
 
     Args:
         settings: of the installation; without an address a Kafka is started for it.
-        trace, window: what is replayed.
+        trace, window: rows to replay.
         console: for progress.
-        speed: event seconds a second; None: as fast as it goes.
-        each: called after each look at what was published.
+        speed: event seconds per second; None = as fast as possible.
+        each: called after each poll of the published records.
         notes: for the end of the page.
-        begun_s: when the run began, on the monotonic clock; None: now.
+        begun_s: when the run began, on the monotonic clock; None = now.
     """
 
     def __init__(
@@ -74,7 +92,11 @@ class Run:
         return [remark for remark in remarks if remark]
 
     def go(self, page: Path, out: Path | None) -> dict[str, Any]:
-        """Run it; write the page and the files; return the figures."""
+        """Run the replay; write the page, and the files into `out`; return the figures.
+
+        Raises:
+            LeadtimeError: nothing was published for STALL_S seconds, or the replay failed.
+        """
         example = Example.of(self.trace, self.window)
         self._say(
             f"{self.rows.height:,} rows, {len(self.apps)} apps, {self.window.ticks} ticks of {self.window.tick_s} s"
@@ -121,7 +143,8 @@ class Run:
 
         replaying = threading.Thread(target=send, name="replay", daemon=True)
         replaying.start()
-        newest_s, polled, noted = time.monotonic(), 0.0, time.monotonic()
+        newest_s, polled = time.monotonic(), 0.0
+        lines = ProgressLines(self._say, newest_s)
         with Live(
             console=self.console,
             refresh_per_second=4,
@@ -136,7 +159,7 @@ class Run:
                 if watch.counts["forecasts"] and self.first_forecast_s is None:
                     self.first_forecast_s = now - self.begun_s
                     self._say("first forecast; the simulator compiles its sampler for the first plan")
-                noted = self._note(watch, noted)
+                self._note(watch, lines, now)
                 if failure:
                     raise failure[0]
                 if now - polled > 0.5:
@@ -154,15 +177,11 @@ class Run:
         self.planned_s = time.monotonic() - self.begun_s
         self._say(f"{self.window.ticks} ticks planned, all commands answered")
 
-    def _note(self, watch: Watch, noted_s: float) -> float:
-        """Where no terminal shows the table: a line every NOTE_S seconds. Returns when the last one was written."""
-        now = time.monotonic()
-        if self.console.is_terminal or now - noted_s < NOTE_S:
-            return noted_s
-        self._say(
-            f"{self._planned(watch)} of {self.window.ticks} ticks planned, {self.sent:,} records replayed"
-        )
-        return now
+    def _note(self, watch: Watch, lines: ProgressLines, now_s: float) -> None:
+        """Note the state in a line where stderr is no terminal, which would show the table."""
+        if not self.console.is_terminal:
+            planned = f"{self._planned(watch)} of {self.window.ticks} ticks planned"
+            lines.note(f"{planned}, {self.sent:,} records replayed", now_s)
 
     def _is_done(self, watch: Watch) -> bool:
         """Whether all ticks are framed, and the last is planned for each app that was framed in any of them."""

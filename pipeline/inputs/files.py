@@ -31,7 +31,7 @@ from pipeline.wire.policies import offer_of, offered, policy_of
 
 Rules = list[tuple[bool, str]]
 
-SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(?:([kKMGTP])(i?))?B?")
+SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(?:([kKMGTP])(i?))?B?", re.ASCII)
 """A number, and after it a power of 1000 (k, M, G, T, P), or of 1024 with an i; a B may follow: 512MiB, 2GB, 4Gi."""
 MONEY_PLACES = 6  # the schema's scale
 RATE_PLACES = 12  # the schema's scale
@@ -452,9 +452,11 @@ def _decimal(value: Any, places: int) -> Decimal:
     try:
         if not isinstance(value, str | int | float) or isinstance(value, bool):
             raise InvalidOperation
+        if isinstance(value, str) and not fmt.NUMBER.fullmatch(value):
+            raise InvalidOperation
         money = Decimal(str(value))
     except InvalidOperation:
-        raise ValueError(f"must be an amount of money, got {value!r}") from None
+        raise ValueError(f"must be an amount of money such as 0.85, got {value!r}") from None
     if not money.is_finite() or abs(money) >= MONEY_MAX:
         raise ValueError(f"is out of range: {value}")
     rounded = round(money, places)

@@ -180,7 +180,7 @@ class Codec:
         """The record's name and its fields, by the newest schema (defaults filled).
 
         Raises:
-            Poison: `empty`, `unknown-framing`, `unknown-schema`, `truncated` or `overlong`.
+            Poison: `empty`, `unknown-framing`, `unknown-schema`, or a reason of `decode_body`.
         """
         writer, start = self.split(data)
         return writer.name, decode_body(writer, data[start:])
@@ -190,19 +190,26 @@ def decode_body(writer: Writer, body: bytes) -> Record:
     """One Avro body, read by the newest schema.
 
     Raises:
-        Poison: `truncated` (or otherwise not such a body), `overlong`, or `timestamp-old` or `timestamp-ahead` where a
-            time is beyond the years 1 to 9999, which fastavro, like Python, cannot hold.
+        Poison: `truncated` where the body ends within a field, `overlong` where bytes follow the record, `not-utf8`
+            where a text is not in UTF-8, `malformed` where an index or a length is out of range, or `timestamp-old` or
+            `timestamp-ahead` where a time is beyond the years 1 to 9999, which fastavro, like Python, cannot hold.
     """
     stream = io.BytesIO(body)
     try:
         reader = published(writer.name)
         record = schemaless_reader(stream, writer.parsed, None if reader is writer else reader.parsed)
     except OverflowError as error:
-        raise _beyond_calendar(writer, body) or Poison("truncated", f"OverflowError: {error}") from None
-    except (EOFError, ValueError, IndexError, KeyError, UnicodeDecodeError, TypeError) as error:
-        raise Poison("truncated", f"{type(error).__name__}: {error}") from None
+        raise _beyond_calendar(writer, body) or Poison("malformed", f"OverflowError: {error}") from None
+    except UnicodeDecodeError as error:
+        where = _not_utf8(writer, body)
+        raise Poison(
+            "not-utf8", f"{where} is not in UTF-8: {error.reason} at its byte {error.start}"
+        ) from None
+    except (EOFError, ValueError, IndexError, KeyError, TypeError) as error:
+        at_end = isinstance(error, EOFError | IndexError) and stream.tell() == len(body)
+        raise Poison("truncated" if at_end else "malformed", f"{type(error).__name__}: {error}") from None
     except MemoryError:
-        raise Poison("truncated", "a length beyond memory") from None
+        raise Poison("malformed", "a length beyond memory") from None
     if stream.tell() != len(body):
         raise Poison("overlong", f"{len(body) - stream.tell()} bytes after the record")
     return cast("Record", record)
@@ -222,6 +229,29 @@ def _beyond_calendar(writer: Writer, body: bytes) -> Poison | None:
         ):
             return Poison("timestamp-old" if value < 0 else "timestamp-ahead", unit_detail(field, value))
     return None
+
+
+def _not_utf8(writer: Writer, body: bytes) -> str:
+    """Name of the first field that has a text which is not in UTF-8; "a text" where the rest cannot be read."""
+
+    def is_text(value: Any) -> bool:
+        match value:
+            case dict():
+                return all(map(is_text, cast("dict[str, Any]", value).values()))
+            case list():
+                return all(map(is_text, cast("list[Any]", value)))
+            case bytes():
+                return value.decode(errors="replace").encode() == value
+            case _:
+                return True
+
+    schema = json.dumps(writer.schema).replace('"string"', '"bytes"')
+    try:
+        record = cast("Record", schemaless_reader(io.BytesIO(body), _numeric(schema), None))
+    except (EOFError, ValueError, IndexError, KeyError, OverflowError, TypeError, MemoryError):
+        return "a text"
+    texts = (f["name"] for f in writer.schema["fields"] if '"string"' in json.dumps(f["type"]))
+    return next((name for name in texts if not is_text(record[name])), "a text")
 
 
 def unit_detail(field: str, value: int) -> str:

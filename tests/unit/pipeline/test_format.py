@@ -73,7 +73,7 @@ def test_a_time_is_read_from_iso_or_unix_seconds(text: str) -> None:
     assert fmt.parse_time(text) == 1_700_000_000
 
 
-@pytest.mark.parametrize("text", ["yesterday", "nan", "inf", "", "2023-13-01"])
+@pytest.mark.parametrize("text", ["yesterday", "nan", "inf", "", "2023-13-01", "1_700_000_000", "١٧"])
 def test_what_is_no_time_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match=f"^'{text}' is not a time: "):
         fmt.parse_time(text)

@@ -138,6 +138,7 @@ def test_each_bad_record_becomes_one_dead_letter_and_its_neighbours_are_untouche
         "wrong-partition": metric(user=elsewhere),
         "truncated": metric(user=here)[:-1],
         "overlong": metric(user=here) + b"\x00",
+        "not-utf8": metric(user=here).replace(here.encode(), b"\xff" * len(here)),
         "unknown-schema": b"\xc3\x01" + bytes(20),
         "empty": b"",
     }
@@ -148,6 +149,8 @@ def test_each_bad_record_becomes_one_dead_letter_and_its_neighbours_are_untouche
     cut = next(letter for letter in letters if letter["reason"] == "long-id")
     assert len(cut["value"]) == 256 * 1024
     assert "cut from" in cut["detail"]
+    text = next(letter for letter in letters if letter["reason"] == "not-utf8")
+    assert text["detail"] == "user is not in UTF-8: invalid start byte at its byte 0"
     (frame,) = flush(part, minute(1), len(bodies))
     assert np.frombuffer(frame["samples"], "<u4").tolist() == [len(bad)]
 

@@ -143,13 +143,37 @@ def test_what_is_cut_or_longer_is_poison(name: str, data: st.DataObject) -> None
     assert reason(DEFAULT, body + data.draw(st.binary(min_size=1, max_size=9))) == "overlong"
 
 
+@pytest.mark.parametrize(
+    ("text", "other", "why", "detail"),
+    [
+        (b"\x06ann", b"\x06a\xffn", "not-utf8", "user is not in UTF-8: invalid start byte at its byte 1"),
+        (
+            b"\x06key",
+            b"\x06k\xc3y",
+            "not-utf8",
+            "attributes is not in UTF-8: invalid continuation byte at its byte 1",
+        ),
+        (b"\x06ann\x00", b"\x06ann\x7e", "malformed", "IndexError: list index out of range"),
+    ],
+)
+def test_a_body_that_is_wrong_within_is_not_truncated(
+    text: bytes, other: bytes, why: str, detail: str
+) -> None:
+    record = {"ts": EPOCH, "app": "shop", "user": "ann", "kind": "API_CALL", "event_id": "e"}
+    body = DEFAULT.encode("event", record | {"attributes": [{"key": "key", "value": "value"}]})
+    assert body.count(text) == 1
+    with pytest.raises(Poison) as raised:
+        DEFAULT.decode(body.replace(text, other))
+    assert (raised.value.reason, raised.value.detail) == (why, detail)
+
+
 @settings(deadline=None)
 @given(st.sampled_from(NAMES), st.binary(max_size=60))
 def test_any_bytes_are_a_record_or_poison(name: str, body: bytes) -> None:
     try:
         found, record = DEFAULT.decode(published(name).prefix + body)
     except Poison as poison:
-        assert poison.reason in ("truncated", "overlong")  # noqa: PT017
+        assert poison.reason in ("truncated", "overlong", "not-utf8", "malformed")  # noqa: PT017
     else:
         assert found == name
         assert record.keys() == {field["name"] for field in published(name).schema["fields"]}
