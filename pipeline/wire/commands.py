@@ -1,10 +1,6 @@
 """Commands: how one is made and signed, and when an actuator accepts one.
 
-A command is the record `command`: the desired absolute count of one target. What is signed, so that any
-language
-can do it: Ed25519 (RFC 8032) over the Avro binary body (no header) of the record, written with the schema
-version that its `schema_version` names, with an empty `signature`. `key_id` is inside and so is signed as
-well.
+A command is the record `command`: the desired absolute count of one target, signed (`pipeline.wire.signatures`).
 
 An actuator judges, in this order (the first that fails is the result's `reason`):
 1. `forged`         no signature, a key that it does not trust, or a signature that does not fit;
@@ -16,22 +12,16 @@ An actuator judges, in this order (the first that fails is the result's `reason`
 Only what is accepted moves the target's epoch, so an epoch never goes back, and a forged one moves nothing.
 """
 
-import io
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import cache
 from hashlib import blake2b
-from typing import Any
 
-from cryptography.exceptions import InvalidSignature
-from fastavro import parse_schema, schemaless_writer
-
-import schemas
 from pipeline.security.signing_keys import Keyring, SigningKey
+from pipeline.wire import signatures
+from pipeline.wire.codec import Record
 
-Record = dict[str, Any]
 SCHEMA_VERSION = 1
 
 REMEMBERED = 100_000
@@ -152,38 +142,23 @@ def build(spec: CommandSpec, key: SigningKey) -> Record:
     return sign(command, key)
 
 
-@cache
-def _schema(version: int) -> Any:
-    return parse_schema(dict(schemas.versions("command")[version]))
-
-
 def signed_bytes(command: Record) -> bytes:
-    """Bytes that the signature covers (see the module).
+    """Bytes that the signature covers (`pipeline.wire.signatures`).
 
     Raises:
         KeyError: a schema version that was never published.
     """
-    out = io.BytesIO()
-    schemaless_writer(out, _schema(command["schema_version"]), {**command, "signature": b""})
-    return out.getvalue()
+    return signatures.signed_bytes("command", command)
 
 
 def sign(command: Record, key: SigningKey) -> Record:
     """The command with that key's id and signature."""
-    command = {**command, "key_id": key.key_id}
-    return {**command, "signature": key.private.sign(signed_bytes(command))}
+    return signatures.sign("command", command, key)
 
 
 def verify(command: Record, ring: Keyring) -> bool:
     """Whether the signature is valid and by a key of the ring; False also for an unknown schema version."""
-    public = ring.get(command["key_id"])
-    if public is None:
-        return False
-    try:
-        public.verify(command["signature"], signed_bytes(command))
-    except (InvalidSignature, KeyError):
-        return False
-    return True
+    return signatures.verify("command", command, ring)
 
 
 @dataclass
