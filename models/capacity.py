@@ -10,6 +10,8 @@ from typing import Any, Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from models.metrics import METRICS
+
 Tier = Literal["RESERVED", "ON_DEMAND", "SPOT"]
 MODES: Final = ("shadow", "canary", "auto", "paused")
 SCALE_DOWN: Final = ("never", "drain", "any")
@@ -212,6 +214,7 @@ def _demand_rules(policy: Policy) -> list[tuple[bool, str]]:
             f"confidence_of must be one of {', '.join(CONFIDENCE_OF)}, got {policy.confidence_of!r}",
         ),
         (len(policy.governed) > 0, "governed must name at least one metric"),
+        *((m in METRICS, f"governed must be of {', '.join(METRICS)}, got {m!r}") for m in policy.governed),
         *((m in named, f"unit has no size for the governed metric {m}") for m in policy.governed),
         *(
             (math.isfinite(value) and value >= 0, f"{name} of {metric} must be at least 0, got {value}")
@@ -222,6 +225,7 @@ def _demand_rules(policy: Policy) -> list[tuple[bool, str]]:
             (0 < share <= 1, f"target_utilisation of {metric} must be above 0 and at most 1, got {share}")
             for metric, share in policy.target_utilisation.items()
         ),
+        *((m not in named or policy.size(m) > 0, f"unit of {m} must be above 0") for m in policy.governed),
         *(
             (
                 m not in named or policy.usable(m) > 0,

@@ -27,6 +27,7 @@ from pipeline.names import name_fault, offer_fault
 from pipeline.wire.codec import DEFAULT, Record, published
 from pipeline.wire.currencies import CODES, converted, mixed
 from pipeline.wire.currencies import MOST as MONEY_MAX
+from pipeline.wire.plans import DEFAULT_POLICY
 from pipeline.wire.policies import offer_of, offered, policy_of
 
 Rules = list[tuple[bool, str]]
@@ -36,6 +37,9 @@ SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(?:([kKMGTP])(i?))?B?", re.ASCII)
 MONEY_PLACES = 6  # the schema's scale
 RATE_PLACES = 12  # the schema's scale
 DAY_S = 86_400.0
+LONGEST_S = 365 * DAY_S
+"""No time of a policy is longer than a year."""
+_POLICY_TIMES = ("hold_s", "idle_after_s", "drain_s", "spot_return_wait_s", "latency_slo_s")
 _RANGES = {"int": 2**31, "long": 2**63}
 
 
@@ -91,9 +95,9 @@ def _rates(table: Any) -> tuple[str, dict[str, Decimal]]:
     if not isinstance(table, dict):
         raise ValueError(f"rates {example}")
     given = cast("dict[str, Any]", table)
-    unknown = [code for code in (given.get("to"), *(given.keys() - {"to"})) if code not in CODES]
-    if unknown:
-        raise ValueError(f"rates {example}: {unknown[0]!r} is no ISO code of a currency")
+    for code in (given.get("to"), *(given.keys() - {"to"})):
+        if not isinstance(code, str) or code not in CODES:
+            raise ValueError(f"rates {example}: {code!r} is no ISO code of a currency")
     rates: dict[str, Decimal] = {}
     for code, value in given.items():
         if code == "to":
@@ -153,6 +157,17 @@ def doubtful_amounts(record: Record) -> list[str]:
         doubts.append(
             f"beyond_max is {beyond_max:g}: a share such as 0.2 is meant, up to {1 + beyond_max:g} times max is planned"
         )
+    doubts += [
+        f"{name} is {record[name]:,.16g} s ({record[name] / DAY_S:.3g} days): seconds are meant, no milliseconds"
+        for name in _POLICY_TIMES
+        if (record.get(name) or 0.0) > DAY_S
+    ]
+    if record.get("notice_s", 0.0) > 3600:
+        doubts.append(f"notice_s is {record['notice_s']:,.16g}: seconds are meant, no milliseconds")
+    if record.get("interruption", 0.0) > 1:
+        doubts.append(
+            f"interruption is {record['interruption']:g}: the share of instances an hour is meant, such as 0.03"
+        )
     return doubts + [
         f"{name} of {pair['metric']} is {fmt.amount(pair['value'], pair['metric'])}: was a suffix such as MiB left out?"
         if pair["metric"] == "memory"
@@ -166,16 +181,20 @@ def doubtful_amounts(record: Record) -> list[str]:
 def contradictions(policies: Sequence[Record], prices: Sequence[Record]) -> dict[str, str]:
     """Why a policy's minimum and maximum cannot be kept by the offers that its app may buy, by app, where they cannot.
 
-    A policy of a whole allocation group gives its budget alone, and is left out.
+    A policy of a whole allocation group gives its budget alone, and is left out; without any price there is no reason.
     """
     groups = {
         policy["allocation_group"] for policy in policies if policy["allocation_group"] != policy["app"]
     }
     why: dict[str, str] = {}
     for policy in policies:
-        if policy["app"] not in groups:
+        if policy["app"] not in groups and prices:
             offers = offered(prices, policy["allocation_group"])
             reason = why_unkept(policy_of(policy), [offer_of(price) for price in offers]) if offers else None
+            if not offers and policy["app"] != DEFAULT_POLICY:
+                reason = (
+                    f"no offer may be bought: all are committed to others than {policy['allocation_group']!r}"
+                )
             if reason is not None:
                 why[policy["app"]] = reason
     return why
@@ -185,7 +204,16 @@ def _policy_rules(record: Record) -> Rules:
     """What `validate` leaves to files, so that policies that are published hold as they did."""
     app, rate, group = record["app"], record["rps_per_replica"], record["allocation_group"]
     twice = [name for name, count in Counter(record["governed"]).items() if count > 1]
+    seconds = {name: record[name] for name in _POLICY_TIMES if record[name] is not None}
     return [
+        *_texts(record, "allocation_group", "providers", "regions"),
+        *(
+            (
+                0 <= span <= LONGEST_S,
+                f"{name} must be 0 to {LONGEST_S:,.16g} seconds, a year, got {span:,.16g}",
+            )
+            for name, span in seconds.items()
+        ),
         (
             rate is None or 0 < rate <= MOST["requests"],
             f"rps_per_replica must be above 0 and at most {MOST['requests']:,.16g}, got {rate}",
@@ -198,12 +226,25 @@ def _policy_rules(record: Record) -> Rules:
     ]
 
 
+def _texts(record: Record, *names: str) -> Rules:
+    """Rules of fields that hold names, or lists of them, beside a record's own: `name_fault`, but may be absent."""
+    rules: Rules = []
+    for field in names:
+        for text in record[field] if isinstance(record[field], list) else [record[field]]:
+            fault = name_fault(text) if text else None
+            rules.append((fault is None, f"{field} {fault}"))
+    return rules
+
+
 def _price_rules(record: Record) -> Rules:
     offer = offer_of(record)
     startup = (offer.startup_p50_s, offer.startup_p90_s, offer.startup_p99_s)
     seconds = {name: record[name] for name in ("billing_min_s", "notice_s")}
     counts = {name: record[name] for name in ("owned_count", "quota_limit", "egress")}
     return [
+        *_texts(
+            record, "provider", "region", "zone", "instance_type", "pool", "commitment_id", "quota_group"
+        ),
         (record["provider"] != "", "provider must not be empty"),
         (record["instance_type"] != "", "instance_type must not be empty"),
         (len(offer.allocatable) > 0, "capacity must name at least one metric"),
@@ -253,6 +294,7 @@ def _event_rules(record: Record) -> Rules:
     return [
         (record["end"] > record["start"], f"end ({record['end']}) must be after start ({record['start']})"),
         (len(record["apps"]) > 0, "apps must name at least one"),
+        *_texts(record, "apps"),
         (0 <= lift[0] <= lift[1] <= lift[2], f"lift_low, lift_mean, lift_high must rise from 0, got {lift}"),
         (0 <= record["probability"] <= 1, f"probability must be in 0 to 1, got {record['probability']}"),
         (record["lead_s"] >= 0, f"lead_s must be at least 0, got {record['lead_s']}"),
@@ -281,6 +323,10 @@ def _read(
         fault = NAME_FAULTS.get(schema, name_fault)(record[identity])
         rules = [
             (fault is None, f"{identity} {fault}"),
+            (
+                record["valid_from_tick"] >= 0,
+                f"valid_from_tick must be at least 0, got {record['valid_from_tick']}",
+            ),
             (
                 record["version"] >= 1 or "version" not in row,
                 f"version must be at least 1, got {record['version']}",
@@ -311,7 +357,10 @@ def _document(path: Path) -> dict[str, Any]:
             f"{path}: not a TOML file: not in UTF-8 ({error.reason} at byte {error.start}): save it as UTF-8"
         ) from None
     except ValueError as error:
-        raise UsageError(f"{path}: not a TOML file: {error}") from None
+        twice = ": a key or a table is there twice" if re.search("overwrite|mutate", str(error)) else ""
+        raise UsageError(f"{path}: not a TOML file: {error}{twice}") from None
+    except RecursionError:
+        raise UsageError(f"{path}: not a TOML file of ours: brackets are nested too deeply") from None
 
 
 def _tables(path: Path, document: dict[str, Any], table: str) -> list[dict[str, Any]]:
@@ -457,9 +506,9 @@ def _decimal(value: Any, places: int) -> Decimal:
         money = Decimal(str(value))
     except InvalidOperation:
         raise ValueError(f"must be an amount of money such as 0.85, got {value!r}") from None
-    if not money.is_finite() or abs(money) >= MONEY_MAX:
+    if not money.is_finite() or money.adjusted() >= MONEY_MAX.adjusted():
         raise ValueError(f"is out of range: {value}")
-    rounded = round(money, places)
+    rounded = money.quantize(Decimal(1).scaleb(-places))
     if rounded != money:
         raise ValueError(f"has more than {places} decimals: {value}")
     return rounded

@@ -67,24 +67,30 @@ def progress(settings: Settings) -> Progress:
     return Progress((stated or newest)["tick_s"], reached_s, live)
 
 
-def settled(settings: Settings) -> Settings:
-    """Settings with the tick of the installation, where its topics know it.
+def tick_length(settings: Settings) -> int | None:
+    """Length of the installation's tick, seconds; None where its topics do not know it.
 
     Raises:
         UsageError: another length is set, by LEADTIME_TICK_S or an option.
         Unreachable: Kafka does not answer.
     """
-    if not _exists(settings, "behaviour.frames"):
-        return settings
-    tick_s = progress(settings).tick_s
-    if tick_s is None or tick_s == settings.tick_s:
-        return settings
-    if "tick_s" in settings.model_fields_set:
+    tick_s = progress(settings).tick_s if _exists(settings, "behaviour.frames") else None
+    if tick_s not in (None, settings.tick_s) and "tick_s" in settings.model_fields_set:
         raise UsageError(
             f"this installation has ticks of {tick_s} s, {settings.tick_s} s are set: leave out LEADTIME_TICK_S or "
             f"--tick, or give {tick_s}, or another LEADTIME_PREFIX for another installation"
         )
-    return settings.model_copy(update={"tick_s": tick_s})
+    return tick_s
+
+
+def settled(settings: Settings) -> Settings:
+    """Settings with the tick of the installation, where its topics know it.
+
+    Raises:
+        UsageError, Unreachable: as `tick_length`.
+    """
+    tick_s = tick_length(settings)
+    return settings if tick_s in (None, settings.tick_s) else settings.model_copy(update={"tick_s": tick_s})
 
 
 def declare(settings: Settings, clock: Callable[[], float] = time.time) -> Settings:

@@ -8,14 +8,18 @@ import itertools
 import math
 import os
 import socket
+import threading
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any, Final, Self, TypedDict, Unpack, cast
 
 from models.metrics import EVENT_KINDS, METRIC_UNITS, METRICS
 from models.telemetry_rules import DETAILS_MOST, MAX_COUNT, MAX_ID_BYTES, MAX_INTERVAL_S, MOST
-from pipeline.errors import NotDelivered, UsageError
+from pipeline.errors import NotDelivered, Unreachable, UsageError
+from pipeline.kafka.connection import reachable
+from pipeline.kafka.installation import tick_length
 from pipeline.kafka.producer import BY_KEY, Outputs
 from pipeline.kafka.topics import RAW
 from pipeline.names import name_fault
@@ -34,6 +38,8 @@ _UNITS: Final = {
     "latency_p99": "seconds",
     "replicas": "replicas",
 }
+ASK_S, ASK_AGAIN_S = 5.0, 60.0
+"""How long a sample without an interval waits for Kafka to tell the tick, and when the next one asks again."""
 _SCOPES: Final = ("USER", "SHARED", "APP", "INSTANCE")
 
 
@@ -97,7 +103,7 @@ class Telemetry:
 
     Args:
         bootstrap: Kafka's address, host:port[,host:port]; None: that of `settings`.
-        settings: prefix of topics, schema registry, security, tick; None: from `LEADTIME_*` in the environment.
+        settings: prefix of topics, schema registry, security; None: from `LEADTIME_*` in the environment.
         security: client options by their librdkafka names (security.protocol, sasl.*, ssl.*), over the settings' own.
         producer: a name for this producer in its records; None: host name and process id.
         clock: unix seconds; stamps records without a time of their own.
@@ -128,6 +134,7 @@ class Telemetry:
         self._outputs = Outputs(self.settings, {**OPTIONS, "delivery.timeout.ms": int(timeout_s * 1000)})
         self._metrics, self._events = itertools.count(), itertools.count()
         self._promised_us, self._closed = -math.inf, False
+        self._tick_s, self._ask_at_s, self._asking = None, -math.inf, threading.Lock()
 
     def metric(
         self,
@@ -144,13 +151,14 @@ class Telemetry:
         Args:
             app, user: whose it is.
             scope: USER; without a user SHARED (used by nobody in particular), APP (the app's total) or INSTANCE.
-            interval_s: seconds that the sample stands for; None: the installation's tick.
+            interval_s: seconds that the sample stands for; None: the installation's tick, as its topics tell it. Where
+                they cannot, that of the settings, with a warning; the first sample may wait ASK_S for them.
             ts: when the interval ended: unix seconds, or a datetime with a zone; None: now.
             usage: see `Usage`.
 
         Raises:
-            UsageError: an argument is missing, unknown, negative, not finite or beyond its bound, or `ts` lies before
-                a watermark that was sent.
+            UsageError: an argument is missing, unknown, negative, not finite or beyond its bound, `ts` lies before a
+                watermark that was sent, or the settings have another tick than the installation.
         """
         given = cast("dict[str, Any]", usage)
         if unknown := given.keys() - Usage.__annotations__.keys():
@@ -159,12 +167,9 @@ class Telemetry:
             )
         record: Record = {
             "ts": self._time_us(ts),
-            "interval_s": _number(
-                "interval_s",
-                self.settings.tick_s if interval_s is None else interval_s,
-                MAX_INTERVAL_S,
-                "seconds",
-            ),
+            "interval_s": None
+            if interval_s is None
+            else _number("interval_s", interval_s, MAX_INTERVAL_S, "seconds"),
             **_owner(app, user, scope, given.get("instance")),
             **{name: _optional_text(name, given.get(name)) for name in ("instance", "region", "zone")},
             **{
@@ -189,6 +194,8 @@ class Telemetry:
             )
         if all(record[name] is None for name in METRICS):
             raise UsageError(f"a sample needs at least one of {', '.join(METRICS)}")
+        if interval_s is None:
+            record["interval_s"] = float(self._tick())
         key = entity(app, user, scope, given.get("instance"))
         self._publish(RAW[0], "metric", record | {"producer_seq": next(self._metrics)}, key)
 
@@ -302,6 +309,26 @@ class Telemetry:
             if error is None:
                 raise
             error.add_note(f"leadtime: {undelivered}")  # what went wrong first is what the caller must see
+
+    def _tick(self) -> int:
+        """Seconds of the installation's tick; those of the settings while its topics do not tell it."""
+        with self._asking:
+            now_s = time.monotonic()
+            if self._tick_s is None and now_s >= self._ask_at_s:
+                why = "nothing has run there yet"
+                try:
+                    reachable(self.settings, min(self._timeout_s, ASK_S))
+                    self._tick_s = tick_length(self.settings)
+                except Unreachable as error:
+                    why = str(error)
+                if self._tick_s is None:
+                    self._ask_at_s = time.monotonic() + ASK_AGAIN_S
+                    warnings.warn(
+                        f"the installation's tick is not known ({why}): samples stand for {self.settings.tick_s} s; "
+                        "give interval_s",
+                        stacklevel=3,
+                    )
+            return self.settings.tick_s if self._tick_s is None else self._tick_s
 
     def _publish(
         self, topic: str, name: str, record: Record, key: str | None, partition: int = BY_KEY

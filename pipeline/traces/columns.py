@@ -40,6 +40,11 @@ def names(column: pl.Series) -> pl.Series:
             return column.cast(pl.String)
         except pl.exceptions.PolarsError:
             raise ColumnError(f"{wanted}; its bytes are not UTF-8") from None
+    if isinstance(kind, pl.Decimal):
+        whole = column.cast(pl.String).str.replace(r"\.0*$", "")
+        if whole.str.contains(".", literal=True).any():
+            raise ColumnError(f"{wanted}; numbers with a fraction are no names")
+        return whole
     if kind.is_float():  # whole numbers, of which some were missing where they were written
         given = column.fill_nan(None)
         whole = given.drop_nulls()
@@ -52,8 +57,8 @@ def names(column: pl.Series) -> pl.Series:
 
 def numbers(
     frame: pl.DataFrame, columns: Sequence[str], place: Place, commas: bool
-) -> tuple[pl.DataFrame, bool]:
-    """Columns as float64, null where a value is absent; and whether they have decimal commas.
+) -> tuple[pl.DataFrame, list[str]]:
+    """Columns as float64, null where a value is absent; and a line on decimal commas, and on each that is doubtful.
 
     Args:
         frame: of the file.
@@ -62,15 +67,21 @@ def numbers(
         commas: whether decimal commas are to be expected: semicolons separate fields.
 
     Raises:
-        ColumnError: a column holds something else than numbers, or a text that is none.
+        ColumnError: a column holds something else than numbers, a text that is none, or commas that may as well
+            separate thousands, and no column has others.
     """
     texts = {name: _texts(frame[name]) for name in columns if _is_text(frame[name])}
     with_comma = [name for name, text in texts.items() if text.str.contains(",", literal=True).any()]
+    doubtful = [name for name in with_comma if _ambiguous(texts[name])]
+    refused = [] if commas and len(doubtful) < len(with_comma) else doubtful
     read = [
-        _parsed(texts[name], place, with_comma, commas) if name in texts else _typed(frame[name])
+        _parsed(texts[name], place, with_comma, doubtful=name in refused)
+        if name in texts
+        else _typed(frame[name])
         for name in columns
     ]
-    return pl.DataFrame(read), bool(with_comma)
+    notes = [f"commas of column {name!r} are taken for decimal commas" for name in doubtful]
+    return pl.DataFrame(read), [*notes, *(["numbers have decimal commas"] if with_comma else [])]
 
 
 def unit(column: str) -> str:
@@ -116,7 +127,7 @@ def _typed(column: pl.Series) -> pl.Series:
     return column.cast(pl.Float64)
 
 
-def _parsed(text: pl.Series, place: Place, with_comma: Sequence[str], commas: bool) -> pl.Series:
+def _parsed(text: pl.Series, place: Place, with_comma: Sequence[str], *, doubtful: bool) -> pl.Series:
     name = text.name
     plain = text.str.replace(",", ".", literal=True) if with_comma else text
     value = plain.cast(pl.Float64, strict=False)
@@ -131,7 +142,7 @@ def _parsed(text: pl.Series, place: Place, with_comma: Sequence[str], commas: bo
             f"has a decimal point, and column {with_comma[0]!r} decimal commas" if pointed else "is no number"
         )
         raise ColumnError(f"column {name!r}, {place(row)}: {text[row]!r} {why}: give {unit(name)} as 1234.5")
-    if name in with_comma and not commas and _ambiguous(text):
+    if doubtful:
         row = int(text.str.contains(",", literal=True).arg_max() or 0)
         raise ColumnError(
             f"column {name!r}, {place(row)}: {text[row]!r} may be a number of thousands or a decimal comma: give"

@@ -49,7 +49,8 @@ def read(path: Path) -> TextTable:
     """Read a text table.
 
     Raises:
-        UsageError: it is not in UTF-8 or UTF-16, is empty, has a column twice, or a line more fields than the header.
+        UsageError: it is not in UTF-8 or UTF-16, is empty, has a column twice, or a line more or fewer fields than the
+            header.
     """
     data = _utf8(path)
     start, lines_before, separator = 0, 0, ""
@@ -65,6 +66,8 @@ def read(path: Path) -> TextTable:
     if not body.strip():
         raise UsageError(f"{path}: no rows")
     header = body.partition(b"\n")[0].decode(errors="replace").rstrip("\r")
+    if "\0" in header:
+        raise UsageError(f"{path}: is no text in UTF-8, its first line has NUL bytes: save it as UTF-8")
     separator = separator if separator in SEPARATORS else _separator(header)
     names = _fields(header, separator)
     if twice := sorted({name for name in names if name and names.count(name) > 1}):
@@ -84,6 +87,8 @@ def read(path: Path) -> TextTable:
         raise UsageError(f"{path}: no rows") from error
     except pl.exceptions.PolarsError as error:
         raise UsageError(f"{path}: {_why(table, names) or str(error).splitlines()[0]}") from error
+    if why := _short(table, names, frame):
+        raise UsageError(f"{path}: {why}")
     notes = [] if separator == "," else [f"fields are separated by {SEPARATORS[separator]}"]
     return TextTable(frame, separator, tuple(notes), body, lines_before, table.comments)
 
@@ -130,6 +135,21 @@ def _rows(table: TextTable) -> list[tuple[int, list[str]]]:
     ]
 
 
+def _short(table: TextTable, names: list[str], frame: pl.DataFrame) -> str:
+    """Which line has fewer fields than the header, as where a file was cut off; "" if none has."""
+    separators = (frame.height + 1) * (len(names) - 1)
+    counted = b'"' not in table.body and not (table.comments and b"\n#" in table.body)
+    if not frame[:, -1].null_count() or (
+        counted and table.body.count(table.separator.encode()) == separators
+    ):
+        return ""
+    for line, fields in _rows(table):
+        missing = ", ".join(filter(None, names[len(fields) :]))
+        if missing and "".join(fields).strip():
+            return f"line {line} has {len(fields)} fields, and the header {len(names)}: {missing} missing"
+    return ""
+
+
 def _why(table: TextTable, names: list[str]) -> str:
     """What is wrong with a table that polars refuses; "" if it is nothing of the usual."""
     try:
@@ -146,4 +166,22 @@ def _why(table: TextTable, names: list[str]) -> str:
             return (
                 f"line {line} has {len(fields)} fields, and the header {len(names)}: {', '.join(names)}{hint}"
             )
+    if line := _unclosed(table):
+        return f"line {line} has a quote that is not closed, or text behind one that is"
+    if stray := re.search(rb"\r(?!\n)", table.body):
+        line = table.lines_before + table.body.count(b"\n", 0, stray.start()) + 1
+        return f"line {line} ends in a carriage return, others in line feeds: save the file with one kind of line ends"
     return ""
+
+
+def _unclosed(table: TextTable) -> int:
+    """The line at which a quoted field begins that does not end as such; 0 where all do."""
+    text = io.StringIO(table.body.decode(errors="replace"), newline="")
+    reader = csv.reader(text, delimiter=table.separator, strict=True)
+    ended = 0
+    try:
+        for _ in reader:
+            ended = reader.line_num
+    except csv.Error:
+        return table.lines_before + ended + 1
+    return 0

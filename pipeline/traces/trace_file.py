@@ -14,8 +14,8 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from models import counters, time_span
-from models.metrics import EVENT_KINDS, METRICS, is_saturated
+from models import counters, epoch, time_span
+from models.metrics import DAY_S, EVENT_KINDS, METRICS, is_saturated
 from models.telemetry_rules import MAX_INTERVAL_S
 from pipeline.errors import UsageError
 from pipeline.format import duration, number, utc
@@ -28,6 +28,10 @@ CELLS: Final = 2**26
 CELLS_RATIO: Final = 100
 """Larger arrays must have a row for one in so many ticks of users."""
 OUTLIER: Final = "time-outlier"
+FIRST_S: Final = -2_208_988_800
+"""1900 in Unix seconds; with `models.epoch.END_S` the bounds of a trace's times."""
+PAUSE_TICKS: Final = 20
+"""A pause of so many ticks, and of two days, is said: what lies in it is no demand of zero."""
 
 
 @dataclass(frozen=True)
@@ -141,12 +145,11 @@ def _checked(
         )
     try:
         ts, time_notes = times.parse(frame["ts"], place)
-        amounts, decimal_commas = columns.numbers(frame, known, place, commas)
+        amounts, comma_notes = columns.numbers(frame, known, place, commas)
         identity = [columns.names(frame[column]) for column in ("app", "user")]
     except ColumnError as error:
         raise UsageError(f"{name}: {error}") from error
-    doubts = _doubts(frame, known, points=commas and not decimal_commas)
-    remarks = [*notes, *doubts, *(["numbers have decimal commas"] if decimal_commas else []), *time_notes]
+    remarks = [*notes, *_doubts(frame, known, points=commas and not comma_notes), *comma_notes, *time_notes]
     limits = [column for column in known if column.startswith(LIMIT)]
     frame = pl.DataFrame([ts, *identity, *amounts.get_columns()]).with_columns(
         pl.col(limits).fill_nan(None) if limits else []
@@ -162,11 +165,13 @@ def _checked(
     skipped |= split.counts | ({OUTLIER: rows - skipped["null_rows"] - frame.height} if outliers else {})
     if split.good.is_empty():
         raise UsageError(f"{name}: ingest refuses all rows: {_reasons(split, tick_s)}")
+    if far := _far_times(split.good):
+        raise UsageError(f"{name}: column 'ts': {far}")
     return Trace(
         split.good,
         tick_s,
         skipped,
-        (*remarks, *outliers, *_counter_notes(split.good, measured)),
+        (*remarks, *outliers, *_doubtful_times(split.good, tick_s), *_counter_notes(split.good, measured)),
         split.bad.sort("ts", "app", "user", maintain_order=True),
     )
 
@@ -198,6 +203,31 @@ def _without_outliers(frame: pl.DataFrame) -> tuple[pl.DataFrame, list[str]]:
                 f" at {utc(at[first] / 1e6)}: the others are from {utc(at[begin] / 1e6)} to {utc(at[end - 1] / 1e6)}"
             )
     return frame[begin:end], lines
+
+
+def _far_times(frame: pl.DataFrame) -> str:
+    """What is wrong with sorted times that nobody means; "" where nothing is."""
+    first_s, last_s = (at_us / 1e6 for at_us in frame["ts"].to_physical()[[0, -1]])
+    if first_s >= FIRST_S and last_s < epoch.END_S:
+        return ""
+    return f"times are from {utc(first_s)} to {utc(last_s)}, and 1900 to 2100 are wanted: was their unit mistaken?"
+
+
+def _doubtful_times(frame: pl.DataFrame, tick_s: int) -> list[str]:
+    """Lines on times, sorted, of before there was telemetry, and on the widest gap between two."""
+    at_s = frame["ts"].to_physical().to_numpy() / 1e6
+    notes: list[str] = []
+    if at_s[0] < epoch.BEGIN_S:
+        notes.append(f"times are from {utc(at_s[0])} to {utc(at_s[-1])}: was their unit mistaken?")
+    gaps = np.diff(at_s)
+    wide = int((gaps > max(time_span.GAP_US / time_span.US, PAUSE_TICKS * tick_s)).sum())
+    if wide:
+        at = int(np.argmax(gaps))
+        more = f", the widest of {wide:,} gaps" if wide > 1 else ""
+        notes.append(
+            f"no row is between {utc(at_s[at])} and {utc(at_s[at + 1])} ({gaps[at] / DAY_S:.3g} days{more})"
+        )
+    return notes
 
 
 def _refused(frame: pl.DataFrame) -> tuple[refused.Refusal, int]:

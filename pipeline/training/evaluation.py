@@ -42,7 +42,7 @@ class EvaluationRequest:
         tick_s: seconds of a tick; None: the trace's interval.
         begin, until: scored window, ISO 8601.
         warm_up: duration before it that is run and not scored, as "12h" or "8d"; see `window_of`.
-        users: patterns of users to score, "user" or "app/user", or "@file" of patterns; None: all.
+        users: patterns of users to score, see `_matching`, or "@file" of patterns; None: all.
         held_out: only users whose hash keeps them out of training.
         baselines: names of `models.baselines.forecasters.NAMES`; none: DEFAULT_BASELINES.
         every: score the forecasts of every so many ticks.
@@ -266,33 +266,70 @@ def _chosen(panel: Panel, patterns: Sequence[str] | None, held_out: bool) -> lis
     Raises:
         UsageError: a pattern that no user matches, a list that cannot be read, or none left.
     """
-    names = [f"{app}/{user}" for app, user in zip(panel.apps, panel.users, strict=True)]
+    names = list(zip(panel.apps, panel.users, strict=True))
     chosen = set(range(len(names)))
     if patterns is not None:
-        chosen = {
-            u for given in patterns for pattern in _listed(given) for u in _matching(pattern, names, panel)
-        }
+        columns: dict[tuple[str | None, str], set[int]] = {}
+        for u, (app, user) in enumerate(names):
+            columns.setdefault((None, user), set()).add(u)
+            columns.setdefault((app, user), set()).add(u)
+        listed = [pattern for given in patterns for pattern in _listed(given)]
+        chosen = {u for pattern in listed for u in _matching(pattern, names, columns)}
+        if not chosen:
+            raise UsageError(f"no users to score: {', '.join(patterns)} names none")
     if held_out:
-        chosen = {u for u in chosen if training_series.held_out(names[u])}
+        chosen = {u for u in chosen if training_series.held_out("/".join(names[u]))}
     if not chosen:
         raise UsageError("no users to score: none of the chosen is held out")
     return sorted(chosen)
 
 
-def _matching(pattern: str, names: Sequence[str], panel: Panel) -> list[int]:
-    """Columns of the users that a pattern matches, by "app/user" or by "user".
+def _matching(
+    pattern: str, names: Sequence[tuple[str, str]], columns: Mapping[tuple[str | None, str], set[int]]
+) -> set[int]:
+    """Columns of the users that a pattern matches: "user" or "app/user", as they are or with `*`, `?` and `[...]`.
+
+    A slash, or a percent sign, that is part of a name may be written %2F, or %25, as in URLs.
+
+    Args:
+        pattern: names that are exactly so win over those that it matches by wildcards.
+        names: app and user of each column.
+        columns: of each (app, user) and of each (None, user).
 
     Raises:
-        UsageError: none.
+        UsageError: no user matches, or some as "user", or split at one slash, and others otherwise.
     """
-    matching = [
-        u
-        for u, name in enumerate(names)
-        if fnmatchcase(name, pattern) or fnmatchcase(panel.users[u], pattern)
-    ]
+    splits = [(None, pattern), *((pattern[:i], pattern[i + 1 :]) for i, c in enumerate(pattern) if c == "/")]
+    readings = [columns.get(split) or columns.get(_plain(split), set[int]()) for split in splits]
+    if not any(readings):
+        readings = [
+            {u for u, name in enumerate(names) if _fits(name, split) or _fits(name, _plain(split))}
+            for split in splits
+        ]
+    matching = set[int]().union(*readings)
     if not matching:
-        raise UsageError(f"no user {pattern!r} in the trace; it has {', '.join(names[:3])}, ...")
+        shown = ", ".join(_escaped(name) for name in names[:3])
+        raise UsageError(f"no user {pattern!r} in the trace; it has {shown}{', ...' * (len(names) > 3)}")
+    if matching not in readings:
+        first = sorted({min(reading) for reading in readings if reading})
+        shown = " or ".join(_escaped(names[u]) for u in first)
+        raise UsageError(f"users {pattern!r} may be {shown}: write a slash that is part of a name as %2F")
     return matching
+
+
+def _fits(name: tuple[str, str], split: tuple[str | None, str]) -> bool:
+    return fnmatchcase(name[1], split[1]) and (split[0] is None or fnmatchcase(name[0], split[0]))
+
+
+def _plain(split: tuple[str | None, str]) -> tuple[str | None, str]:
+    """With what is escaped as in `_escaped` as it is."""
+    app, user = (None if text is None else text.replace("%2F", "/").replace("%25", "%") for text in split)
+    return app, user or ""
+
+
+def _escaped(name: tuple[str, str]) -> str:
+    """`app/user` with slashes and percent signs of the two escaped as in URLs, so that it is of no other user."""
+    return "/".join(text.replace("%", "%25").replace("/", "%2F") for text in name)
 
 
 def _listed(given: str) -> list[str]:

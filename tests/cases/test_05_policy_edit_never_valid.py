@@ -7,12 +7,16 @@ import pytest
 
 from models.tick import Tick, following
 from pipeline.cli.up import up
-from pipeline.errors import UsageError
+from pipeline.errors import NotDelivered, UsageError
 from pipeline.inputs.publish import doubtful_validity, publish
 from pipeline.kafka import topics
 from pipeline.kafka.installation import Progress, declare, progress, settled
 from pipeline.kafka.producer import Outputs
+from pipeline.kafka.reader import records
 from pipeline.settings import Settings
+from pipeline.sources import client
+from pipeline.sources.client import Telemetry
+from pipeline.stages.actuator import service
 
 NOW_S = 1_795_846_000.0
 TICKS = (61, 10, 300)
@@ -113,6 +117,48 @@ def test_another_tick_than_the_installations_is_refused(
     monkeypatch.setenv("LEADTIME_PARTITIONS", "1")
     with pytest.raises(UsageError, match="has ticks of 61 s, 300 s are set"):
         up(shell.bootstrap, shell.prefix, 300, "worker", as_json=True)
+
+
+def intervals(settings: Settings) -> list[float]:
+    """Of all samples that were sent, in their order."""
+    return [record["interval_s"] for _, record in records(settings, "telemetry.metrics")]
+
+
+def test_a_sample_without_an_interval_stands_for_the_installations_tick(
+    shell: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "ASK_AGAIN_S", 0.0)
+    with Telemetry(settings=shell) as telemetry:
+        with pytest.warns(
+            UserWarning, match=r"tick is not known \(nothing has run there yet\): .* 60 s; give"
+        ):
+            telemetry.metric("shop", "ann", cpu=1.0)
+        declare(with_tick(shell, 61))
+        for interval_s in (None, 5.0):
+            telemetry.metric("shop", "ann", cpu=1.0, interval_s=interval_s)
+        telemetry.flush()
+        assert intervals(shell) == [60.0, 61.0, 5.0]
+    with (
+        Telemetry(settings=with_tick(shell, 10)) as telemetry,
+        pytest.raises(UsageError, match="has ticks of 61 s, 10 s are set"),
+    ):
+        telemetry.metric("shop", "ann", cpu=1.0)
+    assert len(intervals(shell)) == 3
+
+
+def test_a_sample_is_sent_where_kafka_does_not_tell_the_tick() -> None:
+    telemetry = Telemetry("127.0.0.1:1", settings=Settings(), timeout_s=0.5)
+    with pytest.warns(UserWarning, match="does not answer within 0.5 s.* samples stand for 60 s"):
+        telemetry.metric("shop", "ann", cpu=1.0)
+    telemetry.metric("shop", "ann", cpu=1.0)  # asks and warns no more for a while
+    with pytest.raises(NotDelivered, match="2 messages"):
+        telemetry.close()
+
+
+def test_an_actuator_of_ones_own_keeps_to_the_installations_tick(shell: Settings) -> None:
+    declare(with_tick(shell, 61))
+    with pytest.raises(UsageError, match="has ticks of 61 s, 10 s are set"):
+        service.run(with_tick(shell, 10), {})
 
 
 @pytest.mark.parametrize("tick_s", TICKS)

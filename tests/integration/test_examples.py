@@ -15,6 +15,7 @@ import pytest
 
 from pipeline.errors import Rejected, Retryable
 from pipeline.kafka import topics
+from pipeline.kafka.installation import declare
 from pipeline.kafka.reader import records
 from pipeline.settings import Settings
 from pipeline.stages.actuator import service
@@ -37,6 +38,7 @@ TESTING = [block for block in PYTHON if "backtest(" in block.text]
 def installation(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Settings:
     """Topics of an installation that the environment names, as a reader's shell would."""
     topics.create(settings)
+    declare(settings)
     for name, value in settings.environment().items():
         monkeypatch.setenv(name, value)
     return settings

@@ -12,6 +12,7 @@ import pytest
 
 import leadtime
 from pipeline.kafka import reader, topics
+from pipeline.kafka.installation import declare
 from pipeline.kafka.producer import Outputs
 from pipeline.security.pseudonyms import KeyRing, entity, partition_of
 from pipeline.settings import Settings
@@ -26,7 +27,7 @@ GIB = 2.0**30
 @pytest.fixture
 def there(settings: Settings) -> Settings:
     topics.create(settings)
-    return settings
+    return declare(settings)
 
 
 def records_of(settings: Settings, topic: str) -> list[tuple[str, dict[str, Any]]]:

@@ -129,7 +129,7 @@ def test_an_event_that_ingest_would_refuse_is_an_error(
 def test_records_that_kafka_does_not_take_are_counted_with_the_first_reason() -> None:
     telemetry = leadtime.Telemetry(NOBODY, settings=leadtime.Settings(), timeout_s=1.0)
     for _ in range(3):
-        telemetry.metric("shop", "ann", cpu=1.0)
+        telemetry.metric("shop", "ann", interval_s=60.0, cpu=1.0)
     with pytest.raises(
         leadtime.NotDelivered, match=r"3 messages failed, 0 wait: .*timed out.*refused"
     ) as caught:
@@ -141,13 +141,13 @@ def test_records_that_kafka_does_not_take_are_counted_with_the_first_reason() ->
         telemetry.close()
     telemetry.close()
     with pytest.raises(leadtime.UsageError, match="closed"):
-        telemetry.metric("shop", "ann", cpu=1.0)
+        telemetry.metric("shop", "ann", interval_s=60.0, cpu=1.0)
 
 
 def test_an_error_of_the_caller_is_not_hidden_by_one_of_delivery() -> None:
     def fail() -> None:
         with leadtime.Telemetry(NOBODY, settings=leadtime.Settings(), timeout_s=1.0) as telemetry:
-            telemetry.metric("shop", "ann", cpu=1.0)
+            telemetry.metric("shop", "ann", interval_s=60.0, cpu=1.0)
             raise RuntimeError("mine")
 
     with pytest.raises(RuntimeError, match="mine") as caught:

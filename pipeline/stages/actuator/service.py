@@ -31,7 +31,7 @@ from math import inf
 from confluent_kafka import OFFSET_BEGINNING, Message
 
 from pipeline.errors import Poison
-from pipeline.kafka import topics
+from pipeline.kafka import installation, topics
 from pipeline.kafka.producer import Outputs
 from pipeline.kafka.reader import batch, bounds, reader, records, whole
 from pipeline.logs import get_logger
@@ -374,9 +374,11 @@ def run(
         ready: called when the actuator begins to follow commands.
 
     Raises:
-        UsageError: no key to verify with, or another actuator uses the local provider's folder.
+        UsageError: no key to verify with, another actuator uses the local provider's folder, or the tick that is set
+            is not the installation's.
         Unreachable: Kafka does not answer.
     """
+    settings = installation.settled(settings)
     stopping = stop or threading.Event()
     if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGTERM, signal.SIGINT):

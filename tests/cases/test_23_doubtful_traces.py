@@ -1,0 +1,168 @@
+"""What of a trace may be meant in two ways, or was cut off, is refused or said: fields, commas, times, pauses."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.errors import UsageError
+from pipeline.traces.trace_file import Trace, of_frame, read
+
+NINE = datetime(2024, 5, 6, 9, tzinfo=UTC)
+
+
+def trace_of(tmp_path: Path, content: str | bytes) -> Trace:
+    path = tmp_path / "trace.csv"
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return read(path)
+
+
+def samples(ts: Sequence[Any] | pl.Series) -> pl.DataFrame:
+    times = pl.Series("ts", ts)
+    return pl.DataFrame([times, pl.repeat("a", len(times), eager=True).alias("app")]).with_columns(
+        user=pl.lit("u"), cpu=pl.int_range(pl.len()) % 3 + 1.0
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        ("ts,app,user,cpu\n2024-05-06T09:00:00Z,a,u,1\n2024-05-06T09:01:00Z,a,u\n", "line 3 has 3 .* cpu missing"),
+        (
+            "ts,app,user,cpu,memory\n2024-05-06T09:00:00Z,a,u,1,2\n\n2024-05-06T09:01:00Z,a,u,1\n",
+            "line 4 has 4 fields, and the header 5: memory missing",
+        ),
+        ('ts,app,user,cpu\n2024-05-06T09:00:00Z,"a,b",u,1\n2024-05-06T09:0', "line 3 has 1 .* app, user, cpu missing"),
+        (
+            '# by hand\nts,app,user,cpu\n2024-05-06T09:00:00Z,a,u,1\n# more\n2024-05-06T09:01:00Z,"a,u,1\n',
+            "line 5 has a quote that is not closed",
+        ),
+        (
+            "ts,app,user,cpu\n2024-05-06T09:00:00Z,a,u,1\r2024-05-06T09:01:00Z,a,u,1\n",
+            "line 2 ends in a carriage return",
+        ),
+        ("ts,app,user,cpu\n".encode("utf-16-le"), "its first line has NUL bytes: save it as UTF-8"),
+        ("ts;app;user;cpu\n2024-05-06T09:00:00Z;a;u;1,234\n", "'1,234' may be a number of thousands or a decimal"),
+        (
+            "ts;app;user;cpu;memory\n2024-05-06T09:00:00Z;a;u;1,500;2,000\n2024-05-06T09:01:00Z;a;u;2;987\n",
+            "'cpu', line 2: '1,500' may be a number of thousands or a decimal comma",
+        ),
+    ],
+)  # fmt: skip
+def test_what_is_cut_off_or_ambiguous_is_refused_with_its_line(
+    content: str | bytes, why: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match=why):
+        trace_of(tmp_path, content)
+
+
+def test_empty_fields_are_there(tmp_path: Path) -> None:
+    for last in ("", "\n2024-05-06T09:01:00Z,a,u,2,\n\n   \n"):
+        trace = trace_of(tmp_path, f"ts,app,user,cpu,memory\n2024-05-06T09:00:00Z,a,u,1,{last}")
+        assert trace.frame["memory"].null_count() == trace.frame.height
+
+
+def test_commas_are_decimal_where_another_column_shows_it_and_that_is_said(tmp_path: Path) -> None:
+    trace = trace_of(tmp_path, "ts;app;user;cpu;memory\n2024-05-06T09:00:00Z;a;u;0,5;1,234\n")
+    assert trace.frame.row(0)[3:] == (0.5, 1.234)
+    assert "commas of column 'memory' are taken for decimal commas" in trace.notes
+
+
+def test_a_leap_second_is_the_second_after_it(tmp_path: Path) -> None:
+    trace = trace_of(
+        tmp_path, "ts,app,user,cpu\n2016-12-31T23:59:60Z,a,u,1\n2017-01-01T01:00:05+01:00,a,u,2\n"
+    )
+    assert trace.frame["ts"].to_list() == [datetime(2017, 1, 1, 0, 0, s, tzinfo=UTC) for s in (0, 5)]
+    assert trace.notes == ("leap seconds (23:59:60) are read as the second after them",)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "2024-05-06T09:00:60Z",
+        "2016-12-31T23:59:60+01:00",
+        "2024-02-29T23:59:60Z",
+        "0000-01-01T09:00:00Z",
+        "0001-01-01T00:00:00+05:00",
+        "0001-01-01 00:00+05:00",
+        "+10000-01-01T00:00:00Z",
+        "-2024-05-06T09:00:00Z",
+    ],
+)
+def test_what_no_calendar_has_is_no_time(text: str) -> None:
+    with pytest.raises(UsageError, match=r"row 1: .* is no time: give ISO 8601"):
+        of_frame(samples([text]))
+
+
+@pytest.mark.parametrize(
+    ("ts", "dtype"),
+    [
+        (2**62, pl.Datetime("ms")),
+        (2**62, pl.Datetime("us")),
+        (-(2**62), pl.Datetime("us", "UTC")),
+        (2**30, pl.Date()),
+    ],
+)
+def test_typed_times_beyond_all_calendars_are_refused(ts: int, dtype: pl.DataType) -> None:
+    column = pl.Series("ts", [ts], pl.Int32 if dtype == pl.Date else pl.Int64).cast(dtype)
+    with pytest.raises(UsageError, match=r"column 'ts', row 1: the time is [\d,]+ years from 1970"):
+        of_frame(samples(column))
+
+
+def test_times_of_no_telemetry_are_refused_or_said() -> None:
+    for year in (1, 1600, 2100, 9999):
+        with pytest.raises(UsageError, match="1900 to 2100 are wanted: was their unit mistaken"):
+            of_frame(samples([datetime(year, 12, 31, 23, 59, 59, tzinfo=UTC)]))
+    seconds = pl.Series([int(NINE.timestamp()) * 1000 + n for n in range(3)]).cast(pl.Datetime("us", "UTC"))
+    (note,) = of_frame(samples(seconds)).notes  # milliseconds that were written as microseconds
+    assert (
+        note == "times are from 1970-01-20 20:23:06 UTC to 1970-01-20 20:23:06 UTC: was their unit mistaken?"
+    )
+
+
+def test_times_that_are_not_finite_are_absent() -> None:
+    trace = of_frame(samples([float("inf"), NINE.timestamp(), float("-inf"), float("nan")]))
+    assert trace.frame["ts"].to_list() == [NINE]
+    assert trace.skipped == {"null_rows": 3}
+
+
+@given(st.datetimes(datetime(1990, 1, 1), datetime(2099, 12, 30)), st.integers(1, 9))
+def test_ten_digits_of_a_date_are_no_seconds(first: datetime, hours: int) -> None:
+    begin = first.replace(minute=0, second=0, microsecond=0, tzinfo=UTC)
+    times = [begin + timedelta(hours=hour) for hour in range(hours)]
+    trace = of_frame(samples([int(f"{time:%Y%m%d%H}") for time in times]))
+    assert trace.frame["ts"].to_list() == times
+    assert "ts is read as YYYYMMDDhh in UTC, by its digits" in trace.notes
+
+
+def test_seconds_of_ten_digits_stay_seconds() -> None:
+    trace = of_frame(samples([2024050609, 2024050661]))
+    assert trace.frame["ts"][0] == datetime.fromtimestamp(2024050609, UTC)
+    assert trace.notes == ("ts is read as seconds since 1970, by its magnitude",)
+
+
+def test_a_pause_of_the_whole_trace_is_said() -> None:
+    days = [NINE + timedelta(days=day, minutes=minute) for day in (0, 10, 410) for minute in range(9)]
+    (note,) = of_frame(samples(days)).notes
+    assert note == (
+        "no row is between 2024-05-16 09:08:00 UTC and 2025-06-20 09:00:00 UTC (400 days, the widest of 2 gaps)"
+    )
+    nights = [NINE + timedelta(days=day, minutes=minute) for day in range(3) for minute in range(9)]
+    assert of_frame(samples(nights)).notes == ()
+    assert of_frame(samples([NINE + timedelta(days=day) for day in (0, 1, 2, 5, 6)])).notes == ()
+
+
+@given(st.lists(st.integers(-(10**30), 10**30), min_size=1, max_size=5), st.integers(0, 3))
+def test_whole_decimals_are_names_and_others_are_not(numbers: list[int], scale: int) -> None:
+    given = samples([NINE + timedelta(minutes=n) for n in range(len(numbers))])
+    exact = pl.Series("user", [Decimal(number) for number in numbers], pl.Decimal(38, scale))
+    assert of_frame(given.with_columns(exact)).frame["user"].to_list() == [str(number) for number in numbers]
+    if scale:
+        with pytest.raises(UsageError, match=r"'user' holds Decimal.* numbers with a fraction are no names"):
+            of_frame(given.with_columns(user=pl.lit(Decimal("7.5")).cast(pl.Decimal(38, scale))))
