@@ -312,24 +312,12 @@ class BehaviourModel:
         """
         clock = features.clock_of(tick, tick_s)
         slots = clock.daily[0].tolist(), clock.hourly[0].tolist()
-        grid = (len(METRICS), STEPS)
-        *arrays, location, scale, scores, offsets = empty(
-            len(values),
-            [
-                *((array.shape[1:], array.dtype) for array in state.values()),
-                *((grid, np.float32), (grid, np.float32)),
-                *(((len(METRICS), len(TRACKED)), np.float16), ((*grid, LEVELS), np.float16)),
-            ],
-        )
-        new: State = dict(zip(state, arrays, strict=True))
+        memories = zip(seasonal(state, tick_s), slots, strict=True)
+        new, forecast, scores = _outputs(state, len(values))
         self._blocks(
             given=[
                 *(state[name] for name in _FIELDS),
-                *(
-                    memory[:, slot]
-                    for memory, of in zip(seasonal(state, tick_s), slots, strict=True)
-                    for slot in of
-                ),
+                *(memory[:, slot] for memory, of in memories for slot in of),
                 values,
                 events,
                 saturated,
@@ -339,16 +327,29 @@ class BehaviourModel:
             out=[
                 *(new[name] for name in _FIELDS),
                 *(memory[:, of[0]] for memory, of in zip(seasonal(new, tick_s), slots, strict=True)),
-                scale,
+                forecast.scale,
                 scores,
             ],
-            offsets=offsets,
+            offsets=forecast.offsets,
         )
-        location[:] = np.where(new["seen"] > 0, new["last"], np.float32(np.nan))[..., None]
-        forecast = QuantileFunction(location, scale, offsets)
+        forecast.location[:] = np.where(new["seen"] > 0, new["last"], np.float32(np.nan))[..., None]
         censored = saturated & ~np.isnan(values)
         flags = {"cold_start": new["ticks"][:, 0] < COLD_TICKS, "censored": censored, "scores": scores}
         return new, forecast, flags
+
+
+def _outputs(state: State, n: int) -> tuple[State, QuantileFunction, NDArray[np.float16]]:
+    """Uninitialised results of a step of n users: state, forecasts (n, 5, 6), scores (n, 5, 3), in one memory."""
+    grid = (len(METRICS), STEPS)
+    *arrays, location, scale, scores, offsets = empty(
+        n,
+        [
+            *((array.shape[1:], array.dtype) for array in state.values()),
+            *((grid, np.float32), (grid, np.float32)),
+            *(((len(METRICS), len(TRACKED)), np.float16), ((*grid, LEVELS), np.float16)),
+        ],
+    )
+    return dict(zip(state, arrays, strict=True)), QuantileFunction(location, scale, offsets), scores
 
 
 def initial_state(n: int) -> State:

@@ -25,7 +25,8 @@ Arrays have the batch last: (metric, step, level, ...).
 
 from __future__ import annotations
 
-from typing import Any, Final
+from collections.abc import Callable
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -199,6 +200,42 @@ def _at(tf: Any, sizes: list[Any], z: float) -> Any:
     return sign * tf.sqrt(own[above - 1] * own[above])
 
 
+class _Due(NamedTuple):
+    """Kept forecasts of the TRACKED steps whose target is a tick, (metric, tracked, ...) each.
+
+    Attributes:
+        known: whether there are forecast and target.
+        scale: of the forecast, in units of the metric; 1 where not known.
+        y: the target less the last value, in units of the scale; 0 where not known.
+        least, most: bounds of the forecast less the last value, in units of the metric.
+        shape: (6, ...) the argument of `average`.
+    """
+
+    known: Any
+    scale: Any
+    y: Any
+    least: Any
+    most: Any
+    shape: Any
+
+    @classmethod
+    def of(cls, tf: Any, state: dict[str, Any], values: Any, ceiling: Any, due: Any) -> _Due:
+        """The kept forecasts in a state whose target `values` (metric, ...) are; arguments as of `learn`."""
+        newest = tf.where(state["seen"] > 0.5, state["last"], np.float32(np.nan))
+        last = tf.concat([newest[:, None], state["made_last"]], axis=1)
+        scale = tf.exp(state["made_scale"] * SCALE_UNIT)
+        made = tf.logical_and(due > 0.5, state["made_shape"][2] > 0.0)  # no forecast has a tail of 0
+        known = tf.logical_and(made, tf.logical_not(tf.math.is_nan(last + values[:, None])))
+        last, scale = tf.where(known, last, 0.0), tf.where(known, scale, 1.0)
+        y = tf.where(known, (values[:, None] - last) / scale, 0.0)
+        least, most = -last, ceiling[:, None] - last
+        move, skew, tail = tf.unstack(state["made_shape"], axis=0)
+        gates = tf.unstack(state["made_gates"] * GATE_UNIT, axis=0)
+        shape = tf.stack([tf.where(known, part, kind) for part, kind in zip(
+            (move, skew, tail, *gates), (0.0, 0.0, 1.0, 0.0, 0.0, 0.0), strict=True)], axis=0)  # fmt: skip
+        return cls(known, scale, y, least, most, shape)
+
+
 def learn(
     tf: Any,
     state: dict[str, Any],
@@ -217,54 +254,89 @@ def learn(
         tf: the tensorflow module.
         state: the fields of STATE, `last`, `width` and `seen`, before the tick, batch last.
         values: (metric, ...) targets, NaN where absent.
-        saturated: (metric, ...): such a target is known to be passed, not missed.
-        unit: (metric, ...) before the tick, and `ceiling`, the highest value that is forecast.
-        ceiling: see there.
+        saturated: (metric, ...): demand is above the target, which is only a lower bound.
+        unit: (metric, ...) of the user before the tick.
+        ceiling: (metric, ...) upper limit of forecasts.
         due: of `features.Clock`, (tracked, ...).
         reach: of `features.Clock`, (6, ...).
     """
-    newest = tf.where(state["seen"] > 0.5, state["last"], np.float32(np.nan))
-    last = tf.concat([newest[:, None], state["made_last"]], axis=1)
-    scale = tf.exp(state["made_scale"] * SCALE_UNIT)
-    said = tf.logical_and(due > 0.5, state["made_shape"][2] > 0.0)  # no forecast has a tail of 0
-    known = tf.logical_and(said, tf.logical_not(tf.math.is_nan(last + values[:, None])))
-    last, scale = tf.where(known, last, 0.0), tf.where(known, scale, 1.0)
-    y = tf.where(known, (values[:, None] - last) / scale, 0.0)
-    least, most = -last, ceiling[:, None] - last
-    move, skew, tail = tf.unstack(state["made_shape"], axis=0)
-    gates = tf.unstack(state["made_gates"] * GATE_UNIT, axis=0)
-    shape = tf.stack([tf.where(known, part, kind) for part, kind in zip(
-        (move, skew, tail, *gates), (0.0, 0.0, 1.0, 0.0, 0.0, 0.0), strict=True)], axis=0)  # fmt: skip
+    at = _Due.of(tf, state, values, ceiling, due)
     shift, odds = state["shift"] * SHIFT_UNIT, state["odds"] * ODDS_UNIT
     cold = _cold(tf, state["seen"])
     reach = tf.gather(reach, TRACKED, axis=0)
-    a, b, w = average(tf, shape, scale, state["width"], unit[:, None], reach, LEARNT, shift + cold, odds)
+    width = state["width"]
+    a, b, w = average(tf, at.shape, at.scale, width, unit[:, None], reach, LEARNT, shift + cold, odds)
     q = [
-        tf.clip_by_value(b_ + w_ * (a_ - b_), least, most) / scale for a_, b_, w_ in zip(a, b, w, strict=True)
+        tf.clip_by_value(b_ + w_ * (a_ - b_), at.least, at.most) / at.scale
+        for a_, b_, w_ in zip(a, b, w, strict=True)
     ]
     q = rising(tf, q)
-    passed = tf.logical_and(saturated[:, None], known)
+    passed = tf.logical_and(saturated[:, None], at.known)
+    ascent = _ascent(tf, q, at, passed)
+    shift = _shifted(tf, shift, q, w, state["seen"], ascent)
+    odds = _weighed(tf, odds, (a, b), q, at.scale, ascent)
+    scored = tf.logical_and(at.known, tf.logical_not(passed))
+    scores = tf.where(scored, _score(tf, q, at.y), np.float32(np.nan))
+    return tf.round(shift / SHIFT_UNIT), tf.round(odds / ODDS_UNIT), scores
 
-    below, upto = (sum(mass * tf.cast(at, tf.float32) for at, mass in zip(levels, MASS, strict=True))
+
+def _ascent(tf: Any, q: list[Any], at: _Due, passed: Any) -> Callable[[Any, float], Any]:
+    """A function of a quantile and its probability tau: minus the gradient of its pinball loss.
+
+    The gradient is tau - 1{PIT <= tau}, on a point mass its mean over a random PIT; 0 where no target is known, and
+    never negative where the target is passed.
+
+    Args:
+        tf: the tensorflow module.
+        q: quantiles at LEARNT in units of the scale.
+        at: the forecasts, and their targets.
+        passed: (metric, tracked, ...): demand is above the target.
+    """
+    y = at.y
+    below, upto = (sum(mass * tf.cast(held, tf.float32) for held, mass in zip(levels, MASS, strict=True))
                    for levels in ([one < y for one in q], [one <= y for one in q]))  # fmt: skip
 
-    def ascent(q: Any, tau: float) -> Any:
-        """Minus the gradient of the pinball loss, tau - 1{PIT <= tau}; on a point mass the mean over a random PIT."""
+    def ascent(quantile: Any, tau: float) -> Any:
         tie = tau - tf.clip_by_value((tau - below) / tf.maximum(upto - below, 1e-6), 0.0, 1.0)
-        off = tf.where(y > q, tau, tf.where(y < q, tau - 1.0, tie))
+        off = tf.where(y > quantile, tau, tf.where(y < quantile, tau - 1.0, tie))
         off = tf.where(passed, tf.maximum(off, 0.0), off)
-        return tf.where(known, off, 0.0)
+        return tf.where(at.known, off, 0.0)
 
+    return ascent
+
+
+def _shifted(
+    tf: Any, shift: Any, q: list[Any], w: list[Any], seen: Any, ascent: Callable[[Any, float], Any]
+) -> Any:
+    """Shift (held, metric, tracked, ...) after a step along the loss of the published quantile at each of HELD.
+
+    q, w: quantiles and shares at LEARNT; seen: (metric, ...) samples before the tick.
+    """
     # levels 1.96 and 2.33 as they are published: interpolated
     at = (q[1] + 0.6 * (q[0] - q[1]), *q[3:6], q[7] + 0.6 * (q[8] - q[7]), q[8] + 0.657 * (q[9] - q[8]))
     samples, least_gain = BOUND_FALL
-    fallen = least_gain + (1.0 - least_gain) / (1.0 + state["seen"][:, None] / samples)
+    fallen = least_gain + (1.0 - least_gain) / (1.0 + seen[:, None] / samples)
     pace = [1.0] * (len(HELD) - 1) + [fallen]
     steps = [
         pace[row] * gain[:, None] * ascent(level, float(tau)) * (w[2 + row] if row in INNER else 1.0)
         for row, (gain, level, tau) in enumerate(zip(SHIFT_GAIN.T, at, HELD, strict=True))
     ]
-    shift = tf.clip_by_value(shift + tf.stack(steps, axis=0), -SHIFT_LIMIT, SHIFT_LIMIT)
+    return tf.clip_by_value(shift + tf.stack(steps, axis=0), -SHIFT_LIMIT, SHIFT_LIMIT)
+
+
+def _weighed(
+    tf: Any,
+    odds: Any,
+    experts: tuple[list[Any], list[Any]],
+    q: list[Any],
+    scale: Any,
+    ascent: Callable[[Any, float], Any],
+) -> Any:
+    """Odds (part, metric, ...) after a step along the published quantiles' loss, summed over the tracked steps.
+
+    experts: network and persistence at LEARNT; q: published quantiles there, in units of the scale.
+    """
+    a, b = experts
     spread = tf.abs(a[5] - a[3]) + tf.abs(b[5] - b[3]) + 1e-9 * scale
     pull = [0.0 * odds[0] for _ in SHARED]
     for j, (tau, part) in enumerate(
@@ -274,9 +346,7 @@ def learn(
         even = float(0.5 / np.sqrt(tau * (1 - tau)))  # far levels' losses are small
         total = even * tf.reduce_sum(off, axis=1)
         pull = [old + share * total if share else old for old, share in zip(pull, part, strict=True)]
-    odds = tf.clip_by_value(odds + ODDS_GAIN * tf.stack(pull, axis=0), -ODDS_LIMIT, ODDS_LIMIT)
-    scores = tf.where(tf.logical_and(known, tf.logical_not(passed)), _score(tf, q, y), np.float32(np.nan))
-    return tf.round(shift / SHIFT_UNIT), tf.round(odds / ODDS_UNIT), scores
+    return tf.clip_by_value(odds + ODDS_GAIN * tf.stack(pull, axis=0), -ODDS_LIMIT, ODDS_LIMIT)
 
 
 def _score(tf: Any, q: list[Any], y: Any) -> Any:
