@@ -4,13 +4,15 @@ Telemetry that stops may be lost, or its user may have ended. Where about as muc
 app is renamed or pods live for minutes, those who went were replaced; where nothing comes, their demand is planned for
 until the silence is long. Of one app and metric, in units of the metric:
 
-    balance  = hidden - credit / 2^(tick / CREDIT_S) + went - came
+    balance  = hidden - kept + went - came      kept = credit / 2^(tick / CREDIT_S)
     hidden   = balance, at least 0 and at most what silent users last had
-    credit   = -balance, at least 0
+    whole    = usage + hidden
+    credit   = -balance, at least 0 and at most kept but for what came without a rise of the whole
 
 went is the last usage of users whose first silent tick this is, came the usage of users who report and did not the tick
-before, new or back. Credit is for those who come before others go, as in a rollout with a surge; in CREDIT_S half of it
-is forgotten. Of hidden demand the part that was replaced is forgotten as silence is: in SILENT_S.
+before, new or back. Credit is for those who come before others go and share their load, as in a rollout with a surge:
+the app does not use more. Where it does, they are growth, which replaces nobody who falls silent later. In CREDIT_S
+half of the credit is forgotten. Of hidden demand the part that was replaced is forgotten as silence is: in SILENT_S.
 
 Demand of the app's users then counts by the share (usage + hidden) / (usage + silent): the mean by the share, the
 deviations from it by its root, as of independent users of which so many are left.
@@ -28,7 +30,7 @@ from models.metrics import METRICS
 Array = NDArray[np.float64]
 State = dict[str, NDArray[Any]]
 
-CREDIT_S: Final = 300.0  # the horizon: a rollout with a surge overlaps for minutes
+CREDIT_S: Final = 1_800.0  # a rollout with a surge overlaps for minutes
 
 
 SILENT_S: Final = 900
@@ -59,24 +61,29 @@ class Turnover(NamedTuple):
 
 
 def initial_state() -> State:
-    """Of an app that is new: hidden and credit (METRICS)."""
-    return {"hidden": np.zeros(len(METRICS)), "credit": np.zeros(len(METRICS))}
+    """Of an app that is new: hidden, credit and whole (METRICS)."""
+    return {name: np.zeros(len(METRICS)) for name in ("hidden", "credit", "whole")}
 
 
-def observe(state: State, users: Turnover, tick_s: int) -> State:
+def observe(state: State, users: Turnover, usage: Array, tick_s: int) -> State:
     """State after a tick.
 
     Args:
         state: of the app.
         users: of the tick.
+        usage: (METRICS) of those who report, NaN = not measured.
         tick_s: its length.
     """
-    credit = state["credit"] * 0.5 ** (tick_s / CREDIT_S)
-    balance = state["hidden"] - credit + users.went - users.came
+    kept = state["credit"] * 0.5 ** (tick_s / CREDIT_S)
+    balance = state["hidden"] - kept + users.went - users.came
     hidden = np.clip(balance, 0, users.silent)
+    whole = np.nan_to_num(usage) + hidden
+    rise = np.maximum(whole - state["whole"], 0)
+    early = np.maximum(-balance - kept - rise, 0)  # of those who came, who share the load of others
+    credit = np.minimum(np.maximum(-balance, 0), kept + early)
     replaced = 1 - hidden / np.where(users.silent > 0, users.silent, 1.0)
     hidden = hidden * (1 - replaced / silent_ticks(tick_s))
-    return {"hidden": hidden, "credit": np.maximum(-balance, 0)}
+    return {"hidden": hidden, "credit": credit, "whole": whole}
 
 
 def left(state: State, users: Turnover) -> float:

@@ -136,7 +136,7 @@ class ForecastPass:
         totals = decide.together([self.states[name] for name in places])
         after, forecast, flags = self.model.step(
             {name: np.concatenate([before[name], totals[name]]) for name in before},
-            np.concatenate([values, measured.values]),
+            np.concatenate([values, measured.estimated]),
             np.concatenate([events, measured.events]),
             np.concatenate([saturated, measured.saturated]),
             tick=tick,

@@ -79,6 +79,7 @@ class Demand:
         user_quantiles: (step, metric) float64, sum of every user's own 99 % quantile; None = a shard did not say.
         turnover: what users that are silent, went and came last used.
         share: (METRICS) of the users' demand that counts; less than 1 where silent users were replaced.
+        hidden: (METRICS) what silent users last had, of that which nobody took over; NaN = not known.
         records: of the app's telemetry that was used.
     """
 
@@ -92,6 +93,7 @@ class Demand:
     user_quantiles: np.ndarray | None = None
     turnover: Turnover = field(default_factory=Turnover.none)
     share: np.ndarray = field(default_factory=lambda: np.ones(len(METRICS)))
+    hidden: np.ndarray = field(default_factory=lambda: np.full(len(METRICS), np.nan))
     records: TelemetryShare = TelemetryShare()
 
     @property

@@ -17,7 +17,7 @@ from models.metrics import METRICS
 from pipeline.reports import decision_text
 from pipeline.security.pseudonyms import Key, KeyRing, partition_of
 from pipeline.settings import LIVE_LATENESS_S, Settings
-from pipeline.stages.allocator.decide import settled
+from pipeline.stages.allocator.decide import AppTotals, settled
 from pipeline.stages.ingest.service import Partition
 from pipeline.wire.codec import DEFAULT, Record
 from pipeline.wire.demand import Demand, TelemetryShare, telemetry_of
@@ -203,3 +203,58 @@ def test_an_incomplete_tick_takes_nobody_for_replaced(used: float, share: float)
     np.testing.assert_array_equal(left.share, share)
     assert left.users == (5 if share < 1 else 10)
     np.testing.assert_array_equal(state["hidden"], 0.0)
+
+
+def test_users_who_came_and_fall_silent_are_missed(shop: Callable[..., list[Record]]) -> None:
+    """From 10 to 15 users; four minutes later 5 fall silent: the app is still of 15, and nothing is released."""
+    samples = [(tick, f"u{n}", {"cpu": 1.0}) for tick in range(8) for n in range(15 if 1 <= tick < 5 else 10)]
+    plans = shop(samples)
+    assert [plan["completeness"] for plan in plans] == [1.0] * 5 + [pytest.approx(10 / 15)] * 3
+    least = [min(amounts[0] for amounts in plan["required"]) for plan in plans]
+    assert min(least[1:]) > 15
+
+
+def silent_tick(used: float = 1.0) -> Demand:
+    """Two of three users of two cores report."""
+    level = np.full(len(METRICS), 2.0)
+    return replace(
+        Demand.silent(("cpu",), 6),
+        usage=2 * level,
+        saturated=0 * level,
+        users=3,
+        reporting=2,
+        turnover=Turnover(silent=level, went=level, came=0 * level),
+        records=TelemetryShare(used),
+    )
+
+
+@pytest.mark.parametrize(("used", "estimated"), [(1.0, 6.0), (0.8, np.nan)])
+def test_a_total_without_a_user_is_estimated_and_no_outcome(used: float, estimated: float) -> None:
+    """The behaviour model goes on from what the absent user last had; nothing is learnt from it as if measured.
+
+    Where records were refused, those who report may be incomplete as well: the total is missing.
+    """
+    totals = AppTotals.of([settled(initial_state(), silent_tick(used), 60)[1]])
+    np.testing.assert_array_equal(totals.estimated, np.full((1, len(METRICS)), estimated))
+    for measured in (totals.values, totals.outcome, totals.proved):
+        assert np.isnan(measured).all()
+
+
+def test_a_total_of_nobody_is_missing() -> None:
+    nobody = replace(silent_tick(), usage=np.full(len(METRICS), np.nan), reporting=0)
+    totals = AppTotals.of([settled(initial_state(), nobody, 60)[1]])
+    assert np.isnan(totals.estimated).all()
+
+
+def test_a_missing_sample_widens_no_total(shop: Callable[..., list[Record]]) -> None:
+    """Of three users' samples is now and then missing: the app needs what it needs when all are there."""
+    everything = [
+        (tick, f"u{n}", {"cpu": 2.0 + 0.1 * ((7 * tick + n) % 3)}) for tick in range(8) for n in range(3)
+    ]
+    gaps = [sample for sample in everything if sample[:2] not in ((3, "u1"), (6, "u2"))]
+    with_gaps, complete = (
+        [max(amounts[0] for amounts in plan["required"]) for plan in shop(samples)]
+        for samples in (gaps, everything)
+    )
+    for tick in (3, 6):
+        assert with_gaps[tick] < 1.35 * complete[tick], (with_gaps, complete)

@@ -193,7 +193,7 @@ class Allocator:
         measured = planning.AppTotals.of([demands[app] for app in names])
         after, totals, flags = self.model.step(
             planning.together([self.apps[app].state for app in names]),
-            measured.values,
+            measured.estimated,
             measured.events,
             measured.saturated,
             tick=tick.number,

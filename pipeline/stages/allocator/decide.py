@@ -58,6 +58,8 @@ class AppTotals:
 
     Attributes:
         values: (app, METRICS) float32 usage, NaN where missing or where too few users reported.
+        estimated: (app, METRICS) float32, `values`, and where too few users reported, usage with the hidden demand of
+            the silent ones: the behaviour model's input, which is no outcome.
         events: (app, EVENT_KINDS) float32 event rates, 1/s, NaN = no event.
         saturated: (app, METRICS) bool: the usage is a lower bound on demand.
         outcome: (app, METRICS) usage where it is known to be the demand, else NaN.
@@ -65,6 +67,7 @@ class AppTotals:
     """
 
     values: np.ndarray
+    estimated: np.ndarray
     events: np.ndarray
     saturated: np.ndarray
     outcome: np.ndarray
@@ -77,7 +80,9 @@ class AppTotals:
         usage = np.where(reported, [demand.usage for demand in demands], np.nan)
         held = np.array([demand.saturated for demand in demands])
         events = np.array([demand.rates for demand in demands], np.float32)
-        return cls(usage.astype(np.float32), events, *reconciliation.measured(usage, held))
+        carried = np.array([demand.usage + demand.hidden for demand in demands])
+        estimated = np.where(reported, usage, carried).astype(np.float32)
+        return cls(usage.astype(np.float32), estimated, events, *reconciliation.measured(usage, held))
 
 
 def settled(state: State, demand: Demand, tick_s: int) -> tuple[State, Demand]:
@@ -90,12 +95,12 @@ def settled(state: State, demand: Demand, tick_s: int) -> tuple[State, Demand]:
         demand: of the tick; its scenarios are lessened by `share` in `decision`.
         tick_s: tick length in seconds.
     """
-    after = turnover.observe(state, demand.turnover, tick_s)
+    after = turnover.observe(state, demand.turnover, demand.usage, tick_s)
     if demand.records.used < COMPLETE_SHARE:
         return after, demand
     silent = round((demand.users - demand.reporting) * turnover.left(after, demand.turnover))
     share = turnover.share(after, demand.turnover, demand.usage)
-    return after, replace(demand, users=demand.reporting + silent, share=share)
+    return after, replace(demand, users=demand.reporting + silent, share=share, hidden=after["hidden"])
 
 
 @dataclass(frozen=True)
