@@ -175,7 +175,8 @@ def reconcile(
     limit = box[0] * np.exp(stretched(state, common)[index])
     one = _distinct(box, decision.confidence)
     most = extremes.most(state, 1 - ndtr(levels), decision.tick_s, INDEX)
-    within_horizon = _jointly(levels, box) / max(len(inside), 1)  # a metric's share of the misses
+    jointly = _jointly(levels, box[one], PROMISED[one])
+    within_horizon = jointly / max(len(inside), 1)  # a metric's share of the misses
     most = np.minimum(most, extremes.horizon_most(state, within_horizon, decision.tick_s))[index]
     result = np.empty_like(rising)
     for m in range(len(index)):
@@ -315,14 +316,14 @@ def _promise(ranks: NDArray[np.int32], scenarios: int) -> tuple[Array, Array]:
     return ndtri((worst[needed] + 0.5) / scenarios), share
 
 
-def _jointly(levels: Array, box: Array) -> Array:
+def _jointly(levels: Array, box: Array, promised: Array) -> Array:
     """Probability that at least one step and governed metric exceeds its marginal quantile, at each of the levels.
 
-    At the levels `box` it is 1 - PROMISED; between and beyond them its ratio to a single marginal's probability is
-    interpolated.
+    At the levels `box`, each another, it is 1 - promised; between and beyond them its ratio to a single marginal's
+    probability is interpolated.
     """
     marginal = 1 - ndtr(levels)
-    ratio = np.interp(levels, box, (1 - PROMISED) / (1 - ndtr(box)))
+    ratio = np.interp(levels, box, (1 - promised) / (1 - ndtr(box)))
     return np.minimum.accumulate(np.minimum(ratio * marginal, 1.0))
 
 

@@ -26,10 +26,10 @@ FIRST = 28_000_000
 WINDOW = slice(1, 4)
 
 
-def wide(level: float, rng: np.random.Generator) -> tuple[np.ndarray, QuantileFunction]:
+def wide(level: float, rng: np.random.Generator, scenarios: int = 512) -> tuple[np.ndarray, QuantileFunction]:
     """What a network that knows bursts says of any level, zero too: half above 6 cores, one in a hundred above 40."""
     middle = 6 + level / 2
-    steps = np.exp(rng.standard_normal((512, STEPS, 1)))
+    steps = np.exp(rng.standard_normal((scenarios, STEPS, 1)))
     shape, offsets = (1, STEPS), (middle * (np.exp(Z) - 1)).astype(np.float16)
     total = QuantileFunction(
         np.full(shape, middle, np.float32),
@@ -39,7 +39,7 @@ def wide(level: float, rng: np.random.Generator) -> tuple[np.ndarray, QuantileFu
     return (middle * steps).astype(np.float32), total
 
 
-def needs(cores: Sequence[float]) -> np.ndarray:
+def needs(cores: Sequence[float], scenarios: int = 512) -> np.ndarray:
     """Demand at 99 % (minute) that an app of one metric is planned for at the end of each minute."""
     rng, needs = np.random.default_rng(0), list[float]()
     state, common = reconciliation.initial_state(), reconciliation.initial_common()
@@ -47,7 +47,7 @@ def needs(cores: Sequence[float]) -> np.ndarray:
         usage = np.array([level, *[np.nan] * (len(METRICS) - 1)])
         state, common = reconciliation.observe(state, common, usage, usage, tick, MINUTE_S)
         decision = reconciliation.Decision([0], [0], WINDOW, 0.99, tick, MINUTE_S)
-        demand, state = reconciliation.reconcile(*wide(level, rng), state, common, decision)
+        demand, state = reconciliation.reconcile(*wide(level, rng, scenarios), state, common, decision)
         needs.append(float(required(demand, 0.99, WINDOW, [0])[0][WINDOW].max()))
     return np.array(needs)
 
@@ -71,6 +71,15 @@ def test_an_app_that_alternates_costs_what_its_upper_level_needs(every: int):
     assert (need[20:] > 12).all()
     assert need[30:].mean() < 1.4 * 12
     assert need[-1] < 1.25 * 12
+
+
+@pytest.mark.parametrize("scenarios", [64, 128, 256])
+def test_few_scenarios_bound_an_app_that_is_on_and_off_as_many_do(scenarios: int):
+    """The last scenario is the level of 99 and of 99.9 %: it is bounded as the confidence that is asked for."""
+    level = np.where(np.arange(60) % 2, 10.0, 0.0)
+    need = needs((level * noise(60, 0)).tolist(), scenarios)
+    assert (need[20:] > 10).all()
+    assert need[30:].mean() < 1.5 * 10
 
 
 def test_after_explicit_zeros_the_need_never_rises_and_ends_within_a_horizon():
