@@ -312,7 +312,7 @@ def _present_need(situation: _Situation, fleet: Fleet) -> PresentNeed:
     return PresentNeed(
         floor=floor,
         needed_now=max(floor, int(np.quantile(soon, situation.confidence, method="higher"))),
-        running_holds=market.holds(fleet.running) >= situation.confidence,
+        running_holds=market.holds(situation.delivery.served(fleet.running)) >= situation.confidence,
     )
 
 

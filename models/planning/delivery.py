@@ -6,9 +6,10 @@ A command is a wish. What counts is what the observation shows, and the answer t
 2. it failed when it was refused or granted in part, is still being tried again, or had no answer for `ANSWER_S`;
 3. what was accepted is waited for: an instance that is not ready a tick after the offer's 99 % start-up time does not
    count as served; a command whose instances take twice as long, and a failed launch's pause, has not delivered;
-4. a generation that none of our commands set is somebody else's (`conflict`), one that went back is a new target
+4. where instances are lost as often as they come (`models.planning.crash_loops`), only those that stay ready count;
+5. a generation that none of our commands set is somebody else's (`conflict`), one that went back is a new target
    (`gone`): what runs is then what there is to start from;
-5. a target of which nothing is reported any more (`unobserved`) may have changed without our knowing.
+6. a target of which nothing is reported any more (`unobserved`) may have changed without our knowing.
 
 While the need lasts, what failed is sent again: after a tick, then after twice as long each time, up to `BACKOFF_S` or
 two ticks. For as long as other offers can stand in, an offer that fails is not bought more of; after the policy's
@@ -26,14 +27,14 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final
 
 from models.capacity import Observed, Offer, Policy
+from models.planning.crash_loops import RELAUNCH_S, Losses, Times
 
 ANSWER_S: Final = 30.0  # a provider's call may take the actuator's 10 s, and others wait in front of it
 BACKOFF_S: Final = (
     60.0  # a command a minute and target is no load, and a quota that was raised is used within one
 )
-RELAUNCH_S: Final = 60.0  # pause of a provider before it tries a failed launch again
 REMEMBERED: Final = 8  # commands of a target, and reasons to wait, that are kept
-NOT_DELIVERED: Final = ("refused", "partly", "retrying", "unanswered", "late", "unobserved")
+NOT_DELIVERED: Final = ("refused", "partly", "retrying", "unanswered", "late", "unstable", "unobserved")
 """States in which no more of an offer counts as served than is observed, and others stand in."""
 BY_COMMAND: Final = ("refused", "partly", "retrying", "unanswered")
 """Of these, the ones that a command brought about, and that the next accepted one ends."""
@@ -70,6 +71,7 @@ class Order:
         avoid_s: event time until which others stand in for it; avoided: whether they did at the last plan.
         held: whether somebody else's change is left alone.
         unseen: whether reports of what was commanded have stopped; followed: whether they carry their time.
+        losses: how its ready instances came and went.
     """
 
     in_force: int = 0
@@ -93,13 +95,14 @@ class Order:
     held: bool = False
     unseen: bool = False
     followed: bool = True
+    losses: Losses = field(default_factory=Losses)
 
     @property
     def trusted(self) -> bool:
         """Whether a launch that is asked for now counts as served from its start-up time on."""
         if self.state in ("conflict", "gone"):
             return self.attempts <= 1 and not self.held
-        return self.state not in NOT_DELIVERED
+        return self.state not in NOT_DELIVERED and not self.losses.loop
 
     def again_s(self, tick_s: float) -> float:
         """Event time from which a command that failed may be sent again."""
@@ -118,7 +121,7 @@ class Order:
         """The provider has accepted the newest command."""
         self.in_force, self.accepted, self.known = count, True, True
         self.ours = generation
-        if self.state != "late":  # what did not come may still not come
+        if self.state not in ("late", "unstable"):  # what did not come may still not come
             self.avoid_s = 0.0
         self.state = self.detail = ""
 
@@ -153,13 +156,15 @@ class Delivery:
 
     @property
     def credible(self) -> dict[str, Observed]:
-        """What was observed, without pending instances of offers that do not deliver."""
-        return {
-            o: replace(seen, pending=max(0, seen.pending - self.orders[o].late))
-            if self._order(o).state == "late"
-            else seen
-            for o, seen in self.observed.items()
-        }
+        """What was observed, without instances of offers that do not deliver."""
+        return {o: self._credible(o, seen) for o, seen in self.observed.items()}
+
+    def _credible(self, offer: str, seen: Observed) -> Observed:
+        order = self._order(offer)
+        if order.losses.loop:
+            return replace(seen, ready=order.losses.steady, pending=0)
+        late = order.late if order.state == "late" else 0
+        return replace(seen, pending=max(0, seen.pending - late))
 
     def served(self, counts: Counts) -> dict[str, int]:
         """Of planned counts, the instances that serve or are credibly on their way."""
@@ -167,6 +172,8 @@ class Delivery:
 
     def _served(self, offer: str, count: int) -> int:
         order, seen = self._order(offer), self.observed.get(offer, Observed())
+        if order.losses.loop:
+            return min(count, order.losses.steady)
         if order.trusted:
             return count - max(0, min(order.late, count - seen.ready))
         return min(count, seen.ready + max(0, seen.pending - order.late))
@@ -226,7 +233,7 @@ class Delivery:
         failed = not order.accepted and f"command {order.sent[-1][0]}" in order.blamed
         if not order.accepted and not failed:  # the answer may still come
             return count != order.sent[-1][1] and self._pause_over(order, count)
-        lacking = order.unseen or order.state in ("late", "unreleased")
+        lacking = order.unseen or order.state in ("late", "unstable", "unreleased")
         return (count != order.in_force or lacking) and self._pause_over(order, count)
 
     def _pause_over(self, order: Order, count: int) -> bool:
@@ -270,7 +277,8 @@ def memory_of(orders: Mapping[str, Order]) -> dict[str, Any]:
 
 def _stored(memory: Mapping[str, Any]) -> Order:
     """An order of `memory_of`, with lists of its own."""
-    order = Order(**memory)
+    order = Order(**{name: value for name, value in memory.items() if name != "losses"})
+    order.losses = Losses(**memory.get("losses", {}))
     order.waiting = [list(entry) for entry in order.waiting]
     return order
 
@@ -283,15 +291,24 @@ def _followed(order: Order, seen: Observed, offer: Offer | None, policy: Policy,
     _owned(order, seen, policy, pause)
     lead_s = offer.startup_p99_s if offer is not None and math.isfinite(offer.startup_p99_s) else 0.0
     overdue = _waited(order, seen, lead_s, clock)
+    order.losses.follow(seen, order.goal, Times(lead_s, clock.tick_s))
+    if order.losses.loop:
+        order.late = max(order.late, order.goal - order.losses.steady)
     order.unseen = seen.silent and order.known
     epoch = order.sent[-1][0] if order.sent else -1
-    if order.accepted and order.state in ("late", "unreleased", "unobserved"):
+    if order.accepted and order.state in ("late", "unstable", "unreleased", "unobserved"):
         order.state = order.detail = ""
     if order.state == "" and order.accepted:
         observed_s = seen.at_s or 0.0
         if order.unseen:
             detail = f"nothing was reported of it since tick {int(observed_s / clock.tick_s) - 1}"
             order.blame("unobserved", detail, f"unobserved {epoch}", pause)
+        elif order.losses.loop and order.goal:
+            detail = (
+                f"instances are lost as often as they come: {order.losses.steady} of {order.goal} stayed ready "
+                f"for the start-up time of {lead_s:.0f} s"
+            )
+            order.blame("unstable", detail, f"unstable {epoch}", pause)
         elif overdue:
             detail = f"{overdue} of {order.in_force} instances did not come in {lead_s:.0f} s, nor in twice as long"
             order.blame("late", detail, f"late {epoch}", pause)

@@ -50,6 +50,9 @@ class Fleet(Provider):
         fault: raises what `apply` shall raise.
         startup_s: from launch to ready.
         grants: how many of the asked instances are granted.
+
+    Attributes:
+        crashed: how many of the instances that started are not ready, by the seconds since the start.
     """
 
     def __init__(
@@ -61,6 +64,7 @@ class Fleet(Provider):
         self.fault, self.startup_s, self.grants = fault, startup_s, grants
         self.groups: dict[str, Group] = {}
         self.shows_pending = True
+        self.crashed: Callable[[float], int] = lambda at_s: 0
         self.calls: list[tuple[float, int]] = []
 
     def group(self, ref: str = "shop/node") -> Group:
@@ -75,6 +79,7 @@ class Fleet(Provider):
     def observe(self, target: Target, now_s: float, since_s: float | None = None) -> Observation:
         group = self.group(target.ref)
         ready = sum(now_s >= at_s + self.startup_s for at_s in group.launched)
+        ready = max(0, ready - self.crashed(now_s - START_S))
         return Observation(
             ready=ready,
             pending=len(group.launched) - ready if self.shows_pending else 0,

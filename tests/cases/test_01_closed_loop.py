@@ -16,9 +16,11 @@ from models.capacity import Answer, Observed, Offer, Policy
 from models.planning import delivery
 from pipeline.errors import Rejected, Retryable
 from pipeline.inputs import released_models
+from pipeline.providers.base import Observation
 from pipeline.reports.decision_text import text
 from pipeline.settings import Settings
 from pipeline.wire.codec import DEFAULT, Record
+from pipeline.wire.commands import Target
 from tests.cases.closed_loop import FIRST, START_S, TICK_S, Fleet, Installation, policy, price
 
 NEEDED = 3  # instances that four cores, give or take, need
@@ -177,6 +179,71 @@ def test_of_what_is_granted_in_part_the_rest_is_asked_for_again(make: Make) -> N
     fleet.grants = lambda count: count
     run.run(9)
     assert (run.plans[-1]["feasible"], run.plans[-1]["capacity"][0]["ready"]) == (True, NEEDED)
+
+
+def crashing(up: int, period: int, some: int = 99) -> Callable[[float], int]:
+    """From 60 s on, so many instances are ready in `up` ticks of a period only."""
+    return lambda at_s: some if at_s >= 60 and int(at_s / TICK_S) % period >= up else 0
+
+
+@pytest.mark.parametrize(("up", "period"), [(1, 3), (1, 5)])
+def test_of_a_crash_loop_nothing_counts_from_the_second_loss_on(make: Make, up: int, period: int) -> None:
+    fleet = Fleet()
+    fleet.crashed = crashing(up, period)
+    run = make(fleet)
+    with structlog.testing.capture_logs() as logs:
+        plans = run.run(45)
+    ready = [run.state(plan)["ready"] for plan in plans]
+    fell = [i for i in range(6, 45) if ready[i] < min(ready[i - 1], NEEDED)]
+    after = range(fell[1], 45)
+    assert not any(plans[i]["feasible"] for i in after if ready[i] < NEEDED)
+    assert {run.state(plans[i])["state"] for i in after} == {"unstable"}
+    assert "instances are lost as often as they come" in plans[fell[1]]["reason"]
+    assert "instances are lost as often as they come" in text(plans[fell[1]])
+    again = [s for s, _ in run.issued() if s > 60]
+    pauses = [b - a for a, b in pairwise(again)]
+    assert pauses == sorted(pauses)
+    assert (len(again) >= 5, pauses[-1]) == (True, 60)
+    warned = [log for log in logs if log["event"] == "capacity does not come"]
+    assert [(log["offer"], log["state"], log["log_level"]) for log in warned] == [
+        ("node", "unstable", "warning")
+    ]
+
+
+def test_a_crash_loop_that_ends_counts_again(make: Make) -> None:
+    fleet = Fleet()
+    fleet.crashed = lambda at_s: crashing(1, 3)(at_s) if at_s < 150 else 0
+    plans = make(fleet).run(30)
+    assert not plans[14]["feasible"]
+    assert (plans[18]["feasible"], states(plans)[-1]) == (True, "")
+
+
+@pytest.mark.parametrize("lost", [1, NEEDED])
+def test_an_interruption_that_is_replaced_stays_as_it_was(make: Make, lost: int) -> None:
+    fleet = Fleet()
+    fleet.crashed = lambda at_s: lost if at_s == 100 else 0
+    run = make(fleet)
+    plans = run.run(25)
+    assert all(plan["feasible"] for plan in plans)
+    assert set(states(plans)) == {""}
+    assert not [s for s, _ in run.issued() if s > 60]
+
+
+@pytest.mark.parametrize("fault", ["crashes", "never comes"])
+def test_another_offer_stands_in_for_instances_that_do_not_stay(make: Make, fault: str) -> None:
+    """Also where what runs of the first would suffice if it served (`churn` keeps it no more)."""
+
+    class Partly(Fleet):
+        def observe(self, target: Target, now_s: float, since_s: float | None = None) -> Observation:
+            bad = target.ref == "shop/node"
+            self.startup_s = 1e9 if bad and fault == "never comes" else 5.0
+            self.crashed = crashing(1, 3) if bad and fault == "crashes" else lambda at_s: 0
+            return super().observe(target, now_s, since_s)
+
+    run = make(Partly(), prices=[price(), price("dear", "0.30")])
+    plans = run.run(20)
+    ready = {row["offer_id"]: row["ready"] for row in plans[-1]["capacity"]}
+    assert (ready, plans[-1]["feasible"]) == ({"dear": NEEDED, "node": 0}, True)
 
 
 def test_a_deleted_target_is_made_again(make: Make) -> None:
