@@ -5,6 +5,8 @@ Per metric and step, at the standard-normal level z:
     sum         a(z), quantiles of the simulated sum of the users, which knows each user's state
     total       b(z), the app's own forecast, which knows the errors of totals
     marginal    q(z) = a + w (b - a), w = sigmoid(odds): one quantile function (comonotone, "Vincentised")
+    experts     q(z) + v (e(z) - q(z)) of governed metrics, where a weight v is asked for: e(z) from the same time of
+                the last 14 days (`models.demand.same_time`); elsewhere, and where there is no e, q as it is
     scenarios   keep their ranks, and with them the dependence; the one at level z gets q(z exp(stretch(z)))
 
 Learnt from outcomes, of one decision at a time, from its tick until its last step:
@@ -23,6 +25,13 @@ Learnt from outcomes, of one decision at a time, from its tick until its last st
              app's first day the bound is of the horizon's largest (`models.demand.extremes`)
     hidden   demand of users who fell silent and were not replaced (`models.demand.turnover`)
 
+Which marginal is learnt from. Odds, what all apps share, the tail and the app's own `stretch` are learnt from the
+static marginal, without experts, at every weight in force: what is learnt is a function of the demand that came, a
+return to static finds the state that static would have, and other apps' promises do not depend on an app's experts.
+The promise of a plan is that of the marginal that it was made from. So each of WEIGHTS has an own stretch and an own
+limit at the first of PROMISED beside static's, learnt by the same rule from the same decisions, whichever is in force:
+each weight's promise is held by the outcomes of its own marginal, and no two integrators act on one.
+
 Each metric has a share of the misses allowed: the share of failed scenarios in which its own curve fails. A miss is
 divided equally among the metrics that missed, so that the shares add up to the promise.
 Beyond the grid's last level, 3.5, quantile functions are extended as straight lines: a user's first burst passes it.
@@ -32,7 +41,7 @@ Arrays are (metric, step, ...), metrics in the order of `features.METRICS`; dema
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final, NamedTuple
@@ -75,6 +84,7 @@ FAR: Final = 100.0  # a level beyond all that are stretched to: 3.7 exp(3) = 74
 SATURATED_SHARE: Final = 0.1
 """From a tenth of an app's usage on, its total counts as a lower bound: below, the error is within a scenario's."""
 NONE: Final = -1  # no decision is followed
+WEIGHTS: Final = (0.25, 0.5)  # of experts, beside 0
 
 _LEVEL: Final = ndtr(Z.astype(float))
 _PARTS: Final = parts(Z).astype(float)
@@ -108,14 +118,56 @@ def initial_common() -> State:
     return {"stretch": np.tile(STRETCH, (len(METRICS), 1)), "misses": misses, "excess": INDEX * misses}
 
 
-def stretched(state: State, common: State) -> Array:
-    """Log of the limits at PROMISED over the level that holds jointly with the first of them, (METRICS, promised)."""
+def initial_experts(state: State) -> State:
+    """What is learnt beside `state` where experts are asked for; it begins as static, and is kept with `state`.
+
+    expert: (METRICS, step, 21) their quantiles when the decision that is followed was made, NaN = none;
+    expert_stretch, expert_limit, expert_worst: (weight, METRICS) of each of WEIGHTS as `stretch`, the first of
+    `limit`, and `worst` are of static.
+    """
+    none = np.full((len(WEIGHTS), len(METRICS)), np.nan)
+    return {
+        "expert": np.full((len(METRICS), STEPS, LEVELS), np.nan, np.float32),
+        "expert_stretch": np.tile(state["stretch"], (len(WEIGHTS), 1)),
+        "expert_limit": none,
+        "expert_worst": none,
+    }
+
+
+def stretched(state: State, common: State, own: Array | None = None) -> Array:
+    """Log of the limits at PROMISED over the level that holds jointly with the first of them, (METRICS, promised).
+
+    Args:
+        state: of the app.
+        common: of all apps.
+        own: (METRICS) the app's own stretch; None: static's.
+    """
+    own = state["stretch"] if own is None else own
     index = OWN_PRIOR * common["excess"] / common["misses"] + state["excess"]
     index = np.maximum(index / (OWN_PRIOR + state["misses"]), NORMAL_INDEX)
     beyond = index[:, None] * BEYOND
     beyond[:, 1:] += common["stretch"][:, 1:]
-    total = common["stretch"][:, :1] + state["stretch"][:, None] + beyond
+    total = common["stretch"][:, :1] + own[:, None] + beyond
     return np.clip(np.maximum.accumulate(total, axis=1), -STRETCH_LIMIT, STRETCH_LIMIT)
+
+
+@dataclass(frozen=True)
+class Experts:
+    """Quantiles that are averaged into the marginals of governed metrics.
+
+    Attributes:
+        quantiles: (METRICS, step, 21) float32 at the grid's levels, NaN = none: the weight there is 0.
+        weights: 0 or one of WEIGHTS each; scenarios are made for all of them, the first is that in force.
+    """
+
+    quantiles: NDArray[np.float32]
+    weights: Sequence[float] = (0.0,)
+
+    def __post_init__(self) -> None:
+        for weight in self.weights:
+            if weight and weight not in WEIGHTS:
+                known = ", ".join(f"{w:g}" for w in (0, *WEIGHTS))
+                raise ValueError(f"an expert's weight is one of {known}, got {weight:g}")
 
 
 @dataclass(frozen=True)
@@ -130,6 +182,7 @@ class Decision:
             scenarios.
         tick: in which the decision is made.
         tick_s: tick length in seconds.
+        experts: averaged into the marginals; None: static, and nothing is learnt of experts.
     """
 
     metrics: Sequence[int]
@@ -138,6 +191,7 @@ class Decision:
     confidence: float
     tick: int
     tick_s: int
+    experts: Experts | None = None
 
 
 def reconcile(
@@ -158,31 +212,49 @@ def reconcile(
         common: state that all apps share.
         decision: that the scenarios are for.
     """
+    scenarios, after = reconcile_each(demand, total, state, common, decision)
+    return scenarios[0], after
+
+
+def reconcile_each(
+    demand: NDArray[np.float32],
+    total: QuantileFunction,
+    state: State,
+    common: State,
+    decision: Decision,
+) -> tuple[list[NDArray[np.float32]], State]:
+    """`reconcile` at each of the experts' weights, from one ranking of the scenarios; that in force comes first.
+
+    The state does not depend on the weights.
+    """
     rising, order = ranked(demand)
     scenarios = demand.shape[0]
     grid = _grid(rising)
     other = np.maximum(total.grid().astype(np.float64), 0)
     known = np.isfinite(other[..., 0])
     other = np.where(known[..., None], other, grid)
-    index, window = list(decision.metrics), decision.window
+    index, window, experts = list(decision.metrics), decision.window, decision.experts
     marginal = _marginal(grid, other, state["odds"][:, index])
+    state = _with_experts(state, experts)
 
     ranks = np.empty_like(order, np.int32)
     np.put_along_axis(ranks, order, np.broadcast_to(np.arange(scenarios, dtype=np.int32), order.shape), -1)
     inside = [index.index(m) for m in decision.governed]
     box, share = _promise(ranks[inside][:, window], scenarios)
     levels = _levels(scenarios)
-    limit = box[0] * np.exp(stretched(state, common)[index])
-    one = _distinct(box, decision.confidence)
+    own = {0.0: state["stretch"]}
+    if experts is not None:
+        own |= dict(zip(WEIGHTS, state["expert_stretch"], strict=True))
+    limits = {weight: box[0] * np.exp(stretched(state, common, of)[index]) for weight, of in own.items()}
     most = extremes.most(state, 1 - ndtr(levels), decision.tick_s, INDEX)
     jointly = _jointly(levels, box[one], PROMISED[one])
     within_horizon = jointly / max(len(inside), 1)  # a metric's share of the misses
     most = np.minimum(most, extremes.horizon_most(state, within_horizon, decision.tick_s))[index]
-    result = np.empty_like(rising)
-    for m in range(len(index)):
-        moved = _moved(levels, box[one], limit[m, one])
-        for k in range(grid.shape[1]):
-            result[m, k][order[m, k]] = np.minimum(_value(marginal[m, k], moved), most[m])
+    ranking = _Ranking(order, levels, box, _distinct(box, decision.confidence), most)
+    if experts is None:
+        results = [ranking.scenarios(marginal, limits[0.0], range(len(index)))]
+    else:
+        results = _with_each(ranking, marginal, limits, inside, experts.quantiles[index], experts.weights)
 
     after = dict(state)
     if state["made"][0] == NONE and inside:
@@ -190,9 +262,80 @@ def reconcile(
         after |= {name: full[name] for name in ("sum", "total", "limit", "share", "worst")}
         after["sum"][index], after["total"][index] = grid, other
         governed = list(decision.governed)
-        after["limit"][governed], after["share"][governed] = limit[inside], share
+        after["limit"][governed], after["share"][governed] = limits[0.0][inside], share
         after["made"], after["window"] = np.array([decision.tick]), np.array([window.start, window.stop])
-    return np.ascontiguousarray(result.transpose(2, 1, 0)), after
+        if experts is not None:
+            full = initial_experts(state)
+            after |= {name: full[name] for name in ("expert_limit", "expert_worst")}
+            after["expert"] = experts.quantiles
+            after["expert_limit"][:, governed] = [limits[weight][inside, 0] for weight in WEIGHTS]
+    return [np.ascontiguousarray(result.transpose(2, 1, 0)) for result in results], after
+
+
+def _with_experts(state: State, experts: Experts | None) -> State:
+    """The state of one for whom experts are asked for or not."""
+    if experts is None:
+        return {name: array for name, array in state.items() if not name.startswith("expert")}
+    return state if "expert" in state else state | initial_experts(state)
+
+
+@dataclass(frozen=True)
+class _Ranking:
+    """Ranks of an app's scenarios, and what their levels come to; the same for every marginal.
+
+    order: (metric, step, scenario) which scenario each rank is; levels: (scenario) normal score of each rank;
+    box: (promised) levels that hold jointly; chosen: those of PROMISED that count; most: (metric, scenario) the largest
+    demand at each level.
+    """
+
+    order: NDArray[np.intp]
+    levels: Array
+    box: Array
+    chosen: Sequence[int]
+    most: Array
+
+    def scenarios(self, marginal: Array, limit: Array, metrics: Sequence[int]) -> NDArray[np.float32]:
+        """Scenarios (metric, step, scenario) of marginals (metric, step, 21) and limits (metric, promised).
+
+        metrics: places of those that are made; the others' are not set.
+        """
+        made = np.empty(self.order.shape, np.float32)
+        for m in metrics:
+            moved = _moved(self.levels, self.box[self.chosen], limit[m, self.chosen])
+            for k in range(marginal.shape[1]):
+                made[m, k][self.order[m, k]] = np.minimum(_value(marginal[m, k], moved), self.most[m])
+        return made
+
+
+def _with_each(
+    ranking: _Ranking,
+    marginal: Array,
+    limits: Mapping[float, Array],
+    inside: Sequence[int],
+    expert: NDArray[np.float32],
+    weights: Sequence[float],
+) -> list[NDArray[np.float32]]:
+    """Scenarios at each of the experts' weights; of metrics that are not governed those of static, made once.
+
+    Args:
+        ranking: of the scenarios.
+        marginal: (metric, step, 21) of static.
+        limits: (metric, promised) by weight.
+        inside: places of the governed metrics.
+        expert: (metric, step, 21), NaN = none.
+        weights: 0 or of WEIGHTS.
+    """
+    needed = [m for m in range(len(marginal)) if m not in inside or 0 in weights]
+    static = ranking.scenarios(marginal, limits[0.0], needed)
+    results: list[NDArray[np.float32]] = []
+    for weight in weights:
+        result = static
+        if weight:
+            result = ranking.scenarios(_weighed(marginal, expert, weight), limits[weight], inside)
+            others = [m for m in range(len(marginal)) if m not in inside]
+            result[others] = static[others]
+        results.append(result)
+    return results
 
 
 def observe(
@@ -220,6 +363,11 @@ def observe(
         if state["window"][0] <= k < state["window"][1]:
             marginal = _marginal(state["sum"][:, k], state["total"][:, k], state["odds"])
             after["worst"] = np.fmax(state["worst"], _needed(marginal, usage))
+            if "expert" in state:
+                needed = [
+                    _needed(_weighed(marginal, state["expert"][:, k], weight), usage) for weight in WEIGHTS
+                ]
+                after["expert_worst"] = np.fmax(state["expert_worst"], needed)
     if ahead >= steps[-1]:
         scored = ~np.isnan(after["worst"])[:, None]
         miss = after["worst"][:, None] > state["limit"]
@@ -230,9 +378,26 @@ def observe(
         excess = np.minimum(np.log(ratio), EXCESS_LIMIT)
         after["stretch"] = np.clip(state["stretch"] + OWN_GAIN * error[:, 0], -STRETCH_LIMIT, STRETCH_LIMIT)
         after |= _remembered(state, missed, excess)
+        if "expert" in state:
+            after["expert_stretch"] = _own_stretch(after)
         common = {"stretch": common["stretch"] + COMMON_GAIN * error} | _remembered(common, missed, excess)
         after["made"] = np.array([NONE])
     return after, common
+
+
+def _own_stretch(state: State) -> Array:
+    """Own stretch (weight, METRICS) at each of WEIGHTS after a decision's last step, by the rule of static's."""
+    worst, limit = state["expert_worst"], state["expert_limit"]
+    miss = worst > limit
+    shared = miss / np.maximum(miss.sum(axis=1, keepdims=True), 1)
+    scored = ~np.isnan(worst + limit)
+    error = np.where(scored, shared - state["share"] * (1 - PROMISED[0]), 0.0)
+    return np.clip(state["expert_stretch"] + OWN_GAIN * error, -STRETCH_LIMIT, STRETCH_LIMIT)
+
+
+def _weighed(marginal: Array, expert: NDArray[Any], weight: float) -> Array:
+    """Quantiles (..., 21) averaged with an expert's by its weight, level by level; where that has none, as they are."""
+    return np.where(np.isnan(expert), marginal, marginal + weight * (expert - marginal))
 
 
 def _remembered(kept: State, missed: NDArray[np.bool_], excess: Array) -> State:

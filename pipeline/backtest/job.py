@@ -34,7 +34,8 @@ class Job:
         learn_from, plan_from: rows from which scenarios are made and learnt from, and from which plans are made.
         every: plan every so many ticks.
         ends: unix seconds in which an offer's commitment ends, by offer; for others there is none.
-        before: (tick, app by name, metric) totals of the rows before the first: history for rivals alone.
+        before: (tick, app by name, metric) totals of the rows before the first: history for rivals and experts.
+        experts: weight of the expert "same time of the last 14 days" by app (`models.demand.same_time`); none: 0.
     """
 
     values: np.ndarray
@@ -59,6 +60,7 @@ class Job:
     shortages: Sequence[float] = ()
     ends: Mapping[str, float] = field(default_factory=dict[str, float])
     before: np.ndarray = field(default_factory=lambda: NOTHING)
+    experts: Mapping[str, float] = field(default_factory=dict[str, float])
 
     @property
     def apps(self) -> list[str]:

@@ -49,7 +49,7 @@ def _part(job: Job, apps: list[str]) -> Job:
         saturated=job.saturated[:, users],
         ids=[job.ids[u] for u in users],
         members={app: np.searchsorted(users, job.members[app]) for app in apps},
-        before=NOTHING,
+        before=job.before[:, [job.apps.index(app) for app in apps]] if len(job.before) else NOTHING,
     )
 
 

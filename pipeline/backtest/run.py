@@ -18,6 +18,7 @@ import numpy as np
 import polars as pl
 
 from models.baselines.autoscalers import registry
+from models.demand import reconciliation
 from pipeline.backtest import baselines, comparison, demand, figures, setup, topic_simulation, what_if
 from pipeline.backtest.comparison import Comparison
 from pipeline.backtest.demand import DemandSource
@@ -60,6 +61,7 @@ class BacktestRequest:
         baselines: names of `models.baselines.autoscalers.registry.KNOBS`; none: all.
         alone: our plans at the policy's confidence only, without baselines and sweep.
         what_if: alternatives to run over the same window, see `pipeline.backtest.what_if`.
+        same_time: weight of the expert "same time of the last 14 days" in every app's forecast: 0, 0.25 or 0.5.
         divisible: run also with replicas and instances of a tenth of the size.
         backlog: demand that a tick's capacity lacks is added to the next tick's.
         seed: of scenarios, supply, groupings and the bootstrap; None: 0, or the installation's setting.
@@ -87,6 +89,7 @@ class BacktestRequest:
     baselines: Sequence[str] = ()
     alone: bool = False
     what_if: Sequence[str] = ()
+    same_time: float = 0.0
     divisible: bool = False
     backlog: bool = False
     seed: int | None = None
@@ -126,6 +129,11 @@ class BacktestRequest:
             raise UsageError(
                 "--topics have demand, ticks and apps of their own: no --trace, --tick, --app, --groupings"
             )
+        if self.same_time not in (0, *reconciliation.WEIGHTS):
+            known = ", ".join(f"{weight:g}" for weight in (0, *reconciliation.WEIGHTS))
+            raise UsageError(f"--same-time: the weight is one of {known}, got {self.same_time:g}")
+        if self.topics and self.same_time:
+            raise UsageError("--topics plan as the installation did: no --same-time")
         if not self.topics and self.trace is None:
             raise UsageError("give a trace file with --trace, or --topics")
 
@@ -205,6 +213,7 @@ class Prepared:
             scenarios=self.scenarios,
             every=given.every,
             seed=self.seed,
+            experts=dict.fromkeys(job.members, given.same_time) if given.same_time else {},
         )
 
     def facts(self) -> dict[str, Any]:
@@ -233,7 +242,15 @@ class Prepared:
         digest = hashlib.blake2b(self.source.digest, digest_size=8)
         digest.update(model_folder.model_digest(self.source.model))
         digest.update(repr(self.records).encode())
-        settings = [self.scenarios, given.every, self.seed, given.groupings, given.alone, self.pinned]
+        settings: list[Any] = [
+            self.scenarios,
+            given.every,
+            self.seed,
+            given.groupings,
+            given.alone,
+            self.pinned,
+        ]
+        settings += [given.same_time] if given.same_time else []
         digest.update(json.dumps([FORMAT, settings, asdict(window), given.levels, given.shortages]).encode())
         return digest.hexdigest()
 

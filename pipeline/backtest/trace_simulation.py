@@ -13,7 +13,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from models.demand import reconciliation
+from models.demand import reconciliation, same_time
 from models.demand.scenarios import pack, unpack
 from models.tick import Tick
 from pipeline.backtest.forecasts import AppForecast, ForecastSource
@@ -28,6 +28,9 @@ class TraceSimulation(Simulation):
     Args:
         job: what is simulated.
         source: of forecasts and scenarios.
+
+    Attributes:
+        experts: weight of the expert "same time" by app, in force from the next decision on; begins as the job's.
     """
 
     def __init__(self, job: Job, source: ForecastSource) -> None:
@@ -35,13 +38,26 @@ class TraceSimulation(Simulation):
         self.source = source
         self.apps: dict[str, AppState] = {}
         self.common = reconciliation.initial_common()
+        self.experts = dict(job.experts)
+
+    def _new(self, name: str) -> AppState:
+        """An app of which nothing is known, but, where the expert is asked for, what it used before the first row."""
+        job = self.job
+        kept = AppState(name, name, {}, reconciliation.initial_state(), {}, True)
+        if self.experts.get(name) or job.policies[name].learner:
+            kept.same_time = same_time.initial_state(job.tick_s)
+            a, first = job.apps.index(name), job.first_tick - len(job.before)
+            for tick, usage in enumerate(job.before, first):
+                kept.same_time = same_time.observe(kept.same_time, usage[a], tick, job.tick_s)
+        return kept
 
     def decided(self, t: int, plans: bool) -> dict[str, tuple[Decide, int]]:
         """Compare earlier promises with the row's outcome, and reconcile its scenarios; see `Simulation.decided`."""
         job, tick = self.job, self.job.first_tick + t
         forecasts = self.source.row(t)
         for name in forecasts:
-            self.apps.setdefault(name, AppState(name, name, {}, reconciliation.initial_state(), {}, True))
+            if name not in self.apps:
+                self.apps[name] = self._new(name)
         if forecasts:
             totals = AppTotals.of([forecast.demand for forecast in forecasts.values()])
             self.common = observe(self.apps, list(forecasts), totals, self.common, Tick(tick, job.tick_s))
@@ -66,7 +82,7 @@ class TraceSimulation(Simulation):
             offers=first.offers,
             policy=first.policy,
             tick=Tick(tick, job.tick_s),
-            terms=Terms(job.seed),
+            terms=Terms(job.seed, weights=(self.experts.get(name, 0.0),)),
         )
 
     def blocks(self) -> Arrays:
@@ -78,6 +94,7 @@ class TraceSimulation(Simulation):
         }
         for name, app in self.apps.items():
             blocks |= {f"learnt.{name}\n{key}": array for key, array in app.reconciled.items()}
+            blocks |= {f"same-time.{name}\n{key}": array for key, array in app.same_time.items()}
             blocks[f"metrics.{name}"] = np.array(app.metrics, "U16")
         return blocks
 
@@ -89,6 +106,9 @@ class TraceSimulation(Simulation):
         for key in blocks:
             if key.startswith("metrics."):
                 name = key.removeprefix("metrics.")
-                start = f"learnt.{name}\n"
-                learnt = {k.removeprefix(start): v for k, v in blocks.items() if k.startswith(start)}
-                self.apps[name] = AppState(name, name, {}, learnt, {}, True, tuple(blocks[key].tolist()))
+                learnt, expert = (
+                    {k.removeprefix(start): v for k, v in blocks.items() if k.startswith(start)}
+                    for start in (f"learnt.{name}\n", f"same-time.{name}\n")
+                )
+                metrics = tuple(blocks[key].tolist())
+                self.apps[name] = AppState(name, name, {}, learnt, {}, True, metrics, same_time=expert)

@@ -79,6 +79,13 @@ Divisible = Annotated[
     bool,
     typer.Option("--divisible", help="Backtest also with replicas and instances of a tenth of the size."),
 ]
+SameTime = Annotated[
+    float,
+    typer.Option(
+        "--same-time",
+        help="Weight of the usage at the same time of the last 14 days in every app's forecast: 0, 0.25 or 0.5.",
+    ),
+]
 Backlog = Annotated[
     bool,
     typer.Option(
@@ -123,6 +130,7 @@ def backtest(
     rival: Rivals = None,
     alone: Alone = False,
     changes: WhatIf = None,
+    same_time: SameTime = 0.0,
     divisible: Divisible = False,
     backlog: Backlog = False,
     seed: Seed = None,
@@ -160,6 +168,7 @@ def backtest(
         baselines=rival or (),
         alone=alone,
         what_if=changes or (),
+        same_time=same_time,
         divisible=divisible,
         backlog=backlog,
         seed=seed,

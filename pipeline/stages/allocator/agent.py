@@ -19,7 +19,7 @@ import numpy as np
 from confluent_kafka import Message
 
 from models.behaviour.lstm import BehaviourModel, State
-from models.demand import reconciliation
+from models.demand import reconciliation, same_time
 from models.planning import groups
 from models.quantile_function import QuantileFunction
 from models.tick import Tick
@@ -41,6 +41,8 @@ from pipeline.wire.forecasts import forecast_records
 
 REPLAY_WAIT_S = 3600.0
 """Longest wait of a replay for an observation: an actuator that restarts is back within seconds."""
+SAME_TIME = b"same-time-"
+"""Begins the key of a snapshot's block of an app's usage in the last 14 days (`models.demand.same_time`)."""
 _LOG = get_logger()
 
 
@@ -413,6 +415,10 @@ class Allocator:
             kept = {"group": app.group, "memory": app.memory, "managed": app.managed}
             kept |= {"state": _hex(app.state), "reconciled": _hex(app.reconciled)}
             kept |= {"metrics": app.metrics, "offers": app.offers}
+            if app.same_time:
+                usage, rest = app.same_time["usage"], {n: a for n, a in app.same_time.items() if n != "usage"}
+                kept |= {"same_time": _hex(rest)}
+                yield SAME_TIME + name.encode(), usage.tobytes()  # of 14 days: as hexadecimal twice as long
             yield b"app-" + name.encode(), json.dumps(kept).encode()
 
     def restore(self, blocks: dict[bytes, bytes]) -> None:
@@ -426,16 +432,28 @@ class Allocator:
             }
             self.common = _unhex(position["common"], reconciliation.initial_common())
         like, learnt = self.model.initial_state(1), reconciliation.initial_state()
+        known = learnt | reconciliation.initial_experts(learnt)
         for key, value in blocks.items():
             if key.startswith(b"app-"):
                 kept = json.loads(value)
                 # what an older version did not learn is as of a new app
-                states = _unhex(kept["state"], like), learnt | _unhex(kept["reconciled"], learnt)
-                last = (tuple(kept[field]) for field in ("metrics", "offers"))
+                states = _unhex(kept["state"], like), learnt | _unhex(kept["reconciled"], known)
                 name = key[4:].decode()
                 self.apps[name] = AppState(
-                    name, kept["group"], *states, kept["memory"], kept["managed"], *last
+                    name,
+                    kept["group"],
+                    *states,
+                    kept["memory"],
+                    kept["managed"],
+                    metrics=tuple(kept["metrics"]),
+                    offers=tuple(kept["offers"]),
                 )
+                if "same_time" in kept:
+                    # an app without it may have an older block, from when its learner was on
+                    expert = _unhex(kept["same_time"], same_time.initial_state(self.tick_s))
+                    usage = np.frombuffer(blocks[SAME_TIME + key[4:]], np.uint16)
+                    expert["usage"] = usage.reshape(-1, same_time.slots(int(expert["tick_s"][0]))).copy()
+                    self.apps[name].same_time = expert
         self.pinned = reader.newest(self.settings, "plans", self.shard, self._used) or {}
 
     def _used(self, messages: list[Message], whole: bool) -> dict[str, Record] | None:

@@ -7,7 +7,7 @@ then `decision` for each app, which returns a function that allocates its reconc
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -15,8 +15,8 @@ import numpy as np
 
 from models.behaviour.lstm import State
 from models.capacity import Offer, Policy
-from models.demand import reconciliation, turnover
-from models.metrics import METRICS
+from models.demand import reconciliation, same_time, turnover
+from models.metrics import METRICS, horizon_steps
 from models.planning.allocate import DecisionContext, Plan, allocate, promised
 from models.planning.guardrails import COMPLETE_SHARE, Telemetry
 from models.quantile_function import QuantileFunction
@@ -40,6 +40,8 @@ class AppState:
         managed: whether an actuator had reported its capacity before its first plan: in a replay only such an app is
             planned from observations, and waits for them.
         metrics, offers: names and ids of the last plan.
+        same_time: usage of the last 14 days (`models.demand.same_time`), the expert for the app's total; empty where
+            neither the policy's learner nor a weight asks for it.
     """
 
     name: str
@@ -50,6 +52,7 @@ class AppState:
     managed: bool
     metrics: tuple[str, ...] = ()
     offers: tuple[str, ...] = ()
+    same_time: State = field(default_factory=dict[str, Any])
 
 
 @dataclass(frozen=True)
@@ -111,11 +114,14 @@ class Terms:
         seed: of the installation.
         actuation_s: seconds from a tick's end until its plan.
         usual: whether one reported governed metric suffices (`models.planning.guardrails.Telemetry`).
+        weights: of the expert "same time" (`models.demand.reconciliation.Experts`), that in force first, then those
+            under trial.
     """
 
     seed: int
     actuation_s: float = 0.0
     usual: bool = False
+    weights: Sequence[float] = (0.0,)
 
 
 def together(states: Sequence[State]) -> State:
@@ -138,7 +144,7 @@ def observe(
     """Update reconciliation with a tick's outcome.
 
     Args:
-        apps: by name; their `reconciled` is replaced.
+        apps: by name; their `reconciled` is replaced, and their `same_time` where it is kept.
         names: of the apps in the rows of `totals`; they are processed in this order.
         totals: of the tick.
         common: reconciliation's state that all apps share.
@@ -152,6 +158,8 @@ def observe(
         kept.reconciled, common = reconciliation.observe(
             kept.reconciled, common, totals.outcome[row], totals.proved[row], tick.number, tick.length_s
         )
+        if kept.same_time:
+            kept.same_time = same_time.observe(kept.same_time, totals.proved[row], tick.number, tick.length_s)
     return common
 
 
@@ -166,10 +174,27 @@ def decision(
     tick: Tick,
     terms: Terms,
 ) -> Decide:
-    """Reconcile an app's scenarios with the forecast of its total, and bind them to `allocate`.
+    """`decisions` at the weight in force."""
+    return decisions(kept, demand, total, common, offers=offers, policy=policy, tick=tick, terms=terms)[0]
+
+
+def decisions(
+    kept: AppState,
+    demand: Demand,
+    total: QuantileFunction,
+    common: State,
+    *,
+    offers: Sequence[Offer],
+    policy: Policy,
+    tick: Tick,
+    terms: Terms,
+) -> list[Decide]:
+    """Reconcile an app's scenarios with the forecast of its total and the expert, and bind them to `allocate`.
+
+    Where the policy's learner is off and no weight is above 0, the expert's history is not kept, or forgotten.
 
     Args:
-        kept: of the app; its `reconciled` and `metrics` are replaced.
+        kept: of the app; its `reconciled`, `metrics` and `same_time` are replaced.
         demand: of the tick.
         total: (METRICS, step) forecast of the app's total.
         common: reconciliation's state that all apps share.
@@ -179,12 +204,22 @@ def decision(
         terms: of the installation, and of the policy's origin.
 
     Returns:
-        `allocate` with its context bound; `offers`, `observed`, `policy` and `memory` are to be given.
+        for each of `terms.weights`, `allocate` with its context bound; `offers`, `observed`, `policy` and `memory` are
+        to be given. They differ in their demand alone.
     """
+    if not policy.learner and not any(terms.weights):
+        kept.same_time = {}
+    elif not kept.same_time:
+        kept.same_time = same_time.initial_state(tick.length_s)
+    experts = None
+    if kept.same_time:
+        steps = horizon_steps(tick.length_s)
+        quantiles = same_time.quantiles(kept.same_time, tick.number, steps, tick.length_s)
+        experts = reconciliation.Experts(quantiles, terms.weights)
     kept.metrics = demand.metrics
     index = [METRICS.index(metric) for metric in demand.metrics]
     window, governed = promised(offers, policy, tick.steps_s, demand.metrics, terms.actuation_s)
-    scenarios, kept.reconciled = reconciliation.reconcile(
+    scenarios, kept.reconciled = reconciliation.reconcile_each(
         turnover.lessened(demand.scenarios, demand.share[index]),
         total[index],
         kept.reconciled,
@@ -196,10 +231,11 @@ def decision(
             confidence=policy.confidence,
             tick=tick.number,
             tick_s=tick.length_s,
+            experts=experts,
         ),
     )
     context = DecisionContext(
-        scenarios,
+        scenarios[0],
         metrics=demand.metrics,
         steps_s=tick.steps_s,
         usage=demand.usage[index],
@@ -214,4 +250,5 @@ def decision(
         actuation_s=terms.actuation_s,
         user_quantiles=None if demand.user_quantiles is None else demand.user_quantiles * demand.share[index],
     )
-    return partial(allocate, context)
+    each = scenarios * len(terms.weights) if experts is None else scenarios
+    return [partial(allocate, replace(context, demand=demand)) for demand in each]

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import ndtr, ndtri
 
@@ -12,12 +12,15 @@ from models.demand import reconciliation
 from models.demand.reconciliation import (
     NONE,
     PROMISED,
+    WEIGHTS,
     Decision,
+    Experts,
     State,
     initial_common,
     initial_state,
     observe,
     reconcile,
+    reconcile_each,
 )
 from models.demand.scenarios import requirements
 from models.metrics import METRICS
@@ -256,3 +259,94 @@ def test_scenarios_end_where_demand_has_always_ended():
 def test_ranks_keep_the_order_of_ties():
     _, order = reconciliation.ranked(np.zeros((5, 1, 1), np.float32))
     assert order.ravel().tolist() == [0, 1, 2, 3, 4]
+
+
+def expert_of(metrics: int, mean: float, sd: float) -> np.ndarray:
+    quantiles = np.full((len(METRICS), 6, LEVELS), np.nan, np.float32)
+    quantiles[:metrics] = mean + sd * Z
+    return quantiles
+
+
+def asking(metrics: int, expert: np.ndarray, *weights: float, tick: int = 100) -> Decision:
+    return replace(whole(metrics, tick), experts=Experts(expert, weights))
+
+
+@pytest.mark.parametrize("weight", [0.25, 0.5])
+def test_an_expert_is_averaged_into_governed_marginals_in_quantiles(weight: float) -> None:
+    demand, total, state = draws(2), normal_total(2, 1000.0, 10.0), initial_state()
+    asked = replace(asking(2, expert_of(2, 1800.0, 50.0), weight), governed=[0])
+    blend, _ = reconcile(demand, total, state, FLAT, asked)
+    for z in (-1.4, 0.0, 1.4):
+        right = (1 - weight) * (1000 + 10 * z) + weight * (1800 + 50 * z)
+        assert np.quantile(blend[:, 2, 0], ndtr(z)) == pytest.approx(right, abs=2)
+    static, _ = reconcile(demand, total, state, FLAT, replace(whole(2), governed=[0]))
+    assert np.array_equal(blend[..., 1], static[..., 1])  # not governed: static's
+    assert np.array_equal(
+        np.argsort(blend[:, 2, 0], kind="stable"), np.argsort(static[:, 2, 0], kind="stable")
+    )
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.permutations([0.0, *WEIGHTS]), st.integers(0, 100), st.integers(1, 3), st.booleans())
+def test_every_weights_scenarios_are_those_it_would_have_alone(
+    weights: list[float], seed: int, metrics: int, known: bool
+) -> None:
+    """And the state depends on no weight; at weight 0 scenarios and static's state are as without experts."""
+    rng = np.random.default_rng(seed)
+    demand, total = draws(metrics, seed=seed)[:256], normal_total(metrics, 990.0, 15.0)
+    expert = np.sort(rng.uniform(0, 2000, (len(METRICS), 6, LEVELS)), axis=-1).astype(np.float32)
+    if not known:
+        expert[:, rng.integers(6)] = np.nan
+    state = initial_state() | {"stretch": rng.uniform(-0.3, 0.3, len(METRICS))}
+    state |= reconciliation.initial_experts(state)
+    state["expert_stretch"] = rng.uniform(-0.3, 0.3, (len(WEIGHTS), len(METRICS)))
+    together, after = reconcile_each(demand, total, state, FLAT, asking(metrics, expert, *weights))
+    static, plain = reconcile(demand, total, state, FLAT, whole(metrics))
+    for weight, scenarios in zip(weights, together, strict=True):
+        alone, same = reconcile(demand, total, state, FLAT, asking(metrics, expert, weight))
+        assert np.array_equal(scenarios, alone)
+        assert all(np.array_equal(after[name], same[name], equal_nan=True) for name in after)
+        if weight == 0:
+            assert np.array_equal(scenarios, static)
+    assert not any(name.startswith("expert") for name in plain)
+    assert all(np.array_equal(after[name], plain[name], equal_nan=True) for name in plain)
+
+
+def test_without_an_expert_for_a_step_its_marginal_is_static() -> None:
+    expert = expert_of(1, 3000.0, 1.0)
+    expert[0, 2] = np.nan
+    demand, total = draws(1), normal_total(1, 1000.0, 10.0)
+    blend, _ = reconcile(demand, total, initial_state(), FLAT, asking(1, expert, 0.5))
+    static, _ = reconcile(demand, total, initial_state(), FLAT, whole(1))
+    assert np.array_equal(blend[:, 2], static[:, 2])
+    assert (blend[:, 1] > static[:, 1]).all()
+
+
+def test_each_weights_promise_comes_to_be_kept_by_its_own_marginal() -> None:
+    """An expert that lies too low: its own stretch widens, static's, and what all apps share, learn as without it."""
+    rng = np.random.default_rng(5)
+    state, common = initial_state(), initial_common()
+    plain, alone = initial_state(), initial_common()
+    demand, total, expert = draws(1)[:256], normal_total(1, 1000.0, 10.0), expert_of(1, 990.0, 4.0)
+    missed = []
+    for round_ in range(600):
+        tick = 100 + 6 * round_
+        _, state = reconcile(demand, total, state, common, asking(1, expert, 0.5, tick=tick))
+        _, plain = reconcile(demand, total, plain, alone, whole(1, tick))
+        limits = np.array([state["limit"][0, 0], *state["expert_limit"][:, 0]])
+        for later in range(tick + 1, tick + 7):
+            y = np.array([rng.normal(1000, 10), *[np.nan] * 4])
+            state, common = heard(state, common, y, later)
+            plain, alone = heard(plain, alone, y, later)
+        worst = np.array([state["worst"][0], *state["expert_worst"][:, 0]])
+        missed.append(worst > limits)
+    assert state["expert_stretch"][1, 0] > state["expert_stretch"][0, 0] > state["stretch"][0] + 0.1
+    assert np.array_equal(plain["stretch"], state["stretch"])
+    assert all(np.array_equal(common[name], alone[name]) for name in common)
+    # 5 % of 300 are allowed: 15, standard error 3.8, and less for what is integrated
+    assert np.array(missed)[300:].mean(axis=0) == pytest.approx([0.05] * 3, abs=0.03)
+
+
+def test_a_weight_that_nothing_is_learnt_for_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"one of 0, 0\.25, 0\.5, got 0\.3"):
+        Experts(expert_of(1, 1.0, 1.0), (0.3,))

@@ -9,7 +9,8 @@ import pytest
 
 from models.behaviour.lstm import DEFAULT_MODEL, BehaviourModel
 from models.capacity import Offer, Policy
-from models.metrics import EVENT_KINDS, METRICS
+from models.evaluation import promise
+from models.metrics import DAY_S, EVENT_KINDS, METRICS
 from pipeline.backtest.forecast_process import ForecastProcess
 from pipeline.backtest.forecasts import ForecastPass
 from pipeline.backtest.job import Job
@@ -124,8 +125,29 @@ def test_nothing_is_known_before_it_has_happened(model: BehaviourModel, frames: 
     assert (one["wanted"][4:] != other["wanted"][4:]).any()
 
 
-def test_a_run_that_goes_on_from_a_snapshot_is_the_same(model: BehaviourModel, frames: list[Record]) -> None:
+def experienced(frames: list[Record], weight: float) -> Job:
+    """With the expert, and with 14 days of a tenfold usage before the first row."""
     job = job_of(frames)
+    apps = [job.members[app] for app in job.apps]
+    usage = 10 * np.fmax.reduce(promise.totals(job.values, apps), axis=0)
+    before = np.broadcast_to(usage, (14 * DAY_S // job.tick_s, *usage.shape)).astype(np.float32)
+    return replace(job, experts=dict.fromkeys(job.members, weight) if weight else {}, before=before)
+
+
+def test_an_expert_knows_the_days_before_the_first_row(model: BehaviourModel, frames: list[Record]) -> None:
+    none, half = (
+        whole(TraceSimulation(job, ForecastPass(job, model)).run())
+        for job in (experienced(frames, 0), experienced(frames, 0.5))
+    )
+    assert (half["wanted"] >= none["wanted"]).all()
+    assert (half["wanted"] > none["wanted"]).any(axis=(0, 2)).all()
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.5])
+def test_a_run_that_goes_on_from_a_snapshot_is_the_same(
+    model: BehaviourModel, frames: list[Record], weight: float
+) -> None:
+    job = experienced(frames, weight)
     unbroken = whole(TraceSimulation(job, ForecastPass(job, model)).run())
     first = TraceSimulation(job, ForecastPass(job, model))
     before: list[dict[str, np.ndarray]] = []

@@ -3,13 +3,15 @@
 import json
 from decimal import Decimal
 
+import numpy as np
 import pytest
 import structlog
 
 from models.behaviour.lstm import BehaviourModel
+from models.demand.same_time import ABSENT
 from pipeline.security import signing_keys
 from pipeline.settings import Settings
-from pipeline.stages.allocator.agent import Allocator
+from pipeline.stages.allocator.agent import SAME_TIME, Allocator
 from pipeline.wire import commands
 from pipeline.wire.codec import DEFAULT, Record
 from tests.unit.pipeline.stages.driving import (
@@ -57,6 +59,35 @@ def test_a_restored_allocator_publishes_the_same_plans_and_signed_commands(
     assert sum(plan["commands_issued"] for plan in plans) == len(issued)
     totals = [record for topic, _, record, _ in whole if topic == "forecasts.apps"]
     assert len(totals) == TICKS
+
+
+def test_with_a_learner_plans_are_the_same_and_the_usage_of_14_days_is_kept(
+    model: BehaviourModel, installation: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until an adjustment asks for a weight; a restored allocator keeps the same."""
+    inputs = scenarios(model, installation)
+    make = allocator(model, installation, monkeypatch, [policy("shop", learner=True), policy("blog")])
+    plain = allocator(model, installation, monkeypatch, [policy("shop"), policy("blog")])
+    whole = drive(make, inputs, None)
+    assert distinct(whole) == distinct(drive(plain, inputs, None))
+    assert distinct(drive(make, inputs, 17)) == distinct(whole)
+
+    one, other = (some(lambda *_, **__: None) for some in (make, make))
+    half = len(inputs) // 2
+    for value in inputs[:half]:
+        one.fold(value)
+    blocks = dict(one.blocks())
+    assert SAME_TIME + b"shop" in blocks
+    assert SAME_TIME + b"blog" not in blocks
+    assert "same_time" not in json.loads(blocks[b"app-blog"])
+    other.restore({**blocks, SAME_TIME + b"blog": b"of a time when its learner was on"})
+    assert not other.apps["blog"].same_time
+    for value in inputs:
+        one.fold(value)
+        other.fold(value)
+    assert dict(other.blocks()) == dict(one.blocks())
+    kept = one.apps["shop"].same_time
+    assert np.count_nonzero(kept["usage"] != ABSENT) > 0
 
 
 def test_state_from_before_records_were_kept_is_read(
