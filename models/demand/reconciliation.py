@@ -247,10 +247,11 @@ def reconcile_each(
         own |= dict(zip(WEIGHTS, state["expert_stretch"], strict=True))
     limits = {weight: box[0] * np.exp(stretched(state, common, of)[index]) for weight, of in own.items()}
     most = extremes.most(state, 1 - ndtr(levels), decision.tick_s, INDEX)
-    jointly = _jointly(levels, box[one], PROMISED[one])
+    chosen = _distinct(box, decision.confidence)
+    jointly = _jointly(levels, box[chosen], PROMISED[chosen])
     within_horizon = jointly / max(len(inside), 1)  # a metric's share of the misses
     most = np.minimum(most, extremes.horizon_most(state, within_horizon, decision.tick_s))[index]
-    ranking = _Ranking(order, levels, box, _distinct(box, decision.confidence), most)
+    ranking = _Ranking(order, levels, box, chosen, most)
     if experts is None:
         results = [ranking.scenarios(marginal, limits[0.0], range(len(index)))]
     else:
