@@ -126,10 +126,10 @@ def of_trace(
     panel = trace_file.to_panel(read, tick_s)
     _some(panel, name)
     window = _scored(window_of(panel, warm_up, begin, until))
-    rows = read.frame.height - read.frame.select("ts", "app", "user").unique().height
-    skipped = {**read.skipped, "duplicates": rows}  # of a user at one time: their mean counts
+    skipped = {**read.skipped, "duplicates": trace_file.duplicates(read)}
     digest = panel_digest(panel)
-    return DemandSource(name, panel, window, skipped, digest, model or DEFAULT_MODEL, notes=read.notes)
+    notes = (*read.notes, *trace_file.slower_apps(read, panel.tick_s))
+    return DemandSource(name, panel, window, skipped, digest, model or DEFAULT_MODEL, notes=notes)
 
 
 def of_topics(

@@ -58,7 +58,8 @@ def replay(
         read = trace_file.read(trace)
         window = TickWindow.of(read, settings.tick_s, ticks, since_s)
         rows = window.replayed(read)
-        notes = [*read.notes, *([pauses] if (pauses := window.pauses(read)) else [])]
+        pauses = window.pauses(read)
+        notes = [*read.notes, *([pauses] if pauses else trace_file.slower_apps(read, window.tick_s))]
         facts |= {"skipped": read.skipped, "notes": notes}
         for note in notes:
             print(f"note: {note}", file=sys.stderr)

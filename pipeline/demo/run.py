@@ -86,10 +86,14 @@ class Run:
     @property
     def remarks(self) -> list[str]:
         """What was assumed of the trace, what is doubtful, and what is left out, a line each."""
-        remarks = [*self.trace.notes, self.window.pauses(self.trace)]
+        pauses = self.window.pauses(self.trace)
+        remarks = [
+            *self.trace.notes,
+            *([pauses] if pauses else traces.slower_apps(self.trace, self.window.tick_s)),
+        ]
         for app, counts in traces.refused_by_app(self.trace).items():
             remarks.append(f"of app {app} ingest refuses {traces.counted(counts)}")
-        return [remark for remark in remarks if remark]
+        return remarks
 
     def go(self, page: Path, out: Path | None) -> dict[str, Any]:
         """Run the replay; write the page, and the files into `out`; return the figures.

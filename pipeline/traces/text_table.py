@@ -49,8 +49,8 @@ def read(path: Path) -> TextTable:
     """Read a text table.
 
     Raises:
-        UsageError: it is not in UTF-8 or UTF-16, is empty, has a column twice, or a line more or fewer fields than the
-            header.
+        UsageError: it cannot be read, is not in UTF-8 or UTF-16, is empty, has a column twice, or a line more or
+            fewer fields than the header.
     """
     data = _utf8(path)
     start, lines_before, separator = 0, 0, ""
@@ -95,7 +95,10 @@ def read(path: Path) -> TextTable:
 
 def _utf8(path: Path) -> bytes:
     """A file's text in UTF-8 without a byte order mark, its lines ended by line feeds."""
-    data = path.read_bytes()
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read: {error.strerror}") from None
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         try:
             data = data.decode("utf-16").encode()

@@ -94,7 +94,7 @@ def read(path: Path) -> Trace:
         UsageError: no such file, neither Parquet nor CSV, or as `of_frame`; one line.
     """
     if not path.is_file():
-        raise UsageError(f"{path}: no such file")
+        raise UsageError(f"{path}: {'is a folder: give a file of it' if path.is_dir() else 'no such file'}")
     suffix = path.suffix.lower()
     if suffix in text_table.SUFFIXES:
         table = text_table.read(path)
@@ -275,11 +275,11 @@ def to_panel(trace: Trace, tick_s: int | None = None) -> Panel:
     """Arrays of a trace on ticks of `tick_s` seconds, by default its own interval.
 
     Raises:
-        UsageError: `tick_s` is not positive, or as `check_span`.
+        UsageError: `tick_s` is not from a second to a day, or as `check_span`.
     """
     tick_s = trace.tick_s if tick_s is None else tick_s
-    if tick_s <= 0:
-        raise UsageError(f"a tick must be at least 1 s, got {tick_s}")
+    if not 0 < tick_s <= MAX_INTERVAL_S:
+        raise UsageError(f"a tick must be 1 s to 1 day ({MAX_INTERVAL_S:.0f} s), got {tick_s}")
     grouped = (
         trace.frame.with_columns(tick=pl.col("ts").dt.epoch("us") // (tick_s * 1_000_000))
         .group_by("tick", "app", "user")
@@ -377,6 +377,25 @@ def refused_by_app(trace: Trace) -> dict[str, dict[str, int]]:
         ):
             counts.setdefault(app or "", {})[reason] = rows
     return counts
+
+
+def duplicates(trace: Trace) -> int:
+    """How many rows are of a user and a time that an earlier one is of; arrays have the mean of them."""
+    return trace.frame.height - trace.frame.select("ts", "app", "user").unique().height
+
+
+def slower_apps(trace: Trace, tick_s: int) -> list[str]:
+    """A line on apps whose samples come less often than ticks, if there are any: between them nothing is measured."""
+    intervals = _intervals(trace.frame).group_by("app").agg(pl.col("gap").quantile(0.5, "lower"))
+    slower = intervals.filter(pl.col("gap") >= 1.5 * tick_s).sort("app")
+    if slower.is_empty():
+        return []
+    others = f", as have {slower.height - 1:,} other apps" if slower.height > 1 else ""
+    app, gap = slower.row(0)
+    return [
+        f"samples of app {app} come every {duration(round(gap))} and a tick is {duration(tick_s)}: ticks in between"
+        f" have none of it{others}"
+    ]
 
 
 def counted(counts: Mapping[str, int]) -> str:

@@ -188,7 +188,9 @@ def prepare(request: EvaluationRequest) -> Prepared:
             f"--every {request.every} with --forget {request.forget} would always score the same ticks after it was"
             f" forgotten: choose one that shares no factor with {forget}"
         )
-    return Prepared(request, model, panel, users, window, forget, trace.skipped, trace.notes)
+    skipped = {**trace.skipped, "duplicates": trace_file.duplicates(trace)}
+    notes = (*trace.notes, *trace_file.slower_apps(trace, panel.tick_s))
+    return Prepared(request, model, panel, users, window, forget, skipped, notes)
 
 
 def _promise(prepared: Prepared, progress: Progress) -> Evaluation:
@@ -234,7 +236,9 @@ def _forecasts(prepared: Prepared, progress: Progress) -> Evaluation:
         seed=request.seed,
         progress=lambda done, total: progress("evaluating", done, total),
     )
-    report = prepared.facts() | {
+    facts = prepared.facts()
+    facts["notes"] += _unscored(prepared, scores)
+    report = facts | {
         "every": request.every,
         "without_events": request.without_events,
         "forget_ticks": prepared.forget,
@@ -243,6 +247,20 @@ def _forecasts(prepared: Prepared, progress: Progress) -> Evaluation:
         "summary": scores.summary(request.seed),
     }
     return Evaluation(report, scores)
+
+
+def _unscored(prepared: Prepared, scores: Scores) -> list[str]:
+    """A line on apps of which no user is scored, if there are any."""
+    apps = [prepared.panel.apps[u] for u in prepared.users]
+    scored = {apps[u] for u in np.flatnonzero(scores.scored.any((1, 2)))}
+    left_out = [app for app in dict.fromkeys(apps) if app not in scored]
+    if not left_out:
+        return []
+    others = f", nor of {len(left_out) - 1:,} others" if len(left_out) > 1 else ""
+    return [
+        f"no user of app {left_out[0]} is scored{others}: nothing but zeros was measured at the forecasts' steps in the"
+        " window, or nothing at all"
+    ]
 
 
 def _load_baselines(names: Sequence[str]) -> None:

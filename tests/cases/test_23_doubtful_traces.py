@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.errors import UsageError
-from pipeline.traces.trace_file import Trace, of_frame, read
+from pipeline.traces.trace_file import Trace, of_frame, read, slower_apps, to_panel
+from pipeline.training.evaluation import EvaluationRequest, prepare
 
 NINE = datetime(2024, 5, 6, 9, tzinfo=UTC)
 
@@ -60,6 +61,39 @@ def test_what_is_cut_off_or_ambiguous_is_refused_with_its_line(
 ) -> None:
     with pytest.raises(UsageError, match=why):
         trace_of(tmp_path, content)
+
+
+def test_what_is_no_file_that_can_be_read_is_named(tmp_path: Path) -> None:
+    (tmp_path / "broken.csv").symlink_to("/proc/self/mem")
+    (tmp_path / "folder.parquet").mkdir()
+    for name, why in (
+        ("broken.csv", "cannot be read: Input/output error"),
+        ("folder.parquet", "is a folder: give a"),
+    ):
+        with pytest.raises(UsageError, match=f"{name}: {why}"):
+            read(tmp_path / name)
+
+
+@pytest.mark.parametrize("tick_s", [0, -5, 86_401, 10**20])
+def test_a_tick_is_a_second_to_a_day(tick_s: int) -> None:
+    with pytest.raises(UsageError, match=rf"a tick must be 1 s to 1 day \(86400 s\), got {tick_s}"):
+        to_panel(of_frame(samples([NINE])), tick_s)
+
+
+def test_an_app_with_fewer_samples_than_ticks_is_said() -> None:
+    """The trace's tick is the median interval of its users: of apps that are slower most ticks have no sample."""
+    fast = samples([NINE + timedelta(minutes=minute) for minute in range(90)])
+    slow = fast.with_columns(app=pl.lit("slow")).gather_every(15)
+    more = [fast.with_columns(user=pl.lit(user)) for user in ("v", "w")]
+    prepared = prepare(EvaluationRequest(pl.concat([fast, *more, slow, fast.head(5)])))
+    assert prepared.notes == (
+        "samples of app slow come every 15 min and a tick is 60 s: ticks in between have none of it",
+    )
+    assert prepared.skipped == {"null_rows": 0, "duplicates": 5}
+    assert slower_apps(of_frame(fast), 7) == [
+        "samples of app a come every 60 s and a tick is 7 s: ticks in between have none of it"
+    ]
+    assert slower_apps(of_frame(fast), 60) == slower_apps(of_frame(fast), 300) == []
 
 
 def test_empty_fields_are_there(tmp_path: Path) -> None:

@@ -174,7 +174,7 @@ def test_for_people_it_is_a_table(trace_file: Path, model: Path) -> None:
         ({"begin": UNTIL, "until": FROM}, "nothing to score in the window"),
         ({"begin": "2030-01-01"}, "nothing to score in the window: the trace lasts from 2023-03-28T10:40:00"),
         ({"until": "2001-01-01"}, "nothing to score in the window"),
-        ({"tick_s": 0}, "a tick must be at least 1 s"),
+        ({"tick_s": 0}, "a tick must be 1 s to 1 day"),
         ({"forget": "1h", "every": 4}, "choose one that shares no factor with 60"),
         ({"plot": Path("/nowhere/plot.png")}, "no such folder /nowhere"),
     ],

@@ -141,7 +141,7 @@ def test_a_tick_is_half_open(write: Any) -> None:
     columns = rows(cpu=[1.0, 2.0, 3.0])
     columns["ts"] = [NOON, NOON + timedelta(seconds=59, microseconds=999_999), NOON + timedelta(seconds=60)]
     assert to_panel(read(write(columns)), tick_s=60).values[:, 0, 0].tolist() == [1.5, 3.0]
-    with pytest.raises(UsageError, match="at least 1 s"):
+    with pytest.raises(UsageError, match="must be 1 s to 1 day"):
         to_panel(read(write(columns)), tick_s=0)
 
 
