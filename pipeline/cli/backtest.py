@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pipeline.display import phases, tell
-from pipeline.options import AsJson, Bootstrap, Model, Prefix, ScoredFrom, ScoredUntil, TickLength, span_of
+from pipeline.options import (
+    AsJson,
+    Bootstrap,
+    Model,
+    Prefix,
+    ScoredFrom,
+    ScoredUntil,
+    TickLength,
+    make_folder,
+    span_of,
+)
 
 if TYPE_CHECKING:
     from pipeline.backtest.run import BacktestRequest
@@ -180,6 +190,8 @@ def backtest(
 
 def _run(request: BacktestRequest, json: bool) -> None:
     """Run a backtest with progress on stderr, write its page into `request.out`, and print its report."""
+    make_folder(request.out)
+
     from pipeline.backtest.run import run
 
     with phases("ticks") as progress:

@@ -17,7 +17,7 @@ import typer
 
 from pipeline.errors import UsageError
 from pipeline.format import money, parse_time, percent
-from pipeline.options import AsJson, Speed
+from pipeline.options import AsJson, Speed, make_folder
 
 if TYPE_CHECKING:
     from pipeline.settings import Settings
@@ -57,6 +57,7 @@ def demo(
     """
     start_s = None if start is None else parse_time(start)
     begun_s = time.monotonic()
+    make_folder(out)
 
     from rich.console import Console
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from pipeline.display import phases, tell
-from pipeline.options import AsJson
+from pipeline.options import AsJson, make_folder
 
 
 def train(
@@ -24,6 +24,8 @@ def train(
     json: AsJson = False,
 ) -> None:
     """Fit the behaviour model on traces and simulated populations; score it on users and time held out."""
+    make_folder(out)
+
     from pipeline.training import fitting  # seconds of imports, which --help does without
 
     with phases("updates") as progress:

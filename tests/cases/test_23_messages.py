@@ -11,6 +11,9 @@ from hypothesis import strategies as st
 
 import schemas
 from models import epoch
+from pipeline.cli.backtest import backtest
+from pipeline.cli.demo import demo
+from pipeline.cli.train import train
 from pipeline.errors import UsageError
 from pipeline.inputs.files import read_policies
 from pipeline.security.pseudonyms import KeyRing
@@ -94,3 +97,15 @@ def test_toml_with_a_byte_order_mark_is_read(tmp_path: Path) -> None:
     path.write_bytes(text.encode("utf-16"))
     with pytest.raises(UsageError, match=r"not in UTF-8 .*: save it as UTF-8"):
         read_policies(path)
+
+
+def test_results_that_could_not_be_written_are_refused_before_the_work(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    trace, out = tmp_path / "missing.parquet", tmp_path / "file"
+    for run in (
+        lambda: demo(trace, out=out, headless=True),
+        lambda: train([trace], out),
+        lambda: backtest(trace, out=out),
+    ):
+        with pytest.raises(UsageError, match=r"--out .*file: no folder can be made there: File exists"):
+            run()
