@@ -244,17 +244,3 @@ def test_a_total_of_nobody_is_missing() -> None:
     nobody = replace(silent_tick(), usage=np.full(len(METRICS), np.nan), reporting=0)
     totals = AppTotals.of([settled(initial_state(), nobody, 60)[1]])
     assert np.isnan(totals.estimated).all()
-
-
-def test_a_missing_sample_widens_no_total(shop: Callable[..., list[Record]]) -> None:
-    """Of three users' samples is now and then missing: the app needs what it needs when all are there."""
-    everything = [
-        (tick, f"u{n}", {"cpu": 2.0 + 0.1 * ((7 * tick + n) % 3)}) for tick in range(8) for n in range(3)
-    ]
-    gaps = [sample for sample in everything if sample[:2] not in ((3, "u1"), (6, "u2"))]
-    with_gaps, complete = (
-        [max(amounts[0] for amounts in plan["required"]) for plan in shop(samples)]
-        for samples in (gaps, everything)
-    )
-    for tick in (3, 6):
-        assert with_gaps[tick] < 1.35 * complete[tick], (with_gaps, complete)
