@@ -36,7 +36,7 @@ from models.planning.risk_premium import Level, Margin, Question, of_users, spli
 from models.planning.shortage_price import confidence as least_cost
 from models.planning.shortage_price import prices
 from models.purchase.choose import Choice, Purchase, choose
-from models.purchase.market import Market
+from models.purchase.market import SUPPLY_SCENARIOS, Market
 from models.purchase.promise_window import window
 
 if TYPE_CHECKING:
@@ -186,6 +186,8 @@ class _Situation:
         market: the usable offers and the need.
         confidence: share of scenarios to be served.
         notes: why that is more than the policy asks for.
+        supply: the offers and the replicas that a shortage's price asks for, to be there with the policy's confidence;
+            None = demand and supply are bought for together.
     """
 
     context: DecisionContext
@@ -199,6 +201,7 @@ class _Situation:
     market: Market
     confidence: float
     notes: tuple[str, ...]
+    supply: Market | None = None
 
     @property
     def excluded(self) -> Mapping[str, str]:
@@ -213,6 +216,7 @@ def allocate(
     policy: Policy,
     memory: Mapping[str, Any],
     confidence: float | None = None,
+    shortage_price: float | None = None,
     draft: bool = False,
 ) -> tuple[Plan, dict[str, Any]]:
     """Plan one app for one tick; returns the plan and the app's memory for the next tick (plain JSON).
@@ -227,6 +231,9 @@ def allocate(
         policy: of the app.
         memory: as returned the tick before, {} at first.
         confidence: share of scenarios to be served, instead of the policy's.
+        shortage_price: of an hour in which capacity does not suffice, in those of a replica-hour. The plan is then for
+            the replicas that cost least in all, be they fewer than the confidence asks for, and the confidence is that
+            of their supply (`models.learning` steers the share of time by it).
         draft: leave out what only the record needs: cost_at, alternatives, margin, sum_of_users.
     """
     requested = policy.confidence if confidence is None else confidence
@@ -238,10 +245,9 @@ def allocate(
         )
         policy = replace(policy, mode=promotion.mode)
     context = replace(context, telemetry=context.reported(policy))
-    situation = _situation(context, offers, observed, policy, memory, requested)
-    levels, excluded = () if draft else COST_LEVELS, situation.excluded
-    choice = choose(situation.market, policy, situation.confidence, levels, excluded, alternatives=not draft)
-    fleet = _fleet(offers, {o.offer_id for o in situation.usable}, observed, policy, excluded)
+    situation = _situation(context, offers, observed, policy, memory, requested, shortage_price)
+    choice = _choice(situation, policy, draft)
+    fleet = _fleet(offers, {o.offer_id for o in situation.usable}, observed, policy, situation.excluded)
     desired = choice.best.counts if situation.usable else fleet.running
     need = _present_need(situation, fleet)
     guarded = guard(
@@ -276,6 +282,7 @@ def _situation(
     policy: Policy,
     memory: Mapping[str, Any],
     requested: float,
+    shortage_price: float | None,
 ) -> _Situation:
     """Need, market and confidence; a shortage's price raises the requested confidence where a higher one costs less."""
     loads = replica_loads(context.demand, context.metrics, policy)
@@ -294,14 +301,36 @@ def _situation(
         delivery = follow(usable, observed, policy, orders, clock, failed.excluded)
     market = Market(usable, delivery.credible, policy, needed, context.steps_s, key, context.actuation_s)
     confidence, notes = requested, ()
+    if shortage_price is not None:
+        owned, replica_h = prices(market)
+        confidence = least_cost(market.need.max(axis=0), owned, replica_h, shortage_price * replica_h)
+        requested = confidence
     if policy.shortage_price_h is not None:
         price = policy.shortage_price_h
         confidence = max(requested, least_cost(market.need.max(axis=0), *prices(market), price))
         if confidence > requested:
             notes = (f"an hour's shortage at {price:g} asks for more than {requested:.4g}",)
+    supply = None
+    if shortage_price is not None:
+        wanted = np.quantile(needed[:, market.window.steps].max(axis=1), confidence, method="inverted_cdf")
+        most = np.full((SUPPLY_SCENARIOS, needed.shape[1]), min(int(wanted), policy.limit), np.int32)
+        # as the learner's lanes buy: the same replicas have the same purchase in every tick (`models.purchase.table`)
+        supply = Market(usable, {}, policy, most, context.steps_s, (context.seed, b"tiers", 0))
     return _Situation(
-        context, policy, refused, usable, failed, delivery, loads, needed, market, confidence, notes
+        context, policy, refused, usable, failed, delivery, loads, needed, market, confidence, notes, supply
     )
+
+
+def _choice(situation: _Situation, policy: Policy, draft: bool) -> Choice:
+    """What is bought; draft: without alternatives and the cost of other confidences."""
+    market, levels, excluded = situation.market, () if draft else COST_LEVELS, situation.excluded
+    if situation.supply is None:
+        return choose(market, policy, situation.confidence, levels, excluded, alternatives=not draft)
+    bought = choose(situation.supply, policy, policy.confidence, (), excluded, alternatives=not draft)
+    if draft:
+        return bought
+    whole = choose(market, policy, situation.confidence, levels, excluded, alternatives=False)
+    return replace(bought, cost_at=whole.cost_at)
 
 
 def _present_need(situation: _Situation, fleet: Fleet) -> PresentNeed:
@@ -334,7 +363,8 @@ def _plan(
     # the search takes the maximum for enough, so a risk that counts demand beyond it is asked for again
     bought = usable and as_bought and choice.best.feasible and int(situation.needed.max()) <= policy.limit
     served = situation.delivery.served(guarded.counts)
-    planned = 1 - choice.best.risk if bought and served == guarded.counts else market.holds(served)
+    whole = bought and served == guarded.counts
+    planned = 1 - choice.best.risk if whole and situation.supply is None else market.holds(served)
     window = market.window.steps
     curve, alpha = required(context.demand, confidence, window, context.governed(policy))
     guardrails = situation.failing.guardrails + situation.delivery.guardrails + guarded.guardrails
@@ -354,7 +384,9 @@ def _plan(
         reactive_floor=0,
         alternatives=_alternatives(choice, confidence) if usable else (),
         guardrails=guardrails,
-        feasible=usable and planned >= confidence and not (unknown or context.telemetry.missing(policy)),
+        feasible=usable
+        and (planned >= confidence or (whole and situation.supply is not None))
+        and not (unknown or context.telemetry.missing(policy)),
         reason="; ".join((reason, *situation.notes, *choice.notes, *_beyond(policy, fleet, guardrails))),
         excluded=situation.excluded,
         mode=policy.mode,

@@ -29,6 +29,8 @@ from pipeline.backtest.baselines import SUPPLY, loads
 from pipeline.backtest.job import Arrays, Job
 
 OURS: Final = "leadtime"
+STATIC: Final = "leadtime_static"
+"""Our plans without the learner, where a run has both."""
 
 
 @dataclass(frozen=True)
@@ -129,6 +131,7 @@ def _figures(
         "cheaper": _cheaper(first, outcomes, lanes, job.tick_s),
         "summary": {
             **_summary(first),
+            **_as_it_comes(first, outcomes, lanes, job.seed),
             "promise_99" if default == 0.99 else f"promise_{100 * default:g}": promise["kept"],
             "on_demand": _summary(tables["on_demand"]) if "on_demand" in tables else None,
             "worse_than_hpa": _worse(by_app) if "hpa" in lanes else None,
@@ -154,6 +157,7 @@ def _outcomes(
     closest = int(np.argmin(np.abs(np.array(job.levels or [default]) - default)))
     day = (job.first_tick + job.plan_from + skip + np.arange(len(demand))) // max(1, DAY_S // job.tick_s)
     settings = {OURS: [default, *len(SUPPLY) * [*job.levels, *job.shortages]]}
+    settings |= {STATIC: [default]} if job.learner == "both" else {}
     settings |= {name: list(len(SUPPLY) * KNOBS[name].values) for name in names}
     ends = np.cumsum([len(values) for values in settings.values()]).tolist()
     lanes = {
@@ -167,8 +171,13 @@ def _outcomes(
         parts: dict[str, np.ndarray] = {}
         for name in ("ready", "asked", "cost"):
             swept = beside[name][skip:] if beside else ours[name][skip:][..., :0]
-            own = ours[name][skip:][..., :1] if market == first else swept[..., closest : closest + 1]
-            parts[name] = np.concatenate([own, swept], axis=-1)
+            swept_own = swept[..., : len(settings[OURS]) - 1]
+            level = swept_own[..., closest : closest + 1]
+            own, static = (ours[name][skip:][..., i : i + 1] if market == first else level for i in (0, 1))
+            beside_own = [static] if STATIC in settings else []
+            parts[name] = np.concatenate(
+                [own, swept_own, *beside_own, swept[..., swept_own.shape[-1] :]], axis=-1
+            )
         measured = ~np.isnan(demand) & ~censored
         outcomes[market] = Outcomes(demand, measured, day - day[0], **parts, carry=carry)
     return outcomes, {market: dict(lanes) for market in outcomes}, settings
@@ -216,7 +225,7 @@ def _policies(
 
 def _by(job: Job, name: str, lanes: int) -> list[str]:
     """What is set in a policy's lanes; our first is the plan itself."""
-    if name != OURS:
+    if name not in (OURS, STATIC):
         return lanes * [KNOBS[name].setting]
     swept = len(job.levels) * ["confidence"] + len(job.shortages) * ["shortage price, in a replica's"]
     return (["confidence"] + len(SUPPLY) * swept)[:lanes]
@@ -224,7 +233,7 @@ def _by(job: Job, name: str, lanes: int) -> list[str]:
 
 def _supply(name: str, lanes: int) -> list[float | None]:
     """SUPPLY of a policy's lanes; our first is the plan itself."""
-    own: list[float | None] = [None] if name == OURS else []
+    own: list[float | None] = [None] if name in (OURS, STATIC) else []
     return own + [share for share in SUPPLY for _ in range((lanes - len(own)) // len(SUPPLY))]
 
 
@@ -244,6 +253,38 @@ def _summary(table: Mapping[str, Any]) -> dict[str, Any]:
         summary[f"cost_ratio_{title}"] = _number(drawn[0])
         summary[f"cost_ratio_{title}_95"] = _interval(drawn[1:])
     return summary
+
+
+def _as_it_comes(
+    table: Mapping[str, Any], outcomes: Outcomes, lanes: Mapping[str, list[int]], seed: int
+) -> dict[str, Any]:
+    """Our plans as they come: the realised share, and their cost beside the products' at the same realised share.
+
+    avoidable_removed: (best product - ours) / (best product - oracle), all at our realised share.
+    """
+    ours = table[OURS]["defaults"]
+    share, weight = ours["hit_rate"], weights(len(np.unique(outcomes.day)), seed)[:1]
+    figures: dict[str, Any] = {
+        "realised_share": share,
+        "cost_ratio_as_it_comes": None,
+        "avoidable_removed": None,
+    }
+    if share is None or not outcomes.ready.shape[-1] > 1:
+        return figures
+    cost = {
+        name: float(at_rate(outcomes, some, share, weight)[0][0])
+        for name, some in lanes.items()
+        if name in KNOBS
+    }
+    products = [cost[name] for name in cost if KNOBS[name].product and not np.isnan(cost[name])]
+    if not products:
+        return figures
+    best, oracle = min(products), cost.get("oracle", np.nan)
+    figures["cost_ratio_as_it_comes"] = _number(ours["cost_scored"] / best if best > 0 else np.nan)
+    figures["avoidable_removed"] = _number(
+        (best - ours["cost_scored"]) / (best - oracle) if best > oracle else np.nan
+    )
+    return figures
 
 
 def _by_app(job: Job, outcomes: Outcomes, lanes: Mapping[str, list[int]]) -> dict[str, Any]:

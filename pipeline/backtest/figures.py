@@ -10,7 +10,7 @@ import polars as pl
 
 from models.evaluation import day_bootstrap
 from models.evaluation.policy_outcomes import RATES, weights
-from pipeline.backtest.comparison import OURS, Comparison
+from pipeline.backtest.comparison import OURS, STATIC, Comparison
 from pipeline.backtest.job import TIERS, Arrays, Job
 
 ALL: Final = "*"  # the app of figures of all apps together
@@ -33,6 +33,7 @@ def stated(
     lanes, skip = compared.lanes[market], len(ours["ready"]) - len(compared.demand)
     weight = weights(len(np.unique(outcomes.day)), job.seed)
     spent = {OURS: ours["tiers"][skip:, :, 0]}
+    spent |= {STATIC: ours["tiers"][skip:, :, 1]} if STATIC in lanes else {}
     if market in baselines:
         spent |= {name: baselines[market]["tiers"][skip:, :, i] for i, name in enumerate(names)}
     stated_figures: dict[str, dict[str, dict[str, Any]]] = {}

@@ -36,6 +36,8 @@ class Job:
         ends: unix seconds in which an offer's commitment ends, by offer; for others there is none.
         before: (tick, app by name, metric) totals of the rows before the first: history for rivals and experts.
         experts: weight of the expert "same time of the last 14 days" by app (`models.demand.same_time`); none: 0.
+        learner: "off"; "on": `pipeline.backtest.learners` steers the first lane; "both": likewise, and the second lane
+            is the plan without it.
     """
 
     values: np.ndarray
@@ -59,6 +61,7 @@ class Job:
     draft: bool = True
     shortages: Sequence[float] = ()
     ends: Mapping[str, float] = field(default_factory=dict[str, float])
+    learner: str = "off"
     before: np.ndarray = field(default_factory=lambda: NOTHING)
     experts: Mapping[str, float] = field(default_factory=dict[str, float])
 

@@ -19,6 +19,7 @@ import polars as pl
 
 from models.baselines.autoscalers import registry
 from models.demand import reconciliation
+from models.learning.price_tail import PRICES
 from pipeline.backtest import baselines, comparison, demand, figures, setup, topic_simulation, what_if
 from pipeline.backtest.comparison import Comparison
 from pipeline.backtest.demand import DemandSource
@@ -31,8 +32,9 @@ from pipeline.traces.trace_file import Panel
 
 SWEEP: Final = (0.02, 0.1, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.97, 0.98, 0.99, 0.995, 0.998, 0.999, 0.9995)
 """Confidences whose replicas are compared with the baselines'; hit rates of 95 to 99.9 % lie between."""
-SHORTAGES: Final = (5, 10, 20, 40, 70, 100, 150, 200, 300, 450, 700, 1_000, 2_000, 5_000)
+SHORTAGES: Final = PRICES
 """Likewise prices of an hour's shortage, in those of a replica: misses fall where they save most."""
+LEARNER: Final = ("off", "on", "both")
 FORMAT: Final = 5
 """Version of the files of days and snapshots: a run does not continue those of another version."""
 SCENARIOS: Final = 1_024
@@ -64,6 +66,7 @@ class BacktestRequest:
         same_time: weight of the expert "same time of the last 14 days" in every app's forecast: 0, 0.25 or 0.5.
         divisible: run also with replicas and instances of a tenth of the size.
         backlog: demand that a tick's capacity lacks is added to the next tick's.
+        learner: "off", "on": the learner steers our plans (docs/learner.md), or "both": also plans without it beside.
         seed: of scenarios, supply, groupings and the bootstrap; None: 0, or the installation's setting.
         out: folder of tables and of the days that a killed run continues from; None: nothing is kept.
         processes: at once; None: two.
@@ -92,6 +95,7 @@ class BacktestRequest:
     same_time: float = 0.0
     divisible: bool = False
     backlog: bool = False
+    learner: str = "off"
     seed: int | None = None
     out: Path | None = None
     processes: int | None = None
@@ -125,6 +129,10 @@ class BacktestRequest:
         for level in self.levels:
             if not 0 < level < 1:
                 raise UsageError(f"a confidence lies between 0 and 1, got {level}")
+        if self.learner not in LEARNER:
+            raise UsageError(f"--learner is one of {', '.join(LEARNER)}, got {self.learner!r}")
+        if self.learner != "off" and self.every != 1:
+            raise UsageError("--learner needs a plan in every tick: no --every")
         if self.topics and (self.trace is not None or self.tick_s is not None or self.apps or self.groupings):
             raise UsageError(
                 "--topics have demand, ticks and apps of their own: no --trace, --tick, --app, --groupings"
@@ -214,6 +222,9 @@ class Prepared:
             every=given.every,
             seed=self.seed,
             experts=dict.fromkeys(job.members, given.same_time) if given.same_time else {},
+            policies={app: replace(p, learner=given.learner != "off") for app, p in job.policies.items()},
+            learner=given.learner,
+            lanes=[*job.lanes, *(job.lanes if given.learner == "both" else ())],
         )
 
     def facts(self) -> dict[str, Any]:
@@ -251,6 +262,7 @@ class Prepared:
             self.pinned,
         ]
         settings += [given.same_time] if given.same_time else []
+        settings += [] if given.learner == "off" else [given.learner]
         digest.update(json.dumps([FORMAT, settings, asdict(window), given.levels, given.shortages]).encode())
         return digest.hexdigest()
 

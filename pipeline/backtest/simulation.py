@@ -16,7 +16,9 @@ import numpy as np
 from models.metrics import METRICS
 from models.planning import groups, sweep
 from models.planning.sweep import BAND
+from models.learning.app_learner import Setting
 from pipeline.backtest.job import AppLanes, Arrays, Job
+from pipeline.backtest.learners import Learners
 from pipeline.stages.allocator.decide import Decide
 
 
@@ -31,6 +33,7 @@ class Simulation(ABC):
         wanted, soon: (app, setting) replicas of `models.planning.sweep.SweepNeed`, as of the last decision.
         band: (app, BAND) likewise.
         lanes: by app and market.
+        by_arm: with the learner, the last row's decision for each of its arms, by app.
     """
 
     def __init__(self, job: Job) -> None:
@@ -38,6 +41,8 @@ class Simulation(ABC):
         self.row = 0
         self.wanted, self.soon = np.ones((2, len(job.apps), job.swept), np.int64)
         self.band = np.full((len(job.apps), len(BAND)), np.nan)
+        self.by_arm: dict[str, list[Decide]] = {}
+        self.learners = None if job.learner == "off" else Learners(job)
         self.lanes = {
             (app, market): AppLanes(job, app, market, [c for m, c in job.lanes if m == market])
             for app in job.apps
@@ -85,6 +90,8 @@ class Simulation(ABC):
             lanes.end_commitments(job.start_s(t + 1))
         self.band = np.full((len(job.apps), len(BAND)), np.nan)
         decisions = self.decided(t, job.plans(t))
+        if self.learners is not None:
+            self._learn(self.learners, decisions, planned)
         if not planned:
             return {}
         decided = {app: decide for app, (decide, _) in decisions.items()}
@@ -93,6 +100,14 @@ class Simulation(ABC):
             if users:
                 self._need(app, decide)
         return self._asked(outcome, plans, {app: decide.args[0].metrics for app, decide in decided.items()})
+
+    def _learn(self, learners: Learners, decisions: Mapping[str, tuple[Decide, int]], planned: bool) -> None:
+        """Let the learners see the tick that has passed, by what was ready in it in the lane that they steer."""
+        for app, (decide, users) in decisions.items():
+            lanes = self.lanes[app, self.job.markets[0]]
+            ready = float(lanes.fleet.least[0] @ lanes.size) if planned else np.nan
+            if users:
+                learners.observe(app, [of.args[0] for of in self.by_arm.get(app, [decide])], ready)
 
     def _plan(self, decided: Mapping[str, Decide], tick: int) -> dict[tuple[str, str, int], Any]:
         """Plans by app, market and lane; apps of one allocation group are planned together, as the allocator does."""
@@ -103,7 +118,7 @@ class Simulation(ABC):
             for lane in range(len(next(iter(lanes.values())).confidences)):
                 for group in sorted(set(group_of.values())):
                     members = {
-                        app: self._member(decided[app], lanes[app], lane)
+                        app: self._member(decided[app], lanes[app], lane, self._setting(app, tick, lane))
                         for app in lanes
                         if group_of[app] == group
                     }
@@ -133,7 +148,15 @@ class Simulation(ABC):
         a = self.job.apps.index(app)
         self.wanted[a], self.soon[a], self.band[a] = need.wanted, need.soon, need.band
 
-    def _member(self, decide: Decide, lanes: AppLanes, lane: int) -> groups.Member:
+    def _setting(self, app: str, tick: int, lane: int) -> Setting | None:
+        """What the learner wants of a lane's plan; None: nothing."""
+        return None if self.learners is None or lane else self.learners.setting(app, tick)
+
+    def _member(self, decide: Decide, lanes: AppLanes, lane: int, setting: Setting | None) -> groups.Member:
+        price = None if setting is None else setting.price
+        if setting is not None and price is not None:
+            arms = self.by_arm.get(decide.args[0].app.decode(), [decide])
+            decide = arms[min(setting.arm, len(arms) - 1)]
         observed = lanes.observed(lane)
         confidence, memory = lanes.confidences[lane], lanes.memory[lane]
         return groups.Member(
@@ -145,6 +168,7 @@ class Simulation(ABC):
                 observed=observed,
                 policy=policy,
                 memory=memory,
+                shortage_price=price,
                 draft=draft or self.job.draft,
             ),
         )
@@ -212,6 +236,7 @@ class Simulation(ABC):
     def lane_blocks(self) -> Arrays:
         """The lanes' part of a snapshot."""
         blocks: Arrays = {"row": np.array(self.row), "wanted": self.wanted, "soon": self.soon}
+        blocks |= {} if self.learners is None else self.learners.blocks()
         for (app, market), lanes in self.lanes.items():
             blocks |= {f"lane.{app}\n{market}\n{key}": array for key, array in lanes.blocks().items()}
         return blocks
@@ -220,6 +245,8 @@ class Simulation(ABC):
         """Continue from a snapshot."""
         self.row = int(blocks["row"])
         self.wanted, self.soon = blocks["wanted"].copy(), blocks["soon"].copy()
+        if self.learners is not None:
+            self.learners.restore(blocks)
         for (app, market), lanes in self.lanes.items():
             start = f"lane.{app}\n{market}\n"
             lanes.end_commitments(self.job.start_s(self.row))

@@ -19,7 +19,7 @@ from models.tick import Tick
 from pipeline.backtest.forecasts import AppForecast, ForecastSource
 from pipeline.backtest.job import Arrays, Job
 from pipeline.backtest.simulation import Simulation
-from pipeline.stages.allocator.decide import AppState, AppTotals, Decide, Terms, decision, observe
+from pipeline.stages.allocator.decide import AppState, AppTotals, Decide, Terms, decisions, observe
 
 
 class TraceSimulation(Simulation):
@@ -62,7 +62,9 @@ class TraceSimulation(Simulation):
             totals = AppTotals.of([forecast.demand for forecast in forecasts.values()])
             self.common = observe(self.apps, list(forecasts), totals, self.common, Tick(tick, job.tick_s))
         waiting = [name for name in forecasts if self.apps[name].reconciled["made"][0] == reconciliation.NONE]
-        names = list(forecasts) if plans else waiting if t >= job.learn_from else []
+        learns = t >= job.learn_from
+        plans = plans or (learns and self.learners is not None)
+        names = list(forecasts) if plans else waiting if learns else []
         decided = {name: self._decide(name, forecasts[name], tick) for name in names}
         return {name: (decided[name], forecasts[name].demand.users) for name in decided} if plans else {}
 
@@ -74,7 +76,8 @@ class TraceSimulation(Simulation):
             metrics = kept.metrics
             drawn = np.zeros((64, len(job.steps), len(metrics)), np.float32)
         first = self.lanes[name, job.markets[0]]
-        return decision(
+        weights = (self.experts.get(name, 0.0),) if self.learners is None else tuple(ARMS.values())
+        decided = decisions(
             kept,
             replace(demand, scenarios=drawn, metrics=metrics),
             forecast.total,
@@ -82,8 +85,10 @@ class TraceSimulation(Simulation):
             offers=first.offers,
             policy=first.policy,
             tick=Tick(tick, job.tick_s),
-            terms=Terms(job.seed, weights=(self.experts.get(name, 0.0),)),
+            terms=Terms(job.seed, weights=weights),
         )
+        self.by_arm[name] = decided
+        return decided[0]
 
     def blocks(self) -> Arrays:
         """A snapshot: all that the next tick depends on."""

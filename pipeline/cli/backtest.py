@@ -103,6 +103,12 @@ Backlog = Annotated[
         help="Add demand that a tick's capacity lacked to the next tick's; plans do not see it.",
     ),
 ]
+Learner = Annotated[
+    str,
+    typer.Option(
+        help="Plan with the learner: off, on, or both: our plans with it, and beside them those without."
+    ),
+]
 Seed = Annotated[
     int | None,
     typer.Option(
@@ -143,6 +149,7 @@ def backtest(
     same_time: SameTime = 0.0,
     divisible: Divisible = False,
     backlog: Backlog = False,
+    learner: Learner = "off",
     seed: Seed = None,
     out: Out = None,
     processes: Processes = None,
@@ -181,6 +188,7 @@ def backtest(
         same_time=same_time,
         divisible=divisible,
         backlog=backlog,
+        learner=learner,
         seed=seed,
         out=out,
         processes=processes,

@@ -17,7 +17,7 @@ from models.evaluation.policy_outcomes import relative_difference
 from models.metrics import DAY_S
 from pipeline import format as fmt
 from pipeline.backtest import what_if
-from pipeline.backtest.comparison import OURS, Comparison
+from pipeline.backtest.comparison import OURS, STATIC, Comparison
 from pipeline.backtest.job import Arrays, Job
 from pipeline.reports import backtest_charts, charts, html_parts
 from pipeline.reports.backtest_charts import ORACLE, PX_PER_INCH, Cast
@@ -30,6 +30,7 @@ WORTH: Final = 12  # decisions listed
 LISTED: Final = 6  # names in a sentence, and rivals whose advantage is explained
 NAMES: Final = {
     OURS: "Leadtime",
+    STATIC: "Leadtime without the learner",
     "hpa": "HPA",
     "keda": "KEDA",
     "aws": "AWS predictive scaling",
@@ -159,7 +160,7 @@ def lead_of(facts: Mapping[str, Any]) -> Lead | None:
         }
         if OURS not in cost or len(cost) < 2:
             continue
-        rivals = [name for name in cost if name not in (OURS, ORACLE)]
+        rivals = [name for name in cost if name not in (OURS, STATIC, ORACLE)]
         best = facts["summary"]["best_product"]
         cheapest = min(rivals, key=lambda name: (cost[name], name), default=None)
         return Lead(rate, cost[OURS], cost, best if best in cost else cheapest)
@@ -237,6 +238,7 @@ def _hero(lead: Lead | None, cast: Cast, facts: Mapping[str, Any]) -> str:
 
 HINTS: Final = {
     OURS: "this planner",
+    STATIC: "this planner, without the learner",
     ORACLE: "oracle: knows the demand to come, waits for machines to start",
     "persistence": "persistence: the last value and a quantile of what exceeded it",
     "fixed": "fixed: one number of replicas, a quantile of the past week",

@@ -1,0 +1,283 @@
+"""The learner of one app: the price of a shortage that it is planned with, and the experts, so that the stated share of
+time is served at least cost.
+
+For each arm (weights of the experts for the app's total) a lane is simulated at each of `price_tail.PRICES`, and one at
+the arm's own price. That price is the quantile of critical prices that leaves the allowed share of ticks missed, moved
+by what was in fact missed (an integrator: Gibbs and Candes, "Adaptive conformal inference under distribution shift",
+NeurIPS 2021):
+
+    log price = Q(1 - a) + I_app + I_shard,    I <- clip(I + gain * ([missed] - a))
+
+so that the realised share tends to 1 - a whatever the demand does. Among arms, each at its own price, the first is in
+force until a gate (`models.learning.gate`) has evidence that another costs less.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.learning import price_tail
+from models.learning.gate import BUDGET_DAYS, Day, Gate
+from models.learning.price_tail import LOG_PRICES, Tail
+from models.learning.shadow_fleets import ShadowFleets
+from models.metrics import DAY_S, HOUR_S
+
+GAIN: Final = 0.05
+"""Of the app's integrator: one miss raises the price by 5 %, and 99 ticks without one take that back."""
+SHARD_GAIN: Final = 0.02
+LIMIT: Final = 2.0
+"""Of both integrators, in log prices: a factor of 7."""
+SHARD_TICKS, APP_TICKS = 300.0, 1_000.0
+"""Ticks of TICK_S that the prior is worth to the shard, and the shard's tail to an app."""
+TICK_S: Final = 300.0
+LEAST_S: Final = float(DAY_S)
+"""Time with known demand before an app's price is used; until then the policy's confidence is."""
+ARMS: Final[Mapping[str, float]] = {"network": 0.0, "same_time_25": 0.25, "same_time_50": 0.5}
+"""Arms by name, with the weight of the same time of the last 14 days; the first is what is in force at first."""
+
+Count = NDArray[np.int64]
+Arrays = dict[str, NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What is known of an app at the end of a tick.
+
+    Attributes:
+        tick: its number.
+        need: replicas that the tick's demand filled; NaN: not measured, or a lower bound alone.
+        ready: replicas that were in fact ready throughout the tick; NaN: not known.
+        wanted, soon: (arm, PRICES) replicas of `models.planning.sweep.SweepNeed`.
+    """
+
+    tick: int
+    need: float
+    ready: float
+    wanted: Count
+    soon: Count
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What the learner wants of the next plans.
+
+    Attributes:
+        arm: index in ARMS.
+        price: of an hour's shortage, in those of a replica-hour; None: the policy's confidence (too little evidence).
+        reason: in one line.
+    """
+
+    arm: int
+    price: float | None
+    reason: str
+
+
+class Shard:
+    """What the apps of a shard have in common: critical prices and misses, by arm."""
+
+    def __init__(self, arms: int = 1) -> None:
+        self.tails = [price_tail.initial() for _ in range(arms)]
+        self.moved = np.zeros(arms)
+
+    def blocks(self) -> Arrays:
+        """For a snapshot."""
+        return _blocks(self.tails, self.moved)
+
+    def restore(self, blocks: Mapping[str, NDArray[Any]]) -> None:
+        """Continue from a snapshot."""
+        self.tails, self.moved = _restored(blocks)
+
+
+class AppLearner:
+    """One app.
+
+    Args:
+        fleets: of the app: for each arm a lane at each of PRICES and one at the arm's price.
+        arms: number of arms.
+        allowed: share of ticks that may be missed.
+        replica_price: per hour, of the least replica that serves (`models.planning.shortage_price.prices`).
+
+    Attributes:
+        setting: for the next plans.
+        events: promotions and rollbacks, as (day, text), the newest last.
+    """
+
+    def __init__(self, fleets: ShadowFleets, arms: int, allowed: float, replica_price: float) -> None:
+        self.fleets, self.arms, self.allowed, self.replica_price = fleets, arms, allowed, replica_price
+        self.tails = [price_tail.initial() for _ in range(arms)]
+        self.moved = np.zeros(arms)
+        self.log_price = np.full(arms, np.log(price_tail.PRIOR_PRICE))
+        self.in_force, self.known = 0, 0
+        self.day, self.days = -1, [Day(allowed=allowed) for _ in range(arms)]
+        self.gates = [Gate() for _ in range(arms)]
+        self.spend: list[float] = []
+        self.events: list[tuple[int, str]] = []
+        self.setting = Setting(0, None, "too little evidence")
+
+    def observe(self, now: Observation, shard: Shard) -> Setting:
+        """Learn from a tick and from the plan at its end.
+
+        Args:
+            now: of the tick.
+            shard: of the app, which learns too.
+
+        Returns:
+            What is wanted of the next plans.
+        """
+        ready, cost = self.fleets.live(now.tick)
+        by_arm, spent = ready.reshape(self.arms, -1), cost.reshape(self.arms, -1)[:, -1]
+        self._end_day(now.tick * self.fleets.tick_s // DAY_S)
+        known = bool(np.isfinite(now.need)) and self.fleets.fleet is not None
+        for arm in range(self.arms):
+            missed = self._learn(arm, by_arm[arm], now, shard) if known else False
+            self._count(arm, float(spent[arm]), missed, known)
+        self.known += known
+        for arm in range(self.arms):
+            self.log_price[arm] = self._log_price(arm, shard)
+        self._decide(now)
+        self.setting = self._setting()
+        return self.setting
+
+    def _learn(self, arm: int, ready: NDArray[np.float64], now: Observation, shard: Shard) -> bool:
+        """Learn from a tick of one arm's lanes; whether its own lane, or what is in force, missed."""
+        kept = 0.5 ** (self.fleets.tick_s / price_tail.HALF_S)
+        critical = price_tail.critical_price(ready[:-1], now.need)
+        self.tails[arm] = price_tail.observe(self.tails[arm], critical, kept)
+        shard.tails[arm] = price_tail.observe(shard.tails[arm], critical, kept)
+        served = (
+            ready[-1]
+            if arm != self.in_force or self.setting.price is None or np.isnan(now.ready)
+            else now.ready
+        )
+        off = float(served < now.need) - self.allowed
+        self.moved[arm] = np.clip(self.moved[arm] + GAIN * off, -LIMIT, LIMIT)
+        shard.moved[arm] = np.clip(shard.moved[arm] + SHARD_GAIN * off, -LIMIT, LIMIT)
+        return bool(ready[-1] < now.need)
+
+    def _log_price(self, arm: int, shard: Shard) -> float:
+        """Log of the arm's price, within PRICES."""
+        ticks = TICK_S / self.fleets.tick_s
+        before = price_tail.posterior(shard.tails[arm], price_tail.prior(), SHARD_TICKS * ticks)
+        share = price_tail.posterior(self.tails[arm], before, APP_TICKS * ticks)
+        price = price_tail.log_price(share, self.allowed) + self.moved[arm] + shard.moved[arm]
+        return float(np.clip(price, LOG_PRICES[0], LOG_PRICES[-1]))
+
+    def _decide(self, now: Observation) -> None:
+        """Buy for all lanes at the tick's end."""
+        wanted, soon = (
+            np.stack([np.append(of, self._between(arm, of)) for arm, of in enumerate(curve)])
+            for curve in (now.wanted, now.soon)
+        )
+        self.fleets.decide(now.tick, wanted.ravel().astype(np.int64), soon.ravel().astype(np.int64))
+
+    def _between(self, arm: int, replicas: Count) -> int:
+        """Replicas at the arm's price."""
+        return int(np.ceil(np.interp(self.log_price[arm], LOG_PRICES, replicas) - 1e-6))
+
+    def _count(self, arm: int, cost: float, missed: bool, known: bool) -> None:
+        """Add a tick to the arm's day; a miss costs the first arm's price of a shortage for the tick."""
+        day = self.days[arm]
+        hours = self.fleets.tick_s / HOUR_S
+        shortage = float(np.exp(self.log_price[0])) * self.replica_price * hours
+        self.days[arm] = replace(
+            day,
+            cost=day.cost + cost,
+            loss=day.loss + cost + missed * shortage,
+            misses=day.misses + missed,
+            ticks=day.ticks + known,
+        )
+
+    def _end_day(self, day: int) -> None:
+        """Where a new day begins, judge the one that has ended."""
+        if self.day < 0:
+            self.day = day
+        if day == self.day:
+            return
+        first = self.days[0]
+        self.spend = [*self.spend, first.cost][-BUDGET_DAYS:]
+        for arm in range(1, self.arms):
+            self.gates[arm] = self.gates[arm].judged(self.days[arm], first)
+        if self.in_force and (why := self.gates[self.in_force].must_end(sum(self.spend))):
+            self.gates[self.in_force] = self.gates[self.in_force].ended(day)
+            self.events.append((day, f"rollback of {self.name(self.in_force)}: {why}"))
+            self.in_force = 0
+        ready = [a for a in range(1, self.arms) if self.gates[a].may_begin(day, self.arms - 1)]
+        if self.in_force == 0 and ready:
+            best = max(ready, key=lambda a: self.gates[a].better.value)
+            evidence = f"e-value {self.gates[best].better.value:.3g} in {self.gates[best].better.days} days"
+            self.events.append((day, f"promotion of {self.name(best)}: {evidence}"))
+            self.in_force, self.gates[best] = best, self.gates[best].begun(day)
+        self.day, self.days = day, [Day(allowed=self.allowed) for _ in range(self.arms)]
+
+    def name(self, arm: int) -> str:
+        """Of an arm."""
+        return list(ARMS)[arm]
+
+    def _setting(self) -> Setting:
+        if self.known * self.fleets.tick_s < LEAST_S:
+            hours = self.known * self.fleets.tick_s / HOUR_S
+            why = f"{hours:.1f} h of known demand of {LEAST_S / HOUR_S:g} needed: the policy's confidence"
+            return Setting(0, None, why)
+        price = float(np.exp(self.log_price[self.in_force]))
+        return Setting(
+            self.in_force,
+            price,
+            f"{self.name(self.in_force)}: a shortage's hour is worth {price:.4g} replica-hours, so that"
+            f" {1 - self.allowed:.4g} of the time is served",
+        )
+
+    def blocks(self) -> Arrays:
+        """For a snapshot."""
+        kept = {
+            "in_force": self.in_force,
+            "known": self.known,
+            "day": self.day,
+            "days": [asdict(day) for day in self.days],
+            "gates": [asdict(gate) for gate in self.gates],
+            "spend": self.spend,
+            "events": self.events,
+            "setting": asdict(self.setting),
+        }
+        return {
+            **_blocks(self.tails, self.moved),
+            **{f"fleets.{name}": array for name, array in self.fleets.blocks().items()},
+            "log_price": self.log_price,
+            "kept": np.frombuffer(json.dumps(kept).encode(), np.uint8),
+        }
+
+    def restore(self, blocks: Mapping[str, NDArray[Any]]) -> None:
+        """Continue from a snapshot."""
+        self.tails, self.moved = _restored(blocks)
+        self.log_price = blocks["log_price"].copy()
+        self.fleets.restore(
+            {
+                name.removeprefix("fleets."): array
+                for name, array in blocks.items()
+                if name.startswith("fleets.")
+            }
+        )
+        kept = json.loads(blocks["kept"].tobytes())
+        self.in_force, self.known, self.day = kept["in_force"], kept["known"], kept["day"]
+        self.days = [Day(**day) for day in kept["days"]]
+        self.gates = [Gate.of(gate) for gate in kept["gates"]]
+        self.spend, self.events = kept["spend"], [(day, text) for day, text in kept["events"]]
+        self.setting = Setting(**kept["setting"])
+
+
+def _blocks(tails: Sequence[Tail], moved: NDArray[np.float64]) -> Arrays:
+    return {
+        "n": np.stack([t["n"] for t in tails]),
+        "above": np.stack([t["above"] for t in tails]),
+        "moved": moved,
+    }
+
+
+def _restored(blocks: Mapping[str, NDArray[Any]]) -> tuple[list[Tail], NDArray[np.float64]]:
+    pairs = zip(blocks["n"], blocks["above"], strict=True)
+    return [{"n": n.copy(), "above": above.copy()} for n, above in pairs], blocks["moved"].copy()

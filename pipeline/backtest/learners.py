@@ -1,0 +1,114 @@
+"""The learner inside a backtest: it sees each tick once it has passed, and its settings hold when the stream's do."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+
+import numpy as np
+
+from models.evaluation import need
+from models.learning import schedule
+from models.learning.app_learner import ARMS, AppLearner, Observation, Setting, Shard
+from models.learning.price_tail import PRICES
+from models.learning.shadow_fleets import ShadowFleets
+from models.metrics import METRICS
+from models.planning import sweep
+from models.planning.allocate import DecisionContext
+from models.planning.shortage_price import prices
+from models.purchase.market import Market
+from pipeline.backtest.job import Arrays, Job
+
+
+class Learners:
+    """The learners of a simulation's apps, in its first market.
+
+    Args:
+        job: what is simulated.
+    """
+
+    def __init__(self, job: Job) -> None:
+        self.job, self.market = job, job.markets[0]
+        self.shard = Shard(len(ARMS))
+        self.apps = {app: self._learner(app) for app in job.apps}
+        self.made: dict[str, list[tuple[int, Setting]]] = {app: [] for app in job.apps}
+
+    def _learner(self, app: str) -> AppLearner:
+        job, policy = self.job, self.job.policies[app]
+        offers = job.offers[self.market][app]
+        fleets = ShadowFleets(
+            app,
+            offers,
+            policy,
+            job.terms,
+            tick_s=job.tick_s,
+            seed=job.seed,
+            lanes=len(ARMS) * (len(PRICES) + 1),
+        )
+        steps_s = [step * job.tick_s for step in job.steps]
+        market = Market(offers, {}, policy, np.ones((1, len(steps_s)), np.int32), steps_s, (job.seed, b"", 0))
+        return AppLearner(fleets, len(ARMS), 1 - policy.confidence, prices(market)[1])
+
+    def setting(self, app: str, tick: int) -> Setting | None:
+        """What a plan at a tick uses; None: the policy alone."""
+        for valid_from, setting in reversed(self.made[app]):
+            if valid_from <= tick:
+                return setting
+        return None
+
+    def observe(self, app: str, contexts: Sequence[DecisionContext], ready: float) -> None:
+        """Learn from the tick of a decision.
+
+        Args:
+            app: its name.
+            contexts: of the decision at the tick's end, for each arm.
+            ready: replicas that were ready throughout the tick; NaN: nothing was simulated yet.
+        """
+        job, learner, policy = self.job, self.apps[app], self.job.policies[app]
+        curves = [
+            sweep.needed(
+                sweep.AppDemand(arm.demand, arm.metrics, arm.steps_s, arm.usage, arm.saturated),
+                job.offers[self.market][app],
+                policy,
+                (),
+                PRICES,
+            )
+            for arm in contexts
+        ]
+        context = contexts[0]
+        wanted, soon = (np.stack(of) for of in zip(*[(c.wanted, c.soon) for c in curves], strict=True))
+        filled = needed_replicas(context, job, app)
+        setting = learner.observe(Observation(context.tick, filled, ready, wanted, soon), self.shard)
+        if schedule.ends_epoch(context.tick, job.tick_s):
+            self.made[app] = [*self.made[app], (schedule.valid_from(context.tick, job.tick_s), setting)][-3:]
+
+    def blocks(self) -> Arrays:
+        """For a snapshot."""
+        blocks: Arrays = {f"learner-shard.{name}": array for name, array in self.shard.blocks().items()}
+        for app, learner in self.apps.items():
+            blocks |= {f"learner.{app}\n{name}": array for name, array in learner.blocks().items()}
+        made = {app: [(at, asdict(setting)) for at, setting in of] for app, of in self.made.items()}
+        return blocks | {"learner-made": np.frombuffer(json.dumps(made).encode(), np.uint8)}
+
+    def restore(self, blocks: Mapping[str, np.ndarray]) -> None:
+        """Continue from a snapshot."""
+        start = "learner-shard."
+        self.shard.restore({k.removeprefix(start): v for k, v in blocks.items() if k.startswith(start)})
+        for app, learner in self.apps.items():
+            start = f"learner.{app}\n"
+            learner.restore({k.removeprefix(start): v for k, v in blocks.items() if k.startswith(start)})
+        made = json.loads(blocks["learner-made"].tobytes())
+        self.made = {app: [(at, Setting(**setting)) for at, setting in of] for app, of in made.items()}
+
+
+def needed_replicas(context: DecisionContext, job: Job, app: str) -> float:
+    """Replicas that the demand of a decision's tick filled; NaN: not measured, or a lower bound alone."""
+    usage, saturated = np.full((2, 1, 1, len(METRICS)), np.nan)
+    index = [METRICS.index(metric) for metric in context.metrics]
+    usage[0, 0, index], saturated[0, 0, index] = context.usage, context.saturated
+    policies = [job.policies[app]]
+    if need.censored(usage, np.nan_to_num(saturated), policies)[0, 0]:
+        return float("nan")
+    filled = need.filled(usage, policies)[0, 0]
+    return float(np.nanmax(filled)) if np.isfinite(filled).any() else float("nan")

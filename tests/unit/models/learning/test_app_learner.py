@@ -1,0 +1,97 @@
+"""The learner of an app: the share of time that is served, evidence, snapshots and another arm."""
+
+import numpy as np
+import pytest
+
+from models.capacity import Offer, Policy
+from models.learning.app_learner import LEAST_S, AppLearner, Observation, Shard
+from models.learning.price_tail import LOG_PRICES, PRICES
+from models.learning.shadow_fleets import ShadowFleets
+
+TICK_S = 300
+DAY = 86_400 // TICK_S
+POLICY = Policy("shop", ("cpu",), {"cpu": 1.0}, hold_s=0.0, max=10_000)
+OFFER = Offer("od", "local", "r", "z", "ON_DEMAND", {"cpu": 1.0}, 0.1, 20.0, 30.0, 60.0)
+
+
+def learner(arms: int = 1) -> AppLearner:
+    lanes = arms * (len(PRICES) + 1)
+    fleets = ShadowFleets("shop", [OFFER], POLICY, {}, tick_s=TICK_S, seed=0, lanes=lanes)
+    return AppLearner(fleets, arms, 0.01, 0.1)
+
+
+def observations(
+    ticks: int, seed: int, *, wide: float = 1.0, sharp: float | None = None
+) -> list[Observation]:
+    """Demand around 100 replicas, by day 40 more than by night; plans know its spread up to a factor `wide`.
+
+    sharp: of a second arm, which knows so much of the difference between day and night; the first arm knows none.
+    """
+    rng = np.random.default_rng(seed)
+    z = np.interp(LOG_PRICES, [LOG_PRICES[0], LOG_PRICES[-1]], [0.0, 3.5])
+    made: list[Observation] = []
+    for t in range(ticks):
+        day = 40.0 * (t // (DAY // 2) % 2)
+        known = [0.0] if sharp is None else [0.0, sharp * day]
+        wanted = np.stack([np.ceil(100 + wide * 25 * z + k).astype(np.int64) for k in known])
+        need = 100 + (day if sharp is not None else 0.0) + 10 * rng.standard_normal()
+        made.append(Observation(t, need, np.nan, wanted, np.zeros_like(wanted)))
+    return made
+
+
+def served(ticks: list[Observation], subject: AppLearner) -> float:
+    shard, hits = Shard(subject.arms), []
+    for now in ticks:
+        subject.observe(now, shard)
+        if subject.fleets.fleet is not None and now.tick > 2 * DAY:
+            hits.append(float(subject.fleets.fleet.least[len(PRICES), 0]) >= now.need)
+    return float(np.mean(hits))
+
+
+@pytest.mark.parametrize("wide", [0.8, 1.0, 2.0])
+def test_the_stated_share_of_time_is_served_however_wrong_the_spread_is(wide: float) -> None:
+    assert served(observations(14 * DAY, 3, wide=wide), learner()) == pytest.approx(0.99, abs=0.003)
+
+
+def test_a_day_of_known_demand_is_needed_first() -> None:
+    subject, shard = learner(), Shard()
+    prices = [subject.observe(now, shard).price for now in observations(2 * DAY, 1)]
+    assert prices[0] is None
+    first = next(i for i, price in enumerate(prices) if price is not None)
+    assert first == pytest.approx(LEAST_S / TICK_S, abs=1)
+
+
+def test_ticks_of_unknown_demand_teach_nothing() -> None:
+    subject, shard = learner(), Shard()
+    for now in observations(2 * DAY, 1):
+        subject.observe(Observation(now.tick, np.nan, now.ready, now.wanted, now.soon), shard)
+    assert subject.known == 0
+    assert subject.setting.price is None
+    assert float(subject.tails[0]["n"][0]) == 0
+
+
+def test_a_restored_learner_goes_on_with_the_same_settings() -> None:
+    ticks = observations(4 * DAY, 5, sharp=0.5)
+    whole, shard = learner(2), Shard(2)
+    halves, again, again_shard = learner(2), learner(2), Shard(2)
+    for now in ticks:
+        whole.observe(now, shard)
+    first_shard = Shard(2)
+    for now in ticks[: 2 * DAY + 17]:
+        halves.observe(now, first_shard)
+    again.restore(halves.blocks())
+    again_shard.restore(first_shard.blocks())
+    for now in ticks[2 * DAY + 17 :]:
+        again.observe(now, again_shard)
+    assert again.setting == whole.setting
+    for name, array in whole.blocks().items():
+        np.testing.assert_array_equal(array, again.blocks()[name])
+
+
+def test_an_arm_that_costs_less_comes_into_force_and_one_that_costs_more_does_not() -> None:
+    sharp, dull = learner(2), learner(2)
+    served(observations(12 * DAY, 7, sharp=1.0), sharp)
+    served(observations(12 * DAY, 7, sharp=-0.5), dull)
+    assert sharp.in_force == 1
+    assert "promotion of same_time_25" in sharp.events[0][1]
+    assert dull.in_force == 0
