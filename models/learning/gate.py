@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 BETS: Final = (0.5, 0.9)
-SCALE: Final = 0.05
+SCALE: Final = 0.02
 LEVEL: Final = 0.05
 BUDGET: Final = 0.005
 """Most that an arm in force may lose against the first arm, as a share of the spend of BUDGET_DAYS."""

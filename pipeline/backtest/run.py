@@ -124,26 +124,49 @@ class BacktestRequest:
         for name in self.names:
             if name not in registry.KNOBS:
                 raise UsageError(f"no rival {name!r}; known are {', '.join(registry.KNOBS)}")
-        if (self.policy is None) != (self.prices is None):
-            raise UsageError("--policy and --prices go together: replicas are sized for offers")
         for level in self.levels:
             if not 0 < level < 1:
                 raise UsageError(f"a confidence lies between 0 and 1, got {level}")
-        if self.learner not in LEARNER:
-            raise UsageError(f"--learner is one of {', '.join(LEARNER)}, got {self.learner!r}")
-        if self.learner != "off" and self.every != 1:
-            raise UsageError("--learner needs a plan in every tick: no --every")
-        if self.topics and (self.trace is not None or self.tick_s is not None or self.apps or self.groupings):
-            raise UsageError(
-                "--topics have demand, ticks and apps of their own: no --trace, --tick, --app, --groupings"
-            )
-        if self.same_time not in (0, *reconciliation.WEIGHTS):
-            known = ", ".join(f"{weight:g}" for weight in (0, *reconciliation.WEIGHTS))
-            raise UsageError(f"--same-time: the weight is one of {known}, got {self.same_time:g}")
-        if self.topics and self.same_time:
-            raise UsageError("--topics plan as the installation did: no --same-time")
-        if not self.topics and self.trace is None:
-            raise UsageError("give a trace file with --trace, or --topics")
+        for holds, message in self._rules():
+            if not holds:
+                raise UsageError(message)
+
+    def _rules(self) -> list[tuple[bool, str]]:
+        """Conditions on the options, each with the message where it does not hold."""
+        trace_alone = self.trace is not None or self.tick_s is not None or self.apps or self.groupings
+        weights = (0, *reconciliation.WEIGHTS)
+        known = ", ".join(f"{weight:g}" for weight in weights)
+        return [
+            (
+                (self.policy is None) == (self.prices is None),
+                "--policy and --prices go together: replicas are sized for offers",
+            ),
+            (
+                self.learner in LEARNER,
+                f"--learner is one of {', '.join(LEARNER)}, got {self.learner!r}",
+            ),
+            (
+                self.learner == "off" or self.every == 1,
+                "--learner needs a plan in every tick: no --every",
+            ),
+            (
+                self.learner == "off" or not self.same_time,
+                "--learner chooses the experts' weights itself: no --same-time",
+            ),
+            (
+                not (self.topics and trace_alone),
+                "--topics have demand, ticks and apps of their own: no --trace, --tick, --app, --groupings",
+            ),
+            (
+                self.same_time in weights,
+                f"--same-time: the weight is one of {known}, got {self.same_time:g}",
+            ),
+            (
+                not (self.topics and (self.same_time or self.learner != "off")),
+                "--topics plan as the installation did: no --same-time, no --learner",
+            ),
+            (self.topics or self.trace is not None, "give a trace file with --trace, or --topics"),
+        ]
 
 
 @dataclass(frozen=True)

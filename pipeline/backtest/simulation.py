@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
+from models.learning.app_learner import Setting
 from models.metrics import METRICS
 from models.planning import groups, sweep
 from models.planning.sweep import BAND
-from models.learning.app_learner import Setting
 from pipeline.backtest.job import AppLanes, Arrays, Job
 from pipeline.backtest.learners import Learners
 from pipeline.stages.allocator.decide import Decide

@@ -15,6 +15,7 @@ import numpy as np
 
 from models.demand import reconciliation, same_time
 from models.demand.scenarios import pack, unpack
+from models.learning.app_learner import ARMS
 from models.tick import Tick
 from pipeline.backtest.forecasts import AppForecast, ForecastSource
 from pipeline.backtest.job import Arrays, Job
