@@ -57,6 +57,11 @@ class Learners:
                 return setting
         return None
 
+    def in_force(self, tick: int) -> np.ndarray:
+        """(app, 2) price of a shortage, NaN = the policy's confidence, and arm, that plans at a tick use."""
+        settings = [self.setting(app, tick) or Setting(0, None, "") for app in self.job.apps]
+        return np.array([[np.nan if s.price is None else s.price, s.arm] for s in settings], np.float32)
+
     def observe(self, app: str, contexts: Sequence[DecisionContext], ready: float) -> None:
         """Learn from the tick of a decision.
 

@@ -99,7 +99,9 @@ class Simulation(ABC):
         for app, (decide, users) in decisions.items():
             if users:
                 self._need(app, decide)
-        return self._asked(outcome, plans, {app: decide.args[0].metrics for app, decide in decided.items()})
+        return self._asked(
+            tick, outcome, plans, {app: decide.args[0].metrics for app, decide in decided.items()}
+        )
 
     def _learn(self, learners: Learners, decisions: Mapping[str, tuple[Decide, int]], planned: bool) -> None:
         """Let the learners see the tick that has passed, by what was ready in it in the lane that they steer."""
@@ -194,9 +196,16 @@ class Simulation(ABC):
         }
 
     def _asked(
-        self, outcome: Arrays, plans: Mapping[tuple[str, str, int], Any], metrics: Mapping[str, Sequence[str]]
+        self,
+        tick: int,
+        outcome: Arrays,
+        plans: Mapping[tuple[str, str, int], Any],
+        metrics: Mapping[str, Sequence[str]],
     ) -> Arrays:
-        """The outcome with the replicas asked for at the end of the tick, and the first lane's required curves."""
+        """The outcome with the replicas asked for at the end of the tick, and the first lane's required curves.
+
+        With the learner also `steered`, (app, 2): price of a shortage and arm that were planned with.
+        """
         job, market = self.job, self.job.markets[0]
         desired = [[v for m in job.markets for v in self._replicas(app, m)] for app in job.apps]
         required = np.full((len(job.apps), len(job.steps), len(METRICS)), np.nan, np.float32)
@@ -210,16 +219,21 @@ class Simulation(ABC):
                 window[a] = [job.steps.index(s // job.tick_s) for s in plan.window]
                 held[a] = plan.confidence_planned, plan.feasible, plan.cost
                 reasons[a] = ", ".join(plan.guardrails) + ("" if plan.feasible else f"; {plan.reason}")
-        return outcome | {
-            "asked": np.array(desired, np.float32),
-            "wanted": self.wanted.astype(np.int32),
-            "soon": self.soon.astype(np.int32),
-            "band": self.band.astype(np.float32),
-            "required": required,
-            "window": window,
-            "plan": held,
-            "reason": reasons,
-        }
+        steered = {} if self.learners is None else {"steered": self.learners.in_force(tick)}
+        return (
+            outcome
+            | steered
+            | {
+                "asked": np.array(desired, np.float32),
+                "wanted": self.wanted.astype(np.int32),
+                "soon": self.soon.astype(np.int32),
+                "band": self.band.astype(np.float32),
+                "required": required,
+                "window": window,
+                "plan": held,
+                "reason": reasons,
+            }
+        )
 
     def _replicas(self, app: str, market: str) -> list[int]:
         lanes = self.lanes[app, market]

@@ -10,6 +10,7 @@ import pytest
 from models.behaviour.lstm import DEFAULT_MODEL, BehaviourModel
 from models.capacity import Offer, Policy
 from models.evaluation import promise
+from models.learning import app_learner, schedule
 from models.metrics import DAY_S, EVENT_KINDS, METRICS
 from pipeline.backtest.forecast_process import ForecastProcess
 from pipeline.backtest.forecasts import ForecastPass
@@ -143,11 +144,45 @@ def test_an_expert_knows_the_days_before_the_first_row(model: BehaviourModel, fr
     assert (half["wanted"] > none["wanted"]).any(axis=(0, 2)).all()
 
 
-@pytest.mark.parametrize("weight", [0.0, 0.5])
-def test_a_run_that_goes_on_from_a_snapshot_is_the_same(
-    model: BehaviourModel, frames: list[Record], weight: float
+def learning(frames: list[Record], monkeypatch: pytest.MonkeyPatch, mode: str) -> Job:
+    """With a learner that steers from the first adjustment on."""
+    monkeypatch.setattr(app_learner, "LEAST_S", 0.0)
+    monkeypatch.setattr(schedule, "EPOCH_S", 1)
+    job = experienced(frames, 0)
+    policies = {app: replace(of, learner=True) for app, of in job.policies.items()}
+    return replace(job, policies=policies, learner=mode, lanes=job.lanes * (2 if mode == "both" else 1))
+
+
+def test_plans_beside_the_learner_are_those_without_it(
+    model: BehaviourModel, frames: list[Record], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    job = experienced(frames, weight)
+    both, alone = learning(frames, monkeypatch, "both"), experienced(frames, 0)
+    beside, without = (whole(TraceSimulation(job, ForecastPass(job, model)).run()) for job in (both, alone))
+    for name in ("ready", "cost"):
+        np.testing.assert_array_equal(beside[name][..., 1], without[name][..., 0])
+    assert np.isfinite(beside["steered"][..., 0]).any()
+    assert (beside["required"] != without["required"]).any()
+
+
+def test_the_learner_knows_nothing_before_it_has_happened(
+    model: BehaviourModel, frames: list[Record], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = learning(frames, monkeypatch, "on")
+    later = job.values.copy()
+    later[4:] *= 7
+    one, other = (
+        whole(TraceSimulation(j, ForecastPass(j, model)).run()) for j in (job, replace(job, values=later))
+    )
+    for name, until in (("steered", 5), ("ready", 5), ("cost", 5), ("asked", 4)):
+        np.testing.assert_array_equal(one[name][:until], other[name][:until], err_msg=name)
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.5, None])
+def test_a_run_that_goes_on_from_a_snapshot_is_the_same(
+    model: BehaviourModel, frames: list[Record], monkeypatch: pytest.MonkeyPatch, weight: float | None
+) -> None:
+    """weight: of the expert; None: the learner chooses."""
+    job = learning(frames, monkeypatch, "both") if weight is None else experienced(frames, weight)
     unbroken = whole(TraceSimulation(job, ForecastPass(job, model)).run())
     first = TraceSimulation(job, ForecastPass(job, model))
     before: list[dict[str, np.ndarray]] = []
