@@ -150,7 +150,7 @@ def learning(frames: list[Record], monkeypatch: pytest.MonkeyPatch, mode: str) -
     monkeypatch.setattr(schedule, "EPOCH_S", 1)
     job = experienced(frames, 0)
     policies = {app: replace(of, learner=True) for app, of in job.policies.items()}
-    return replace(job, policies=policies, learner=mode, lanes=job.lanes * (2 if mode == "both" else 1))
+    return replace(job, policies=policies, learner=mode, lanes=[*job.lanes] * (2 if mode == "both" else 1))
 
 
 def test_plans_beside_the_learner_are_those_without_it(
