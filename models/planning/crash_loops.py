@@ -6,7 +6,8 @@ instance once, never comes to that. A fall deeper than a rolling update's (`ROLL
 second suffices. Shares are forgotten slowly, and altogether once nothing was lost or away for twice the offer's 99 %
 start-up time, a failed launch's pause and two ticks.
 
-Above one in all, only what has been ready for the offer's start-up time counts, until they are forgotten.
+Above one in all, only what has been ready for the offer's start-up time counts, until they are forgotten. An offer that
+was left for another one proves no calm while nothing of it is wanted: two that flap in turn are both in a loop.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ ROLLING: Final = (
 )
 DEEP: Final = 2 / 3  # of the goal: two of them exceed it for as long as a third of it is not forgotten
 MEMORY: Final = 20  # times the calm after which all is forgotten: until then a loss of the whole goal is
+MOST: Final = 2.0  # of the goal: an offer of which nothing runs is tried afresh after `MEMORY` calms
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,7 @@ class Losses:
         before_s, before = self.lows[-1] if self.lows else (at_s, ready)
         if self.lows and at_s <= before_s:
             return
-        if not self.loop:
+        if not self.loop or not goal:
             self.share = max(0.0, self.share - (at_s - before_s) / (MEMORY * times.calm_s))
         self.leaving = max(self.leaving, self.running - goal)
         self.running = seen.running
@@ -82,10 +84,10 @@ class Losses:
         self._count(
             max(0, min(fell - self.leaving, goal - ready)), back=max(0, -fell), goal=goal, ready=ready
         )
-        self.leaving = max(0, self.leaving - max(0, fell))
+        self.leaving = max(0, min(self.leaving - max(0, fell), seen.running - goal))
         since_s = at_s - max(times.lead_s, times.tick_s)
         self.lows = [[t, n] for t, n in self.lows if t >= since_s and n < ready] + [[at_s, float(ready)]]
-        if self.away:
+        if self.away or (self.loop and not goal):  # what does not run cannot prove that it stays
             self.trouble_s = at_s
         elif at_s - self.trouble_s >= times.calm_s:
             self.share = 0.0
@@ -94,8 +96,8 @@ class Losses:
         """Add what was lost to `share`."""
         self.away = max(0, min(self.away + lost - back, goal - ready))
         if lost:
-            self.share += lost / goal
+            self.share = min(MOST, self.share + lost / goal)
         if lost and not self.deep and self.away > max(1, goal // ROLLING):
             self.deep = True
-            self.share += max(0.0, DEEP - self.away / goal)
+            self.share = min(MOST, self.share + max(0.0, DEEP - self.away / goal))
         self.deep = self.deep and self.away > 0

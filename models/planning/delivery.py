@@ -286,6 +286,7 @@ def _stored(memory: Mapping[str, Any]) -> Order:
 def _followed(order: Order, seen: Observed, offer: Offer | None, policy: Policy, clock: Clock) -> Order:
     """The order after an observation."""
     answer_s = max(ANSWER_S, 2 * clock.tick_s) + clock.delay_s
+    unreleased = order.state == "unreleased"
     pause = _Pause(clock.now_s, clock.tick_s, policy.spot_return_wait_s, answer_s)
     _settle(order, seen, pause)
     _owned(order, seen, policy, pause)
@@ -312,7 +313,11 @@ def _followed(order: Order, seen: Observed, offer: Offer | None, policy: Policy,
         elif overdue:
             detail = f"{overdue} of {order.in_force} instances did not come in {lead_s:.0f} s, nor in twice as long"
             order.blame("late", detail, f"late {epoch}", pause)
-        elif order.known and seen.running > order.in_force and observed_s > order.issued_s + clock.tick_s:
+        elif (
+            order.known
+            and seen.running > order.in_force
+            and (unreleased or observed_s > order.issued_s + clock.tick_s)
+        ):
             detail = f"{seen.running} instances run where {order.in_force} were commanded"
             order.blame("unreleased", detail, f"unreleased {epoch}", pause)
     if order.avoided and order.state in BY_COMMAND and clock.now_s >= order.avoid_s:
@@ -338,8 +343,11 @@ def _settle(order: Order, seen: Observed, pause: _Pause) -> None:
         order.accept(count, answer.generation if answer.generation is not None else seen.generation)
     elif answer is not None and status == "PARTIAL":
         granted = seen.running if answer.after is None else answer.after
-        order.accept(granted, answer.generation if answer.generation is not None else seen.generation)
-        order.blame("partly", f"{granted} of {count} instances were granted", cause, pause)
+        order.accept(
+            min(granted, count), answer.generation if answer.generation is not None else seen.generation
+        )
+        if granted < count:  # of more than was asked for the rest is `unreleased` where it runs
+            order.blame("partly", f"{granted} of {count} instances were granted", cause, pause)
     elif answer is not None and status == "RETRYING":
         order.blame("retrying", f"the provider does not take the command yet: {answer.reason}", cause, pause)
     elif answer is not None:

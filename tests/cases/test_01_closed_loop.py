@@ -246,6 +246,39 @@ def test_another_offer_stands_in_for_instances_that_do_not_stay(make: Make, faul
     assert (ready, plans[-1]["feasible"]) == ({"dear": NEEDED, "node": 0}, True)
 
 
+@pytest.mark.parametrize("ticks", [2, 5])
+def test_of_two_offers_that_flap_in_turn_neither_counts_once_both_have_lost_twice(
+    make: Make, ticks: int
+) -> None:
+    """An offer that was left for the other is no fresh one when it is bought again."""
+
+    class InTurn(Fleet):
+        def observe(self, target: Target, now_s: float, since_s: float | None = None) -> Observation:
+            turn = int((now_s - START_S) / TICK_S) // ticks
+            up = now_s < START_S + 60 or turn % 2 == (target.ref == "shop/node")
+            self.crashed = lambda at_s: 0 if up else 99
+            return super().observe(target, now_s, since_s)
+
+    plans = make(InTurn(), prices=[price(), price("dear", "0.30")]).run(70)
+    short = [plan for plan in plans[6:] if sum(row["ready"] for row in plan["capacity"]) < NEEDED]
+    assert len(short) > 25
+    # each offer's first loss and second launch may be what they look like: an interruption, a start
+    assert sum(plan["feasible"] for plan in short) <= 8
+    assert not any(plan["feasible"] for plan in short if plan["tick"] > FIRST + 40)
+
+
+def test_more_than_was_asked_for_is_named_so_and_asked_back(make: Make) -> None:
+    run = make(Fleet(grants=lambda count: count + 4))
+    plans = run.run(30)
+    assert set(states(plans)) == {"", "unreleased"}
+    assert {run.state(plan)["state"] for plan in plans[10:]} == {"unreleased"}
+    assert all(plan["feasible"] for plan in plans)
+    assert "7 instances run where 3 were commanded" in plans[-1]["reason"]
+    pauses = [b - a for (a, _), (b, _) in pairwise(run.issued()) if a > 60]
+    assert pauses == sorted(pauses)
+    assert pauses[-1] == 60
+
+
 def test_a_deleted_target_is_made_again(make: Make) -> None:
     fleet = Fleet()
     run = make(fleet)

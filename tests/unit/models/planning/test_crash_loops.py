@@ -124,6 +124,37 @@ def test_what_stays_up_for_a_start_up_time_counts_again_and_the_loop_ends() -> N
     assert cloud.step(3, 0)[0] == 3  # a loss like any other
 
 
+def test_what_was_left_in_a_loop_is_in_it_when_it_is_wanted_again() -> None:
+    cloud = Cloud(Times(10.0, 10.0))
+    for ready in (0, 3, 0, 3, 0):
+        cloud.step(3, ready)
+    for _ in range(60):  # six calms
+        cloud.step(0, 0)
+    cloud.step(3, 0)
+    served, order = cloud.step(3, 0)
+    assert (served, order.state) == (0, "unstable")
+    assert [cloud.step(3, 3)[0] for _ in range(3)] == [0, 3, 3]
+    assert cloud.step(3, 1)[0] == 1
+
+
+def test_what_was_released_before_it_was_ready_is_no_release_that_is_still_to_come() -> None:
+    cloud = Cloud(Times(10.0, 10.0))
+    for wanted, ready in ((3, 0), (0, 0), (0, 0), (3, 0), (3, 3), (3, 0)):
+        _, order = cloud.step(wanted, ready)
+    assert (order.losses.away, order.losses.leaving) == (3, 0)
+
+
+def test_an_offer_of_which_nothing_is_wanted_is_forgotten_in_the_end() -> None:
+    cloud = Cloud(Times(10.0, 10.0))
+    for i in range(40):
+        cloud.step(3, 3 * (i % 2))
+    for _ in range(210):  # `MEMORY` calms of 90 s, and some
+        cloud.step(0, 0)
+    cloud.step(3, 0)
+    served, order = cloud.step(3, 0)
+    assert (served, order.state) == (3, "")
+
+
 NOT_LOOPS = st.lists(
     st.one_of(
         st.tuples(st.just("roll"), st.integers(1, 5), st.integers(1, 4)),
