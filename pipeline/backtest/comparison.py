@@ -270,7 +270,8 @@ def _as_it_comes(
 ) -> dict[str, Any]:
     """Our plans as they come: the realised share, and their cost beside the products' at the same realised share.
 
-    avoidable_removed: (best product - ours) / (best product - oracle), all at our realised share.
+    avoidable_removed: (best product - ours) / (best product - oracle), all at our realised share. Without a miss it is
+    taken at half a miss, for the share of misses is on a log scale.
     """
     ours = table[OURS]["defaults"]
     share, weight = ours["hit_rate"], weights(len(np.unique(outcomes.day)), seed)[:1]
@@ -282,7 +283,7 @@ def _as_it_comes(
     if share is None or not outcomes.ready.shape[-1] > 1:
         return figures
     cost = {
-        name: float(at_rate(outcomes, some, share, weight)[0][0])
+        name: float(at_rate(outcomes, some, min(share, 1 - 0.5 / ours["app_ticks"]), weight)[0][0])
         for name, some in lanes.items()
         if name in KNOBS
     }

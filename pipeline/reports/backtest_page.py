@@ -182,7 +182,27 @@ def headline(lead: Lead | None, facts: Mapping[str, Any]) -> str:
         )
     if ORACLE in lead.cost:
         parts.append(f"{_difference(lead.ours, lead.cost[ORACLE])} an oracle")
-    return f"With {lead.rate} % of app-ticks served, Leadtime costs {', and '.join(parts)}."
+    matched = f"With {lead.rate} % of app-ticks served, Leadtime costs {', and '.join(parts)}."
+    return " ".join([matched, *_as_it_comes(facts)])
+
+
+def _as_it_comes(facts: Mapping[str, Any]) -> list[str]:
+    """Sentences on our plans as they come: realised share, cost, avoidable cost removed, and the learner's part."""
+    policies, removed = facts["policies"], facts["summary"]["avoidable_removed"]
+    if removed is None:
+        return []
+
+    def outcome(name: str) -> str:
+        row = policies[name]["defaults"]
+        return f"{fmt.percent(row['hit_rate'] or 0.0)} for {_money(row['cost_scored'])}"
+
+    sentences = [
+        f"As planned it served {outcome(OURS)}, and removed {fmt.percent(removed)} of the cost that could have been "
+        "avoided: the best product's less the oracle's at that share."
+    ]
+    if STATIC in policies:
+        sentences.append(f"Without the learner it served {outcome(STATIC)}.")
+    return sentences
 
 
 def _difference(cost: float, reference: float) -> str:
@@ -208,7 +228,7 @@ def _header(job: Job, ranked: Comparison, facts: Mapping[str, Any]) -> str:
 
 def _hero(lead: Lead | None, cast: Cast, facts: Mapping[str, Any]) -> str:
     if lead is None:
-        alone = len(facts["policies"]) == 1
+        alone = facts["policies"].keys() <= {OURS, STATIC}
         why = (
             "No other policy was run beside it."
             if alone

@@ -81,6 +81,7 @@ def test_the_same_arguments_give_the_same_bytes_and_all_figures(trace_file: Path
         assert {"cost", "slack"} <= set(row["at_99"])
     assert {
         "cost_ratio_best_product", "best_product", "cost_ratio_persistence", "cost_ratio_oracle", "promise_99",
+        "realised_share", "cost_ratio_as_it_comes", "avoidable_removed",
     } <= set(one["summary"])  # fmt: skip
     figures = one["figures"]["*"]
     assert set(figures) == set(policies)
@@ -97,6 +98,21 @@ def test_the_same_arguments_give_the_same_bytes_and_all_figures(trace_file: Path
     hit = (measured["leadtime.ready"] >= measured["demand"].cast(pl.Float32)).mean()
     assert policies["leadtime"]["defaults"]["hit_rate"] == pytest.approx(hit, abs=0.02)
     assert policies["leadtime"]["defaults"]["cost"] == pytest.approx(ticks["leadtime.cost"].sum(), rel=1e-5)
+
+
+def test_the_learner_is_compared_with_the_plans_without_it(trace_file: Path, tmp_path: Path) -> None:
+    options = ("--warm-up", "65m", "--alone")
+    without = run(trace_file, *options)
+    both = run(trace_file, *options, "--learner", "both", "--out", str(tmp_path))
+    assert set(both["policies"]) == {"leadtime", "leadtime_static"}
+    assert both["policies"]["leadtime_static"]["defaults"] == without["policies"]["leadtime"]["defaults"]
+    assert without["summary"].keys() == both["summary"].keys() - {"learner"}
+    learner = both["summary"]["learner"]
+    assert learner.keys() == {"promotions", "rollbacks", "saving", "saving_95", "worse_apps"}
+    spent = {name: row["defaults"]["cost_scored"] for name, row in both["policies"].items()}
+    assert learner["saving"] == pytest.approx(1 - spent["leadtime"] / spent["leadtime_static"])
+    assert both["summary"]["realised_share"] == both["policies"]["leadtime"]["defaults"]["hit_rate"]
+    assert "Leadtime without the learner" in (tmp_path / "report.html").read_text()
 
 
 def test_what_if_is_set_beside_the_run_as_given(trace_file: Path, tmp_path: Path) -> None:
@@ -127,6 +143,9 @@ def test_what_if_is_set_beside_the_run_as_given(trace_file: Path, tmp_path: Path
         (("--model", "nowhere"), "holds no model"),
         (("--topics",), "--topics have demand"),
         (("--what-if", "colour=red"), "'colour' is unknown"),
+        (("--learner", "maybe"), "--learner is one of off, on, both"),
+        (("--learner", "on", "--every", "2"), "needs a plan in every tick"),
+        (("--learner", "on", "--same-time", "0.25"), "chooses the experts' weights itself"),
     ],
 )
 def test_what_cannot_be_done_is_one_line(trace_file: Path, options: tuple[str, ...], message: str) -> None:
