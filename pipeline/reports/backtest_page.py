@@ -183,10 +183,10 @@ def headline(lead: Lead | None, facts: Mapping[str, Any]) -> str:
     if ORACLE in lead.cost:
         parts.append(f"{_difference(lead.ours, lead.cost[ORACLE])} an oracle")
     matched = f"With {lead.rate} % of app-ticks served, Leadtime costs {', and '.join(parts)}."
-    return " ".join([matched, *_as_it_comes(facts)])
+    return " ".join([matched, *_planned_outcome(facts)])
 
 
-def _as_it_comes(facts: Mapping[str, Any]) -> list[str]:
+def _planned_outcome(facts: Mapping[str, Any]) -> list[str]:
     """Sentences on our plans as they come: realised share, cost, avoidable cost removed, and the learner's part."""
     policies, removed = facts["policies"], facts["summary"]["avoidable_removed"]
     if removed is None:
