@@ -55,6 +55,47 @@ UNDELIVERED = Gauge(
     ["app", "offer"],
 )
 TAKEN = Counter("leadtime_taken_total", "Messages taken.", ["stage"])
+READY = Gauge("leadtime_ready", "1 while /readyz answers 200, else 0.", ["stage"])
+PLAN_DUE = Gauge(
+    "leadtime_plan_due_timestamp_seconds",
+    "Unix time by which the next tick's plans are due: its end and the lateness that is allowed; live alone.",
+    ["partition"],
+)
+FEASIBLE = Gauge("leadtime_plan_feasible", "1 where the app's last plan meets its policy, else 0.", ["app"])
+CONFIDENCE = Gauge(
+    "leadtime_plan_confidence",
+    "Of the app's last plan: share of the scenarios in which it holds (planned), and what the policy asks (asked).",
+    ["app", "kind"],
+)
+COST = Gauge("leadtime_plan_cost_per_hour", "Of the app's last plan, per hour.", ["app", "currency"])
+REPLICAS = Gauge(
+    "leadtime_plan_replicas", "Of the app's last plan at the first step of its promise.", ["app"]
+)
+DEMAND = Gauge(
+    "leadtime_demand",
+    "Measured demand of the app in the last planned tick, the metric's unit.",
+    ["app", "metric"],
+)
+REQUIRED = Gauge(
+    "leadtime_required",
+    "Demand that the app's last plan serves at the first step of its promise, the metric's unit.",
+    ["app", "metric"],
+)
+UNREPORTED = Gauge(
+    "leadtime_unreported_metrics",
+    "Governed metrics that nobody of the app reported in the last tick.",
+    ["app"],
+)
+PRICE_STALE = Gauge(
+    "leadtime_price_stale",
+    "1 where an offer's price is older than LEADTIME_PRICE_MAX_AGE_S, else 0.",
+    ["offer"],
+)
+OF_PLANS: Final = (
+    *(COMPLETENESS, UNDELIVERED, PLAN_DUE, FEASIBLE, CONFIDENCE, COST, REPLICAS, DEMAND, REQUIRED),
+    *(UNREPORTED, PRICE_STALE),
+)
+"""Gauges that the owner of a partition sets when it plans; who loses its partitions clears them."""
 
 STAGES: Final = ("ingest", "worker", "actuator")
 SEVERAL: Final = 32
@@ -103,6 +144,7 @@ def serve(stage: str, vitals: Vitals, settings: Settings) -> int | None:
     if settings.metrics_port is None:
         return None
     metrics = make_wsgi_app()
+    READY.labels(stage).set_function(lambda: vitals.alive and vitals.ready)
 
     def answer(environ: Any, start: Any) -> Iterable[bytes]:
         path = environ["PATH_INFO"]

@@ -29,6 +29,7 @@ from pipeline.runtime.fenced_state import Agent
 from pipeline.runtime.session_guard import Pulse
 from pipeline.security.signing_keys import signing_key
 from pipeline.settings import Settings
+from pipeline.stages.allocator import plan_metrics
 from pipeline.stages.allocator.agent import Allocator
 from pipeline.stages.profiler.agent import Profiler
 from pipeline.stages.simulator.agent import Simulator
@@ -120,10 +121,14 @@ def _agents(app: faust.App, settings: Settings, check: Callable[[], None]) -> li
 
 
 def _snapshots(app: faust.App, agents: list[Agent]) -> None:
-    """Snapshot the agents' state on revocation, at shutdown and while all are idle; check for stages that wait."""
+    """Snapshot the agents' state on revocation (metrics of plans end there), at shutdown and while all are idle.
+
+    Also calls `watch` of the agents, for stages that wait.
+    """
 
     async def end(*_: Any, **__: Any) -> None:
         await asyncio.gather(*(agent.end() for agent in agents))
+        plan_metrics.clear()
 
     app.on_partitions_revoked.connect(end)
     app.on_before_shutdown.connect(end)

@@ -17,6 +17,7 @@ from hashlib import blake2b
 
 import numpy as np
 from confluent_kafka import Message
+from numpy.typing import NDArray
 
 from models.behaviour.lstm import BehaviourModel, State
 from models.demand import reconciliation, same_time
@@ -32,6 +33,7 @@ from pipeline.security.pseudonyms import PSEUDONYM_BYTES
 from pipeline.security.signing_keys import SigningKey
 from pipeline.settings import Settings
 from pipeline.stages.allocator import decide as planning
+from pipeline.stages.allocator import plan_metrics
 from pipeline.stages.allocator.barrier import Barrier
 from pipeline.stages.allocator.decide import AppState
 from pipeline.wire import currencies, plans, policies
@@ -55,6 +57,7 @@ class PlanRequest:
         decide: allocates the app's scenarios.
         users: number of users that have a forecast.
         refused: number of the app's records refused since the tick before, by reason.
+        usage: (METRICS) measured demand of the tick, NaN = not measured.
         budget: of the whole group per hour, None = unlimited.
         metrics: names of those forecast.
         prices: records `price` by offer.
@@ -68,6 +71,7 @@ class PlanRequest:
     decide: planning.Decide
     users: int
     refused: tuple[tuple[str, int], ...]
+    usage: NDArray[np.float64]
     budget: float | None
     metrics: tuple[str, ...]
     prices: dict[str, Record]
@@ -189,6 +193,8 @@ class Allocator:
             for app in names:
                 self._publish_plan(app, requests[app], decided[app], now)
             self.seq += 1
+        if not self.settings.event_time:
+            plan_metrics.show_due(self.shard, now, self.settings.allowed_lateness_s)
 
     def _step_totals(self, names: list[str], demands: Mapping[str, Demand], tick: Tick) -> QuantileFunction:
         """Step all apps' totals; publish and return their forecasts (app, metric, step)."""
@@ -237,6 +243,7 @@ class Allocator:
                 self._warn(app, "prices in several currencies", f"{offer.offer_id}: {why}", tick)
             if offer.stale:
                 self._warn(app, "price is stale", f"{offer.offer_id}: {offer.stale}", tick)
+        plan_metrics.show_prices(offers)
         decide = planning.decision(
             kept,
             demand,
@@ -273,6 +280,7 @@ class Allocator:
             decide=decide,
             users=demand.users,
             refused=demand.records.refused,
+            usage=demand.usage,
             budget=budget,
             metrics=demand.metrics,
             prices=prices,
@@ -308,6 +316,7 @@ class Allocator:
         for command in issued:
             self.publish("commands", "command", command, partition=self.shard, key=command["target"]["ref"])
         self.publish("plans", "plan", record, partition=self.shard, key=app)
+        plan_metrics.show_plan(record, request.usage)
         self._warn_of_telemetry(app, record, tick)
         if not plan.feasible or "minimum_beyond_maximum" in plan.guardrails:
             self._warn(app, "policy cannot be met", plan.reason, tick.number)
@@ -316,7 +325,10 @@ class Allocator:
     def _note_undelivered(self, app: str, capacity: list[Record], tick: int) -> None:
         """Set the metric, and log when commanded capacity of an offer does not come, and when it comes again."""
         for offer in capacity:
-            place, state = (app, offer["offer_id"]), offer["state"]
+            place, state = (
+                (app, offer["offer_id"]),
+                offer.get("state", ""),
+            )  # none: nothing is commanded of it
             if state == self.undelivered.get(place, ""):
                 continue
             self.undelivered[place] = state
@@ -328,8 +340,7 @@ class Allocator:
                 _LOG.info("capacity comes again", app=app, offer=place[1], tick=tick)
 
     def _warn_of_telemetry(self, app: str, plan: Record, tick: Tick) -> None:
-        """Set the metric of completeness; log a warning when records begin to be refused or a metric to be missing."""
-        metrics.COMPLETENESS.labels(app).set(plan["completeness"])
+        """Log a warning when records begin to be refused or a metric to be missing."""
         refused = ", ".join(f"{entry['records']:,} {entry['reason']}" for entry in plan["refused"])
         unreported = () if plan["versions"]["policy"].endswith("@0") else plan["unreported"]
         for event, what in (

@@ -47,8 +47,10 @@ def test_a_stage_says_whether_it_lives_and_is_ready() -> None:
     assert [get(port, path)[0] for path in ("/healthz", "/readyz", "/elsewhere")] == [200, 503, 404]
     vitals.ready = True
     assert get(port, "/readyz") == (200, "OK\n")
+    assert 'leadtime_ready{stage="worker"} 1.0' in get(port, "/metrics")[1]
     clock.now += STALLED_S
     assert [get(port, path)[0] for path in ("/healthz", "/readyz")] == [503, 503]
+    assert 'leadtime_ready{stage="worker"} 0.0' in get(port, "/metrics")[1]
     vitals.beat()
     assert get(port, "/healthz")[0] == 200
     metrics.DROPPED.labels("here", "late").inc(3)

@@ -6,17 +6,22 @@ from decimal import Decimal
 import numpy as np
 import pytest
 import structlog
+from prometheus_client import REGISTRY
 
 from models.behaviour.lstm import BehaviourModel
 from models.demand.same_time import ABSENT
 from pipeline.security import signing_keys
 from pipeline.settings import Settings
+from pipeline.stages.allocator import plan_metrics
 from pipeline.stages.allocator.agent import SAME_TIME, Allocator
 from pipeline.wire import commands
 from pipeline.wire.codec import DEFAULT, Record
+from tests.unit.pipeline.messages import NOW_US
 from tests.unit.pipeline.stages.driving import (
     PRICES,
+    SECOND,
     TICKS,
+    USERS,
     Published,
     allocator,
     distinct,
@@ -262,6 +267,66 @@ def test_stale_prices_hold_what_is_there_and_are_warned_of(
         }  # paid already; none runs
     stale = {(log["app"], log["reason"].split(":")[0]) for log in logs if log["event"] == "price is stale"}
     assert stale == {(app, offer) for app in ("shop", "blog") for offer in ("plain", "spare")}
+
+
+def test_the_gauges_of_plans_have_what_the_last_plans_say(
+    model: BehaviourModel, installation: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    amounts = [*policy("blog")["unit"], {"metric": "disk", "value": 1e6}]
+    metered = policy("blog", governed=["cpu", "memory", "disk"], unit=amounts)
+    live = installation.model_copy(
+        update={"price_max_age_s": 1.0, "event_time": False, "lateness_s": 35, "observation_wait_s": 0.0}
+    )
+    plan_metrics.clear()
+    make = allocator(model, live, monkeypatch, [policy("shop"), metered])
+    plans = [r for topic, _, r, _ in drive(make, scenarios(model, live), None) if topic == "plans"]
+
+    def gauge(name: str, **labels: str) -> float | None:
+        return REGISTRY.get_sample_value(f"leadtime_{name}", labels)
+
+    last = max(plan["tick"] for plan in plans)
+    tick_s = plans[0]["tick_s"]
+    assert gauge("plan_due_timestamp_seconds", partition="0") == (last + 2) * tick_s + 35
+    assert gauge("price_stale", offer="plain") == 1.0
+    assert gauge("price_stale", offer="kept") == 0.0
+    for plan in (plan for plan in plans if plan["tick"] == last):
+        app, step = plan["app"], plan["steps"].index(plan["window"][0])
+        assert gauge("plan_feasible", app=app) == plan["feasible"]
+        assert gauge("plan_confidence", app=app, kind="asked") == plan["confidence_asked"]
+        assert gauge("plan_confidence", app=app, kind="planned") == plan["confidence_planned"]
+        assert gauge("plan_cost_per_hour", app=app, currency="USD") == float(plan["cost"])
+        assert gauge("plan_replicas", app=app) == plan["replicas"][step]
+        assert gauge("completeness", app=app) == plan["completeness"]
+        required = [gauge("required", app=app, metric=metric) for metric in plan["metrics"]]
+        assert required == plan["required"][step]
+    assert (gauge("unreported_metrics", app="shop"), gauge("unreported_metrics", app="blog")) == (0.0, 1.0)
+    names, number = USERS["shop"] + SECOND["shop"], last - NOW_US // (tick_s * 1_000_000)
+    used = sum(1.0 + len(name) + 0.3 * number for name in names)  # as `frames` of both shards has it
+    assert gauge("demand", app="shop", metric="cpu") == pytest.approx(used, rel=1e-5)
+    plan_metrics.clear()
+    assert gauge("plan_feasible", app="shop") is None
+
+
+def test_a_live_app_in_shadow_mode_is_planned_with_nothing_commanded_that_could_fail_to_come(
+    model: BehaviourModel, installation: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    live = installation.model_copy(update={"event_time": False, "observation_wait_s": 0.0})
+    make = allocator(
+        model, live, monkeypatch, [policy("shop", mode="shadow")]
+    )  # "blog" has the built-in policy
+    plans = [r for topic, _, r, _ in drive(make, scenarios(model, live), None) if topic == "plans"]
+    assert {(plan["app"], plan["mode"]) for plan in plans} == {("shop", "shadow"), ("blog", "shadow")}
+    assert {offer["state"] for plan in plans for offer in plan["capacity"]} == {""}
+
+
+def test_a_replay_has_no_time_at_which_plans_are_due(
+    model: BehaviourModel, installation: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan_metrics.clear()
+    replayed = installation.model_copy(update={"event_time": True})
+    drive(allocator(model, replayed, monkeypatch, [policy("shop")]), scenarios(model, replayed), None)
+    assert REGISTRY.get_sample_value("leadtime_plan_feasible", {"app": "shop"}) == 1.0
+    assert REGISTRY.get_sample_value("leadtime_plan_due_timestamp_seconds", {"partition": "0"}) is None
 
 
 def test_offers_in_another_currency_are_not_bought_and_the_plan_names_that_of_the_others(
