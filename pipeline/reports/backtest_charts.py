@@ -16,7 +16,7 @@ from matplotlib.ticker import FixedLocator, LogLocator, NullFormatter, NullLocat
 from models.evaluation import policy_outcomes
 from models.evaluation.policy_outcomes import Outcomes
 from models.metrics import DAY_S
-from pipeline.backtest.comparison import OURS, Comparison
+from pipeline.backtest.comparison import OURS, STATIC, Comparison
 from pipeline.backtest.job import Arrays, Job
 from pipeline.reports import charts
 
@@ -220,6 +220,48 @@ def demand(job: Job, ours: Arrays, ranked: Comparison, app: int) -> Figure:
         axes.set_ylabel("replicas")
         charts.time_axis(axes)
         figure.legend(frameon=False, ncols=5, loc="outside upper left")
+    return figure
+
+
+def learner(job: Job, ours: Arrays, ranked: Comparison) -> Figure:
+    """Saving beside the plans without the learner, and misses, over the window; changes of arm are marked.
+
+    The best fixed setting in hindsight is, of our sweep, the cheapest that missed no more than is allowed.
+    """
+    market, outcomes = first_market(ranked)
+    lanes, scored = ranked.lanes[market], outcomes.scored[..., None]
+    cost = np.cumsum(np.where(scored, outcomes.cost, 0.0).sum(axis=1), axis=0)
+    missed = np.cumsum(outcomes.missed.sum(axis=1), axis=0)
+    allowed = (1 - next(iter(job.policies.values())).confidence) * np.cumsum(outcomes.scored.sum(axis=1))
+    shown = {"with the learner": (lanes[OURS][0], "ours"), "without": (lanes[STATIC][0], "")}
+    within = [lane for lane in lanes[OURS][1:] if missed[-1, lane] <= allowed[-1]]
+    if within:
+        shown["best fixed setting in hindsight"] = min(within, key=lambda lane: cost[-1, lane]), "ink"
+    first = job.first_tick + len(job.values) - len(cost)
+    at = (first + np.arange(len(cost))) * job.tick_s / DAY_S
+    arm = ours["steered"][-len(cost) :, :, 1]
+    moved = at[1:][(np.diff(arm, axis=0) != 0).any(axis=1)]
+    with mpl.rc_context(charts.STYLE):
+        figure = Figure(figsize=(11.0, 4.6), layout="constrained")
+        saved, misses_of = figure.subplots(2, 1, sharex=True)
+        for name, (lane, role) in shown.items():
+            colour, line = STYLES[role]
+            style: dict[str, Any] = {
+                "color": colour,
+                "linestyle": line,
+                "linewidth": 2 if role == "ours" else 1.3,
+            }
+            saved.plot(at, cost[:, lanes[STATIC][0]] - cost[:, lane], label=name, **style)
+            misses_of.plot(at, missed[:, lane], **style)
+        misses_of.plot(at, allowed, color=charts.REACTIVE, linestyle="--", linewidth=1.2, label="allowed")
+        for axes in (saved, misses_of):
+            for moment in moved:
+                axes.axvline(moment, color=charts.MUTED, linewidth=0.8, linestyle=":")
+            axes.set_xlim(at[0], at[-1])
+        saved.set_ylabel("saved")
+        misses_of.set_ylabel("missed app-ticks")
+        charts.time_axis(misses_of)
+        figure.legend(frameon=False, ncols=4, loc="outside upper left")
     return figure
 
 

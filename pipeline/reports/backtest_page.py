@@ -91,7 +91,7 @@ class Lead:
 
 
 def write(folder: Path, job: Job, ours: Arrays, ranked: Comparison, facts: Mapping[str, Any]) -> None:
-    """Write `report.html`, `frontier.png`, `misses.png` and `demand.png`.
+    """Write `report.html`, `frontier.png`, `misses.png`, `demand.png`; with plans beside the learner also `learner.png`.
 
     Args:
         folder: exists.
@@ -112,6 +112,8 @@ def write(folder: Path, job: Job, ours: Arrays, ranked: Comparison, facts: Mappi
         "misses": backtest_charts.misses(ranked, cast, _dates(job, ranked)),
         "demand": backtest_charts.demand(job, ours, ranked, app),
     }
+    steered = "steered" in ours and STATIC in facts["policies"]
+    figures |= {"learner": backtest_charts.learner(job, ours, ranked)} if steered else {}
     for name, figure in figures.items():
         charts.png(figure, folder / f"{name}.png")
     pictures = {
@@ -127,7 +129,11 @@ def write(folder: Path, job: Job, ours: Arrays, ranked: Comparison, facts: Mappi
         _wins(lead, facts),
         _matched(facts["policies"]),
         _certainty(lead, cast, facts, len(_dates(job, ranked))),
-        *(_figure(*TITLES[name], pictures[name]) for name in ("frontier", "misses")),
+        *(
+            _figure(*TITLES[name], pictures[name])
+            for name in ("learner", "frontier", "misses")
+            if name in pictures
+        ),
         _figure(*_app_title(job, ranked, app), pictures["demand"]),
         _shortages(job, ours, ranked),
         _what_if(facts.get("what_if", ())),
@@ -143,6 +149,10 @@ TITLES: Final = {
     "frontier": (
         "Cost against hit rate",
         "Lower and further right is better. A line joins a policy's settings; large points are defaults.",
+    ),
+    "learner": (
+        "The learner",
+        "Saved beside the plans without it, and app-ticks missed, up to each time. Dotted: a change of arm.",
     ),
     "misses": ("Misses by day", "Percent of app-ticks missed by every policy at its default, on one scale."),
     "demand": ("Demand and capacity of one app", ""),

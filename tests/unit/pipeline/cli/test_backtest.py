@@ -113,6 +113,7 @@ def test_the_learner_is_compared_with_the_plans_without_it(trace_file: Path, tmp
     assert learner["saving"] == pytest.approx(1 - spent["leadtime"] / spent["leadtime_static"])
     assert both["summary"]["realised_share"] == both["policies"]["leadtime"]["defaults"]["hit_rate"]
     assert "Leadtime without the learner" in (tmp_path / "report.html").read_text()
+    assert (tmp_path / "learner.png").stat().st_size > 10_000
 
 
 def test_what_if_is_set_beside_the_run_as_given(trace_file: Path, tmp_path: Path) -> None:
