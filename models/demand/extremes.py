@@ -104,6 +104,16 @@ def observe(state: State, demand: Array, tick: int, tick_s: int) -> State:
     }
 
 
+def raised(state: State, demand: Array) -> State:
+    """The state as if a demand (METRICS), NaN = not known, had been measured in its newest tick, for bounds alone.
+
+    For demand that is estimated, where users are silent: what is not measured must not bound what is used meanwhile.
+    """
+    largest = state["largest"].copy()
+    largest[-1] = np.fmax(largest[-1], demand)
+    return state | {"largest": largest, "ended": state["ended"] & ~(demand > 0).any()}
+
+
 def _slot_ticks(tick_s: int) -> int:
     """Ticks of a slot: a sixth of the horizon."""
     return -(-horizon_steps(tick_s)[-1] // STEPS)

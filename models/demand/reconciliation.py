@@ -183,6 +183,8 @@ class Decision:
         tick: in which the decision is made.
         tick_s: tick length in seconds.
         experts: averaged into the marginals; None: static, and nothing is learnt of experts.
+        estimated: (METRICS) demand of the tick where it is not measured for silent users: bounds lie above it; None:
+            it is measured.
     """
 
     metrics: Sequence[int]
@@ -192,6 +194,7 @@ class Decision:
     tick: int
     tick_s: int
     experts: Experts | None = None
+    estimated: Array | None = None
 
 
 def reconcile(
@@ -246,11 +249,12 @@ def reconcile_each(
     if experts is not None:
         own |= dict(zip(WEIGHTS, state["expert_stretch"], strict=True))
     limits = {weight: box[0] * np.exp(stretched(state, common, of)[index]) for weight, of in own.items()}
-    most = extremes.most(state, 1 - ndtr(levels), decision.tick_s, INDEX)
+    bounding = state if decision.estimated is None else extremes.raised(state, decision.estimated)
+    most = extremes.most(bounding, 1 - ndtr(levels), decision.tick_s, INDEX)
     chosen = _distinct(box, decision.confidence)
     jointly = _jointly(levels, box[chosen], PROMISED[chosen])
     within_horizon = jointly / max(len(inside), 1)  # a metric's share of the misses
-    most = np.minimum(most, extremes.horizon_most(state, within_horizon, decision.tick_s))[index]
+    most = np.minimum(most, extremes.horizon_most(bounding, within_horizon, decision.tick_s))[index]
     ranking = _Ranking(order, levels, box, chosen, most)
     if experts is None:
         results = [ranking.scenarios(marginal, limits[0.0], range(len(index)))]

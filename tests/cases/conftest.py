@@ -29,7 +29,8 @@ def shop(
 
     def plans(samples: Sequence[tuple[int, str, dict[str, Any]]], **given: Any) -> list[Record]:
         part = Partition(0, settings, DEFAULT, KeyRing.of(settings))
-        ends = [watermark(NOW_US + tick * 60_000_000) for tick in (0, 8)]
+        last = max(8, *(tick + 1 for tick, _, _ in samples))
+        ends = [watermark(NOW_US + tick * 60_000_000) for tick in (0, last)]
         bodies = [
             metric(NOW_US + tick * 60_000_000, user, **{"app": "shop"} | more) for tick, user, more in samples
         ]

@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 
 from models.behaviour.lstm import DEFAULT_MODEL, BehaviourModel
-from models.demand import reconciliation
+from models.demand import extremes, reconciliation
 from models.demand.scenarios import required
 from models.metrics import METRICS, STEPS
 from models.quantile_function import LEVELS, QuantileFunction, Z
@@ -93,6 +93,32 @@ def test_a_rise_is_followed_at_once():
     """The bound is no brake: it moves with the first tick that passes it."""
     need = needs([*(6 * noise(40, 0)), *(18 * noise(3, 1))])
     assert (need[40:] > 18).all()
+
+
+@pytest.mark.parametrize("days", [0, 2])
+@pytest.mark.parametrize("before", [6.0, 0.0])
+def test_what_is_estimated_is_never_bounded_below_it_and_is_forgotten(days: int, before: float):
+    """An app that users left, or that ended in zeros: what is not measured passes what was."""
+    state = extremes.initial_state()
+    first = FIRST - days * 1440
+    for tick in range(first, FIRST + 60):
+        level = before if tick >= FIRST else 6.0
+        state = extremes.observe(state, np.full(len(METRICS), level), tick, MINUTE_S)
+    state = extremes.observe(state, np.full(len(METRICS), np.nan), FIRST + 60, MINUTE_S)
+    kept = {name: array.copy() for name, array in state.items()}
+    estimated = np.array([15.0, *[np.nan] * (len(METRICS) - 1)])
+    likely = np.array([0.5, 0.01, 1e-4])
+
+    def bound(of: extremes.State) -> np.ndarray:
+        rare = extremes.most(of, likely, MINUTE_S, reconciliation.INDEX)
+        return np.minimum(rare, extremes.horizon_most(of, likely, MINUTE_S))
+
+    raised = bound(extremes.raised(state, estimated))
+    assert (raised[0] >= 15).all()
+    if before:  # what was zero has ended for the metrics that nobody reports too, but not where one is used
+        np.testing.assert_array_equal(raised[1:], bound(state)[1:])
+    for name, array in kept.items():
+        np.testing.assert_array_equal(state[name], array)
 
 
 MINUTES = 60

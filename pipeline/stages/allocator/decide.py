@@ -232,6 +232,7 @@ def decisions(
             tick=tick.number,
             tick_s=tick.length_s,
             experts=experts,
+            estimated=None if demand.representative else demand.usage + demand.hidden,
         ),
     )
     context = DecisionContext(
