@@ -494,6 +494,7 @@ def _fleet(
         pending={o.offer_id: observed.get(o.offer_id, Observed()).pending for o in known},
         quotas=dict(quotas([o for o in known if o.offer_id in usable]).values()),
         committed=committed(o for o in known if o.offer_id in usable),
+        unusable=frozenset(o.offer_id for o in known if o.offer_id not in usable),
     )
 
 

@@ -9,7 +9,8 @@ They are applied in this order, and a plan names each that changed the counts:
    is missing in part where nobody reported one of the governed metrics, incomplete where records of the app were
    refused, doubtful where too few of its users reported.
 4. `hold_time`: replicas are not released below the largest number desired within the last `hold_s`.
-5. `churn`: instances are not exchanged for a saving below the threshold while what runs keeps the promise.
+5. `churn`: instances are not exchanged for a saving below the threshold while what runs keeps the promise, but for
+   those of an offer that may not be bought any more.
 6. `max_up`, `max_down`, `canary`: the change per tick is bounded.
 7. `grow_before_shrink`: an offer shrinks only as far as the ready capacity that stays carries what is needed.
 8. `reactive_floor`, `minimum`: at least the capacity for the present usage and the policy's minimum, despite the rails
@@ -83,7 +84,8 @@ class Fleet:
 
     offers: ids, those to keep or to buy first in front; size: replicas per instance; price: per instance and hour;
     most: instances up to which a guard rail may buy, 0 = none; ready, pending: instances; quotas: most instances of
-    some offers together; committed: price per hour of reserved instances, used or not.
+    some offers together; committed: price per hour of reserved instances, used or not; unusable: offers of which what
+    runs is to be replaced, whatever that costs or saves.
     """
 
     offers: tuple[str, ...]
@@ -94,6 +96,7 @@ class Fleet:
     pending: Mapping[str, int]
     quotas: Mapping[tuple[str, ...], int] = field(default_factory=dict[tuple[str, ...], int])
     committed: float = 0.0
+    unusable: frozenset[str] = frozenset()
 
     @property
     def running(self) -> Counts:
@@ -288,8 +291,13 @@ def _only_grown(counts: Counts, fleet: Fleet) -> Counts:
 
 
 def _without_churn(counts: Counts, fleet: Fleet, policy: Policy, running_holds: bool) -> Counts:
-    """What runs, where it keeps the promise and a change would release something but save too little; else `counts`."""
+    """What runs, where it keeps the promise and a change would release something but save too little; else `counts`.
+
+    Where others replace what may not be bought any more, that is no exchange for a saving.
+    """
     running = fleet.running
+    if any(counts[o] < running[o] for o in fleet.unusable):
+        return counts
     shrinks = any(counts[o] < running[o] for o in fleet.offers)
     saving = fleet.cost(running) - fleet.cost(counts)
     if running_holds and shrinks and saving < policy.churn_threshold * fleet.cost(running):

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -277,6 +278,24 @@ def test_more_than_was_asked_for_is_named_so_and_asked_back(make: Make) -> None:
     pauses = [b - a for (a, _), (b, _) in pairwise(run.issued()) if a > 60]
     assert pauses == sorted(pauses)
     assert pauses[-1] == 60
+
+
+@pytest.mark.parametrize(
+    "until", [{"commitment_end": datetime.fromtimestamp(START_S + 120, UTC)}, {"launch_failure": 1.0}]
+)
+def test_what_replaces_an_offer_that_is_not_to_be_had_any_more_does_not_run_beside_it(
+    make: Make, until: Record
+) -> None:
+    """Also where what is left costs nothing more, as of reserved instances: `churn` keeps it no longer."""
+    owned: Record = {"tier": "RESERVED", "owned_count": NEEDED}
+    run = make(Fleet(), prices=[price(amount="0.05", **owned), price("dear", "0.30")])
+    run.inputs.put(
+        "prices", "price", price(amount="0.05", version=2, valid_from_tick=FIRST + 12, **owned, **until)
+    )
+    plans = run.run(20)
+    ready = {row["offer_id"]: row["ready"] for row in plans[-1]["capacity"]}
+    assert (ready, plans[-1]["feasible"]) == ({"dear": NEEDED, "node": 0}, True)
+    assert min(sum(row["ready"] for row in plan["capacity"]) for plan in plans[6:]) >= NEEDED
 
 
 def test_a_deleted_target_is_made_again(make: Make) -> None:
