@@ -62,6 +62,9 @@ PLAN_DUE = Gauge(
     ["partition"],
 )
 FEASIBLE = Gauge("leadtime_plan_feasible", "1 where the app's last plan meets its policy, else 0.", ["app"])
+SHADOW = Gauge(
+    "leadtime_plan_shadow", "1 where the app is in shadow mode: plans command nothing; else 0.", ["app"]
+)
 CONFIDENCE = Gauge(
     "leadtime_plan_confidence",
     "Of the app's last plan: share of the scenarios in which it holds (planned), and what the policy asks (asked).",
@@ -92,7 +95,7 @@ PRICE_STALE = Gauge(
     ["offer"],
 )
 OF_PLANS: Final = (
-    *(COMPLETENESS, UNDELIVERED, PLAN_DUE, FEASIBLE, CONFIDENCE, COST, REPLICAS, DEMAND, REQUIRED),
+    *(COMPLETENESS, UNDELIVERED, PLAN_DUE, FEASIBLE, SHADOW, CONFIDENCE, COST, REPLICAS, DEMAND, REQUIRED),
     *(UNREPORTED, PRICE_STALE),
 )
 """Gauges that the owner of a partition sets when it plans; who loses its partitions clears them."""

@@ -23,6 +23,7 @@ def show_plan(plan: Record, usage: NDArray[np.float64]) -> None:
     app, step = plan["app"], plan["steps"].index(plan["window"][0])
     metrics.COMPLETENESS.labels(app).set(plan["completeness"])
     metrics.FEASIBLE.labels(app).set(plan["feasible"])
+    metrics.SHADOW.labels(app).set(plan["mode"] == "shadow")
     metrics.CONFIDENCE.labels(app, "asked").set(plan["confidence_asked"])
     metrics.CONFIDENCE.labels(app, "planned").set(plan["confidence_planned"])
     metrics.COST.labels(app, plan["currency"]).set(float(plan["cost"]))

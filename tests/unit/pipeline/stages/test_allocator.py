@@ -292,6 +292,7 @@ def test_the_gauges_of_plans_have_what_the_last_plans_say(
     for plan in (plan for plan in plans if plan["tick"] == last):
         app, step = plan["app"], plan["steps"].index(plan["window"][0])
         assert gauge("plan_feasible", app=app) == plan["feasible"]
+        assert gauge("plan_shadow", app=app) == 0.0
         assert gauge("plan_confidence", app=app, kind="asked") == plan["confidence_asked"]
         assert gauge("plan_confidence", app=app, kind="planned") == plan["confidence_planned"]
         assert gauge("plan_cost_per_hour", app=app, currency="USD") == float(plan["cost"])
@@ -326,6 +327,8 @@ def test_a_replay_has_no_time_at_which_plans_are_due(
     replayed = installation.model_copy(update={"event_time": True})
     drive(allocator(model, replayed, monkeypatch, [policy("shop")]), scenarios(model, replayed), None)
     assert REGISTRY.get_sample_value("leadtime_plan_feasible", {"app": "shop"}) == 1.0
+    modes = [REGISTRY.get_sample_value("leadtime_plan_shadow", {"app": app}) for app in ("shop", "blog")]
+    assert modes == [0.0, 1.0]  # the built-in policy of "blog" is one of shadow mode
     assert REGISTRY.get_sample_value("leadtime_plan_due_timestamp_seconds", {"partition": "0"}) is None
 
 
