@@ -91,7 +91,7 @@ class Lead:
 
 
 def write(folder: Path, job: Job, ours: Arrays, ranked: Comparison, facts: Mapping[str, Any]) -> None:
-    """Write `report.html`, `frontier.png`, `misses.png`, `demand.png`; with plans beside the learner also `learner.png`.
+    """Write `report.html`, `frontier.png`, `misses.png`, `demand.png`, and `learner.png` beside a learner.
 
     Args:
         folder: exists.
