@@ -232,7 +232,7 @@ def decisions(
             tick=tick.number,
             tick_s=tick.length_s,
             experts=experts,
-            estimated=None if demand.representative else demand.usage + demand.hidden,
+            estimated=None if demand.representative else demand.usage + np.nan_to_num(demand.hidden),
         ),
     )
     context = DecisionContext(
