@@ -17,7 +17,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,12 +34,35 @@ SHARD_GAIN: Final = 0.02
 LIMIT: Final = 2.0
 """Of both integrators, in log prices: a factor of 7."""
 SHARD_TICKS, APP_TICKS = 300.0, 1_000.0
-"""Ticks of TICK_S that the prior is worth to the shard, and the shard's tail to an app."""
+"""Ticks that the prior is worth to the shard, and the shard's tail to an app; of shorter ticks than TICK_S as long."""
 TICK_S: Final = 300.0
 LEAST_S: Final = float(DAY_S)
 """Time with known demand before an app's price is used; until then the policy's confidence is."""
-ARMS: Final[Mapping[str, float]] = {"network": 0.0, "same_time_25": 0.25, "same_time_50": 0.5}
-"""Arms by name, with the weight of the same time of the last 14 days; the first is what is in force at first."""
+CLEAR: Final = 0.05
+"""Share of the spend that an arm has to save until then to be in force first."""
+
+
+class Arm(NamedTuple):
+    """What an arm sets beside the price.
+
+    Attributes:
+        same_time: weight of the same time of the last 14 days in the forecast of the app's total.
+        supply: confidence with which the replicas that are wanted are to be there; None: the policy's.
+    """
+
+    same_time: float = 0.0
+    supply: float | None = None
+
+
+ARMS: Final[Mapping[str, Arm]] = {
+    "network": Arm(),
+    "same_time_25": Arm(0.25),
+    "same_time_50": Arm(0.5),
+    "less_sure_supply": Arm(supply=0.9),
+}
+"""Arms by name; the first is in force at first."""
+WEIGHTS: Final = tuple(dict.fromkeys(arm.same_time for arm in ARMS.values()))
+"""Weights of the arms, the first arm's first."""
 
 Count = NDArray[np.int64]
 Arrays = dict[str, NDArray[Any]]
@@ -106,6 +129,7 @@ class AppLearner:
     Attributes:
         setting: for the next plans.
         events: promotions and rollbacks, as (day, text), the newest last.
+        seen: (2, arm) spend and loss before the price was first used.
     """
 
     def __init__(self, fleets: ShadowFleets, arms: int, allowed: float, replica_price: float) -> None:
@@ -114,6 +138,7 @@ class AppLearner:
         self.moved = np.zeros(arms)
         self.log_price = np.full(arms, np.log(price_tail.PRIOR_PRICE))
         self.in_force, self.known = 0, 0
+        self.seen = np.zeros((2, arms))
         self.day, self.days = -1, [Day(allowed=allowed) for _ in range(arms)]
         self.gates = [Gate() for _ in range(arms)]
         self.spend: list[float] = []
@@ -137,7 +162,9 @@ class AppLearner:
         for arm in range(self.arms):
             missed = self._learn(arm, by_arm[arm], now, shard) if known else False
             self._count(arm, float(spent[arm]), missed, known)
-        self.known += known
+        before, self.known = self.known, self.known + known
+        if before * self.fleets.tick_s < LEAST_S <= self.known * self.fleets.tick_s:
+            self._begin(self.day)
         for arm in range(self.arms):
             self.log_price[arm] = self._log_price(arm, shard)
         self._decide(now)
@@ -162,7 +189,7 @@ class AppLearner:
 
     def _log_price(self, arm: int, shard: Shard) -> float:
         """Log of the arm's price, within PRICES."""
-        ticks = TICK_S / self.fleets.tick_s
+        ticks = max(1.0, TICK_S / self.fleets.tick_s)
         before = price_tail.posterior(shard.tails[arm], price_tail.prior(), SHARD_TICKS * ticks)
         share = price_tail.posterior(self.tails[arm], before, APP_TICKS * ticks)
         price = price_tail.log_price(share, self.allowed) + self.moved[arm] + shard.moved[arm]
@@ -180,15 +207,26 @@ class AppLearner:
         """Replicas at the arm's price."""
         return int(np.ceil(np.interp(self.log_price[arm], LOG_PRICES, replicas) - 1e-6))
 
+    def _begin(self, day: int) -> None:
+        """Where the price is about to be used for the first time, begin with an arm that costs clearly less so far."""
+        spent, loss = self.seen
+        best = int(loss.argmin())
+        if loss[0] - loss[best] > CLEAR * spent[0]:
+            self.in_force, self.gates[best] = best, self.gates[best].begun(day)
+            saved = (loss[0] - loss[best]) / spent[0]
+            self.events.append((day, f"begins with {self.name(best)}, which cost {saved:.1%} less so far"))
+
     def _count(self, arm: int, cost: float, missed: bool, known: bool) -> None:
         """Add a tick to the arm's day; a miss costs the first arm's price of a shortage for the tick."""
         day = self.days[arm]
         hours = self.fleets.tick_s / HOUR_S
         shortage = float(np.exp(self.log_price[0])) * self.replica_price * hours
+        loss = cost + missed * shortage
+        self.seen[:, arm] += (cost, loss)
         self.days[arm] = replace(
             day,
             cost=day.cost + cost,
-            loss=day.loss + cost + missed * shortage,
+            loss=day.loss + loss,
             misses=day.misses + missed,
             ticks=day.ticks + known,
         )
@@ -248,13 +286,14 @@ class AppLearner:
             **_blocks(self.tails, self.moved),
             **{f"fleets.{name}": array for name, array in self.fleets.blocks().items()},
             "log_price": self.log_price,
+            "seen": self.seen,
             "kept": np.frombuffer(json.dumps(kept).encode(), np.uint8),
         }
 
     def restore(self, blocks: Mapping[str, NDArray[Any]]) -> None:
         """Continue from a snapshot."""
         self.tails, self.moved = _restored(blocks)
-        self.log_price = blocks["log_price"].copy()
+        self.log_price, self.seen = blocks["log_price"].copy(), blocks["seen"].copy()
         self.fleets.restore(
             {
                 name.removeprefix("fleets."): array

@@ -33,7 +33,7 @@ class ShadowFleets:
         terms: by offer, of the simulated cloud.
         tick_s: tick length.
         seed: of the random events.
-        lanes: number of settings.
+        supply: (lane) confidence with which what is wanted is to be there; None: the policy's.
     """
 
     def __init__(
@@ -45,13 +45,22 @@ class ShadowFleets:
         *,
         tick_s: int,
         seed: int,
-        lanes: int,
+        supply: Sequence[float | None],
     ) -> None:
         self.tick_s, self.policy = tick_s, policy
         self.cloud = SimulatedCloud(offers, terms, tick_s=tick_s, seed=seed, app=app)
-        self.table = Tiers(offers, policy, tick_s=tick_s, seed=seed, confidence=policy.confidence)
+        confidences = [policy.confidence if share is None else share for share in supply]
+        self.tables = [
+            (
+                Tiers(offers, policy, tick_s=tick_s, seed=seed, confidence=share),
+                np.flatnonzero(np.equal(confidences, share)),
+            )
+            for share in dict.fromkeys(confidences)
+        ]
+        """Table of purchases of each confidence of supply, and its lanes."""
+        self.size = self.tables[0][0].size
         self.price = np.array([offer.price_h for offer in offers])
-        self.held = np.zeros((max(1, -int(-policy.hold_s // tick_s)), lanes), np.int64)
+        self.held = np.zeros((max(1, -int(-policy.hold_s // tick_s)), len(supply)), np.int64)
         self.fleet: Fleet | None = None
 
     def live(self, tick: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -59,7 +68,7 @@ class ShadowFleets:
         if self.fleet is None:
             return np.zeros(self.held.shape[1]), np.zeros(self.held.shape[1])
         self.cloud.live(self.fleet, tick)
-        ready = (self.fleet.least @ self.table.size).astype(np.float64)
+        ready = (self.fleet.least @ self.size).astype(np.float64)
         return ready, self.fleet.hours @ self.price
 
     def decide(self, tick: int, wanted: Count, soon: Count) -> None:
@@ -71,12 +80,15 @@ class ShadowFleets:
             soon: (lane) replicas until a purchase can serve: what is ready is not released below them.
         """
         self.held = np.concatenate([wanted[None], self.held[:-1]])
-        desired = self.table.counts(self.held.max(axis=0))
+        most = self.held.max(axis=0)
+        desired = np.zeros((len(most), len(self.size)), np.int64)
+        for table, lanes in self.tables:
+            desired[lanes] = table.counts(most[lanes])
         if self.fleet is None:
             self.fleet = self.cloud.start({}, len(wanted))
             self.fleet.ready = desired.copy()
         else:
-            desired = grown_before_shrunk(desired, self.fleet.ready, self.table.size, soon)
+            desired = grown_before_shrunk(desired, self.fleet.ready, self.size, soon)
         self.cloud.apply(self.fleet, desired, tick + 1, self.policy.drain_s)
 
     def blocks(self) -> Arrays:

@@ -186,8 +186,8 @@ class _Situation:
         market: the usable offers and the need.
         confidence: share of scenarios to be served.
         notes: why that is more than the policy asks for.
-        supply: the offers and the replicas that a shortage's price asks for, to be there with the policy's confidence;
-            None = demand and supply are bought for together.
+        supply: the offers and the replicas that a shortage's price asks for, to be there with the confidence
+            that is requested; None = demand and supply are bought for together.
     """
 
     context: DecisionContext
@@ -232,8 +232,8 @@ def allocate(
         memory: as returned the tick before, {} at first.
         confidence: share of scenarios to be served, instead of the policy's.
         shortage_price: of an hour in which capacity does not suffice, in those of a replica-hour. The plan is then for
-            the replicas that cost least in all, be they fewer than the confidence asks for, and the confidence is that
-            of their supply (`models.learning` steers the share of time by it).
+            the replicas that cost least in all, be they fewer than the policy's confidence asks for, and `confidence`
+            is that of their supply alone (`models.learning` steers the share of time by both).
         draft: leave out what only the record needs: cost_at, alternatives, margin, sum_of_users.
     """
     requested = policy.confidence if confidence is None else confidence
@@ -246,7 +246,7 @@ def allocate(
         policy = replace(policy, mode=promotion.mode)
     context = replace(context, telemetry=context.reported(policy))
     situation = _situation(context, offers, observed, policy, memory, requested, shortage_price)
-    choice = _choice(situation, policy, draft)
+    choice = _choice(situation, policy, requested, draft)
     fleet = _fleet(offers, {o.offer_id for o in situation.usable}, observed, policy, situation.excluded)
     desired = choice.best.counts if situation.usable else fleet.running
     need = _present_need(situation, fleet)
@@ -269,7 +269,8 @@ def allocate(
     else:
         after.pop("orders", None)
     if promotion is not None:
-        after["promotion"] = _followed(gates, situation, plan, requested)
+        promise = requested if shortage_price is None else policy.confidence
+        after["promotion"] = _followed(gates, situation, plan, promise)
     elif "promotion" in after:
         del after["promotion"]
     return plan, after
@@ -321,12 +322,15 @@ def _situation(
     )
 
 
-def _choice(situation: _Situation, policy: Policy, draft: bool) -> Choice:
-    """What is bought; draft: without alternatives and the cost of other confidences."""
+def _choice(situation: _Situation, policy: Policy, requested: float, draft: bool) -> Choice:
+    """What is bought; draft: without alternatives and the cost of other confidences.
+
+    requested: confidence, of supply where demand and supply are bought for apart.
+    """
     market, levels, excluded = situation.market, () if draft else COST_LEVELS, situation.excluded
     if situation.supply is None:
         return choose(market, policy, situation.confidence, levels, excluded, alternatives=not draft)
-    bought = choose(situation.supply, policy, policy.confidence, (), excluded, alternatives=not draft)
+    bought = choose(situation.supply, policy, requested, (), excluded, alternatives=not draft)
     if draft:
         return bought
     whole = choose(market, policy, situation.confidence, levels, excluded, alternatives=False)

@@ -10,7 +10,7 @@ import numpy as np
 
 from models.evaluation import need
 from models.learning import schedule
-from models.learning.app_learner import ARMS, AppLearner, Observation, Setting, Shard
+from models.learning.app_learner import ARMS, WEIGHTS, AppLearner, Observation, Setting, Shard
 from models.learning.price_tail import PRICES
 from models.learning.shadow_fleets import ShadowFleets
 from models.metrics import METRICS
@@ -44,7 +44,7 @@ class Learners:
             job.terms,
             tick_s=job.tick_s,
             seed=job.seed,
-            lanes=len(ARMS) * (len(PRICES) + 1),
+            supply=[arm.supply for arm in ARMS.values() for _ in range(len(PRICES) + 1)],
         )
         steps_s = [step * job.tick_s for step in job.steps]
         market = Market(offers, {}, policy, np.ones((1, len(steps_s)), np.int32), steps_s, (job.seed, b"", 0))
@@ -67,7 +67,7 @@ class Learners:
 
         Args:
             app: its name.
-            contexts: of the decision at the tick's end, for each arm.
+            contexts: of the decision at the tick's end, for each of WEIGHTS; one where no expert is known.
             ready: replicas that were ready throughout the tick; NaN: nothing was simulated yet.
         """
         job, learner, policy = self.job, self.apps[app], self.job.policies[app]
@@ -82,7 +82,8 @@ class Learners:
             for arm in contexts
         ]
         context = contexts[0]
-        wanted, soon = (np.stack(of) for of in zip(*[(c.wanted, c.soon) for c in curves], strict=True))
+        of_arm = [curves[min(WEIGHTS.index(arm.same_time), len(curves) - 1)] for arm in ARMS.values()]
+        wanted, soon = np.stack([c.wanted for c in of_arm]), np.stack([c.soon for c in of_arm])
         filled = needed_replicas(context, job, app)
         setting = learner.observe(Observation(context.tick, filled, ready, wanted, soon), self.shard)
         if schedule.ends_epoch(context.tick, job.tick_s):

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from models.learning.app_learner import Setting
+from models.learning.app_learner import ARMS, WEIGHTS, Setting
 from models.metrics import METRICS
 from models.planning import groups, sweep
 from models.planning.sweep import BAND
@@ -33,7 +33,7 @@ class Simulation(ABC):
         wanted, soon: (app, setting) replicas of `models.planning.sweep.SweepNeed`, as of the last decision.
         band: (app, BAND) likewise.
         lanes: by app and market.
-        by_arm: with the learner, the last row's decision for each of its arms, by app.
+        by_weight: with the learner, the last row's decision for each of its weights of the experts, by app.
     """
 
     def __init__(self, job: Job) -> None:
@@ -41,7 +41,7 @@ class Simulation(ABC):
         self.row = 0
         self.wanted, self.soon = np.ones((2, len(job.apps), job.swept), np.int64)
         self.band = np.full((len(job.apps), len(BAND)), np.nan)
-        self.by_arm: dict[str, list[Decide]] = {}
+        self.by_weight: dict[str, list[Decide]] = {}
         self.learners = None if job.learner == "off" else Learners(job)
         self.lanes = {
             (app, market): AppLanes(job, app, market, [c for m, c in job.lanes if m == market])
@@ -109,7 +109,7 @@ class Simulation(ABC):
             lanes = self.lanes[app, self.job.markets[0]]
             ready = float(lanes.fleet.least[0] @ lanes.size) if planned else np.nan
             if users:
-                learners.observe(app, [of.args[0] for of in self.by_arm.get(app, [decide])], ready)
+                learners.observe(app, [of.args[0] for of in self.by_weight.get(app, [decide])], ready)
 
     def _plan(self, decided: Mapping[str, Decide], tick: int) -> dict[tuple[str, str, int], Any]:
         """Plans by app, market and lane; apps of one allocation group are planned together, as the allocator does."""
@@ -155,10 +155,12 @@ class Simulation(ABC):
         return None if self.learners is None or lane else self.learners.setting(app, tick)
 
     def _member(self, decide: Decide, lanes: AppLanes, lane: int, setting: Setting | None) -> groups.Member:
-        price = None if setting is None else setting.price
-        if setting is not None and price is not None:
-            arms = self.by_arm.get(decide.args[0].app.decode(), [decide])
-            decide = arms[min(setting.arm, len(arms) - 1)]
+        price, supply = None, None
+        if setting is not None and setting.price is not None:
+            arm = list(ARMS.values())[setting.arm]
+            of_weight = self.by_weight.get(decide.args[0].app.decode(), [decide])
+            decide = of_weight[min(WEIGHTS.index(arm.same_time), len(of_weight) - 1)]
+            price, supply = setting.price, arm.supply
         observed = lanes.observed(lane)
         confidence, memory = lanes.confidences[lane], lanes.memory[lane]
         return groups.Member(
@@ -170,6 +172,7 @@ class Simulation(ABC):
                 observed=observed,
                 policy=policy,
                 memory=memory,
+                confidence=supply,
                 shortage_price=price,
                 draft=draft or self.job.draft,
             ),

@@ -15,7 +15,7 @@ import numpy as np
 
 from models.demand import reconciliation, same_time
 from models.demand.scenarios import pack, unpack
-from models.learning.app_learner import ARMS
+from models.learning.app_learner import WEIGHTS
 from models.tick import Tick
 from pipeline.backtest.forecasts import AppForecast, ForecastSource
 from pipeline.backtest.job import Arrays, Job
@@ -77,7 +77,7 @@ class TraceSimulation(Simulation):
             metrics = kept.metrics
             drawn = np.zeros((64, len(job.steps), len(metrics)), np.float32)
         first = self.lanes[name, job.markets[0]]
-        weights = (self.experts.get(name, 0.0),) if self.learners is None else tuple(ARMS.values())
+        weights = (self.experts.get(name, 0.0),) if self.learners is None else WEIGHTS
         decided = decisions(
             kept,
             replace(demand, scenarios=drawn, metrics=metrics),
@@ -88,7 +88,7 @@ class TraceSimulation(Simulation):
             tick=Tick(tick, job.tick_s),
             terms=Terms(job.seed, weights=weights),
         )
-        self.by_arm[name] = decided
+        self.by_weight[name] = decided
         return decided[0]
 
     def blocks(self) -> Arrays:

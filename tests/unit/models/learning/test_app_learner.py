@@ -15,8 +15,8 @@ OFFER = Offer("od", "local", "r", "z", "ON_DEMAND", {"cpu": 1.0}, 0.1, 20.0, 30.
 
 
 def learner(arms: int = 1) -> AppLearner:
-    lanes = arms * (len(PRICES) + 1)
-    fleets = ShadowFleets("shop", [OFFER], POLICY, {}, tick_s=TICK_S, seed=0, lanes=lanes)
+    supply = [None] * (arms * (len(PRICES) + 1))
+    fleets = ShadowFleets("shop", [OFFER], POLICY, {}, tick_s=TICK_S, seed=0, supply=supply)
     return AppLearner(fleets, arms, 0.01, 0.1)
 
 
