@@ -29,6 +29,25 @@ def filled(usage: NDArray[np.floating[Any]], policies: Sequence[Policy]) -> NDAr
     return replicas
 
 
+def of_tick(
+    usage: NDArray[np.float64], saturated: NDArray[np.float64], metrics: Sequence[str], policy: Policy
+) -> float:
+    """Replicas that an app's demand filled in a tick; NaN: not measured, or a lower bound alone.
+
+    Args:
+        usage, saturated: (metric) usage, and the part of it that saturated users have; NaN = not measured.
+        metrics: their names.
+        policy: its governed metrics set the need.
+    """
+    measured, held = np.full((2, 1, 1, len(METRICS)), np.nan)
+    index = [METRICS.index(metric) for metric in metrics]
+    measured[0, 0, index], held[0, 0, index] = usage, saturated
+    if censored(measured, np.nan_to_num(held), [policy])[0, 0]:
+        return float("nan")
+    replicas = filled(measured, [policy])[0, 0]
+    return float(np.nanmax(replicas)) if np.isfinite(replicas).any() else float("nan")
+
+
 def censored(usage: NDArray[Any], saturated: NDArray[Any], policies: Sequence[Policy]) -> NDArray[np.bool_]:
     """(tick, app) where the need is not known.
 

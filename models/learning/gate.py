@@ -19,6 +19,8 @@ from typing import Any, Final
 BETS: Final = (0.5, 0.9)
 SCALE: Final = 0.02
 LEVEL: Final = 0.05
+MOST: Final = 1e12
+"""Of a bet's wealth: what is given away beyond it keeps the bound, and years of evidence stay finite and revocable."""
 BUDGET: Final = 0.005
 """Most that an arm in force may lose against the first arm, as a share of the spend of BUDGET_DAYS."""
 BUDGET_DAYS: Final = 30
@@ -43,7 +45,8 @@ class Wealth:
         if scale <= 0:
             return self
         d = max(-1.0, min(1.0, difference / scale))
-        return Wealth(tuple(w * (1 + b * d) for w, b in zip(self.by_bet, BETS, strict=True)), self.days + 1)
+        wealth = (min(w * (1 + b * d), MOST) for w, b in zip(self.by_bet, BETS, strict=True))
+        return Wealth(tuple(wealth), self.days + 1)
 
 
 @dataclass(frozen=True)

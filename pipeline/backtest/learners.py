@@ -13,7 +13,6 @@ from models.learning import schedule
 from models.learning.app_learner import ARMS, WEIGHTS, AppLearner, Observation, Setting, Shard
 from models.learning.price_tail import PRICES
 from models.learning.shadow_fleets import ShadowFleets
-from models.metrics import METRICS
 from models.planning import sweep
 from models.planning.allocate import DecisionContext
 from models.planning.shortage_price import prices
@@ -84,7 +83,7 @@ class Learners:
         context = contexts[0]
         of_arm = [curves[min(WEIGHTS.index(arm.same_time), len(curves) - 1)] for arm in ARMS.values()]
         wanted, soon = np.stack([c.wanted for c in of_arm]), np.stack([c.soon for c in of_arm])
-        filled = needed_replicas(context, job, app)
+        filled = need.of_tick(context.usage, context.saturated, context.metrics, policy)
         setting = learner.observe(Observation(context.tick, filled, ready, wanted, soon), self.shard)
         if schedule.ends_epoch(context.tick, job.tick_s):
             self.made[app] = [*self.made[app], (schedule.valid_from(context.tick, job.tick_s), setting)][-3:]
@@ -106,15 +105,3 @@ class Learners:
             learner.restore({k.removeprefix(start): v for k, v in blocks.items() if k.startswith(start)})
         made = json.loads(blocks["learner-made"].tobytes())
         self.made = {app: [(at, Setting(**setting)) for at, setting in of] for app, of in made.items()}
-
-
-def needed_replicas(context: DecisionContext, job: Job, app: str) -> float:
-    """Replicas that the demand of a decision's tick filled; NaN: not measured, or a lower bound alone."""
-    usage, saturated = np.full((2, 1, 1, len(METRICS)), np.nan)
-    index = [METRICS.index(metric) for metric in context.metrics]
-    usage[0, 0, index], saturated[0, 0, index] = context.usage, context.saturated
-    policies = [job.policies[app]]
-    if need.censored(usage, np.nan_to_num(saturated), policies)[0, 0]:
-        return float("nan")
-    filled = need.filled(usage, policies)[0, 0]
-    return float(np.nanmax(filled)) if np.isfinite(filled).any() else float("nan")

@@ -82,6 +82,10 @@ class RecordedInputs(SideInputs):
         """Without waiting."""
         return super().wait_observed(app, tick, 0, expected)
 
+    def wait_version(self, topic: str, name: str, version: int, wait_s: float) -> bool:
+        """Without waiting: what is not there will not be."""
+        return True
+
 
 def read(
     settings: Settings,

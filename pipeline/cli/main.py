@@ -55,7 +55,8 @@ COMMANDS: Final = {
         "pipeline.stages.__main__:ingest", "Run ingest: group raw telemetry records into frames."
     ),
     "worker": Command(
-        "pipeline.stages.__main__:worker", "Run a worker: forecasts, joint scenarios and plans."
+        "pipeline.stages.__main__:worker",
+        "Run a worker: forecasts, joint scenarios, plans and their adjustments.",
     ),
     "actuator": Command(
         "pipeline.stages.__main__:actuator", "Run the actuator: apply commands and report capacity."

@@ -7,6 +7,7 @@ stage that plans the tick again after a kill uses the same, also where a newer v
 
 import threading
 from collections.abc import Iterable, Mapping
+from itertools import islice
 
 from confluent_kafka import KafkaError
 
@@ -16,19 +17,23 @@ from pipeline.kafka import topics
 from pipeline.kafka.reader import POLL_S, batch, reader, whole
 from pipeline.logs import get_logger
 from pipeline.names import name_fault, offer_fault
+from pipeline.runtime import metrics
+from pipeline.security.signing_keys import Keyring
 from pipeline.settings import Settings
+from pipeline.wire import adjustments
 from pipeline.wire.codec import Codec, Record
 from pipeline.wire.policies import policy_of
 
+ADJUSTMENTS = "adjustments"
+OBSERVED = "capacity.observed"
 VERSIONED = {
     "policies": "app",
     "prices": "offer_id",
     "calendar": "id",
     "models": "model_id",
-    "adjustments": "app",
+    ADJUSTMENTS: "app",
 }
 """Topics of versioned inputs, and the field that says of what."""
-OBSERVED = "capacity.observed"
 KEPT_TICKS = 2048
 """Observations kept of a target: a successor plans again from its last snapshot, some hundred ticks at most."""
 _LOG = get_logger()
@@ -42,7 +47,9 @@ class SideInputs:
     Args:
         settings: where.
         logical: the topics to follow.
-        kept_ticks: observations kept of a target, the newest.
+        kept_ticks: observations kept of a target, and adjustments of an app, the newest.
+        ring: keys of whoever may adjust; None: adjustments are taken without looking at their signatures, as of
+            recorded topics whose plans name what they followed.
     """
 
     def __init__(
@@ -50,8 +57,9 @@ class SideInputs:
         settings: Settings,
         logical: Iterable[str] = (*VERSIONED, OBSERVED),
         kept_ticks: int = KEPT_TICKS,
+        ring: Keyring | None = None,
     ) -> None:
-        self.kept_ticks = kept_ticks
+        self.kept_ticks, self.ring = kept_ticks, ring
         self.settings, self.codec = settings, Codec(settings.registry_url)
         self.names = {topics.name(topic, settings): topic for topic in logical}
         self.inputs: dict[str, Versions] = {topic: {} for topic in VERSIONED}
@@ -109,17 +117,36 @@ class SideInputs:
                 while len(kept) > self.kept_ticks:
                     del kept[min(kept)]
                 return
-            if topic == "policies":
-                validate(policy_of(record))
-            fault = (offer_fault if topic == "prices" else name_fault)(record[VERSIONED[topic]])
-            if fault is not None:
-                raise ValueError(f"{VERSIONED[topic]} {fault}")
+            self._check(topic, record)
         except (Poison, ValueError) as error:
             _LOG.warning("side input ignored", topic=topic, error=str(error))
             return
         versions = self.inputs[topic].setdefault(record[VERSIONED[topic]], [])
-        versions[:] = [known for known in versions if known["version"] != record["version"]] + [record]
-        versions.sort(key=lambda known: (known["valid_from_tick"], known["version"]))
+        newest = versions[-1] if versions else {"version": -1, "valid_from_tick": -1}
+        if topic == ADJUSTMENTS and all(newest[n] < record[n] for n in ("version", "valid_from_tick")):
+            versions.append(record)  # a sort of all those of a week would cost more than reading them
+        else:
+            versions[:] = [known for known in versions if known["version"] != record["version"]] + [record]
+            versions.sort(key=_order)
+        if topic == ADJUSTMENTS:
+            del versions[: -self.kept_ticks]
+
+    def _check(self, topic: str, record: Record) -> None:
+        """Check a version of a side input.
+
+        Raises:
+            ValueError: it cannot be used; what is wrong with it.
+        """
+        if topic == "policies":
+            validate(policy_of(record))
+        fault = (offer_fault if topic == "prices" else name_fault)(record[VERSIONED[topic]])
+        if fault is not None:
+            raise ValueError(f"{VERSIONED[topic]} {fault}")
+        if topic == ADJUSTMENTS and self.ring is not None:
+            why = adjustments.untrusted(record, self.ring)
+            if why is not None:
+                metrics.ADJUSTMENTS_REFUSED.labels("", why.partition(":")[0]).inc()
+                raise ValueError(f"version {record['version']} of {record['app']}: {why}")
 
     def at(self, topic: str, name: str, tick: int, pinned: int | None = None) -> Record | None:
         """The version valid at a tick, or the one that an earlier plan of this tick used."""
@@ -127,8 +154,15 @@ class SideInputs:
             versions = self.inputs[topic].get(name, [])
             if pinned is not None:
                 return next((known for known in versions if known["version"] == pinned), None)
-            valid = [known for known in versions if known["valid_from_tick"] <= tick]
-        return valid[-1] if valid else None
+            return next((known for known in reversed(versions) if known["valid_from_tick"] <= tick), None)
+
+    def newest(self, topic: str, name: str, tick: int, most: int) -> list[Record]:
+        """The newest versions with `valid_from_tick` <= tick, newest first, `most` at most."""
+        with self.changed:
+            versions = self.inputs[topic].get(name, [])
+            return list(
+                islice((known for known in reversed(versions) if known["valid_from_tick"] <= tick), most)
+            )
 
     def all_at(self, topic: str, tick: int, pinned: Mapping[str, int] | None = None) -> list[Record]:
         """The valid version of each, by name; with `pinned` those and no others."""
@@ -158,3 +192,16 @@ class SideInputs:
 
         with self.changed:
             return self.changed.wait_for(there, timeout=wait_s)
+
+    def wait_version(self, topic: str, name: str, version: int, wait_s: float) -> bool:
+        """Whether a version of a side input, or a newer one, is there; waits for it, `wait_s` at most."""
+
+        def there() -> bool:
+            return any(known["version"] >= version for known in reversed(self.inputs[topic].get(name, [])))
+
+        with self.changed:
+            return self.changed.wait_for(there, timeout=wait_s)
+
+
+def _order(record: Record) -> tuple[int, int]:
+    return record["valid_from_tick"], record["version"]

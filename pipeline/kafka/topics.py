@@ -89,11 +89,13 @@ TOPICS: dict[str, Topic] = {
     "prices": Topic(("price",), "offer@version", partitioned=False, retention_ms=None),
     "calendar": Topic(("calendar",), "id@version", partitioned=False, retention_ms=None),
     "models": Topic(("model",), "model@version", partitioned=False, retention_ms=None),
-    "adjustments": Topic(("adjustment",), "app@version", partitioned=False, retention_ms=None),
+    # One an app and epoch, which expires soon: for as long as frames, so that a backtest finds what plans followed.
+    "adjustments": Topic(("adjustment",), "app@version", partitioned=False, retention_ms=30 * DAY_MS),
     "installation": Topic(("installation",), "installation", partitioned=False, retention_ms=None),
     "state.profiler": Topic((), "block", retention_ms=None, compaction_lag_ms=0),
     "state.simulator": Topic((), "block", retention_ms=None, compaction_lag_ms=0),
     "state.allocator": Topic((), "block", retention_ms=None, compaction_lag_ms=0),
+    "state.learner": Topic((), "block", retention_ms=None, compaction_lag_ms=0),
     "dead-letters": Topic(
         ("dead_letter",),
         "topic/partition/offset",

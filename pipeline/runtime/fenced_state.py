@@ -128,10 +128,10 @@ class Numbered(ABC):
 
 @runtime_checkable
 class Waiting(Protocol):
-    """Protocol of a stage that waits for other shards, and publishes a notice if that takes long."""
+    """Protocol of a stage that waits for others, and goes on without them or publishes a notice if that takes long."""
 
     def hold(self, now_s: float, wall_s: float) -> None:
-        """Publish a notice if due; called about once a second.
+        """Go on where what was waited for has come, or publish a notice if due; called about once a second.
 
         Args:
             now_s: monotonic seconds, to measure the wait.
@@ -299,8 +299,11 @@ class Agent:
         """Call `hold` of the stages that are `Waiting`, about once a second."""
         for owned in list(self.owned.values()):
             if isinstance(owned.stage, Waiting):
-                async with owned.lock:
-                    owned.stage.hold(time.monotonic(), time.time())
+                await self._guarded(self._hold(owned, owned.stage))
+
+    async def _hold(self, owned: Owned, stage: Waiting) -> None:
+        async with owned.lock:  # in a thread, as a fold: it may plan
+            await asyncio.to_thread(stage.hold, time.monotonic(), time.time())
 
     async def _guarded(self, work: Any) -> None:
         try:

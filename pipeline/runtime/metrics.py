@@ -54,6 +54,27 @@ UNDELIVERED = Gauge(
     "1 where what was commanded of an app's offer did not come, or somebody else changed it; else 0.",
     ["app", "offer"],
 )
+ADJUSTMENTS_REFUSED = Counter(
+    "leadtime_adjustments_refused_total",
+    "Adjustments that were not followed, by app (empty: what is not signed names none) and reason.",
+    ["app", "reason"],
+)
+LEARNER_PRICE = Gauge(
+    "leadtime_learner_price",
+    "Price of an hour's shortage, in those of a replica-hour, that the last adjustment of an app sets; 0 where static.",
+    ["app"],
+)
+LEARNER_IN_FORCE = Gauge(
+    "leadtime_learner_in_force",
+    "1 for the arm that the learner holds in force for an app, else 0.",
+    ["app", "arm"],
+)
+LEARNER_E_VALUE = Gauge(
+    "leadtime_learner_e_value", "Evidence that an arm costs less than the first one.", ["app", "arm"]
+)
+LEARNER_CHANGES = Counter(
+    "leadtime_learner_changes_total", "Promotions and rollbacks of an app's arms.", ["app", "change"]
+)
 TAKEN = Counter("leadtime_taken_total", "Messages taken.", ["stage"])
 READY = Gauge("leadtime_ready", "1 while /readyz answers 200, else 0.", ["stage"])
 PLAN_DUE = Gauge(

@@ -58,12 +58,21 @@ def ingest(bootstrap: Bootstrap = None, prefix: Prefix = None, supervised: Super
     Ingest(settings, Pulse(settings.session_timeout_s).start().check).run(stop)
 
 
-def worker(bootstrap: Bootstrap = None, prefix: Prefix = None, supervised: Supervised = False) -> None:
-    """Run a worker: profiler (forecasts per user), simulator (joint scenarios) and allocator (plans, commands)."""
+def worker(
+    bootstrap: Bootstrap = None,
+    prefix: Prefix = None,
+    only: Annotated[
+        str, typer.Option(help="Agents to run, separated by commas; each is to run in one group of workers.")
+    ] = "profiler,simulator,allocator,learner",
+    supervised: Supervised = False,
+) -> None:
+    """Run a worker: profiler (forecasts per user), simulator (joint scenarios), allocator (plans, commands) and
+    learner (adjustments of plans).
+    """
     from pipeline.stages import worker as agents
 
     settings, _ = _stage(supervised, bootstrap=bootstrap, prefix=prefix)
-    agents.run(settings)
+    agents.run(settings, [name.strip() for name in only.split(",")])
 
 
 def actuator(bootstrap: Bootstrap = None, prefix: Prefix = None, supervised: Supervised = False) -> None:

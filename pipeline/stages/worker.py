@@ -1,14 +1,18 @@
-"""The worker's Faust app: builds profiler, simulator and allocator as agents of one consumer group."""
+"""The worker's Faust app: builds profiler, simulator, allocator and learner as agents of one consumer group.
+
+A worker that runs some of them alone is of another consumer group, by their names: within a group all must have the
+same. The same agent in two groups would be fenced again and again, so each is to run in one.
+"""
 
 import asyncio
 import ctypes
 import gc
 import importlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Final
 
 import faust
 import numpy as np
@@ -18,6 +22,7 @@ from models.behaviour.lstm import BehaviourModel
 from models.demand.scenarios import ScenarioKey, simulate
 from models.metrics import EVENT_KINDS, METRICS, horizon_steps
 from models.quantile_function import LEVELS, QuantileFunction
+from pipeline.errors import UsageError
 from pipeline.inputs import released_models
 from pipeline.inputs.store import SideInputs
 from pipeline.kafka import topics
@@ -27,15 +32,23 @@ from pipeline.runtime import metrics
 from pipeline.runtime.faust_consumer import PromptConsumer
 from pipeline.runtime.fenced_state import Agent
 from pipeline.runtime.session_guard import Pulse
-from pipeline.security.signing_keys import signing_key
+from pipeline.security.signing_keys import keyring, signing_key
 from pipeline.settings import Settings
 from pipeline.stages.allocator import plan_metrics
 from pipeline.stages.allocator.agent import Allocator
+from pipeline.stages.learner.agent import Learner
 from pipeline.stages.profiler.agent import Profiler
 from pipeline.stages.simulator.agent import Simulator
 from pipeline.wire import messages
 from pipeline.wire.codec import Codec
 
+AGENTS: Final = {
+    "profiler": "behaviour.frames",
+    "simulator": "forecasts",
+    "allocator": "scenarios",
+    "learner": "plans",
+}
+"""Agents of a worker, with the topic that each consumes."""
 SNAPSHOT_IDLE_S = 1.0
 """Period in seconds of snapshots of idle partitions, and of the check for stages that wait too long."""
 FETCH_BYTES = 16 * messages.MESSAGE_BYTES
@@ -56,11 +69,11 @@ def array_module() -> ModuleType:
     return np
 
 
-def streams(settings: Settings) -> faust.App:
+def streams(settings: Settings, group: str = "worker") -> faust.App:
     """A Faust app whose agents buffer few messages: what a slow one has not read stays in the topic, as lag."""
     app = faust_app(
         settings,
-        "worker",
+        group,
         consumer_max_fetch_size=FETCH_BYTES,
         broker_session_timeout=settings.session_timeout_s,
         broker_heartbeat_interval=1,
@@ -73,51 +86,72 @@ def streams(settings: Settings) -> faust.App:
     return app
 
 
-def build(settings: Settings, check: Callable[[], None] = lambda: None) -> faust.App:
-    """The worker's app: profiler, simulator and allocator over the topics of an installation.
+def build(
+    settings: Settings, check: Callable[[], None] = lambda: None, only: Sequence[str] = tuple(AGENTS)
+) -> faust.App:
+    """The worker's app: profiler, simulator, allocator and learner over the topics of an installation.
 
     Args:
         settings: of the installation.
         check: called before each message is published (`pipeline.runtime.session_guard`).
+        only: the agents that it runs, by name.
 
     Raises:
-        UsageError: no released model, or no signing key.
+        UsageError: no released model, no signing key, or an unknown agent.
         Unreachable: Kafka does not answer.
     """
-    app = streams(settings)
-    agents = _agents(app, settings, check)
+    unknown = sorted({*only} - {*AGENTS})
+    if unknown or not only:
+        raise UsageError(f"no agent {', '.join(unknown) or 'is named'}: there are {', '.join(AGENTS)}")
+    names = [name for name in AGENTS if name in only]
+    app = streams(settings, "-".join(["worker", *names] if len(names) < len(AGENTS) else ["worker"]))
+    agents = _agents(app, settings, check, names)
     _snapshots(app, agents)
     _metrics(app, agents, settings)
     return app
 
 
-def _agents(app: faust.App, settings: Settings, check: Callable[[], None]) -> list[Agent]:
-    """Profiler, simulator and allocator, each registered with the app on its source topic."""
-    model = BehaviourModel.load(released_models.folder(settings))
-    _warm(model, settings.tick_s)
+def _agents(
+    app: faust.App, settings: Settings, check: Callable[[], None], names: Sequence[str]
+) -> list[Agent]:
+    """The named agents, each registered with the app on its source topic."""
+    model = _model(settings, names)
     codec, outputs = Codec(settings.registry_url), Outputs(settings, check=check)
-    inputs, key, xp = SideInputs(settings).start(), signing_key(settings), array_module()
+    key, xp = signing_key(settings), array_module()
+    inputs = SideInputs(settings, ring={**keyring(settings), **key.keyring}).start()
 
     def profiler(shard: int) -> Profiler:
+        assert model is not None
         return Profiler(shard, model, codec, outputs.publish, settings.user_capacity)
 
     def simulator(shard: int) -> Simulator:
+        assert model is not None
         return Simulator(shard, xp, model.dependence, inputs, codec, outputs.publish, settings)
 
     def allocator(shard: int) -> Allocator:
+        assert model is not None
         return Allocator(shard, model, inputs, codec, outputs.publish, key, settings)
 
+    def learner(shard: int) -> Learner:
+        return Learner(shard, inputs, codec, outputs.publish, key, settings)
+
+    makers = {"profiler": profiler, "simulator": simulator, "allocator": allocator, "learner": learner}
     agents: list[Agent] = []
-    for name, topic, make in (
-        ("profiler", "behaviour.frames", profiler),
-        ("simulator", "forecasts", simulator),
-        ("allocator", "scenarios", allocator),
-    ):
-        agent = Agent(name, topics.name(topic, settings), settings, outputs, make)
+    for name in names:
+        agent = Agent(name, topics.name(AGENTS[name], settings), settings, outputs, makers[name])
         channel = app.topic(agent.source, value_type=bytes, partitions=settings.partitions)
         app.agent(channel, name=name)(agent.serve)
         agents.append(agent)
     return agents
+
+
+def _model(settings: Settings, names: Sequence[str]) -> BehaviourModel | None:
+    """The released model, warm; None where the learner alone runs, which needs none."""
+    if [*names] == ["learner"]:
+        return None
+    model = BehaviourModel.load(released_models.folder(settings))
+    _warm(model, settings.tick_s)
+    return model
 
 
 def _snapshots(app: faust.App, agents: list[Agent]) -> None:
@@ -194,16 +228,20 @@ def _warm(model: BehaviourModel, tick_s: int) -> None:
         trim(0)  # glibc keeps what the compiler has freed: 200 MB
 
 
-def run(settings: Settings) -> None:
+def run(settings: Settings, only: Sequence[str] = tuple(AGENTS)) -> None:
     """Run a worker until SIGTERM or SIGINT.
 
+    Args:
+        settings: of the installation.
+        only: the agents that it runs, by name.
+
     Raises:
-        UsageError: no released model, or no signing key.
+        UsageError: no released model, no signing key, or an unknown agent.
         Unreachable: Kafka does not answer.
     """
     Path(settings.data_dir).mkdir(parents=True, exist_ok=True)
     pulse = Pulse(settings.session_timeout_s)
-    app = build(settings, pulse.check)
+    app = build(settings, pulse.check, only)
     pulse.start()  # now: TensorFlow's start holds all threads for seconds, and no partition is ours yet
     faust_worker = faust.Worker(app, loglevel=logging.WARNING, quiet=True, redirect_stdouts=False)
     faust_worker.spinner = None  # it writes escape codes to what is no terminal

@@ -139,7 +139,16 @@ def verify(record: Record, ring: Keyring) -> bool:
     return signatures.verify("adjustment", record, ring)
 
 
-def refusal(record: Record, *, app: str, policy: Policy, tick: int, ring: Keyring) -> str | None:
+def untrusted(record: Record, ring: Keyring) -> str | None:
+    """Why an adjustment is not to be read at all, as `refusal` says it: its schema or its signature; None: it is."""
+    if record["schema_version"] < SCHEMA_VERSION:
+        return f"older-schema: version {record['schema_version']}, {SCHEMA_VERSION} or newer is wanted"
+    if not verify(record, ring):
+        return f"forged: no signature by a trusted key fits (key {record['key_id'] or 'not named'})"
+    return None
+
+
+def refusal(record: Record, *, app: str, policy: Policy, tick: int, ring: Keyring | None) -> str | None:
     """Why an adjustment is not followed, as `code: what is wrong`, or None when it is. Pure.
 
     Args:
@@ -147,14 +156,13 @@ def refusal(record: Record, *, app: str, policy: Policy, tick: int, ring: Keyrin
         app: that is planned.
         policy: that is in force for it: the app's own, or a default one.
         tick: that is planned.
-        ring: public keys by id, of whoever may adjust.
+        ring: public keys by id, of whoever may adjust; None: `untrusted` was asked when the record came.
     """
     made_for, in_force = record["policy"], f"{policy.app}@{policy.version}"
     first, last = record["valid_from_tick"], record["expires_tick"]
-    if record["schema_version"] < SCHEMA_VERSION:
-        return f"older-schema: version {record['schema_version']}, {SCHEMA_VERSION} or newer is wanted"
-    if not verify(record, ring):
-        return f"forged: no signature by a trusted key fits (key {record['key_id'] or 'not named'})"
+    why = None if ring is None else untrusted(record, ring)
+    if why is not None:
+        return why
     if record["app"] != app:
         return f"unknown-app: it is for {record['app']}, {app} is planned"
     if tick < first:

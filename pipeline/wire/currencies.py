@@ -1,12 +1,16 @@
 """ISO 4217 codes, and prices in one currency: an app's offers are compared as numbers, so they must be in the same."""
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from decimal import Decimal
 from typing import Final
 
+from models.capacity import Offer
+from models.tick import Tick
 from pipeline.wire.codec import Record
-from pipeline.wire.policies import offered
+from pipeline.wire.policies import offer_of, offered
 
 _LISTED: Final = (
     "AED AFN ALL AMD AOA ARS AUD AWG AZN BAM BBD BDT BGN BHD BIF BMD BND BOB BRL BSD BTN BWP BYN BZD CAD CDF CHF CLP "
@@ -70,6 +74,37 @@ def one_currency(prices: Iterable[Record]) -> tuple[str, list[str]]:
     counted = Counter(of.values())
     currency = min(counted, key=lambda code: (-counted[code], code), default=DEFAULT)
     return currency, sorted(offer for offer, code in of.items() if code != currency)
+
+
+def offers_of(
+    prices: Mapping[str, Record], at: Tick, max_age_s: float | None
+) -> tuple[list[Offer], str, dict[str, str]]:
+    """An app's offers at a tick's end, in one currency.
+
+    Args:
+        prices: records `price` by offer.
+        at: the tick.
+        max_age_s: age from which a price is stale; None: prices do not age.
+
+    Returns:
+        The offers, in the order of the prices; the currency; by offer id, why one in another currency is not to be had.
+    """
+    offers = [offer_of(price, at.end_s, max_age_s, at.length_s) for price in prices.values()]
+    currency, others = one_currency(prices.values())
+    foreign = {
+        offer: f"its price is in {prices[offer]['currency']}, the app's offers are in {currency}"
+        for offer in others
+    }
+    return (
+        [
+            replace(offer, ended=foreign[offer.offer_id], price_h=math.nan, owned_count=0)
+            if offer.offer_id in foreign
+            else offer
+            for offer in offers
+        ],
+        currency,
+        foreign,
+    )
 
 
 def mixed(prices: Iterable[Record]) -> str | None:

@@ -106,6 +106,7 @@ class PlanContext:
         seed: of the installation.
         currency: of all amounts, ISO code.
         refused: the app's records that were refused since the tick before, by reason.
+        need: replicas that the tick's demand filled, None = not known or of no interest.
     """
 
     app: str
@@ -120,6 +121,7 @@ class PlanContext:
     seed: int
     currency: str
     refused: Sequence[tuple[str, int]] = ()
+    need: float | None = None
 
 
 def capacity_of(
@@ -212,6 +214,7 @@ def plan_record(plan: Plan, context: PlanContext, shares: Mapping[str, float]) -
             _capacity(offer, plan, context) for offer in sorted({*context.observed, *context.followed})
         ],
         "curve": _curve(plan.curve or NO_CURVE),
+        "need": context.need,
     }
 
 

@@ -45,7 +45,7 @@ COMPARED = (
     "dead-letters",
     "capacity.observed",
 )
-IDENTITY = ("shard", "tick", "part", "app", "offer_id", "id", "topic", "offset")
+IDENTITY = ("shard", "tick", "part", "app", "offer_id", "id", "topic", "offset", "version")
 TIMES = ("wall_s", "first_forecast_s", "records_per_s", "restarts", "hold_notices")
 """Figures that say how a run went, not what came of it."""
 

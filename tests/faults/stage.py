@@ -25,6 +25,7 @@ import typer
 from models.behaviour.error_dependence import Dependence
 from models.behaviour.features import TRACKED
 from models.behaviour.lstm import CARD, DEFAULT_MODEL, BehaviourModel, State, initial_state
+from models.learning import app_learner
 from models.metrics import METRICS, STEPS
 from models.quantile_function import QuantileFunction, Z
 from pipeline.runtime import fenced_state
@@ -205,6 +206,8 @@ if __name__ == "__main__":
         jumped = Path(flag)
         time.time = lambda: wall() + 86_400.0 * jumped.exists()
     BehaviourModel.load = classmethod(lambda *_: StandIn())  # pyright: ignore
+    if seconds := os.environ.get("LEAST_S"):
+        app_learner.LEAST_S = float(seconds)  # pyright: ignore
     if place := os.environ.get("DIE_AT"):
         die_at(place)
     app = typer.Typer(pretty_exceptions_enable=False, add_completion=False)

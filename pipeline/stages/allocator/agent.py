@@ -4,6 +4,8 @@ Once a tick is complete (see `barrier`), for each app by name: step the app's to
 users, reconcile the scenarios with that forecast, and allocate; apps of one allocation group are planned together
 (`models.planning.groups`). Only complete ticks are planned, in order. A plan for tick t starts from the capacity
 observed at t - 1; in a replay the allocator waits for that observation, so that plans are a function of the topics.
+It waits likewise for the learner's adjustment that holds at t (`following`): one is made at the end of each epoch for
+every app whose policy has had the learner on since before that end. Live it never waits for the learner.
 """
 
 from __future__ import annotations
@@ -11,8 +13,9 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from hashlib import blake2b
 
 import numpy as np
@@ -20,8 +23,13 @@ from confluent_kafka import Message
 from numpy.typing import NDArray
 
 from models.behaviour.lstm import BehaviourModel, State
+from models.capacity import Offer, Policy
 from models.demand import reconciliation, same_time
+from models.evaluation import need
+from models.learning import need_curve
+from models.learning.app_learner import ARMS
 from models.planning import groups
+from models.planning.sweep import NeedCurve
 from models.quantile_function import QuantileFunction
 from models.tick import Tick
 from pipeline.inputs.store import SideInputs
@@ -36,6 +44,7 @@ from pipeline.stages.allocator import decide as planning
 from pipeline.stages.allocator import plan_metrics
 from pipeline.stages.allocator.barrier import Barrier
 from pipeline.stages.allocator.decide import AppState
+from pipeline.stages.allocator.following import Adjustments, Followed
 from pipeline.wire import currencies, plans, policies
 from pipeline.wire.codec import Codec, Record
 from pipeline.wire.demand import Demand, TelemetryShare
@@ -65,6 +74,7 @@ class PlanRequest:
         followed: offers for which observations are expected.
         versions: of the inputs, the field of the plan's record.
         currency: of the offers.
+        evidence: what the learner needs to know of the tick; None: the policy follows none.
     """
 
     member: groups.Member
@@ -79,6 +89,20 @@ class PlanRequest:
     followed: frozenset[str]
     versions: Record
     currency: str
+    evidence: Evidence | None = None
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a plan publishes for the learner.
+
+    Attributes:
+        curve: replicas that the app needs at each price, by arm; None: nobody of the app has a forecast.
+        need: replicas that the tick's demand filled; None: not known.
+    """
+
+    curve: NeedCurve | None
+    need: float | None
 
 
 class Allocator:
@@ -106,6 +130,7 @@ class Allocator:
     ) -> None:
         self.shard, self.model, self.inputs, self.codec, self.publish = shard, model, inputs, codec, publish
         self.key, self.settings = key, settings
+        self.adjustments = Adjustments(inputs)
         self.barrier = Barrier(settings.partitions)
         self.apps: dict[str, AppState] = {}
         self.seq, self.tick_s = 0, settings.tick_s
@@ -132,19 +157,42 @@ class Allocator:
         if not self.barrier.add(name, record):
             return None
         self.tick_s = record["tick_s"]
-        while (tick := self.barrier.next_tick()) is not None and not self.barrier.missing(tick):
-            self._plan(tick, self.barrier.pop(tick))
+        self._plan_ready()
         return record["tick"]
+
+    def _plan_ready(self) -> None:
+        """Plan the ticks that are complete, in order, up to one that lacks an adjustment."""
+        while (tick := self.barrier.next_tick()) is not None and not self.barrier.missing(tick):
+            if not self._adjusted(tick):
+                return
+            self._plan(tick, self.barrier.pop(tick))
+
+    def _adjusted(self, tick: int) -> bool:
+        """Whether the adjustments of a tick's plans are there, or not to be waited for: live none is."""
+        if not self.settings.event_time:
+            return True
+        for app, kept in sorted(self.apps.items()):
+            if kept.learner_since is None or f"{app}@{tick}" in self.pinned:
+                continue
+            version = self.adjustments.awaited(kept.learner_since, tick, self.tick_s)
+            if version is not None and not self.adjustments.came(app, version):
+                return False
+        return True
 
     def hold(self, now_s: float, wall_s: float) -> None:
         """Publish a hold notice per group when the next tick has waited for `hold_after_s`; commands stand meanwhile.
 
-        Live, a tick for which no shard has sent anything is noticed too, one tick length later.
+        Live, a tick for which no shard has sent anything is noticed too, one tick length later. A tick that waits for
+        an adjustment is planned if that has come.
 
         Args:
             now_s: monotonic seconds, so that a jump of the wall clock causes no notice.
             wall_s: Unix seconds, for the notice's `since`.
         """
+        if self.adjustments.lacking is not None:
+            self.adjustments.give_up(now_s)
+            self._plan_ready()
+            return
         tick, begun = self.barrier.next_tick(), True
         if tick is None and self.barrier.planned is not None and not self.settings.event_time:
             tick, begun = self.barrier.planned + 1, False
@@ -232,19 +280,23 @@ class Allocator:
         policy = policies.policy_of(policy_record)
         prices = self._prices(kept.group, tick, pinned)
         observed = self._observed(app, kept, tick, pinned)
-        followed = self._followed(kept, prices, observed, pinned)
-        max_age_s = self.settings.price_max_age_s
-        offers = [policies.offer_of(price, at.end_s, max_age_s, at.length_s) for price in prices.values()]
-        currency, foreign = currencies.one_currency(prices.values())
-        for i, offer in enumerate(offers):
+        expected = self._followed(kept, prices, observed, pinned)
+        offers, currency, foreign = currencies.offers_of(prices, at, self.settings.price_max_age_s)
+        for offer in offers:
             if offer.offer_id in foreign:
-                why = f"its price is in {prices[offer.offer_id]['currency']}, the app's offers are in {currency}"
-                offers[i] = replace(offer, ended=why, price_h=math.nan, owned_count=0)
-                self._warn(app, "prices in several currencies", f"{offer.offer_id}: {why}", tick)
+                why = f"{offer.offer_id}: {foreign[offer.offer_id]}"
+                self._warn(app, "prices in several currencies", why, tick)
             if offer.stale:
                 self._warn(app, "price is stale", f"{offer.offer_id}: {offer.stale}", tick)
         plan_metrics.show_prices(offers)
-        decide = planning.decision(
+        followed = self.adjustments.followed(
+            app, policy, tick, None if pinned is None else pinned["adjustment"]
+        )
+        if not policy.learner:
+            kept.learner_since = None
+        elif kept.learner_since is None:
+            kept.learner_since = tick
+        decisions = planning.decisions(
             kept,
             demand,
             total,
@@ -253,10 +305,14 @@ class Allocator:
             policy=policy,
             tick=at,
             terms=planning.Terms(
-                self.settings.seed, self.settings.allowed_lateness_s, usual=policy_record["version"] == 0
+                self.settings.seed,
+                self.settings.allowed_lateness_s,
+                usual=policy_record["version"] == 0,
+                weights=followed.weights,
             ),
         )
-        capacity = plans.capacity_of(kept.name, observed, followed, kept.memory.get("orders", {}), at)
+        decide = partial(decisions[0], shortage_price=followed.shortage_price, confidence=followed.supply)
+        capacity = plans.capacity_of(kept.name, observed, expected, kept.memory.get("orders", {}), at)
         member = groups.Member(
             offers=offers,
             policy=policy,
@@ -271,7 +327,7 @@ class Allocator:
             "prices": [f"{offer}@{price['version']}" for offer, price in prices.items()],
             "calendar": [],
             "model": self.model.model_id,
-            "adjustment": "",
+            "adjustment": followed.version,
             "group_policy": f"{shared['app']}@{shared['version']}" if shared else "",
         }
         budget = None if shared is None else policies.policy_of(shared).budget
@@ -285,9 +341,10 @@ class Allocator:
             metrics=demand.metrics,
             prices=prices,
             observed=observed,
-            followed=followed,
+            followed=expected,
             versions=versions,
             currency=currency,
+            evidence=_evidence(decisions, followed, offers, policy, demand) if policy.learner else None,
         )
 
     def _publish_plan(self, app: str, request: PlanRequest, decided: groups.Decision, tick: Tick) -> None:
@@ -307,7 +364,10 @@ class Allocator:
             seed=self.settings.seed,
             currency=request.currency,
             refused=request.refused,
+            need=None if request.evidence is None else request.evidence.need,
         )
+        if request.evidence is not None:
+            plan = replace(plan, curve=request.evidence.curve)
         record = plans.plan_record(plan, context, decided.shares)
         issued = plans.command_records(
             record, request.member.policy, request.prices, plan.commanded, request.observed, self.key
@@ -426,6 +486,8 @@ class Allocator:
             kept = {"group": app.group, "memory": app.memory, "managed": app.managed}
             kept |= {"state": _hex(app.state), "reconciled": _hex(app.reconciled)}
             kept |= {"metrics": app.metrics, "offers": app.offers}
+            if app.learner_since is not None:
+                kept |= {"learner_since": app.learner_since}
             if app.same_time:
                 usage, rest = app.same_time["usage"], {n: a for n, a in app.same_time.items() if n != "usage"}
                 kept |= {"same_time": _hex(rest)}
@@ -458,6 +520,7 @@ class Allocator:
                     kept["managed"],
                     metrics=tuple(kept["metrics"]),
                     offers=tuple(kept["offers"]),
+                    learner_since=kept.get("learner_since"),
                 )
                 if "same_time" in kept:
                     # an app without it may have an older block, from when its learner was on
@@ -483,6 +546,23 @@ class Allocator:
         later = (plan for plan in published if plan["tick"] > self.done)
         observed = ("observed_tick", "capacity")
         return {p["plan_id"]: p["versions"] | {name: p[name] for name in observed} for p in later}
+
+
+def _evidence(
+    decisions: Sequence[planning.Decide],
+    followed: Followed,
+    offers: Sequence[Offer],
+    policy: Policy,
+    demand: Demand,
+) -> Evidence:
+    """What the learner needs to know of a tick; decisions: by the weights of `followed`."""
+    contexts = {weight: decide.args[0] for weight, decide in zip(followed.weights, decisions, strict=True)}
+    context = contexts[0.0]
+    filled = need.of_tick(context.usage, context.saturated, context.metrics, policy)
+    curve = None
+    if demand.users:
+        curve = need_curve.of({name: contexts[arm.same_time] for name, arm in ARMS.items()}, offers, policy)
+    return Evidence(curve, filled if math.isfinite(filled) else None)
 
 
 def _hex(state: State) -> dict[str, str]:

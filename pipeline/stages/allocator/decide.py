@@ -42,6 +42,7 @@ class AppState:
         metrics, offers: names and ids of the last plan.
         same_time: usage of the last 14 days (`models.demand.same_time`), the expert for the app's total; empty where
             neither the policy's learner nor a weight asks for it.
+        learner_since: first tick from which on its policies have had the learner on; None: it is off.
     """
 
     name: str
@@ -53,6 +54,7 @@ class AppState:
     metrics: tuple[str, ...] = ()
     offers: tuple[str, ...] = ()
     same_time: State = field(default_factory=dict[str, Any])
+    learner_since: int | None = None
 
 
 @dataclass(frozen=True)

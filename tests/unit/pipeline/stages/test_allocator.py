@@ -10,6 +10,8 @@ from prometheus_client import REGISTRY
 
 from models.behaviour.lstm import BehaviourModel
 from models.demand.same_time import ABSENT
+from models.learning.app_learner import ARMS
+from models.learning.price_tail import PRICES as SHORTAGES
 from pipeline.security import signing_keys
 from pipeline.settings import Settings
 from pipeline.stages.allocator import plan_metrics
@@ -29,6 +31,10 @@ from tests.unit.pipeline.stages.driving import (
     policy,
     scenarios,
 )
+
+
+def plans_of(published: Published, app: str) -> list[Record]:
+    return [record for topic, _, record, _ in published if topic == "plans" and record["app"] == app]
 
 
 def test_a_restored_allocator_publishes_the_same_plans_and_signed_commands(
@@ -74,7 +80,19 @@ def test_with_a_learner_plans_are_the_same_and_the_usage_of_14_days_is_kept(
     make = allocator(model, installation, monkeypatch, [policy("shop", learner=True), policy("blog")])
     plain = allocator(model, installation, monkeypatch, [policy("shop"), policy("blog")])
     whole = drive(make, inputs, None)
-    assert distinct(whole) == distinct(drive(plain, inputs, None))
+    evidence = [plan["curve"] | {"need": plan["need"]} for plan in plans_of(whole, "shop")]
+    assert all([arm["arm"] for arm in curve["arms"]] == sorted(ARMS) for curve in evidence)
+    assert all(
+        len(arm["wanted"]) == len(SHORTAGES) == len(arm["soon"]) for c in evidence for arm in c["arms"]
+    )
+    assert all(arm["wanted"] == sorted(arm["wanted"]) for curve in evidence for arm in curve["arms"])
+    assert all(curve["need"] > 0 for curve in evidence)
+    unchanged = drive(plain, inputs, None)
+    assert all(plan["curve"]["arms"] == [] and plan["need"] is None for plan in plans_of(unchanged, "shop"))
+    for plan, other in zip(plans_of(whole, "shop"), plans_of(unchanged, "shop"), strict=True):
+        plan |= {"curve": other["curve"], "need": None}
+    assert distinct(whole) == distinct(unchanged)
+    whole = drive(make, inputs, None)
     assert distinct(drive(make, inputs, 17)) == distinct(whole)
 
     one, other = (some(lambda *_, **__: None) for some in (make, make))

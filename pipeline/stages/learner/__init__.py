@@ -1,0 +1,1 @@
+"""Stage 5, learner: plans to signed adjustments of the plans to come."""
