@@ -35,7 +35,7 @@ SWEEP: Final = (0.02, 0.1, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.97, 0.98, 0.99, 0.99
 SHORTAGES: Final = PRICES
 """Likewise prices of an hour's shortage, in those of a replica: misses fall where they save most."""
 LEARNER: Final = ("off", "on", "both")
-FORMAT: Final = 5
+FORMAT: Final = 6
 """Version of the files of days and snapshots: a run does not continue those of another version."""
 SCENARIOS: Final = 1_024
 """Scenarios of a decision on a trace: 10 of them lie above 99 %."""
