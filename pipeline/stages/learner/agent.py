@@ -196,7 +196,7 @@ class Learner:
         known.evidence = _evidence(learner)
         for _, text in learner.events[events:]:
             metrics.LEARNER_CHANGES.labels(plan["app"], text.partition(" ")[0]).inc()
-            _LOG.warning("learner", app=plan["app"], tick=at.number, event=text)
+            _LOG.warning("learner", app=plan["app"], tick=at.number, change=text)
 
     def _learner(
         self,
