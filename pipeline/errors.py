@@ -3,7 +3,8 @@
 LeadtimeError                 base: its text is one clear line for people; the command line prints it and exits with 2
 ├── UsageError                the request cannot be served as asked (missing file, wrong policy, busy port): change it
 ├── Unreachable               Kafka or a registry does not answer: check the address, try again
-│   └── NotDelivered          messages that Kafka has not acknowledged: how many, and the first reason
+│   ├── NotDelivered          messages that Kafka has not acknowledged: how many, and the first reason
+│   └── Exhausted             this machine lacks disk or file handles: nothing is decided; make room, start again
 ├── Retryable                 a provider could not do it now: try again after `retry_after` seconds
 ├── Rejected                  a provider or an actuator will never do this: do not try again
 ├── Poison                    one record cannot be read: put it aside with its reason, go on with its neighbours
@@ -42,6 +43,10 @@ class NotDelivered(Unreachable):
     def __init__(self, failed: int, waiting: int, reason: str) -> None:
         super().__init__(f"not published: {failed} messages failed, {waiting} wait: {reason}")
         self.failed, self.waiting, self.reason = failed, waiting, reason
+
+
+class Exhausted(Unreachable):
+    """This machine lacks what all targets need, such as room on its disk: end the process, and start it again."""
 
 
 class Retryable(LeadtimeError):

@@ -81,8 +81,9 @@ class Provider(ABC):
     - It raises `Retryable(message, retry_after)` where trying again can help (throttled, unavailable, no
       capacity now): the same command comes again after `retry_after` seconds until it expires or a newer one
       replaces it. It raises `Rejected(message)` where trying again cannot (no such target, not allowed,
-      beyond a quota). Anything else is a defect: it is logged with its traceback, and
-      the command has failed, as if it had been `Rejected`; other targets go on.
+      beyond a quota). An `OSError` of the machine (disk full or read-only, no file handles)
+      ends the actuator, which decides the command after its restart. Anything else is a defect: it is logged
+      with its traceback, and the command has failed, as if it had been `Rejected`; other targets go on.
     - A call that takes longer than the actuator's timeout is given up and comes again as if it had been
       `Retryable`; should it go through after all, the repeat must find that out (idempotence).
     - A command older than the newest applied one (by epoch) must not be applied.

@@ -6,6 +6,7 @@ it, also where the target had that count already), NOOP (a dry run), RETRYING (t
 retried).
 """
 
+import errno
 import threading
 from collections import defaultdict, deque
 from collections.abc import Callable, Mapping
@@ -13,7 +14,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
-from pipeline.errors import Rejected, Retryable
+from pipeline.errors import Exhausted, Rejected, Retryable
 from pipeline.logs import get_logger
 from pipeline.providers.base import Observation, Provider, Record
 from pipeline.security.signing_keys import Keyring
@@ -33,6 +34,8 @@ ANSWERS = 256
 """Results kept of a target: a restarted actuator observes its last ticks again, some hundred at most."""
 SHORTEST_RETRY_S = 1.0
 """A provider that asks for less would be called without a pause."""
+OF_THE_MACHINE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno.ENFILE})
+"""Errors of no single target: the disk is full or read-only, or there are no more file handles."""
 
 
 class Stopped(Exception):
@@ -79,7 +82,7 @@ class Executor:
         """Check and apply a command at event time `now_s`; returns its result, preceded by that of a retry it replaces.
 
         Raises:
-            Stopped: nothing is decided; the command must be submitted again after the restart.
+            Stopped, Exhausted: nothing is decided; the command must be submitted again after the restart.
         """
         ref = command["target"]["ref"]
         reason = refusal(
@@ -110,7 +113,7 @@ class Executor:
         """Apply the retries that are due by `now_s` (of one app), each at its own due time, in that order.
 
         Raises:
-            Stopped: as `submit`.
+            Stopped, Exhausted: as `submit`.
         """
         outcomes: list[Outcome] = []
         while True:
@@ -149,6 +152,7 @@ class Executor:
 
         Raises:
             Stopped: the process is being stopped.
+            Exhausted: as `submit`.
         """
         provider = self.providers[target.provider]
         try:
@@ -219,6 +223,7 @@ class Executor:
 
         Raises:
             Retryable, Rejected: of the call, for a defect, or for the timeout.
+            Exhausted: the machine lacks disk or file handles.
             Stopped: the process is being stopped.
         """
         outcome: list[T] = []
@@ -247,9 +252,15 @@ class Executor:
 
 
 def _known(error: BaseException) -> BaseException:
-    """An error of a provider's call as the contract names it: any other exception is logged and becomes `Rejected`."""
-    if isinstance(error, Retryable | Rejected) or not isinstance(error, Exception):
+    """An error of a provider's call as the contract names it.
+
+    What every target would meet (OF_THE_MACHINE) becomes `Exhausted`: it passes, and a command that FAILED for it would
+    not be applied again. Any other exception concerns one target: it is logged and becomes `Rejected`.
+    """
+    if isinstance(error, Retryable | Rejected | Exhausted) or not isinstance(error, Exception):
         return error
+    if isinstance(error, OSError) and error.errno in OF_THE_MACHINE:
+        return Exhausted(f"the machine of the actuator: {error}: no command is decided until this has passed")
     log.error("defect of a provider", error=repr(error), exc_info=error)
     return Rejected(f"defect of the provider: {type(error).__name__}: {error}")
 

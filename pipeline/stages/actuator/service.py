@@ -139,6 +139,7 @@ class Actuator:
         Raises:
             Unreachable: results could not be published; no offset is committed.
             Stopped: a provider's call was given up because the process is being stopped.
+            Exhausted: a provider's call failed for the machine; results of the step are perhaps not published.
         """
         arrived = self._arrived(timeout_s)
         for position, record in arrived:
@@ -377,6 +378,7 @@ def run(
         UsageError: no key to verify with, another actuator uses the local provider's folder, or the tick that is set
             is not the installation's.
         Unreachable: Kafka does not answer.
+        Exhausted: the disk is full or read-only, or there are no file handles: run again once this has passed.
     """
     settings = installation.settled(settings)
     stopping = stop or threading.Event()

@@ -1,5 +1,7 @@
 """The actuator's decisions without Kafka: executor, order and positions."""
 
+import errno
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -10,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.errors import Rejected, Retryable
+from pipeline.errors import Exhausted, Rejected, Retryable
 from pipeline.providers.base import Observation, Provider, Result
 from pipeline.security.signing_keys import demo_key
 from pipeline.stages.actuator.executor import Executor, Stopped
@@ -182,6 +184,22 @@ def test_a_defect_of_a_provider_fails_its_command_with_a_reason() -> None:
     defect = executor(Scripted(OSError(36, "File name too long")))
     reason = "defect of the provider: OSError: [Errno 36] File name too long"
     assert summary(defect.submit(command(), 660.0)) == [(10, "FAILED", reason)]
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno.ENFILE])
+def test_an_error_of_the_machine_decides_no_command(code: int) -> None:
+    desk = executor(Scripted(OSError(code, os.strerror(code))))
+    with pytest.raises(Exhausted, match=os.strerror(code)):
+        desk.submit(command(), 660.0)
+    assert summary(desk.submit(command(), 660.0)) == [(10, "APPLIED", "")]
+
+
+def test_an_error_of_the_machine_leaves_a_retry_due() -> None:
+    desk = executor(Scripted(Retryable("busy", 30.0), OSError(errno.ENOSPC, "No space left on device")))
+    desk.submit(command(), 660.0)
+    with pytest.raises(Exhausted):
+        desk.retry(700.0)
+    assert summary(desk.retry(700.0)) == [(10, "APPLIED", "")]
 
 
 def test_a_hang_is_given_up_after_the_timeout() -> None:
