@@ -208,6 +208,7 @@ class PublishedPlan(_Part):
         unreported: governed metrics that nobody of the app reported in the tick.
         capacity: what was observed of each offer, and what became of the commands for it.
         curve: replicas needed at other settings; empty: the policy follows no learner.
+        need: replicas that the tick's demand filled; None: not measured, or a lower bound alone.
     """
 
     schema_version: int
@@ -254,3 +255,4 @@ class PublishedPlan(_Part):
     unreported: tuple[str, ...]
     capacity: tuple[OfferCapacity, ...]
     curve: NeedCurve
+    need: float | None

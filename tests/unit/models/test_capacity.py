@@ -99,7 +99,7 @@ def test_instances_hold_whole_replicas(allocatable: dict[str, float], fits: int)
         ({"governed": ()}, "governed must name at least one metric"),
         ({"governed": ("disk",)}, "unit has no size for the governed metric disk"),
         ({"unit": {"cpu": -1.0, "memory": 1.0}}, "unit of cpu must be at least 0, got -1.0"),
-        ({"unit": {"cpu": 0.0, "memory": 1.0}}, "overhead of cpu leaves nothing of a replica"),
+        ({"unit": {"cpu": 0.0, "memory": 1.0}}, "unit of cpu must be above 0"),
         ({"overhead": {"cpu": 3.2}}, "overhead of cpu leaves nothing of a replica"),
         ({"base": {"cpu": float("inf")}}, "base of cpu must be at least 0, got inf"),
         ({"target_utilisation": {"cpu": 1.2}}, "target_utilisation of cpu must be above 0 and at most 1"),

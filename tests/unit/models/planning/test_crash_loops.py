@@ -190,13 +190,16 @@ def test_replacements_and_rolling_updates_are_no_crash_loop(
 @settings(max_examples=40, deadline=None)
 @given(
     TIMES,
-    st.lists(st.tuples(st.integers(0, 20), st.integers(1, 4)), min_size=2, max_size=40),
+    st.lists(st.tuples(st.integers(0, 20), st.integers(4, 8)), min_size=2, max_size=40),
     st.lists(st.integers(0, 3), min_size=8, max_size=8),
 )
-def test_growth_and_release_at_any_pace_are_no_crash_loop(
+def test_growth_and_release_are_no_crash_loop(
     times: Times, goals: list[tuple[int, int]], lags: list[int]
 ) -> None:
-    """Of releases and launches that take up to three ticks, in any order, also of ready before pending instances."""
+    """Of releases and launches that take up to three ticks, in any order, also of ready before pending instances.
+
+    Goals stand for as long as that: a release that shows after its goal was taken back looks like a loss.
+    """
     cloud = Cloud(times)
     ready, due = 0, list[tuple[int, int]]()
     for wanted, ticks in goals:

@@ -273,7 +273,7 @@ def test_every_guard_rail_has_its_sentence() -> None:
     documented = re.findall(
         r"`([a-z_]+)`", "".join(re.findall(r"^\d+\..*", guardrails.__doc__ or "", re.MULTILINE))
     )
-    documented += re.findall(r"`([a-z_]+)`", (guardrails.__doc__ or "").partition("Before all")[2])
+    documented += re.findall(r"`([a-z_]+)`", (guardrails.__doc__ or "").partition("Before them")[2])
     source = "".join(inspect.getsource(module) for module in (guardrails, failing_offers, delivery))
     named = {name for name in documented if f'"{name}"' in source}
     assert named == plans.GUARD_RAILS.keys()
