@@ -31,7 +31,11 @@ def get_logger(name: str = "leadtime") -> Any:
     The stream is looked up with each line: whoever replaces `sys.stderr` gets what is logged afterwards.
     """
     if not structlog.is_configured():
+        *processors, renderer = structlog.get_config()["processors"]
+        # without the locals of each frame: they are long, and a provider's may hold a secret
+        renderer.exception_formatter = structlog.dev.plain_traceback
         structlog.configure(
+            processors=[*processors, renderer],
             wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
             logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),
             cache_logger_on_first_use=False,
