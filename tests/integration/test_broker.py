@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Generator
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -60,15 +61,17 @@ def published(settings: Settings, topic: str, count: int) -> list[bytes | None]:
 
 def wait_until_gone(pid: int) -> None:
     deadline = time.monotonic() + 20
-    while psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
-        assert time.monotonic() < deadline, f"process {pid} is still there"
-        time.sleep(0.05)
+    with suppress(psutil.NoSuchProcess):
+        while psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+            assert time.monotonic() < deadline, f"process {pid} is still there"
+            time.sleep(0.05)
 
 
 def java_of(data: Path | None) -> int:
     """Process id of the Java that serves the folder `data`."""
     for process in psutil.process_iter(["name", "cmdline"]):
-        if process.info["name"] == "java" and f"{data}/server.properties" in process.info["cmdline"]:
+        # of a Java that has ended meanwhile the command line is None
+        if process.info["name"] == "java" and f"{data}/server.properties" in (process.info["cmdline"] or ()):
             return process.pid
     raise AssertionError(f"no Java serves {data}")
 
