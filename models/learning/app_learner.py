@@ -22,11 +22,15 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from models.capacity import Offer, Policy
+from models.evaluation.simulated_cloud import Terms
 from models.learning import price_tail
 from models.learning.gate import BUDGET_DAYS, Day, Gate
 from models.learning.price_tail import LOG_PRICES, Tail
 from models.learning.shadow_fleets import ShadowFleets
-from models.metrics import DAY_S, HOUR_S
+from models.metrics import DAY_S, HOUR_S, horizon_steps
+from models.planning.shortage_price import prices
+from models.purchase.market import Market
 
 GAIN: Final = 0.05
 """Of the app's integrator: one miss raises the price by 5 %, and 99 ticks without one take that back."""
@@ -117,6 +121,27 @@ class Shard:
         self.tails, self.moved = _restored(blocks)
 
 
+def learner_of(
+    app: str, offers: Sequence[Offer], policy: Policy, terms: Mapping[str, Terms], *, tick_s: int, seed: int
+) -> AppLearner:
+    """A new learner of an app, with all ARMS.
+
+    Args:
+        app: its name.
+        offers: that can be bought.
+        policy: of the app.
+        terms: by offer, of the simulated cloud.
+        tick_s: tick length.
+        seed: of the random events.
+    """
+    lanes = len(price_tail.PRICES) + 1
+    supply = [arm.supply for arm in ARMS.values() for _ in range(lanes)]
+    fleets = ShadowFleets(app, offers, policy, terms, tick_s=tick_s, seed=seed, supply=supply)
+    steps_s = [step * tick_s for step in horizon_steps(tick_s)]
+    market = Market(offers, {}, policy, np.ones((1, len(steps_s)), np.int32), steps_s, (seed, b"", 0))
+    return AppLearner(fleets, len(ARMS), 1 - policy.confidence, prices(market)[1])
+
+
 class AppLearner:
     """One app.
 
@@ -129,7 +154,7 @@ class AppLearner:
     Attributes:
         setting: for the next plans.
         events: promotions and rollbacks, as (day, text), the newest last.
-        seen: (2, arm) spend and loss before the price was first used.
+        seen: (2, arm) spend and loss so far; what is seen when the price is first used chooses the arm.
     """
 
     def __init__(self, fleets: ShadowFleets, arms: int, allowed: float, replica_price: float) -> None:

@@ -13,7 +13,7 @@ back. A day's block keeps a rhythm of hours from counting as many observations.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 BETS: Final = (0.5, 0.9)
@@ -76,15 +76,12 @@ class Gate:
         """After a day of the candidate beside one of the first arm."""
         difference, scale = first.loss - day.loss, SCALE * first.cost
         excess = day.misses - day.allowed * day.ticks
-        return Gate(
-            self.better.after(difference, scale),
-            self.worse.after(-difference, scale),
-            self.breach.after(excess, 5 * day.allowed * day.ticks),
-            self.promoted_day,
-            self.lost - difference if self.promoted_day is not None else 0.0,
-            self.barred_until,
-            self.cool_days,
-            self.rollbacks,
+        return replace(
+            self,
+            better=self.better.after(difference, scale),
+            worse=self.worse.after(-difference, scale),
+            breach=self.breach.after(excess, 5 * day.allowed * day.ticks),
+            lost=self.lost - difference if self.promoted_day is not None else 0.0,
         )
 
     def may_begin(self, day: int, candidates: int) -> bool:

@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 
 import numpy as np
 
 from models.evaluation import need
-from models.learning import schedule
-from models.learning.app_learner import ARMS, WEIGHTS, AppLearner, Observation, Setting, Shard
-from models.learning.price_tail import PRICES
-from models.learning.shadow_fleets import ShadowFleets
-from models.planning import sweep
+from models.learning import need_curve, schedule
+from models.learning.app_learner import ARMS, Observation, Setting, Shard, learner_of
 from models.planning.allocate import DecisionContext
-from models.planning.shortage_price import prices
-from models.purchase.market import Market
 from pipeline.backtest.job import Arrays, Job
 
 
@@ -30,24 +25,18 @@ class Learners:
     def __init__(self, job: Job) -> None:
         self.job, self.market = job, job.markets[0]
         self.shard = Shard(len(ARMS))
-        self.apps = {app: self._learner(app) for app in job.apps}
+        self.apps = {
+            app: learner_of(
+                app,
+                job.offers[self.market][app],
+                job.policies[app],
+                job.terms,
+                tick_s=job.tick_s,
+                seed=job.seed,
+            )
+            for app in job.apps
+        }
         self.made: dict[str, list[tuple[int, Setting]]] = {app: [] for app in job.apps}
-
-    def _learner(self, app: str) -> AppLearner:
-        job, policy = self.job, self.job.policies[app]
-        offers = job.offers[self.market][app]
-        fleets = ShadowFleets(
-            app,
-            offers,
-            policy,
-            job.terms,
-            tick_s=job.tick_s,
-            seed=job.seed,
-            supply=[arm.supply for arm in ARMS.values() for _ in range(len(PRICES) + 1)],
-        )
-        steps_s = [step * job.tick_s for step in job.steps]
-        market = Market(offers, {}, policy, np.ones((1, len(steps_s)), np.int32), steps_s, (job.seed, b"", 0))
-        return AppLearner(fleets, len(ARMS), 1 - policy.confidence, prices(market)[1])
 
     def setting(self, app: str, tick: int) -> Setting | None:
         """What a plan at a tick uses; None: the policy alone."""
@@ -61,28 +50,19 @@ class Learners:
         settings = [self.setting(app, tick) or Setting(0, None, "") for app in self.job.apps]
         return np.array([[np.nan if s.price is None else s.price, s.arm] for s in settings], np.float32)
 
-    def observe(self, app: str, contexts: Sequence[DecisionContext], ready: float) -> None:
+    def observe(self, app: str, contexts: Mapping[float, DecisionContext], ready: float) -> None:
         """Learn from the tick of a decision.
 
         Args:
             app: its name.
-            contexts: of the decision at the tick's end, for each of WEIGHTS; one where no expert is known.
+            contexts: of the decision at the tick's end, by each of WEIGHTS.
             ready: replicas that were ready throughout the tick; NaN: nothing was simulated yet.
         """
         job, learner, policy = self.job, self.apps[app], self.job.policies[app]
-        curves = [
-            sweep.needed(
-                sweep.AppDemand(arm.demand, arm.metrics, arm.steps_s, arm.usage, arm.saturated),
-                job.offers[self.market][app],
-                policy,
-                (),
-                PRICES,
-            )
-            for arm in contexts
-        ]
-        context = contexts[0]
-        of_arm = [curves[min(WEIGHTS.index(arm.same_time), len(curves) - 1)] for arm in ARMS.values()]
-        wanted, soon = np.stack([c.wanted for c in of_arm]), np.stack([c.soon for c in of_arm])
+        curve = need_curve.of(contexts, job.offers[self.market][app], policy)
+        of_arm = [curve.arms[arm] for arm in ARMS]
+        wanted, soon = np.stack([n.wanted for n in of_arm]), np.stack([n.soon for n in of_arm])
+        context = contexts[0.0]
         filled = need.of_tick(context.usage, context.saturated, context.metrics, policy)
         setting = learner.observe(Observation(context.tick, filled, ready, wanted, soon), self.shard)
         if schedule.ends_epoch(context.tick, job.tick_s):

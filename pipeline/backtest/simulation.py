@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from models.learning.app_learner import ARMS, WEIGHTS, Setting
+from models.learning.app_learner import ARMS, Setting
 from models.metrics import METRICS
 from models.planning import groups, sweep
 from models.planning.sweep import BAND
@@ -41,7 +41,7 @@ class Simulation(ABC):
         self.row = 0
         self.wanted, self.soon = np.ones((2, len(job.apps), job.swept), np.int64)
         self.band = np.full((len(job.apps), len(BAND)), np.nan)
-        self.by_weight: dict[str, list[Decide]] = {}
+        self.by_weight: dict[str, dict[float, Decide]] = {}
         self.learners = None if job.learner == "off" else Learners(job)
         self.lanes = {
             (app, market): AppLanes(job, app, market, [c for m, c in job.lanes if m == market])
@@ -105,11 +105,12 @@ class Simulation(ABC):
 
     def _learn(self, learners: Learners, decisions: Mapping[str, tuple[Decide, int]], planned: bool) -> None:
         """Let the learners see the tick that has passed, by what was ready in it in the lane that they steer."""
-        for app, (decide, users) in decisions.items():
+        for app, (_, users) in decisions.items():
             lanes = self.lanes[app, self.job.markets[0]]
             ready = float(lanes.fleet.least[0] @ lanes.size) if planned else np.nan
             if users:
-                learners.observe(app, [of.args[0] for of in self.by_weight.get(app, [decide])], ready)
+                contexts = {weight: decide.args[0] for weight, decide in self.by_weight[app].items()}
+                learners.observe(app, contexts, ready)
 
     def _plan(self, decided: Mapping[str, Decide], tick: int) -> dict[tuple[str, str, int], Any]:
         """Plans by app, market and lane; apps of one allocation group are planned together, as the allocator does."""
@@ -158,8 +159,7 @@ class Simulation(ABC):
         price, supply = None, None
         if setting is not None and setting.price is not None:
             arm = list(ARMS.values())[setting.arm]
-            of_weight = self.by_weight.get(decide.args[0].app.decode(), [decide])
-            decide = of_weight[min(WEIGHTS.index(arm.same_time), len(of_weight) - 1)]
+            decide = self.by_weight[decide.args[0].app.decode()][arm.same_time]
             price, supply = setting.price, arm.supply
         observed = lanes.observed(lane)
         confidence, memory = lanes.confidences[lane], lanes.memory[lane]

@@ -88,7 +88,7 @@ class TraceSimulation(Simulation):
             tick=Tick(tick, job.tick_s),
             terms=Terms(job.seed, weights=weights),
         )
-        self.by_weight[name] = decided
+        self.by_weight[name] = dict(zip(weights, decided, strict=True))
         return decided[0]
 
     def blocks(self) -> Arrays:

@@ -27,7 +27,6 @@ from models.capacity import Offer, Policy
 from models.demand import reconciliation, same_time
 from models.evaluation import need
 from models.learning import need_curve
-from models.learning.app_learner import ARMS
 from models.planning import groups
 from models.planning.sweep import NeedCurve
 from models.quantile_function import QuantileFunction
@@ -561,7 +560,7 @@ def _evidence(
     filled = need.of_tick(context.usage, context.saturated, context.metrics, policy)
     curve = None
     if demand.users:
-        curve = need_curve.of({name: contexts[arm.same_time] for name, arm in ARMS.items()}, offers, policy)
+        curve = need_curve.of(contexts, offers, policy)
     return Evidence(curve, filled if math.isfinite(filled) else None)
 
 

@@ -1,7 +1,7 @@
 """The allocator's calculation for one tick, without messages: the same for the stream and for a backtest.
 
 Per tick: `AppTotals` of the measured usage, the behaviour model's step (by the caller), `observe` for earlier promises,
-then `decision` for each app, which returns a function that allocates its reconciled scenarios.
+then `decisions` for each app: for each weight a function that allocates its reconciled scenarios.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def settled(state: State, demand: Demand, tick_s: int) -> tuple[State, Demand]:
 
     Args:
         state: of `models.demand.turnover`.
-        demand: of the tick; its scenarios are lessened by `share` in `decision`.
+        demand: of the tick; its scenarios are lessened by `share` in `decisions`.
         tick_s: tick length in seconds.
     """
     after = turnover.observe(state, demand.turnover, demand.usage, tick_s)
@@ -163,21 +163,6 @@ def observe(
         if kept.same_time:
             kept.same_time = same_time.observe(kept.same_time, totals.proved[row], tick.number, tick.length_s)
     return common
-
-
-def decision(
-    kept: AppState,
-    demand: Demand,
-    total: QuantileFunction,
-    common: State,
-    *,
-    offers: Sequence[Offer],
-    policy: Policy,
-    tick: Tick,
-    terms: Terms,
-) -> Decide:
-    """`decisions` at the weight in force."""
-    return decisions(kept, demand, total, common, offers=offers, policy=policy, tick=tick, terms=terms)[0]
 
 
 def decisions(

@@ -26,12 +26,10 @@ from models.capacity import Offer, Policy, replicas_per_instance, why_unusable
 from models.evaluation.simulated_cloud import Terms
 from models.learning import schedule
 from models.learning.adjustment import Adjustment, ExpertWeights
-from models.learning.app_learner import ARMS, AppLearner, Observation, Setting, Shard
+from models.learning.app_learner import ARMS, AppLearner, Observation, Setting, Shard, learner_of
 from models.learning.gate import LEVEL
 from models.learning.price_tail import PRICES
 from models.learning.shadow_fleets import ShadowFleets
-from models.planning.shortage_price import prices as least_prices
-from models.purchase.market import Market
 from models.tick import Tick
 from pipeline.errors import Poison
 from pipeline.inputs.store import ADJUSTMENTS, SideInputs
@@ -209,23 +207,12 @@ class Learner:
         """The app's learner with these offers; its fleets go on where the offers have the same ids."""
         if known.learner is not None and known.offers == offers:
             return known.learner
-        names, tick_s = [offer.offer_id for offer in offers], plan["tick_s"]
-        fleets = ShadowFleets(
-            plan["app"],
-            offers,
-            policy,
-            {name: _terms(records[name]) for name in names},
-            tick_s=tick_s,
-            seed=plan["seed"],
-            supply=[arm.supply for arm in ARMS.values() for _ in range(len(PRICES) + 1)],
-        )
-        steps_s = plan["steps"]
-        nothing = np.ones((1, len(steps_s)), np.int32)
-        market = Market(offers, {}, policy, nothing, steps_s, (plan["seed"], b"", 0))
-        learner = AppLearner(fleets, len(ARMS), 1 - policy.confidence, least_prices(market)[1])
+        names = [offer.offer_id for offer in offers]
+        terms = {name: _terms(records[name]) for name in names}
+        learner = learner_of(plan["app"], offers, policy, terms, tick_s=plan["tick_s"], seed=plan["seed"])
         before = known.stored if known.learner is None else known.learner.blocks()
         if before:
-            learner.restore(before if known.names == names else _with_fleets(before, fleets))
+            learner.restore(before if known.names == names else _with_fleets(before, learner.fleets))
         known.learner, known.offers, known.names, known.stored = learner, offers, names, {}
         return learner
 
