@@ -15,6 +15,7 @@ force until a gate (`models.learning.gate`) has evidence that another costs less
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final, NamedTuple
@@ -25,8 +26,10 @@ from numpy.typing import NDArray
 from models.capacity import Offer, Policy
 from models.evaluation.simulated_cloud import Terms
 from models.learning import price_tail
+from models.learning.adjustment import STATIC
 from models.learning.gate import BUDGET_DAYS, Day, Gate
 from models.learning.price_tail import LOG_PRICES, Tail
+from models.learning.saving import Saving
 from models.learning.shadow_fleets import ShadowFleets
 from models.metrics import DAY_S, HOUR_S, horizon_steps
 from models.planning.shortage_price import prices
@@ -155,6 +158,9 @@ class AppLearner:
         setting: for the next plans.
         events: promotions and rollbacks, as (day, text), the newest last.
         seen: (2, arm) spend and loss so far; what is seen when the price is first used chooses the arm.
+        served: replicas that the lane of the arm in force had ready in the last tick; NaN: no price was used in it.
+        pair: ((in force, STATIC), (spend, loss)) of today's ticks in which a price was used.
+        saving: of spend, and of loss, on the whole days before; nothing where there is no arm STATIC.
     """
 
     def __init__(self, fleets: ShadowFleets, arms: int, allowed: float, replica_price: float) -> None:
@@ -164,6 +170,8 @@ class AppLearner:
         self.log_price = np.full(arms, np.log(price_tail.PRIOR_PRICE))
         self.in_force, self.known = 0, 0
         self.seen = np.zeros((2, arms))
+        self.served, self.pair = math.nan, np.zeros((2, 2))
+        self.saving = (Saving(), Saving())
         self.day, self.days = -1, [Day(allowed=allowed) for _ in range(arms)]
         self.gates = [Gate() for _ in range(arms)]
         self.spend: list[float] = []
@@ -183,6 +191,7 @@ class AppLearner:
         ready, cost = self.fleets.live(now.tick)
         by_arm, spent = ready.reshape(self.arms, -1), cost.reshape(self.arms, -1)[:, -1]
         self._end_day(now.tick * self.fleets.tick_s // DAY_S)
+        self.served = math.nan if self.setting.price is None else float(by_arm[self.in_force][-1])
         known = bool(np.isfinite(now.need)) and self.fleets.fleet is not None
         for arm in range(self.arms):
             missed = self._learn(arm, by_arm[arm], now, shard) if known else False
@@ -248,6 +257,8 @@ class AppLearner:
         shortage = float(np.exp(self.log_price[0])) * self.replica_price * hours
         loss = cost + missed * shortage
         self.seen[:, arm] += (cost, loss)
+        if self.setting.price is not None:
+            self.pair[[arm == self.in_force, self.name(arm) == STATIC]] += (cost, loss)
         self.days[arm] = replace(
             day,
             cost=day.cost + cost,
@@ -262,6 +273,10 @@ class AppLearner:
             self.day = day
         if day == self.day:
             return
+        self.saving = tuple(
+            saved.after(*of) for saved, of in zip(self.saving, self.pair.T.tolist(), strict=True)
+        )
+        self.pair = np.zeros((2, 2))
         first = self.days[0]
         self.spend = [*self.spend, first.cost][-BUDGET_DAYS:]
         for arm in range(1, self.arms):
@@ -306,6 +321,8 @@ class AppLearner:
             "spend": self.spend,
             "events": self.events,
             "setting": asdict(self.setting),
+            "saving": [asdict(saved) for saved in self.saving],
+            "pair": self.pair.tolist(),
         }
         return {
             **_blocks(self.tails, self.moved),
@@ -332,6 +349,7 @@ class AppLearner:
         self.gates = [Gate.of(gate) for gate in kept["gates"]]
         self.spend, self.events = kept["spend"], [(day, text) for day, text in kept["events"]]
         self.setting = Setting(**kept["setting"])
+        self.saving, self.pair = tuple(Saving(**of) for of in kept["saving"]), np.array(kept["pair"])
 
 
 def _blocks(tails: Sequence[Tail], moved: NDArray[np.float64]) -> Arrays:

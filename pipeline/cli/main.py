@@ -37,6 +37,9 @@ COMMANDS: Final = {
         "Publish this machine's own telemetry, one user per command that runs on it.",
     ),
     "explain": Command("pipeline.cli.explain:explain", "Explain one decision: why an app has its instances."),
+    "learner": Command(
+        "pipeline.cli.learner:learner_app", "Show what the learner does: arms, evidence, promotions, savings."
+    ),
     "train": Command(
         "pipeline.cli.train:train", "Fit the behaviour model on traces and simulated populations."
     ),

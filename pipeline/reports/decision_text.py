@@ -13,7 +13,9 @@ from rich.table import Table
 from rich.text import Text
 
 from models import capacity
+from models.learning.adjustment import STATIC
 from pipeline import format as fmt
+from pipeline.reports import learner_text
 from pipeline.wire import policies
 from pipeline.wire.codec import Record
 from pipeline.wire.plans import GUARD_RAILS
@@ -33,11 +35,15 @@ class Surroundings:
         policy: record of the policy that applied; None where it is no longer kept.
         prices: records of the offers in the versions used, by offer id.
         commands: records of the commands issued.
+        adjustment: record of the adjustment that is followed; None where none is, or it is no longer kept.
+        unfollowed: why no adjustment is followed, where the policy has the learner on.
     """
 
     policy: Record | None = None
     prices: Mapping[str, Record] = field(default_factory=dict[str, Record])
     commands: Sequence[Record] = ()
+    adjustment: Record | None = None
+    unfollowed: str = ""
 
 
 def text(plan: Record, referenced: Surroundings | None = None) -> str:
@@ -75,6 +81,7 @@ def document(plan: Record, referenced: Surroundings) -> RenderableType:
         ("Instances", _instances(plan, referenced)),
         *((("What there is of them", _capacity(plan)),) if plan["capacity"] else ()),
         ("Guard rails that acted", _guard_rails(plan)),
+        *((("Learner", _learner(plan, referenced)),) if _has_learner(plan, referenced) else ()),
         ("What the margin is for", _margin(plan)),
         ("What confidence costs", _cost_at(plan)),
         ("Rejected", _alternatives(plan)),
@@ -236,6 +243,39 @@ def _capacity(plan: Record) -> Iterator[RenderableType]:
             wait_s = max(0.0, offer["again_s"] - end_s)
             again = f"; commanded again in {fmt.duration(round(wait_s))} at the earliest" if wait_s else ""
             yield Text(f"{offer['offer_id']}, {offer['state']}: {offer['detail']}{again}.")
+
+
+def _has_learner(plan: Record, referenced: Surroundings) -> bool:
+    """Whether the plan's policy has the learner on, as far as it is known."""
+    policy = referenced.policy
+    return plan["versions"]["adjustment"] != "" or (policy is not None and policy["learner"])
+
+
+def _learner(plan: Record, referenced: Surroundings) -> Iterator[RenderableType]:
+    """Sentences: the adjustment that is followed, its arm and price, or why the plan is static; shares kept so far."""
+    name, made = plan["versions"]["adjustment"], referenced.adjustment
+    if not name:
+        yield Text(
+            f"Static, as the policy asks: {referenced.unfollowed or 'no adjustment could be followed'}."
+        )
+        return
+    if made is None:
+        yield Text(f"Follows adjustment {name}, which is no longer kept (30 days).")
+        return
+    price = made["allocator"]["shortage_price"]
+    if made["arm"] == STATIC:
+        yield Text(f"Adjustment {name} leaves the plan static: {made['reason']}.")
+    elif plan["confidence_of"] == "time":
+        yield Text(
+            f"Follows adjustment {name}, arm {made['arm']}, at a shortage's price of {price:.4g} replica-hours."
+        )
+        yield Text(f"Why: {made['reason']}.")
+    else:
+        yield Text(
+            f'Follows the arm {made["arm"]} of adjustment {name}, and not its price: confidence_of is "plan".'
+        )
+    figures = {"asked": plan["confidence_asked"], "confidence_of": plan["confidence_of"]}
+    yield from learner_text.kept({**made, **figures})
 
 
 def _guard_rails(plan: Record) -> Iterator[RenderableType]:

@@ -9,7 +9,7 @@ import numpy as np
 from pipeline.errors import Poison, UsageError
 from pipeline.format import parse_time, utc
 from pipeline.kafka import reader
-from pipeline.reports import decision_text
+from pipeline.reports import decision_text, learner_state
 from pipeline.reports.decision_text import Surroundings
 from pipeline.settings import Settings, load_settings
 from pipeline.wire import plans as wire_plans
@@ -145,7 +145,8 @@ def choose(plans_by_tick: Mapping[int, Record], app: str, tick: int | None, at_s
 
 
 class DecisionTopics:
-    """Reader of the topics `plans`, `policies`, `prices`, `commands` and `forecasts.apps`, from their beginning.
+    """Reader of the topics `plans`, `policies`, `prices`, `commands`, `forecasts.apps` and `adjustments`, from their
+    beginning.
 
     Args:
         settings: of a cluster that answers.
@@ -201,7 +202,25 @@ class DecisionTopics:
             for record in (self._records("commands", key_prefix) if plan["commands_issued"] else ())
             if record["plan_id"] == plan["plan_id"]
         ]
-        return Surroundings(policy, prices, commands)
+        if policy is None or not (policy["learner"] or versions["adjustment"]):
+            return Surroundings(policy, prices, commands)
+        adjustment, unfollowed = self._adjustment(plan, policy)
+        return Surroundings(policy, prices, commands, adjustment, unfollowed)
+
+    def _adjustment(self, plan: Record, policy: Record) -> tuple[Record | None, str]:
+        """The adjustment that a plan names; where it names none, why it follows none."""
+        values = (
+            message.value() or b""
+            for message in reader.read(self.settings, "adjustments")
+            if (message.key() or b"").decode(errors="replace").rpartition("@")[0] == plan["app"]
+        )
+        made, untrusted = learner_state.trusted(values, self.codec, learner_state.ring_of(self.settings))
+        made = [record for record in made if record["valid_from_tick"] <= plan["tick"]]
+        named = plan["versions"]["adjustment"]
+        if named:
+            return next((r for r in made if f"{plan['app']}@{r['version']}" == named), None), ""
+        of_app = learner_state.AppRecords(plan["app"], [policy], plan, made, untrusted)
+        return None, learner_state.unfollowed(of_app)
 
     def totals(self, app: str, first: int, last: int) -> dict[int, tuple[Record, int]]:
         """Records of `forecasts.apps` with the app's row in each, by tick from `first` to `last`, both included."""

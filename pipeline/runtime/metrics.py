@@ -75,6 +75,22 @@ LEARNER_E_VALUE = Gauge(
 LEARNER_CHANGES = Counter(
     "leadtime_learner_changes_total", "Promotions and rollbacks of an app's arms.", ["app", "change"]
 )
+LEARNER_REALISED = Gauge(
+    "leadtime_learner_realised",
+    "Share of an app's ticks in which capacity sufficed (of time), or of its plans that sufficed in every step of "
+    "their window (of plans), over the last day or all that the learner has measured; NaN before the first.",
+    ["app", "of", "over"],
+)
+LEARNER_SAVING = Gauge(
+    "leadtime_learner_saving",
+    "Share of static's cost that the learner saved an app so far; NaN before the first day.",
+    ["app"],
+)
+LEARNER_FOLLOWED = Gauge(
+    "leadtime_learner_followed",
+    "1 where an app's last plan followed an adjustment, 0 where none could be followed; of apps with the learner on.",
+    ["app"],
+)
 TAKEN = Counter("leadtime_taken_total", "Messages taken.", ["stage"])
 READY = Gauge("leadtime_ready", "1 while /readyz answers 200, else 0.", ["stage"])
 PLAN_DUE = Gauge(
@@ -117,7 +133,7 @@ PRICE_STALE = Gauge(
 )
 OF_PLANS: Final = (
     *(COMPLETENESS, UNDELIVERED, PLAN_DUE, FEASIBLE, SHADOW, CONFIDENCE, COST, REPLICAS, DEMAND, REQUIRED),
-    *(UNREPORTED, PRICE_STALE),
+    *(UNREPORTED, PRICE_STALE, LEARNER_FOLLOWED),
 )
 """Gauges that the owner of a partition sets when it plans; who loses its partitions clears them."""
 

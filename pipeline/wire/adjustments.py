@@ -15,6 +15,7 @@ What is refused leaves static: the plan is as the policy asks.
 import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
+from typing import NamedTuple
 
 from models.capacity import Policy
 from models.learning.adjustment import Adjustment, ExpertWeights
@@ -45,6 +46,50 @@ class GateEvidence:
 
 
 @dataclass(frozen=True)
+class ArmEvidence:
+    """What is known of an arm.
+
+    Attributes:
+        arm: its name.
+        price: of an hour's shortage, at which it is compared, in prices of a replica-hour.
+        better, worse: e-values that it costs less than the first arm, and that it costs more.
+        breach: e-value that it misses more than is allowed.
+        days: that were judged.
+        paused_until: Unix day before which it is not tried again; -1 = it may be.
+    """
+
+    arm: str
+    price: float = 0.0
+    better: float = 1.0
+    worse: float = 1.0
+    breach: float = 1.0
+    days: int = 0
+    paused_until: int = -1
+
+
+class LearnerEvent(NamedTuple):
+    """A change of arm: when it was decided, and what in words."""
+
+    tick: int
+    text: str
+
+
+@dataclass(frozen=True)
+class RealisedShares:
+    """Shares of time and of plans that were kept as promised, of the last day and of all; None = none was judged.
+
+    ticks, plans: judged in all.
+    """
+
+    time_day: float | None = None
+    time_all: float | None = None
+    ticks: int = 0
+    plans_day: float | None = None
+    plans_all: float | None = None
+    plans: int = 0
+
+
+@dataclass(frozen=True)
 class AdjustmentSpec:
     """What an adjustment says, before it is signed.
 
@@ -57,9 +102,12 @@ class AdjustmentSpec:
         adjustment: the settings.
         gate: evidence for them.
         model: version of a fine-tuned head; "" = none.
+        arms: what the learner tries, the first arm first.
+        events: since the adjustment before.
+        realised: shares that were kept as promised.
         saving: share of static's cost that was saved so far, None = not known; saving_95: its 95 % interval.
         reason: in words.
-        reward: measured so far.
+        reward: as `saving`, with misses priced.
         safe: whether the learner holds it to be within its budget of harm.
     """
 
@@ -72,6 +120,9 @@ class AdjustmentSpec:
     adjustment: Adjustment
     gate: GateEvidence = field(default_factory=GateEvidence)
     model: str = ""
+    arms: tuple[ArmEvidence, ...] = ()
+    events: tuple[LearnerEvent, ...] = ()
+    realised: RealisedShares = field(default_factory=RealisedShares)
     saving: float | None = None
     saving_95: tuple[float, float] | None = None
     reason: str = ""
@@ -98,6 +149,9 @@ def build(spec: AdjustmentSpec, key: SigningKey) -> Record:
         "simulator": {"margin": 1.0, "correlation": 1.0},
         "model": spec.model,
         "gate": asdict(spec.gate),
+        "arms": [asdict(arm) for arm in spec.arms],
+        "events": [event._asdict() for event in spec.events],
+        "realised": asdict(spec.realised),
         "saving": spec.saving,
         "saving_95": None if spec.saving_95 is None else list(spec.saving_95),
         "reason": spec.reason,
@@ -115,6 +169,9 @@ def spec_of(record: Record) -> AdjustmentSpec:
         **{name: record[name] for name in (*plain, "reason", "reward", "safe")},
         adjustment=adjustment_of(record),
         gate=GateEvidence(**record["gate"]),
+        arms=tuple(ArmEvidence(**arm) for arm in record["arms"]),
+        events=tuple(LearnerEvent(**event) for event in record["events"]),
+        realised=RealisedShares(**record["realised"]),
         saving_95=None if interval is None else (interval[0], interval[1]),
     )
 
@@ -182,6 +239,15 @@ def _figure_faults(record: Record) -> Iterator[str]:
         yield f"saving_95 must be two numbers, got {len(interval)}"
     figures = [(name, record[name]) for name in ("saving", "reward") if record[name] is not None]
     figures += [(name, gate[name]) for name in ("e_value", "bound")]
+    figures += [
+        (f"{name} of arm {arm['arm']}", arm[name])
+        for arm in record["arms"]
+        for name in ("price", "better", "worse", "breach")
+    ]
+    shares = {name: share for name, share in record["realised"].items() if isinstance(share, float)}
+    for name, share in shares.items():
+        if not 0 <= share <= 1:
+            yield f"{name} must be in 0 to 1, got {share}"
     for name, value in [*figures, *(("saving_95", end) for end in interval or ())]:
         if not math.isfinite(value):
             yield f"{name} must be a finite number, got {value}"

@@ -98,10 +98,12 @@ class Evidence:
     Attributes:
         curve: replicas that the app needs at each price, by arm; None: nobody of the app has a forecast.
         need: replicas that the tick's demand filled; None: not known.
+        realised_share: of the adjustment that is followed.
     """
 
     curve: NeedCurve | None
     need: float | None
+    realised_share: float | None
 
 
 class Allocator:
@@ -366,7 +368,8 @@ class Allocator:
             need=None if request.evidence is None else request.evidence.need,
         )
         if request.evidence is not None:
-            plan = replace(plan, curve=request.evidence.curve)
+            evidence = request.evidence
+            plan = replace(plan, curve=evidence.curve, realised_share=evidence.realised_share)
         record = plans.plan_record(plan, context, decided.shares)
         issued = plans.command_records(
             record, request.member.policy, request.prices, plan.commanded, request.observed, self.key
@@ -375,7 +378,7 @@ class Allocator:
         for command in issued:
             self.publish("commands", "command", command, partition=self.shard, key=command["target"]["ref"])
         self.publish("plans", "plan", record, partition=self.shard, key=app)
-        plan_metrics.show_plan(record, request.usage)
+        plan_metrics.show_plan(record, request.usage, learner=request.evidence is not None)
         self._warn_of_telemetry(app, record, tick)
         if not plan.feasible or "minimum_beyond_maximum" in plan.guardrails:
             self._warn(app, "policy cannot be met", plan.reason, tick.number)
@@ -561,7 +564,7 @@ def _evidence(
     curve = None
     if demand.users:
         curve = need_curve.of(contexts, offers, policy)
-    return Evidence(curve, filled if math.isfinite(filled) else None)
+    return Evidence(curve, filled if math.isfinite(filled) else None, followed.realised_share)
 
 
 def _hex(state: State) -> dict[str, str]:

@@ -34,12 +34,14 @@ class Followed:
         weights: of the expert "same time": that in force first, then those of the other arms.
         shortage_price: of an hour's shortage in those of a replica-hour; None: the policy's confidence.
         supply: confidence with which the replicas at that price are to be there; None: the policy's.
+        realised_share: of the ticks so far in which capacity sufficed; None: not measured.
     """
 
     version: str = ""
     weights: Sequence[float] = (0.0,)
     shortage_price: float | None = None
     supply: float | None = None
+    realised_share: float | None = None
 
 
 STATIC: Final = Followed()
@@ -84,6 +86,7 @@ class Adjustments:
             (weight, *(other for other in WEIGHTS if other != weight)),
             price,
             None if price is None else settings.supply,
+            None if chosen is None else chosen["realised"]["time_all"],
         )
 
     def _newest(self, app: str, policy: Policy, tick: int) -> Record | None:

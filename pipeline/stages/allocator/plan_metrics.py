@@ -1,6 +1,7 @@
 """Sets the Prometheus gauges of plans, of their due time and of stale prices."""
 
 from collections.abc import Iterable
+from contextlib import suppress
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,12 +13,13 @@ from pipeline.runtime import metrics
 from pipeline.wire.codec import Record
 
 
-def show_plan(plan: Record, usage: NDArray[np.float64]) -> None:
+def show_plan(plan: Record, usage: NDArray[np.float64], *, learner: bool) -> None:
     """Set the gauges of one app.
 
     Args:
         plan: record `plan`.
         usage: (METRICS) measured demand of the tick, NaN = not measured.
+        learner: whether the policy has the learner on.
     """
     builtin_policy = plan["versions"]["policy"].endswith("@0")  # governs whatever is reported
     app, step = plan["app"], plan["steps"].index(plan["window"][0])
@@ -29,6 +31,11 @@ def show_plan(plan: Record, usage: NDArray[np.float64]) -> None:
     metrics.COST.labels(app, plan["currency"]).set(float(plan["cost"]))
     metrics.REPLICAS.labels(app).set(plan["replicas"][step])
     metrics.UNREPORTED.labels(app).set(0 if builtin_policy else len(plan["unreported"]))
+    if learner:
+        metrics.LEARNER_FOLLOWED.labels(app).set(plan["versions"]["adjustment"] != "")
+    else:
+        with suppress(KeyError):
+            metrics.LEARNER_FOLLOWED.remove(app)
     for column, metric in enumerate(plan["metrics"]):
         metrics.REQUIRED.labels(app, metric).set(plan["required"][step][column])
         metrics.DEMAND.labels(app, metric).set(float(usage[METRICS.index(metric)]))

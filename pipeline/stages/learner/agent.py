@@ -29,6 +29,7 @@ from models.learning.adjustment import Adjustment, ExpertWeights
 from models.learning.app_learner import ARMS, AppLearner, Observation, Setting, Shard, learner_of
 from models.learning.gate import LEVEL
 from models.learning.price_tail import PRICES
+from models.learning.realised import Realised
 from models.learning.shadow_fleets import ShadowFleets
 from models.tick import Tick
 from pipeline.errors import Poison
@@ -65,6 +66,8 @@ class LearntApp:
         learner: None before that plan, and after a restart until the next one.
         stored: its arrays of a snapshot, until the next plan.
         setting, evidence: for the next adjustment.
+        realised: shares of time and of plans that were kept.
+        events: since the last adjustment, as (tick, text).
     """
 
     policy: str
@@ -75,6 +78,8 @@ class LearntApp:
     stored: dict[str, NDArray[Any]] = field(default_factory=dict[str, Any])
     setting: Setting = NOTHING
     evidence: adjustments.GateEvidence = field(default_factory=adjustments.GateEvidence)
+    realised: Realised = field(default_factory=Realised)
+    events: list[tuple[int, str]] = field(default_factory=list[tuple[int, str]])
 
 
 class Learner:
@@ -141,7 +146,8 @@ class Learner:
             LookupError,
         ) as error:  # its neighbours and its plans are untouched
             _LOG.error("learner begins anew", app=app, tick=tick, error=repr(error))
-            self.apps[app] = known = LearntApp(known.policy, tick)
+            events = [*known.events, (tick, f"begins anew after a fault: {error!r}")]
+            self.apps[app] = known = LearntApp(known.policy, tick, events=events)
         if schedule.ends_epoch(tick, plan["tick_s"]):
             self._adjust(known, plan, policy)
         return tick
@@ -190,9 +196,13 @@ class Learner:
         need = math.nan if plan["need"] is None else plan["need"]
         events = len(learner.events)
         ready = _ready(plan, offers, policy)
-        known.setting = learner.observe(Observation(at.number, need, ready, wanted, soon), self.shared)
+        followed = ready if plan["versions"]["adjustment"] else math.nan
+        known.setting = learner.observe(Observation(at.number, need, followed, wanted, soon), self.shared)
         known.evidence = _evidence(learner)
+        known.realised.observe(at.number, at.length_s, need, learner.served if math.isnan(ready) else ready)
+        known.realised.promise(_promised(plan))
         for _, text in learner.events[events:]:
+            known.events.append((at.number, text))
             metrics.LEARNER_CHANGES.labels(plan["app"], text.partition(" ")[0]).inc()
             _LOG.warning("learner", app=plan["app"], tick=at.number, change=text)
 
@@ -235,12 +245,17 @@ class Learner:
             policy=known.policy,
             adjustment=_adjustment(known.setting, policy),
             gate=known.evidence,
+            arms=_arms(known.learner),
+            events=tuple(adjustments.LearnerEvent(*event) for event in known.events),
+            realised=_shares(known.realised, tick * tick_s),
+            **_saving(known.learner),
             reason=known.setting.reason,
         )
-        _show(app, known.setting, known.learner)
+        _show(app, known.setting, known.learner, spec)
         self.publish(
             ADJUSTMENTS, "adjustment", adjustments.build(spec, self.key), partition=0, key=f"{app}@{tick}"
         )
+        known.events = []
 
     def blocks(self) -> Iterable[tuple[bytes, bytes]]:
         """Key and bytes of the blocks that changed: the position, what apps have in common, and apps."""
@@ -270,13 +285,16 @@ class Learner:
                 names=kept["names"],
                 stored=packed.unpack(block) if block else {},
                 setting=Setting(**kept["setting"]),
+                realised=Realised.of(kept["realised"]),
+                events=[(tick, text) for tick, text in kept["events"]],
                 evidence=adjustments.GateEvidence(**kept["evidence"]),
             )
 
 
 def _kept(known: LearntApp) -> dict[str, Any]:
     """An app's part of the position, plain JSON."""
-    return {name: getattr(known, name) for name in ("policy", "tick", "names")} | {
+    return {name: getattr(known, name) for name in ("policy", "tick", "names", "events")} | {
+        "realised": known.realised.stored(),
         "setting": asdict(known.setting),
         "evidence": asdict(known.evidence),
     }
@@ -297,14 +315,21 @@ def _terms(price: Record) -> Terms:
 def _ready(plan: Record, offers: Iterable[Offer], policy: Policy) -> float:
     """Replicas that served in a plan's tick, as far as it was observed at its start or later; NaN: not known.
 
-    Known where the plan followed an adjustment and commands capacity, so that it is our setting that is measured.
+    Known where plans command capacity, so that it is ours that is measured.
     """
     observed = [offer for offer in plan["capacity"] if offer["tick"] >= 0]
     stale = any(offer["tick"] < plan["tick"] - 1 for offer in observed)
-    if plan["mode"] != "auto" or not plan["versions"]["adjustment"] or not observed or stale:
+    if plan["mode"] != "auto" or not observed or stale:
         return math.nan
     size = {offer.offer_id: int(replicas_per_instance(offer, policy)) for offer in offers}
     return float(sum(size.get(offer["offer_id"], 0) * offer["ready"] for offer in observed))
+
+
+def _promised(plan: Record) -> dict[int, int]:
+    """Replicas that a plan carries in its window, by tick."""
+    first, last = plan["window"]
+    steps = zip(plan["steps"], plan["replicas"], strict=True)
+    return {plan["tick"] + of // plan["tick_s"]: count for of, count in steps if first <= of <= last}
 
 
 def _adjustment(setting: Setting, policy: Policy) -> Adjustment:
@@ -327,11 +352,56 @@ def _evidence(learner: AppLearner) -> adjustments.GateEvidence:
     return adjustments.GateEvidence(better.value, better.days, bound, promoted=True)
 
 
-def _show(app: str, setting: Setting, learner: AppLearner | None) -> None:
-    """Set an app's metrics; of no learner: static."""
+def _arms(learner: AppLearner | None) -> tuple[adjustments.ArmEvidence, ...]:
+    """What is known of each arm."""
+    if learner is None:
+        return ()
+    return tuple(
+        adjustments.ArmEvidence(
+            learner.name(arm),
+            math.exp(learner.log_price[arm]),
+            gate.better.value,
+            gate.worse.value,
+            gate.breach.value,
+            gate.better.days,
+            gate.barred_until,
+        )
+        for arm, gate in enumerate(learner.gates)
+    )
+
+
+def _shares(realised: Realised, now_s: int) -> adjustments.RealisedShares:
+    time, plans = realised.time, realised.plans
+    return adjustments.RealisedShares(
+        time.of_day(now_s), time.share, time.known, plans.of_day(now_s), plans.share, plans.known
+    )
+
+
+def _saving(learner: AppLearner | None) -> dict[str, Any]:
+    """Fields of an `AdjustmentSpec`."""
+    if learner is None:
+        return {}
+    spend, loss = learner.saving
+    return {"saving": spend.share, "saving_95": spend.interval, "reward": loss.share}
+
+
+def _show(
+    app: str,
+    setting: Setting,
+    learner: AppLearner | None,
+    spec: adjustments.AdjustmentSpec | None = None,
+) -> None:
+    """Set an app's metrics; of no learner: static; of no adjustment: nothing was measured."""
     metrics.LEARNER_PRICE.labels(app).set(setting.price or 0.0)
     for number, arm in enumerate(ARMS):
         metrics.LEARNER_IN_FORCE.labels(app, arm).set(learner is not None and learner.in_force == number)
         if number:
             value = 1.0 if learner is None else learner.gates[number].better.value
             metrics.LEARNER_E_VALUE.labels(app, arm).set(value)
+    shares = adjustments.RealisedShares() if spec is None else spec.realised
+    for of in ("time", "plans"):
+        for over in ("day", "all"):
+            share = getattr(shares, f"{of}_{over}")
+            metrics.LEARNER_REALISED.labels(app, of, over).set(math.nan if share is None else share)
+    saving = None if spec is None else spec.saving
+    metrics.LEARNER_SAVING.labels(app).set(math.nan if saving is None else saving)

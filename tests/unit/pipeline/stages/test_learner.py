@@ -1,12 +1,14 @@
 """The learner without Kafka: what it publishes of plans, and that a restored one publishes the same."""
 
 import json
+import math
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from models.learning import schedule
+from models.learning.app_learner import ARMS
 from pipeline.inputs.store import SideInputs
 from pipeline.runtime import metrics
 from pipeline.security.signing_keys import demo_key
@@ -298,7 +300,8 @@ def test_other_offers_begin_other_fleets_and_keep_what_was_learnt() -> None:
     assert stage.apps["shop"].learner.known == known - 2  # nothing ran in the first tick of either fleets
 
 
-def test_ready_replicas_are_those_observed_where_our_setting_is_followed() -> None:
+def test_ready_replicas_are_those_observed_where_plans_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They teach the integrator where the plan followed an adjustment; the realised share has them in any case."""
     offers = inputs_of()
     stage = making(offers)([])
     stage.fold(DEFAULT.encode("plan", plan("shop", FIRST, 3.0, 3.0)))
@@ -316,10 +319,71 @@ def test_ready_replicas_are_those_observed_where_our_setting_is_followed() -> No
 
     assert agent._ready(observed(), usable, in_force) == 5 * 2  # two replicas an instance
     stale = [{"offer_id": "plain", "tick": FIRST - 2, "ready": 3}]
-    unfollowed = observed()
-    unfollowed["versions"]["adjustment"] = ""
-    for record in (observed(mode="shadow"), observed(capacity=[]), observed(capacity=stale), unfollowed):
-        assert agent._ready(record, usable, in_force) != agent._ready(record, usable, in_force)  # NaN
+    for record in (observed(mode="shadow"), observed(capacity=[]), observed(capacity=stale)):
+        assert math.isnan(agent._ready(record, usable, in_force))
+
+    taught: list[float] = []
+    observe = agent.AppLearner.observe
+
+    def noted(self: agent.AppLearner, now: Any, shard: Any) -> Any:
+        taught.append(now.ready)
+        return observe(self, now, shard)
+
+    monkeypatch.setattr(agent.AppLearner, "observe", noted)
+    for tick, named, need in ((1, "shop@5", 9.0), (2, "", 9.0), (3, "", 11.0)):
+        record = observed() | {"tick": FIRST + tick, "need": need}
+        for offer in record["capacity"]:
+            offer["tick"] += tick if offer["tick"] >= 0 else 0
+        record["versions"]["adjustment"] = named
+        stage.fold(DEFAULT.encode("plan", record))
+    assert taught[0] == 10
+    assert all(map(math.isnan, taught[1:]))
+    assert (stage.apps["shop"].realised.time.kept, stage.apps["shop"].realised.time.known) == (2, 3)
+
+
+def test_an_adjustment_carries_what_the_learner_tries_and_what_was_kept(
+    whole: tuple[Adjustments, Learner],
+) -> None:
+    record = [record for record, _ in whole[0] if record["app"] == "shop"][-1]
+    assert [arm["arm"] for arm in record["arms"]] == list(ARMS)
+    assert all(5 <= arm["price"] <= 5000 for arm in record["arms"])
+    assert {arm["paused_until"] for arm in record["arms"]} == {-1}
+    assert {arm["days"] for arm in record["arms"][1:]} == {
+        1
+    }  # the day that was whole, and the part before it
+    realised = record["realised"]
+    # a price is used after a day; what the lane in force had ready stands for what nobody observed
+    assert 40 <= realised["ticks"] <= 60
+    assert 0.8 < realised["time_all"] <= 1
+    assert realised["time_day"] == realised["time_all"]
+    # plans of `plan` carry one replica, and demand fills more
+    assert realised["plans"] > DAY / 2
+    assert realised["plans_all"] == 0
+    assert len(DEFAULT.encode("adjustment", record)) <= 700
+
+
+def test_changes_are_told_once_and_survive_a_restart(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fault between two epochs: the next adjustment tells it, none after that; also by a restored learner."""
+    made: Adjustments = []
+    stage = make(made)
+    ticks = [record for record in days(APPS, 12) if record["app"] == "shop"]
+    told: list[int] = []
+    for record in ticks:
+        if record["tick"] == FIRST + 3:
+            with monkeypatch.context() as patch:
+                patch.setattr(schedule, "ends_epoch", lambda *_: False)
+                patch.setattr(agent, "_evidence", lambda _: 1 / 0)
+                stage.fold(DEFAULT.encode("plan", record))
+            second = make(made)
+            second.restore(dict(stage.blocks()))
+            stage = second
+        else:
+            stage.fold(DEFAULT.encode("plan", record))
+    told = [r["version"] for r, _ in made if r["events"]]
+    assert told == [FIRST + 4]
+    (event,) = next(r["events"] for r, _ in made if r["events"])
+    assert event["tick"] == FIRST + 3
+    assert event["text"].startswith("begins anew after a fault: ZeroDivisionError")
 
 
 def test_arrays_are_packed_without_loss(whole: tuple[Adjustments, Learner]) -> None:

@@ -13,7 +13,18 @@ from hypothesis import strategies as st
 from models.capacity import Policy
 from models.learning.adjustment import Adjustment, ExpertWeights
 from pipeline.security.signing_keys import SigningKey, demo_key
-from pipeline.wire.adjustments import AdjustmentSpec, GateEvidence, build, refusal, sign, spec_of, verify
+from pipeline.wire.adjustments import (
+    AdjustmentSpec,
+    ArmEvidence,
+    GateEvidence,
+    LearnerEvent,
+    RealisedShares,
+    build,
+    refusal,
+    sign,
+    spec_of,
+    verify,
+)
 from pipeline.wire.codec import Record, _published, decode, encode
 
 KEY = demo_key()
@@ -29,6 +40,8 @@ SPEC = AdjustmentSpec(
     adjustment=Adjustment("lower", 0.95, hold_s=300.0, experts=ExpertWeights(0.75, 0.0, 0.25), speed=4.0),
 )
 FIGURES = st.floats(allow_nan=False)
+SMALL = st.floats(allow_nan=False, width=32)
+COUNTS = st.integers(0, 2**31 - 1)
 OPTIONAL = st.none() | FIGURES
 TICKS = st.integers(0, 2**62)
 SPECS = st.builds(
@@ -51,6 +64,11 @@ SPECS = st.builds(
     ),
     gate=st.builds(GateEvidence, FIGURES, TICKS, FIGURES, st.booleans()),
     model=st.text(),
+    arms=st.lists(
+        st.builds(ArmEvidence, st.text(), SMALL, SMALL, SMALL, SMALL, COUNTS, COUNTS), max_size=3
+    ).map(tuple),
+    events=st.lists(st.builds(LearnerEvent, TICKS, st.text()), max_size=3).map(tuple),
+    realised=st.builds(RealisedShares, OPTIONAL, OPTIONAL, TICKS, OPTIONAL, OPTIONAL, TICKS),
     saving=OPTIONAL,
     saving_95=st.none() | st.tuples(FIGURES, FIGURES),
     reason=st.text(),
@@ -161,6 +179,14 @@ def test_a_policy_that_was_edited_since_is_named() -> None:
         (
             adjusted(experts=ExpertWeights(1.0, 0.25, 0.0)),
             "weights of the experts must be at most 1 together, got 1.25",
+        ),
+        (
+            build(replace(SPEC, arms=(ArmEvidence("late", breach=float("nan")),)), KEY),
+            "breach of arm late must be a finite number, got nan",
+        ),
+        (
+            build(replace(SPEC, realised=RealisedShares(plans_day=1.5)), KEY),
+            "plans_day must be in 0 to 1, got 1.5",
         ),
         (
             build(replace(SPEC, gate=GateEvidence(e_value=float("inf"))), KEY),
