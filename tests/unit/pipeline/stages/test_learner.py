@@ -331,7 +331,8 @@ def test_ready_replicas_are_those_observed_where_plans_command(monkeypatch: pyte
 
     monkeypatch.setattr(agent.AppLearner, "observe", noted)
     for tick, named, need in ((1, "shop@5", 9.0), (2, "", 9.0), (3, "", 11.0)):
-        record = observed() | {"tick": FIRST + tick, "need": need}
+        record: Record = dict(observed())
+        record["tick"], record["need"] = FIRST + tick, need
         for offer in record["capacity"]:
             offer["tick"] += tick if offer["tick"] >= 0 else 0
         record["versions"]["adjustment"] = named
