@@ -196,6 +196,7 @@ class AppLearner:
         for arm in range(self.arms):
             missed = self._learn(arm, by_arm[arm], now, shard) if known else False
             self._count(arm, float(spent[arm]), missed, known)
+        self._take_back(self.day, self.days[self.in_force].loss - self.days[0].loss)
         before, self.known = self.known, self.known + known
         if before * self.fleets.tick_s < LEAST_S <= self.known * self.fleets.tick_s:
             self._begin(self.day)
@@ -281,10 +282,7 @@ class AppLearner:
         self.spend = [*self.spend, first.cost][-BUDGET_DAYS:]
         for arm in range(1, self.arms):
             self.gates[arm] = self.gates[arm].judged(self.days[arm], first)
-        if self.in_force and (why := self.gates[self.in_force].must_end(sum(self.spend))):
-            self.gates[self.in_force] = self.gates[self.in_force].ended(day)
-            self.events.append((day, f"rollback of {self.name(self.in_force)}: {why}"))
-            self.in_force = 0
+        self._take_back(day, 0.0)
         ready = [a for a in range(1, self.arms) if self.gates[a].may_begin(day, self.arms - 1)]
         if self.in_force == 0 and ready:
             best = max(ready, key=lambda a: self.gates[a].better.value)
@@ -292,6 +290,14 @@ class AppLearner:
             self.events.append((day, f"promotion of {self.name(best)}: {evidence}"))
             self.in_force, self.gates[best] = best, self.gates[best].begun(day)
         self.day, self.days = day, [Day(allowed=self.allowed) for _ in range(self.arms)]
+
+    def _take_back(self, day: int, today: float) -> None:
+        """Bring the first arm back into force where the arm in force must end; today: its loss in a day not over."""
+        arm = self.in_force
+        monthly = BUDGET_DAYS * sum(self.spend) / max(1, len(self.spend))
+        if arm and (why := self.gates[arm].must_end(monthly, today)):
+            self.gates[arm], self.in_force = self.gates[arm].ended(day), 0
+            self.events.append((day, f"rollback of {self.name(arm)}: {why}"))
 
     def name(self, arm: int) -> str:
         """Of an arm."""

@@ -16,7 +16,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-BETS: Final = (0.5, 0.9)
+BETS: Final = (0.6, 0.9, 1.0)
+"""With the last a saving of SCALE or more every day doubles the wealth, and seven days suffice for four candidates; a day
+that costs SCALE more takes all of it, and the others stay."""
 SCALE: Final = 0.02
 LEVEL: Final = 0.05
 MOST: Final = 1e12
@@ -57,7 +59,7 @@ class Gate:
         better, worse: wealth that the candidate costs less than the first arm, and that it costs more.
         breach: wealth that it misses more than is allowed.
         promoted_day: on which it came into force; None: it is not.
-        lost: its loss beyond the first arm's since then; less than 0: it saved.
+        lost: its loss beyond the first arm's since then, from where it was least: what it saved before does not count.
         barred_until: day until which it is not tried again.
         cool_days: of the next time that it is taken back.
         rollbacks: times that it was.
@@ -81,7 +83,7 @@ class Gate:
             better=self.better.after(difference, scale),
             worse=self.worse.after(-difference, scale),
             breach=self.breach.after(excess, 5 * day.allowed * day.ticks),
-            lost=self.lost - difference if self.promoted_day is not None else 0.0,
+            lost=max(0.0, self.lost - difference) if self.promoted_day is not None else 0.0,
         )
 
     def may_begin(self, day: int, candidates: int) -> bool:
@@ -89,14 +91,19 @@ class Gate:
         enough = self.better.value >= candidates / LEVEL and self.breach.value < 1 / LEVEL
         return enough and self.promoted_day is None and day >= self.barred_until
 
-    def must_end(self, spend: float) -> str:
-        """Why the arm in force is taken back, "" where it stands; spend: the first arm's of BUDGET_DAYS."""
+    def must_end(self, spend: float, today: float = 0.0) -> str:
+        """Why the arm in force is taken back, "" where it stands.
+
+        Args:
+            spend: the first arm's of BUDGET_DAYS.
+            today: the arm's loss beyond the first arm's in the day that is not over.
+        """
         if self.worse.value >= 1 / LEVEL:
             return f"it costs more: e-value {self.worse.value:.3g} of {1 / LEVEL:g}"
         if self.breach.value >= 1 / LEVEL:
             return f"it misses more than is allowed: e-value {self.breach.value:.3g} of {1 / LEVEL:g}"
-        if self.lost > BUDGET * spend:
-            return f"it lost {self.lost:.4g}, {BUDGET:.1%} of {BUDGET_DAYS} days' spend is the most"
+        if self.lost + today > BUDGET * spend:
+            return f"it lost {self.lost + today:.4g}, {BUDGET:.1%} of {BUDGET_DAYS} days' spend is the most"
         return ""
 
     def begun(self, day: int) -> Gate:

@@ -34,13 +34,21 @@ def test_of_equal_arms_with_other_luck_at_most_one_in_twenty_is_promoted() -> No
     assert promoted <= LEVEL * 200
 
 
-def test_a_true_saving_of_five_percent_is_promoted_within_seven_days() -> None:
+@pytest.mark.parametrize("candidates", [1, 4])
+def test_a_true_saving_of_five_percent_is_promoted_within_seven_days(candidates: int) -> None:
     gate = Gate()
-    for now in range(7):
+    for _ in range(7):
         gate = gate.judged(day(0.95 * SPEND), day(SPEND))
-        if gate.may_begin(now, 2):
-            break
-    assert gate.may_begin(6, 2)
+    assert gate.may_begin(6, candidates)
+
+
+def test_what_was_saved_before_and_the_day_that_is_not_over_do_not_hide_a_loss() -> None:
+    gate = Gate().begun(0)
+    for _ in range(20):
+        gate = gate.judged(day(0.9 * SPEND), day(SPEND))
+    assert gate.lost == 0
+    assert not gate.must_end(30 * SPEND, today=0.005 * 30 * SPEND)
+    assert "it lost" in gate.must_end(30 * SPEND, today=0.0051 * 30 * SPEND)
 
 
 def test_an_arm_that_misses_more_than_is_allowed_is_not_promoted() -> None:
