@@ -7,6 +7,7 @@ capacity covers it (Arrow, Harris and Marschak, "Optimal inventory policy", Econ
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -30,6 +31,17 @@ def confidence(need: NDArray[np.integer[Any]], owned: int, price: float, shortag
     served = np.arange(1, len(rising) + 1) / len(rising)
     cost = price * np.maximum(rising - owned, 0) - shortage * served
     return min(float(served[len(cost) - 1 - np.argmin(cost[::-1])]), MOST)  # of equal ones the surest
+
+
+def confidences(
+    rising: NDArray[np.integer[Any]], owned: int, shortages: Sequence[float]
+) -> NDArray[np.float64]:
+    """`confidence` of sorted needs at many prices of a shortage, in units of a replica's price, (price)."""
+    served = np.arange(1, len(rising) + 1) / len(rising)
+    bought = np.maximum(rising - owned, 0)
+    cost = bought - np.multiply.outer(np.asarray(shortages, np.float64), served)
+    cheapest = len(served) - 1 - np.argmin(cost[:, ::-1], axis=1)
+    return np.minimum(served[cheapest], MOST)
 
 
 def prices(market: Market) -> tuple[int, float]:

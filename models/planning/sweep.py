@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from models.capacity import Offer, Policy, floor_demand, replica_loads, replicas, replicas_per_instance
 from models.planning.allocate import promised
-from models.planning.shortage_price import confidence
+from models.planning.shortage_price import confidences
 
 BAND: Final = (0.025, 0.5, 0.975)
 """Quantiles of the replicas that demand fills in the promise's first step: the 95 % interval and the median."""
@@ -88,7 +88,7 @@ def needed(
     spans = (window, slice(0, max(1, window.start)))
     rising = [np.sort(whole[:, span].max(axis=1)) for span in spans]
     owned = sum(int(replicas_per_instance(offer, policy)) * offer.owned_count for offer in offers)
-    priced = (confidence(rising[0], owned, 1.0, price) for price in shortages)
+    priced = confidences(rising[0], owned, shortages)
     rank = np.ceil(np.asarray([*levels, *priced]) * len(whole) - 1e-9).astype(int) - 1
     floor: Any = replicas(
         replica_loads(floor_demand(demand.usage, demand.saturated), demand.metrics, policy), policy

@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import norm
 
 from models.capacity import Offer, validate
-from models.planning.shortage_price import MOST, confidence, prices
+from models.planning.shortage_price import MOST, confidence, confidences, prices
 from models.purchase.market import Market
 from models.random_streams import stream
 from tests.unit.models.planning.test_allocate import OD, POLICY, RESERVED, SPOT, TICKS, constant, plan
@@ -19,6 +19,12 @@ def test_the_confidence_is_where_one_more_replica_costs_what_it_saves():
     z = np.sqrt(-2 * np.log(0.1 * np.sqrt(2 * np.pi)))
     assert confidence(need, 0, 1.0, 1000.0) == pytest.approx(norm.cdf(z), abs=2e-3)
     assert confidence(need, 0, 2.0, 2000.0) == confidence(need, 0, 1.0, 1000.0)
+
+
+def test_many_prices_at_once_have_the_confidence_of_each():
+    need, shortages = np.random.default_rng(3).integers(0, 40, 1_024), (1, 5, 20, 100, 700, 5_000)
+    each = [confidence(need, 7, 1.0, price) for price in shortages]
+    assert confidences(np.sort(need), 7, shortages).tolist() == each
 
 
 def test_misses_fall_where_a_replica_saves_most():
