@@ -141,6 +141,7 @@ def _figures(
         "summary": {
             **_summary(first),
             **_as_it_comes(first, outcomes, lanes, job.seed),
+            "realised_share_of_plans": promise["kept"],
             **({} if steered is None else {"learner": _learner(steered, job, outcomes, lanes)}),
             "promise_99" if default == 0.99 else f"promise_{100 * default:g}": promise["kept"],
             "on_demand": _summary(tables["on_demand"]) if "on_demand" in tables else None,

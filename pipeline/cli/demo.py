@@ -172,6 +172,7 @@ def _show(figures: dict[str, Any], page: Path) -> None:
     for name in ("", "Leadtime", "reactive"):
         table.add_column(name, justify="right" if name else "left")
     table.add_row("hit rate", percent(figures["hit_rate"]), percent(figures["reactive_hit_rate"]))
+    table.add_row("plans that held", percent(figures["realised_share_of_plans"]), "")
     costs = (money(figures[name], figures["currency"]) for name in ("cost", "reactive_cost"))
     table.add_row("cost", *costs)
     table.add_row("95 % intervals hold", percent(figures["coverage_95"]), "")

@@ -12,6 +12,7 @@ import numpy as np
 from models.baselines.autoscalers.base import Facts
 from models.baselines.autoscalers.hpa import HorizontalPodAutoscaler
 from models.capacity import Policy, replica_loads, replicas_per_instance
+from models.learning.realised import Realised
 from models.metrics import METRICS
 from models.purchase.reserved_first import reserved_first
 from pipeline.demo.recorder import Watch
@@ -21,6 +22,7 @@ from pipeline.traces.window import TickWindow
 from pipeline.wire import commands, currencies
 from pipeline.wire.codec import Record
 from pipeline.wire.json_lines import lines
+from pipeline.wire.plans import promised
 from pipeline.wire.policies import offer_of, policy_of
 
 WARM_UP_TICKS = 12
@@ -54,6 +56,9 @@ def app_run(
     )
     reactive, reactive_cost = _reactive(app, usage, policy, prices, per, start, window)
     low, mean, high = _fan(app, watch, policy, ticks)
+    warm_up = min(WARM_UP_TICKS, window.ticks // 4)
+    ready = np.sum([counts[o] * per[o] for o in per], axis=0)
+    realised = _realised(watch.plans[app], demand, ready, window, warm_up)
     return AppRun(
         app=app,
         tick_s=window.tick_s,
@@ -63,7 +68,7 @@ def app_run(
         mean=mean,
         high=high,
         required=_required(watch.plans[app], ticks, window.tick_s),
-        ready=np.sum([counts[o] * per[o] for o in per], axis=0),
+        ready=ready,
         reactive=reactive,
         counts=counts,
         tiers={p["offer_id"]: p["tier"] for p in prices},
@@ -73,8 +78,27 @@ def app_run(
         held=np.array(
             ["missing_telemetry" in watch.plans[app].get(t, {"guardrails": []})["guardrails"] for t in ticks]
         ),
-        warm_up=min(WARM_UP_TICKS, window.ticks // 4),
+        warm_up=warm_up,
+        plans_kept=realised.plans.kept,
+        plans_judged=realised.plans.known,
     )
+
+
+def _realised(
+    plans: Mapping[int, Record],
+    demand: np.ndarray,
+    ready: np.ndarray,
+    window: TickWindow,
+    warm_up: int,
+) -> Realised:
+    """Shares of time and of plans that were kept after the warm-up; demand, ready: (tick) in replicas."""
+    realised = Realised()
+    for place in range(warm_up, window.ticks):
+        tick = window.first + place
+        realised.observe(tick, window.tick_s, float(demand[place]), float(ready[place]))
+        if tick in plans:
+            realised.promise(promised(plans[tick]))
+    return realised
 
 
 def _series(records: Mapping[int, Record], ticks: range, field: str) -> np.ndarray:
@@ -204,6 +228,7 @@ def totals(runs: Sequence[AppRun], watch: Watch) -> dict[str, Any]:
         return 1 - missed / scored if scored else None
 
     share = watch.coverage.share
+    kept, judged = (sum(getattr(run, name) for run in runs) for name in ("plans_kept", "plans_judged"))
     return {
         "frames": watch.counts["frames"],
         "framed": watch.counts["samples"] + watch.counts["events"],
@@ -226,6 +251,9 @@ def totals(runs: Sequence[AppRun], watch: Watch) -> dict[str, Any]:
         "warm_up_ticks": runs[0].warm_up if runs else 0,
         "scored_app_ticks": scored,
         "hit_rate": rate(sum(int(run.missed.sum()) for run in runs)),
+        "realised_share": rate(sum(int(run.missed.sum()) for run in runs)),
+        "realised_share_of_plans": kept / judged if judged else None,
+        "plans_judged": judged,
         "reactive_hit_rate": rate(sum(int(run.reactive_missed.sum()) for run in runs)),
         "cost": sum(float(run.cost[run.warm_up :].sum()) for run in runs),
         "reactive_cost": sum(float(run.reactive_cost[run.warm_up :].sum()) for run in runs),

@@ -23,6 +23,8 @@ class AppRun:
         cost, reactive_cost: (tick) spent within the tick, in `currency`.
         held: (tick) the plan held for want of telemetry.
         warm_up: ticks at the start that are not scored.
+        plans_kept, plans_judged: plans after the warm-up that sufficed in every step of their window, of those whose
+            window's demand is known.
     """
 
     app: str
@@ -42,6 +44,8 @@ class AppRun:
     held: np.ndarray
     warm_up: int
     currency: str = "USD"
+    plans_kept: int = 0
+    plans_judged: int = 0
 
     @property
     def scored(self) -> np.ndarray:

@@ -199,6 +199,7 @@ def headline(lead: Lead | None, facts: Mapping[str, Any]) -> str:
 def _planned_outcome(facts: Mapping[str, Any]) -> list[str]:
     """Sentences on our plans as they come: realised share, cost, avoidable cost removed, and the learner's part."""
     policies, removed = facts["policies"], facts["summary"]["avoidable_removed"]
+    held = facts["promise"]["kept"]
     if removed is None:
         return []
 
@@ -209,6 +210,7 @@ def _planned_outcome(facts: Mapping[str, Any]) -> list[str]:
     sentences = [
         f"As planned it served {outcome(OURS)}, and removed {fmt.percent(removed)} of the cost that could have been "
         "avoided: the best product's less the oracle's at that share."
+        + ("" if held is None else f" Of its plans {fmt.percent(held)} held over their whole window.")
     ]
     if STATIC in policies:
         sentences.append(f"Without the learner it served {outcome(STATIC)}.")
@@ -279,9 +281,9 @@ def _tiles(facts: Mapping[str, Any]) -> str:
     default, promise = facts["policies"][OURS]["defaults"], facts["promise"]
     kept = fmt.MISSING if promise["kept"] is None else fmt.percent(promise["kept"])
     tiles = {
-        "hit rate by default": fmt.percent(default["hit_rate"] or 0.0),
+        "of the time served (hit rate)": fmt.percent(default["hit_rate"] or 0.0),
         "cost by default": _money(default["cost"]),
-        f"of {promise['decisions']:,} promises kept": kept,
+        f"of {promise['decisions']:,} plans held": kept,
         "app-ticks missed": f"{default['misses']:,}",
         "app-ticks scored": f"{default['app_ticks']:,}",
         "not scored: at their limit": f"{facts['censored_app_ticks']:,}",

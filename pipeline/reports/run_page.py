@@ -21,6 +21,8 @@ SHOWN_TICKS = 1000
 DEFINITIONS = (
     "Short, or a miss: a scored tick in which the least ready capacity was below the measured demand. Shaded ticks are "
     "the warm-up, which is not scored.",
+    "Hit rate is the realised share of time; plans that held: the share of plans whose replicas sufficed in every "
+    "step of their window.",
     "Coverage: share of outcomes inside the 95 % interval of the forecast made one tick before; 95 % is right.",
     "Held: ticks in which telemetry was missing and the last plan stood.",
     "Capacity and demand are in replicas; demand is not rounded.",
@@ -183,6 +185,7 @@ def _headline(runs: Sequence[AppRun], summary: Mapping[str, Any]) -> str:
     ]
     rows = [
         ("Hit rate", fmt.percent(hit), fmt.percent(their_hit), _signed((hit - their_hit) * 100, " points")),
+        ("Plans that held", fmt.percent(_given(summary, "realised_share_of_plans")), "", ""),
         ("Misses", f"{missed[0]:,}", f"{missed[1]:,}", _signed(missed[0] - missed[1], "", digits=0)),
         (
             "Cost",
@@ -250,12 +253,23 @@ def _apps(runs: Sequence[AppRun]) -> str:
                 fmt.number(float(measured.max()) if len(measured) else math.nan),
                 fmt.percent(_hits(run.missed, scored)),
                 fmt.percent(_hits(run.reactive_missed, scored)),
+                fmt.percent(run.plans_kept / run.plans_judged if run.plans_judged else None),
                 fmt.money(_spent(run, run.cost), run.currency),
                 fmt.money(_spent(run, run.reactive_cost), run.currency),
                 f"{int(run.held.sum()):,}",
             )
         )
-    head = ("App", "Mean demand", "Peak", "Hit rate", "reactive", "Cost", "reactive", "Held")
+    head = (
+        "App",
+        "Mean demand",
+        "Peak",
+        "Hit rate",
+        "reactive",
+        "Plans that held",
+        "Cost",
+        "reactive",
+        "Held",
+    )
     return f"<section><h2>All apps</h2>{html_parts.table(head, rows, 'rows')}</section>"
 
 

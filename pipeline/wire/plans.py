@@ -86,6 +86,13 @@ def default_policy(app: str) -> Record:
     }
 
 
+def promised(plan: Record) -> dict[int, int]:
+    """Replicas that a plan (record `plan`) is to carry in each tick of its window, by tick."""
+    first, last = plan["window"]
+    steps = zip(plan["steps"], plan["replicas"], strict=True)
+    return {plan["tick"] + step // plan["tick_s"]: count for step, count in steps if first <= step <= last}
+
+
 def money(amount: float) -> Decimal:
     """An amount as records carry it: six decimals; what is not finite has no price and is written as the largest."""
     return Decimal(amount if math.isfinite(amount) else 10**11).quantize(_CENT)

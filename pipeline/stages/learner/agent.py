@@ -41,7 +41,7 @@ from pipeline.runtime.fenced_state import Publish
 from pipeline.security.signing_keys import SigningKey
 from pipeline.settings import Settings
 from pipeline.stages.learner import packed
-from pipeline.wire import adjustments, currencies, policies
+from pipeline.wire import adjustments, currencies, plans, policies
 from pipeline.wire.codec import Codec, Record
 
 VERSION_WAIT_S: Final = 30.0
@@ -200,7 +200,7 @@ class Learner:
         known.setting = learner.observe(Observation(at.number, need, followed, wanted, soon), self.shared)
         known.evidence = _evidence(learner)
         known.realised.observe(at.number, at.length_s, need, learner.served if math.isnan(ready) else ready)
-        known.realised.promise(_promised(plan))
+        known.realised.promise(plans.promised(plan))
         for _, text in learner.events[events:]:
             known.events.append((at.number, text))
             metrics.LEARNER_CHANGES.labels(plan["app"], text.partition(" ")[0]).inc()
@@ -323,13 +323,6 @@ def _ready(plan: Record, offers: Iterable[Offer], policy: Policy) -> float:
         return math.nan
     size = {offer.offer_id: int(replicas_per_instance(offer, policy)) for offer in offers}
     return float(sum(size.get(offer["offer_id"], 0) * offer["ready"] for offer in observed))
-
-
-def _promised(plan: Record) -> dict[int, int]:
-    """Replicas that a plan carries in its window, by tick."""
-    first, last = plan["window"]
-    steps = zip(plan["steps"], plan["replicas"], strict=True)
-    return {plan["tick"] + of // plan["tick_s"]: count for of, count in steps if first <= of <= last}
 
 
 def _adjustment(setting: Setting, policy: Policy) -> Adjustment:
