@@ -2,8 +2,9 @@
 time is served at least cost.
 
 For each arm (weights of the experts for the app's total) a lane is simulated at each of `price_tail.PRICES`, and one at
-the arm's own price. That price is the quantile of critical prices that leaves the allowed share of ticks missed, moved
-by what was in fact missed (an integrator: Gibbs and Candes, "Adaptive conformal inference under distribution shift",
+the arm's own price; beside them one at the policy's confidence ("static"), which the saving is measured against. The
+arm's price is the quantile of critical prices that leaves the allowed share of ticks missed, moved by what was in fact
+missed (an integrator: Gibbs and Candes, "Adaptive conformal inference under distribution shift",
 NeurIPS 2021):
 
     log price = Q(1 - a) + I_app + I_shard,    I <- clip(I + gain * ([missed] - a))
@@ -26,7 +27,6 @@ from numpy.typing import NDArray
 from models.capacity import Offer, Policy
 from models.evaluation.simulated_cloud import Terms
 from models.learning import price_tail
-from models.learning.adjustment import STATIC
 from models.learning.gate import BUDGET_DAYS, Day, Gate
 from models.learning.price_tail import LOG_PRICES, Tail
 from models.learning.saving import Saving
@@ -84,6 +84,7 @@ class Observation:
         need: replicas that the tick's demand filled; NaN: not measured, or a lower bound alone.
         ready: replicas that were in fact ready throughout the tick; NaN: not known.
         wanted, soon: (arm, PRICES) replicas of `models.planning.sweep.SweepNeed`.
+        static: both at the policy's confidence; None: not known.
     """
 
     tick: int
@@ -91,6 +92,7 @@ class Observation:
     ready: float
     wanted: Count
     soon: Count
+    static: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -138,7 +140,7 @@ def learner_of(
         seed: of the random events.
     """
     lanes = len(price_tail.PRICES) + 1
-    supply = [arm.supply for arm in ARMS.values() for _ in range(lanes)]
+    supply = [*(arm.supply for arm in ARMS.values() for _ in range(lanes)), None]
     fleets = ShadowFleets(app, offers, policy, terms, tick_s=tick_s, seed=seed, supply=supply)
     steps_s = [step * tick_s for step in horizon_steps(tick_s)]
     market = Market(offers, {}, policy, np.ones((1, len(steps_s)), np.int32), steps_s, (seed, b"", 0))
@@ -149,7 +151,7 @@ class AppLearner:
     """One app.
 
     Args:
-        fleets: of the app: for each arm a lane at each of PRICES and one at the arm's price.
+        fleets: of the app: for each arm a lane at each of PRICES and one at the arm's price, then, if any, static's.
         arms: number of arms.
         allowed: share of ticks that may be missed.
         replica_price: per hour, of the least replica that serves (`models.planning.shortage_price.prices`).
@@ -159,8 +161,9 @@ class AppLearner:
         events: promotions and rollbacks, as (day, text), the newest last.
         seen: (2, arm) spend and loss so far; what is seen when the price is first used chooses the arm.
         served: replicas that the lane of the arm in force had ready in the last tick; NaN: no price was used in it.
-        pair: ((in force, STATIC), (spend, loss)) of today's ticks in which a price was used.
-        saving: of spend, and of loss, on the whole days before; nothing where there is no arm STATIC.
+        beside: ((in force, static), (spend, misses)) of the last tick.
+        pair: ((in force, static), (spend, loss)) of today's ticks in which a price was used.
+        saving: of spend, and of loss, on the days before.
     """
 
     def __init__(self, fleets: ShadowFleets, arms: int, allowed: float, replica_price: float) -> None:
@@ -170,7 +173,8 @@ class AppLearner:
         self.log_price = np.full(arms, np.log(price_tail.PRIOR_PRICE))
         self.in_force, self.known = 0, 0
         self.seen = np.zeros((2, arms))
-        self.served, self.pair = math.nan, np.zeros((2, 2))
+        self.static_lanes = fleets.held.shape[1] - arms * (len(LOG_PRICES) + 1)
+        self.served, self.beside, self.pair = math.nan, np.zeros((2, 2)), np.zeros((2, 2))
         self.saving = (Saving(), Saving())
         self.day, self.days = -1, [Day(allowed=allowed) for _ in range(arms)]
         self.gates = [Gate() for _ in range(arms)]
@@ -189,7 +193,8 @@ class AppLearner:
             What is wanted of the next plans.
         """
         ready, cost = self.fleets.live(now.tick)
-        by_arm, spent = ready.reshape(self.arms, -1), cost.reshape(self.arms, -1)[:, -1]
+        lanes = self.arms * (len(LOG_PRICES) + 1)
+        by_arm, spent = ready[:lanes].reshape(self.arms, -1), cost[:lanes].reshape(self.arms, -1)[:, -1]
         self._end_day(now.tick * self.fleets.tick_s // DAY_S)
         self.served = math.nan if self.setting.price is None else float(by_arm[self.in_force][-1])
         known = bool(np.isfinite(now.need)) and self.fleets.fleet is not None
@@ -197,6 +202,7 @@ class AppLearner:
             missed = self._learn(arm, by_arm[arm], now, shard) if known else False
             self._count(arm, float(spent[arm]), missed, known)
         self._take_back(self.day, self.days[self.in_force].loss - self.days[0].loss)
+        self._beside(ready, cost, now.need if known else 0.0)
         before, self.known = self.known, self.known + known
         if before * self.fleets.tick_s < LEAST_S <= self.known * self.fleets.tick_s:
             self._begin(self.day)
@@ -236,7 +242,11 @@ class AppLearner:
             np.stack([np.append(of, self._between(arm, of)) for arm, of in enumerate(curve)])
             for curve in (now.wanted, now.soon)
         )
-        self.fleets.decide(now.tick, wanted.ravel().astype(np.int64), soon.ravel().astype(np.int64))
+        lanes = [
+            np.append(of.ravel(), [static] * self.static_lanes).astype(np.int64)
+            for of, static in zip((wanted, soon), now.static or (0, 0), strict=True)
+        ]
+        self.fleets.decide(now.tick, *lanes)
 
     def _between(self, arm: int, replicas: Count) -> int:
         """Replicas at the arm's price."""
@@ -251,6 +261,18 @@ class AppLearner:
             saved = (loss[0] - loss[best]) / spent[0]
             self.events.append((day, f"begins with {self.name(best)}, which cost {saved:.1%} less so far"))
 
+    def _beside(self, ready: NDArray[np.float64], cost: NDArray[np.float64], need: float) -> None:
+        """Set what is in force beside static in the tick; (lane) ready replicas and cost, and the tick's need."""
+        if not self.static_lanes:
+            return
+        steered = self.setting.price is not None
+        in_force = (self.in_force + 1) * (len(LOG_PRICES) + 1) - 1
+        lanes = [in_force if steered else -1, -1]
+        self.beside = np.stack([cost[lanes], ready[lanes] < need], axis=1)
+        if steered:
+            shortage = float(np.exp(self.log_price[0])) * self.replica_price * self.fleets.tick_s / HOUR_S
+            self.pair += self.beside @ np.array([[1.0, 1.0], [0.0, shortage]])
+
     def _count(self, arm: int, cost: float, missed: bool, known: bool) -> None:
         """Add a tick to the arm's day; a miss costs the first arm's price of a shortage for the tick."""
         day = self.days[arm]
@@ -258,8 +280,6 @@ class AppLearner:
         shortage = float(np.exp(self.log_price[0])) * self.replica_price * hours
         loss = cost + missed * shortage
         self.seen[:, arm] += (cost, loss)
-        if self.setting.price is not None:
-            self.pair[[arm == self.in_force, self.name(arm) == STATIC]] += (cost, loss)
         self.days[arm] = replace(
             day,
             cost=day.cost + cost,

@@ -17,8 +17,8 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 BETS: Final = (0.6, 0.9, 1.0)
-"""With the last a saving of SCALE or more every day doubles the wealth, and seven days suffice for four candidates; a day
-that costs SCALE more takes all of it, and the others stay."""
+"""With the last a saving of SCALE or more every day doubles the wealth, and seven days suffice for four candidates; a
+day that costs SCALE more takes all of it, and the others stay."""
 SCALE: Final = 0.02
 LEVEL: Final = 0.05
 MOST: Final = 1e12

@@ -12,7 +12,7 @@ from models.planning.sweep import AppDemand, NeedCurve, needed
 
 
 def of(contexts: Mapping[float, DecisionContext], offers: Sequence[Offer], policy: Policy) -> NeedCurve:
-    """The curve at PRICES.
+    """The curve at the policy's confidence, which is static's, and at PRICES.
 
     Args:
         contexts: of the decision, by the arms' weight of the same time: they differ in their demand alone.
@@ -24,9 +24,9 @@ def of(contexts: Mapping[float, DecisionContext], offers: Sequence[Offer], polic
             AppDemand(context.demand, context.metrics, context.steps_s, context.usage, context.saturated),
             offers,
             policy,
-            (),
+            (policy.confidence,),
             PRICES,
         )
         for weight, context in contexts.items()
     }
-    return NeedCurve((), PRICES, {name: known[arm.same_time] for name, arm in ARMS.items()})
+    return NeedCurve((policy.confidence,), PRICES, {name: known[arm.same_time] for name, arm in ARMS.items()})

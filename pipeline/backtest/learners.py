@@ -61,10 +61,14 @@ class Learners:
         job, learner, policy = self.job, self.apps[app], self.job.policies[app]
         curve = need_curve.of(contexts, job.offers[self.market][app], policy)
         of_arm = [curve.arms[arm] for arm in ARMS]
-        wanted, soon = np.stack([n.wanted for n in of_arm]), np.stack([n.soon for n in of_arm])
+        wanted, soon = (
+            np.stack(of)[:, len(curve.confidences) :]
+            for of in zip(*((n.wanted, n.soon) for n in of_arm), strict=True)
+        )
+        static = int(of_arm[0].wanted[0]), int(of_arm[0].soon[0])
         context = contexts[0.0]
         filled = need.of_tick(context.usage, context.saturated, context.metrics, policy)
-        setting = learner.observe(Observation(context.tick, filled, ready, wanted, soon), self.shard)
+        setting = learner.observe(Observation(context.tick, filled, ready, wanted, soon, static), self.shard)
         if schedule.ends_epoch(context.tick, job.tick_s):
             self.made[app] = [*self.made[app], (schedule.valid_from(context.tick, job.tick_s), setting)][-3:]
 

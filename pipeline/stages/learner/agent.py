@@ -48,6 +48,8 @@ VERSION_WAIT_S: Final = 30.0
 """Longest wait for a version of a policy or price that a plan names: its record was there before the plan."""
 POSITION, SHARED, APP = b"position", b"shared", b"app-"
 """Keys of a snapshot's blocks; APP begins those of apps."""
+TOLD: Final = 6
+"""Most arms whose evidence an adjustment carries, so that it stays small."""
 FLEETS: Final = "fleets."
 """Begins the names of an `AppLearner`'s arrays that are its fleets'."""
 NOTHING: Final = Setting(0, None, "nothing was learnt yet: the policy's confidence")
@@ -183,7 +185,8 @@ class Learner:
         """Take the app's simulated fleets through the plan's tick and let them buy at its end."""
         curve = plan["curve"]
         arms = {need["arm"]: need for need in curve["arms"]}
-        if curve["confidences"] or tuple(curve["prices"]) != PRICES or not arms.keys() >= ARMS.keys():
+        levels = len(curve["confidences"])
+        if tuple(curve["prices"]) != PRICES or not arms.keys() >= ARMS.keys():
             return  # nobody has a forecast, or an allocator of another version
         at = Tick(plan["tick"], plan["tick_s"])
         records = self._prices(plan)
@@ -192,12 +195,20 @@ class Learner:
         if not offers:
             return
         learner = self._learner(known, plan, policy, offers, records)
-        wanted, soon = (np.array([arms[arm][of] for arm in ARMS], np.int64) for of in ("wanted", "soon"))
+        wanted, soon = (
+            np.array([arms[arm][of][levels:] for arm in ARMS], np.int64) for of in ("wanted", "soon")
+        )
+        static = None
+        if curve["confidences"] == [policy.confidence]:
+            first = arms[next(iter(ARMS))]
+            static = first["wanted"][0], first["soon"][0]
         need = math.nan if plan["need"] is None else plan["need"]
         events = len(learner.events)
         ready = _ready(plan, offers, policy)
         followed = ready if plan["versions"]["adjustment"] else math.nan
-        known.setting = learner.observe(Observation(at.number, need, followed, wanted, soon), self.shared)
+        known.setting = learner.observe(
+            Observation(at.number, need, followed, wanted, soon, static), self.shared
+        )
         known.evidence = _evidence(learner)
         known.realised.observe(at.number, at.length_s, need, learner.served if math.isnan(ready) else ready)
         known.realised.promise(plans.promised(plan))
@@ -346,9 +357,12 @@ def _evidence(learner: AppLearner) -> adjustments.GateEvidence:
 
 
 def _arms(learner: AppLearner | None) -> tuple[adjustments.ArmEvidence, ...]:
-    """What is known of each arm."""
+    """What is known of the first arm, that in force, and those that are nearest to promotion, TOLD in all."""
     if learner is None:
         return ()
+    nearest = sorted(
+        range(learner.arms), key=lambda a: (a not in (0, learner.in_force), -learner.gates[a].better.value, a)
+    )
     return tuple(
         adjustments.ArmEvidence(
             learner.name(arm),
@@ -359,7 +373,7 @@ def _arms(learner: AppLearner | None) -> tuple[adjustments.ArmEvidence, ...]:
             gate.better.days,
             gate.barred_until,
         )
-        for arm, gate in enumerate(learner.gates)
+        for arm, gate in ((arm, learner.gates[arm]) for arm in sorted(nearest[:TOLD]))
     )
 
 

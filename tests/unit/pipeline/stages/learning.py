@@ -19,12 +19,13 @@ FIRST = 6_000_000
 def plan(app: str, tick: int, need: float | None, forecast: float, **more: object) -> Record:
     """A plan whose tick's demand filled `need` replicas; the more a shortage costs, the more above `forecast` it needs.
 
-    Half a weight of the same time needs a tenth less.
+    The policy's confidence needs what the dearest shortage does. Half a weight of the same time needs a tenth less.
     """
     spread = np.ceil(forecast + np.log(np.array(PRICES)) / 4)
     curves = {
         arm: np.ceil(spread * (1 - 0.2 * of.same_time)).astype(int).tolist() for arm, of in ARMS.items()
     }
+    static = int(spread[-1])
     steps = [step * TICK_S for step in horizon_steps(TICK_S)]
     return {
         "plan_id": f"{app}@{tick}", "allocation_group": app, "app": app, "shard": 0, "seq": tick, "mode": "auto",
@@ -38,8 +39,10 @@ def plan(app: str, tick: int, need: float | None, forecast: float, **more: objec
             "adjustment": "", "group_policy": "",
         },
         "curve": {
-            "confidences": [], "prices": list(PRICES),
-            "arms": [{"arm": arm, "wanted": of, "soon": of} for arm, of in sorted(curves.items())],
+            "confidences": [0.99], "prices": list(PRICES),
+            "arms": [
+                {"arm": arm, "wanted": [static, *of], "soon": [static, *of]} for arm, of in sorted(curves.items())
+            ],
         },
     } | more  # fmt: skip
 

@@ -82,10 +82,12 @@ def test_with_a_learner_plans_are_the_same_and_the_usage_of_14_days_is_kept(
     whole = drive(make, inputs, None)
     evidence = [plan["curve"] | {"need": plan["need"]} for plan in plans_of(whole, "shop")]
     assert all([arm["arm"] for arm in curve["arms"]] == sorted(ARMS) for curve in evidence)
+    assert all(curve["confidences"] == [0.99] for curve in evidence)
     assert all(
-        len(arm["wanted"]) == len(SHORTAGES) == len(arm["soon"]) for c in evidence for arm in c["arms"]
+        len(arm["wanted"]) == 1 + len(SHORTAGES) == len(arm["soon"]) for c in evidence for arm in c["arms"]
     )
-    assert all(arm["wanted"] == sorted(arm["wanted"]) for curve in evidence for arm in curve["arms"])
+    priced = [arm["wanted"][1:] for curve in evidence for arm in curve["arms"]]
+    assert all(wanted == sorted(wanted) for wanted in priced)
     assert all(curve["need"] > 0 for curve in evidence)
     unchanged = drive(plain, inputs, None)
     assert all(plan["curve"]["arms"] == [] and plan["need"] is None for plan in plans_of(unchanged, "shop"))

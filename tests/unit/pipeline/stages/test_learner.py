@@ -363,6 +363,20 @@ def test_an_adjustment_carries_what_the_learner_tries_and_what_was_kept(
     assert len(DEFAULT.encode("adjustment", record)) <= 700
 
 
+def test_the_saving_is_beside_static_and_has_an_interval_from_the_second_day_on(make: Make) -> None:
+    """The policy's confidence needs what the dearest shortage does, which a price in force does not pay."""
+    made: Adjustments = []
+    stage = make(made)
+    for value in encoded(list(days(["shop"], 4 * DAY))):
+        stage.fold(value)
+    savings = [(r["saving"], r["saving_95"], r["reward"]) for r, _ in made]
+    assert savings[DAY // 2] == (None, None, None)
+    (share, (low, high), reward) = savings[-1]
+    assert 0 < low <= share <= high < 0.3
+    assert reward < share  # some misses
+    assert metrics.LEARNER_SAVING.labels("shop")._value.get() == share
+
+
 def test_changes_are_told_once_and_survive_a_restart(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """A fault between two epochs: the next adjustment tells it, none after that; also by a restored learner."""
     made: Adjustments = []
