@@ -130,6 +130,8 @@ def carried(slow: Columns, tick: int, tick_us: int) -> np.ndarray:
 def carry(slow: Columns, chosen: np.ndarray, own: Mapping[str, np.ndarray], tick: int) -> Columns:
     """Rows of `samples` for a tick from the samples that it takes, without what its own samples have; their count is 0.
 
+    `sampled` is the tick that a sample was of.
+
     Args:
         slow, chosen: of `carried`.
         own: condensed rows, of this tick among others.
@@ -146,6 +148,7 @@ def carry(slow: Columns, chosen: np.ndarray, own: Mapping[str, np.ndarray], tick
         rows, taken = rows[taken.any(axis=1)], taken[taken.any(axis=1)]
     return {
         **{name: slow[name][rows] for name in FIRST},
+        "sampled": slow["tick"][rows],
         "tick": np.full(len(rows), tick),
         "weight": np.where(taken, slow["weight"][rows], 0.0),
         "weighted": np.where(taken, slow["weighted"][rows], 0.0),

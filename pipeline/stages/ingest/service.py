@@ -45,6 +45,7 @@ from pipeline.wire.messages import (
     produced_at,
     shift_of,
 )
+from pipeline.wire.stopped import stopped_columns
 
 LABELS = 500
 """Apps and reasons that refused records are counted and logged under, at most: names come from producers."""
@@ -164,7 +165,9 @@ class Partition:
             key = self.keys.at(start_s)
             last = min(due[1], -(-self.keys.until(start_s) // tick_s) - 1)
             self.directory.keep([key, *self.keys.earlier(start_s)])
-            out += [self._record(frame, key) for frame in self.windows.close(last, self.directory.order(key))]
+            order, names = self.directory.order(key), self.directory.pseudonyms(key)
+            frames = self.windows.close(last, order, names, key.key_id)
+            out += [self._record(frame, key) for frame in frames]
         if all(stream.empty for stream in self.windows.streams):
             self.directory.forget()
         return out
@@ -210,7 +213,8 @@ class Partition:
         groups = frame.groups
         size = PSEUDONYM_BYTES * (1 + len(previous)) + 4 + 4 + 4 + 5 * len(METRICS) + 4 * len(EVENT_KINDS)
         per_part = MESSAGE_BYTES // 2 // size
-        of = max(1, -(-len(of_app) // per_part))
+        of_stopped = MESSAGE_BYTES // 4 // (PSEUDONYM_BYTES + 8 + 4 + 8 * len(METRICS))
+        of = max(1, -(-len(of_app) // per_part), -(-len(frame.stopped) // of_stopped))
         common = {
             "shard": self.windows.number,
             "seq": frame.seq,
@@ -244,6 +248,9 @@ class Partition:
                     "events": groups.events[rows].astype("<u4").tobytes(),
                     "saturated": groups.saturated[rows].T.astype(np.uint8).tobytes(),
                     "previous": [{"key_id": of, "users": names[of_rows]} for of, names in previous],
+                    "stopped": stopped_columns(
+                        frame.stopped.at(slice(part * of_stopped, (part + 1) * of_stopped))
+                    ),
                 }
             )
         return parts
@@ -409,7 +416,7 @@ class Ingest:
             begun = time.monotonic()
             newest = reader.newest(self.settings, "behaviour.frames", number, self._complete)
             if newest is not None:
-                partition.windows.restore(newest)
+                partition.windows.restore(*newest)
             telemetry.RECOVERY_SECONDS.labels("ingest", number).set(time.monotonic() - begun)
             self.partitions[number] = partition
         for tp in assigned:
@@ -423,13 +430,14 @@ class Ingest:
         for tp in revoked:
             self.partitions.pop(tp.partition, None)
 
-    def _complete(self, messages: list[Message], _: object) -> Record | None:
-        """The frame with the greatest `seq` of which all parts are among the messages; None without such a frame."""
-        parts: dict[int, set[int]] = {}
-        newest: Record | None = None
+    def _complete(self, messages: list[Message], _: object) -> list[Record] | None:
+        """The parts of the frame with the greatest `seq` that are all among the messages; None without such a frame."""
+        parts: dict[int, dict[int, Record]] = {}
+        newest: list[Record] | None = None
         for message in messages:
             _, frame = self.codec.decode(message.value() or b"")
-            parts.setdefault(frame["seq"], set()).add(frame["part"])
-            if len(parts[frame["seq"]]) == frame["of"] and (newest is None or frame["seq"] > newest["seq"]):
-                newest = frame
+            known = parts.setdefault(frame["seq"], {})
+            known[frame["part"]] = frame
+            if len(known) == frame["of"] and (newest is None or frame["seq"] > newest[0]["seq"]):
+                newest = list(known.values())
         return newest

@@ -10,23 +10,28 @@ the time at which the message was produced: a clock that is ahead moves nobody's
 - a refused record counts in the frame of its own tick, or of the first tick that its stream has not passed before it,
   whichever is later;
 - to resume after frame t a stream starts at the smallest offset of a record of a later tick, refused ones too, of a
-  sample that tick t + 1 takes from an earlier one (`models.aggregation.carried`), or at c(t), whichever is least, with
-  the running maximum as of that offset. Read again from there, what belongs to closed ticks is skipped, what was late
-  is late again.
+  sample that tick t + 1 takes from an earlier one (`models.aggregation.carried`), of a sample by which tick t + 1 knows
+  what series a user of several had in t - 1 and t (`models.demand.stopped_series`), or at c(t), whichever is least,
+  with the running maximum as of that offset. Read again from there, what belongs to closed ticks is in no frame, what
+  was late is late again. Which series stopped earlier is in the frame itself.
 
 Nothing here depends on how the records were batched, when, or by which process.
 """
 
+from bisect import bisect_left
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from models import aggregation
 from models.aggregation import Columns, Grouped
+from models.demand import stopped_series
+from models.demand.stopped_series import Levels, Stopped
 from models.metrics import EVENT_KINDS, METRICS
+from pipeline.wire.stopped import stopped_of
 
 NEVER = -(2**63)
 Attribute = tuple[int, int, str, str]
@@ -39,6 +44,8 @@ SLOWER = 1.05
 milliseconds longer is a tick."""
 CARRIED_S = 3600.0
 """Longest time for which a sample stands beyond its own tick: a restarted ingest reads as far back."""
+BACK = 2
+"""Closed ticks whose series the next tick needs: what stopped is judged by these."""
 CONDENSED = 2**17
 """Rows that wait before they are condensed, and no less than there are condensed ones: the cost of a row stays the
 same, and memory is that of the users and not of their samples."""
@@ -53,14 +60,14 @@ class TopicStream:
         running_max: greatest event time so far, microseconds.
         next_offset: of the next record.
         first: event time of the first record, from which the frames begin.
-        rows: sums of open ticks' records by tick and user, in the order of their first offsets (`offset`); `before`
-            is the running maximum before it.
+        rows: sums of records by tick and series, in the order of their first offsets (`offset`), of open ticks and of
+            the BACK ticks before for users of several series; `before` is the running maximum before it.
         tagged: open ticks' events that have attributes.
         passed: offsets at which the running maximum grew, and to what.
         refused: refused records, late ones too, that count in open ticks, in the order of offsets; `of` is app and
             reason.
-        slow: samples with an interval longer than a tick, of open ticks and of those that open ticks may take them
-            from, in the order of offsets; `until` is where the interval ends.
+        slow: samples with an interval longer than a tick, of open ticks and of those that these and the BACK ticks
+            before may take them from, in the order of offsets; `until` is where the interval ends.
         waiting: rows that came since `gather`.
     """
 
@@ -125,7 +132,7 @@ class TopicStream:
         if "weight" in rows:
             place = {"offset": offset[is_row], "before": before, "tick": tick, "ts": ts[is_row]}
             self._keep_slow(place, rows, late, windows)
-        keep = ~late & (tick > windows.closed)
+        keep = ~late & (tick > (windows.known_from if "weight" in rows else windows.closed))
         if keep.any():
             new = {"offset": offset[is_row], "before": before, "tick": tick, **rows}
             new = {name: column[keep] for name, column in new.items()}
@@ -150,7 +157,9 @@ class TopicStream:
             return
         until = place["ts"][lasting] + (np.minimum(interval_s[lasting], CARRIED_S) * 1e6).astype(np.int64)
         if windows.closed != NEVER:
-            lasting, until = (a[until > (windows.closed + 1) * windows.tick_us] for a in (lasting, until))
+            lasting, until = (
+                a[until > (windows.known_from + 1) * windows.tick_us] for a in (lasting, until)
+            )
         new = {name: place[name][lasting] for name in ("offset", "before", "tick")}
         new |= {name: rows[name][lasting] for name in ("code", "weight", "weighted", "hit")} | {
             "until": until
@@ -186,9 +195,18 @@ class TopicStream:
         at = int(np.searchsorted(self.passed_max, time_us))
         return int(self.passed_offset[at]), int(self.passed_max[at - 1]) if at else NEVER
 
-    def forget(self, closed: int, closing: int, tick_us: int) -> None:
-        """Drop what closed ticks no longer need; `closing` is c of the last one."""
+    def forget(self, closed: int, closing: int, tick_us: int, followed: np.ndarray) -> None:
+        """Drop what closed ticks no longer need.
+
+        Args:
+            closed: the last closed tick.
+            closing: c of it.
+            tick_us: length of a tick.
+            followed: (code,) bool, series whose rows of the last BACK ticks are kept; empty: none.
+        """
         keep = self.rows["tick"] > closed if self.rows else np.zeros(0, bool)
+        if followed.any() and self.rows:
+            keep |= (self.rows["tick"] > closed - BACK) & followed[self.rows["code"]]
         self.rows = {name: column[keep] for name, column in self.rows.items()}
         self.tagged = [
             {name: column[part["tick"] > closed] for name, column in part.items()} for part in self.tagged
@@ -199,8 +217,10 @@ class TopicStream:
         later = self.refused["tick"] > closed if self.refused else np.zeros(0, bool)
         self.refused = {name: column[later] for name, column in self.refused.items()}
         if self.slow:
-            taken = aggregation.carried(self.slow, closed + 1, tick_us).any(axis=1)
-            lasting = taken | (self.slow["tick"] > closed)
+            lasting = self.slow["tick"] > closed
+            for tick in range(closed + 1 - (BACK if followed.any() else 0), closed + 2):
+                taken = aggregation.carried(self.slow, tick, tick_us).any(axis=1)
+                lasting |= taken & (followed[self.slow["code"]] if tick <= closed else True)
             self.slow = {name: column[lasting] for name, column in self.slow.items()} if lasting.any() else {}
 
 
@@ -215,10 +235,11 @@ class Resume:
 
 @dataclass(frozen=True)
 class Frame:
-    """One closed tick: its groups, where to resume, counts by attribute, and what was refused.
+    """One closed tick: its groups, where to resume, counts by attribute, what was refused, and what stopped.
 
     Attributes:
         refused: (metric samples, event records) by app and reason.
+        stopped: series of users that stopped, in the order of pseudonyms.
     """
 
     seq: int
@@ -229,6 +250,7 @@ class Frame:
     watermark_us: int
     refused: tuple[Counter[Refusal], Counter[Refusal]]
     attributes: Counter[Attribute]
+    stopped: Stopped
 
 
 _NOWHERE = (2**63 - 1, NEVER)
@@ -251,18 +273,30 @@ class PartitionWindows:
     events: TopicStream
     closed: int = NEVER
     seq: int = 0
+    stopped: Stopped = field(default_factory=Stopped.none)
+    key_id: str = ""
 
     def __post_init__(self) -> None:
         self.tick_us, self.lateness_us = self.tick_s * 1_000_000, self.lateness_s * 1_000_000
+
+    @property
+    def known_from(self) -> int:
+        """The tick after which the series of closed ticks are known."""
+        return NEVER if self.closed == NEVER else self.closed - BACK
 
     @property
     def streams(self) -> tuple[TopicStream, TopicStream]:
         """The streams of metrics and of events, in the order of RAW."""
         return self.metrics, self.events
 
-    def restore(self, frame: dict[str, Any]) -> None:
-        """Set the state so that the tick after a published frame is the next one to close."""
+    def restore(self, frame: Mapping[str, Any], *more: Mapping[str, Any]) -> None:
+        """Set the state so that the tick after a published frame is the next one to close.
+
+        Args:
+            frame, more: its parts.
+        """
         self.closed, self.seq = frame["tick"], frame["seq"] + 1
+        self.stopped, self.key_id = stopped_of((frame, *more)), frame["key_id"]
         for stream in self.streams:
             resume = next(r for r in frame["resume"] if r["topic"] == stream.topic)
             stream.next_offset, stream.running_max = resume["offset"], resume["running_max"]
@@ -281,21 +315,36 @@ class PartitionWindows:
         last = (passed - self.lateness_us) // self.tick_us - 1
         return (self.closed + 1, last) if last > self.closed else None
 
-    def close(self, last: int, order: np.ndarray) -> Iterator[Frame]:
+    def close(self, last: int, order: np.ndarray, names: Sequence[bytes], key_id: str) -> Iterator[Frame]:
         """The frames of the ticks that are due, in order.
 
         Args:
             last: tick to close, with all before it; at most the last that is due.
             order: (code,) position of each user code in the order of pseudonyms.
+            names: (code,) pseudonyms.
+            key_id: of their key; what stopped under another is forgotten.
         """
         for stream in self.streams:
             stream.gather()
-        grouped = self._group(last, order)
-        codes = np.empty(len(order), np.int64)
+        codes = np.full(len(order), -1)
         codes[order[::-1]] = np.arange(len(order))[::-1]  # the least code of each position: the user's own
+        if key_id != self.key_id:
+            self.stopped, self.key_id = Stopped.none(), key_id
+        several = bool((codes < 0).any())
+        metrics = self._metrics(last, order, since=self.known_from if several else self.closed)
+        grouped = self._group(metrics, last, order)
+        series = _Series(metrics, several or len(self.stopped) > 0)
+        self.stopped = _numbered(self.stopped, codes, names)
         tails = [self._tail(stream) for stream in self.streams]
         attributes = self._attributes()
+        followed = np.zeros(0, np.int64)
         for tick in range(self.closed + 1, last + 1):
+            if series.any:
+                levels = series.of(tick - 2), series.of(tick - 1), series.of(tick)
+                self.stopped = _named(
+                    stopped_series.observe(self.stopped, levels, tick, self.tick_s), codes, names
+                )
+                followed = stopped_series.followed(self.stopped, levels[2])
             end = (tick + 1) * self.tick_us + self.lateness_us
             resume: list[Resume] = []
             refused: list[Counter[Refusal]] = []
@@ -303,6 +352,9 @@ class PartitionWindows:
                 refused.append(self._refused(stream, tick))
                 starts = self._resume(tails[number], tick), self._resume_early(stream, tick)
                 resume.append(Resume(stream.topic, *min(*starts, stream.passed_at(end))))
+            if len(followed):
+                start = self._resume_followed(tick, np.isin(order, followed))
+                resume[0] = min(resume[0], Resume(resume[0].topic, *start), key=lambda r: r.offset)
             groups = grouped.of(tick)
             yield Frame(
                 seq=self.seq,
@@ -313,26 +365,34 @@ class PartitionWindows:
                 watermark_us=end,
                 refused=(refused[0], refused[1]),
                 attributes=attributes[tick],
+                stopped=self.stopped,
             )
             self.seq += 1
         self.closed = last
-        for stream in self.streams:
+        kept = np.isin(order, followed)
+        for stream, of_stream in zip(self.streams, (kept, kept[:0]), strict=True):
             closing, _ = stream.passed_at((last + 1) * self.tick_us + self.lateness_us)
-            stream.forget(last, closing, self.tick_us)
+            stream.forget(last, closing, self.tick_us, of_stream)
 
-    def _group(self, last: int, order: np.ndarray) -> Grouped:
-        metrics, events = (
-            _upto(stream.rows or none, last) for stream, none in zip(self.streams, _NONE, strict=True)
-        )
+    def _metrics(self, last: int, order: np.ndarray, since: int) -> Columns:
+        """Rows of metrics of the ticks after `since`, up to and including `last`, with what these take from earlier.
+
+        Beside a stream's columns: user, the position in the order of pseudonyms, and sampled, the tick of the sample.
+        """
+        rows = _between(self.metrics.rows or _NONE[0], since, last)
+        rows["sampled"] = rows["tick"]
         if slow := self.metrics.slow:
             taken = [
-                aggregation.carry(slow, aggregation.carried(slow, tick, self.tick_us), metrics, tick)
-                for tick in range(self.closed + 1, last + 1)
+                aggregation.carry(slow, aggregation.carried(slow, tick, self.tick_us), rows, tick)
+                for tick in range(since + 1, last + 1)
             ]
-            metrics = {name: np.concatenate([metrics[name], *(t[name] for t in taken)]) for name in taken[0]}
-        return aggregation.group(
-            metrics | {"user": order[metrics["code"]]}, events | {"user": order[events["code"]]}, self.tick_s
-        )
+            rows = {name: np.concatenate([rows[name], *(t[name] for t in taken)]) for name in taken[0]}
+        return rows | {"user": order[rows["code"]]}
+
+    def _group(self, metrics: Columns, last: int, order: np.ndarray) -> Grouped:
+        events = _between(self.events.rows or _NONE[1], self.closed, last)
+        metrics = _between(metrics, self.closed, last)
+        return aggregation.group(metrics, events | {"user": order[events["code"]]}, self.tick_s)
 
     def _attributes(self) -> defaultdict[int, Counter[Attribute]]:
         """Counts by tick of the attributes that events came with."""
@@ -383,7 +443,73 @@ class PartitionWindows:
         )
 
 
-def _upto(rows: Columns, last: int) -> Columns:
-    """Rows of ticks up to and including `last`."""
-    keep = rows["tick"] <= last
+    def _resume_followed(self, tick: int, followed: np.ndarray) -> tuple[int, int]:
+        """Offset, and maximum before it, of the first sample by which the next tick knows a tick's series.
+
+        Args:
+            tick: the BACK ticks up to and including it.
+            followed: (code,) bool, series of users of several.
+        """
+        rows, slow = self.metrics.rows, self.metrics.slow
+        starts = [_NOWHERE]
+        if rows:
+            own = (rows["tick"] <= tick) & (rows["tick"] > tick - BACK) & followed[rows["code"]]
+            starts += _first(rows, own)
+        if slow:
+            for of in range(tick + 1 - BACK, tick + 1):
+                taken = aggregation.carried(slow, of, self.tick_us).any(axis=1)
+                starts += _first(slow, taken & followed[slow["code"]])
+        return min(starts)
+
+
+def _first(rows: Columns, which: np.ndarray) -> list[tuple[int, int]]:
+    """Offset, and maximum before it, of the first of some rows in the order of offsets; none where there is none."""
+    at = int(which.argmax()) if len(which) else 0
+    return [(int(rows["offset"][at]), int(rows["before"][at]))] if which.any() else []
+
+
+class _Series:
+    """Series of each tick, from the rows of several; `any`: whether a user may have several."""
+
+    def __init__(self, rows: Columns, wanted: bool) -> None:
+        self.any = wanted
+        by_tick = np.argsort(rows["tick"], kind="stable") if wanted else np.zeros(0, np.int64)
+        names = ("tick", "code", "user", "weight", "weighted", "sampled")
+        self._rows = {name: rows[name][by_tick] for name in names}
+        self._known = dict[int, Levels]()
+
+    def of(self, tick: int) -> Levels:
+        """Series of a tick; of two ticks or more before the newest asked for, they are forgotten."""
+        if tick not in self._known:
+            first, last = np.searchsorted(self._rows["tick"], [tick, tick + 1])
+            self._known = {of: levels for of, levels in self._known.items() if of >= tick - BACK}
+            self._known[tick] = Levels.of({name: column[first:last] for name, column in self._rows.items()})
+        return self._known[tick]
+
+
+def _numbered(stopped: Stopped, codes: np.ndarray, names: Sequence[bytes]) -> Stopped:
+    """With each user's position in the order of pseudonyms, -1 for users that have none; codes: (position,)."""
+    if not len(stopped):
+        return stopped
+    places = np.flatnonzero(codes >= 0).tolist()
+    users: list[int] = []
+    for name in (stopped.name.tobytes()[at : at + 16] for at in range(0, 16 * len(stopped), 16)):
+        at = bisect_left(places, name, key=lambda place: names[codes[place]])
+        users.append(places[at] if at < len(places) and names[codes[places[at]]] == name else -1)
+    return replace(stopped, user=np.array(users, np.int64))
+
+
+def _named(stopped: Stopped, codes: np.ndarray, names: Sequence[bytes]) -> Stopped:
+    """With each user's pseudonym, in their order."""
+    fresh = np.flatnonzero((stopped.name == b"") & (stopped.user >= 0))
+    if len(fresh):
+        given = stopped.name.copy()
+        given[fresh] = [names[code] for code in codes[stopped.user[fresh]].tolist()]
+        stopped = replace(stopped, name=given)
+    return stopped.ordered() if len(stopped) else stopped
+
+
+def _between(rows: Columns, since: int, last: int) -> Columns:
+    """Rows of ticks after `since`, up to and including `last`."""
+    keep = (rows["tick"] > since) & (rows["tick"] <= last)
     return dict(rows) if keep.all() else {name: column[keep] for name, column in rows.items()}

@@ -1,0 +1,267 @@
+"""Series of a user that stop while others of the user still report: what they last used counts for a while.
+
+A series is what one producer reports of one instance (`models.aggregation`). One that has neither a sample in the tick
+nor one whose interval reaches into it, and had in the tick before, has gone: its producer died, or its instance ended,
+which nothing in the telemetry tells apart. Of one user and metric, in units of the metric:
+
+    whole   = the lesser of what the user's series reported in the two ticks before
+    missing = whole - reported, at least 0 and at most what those that went last used, less what came
+
+Where less than half a series is missing, by the mean over the metrics that follow load, others took over or replaced
+it. That is judged in the first tick and until TAKEN_OVER_S: a load balancer needs a moment. What comes later, new or
+back, is subtracted, from the newest stop first. What is left is forgotten as silent users are
+(`models.demand.turnover.silent_ticks`). A user of one series is not followed: such a user is silent.
+
+Where a sampler is slow, one that came is remembered for as long as a series of the user has not reported since: a
+producer that starts again under a new name comes long before the interval of its old self ends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.demand.turnover import silent_ticks
+from models.metrics import METRICS
+
+NAMES: Final = np.dtype("S16")
+LOAD: Final = np.array([metric != "memory" for metric in METRICS])
+"""Metrics that others take over when an instance ends; what an instance holds in memory goes with it."""
+TAKEN_OVER_S: Final = 30
+TAKEN_OVER_TICKS: Final = 2
+MOST: Final = 200_000
+"""Entries at most, the newest: 15 MB of a partition's frame."""
+_ROUNDING: Final = 1e-6
+
+Amounts = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Levels:
+    """Series with usage in one tick.
+
+    code: (row,) of the series; user: (row,) its user's number; used: (row, METRICS) mean over time, 0 where absent;
+    sampled: (row,) tick of the sample, an earlier one where its interval reaches into this one.
+    """
+
+    code: NDArray[np.int64]
+    user: NDArray[np.int64]
+    used: Amounts
+    sampled: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, rows: Mapping[str, NDArray[Any]]) -> Levels:
+        """From rows of one tick: `weight` and `weighted` of `models.aggregation.samples`, code, user and sampled."""
+        known = rows["weight"] > 0
+        used = np.divide(rows["weighted"], rows["weight"], out=np.zeros(known.shape), where=known)
+        present = known.any(axis=1)
+        return cls(rows["code"][present], rows["user"][present], used[present], rows["sampled"][present])
+
+    def several(self) -> NDArray[np.int64]:
+        """Users of two series or more, ascending."""
+        users, series = np.unique(self.user[np.unique(self.code, return_index=True)[1]], return_counts=True)
+        return users[series > 1]
+
+    def at(self, rows: NDArray[np.bool_]) -> Levels:
+        """Some of the rows."""
+        return Levels(self.code[rows], self.user[rows], self.used[rows], self.sampled[rows])
+
+    def total(self, users: NDArray[np.int64]) -> tuple[Amounts, NDArray[np.int64]]:
+        """Usage (user, METRICS), and number of series, of some users (ascending)."""
+        mine = np.isin(self.user, users)
+        place = np.searchsorted(users, self.user[mine])
+        sums = [np.bincount(place, column, len(users)) for column in self.used[mine].T]
+        one_each = np.searchsorted(users, self.user[mine][np.unique(self.code[mine], return_index=True)[1]])
+        return np.stack(sums, axis=-1), np.bincount(one_each, minlength=len(users))
+
+
+@dataclass(frozen=True)
+class Stopped:
+    """Series that stopped and count, and such as came and may replace one that has not ended yet.
+
+    Attributes:
+        name: (entry,) NAMES, pseudonym of the user.
+        user: (entry,) number of the user, -1 where the user has none.
+        tick: (entry,) first tick without the series; of those that came their first.
+        series: (entry,) int32, how many; negative of those that came.
+        used: (entry, METRICS) float32, what of them counts.
+        whole: (entry, METRICS) float32, what the user's series reported before.
+    """
+
+    name: NDArray[np.bytes_]
+    user: NDArray[np.int64]
+    tick: NDArray[np.int64]
+    series: NDArray[np.int32]
+    used: NDArray[np.float32]
+    whole: NDArray[np.float32]
+
+    @classmethod
+    def none(cls) -> Stopped:
+        """No entry."""
+        amounts, number = np.zeros((0, len(METRICS)), np.float32), np.zeros(0, np.int64)
+        return cls(np.zeros(0, NAMES), number, number, number.astype(np.int32), amounts, amounts)
+
+    def __len__(self) -> int:
+        return len(self.tick)
+
+    def at(self, rows: NDArray[Any] | slice) -> Stopped:
+        """Some of the entries, by mask or in an order."""
+        return Stopped(*(getattr(self, name)[rows] for name in self.__dataclass_fields__))
+
+    def joined(self, more: Stopped) -> Stopped:
+        """These entries, then more."""
+        pairs = ((getattr(self, name), getattr(more, name)) for name in self.__dataclass_fields__)
+        return Stopped(*(np.concatenate(pair) for pair in pairs))
+
+    def ordered(self) -> Stopped:
+        """By user and tick, the newest MOST."""
+        newest = np.lexsort((self.name, -self.tick))[:MOST]
+        kept = self.at(newest)
+        return kept.at(np.lexsort((kept.series, kept.tick, kept.name)))
+
+
+def observe(
+    entries: Stopped, ticks: tuple[Levels, Levels, Levels], tick: int, tick_s: int
+) -> Stopped:
+    """Entries after a tick, in no order; new ones without a name.
+
+    Args:
+        entries: after the tick before.
+        ticks: series of the two ticks before and of the tick. Of the earlier two those of users that `followed`
+            names suffice.
+        tick: number of the tick.
+        tick_s: its length.
+    """
+    earlier, before, now = ticks
+    entries = entries.at((entries.series < 0) | (tick - entries.tick < silent_ticks(tick_s)))
+    gone = ~np.isin(before.code, now.code)
+    fresh = ~np.isin(now.code, before.code)
+    held = entries.user[entries.user >= 0]
+    several = before.at(np.isin(before.user, before.user[gone])).several() if gone.any() else held[:0]
+    gone &= np.isin(before.user, np.union1d(several, held))
+    waits = (now.sampled < tick) & ~fresh
+    doubled = np.intersect1d(now.user[fresh], now.user[waits]) if waits.any() else held[:0]
+    users = np.unique(np.concatenate([before.user[gone], held, doubled]))
+    if not len(users):
+        return entries
+
+    went, lost = before.at(gone).total(users)
+    came, newcomers = now.at(fresh).total(users)
+    reported, _ = now.total(users)
+    last, _ = before.total(users)
+    first, counted = earlier.total(users)
+    whole = np.where((counted > 0)[:, None], np.minimum(first, last), last)
+
+    left = np.maximum(went - came, 0)
+    came = np.maximum(came - went, 0)
+    oldest = np.full(len(users), tick)
+    np.minimum.at(oldest, np.searchsorted(users, before.user[gone]), before.sampled[gone])
+    place = np.searchsorted(users, entries.user)
+    known = entries.user >= 0
+    credit = known & (entries.series < 0)
+    credit[credit] = entries.tick[credit] > oldest[place[credit]]
+    used, left = _drained(entries, place, credit, left)
+    missing = np.clip(whole - reported, 0, left)
+    series = _series(lost, missing, went)
+
+    stopped = known & (entries.series > 0)
+    after, came = _drained(entries, place, stopped, came)
+    used[stopped] = after[stopped]
+    judged = stopped & (tick - entries.tick < max(TAKEN_OVER_TICKS, -(-TAKEN_OVER_S // tick_s)))
+    short = np.maximum(entries.whole[judged] - reported[place[judged]], 0)
+    used[judged] = np.minimum(used[judged], short)
+    counts = entries.series.copy()
+    counts[stopped] = _series(counts[stopped], used[stopped], entries.used[stopped].astype(np.float64))
+
+    oldest = np.full(len(users), tick)
+    mine = np.isin(now.user, users)
+    np.minimum.at(oldest, np.searchsorted(users, now.user[mine]), now.sampled[mine])
+    waiting = np.zeros(len(entries), bool)
+    waiting[known] = oldest[place[known]] < entries.tick[known]
+    keep = (counts > 0) | ((counts < 0) & waiting & (used > 0).any(axis=1))
+    entries = Stopped(
+        entries.name, entries.user, entries.tick, counts, used.astype(np.float32), entries.whole
+    ).at(keep)
+    replacing = np.isin(users, doubled) & (came > 0).any(axis=1)
+    for chosen, number, amount in ((series > 0, series, missing), (replacing, -newcomers, came)):
+        entries = entries.joined(_entries(users[chosen], tick, number[chosen], amount[chosen], whole[chosen]))
+    return entries
+
+
+def followed(entries: Stopped, levels: Levels) -> NDArray[np.int64]:
+    """Users whose series in this tick and the one before the next tick needs, ascending."""
+    rows = np.bincount(levels.user)
+    several = levels.at(rows[levels.user] > 1).several()
+    return np.union1d(several, entries.user[entries.user >= 0])
+
+
+def _entries(
+    users: NDArray[np.int64], tick: int, series: NDArray[Any], used: Amounts, whole: Amounts
+) -> Stopped:
+    return Stopped(
+        np.zeros(len(users), NAMES),
+        users,
+        np.full(len(users), tick),
+        series.astype(np.int32),
+        used.astype(np.float32),
+        whole.astype(np.float32),
+    )
+
+
+def _series(number: NDArray[Any], used: Amounts, of: Amounts) -> NDArray[np.int32]:
+    """How many of some series are missing of which `used` (entry, metric) is left `of` what they used."""
+    counts = (of > 0) & LOAD
+    counts = np.where(counts.any(axis=1)[:, None], counts, of > 0)
+    share = np.divide(used, of, out=np.zeros(of.shape), where=counts).sum(axis=1)
+    share /= np.maximum(counts.sum(axis=1), 1)
+    return np.maximum(np.ceil(number * share - 0.5 - _ROUNDING), 0).astype(np.int32)
+
+
+def _drained(
+    entries: Stopped, place: NDArray[np.int64], which: NDArray[np.bool_], amount: Amounts
+) -> tuple[Amounts, Amounts]:
+    """What is left of entries (entry, metric), and of amounts (user, metric) that are taken from them, newest first."""
+    used, amount = entries.used.astype(np.float64), amount.copy()
+    rows = np.flatnonzero(which)
+    rows = rows[np.lexsort((-entries.tick[rows], place[rows]))]
+    while len(rows):
+        first = np.ones(len(rows), bool)
+        first[1:] = place[rows][1:] != place[rows][:-1]
+        of = place[rows[first]]
+        taken = np.minimum(used[rows[first]], amount[of])
+        used[rows[first]] -= taken
+        amount[of] -= taken
+        rows = rows[~first]
+    return used, amount
+
+
+def carried(
+    entries: Stopped, users: NDArray[np.bytes_], tick: int
+) -> tuple[Amounts, Amounts, NDArray[np.int64]]:
+    """What stopped series of the users of a tick add to them.
+
+    A series is named as stopped from its second tick of silence on: a sample can slip over a tick's edge.
+
+    Args:
+        entries: after the tick.
+        users: (user,) NAMES, ascending.
+        tick: number of the tick.
+
+    Returns:
+        used, of them of those named, (user, METRICS), and number of series named (user,).
+    """
+    used, named = np.zeros((2, len(users), len(METRICS)))
+    series = np.zeros(len(users), np.int64)
+    if not len(users):
+        return used, named, series
+    place = np.minimum(np.searchsorted(users, entries.name), len(users) - 1)
+    mine = (entries.series > 0) & (users[place] == entries.name)
+    np.add.at(used, place[mine], entries.used[mine])
+    mine &= entries.tick < tick
+    np.add.at(named, place[mine], entries.used[mine])
+    np.add.at(series, place[mine], entries.series[mine])
+    return used, named, series
