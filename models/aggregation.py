@@ -53,6 +53,16 @@ def used_share(used: np.ndarray, refused: np.ndarray) -> float:
     return float(np.divide(used, whole, out=np.ones(len(whole)), where=whole > 0).min(initial=1.0))
 
 
+def missing_share(missing: np.ndarray, whole: np.ndarray) -> float:
+    """Largest share of a metric's usage that is missing; 0 without usage.
+
+    Args:
+        missing, whole: (metric,), whole with what is missing, NaN = not measured.
+    """
+    known = whole > 0
+    return float(np.divide(missing, whole, out=np.zeros(len(whole)), where=known).max(initial=0.0))
+
+
 def samples(interval_s: np.ndarray, values: np.ndarray, saturated: np.ndarray) -> Columns:
     """What each metric sample adds.
 

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -74,9 +74,10 @@ class Levels:
         """Usage (user, METRICS), and number of series, of some users (ascending)."""
         mine = np.isin(self.user, users)
         place = np.searchsorted(users, self.user[mine])
-        sums = [np.bincount(place, column, len(users)) for column in self.used[mine].T]
+        sums = np.zeros((len(users), len(METRICS)))
+        np.add.at(sums, place, self.used[mine])
         one_each = np.searchsorted(users, self.user[mine][np.unique(self.code[mine], return_index=True)[1]])
-        return np.stack(sums, axis=-1), np.bincount(one_each, minlength=len(users))
+        return sums, np.bincount(one_each, minlength=len(users))
 
 
 @dataclass(frozen=True)
@@ -124,9 +125,7 @@ class Stopped:
         return kept.at(np.lexsort((kept.series, kept.tick, kept.name)))
 
 
-def observe(
-    entries: Stopped, ticks: tuple[Levels, Levels, Levels], tick: int, tick_s: int
-) -> Stopped:
+def observe(entries: Stopped, ticks: tuple[Levels, Levels, Levels], tick: int, tick_s: int) -> Stopped:
     """Entries after a tick, in no order; new ones without a name.
 
     Args:
@@ -239,29 +238,39 @@ def _drained(
     return used, amount
 
 
-def carried(
-    entries: Stopped, users: NDArray[np.bytes_], tick: int
-) -> tuple[Amounts, Amounts, NDArray[np.int64]]:
-    """What stopped series of the users of a tick add to them.
+class Carried(NamedTuple):
+    """What stopped series add to users, and how many they are.
 
-    A series is named as stopped from its second tick of silence on: a sample can slip over a tick's edge.
+    A series counts as stopped from its second tick of silence on: a sample can slip over a tick's edge.
+
+    stopped, slips: (user,) number of series; of_stopped, of_slips: (user, METRICS) what they last used.
+    """
+
+    stopped: NDArray[np.int64]
+    slips: NDArray[np.int64]
+    of_stopped: Amounts
+    of_slips: Amounts
+
+
+def carried(entries: Stopped, users: NDArray[np.bytes_], reports: NDArray[np.bool_], tick: int) -> Carried:
+    """What the entries add to the users of a tick.
 
     Args:
         entries: after the tick.
         users: (user,) NAMES, ascending.
+        reports: (user,) whether the user has usage in the tick: one without is silent.
         tick: number of the tick.
-
-    Returns:
-        used, of them of those named, (user, METRICS), and number of series named (user,).
     """
-    used, named = np.zeros((2, len(users), len(METRICS)))
-    series = np.zeros(len(users), np.int64)
-    if not len(users):
-        return used, named, series
-    place = np.minimum(np.searchsorted(users, entries.name), len(users) - 1)
-    mine = (entries.series > 0) & (users[place] == entries.name)
-    np.add.at(used, place[mine], entries.used[mine])
-    mine &= entries.tick < tick
-    np.add.at(named, place[mine], entries.used[mine])
-    np.add.at(series, place[mine], entries.series[mine])
-    return used, named, series
+    place = np.minimum(np.searchsorted(users, entries.name), max(len(users) - 1, 0))
+    mine = (entries.series > 0) & (reports[place] & (users[place] == entries.name) if len(users) else False)
+    series, used = np.zeros((2, len(users)), np.int64), np.zeros((2, len(users), len(METRICS)))
+    for number, which in enumerate((mine & (entries.tick < tick), mine & (entries.tick >= tick))):
+        np.add.at(series[number], place[which], entries.series[which])
+        np.add.at(used[number], place[which], entries.used[which])
+    return Carried(*series, *used)
+
+
+def with_carried(values: NDArray[np.float32], carried: Carried) -> NDArray[np.float32]:
+    """Usage (user, METRICS), NaN = absent, with what stopped series last used."""
+    more = (carried.of_stopped + carried.of_slips).astype(np.float32)
+    return np.where(more > 0, np.nan_to_num(values) + more, values)

@@ -5,9 +5,9 @@ They are applied in this order, and a plan names each that changed the counts:
 1. `paused`, `missing_telemetry`: the counts last commanded stay. Telemetry is missing where no user reported, or nobody
    reported any governed metric.
 2. `idle`: after `idle_after_s` of reported zeros, and only where the minimum is 0, the need is zero.
-3. `missing_telemetry`, `incomplete_telemetry`, `doubtful_telemetry`, `scale_down_never`: nothing is released. Telemetry
-   is missing in part where nobody reported one of the governed metrics, incomplete where records of the app were
-   refused, doubtful where too few of its users reported.
+3. `missing_telemetry`, `incomplete_telemetry`, `producer_stopped`, `doubtful_telemetry`, `scale_down_never`: nothing is
+   released. Telemetry is missing in part where nobody reported one of the governed metrics, incomplete where records of
+   the app were refused or series of users who report stopped, doubtful where too few of its users reported.
 4. `hold_time`: replicas are not released below the largest number desired within the last `hold_s`.
 5. `churn`: instances are not exchanged for a saving below the threshold while what runs keeps the promise, but for
    those of an offer that may not be bought any more.
@@ -57,14 +57,18 @@ class Telemetry:
     """Reports of an app in the tick.
 
     reporting, known: users that reported, and users known; idle: whether all reported zero; used: share of the app's
-    records that was not refused, 0 to 1; unreported: governed metrics that nobody reported; usual: whether one reported
-    governed metric suffices, as under the default policy, which nobody wrote for the app.
+    records that was not refused, 0 to 1; stopped: share of its usage that is what series last used which stopped while
+    others of their user report, carried: the same with series that may only slip over a tick's edge; unreported:
+    governed metrics that nobody reported; usual: whether one reported governed metric suffices, as under the default
+    policy, which nobody wrote for the app.
     """
 
     reporting: int
     known: int
     idle: bool = False
     used: float = 1.0
+    stopped: float = 0.0
+    carried: float = 0.0
     unreported: tuple[str, ...] = ()
     usual: bool = False
 
@@ -74,8 +78,8 @@ class Telemetry:
 
     @property
     def completeness(self) -> float:
-        """The lesser of two shares, 0 to 1: of records that were used, and of known users that reported."""
-        return min(self.used, self.reporting / self.known if self.known else 1.0)
+        """The least of three shares, 0 to 1: of records used, of known users that reported, of usage not stopped."""
+        return min(self.used, self.reporting / self.known if self.known else 1.0, 1 - self.stopped)
 
 
 @dataclass(frozen=True)
@@ -218,6 +222,8 @@ def _release_rails(
         yield "missing_telemetry", lambda c: _only_grown(c, fleet)
     if telemetry.used < COMPLETE_SHARE:
         yield "incomplete_telemetry", lambda c: _only_grown(c, fleet)
+    if 1 - telemetry.stopped < COMPLETE_SHARE or 1 - telemetry.carried < REPORTING_SHARE:
+        yield "producer_stopped", lambda c: _only_grown(c, fleet)
     if telemetry.reporting < REPORTING_SHARE * telemetry.known:
         yield "doubtful_telemetry", lambda c: _only_grown(c, fleet)
     if policy.scale_down == "never":

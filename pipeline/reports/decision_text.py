@@ -154,9 +154,15 @@ def _telemetry(plan: Record) -> Iterator[RenderableType]:
         )
     if plan["completeness"] < 1:
         refused = ", ".join(f"{entry['records']:,} {entry['reason']}" for entry in plan["refused"])
+        why = [f"records were refused ({refused})"] if refused else []
+        if plan["stopped"]:
+            why.append(
+                f"series stopped while others of their user report ({plan['stopped']:,} producer-stopped), "
+                "and what they last used counts"
+            )
         yield Text(
             f"The app's telemetry is {plan['completeness']:.1%} complete: "
-            + (f"records were refused ({refused})." if refused else "not all known users reported.")
+            + f"{'; '.join(why) or 'not all known users reported'}."
         )
 
 

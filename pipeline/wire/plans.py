@@ -41,6 +41,8 @@ GUARD_RAILS: Final = {
     "missing_telemetry": "Nobody of the app reported (some of) the governed metrics in this tick: silence is not zero, "
     "so nothing shrinks, and what was commanded stands where none was reported.",
     "incomplete_telemetry": "Records of the app were refused: demand is more than is known of it, nothing shrinks.",
+    "producer_stopped": "One of several producers or instances of a user stopped reporting: it may be lost, nothing "
+    "shrinks, and what it last used counts for 15 minutes.",
     "idle": "Every user has reported zero for as long as the policy asks (idle_after_s): nothing is needed.",
     "doubtful_telemetry": "Under nine in ten of the known users reported: quiet cannot be told from loss, nothing "
     "shrinks.",
@@ -113,6 +115,7 @@ class PlanContext:
         seed: of the installation.
         currency: of all amounts, ISO code.
         refused: the app's records that were refused since the tick before, by reason.
+        stopped: series of the app that stopped while others of their user report.
         need: replicas that the tick's demand filled, None = not known or of no interest.
     """
 
@@ -128,6 +131,7 @@ class PlanContext:
     seed: int
     currency: str
     refused: Sequence[tuple[str, int]] = ()
+    stopped: int = 0
     need: float | None = None
 
 
@@ -222,6 +226,7 @@ def plan_record(plan: Plan, context: PlanContext, shares: Mapping[str, float]) -
         ],
         "curve": _curve(plan.curve or NO_CURVE),
         "need": context.need,
+        "stopped": context.stopped,
     }
 
 

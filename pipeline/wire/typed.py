@@ -209,6 +209,7 @@ class PublishedPlan(_Part):
         capacity: what was observed of each offer, and what became of the commands for it.
         curve: replicas needed at other settings; empty: the policy follows no learner.
         need: replicas that the tick's demand filled; None: not measured, or a lower bound alone.
+        stopped: series that stopped while others of their user report; what they last used counts.
     """
 
     schema_version: int
@@ -256,3 +257,4 @@ class PublishedPlan(_Part):
     capacity: tuple[OfferCapacity, ...]
     curve: NeedCurve
     need: float | None
+    stopped: int

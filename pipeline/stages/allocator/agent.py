@@ -46,7 +46,7 @@ from pipeline.stages.allocator.decide import AppState
 from pipeline.stages.allocator.following import Adjustments, Followed
 from pipeline.wire import currencies, plans, policies
 from pipeline.wire.codec import Codec, Record
-from pipeline.wire.demand import Demand, TelemetryShare
+from pipeline.wire.demand import STOPPED, Demand, TelemetryShare
 from pipeline.wire.forecasts import forecast_records
 
 REPLAY_WAIT_S = 3600.0
@@ -65,6 +65,7 @@ class PlanRequest:
         decide: allocates the app's scenarios.
         users: number of users that have a forecast.
         refused: number of the app's records refused since the tick before, by reason.
+        stopped: number of its series that stopped while others of their user report.
         usage: (METRICS) measured demand of the tick, NaN = not measured.
         budget: of the whole group per hour, None = unlimited.
         metrics: names of those forecast.
@@ -80,6 +81,7 @@ class PlanRequest:
     decide: planning.Decide
     users: int
     refused: tuple[tuple[str, int], ...]
+    stopped: int
     usage: NDArray[np.float64]
     budget: float | None
     metrics: tuple[str, ...]
@@ -225,7 +227,7 @@ class Allocator:
         now = Tick(tick, self.tick_s)
         for app in self.apps.keys() - demands.keys():  # no user reported: what is commanded stands
             demands[app] = Demand.silent(self.apps[app].metrics, len(now.steps_s))
-        demands = {app: replace(d, records=TelemetryShare.of(app, telemetry)) for app, d in demands.items()}
+        demands = {app: d.with_telemetry(TelemetryShare.of(app, telemetry)) for app, d in demands.items()}
         for app, kept in self.apps.items():
             after, demands[app] = planning.settled(kept.reconciled, demands[app], self.tick_s)
             kept.reconciled = kept.reconciled | after
@@ -337,6 +339,7 @@ class Allocator:
             decide=decide,
             users=demand.users,
             refused=demand.records.refused,
+            stopped=demand.records.stopped,
             usage=demand.usage,
             budget=budget,
             metrics=demand.metrics,
@@ -365,6 +368,7 @@ class Allocator:
             seed=self.settings.seed,
             currency=request.currency,
             refused=request.refused,
+            stopped=request.stopped,
             need=None if request.evidence is None else request.evidence.need,
         )
         if request.evidence is not None:
@@ -402,11 +406,12 @@ class Allocator:
                 _LOG.info("capacity comes again", app=app, offer=place[1], tick=tick)
 
     def _warn_of_telemetry(self, app: str, plan: Record, tick: Tick) -> None:
-        """Log a warning when records begin to be refused or a metric to be missing."""
+        """Log a warning when records begin to be refused, a series stops or a metric begins to be missing."""
         refused = ", ".join(f"{entry['records']:,} {entry['reason']}" for entry in plan["refused"])
         unreported = () if plan["versions"]["policy"].endswith("@0") else plan["unreported"]
         for event, what in (
             ("telemetry is incomplete", refused),
+            ("series stopped", f"{plan['stopped']:,} {STOPPED}" if plan["stopped"] else ""),
             ("governed metric is not reported", " and ".join(unreported)),
         ):
             if what and self.troubled.begins((app, event), tick.number, tick.length_s):

@@ -229,7 +229,13 @@ def decisions(
         usage=demand.usage[index],
         saturated=demand.saturated[index],
         telemetry=Telemetry(
-            demand.reporting, demand.users, idle=demand.idle, used=demand.records.used, usual=terms.usual
+            demand.reporting,
+            demand.users,
+            idle=demand.idle,
+            used=demand.records.used,
+            stopped=demand.stopped,
+            carried=demand.carried,
+            usual=terms.usual,
         ),
         now_s=tick.end_s,
         seed=terms.seed,

@@ -157,9 +157,7 @@ class TopicStream:
             return
         until = place["ts"][lasting] + (np.minimum(interval_s[lasting], CARRIED_S) * 1e6).astype(np.int64)
         if windows.closed != NEVER:
-            lasting, until = (
-                a[until > (windows.known_from + 1) * windows.tick_us] for a in (lasting, until)
-            )
+            lasting, until = (a[until > (windows.known_from + 1) * windows.tick_us] for a in (lasting, until))
         new = {name: place[name][lasting] for name in ("offset", "before", "tick")}
         new |= {name: rows[name][lasting] for name in ("code", "weight", "weighted", "hit")} | {
             "until": until
@@ -330,10 +328,10 @@ class PartitionWindows:
         codes[order[::-1]] = np.arange(len(order))[::-1]  # the least code of each position: the user's own
         if key_id != self.key_id:
             self.stopped, self.key_id = Stopped.none(), key_id
-        several = bool((codes < 0).any())
+        several = bool((codes < 0).any()) or len(self.stopped) > 0
         metrics = self._metrics(last, order, since=self.known_from if several else self.closed)
         grouped = self._group(metrics, last, order)
-        series = _Series(metrics, several or len(self.stopped) > 0)
+        series = _Series(metrics, several)
         self.stopped = _numbered(self.stopped, codes, names)
         tails = [self._tail(stream) for stream in self.streams]
         attributes = self._attributes()
@@ -441,7 +439,6 @@ class PartitionWindows:
         return min(
             ((int(rows["offset"][at]), int(rows["before"][at])) for rows, at in firsts), default=_NOWHERE
         )
-
 
     def _resume_followed(self, tick: int, followed: np.ndarray) -> tuple[int, int]:
         """Offset, and maximum before it, of the first sample by which the next tick knows a tick's series.

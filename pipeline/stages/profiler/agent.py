@@ -8,12 +8,13 @@ from contextlib import nullcontext
 import numpy as np
 
 from models.behaviour.lstm import BLOCK, BehaviourModel
+from models.demand.stopped_series import with_carried
 from models.metrics import EVENT_KINDS, METRICS
 from pipeline.runtime.fenced_state import Numbered, Publish
 from pipeline.security.pseudonyms import PSEUDONYM_BYTES
 from pipeline.stages.profiler.user_states import NAMES, Users
 from pipeline.wire.codec import Codec, Record
-from pipeline.wire.demand import telemetry_of
+from pipeline.wire.demand import carried_of, telemetry_of
 from pipeline.wire.forecasts import Layout
 
 STEP_USERS = 8 * BLOCK
@@ -63,6 +64,10 @@ class Profiler(Numbered):
         rates = np.full((len(rows), len(EVENT_KINDS)), np.nan, np.float32)
         saturated = np.zeros((len(rows), len(METRICS)), bool)
         values[place] = matrix(parts, "values", "metrics", METRICS, "<f4", np.nan)
+        missing, whole = carried_of(parts), values
+        if missing is not None:
+            whole = values.copy()
+            whole[place] = with_carried(values[place], missing)
         rates[place] = matrix(parts, "rates", "kinds", EVENT_KINDS, "<f4", np.nan)
         saturated[place] = matrix(parts, "saturated", "metrics", METRICS, np.uint8, 0) > 0
 
@@ -89,7 +94,7 @@ class Profiler(Numbered):
             part = slice(first, first + chunk)
             slots = rows[part]
             after, forecast, flags = self.model.step(
-                users.take(slots), values[part], rates[part], saturated[part], tick=tick, tick_s=tick_s
+                users.take(slots), whole[part], rates[part], saturated[part], tick=tick, tick_s=tick_s
             )
             users.put(slots, after)
             if (previous[part] != b"").any():
