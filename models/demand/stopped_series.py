@@ -214,7 +214,7 @@ def _entries(
 def _series(number: NDArray[Any], used: Amounts, of: Amounts) -> NDArray[np.int32]:
     """How many of some series are missing of which `used` (entry, metric) is left `of` what they used."""
     counts = (of > 0) & LOAD
-    counts = np.where(counts.any(axis=1)[:, None], counts, of > 0)
+    counts = np.where(counts.any(axis=1, keepdims=True), counts, of > 0)
     share = np.divide(used, of, out=np.zeros(of.shape), where=counts).sum(axis=1)
     share /= np.maximum(counts.sum(axis=1), 1)
     return np.maximum(np.ceil(number * share - 0.5 - _ROUNDING), 0).astype(np.int32)
@@ -263,11 +263,12 @@ def carried(entries: Stopped, users: NDArray[np.bytes_], reports: NDArray[np.boo
     """
     place = np.minimum(np.searchsorted(users, entries.name), max(len(users) - 1, 0))
     mine = (entries.series > 0) & (reports[place] & (users[place] == entries.name) if len(users) else False)
-    series, used = np.zeros((2, len(users)), np.int64), np.zeros((2, len(users), len(METRICS)))
+    series = np.zeros((2, len(users)), np.int64)
+    used = np.zeros((2, len(users), len(METRICS)))
     for number, which in enumerate((mine & (entries.tick < tick), mine & (entries.tick >= tick))):
         np.add.at(series[number], place[which], entries.series[which])
         np.add.at(used[number], place[which], entries.used[which])
-    return Carried(*series, *used)
+    return Carried(series[0], series[1], used[0], used[1])
 
 
 def with_carried(values: NDArray[np.float32], carried: Carried) -> NDArray[np.float32]:

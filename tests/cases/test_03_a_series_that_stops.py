@@ -36,9 +36,8 @@ def frames(
     ends = [watermark(NOW_US), watermark(NOW_US + ticks * tick_s * 1_000_000)]
     ordered = sorted(samples, key=lambda item: item[0])
     fresh = {"lateness_s": 0, "tick_s": tick_s}
-    bodies = [
-        metric(NOW_US + round(at * 1e6), **{"interval_s": float(tick_s)} | more) for at, more in ordered
-    ]
+    interval: dict[str, Any] = {"interval_s": float(tick_s)}
+    bodies = [metric(NOW_US + round(at * 1e6), **interval | more) for at, more in ordered]
     messages = [FakeMessage(value, n) for n, value in enumerate([ends[0], *bodies, ends[1]])]
     marks = [FakeMessage(end, n, name="telemetry.events") for n, end in enumerate(ends)]
     part, out, at = partition(**fresh), list[list[Record]](), 0
@@ -145,7 +144,7 @@ def test_what_stopped_counts_beside_demand_that_falls(shop: Callable[..., list[R
     ],
 )
 def test_nothing_is_released_while_a_series_is_missing(
-    telemetry: dict[str, float], rails: tuple[str, ...]
+    telemetry: dict[str, Any], rails: tuple[str, ...]
 ) -> None:
     decision = plan({"cpu": 1.0}, **telemetry)
     assert decision.guardrails == rails
