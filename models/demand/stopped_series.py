@@ -4,7 +4,8 @@ A series is what one producer reports of one instance (`models.aggregation`). On
 nor one whose interval reaches into it, and had in the tick before, has gone: its producer died, or its instance ended,
 which nothing in the telemetry tells apart. Of one user and metric, in units of the metric:
 
-    whole   = the lesser of what the user's series reported in the two ticks before
+    whole   = the lesser of what the user's series reported in the two ticks before; of a user who had one series or
+              none in the earlier one the largest series of the later one instead
     missing = whole - reported, at least 0 and at most what those that went last used, less what came
 
 Where less than half a series is missing, by the mean over the metrics that follow load, others took over or replaced
@@ -63,7 +64,9 @@ class Levels:
 
     def several(self) -> NDArray[np.int64]:
         """Users of two series or more, ascending."""
-        users, series = np.unique(self.user[np.unique(self.code, return_index=True)[1]], return_counts=True)
+        rows = np.flatnonzero(np.bincount(self.user)[self.user] > 1) if len(self.user) else self.user
+        first = np.unique(self.code[rows], return_index=True)[1]
+        users, series = np.unique(self.user[rows[first]], return_counts=True)
         return users[series > 1]
 
     def at(self, rows: NDArray[np.bool_]) -> Levels:
@@ -130,8 +133,8 @@ def observe(entries: Stopped, ticks: tuple[Levels, Levels, Levels], tick: int, t
 
     Args:
         entries: after the tick before.
-        ticks: series of the two ticks before and of the tick. Of the earlier two those of users that `followed`
-            names suffice.
+        ticks: series of the two ticks before and of the tick; of the earlier two at least all of users that
+            `followed` named.
         tick: number of the tick.
         tick_s: its length.
     """
@@ -152,8 +155,11 @@ def observe(entries: Stopped, ticks: tuple[Levels, Levels, Levels], tick: int, t
     came, newcomers = now.at(fresh).total(users)
     reported, _ = now.total(users)
     last, _ = before.total(users)
-    first, counted = earlier.total(users)
-    whole = np.where((counted > 0)[:, None], np.minimum(first, last), last)
+    first, _ = earlier.total(users)
+    largest = np.zeros(first.shape)
+    mine = np.isin(before.user, users)
+    np.maximum.at(largest, np.searchsorted(users, before.user[mine]), before.used[mine])
+    whole = np.minimum(np.where(np.isin(users, earlier.several())[:, None], first, largest), last)
 
     left = np.maximum(went - came, 0)
     came = np.maximum(came - went, 0)
@@ -191,11 +197,10 @@ def observe(entries: Stopped, ticks: tuple[Levels, Levels, Levels], tick: int, t
     return entries
 
 
-def followed(entries: Stopped, levels: Levels) -> NDArray[np.int64]:
-    """Users whose series in this tick and the one before the next tick needs, ascending."""
-    rows = np.bincount(levels.user)
-    several = levels.at(rows[levels.user] > 1).several()
-    return np.union1d(several, entries.user[entries.user >= 0])
+def followed(entries: Stopped, before: Levels, now: Levels) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Users whose series in the tick before, and in this one, the next tick needs, each ascending."""
+    users = np.union1d(now.several(), entries.user[entries.user >= 0])
+    return np.intersect1d(before.several(), users), users
 
 
 def _entries(

@@ -193,18 +193,19 @@ class TopicStream:
         at = int(np.searchsorted(self.passed_max, time_us))
         return int(self.passed_offset[at]), int(self.passed_max[at - 1]) if at else NEVER
 
-    def forget(self, closed: int, closing: int, tick_us: int, followed: np.ndarray) -> None:
+    def forget(self, closed: int, closing: int, tick_us: int, followed: Sequence[np.ndarray]) -> None:
         """Drop what closed ticks no longer need.
 
         Args:
             closed: the last closed tick.
             closing: c of it.
             tick_us: length of a tick.
-            followed: (code,) bool, series whose rows of the last BACK ticks are kept; empty: none.
+            followed: for each of the last closed ticks up to `closed`, (code,) bool, series whose rows are kept.
         """
         keep = self.rows["tick"] > closed if self.rows else np.zeros(0, bool)
-        if followed.any() and self.rows:
-            keep |= (self.rows["tick"] > closed - BACK) & followed[self.rows["code"]]
+        back = [(tick, codes) for tick, codes in _last(closed, followed) if codes.any()]
+        for tick, codes in back if self.rows else ():
+            keep |= (self.rows["tick"] == tick) & codes[self.rows["code"]]
         self.rows = {name: column[keep] for name, column in self.rows.items()}
         self.tagged = [
             {name: column[part["tick"] > closed] for name, column in part.items()} for part in self.tagged
@@ -215,10 +216,11 @@ class TopicStream:
         later = self.refused["tick"] > closed if self.refused else np.zeros(0, bool)
         self.refused = {name: column[later] for name, column in self.refused.items()}
         if self.slow:
-            lasting = self.slow["tick"] > closed
-            for tick in range(closed + 1 - (BACK if followed.any() else 0), closed + 2):
+            taken = aggregation.carried(self.slow, closed + 1, tick_us).any(axis=1)
+            lasting = taken | (self.slow["tick"] > closed)
+            for tick, codes in back:
                 taken = aggregation.carried(self.slow, tick, tick_us).any(axis=1)
-                lasting |= taken & (followed[self.slow["code"]] if tick <= closed else True)
+                lasting |= taken & codes[self.slow["code"]]
             self.slow = {name: column[lasting] for name, column in self.slow.items()} if lasting.any() else {}
 
 
@@ -335,14 +337,15 @@ class PartitionWindows:
         self.stopped = _numbered(self.stopped, codes, names)
         tails = [self._tail(stream) for stream in self.streams]
         attributes = self._attributes()
-        followed = np.zeros(0, np.int64)
+        followed = (np.zeros(len(order), bool),) * BACK
         for tick in range(self.closed + 1, last + 1):
             if series.any:
                 levels = series.of(tick - 2), series.of(tick - 1), series.of(tick)
                 self.stopped = _named(
                     stopped_series.observe(self.stopped, levels, tick, self.tick_s), codes, names
                 )
-                followed = stopped_series.followed(self.stopped, levels[2])
+                users = stopped_series.followed(self.stopped, *levels[1:])
+                followed = tuple(np.isin(order, of) for of in users)
             end = (tick + 1) * self.tick_us + self.lateness_us
             resume: list[Resume] = []
             refused: list[Counter[Refusal]] = []
@@ -350,8 +353,8 @@ class PartitionWindows:
                 refused.append(self._refused(stream, tick))
                 starts = self._resume(tails[number], tick), self._resume_early(stream, tick)
                 resume.append(Resume(stream.topic, *min(*starts, stream.passed_at(end))))
-            if len(followed):
-                start = self._resume_followed(tick, np.isin(order, followed))
+            if followed[-1].any():
+                start = self._resume_followed(tick, followed)
                 resume[0] = min(resume[0], Resume(resume[0].topic, *start), key=lambda r: r.offset)
             groups = grouped.of(tick)
             yield Frame(
@@ -367,10 +370,9 @@ class PartitionWindows:
             )
             self.seq += 1
         self.closed = last
-        kept = np.isin(order, followed)
-        for stream, of_stream in zip(self.streams, (kept, kept[:0]), strict=True):
+        for stream, kept in zip(self.streams, (followed, ()), strict=True):
             closing, _ = stream.passed_at((last + 1) * self.tick_us + self.lateness_us)
-            stream.forget(last, closing, self.tick_us, of_stream)
+            stream.forget(last, closing, self.tick_us, kept)
 
     def _metrics(self, last: int, order: np.ndarray, since: int) -> Columns:
         """Rows of metrics of the ticks after `since`, up to and including `last`, with what these take from earlier.
@@ -440,23 +442,27 @@ class PartitionWindows:
             ((int(rows["offset"][at]), int(rows["before"][at])) for rows, at in firsts), default=_NOWHERE
         )
 
-    def _resume_followed(self, tick: int, followed: np.ndarray) -> tuple[int, int]:
-        """Offset, and maximum before it, of the first sample by which the next tick knows a tick's series.
+    def _resume_followed(self, tick: int, followed: Sequence[np.ndarray]) -> tuple[int, int]:
+        """Offset, and maximum before it, of the first sample by which the next tick knows series of earlier ones.
 
         Args:
-            tick: the BACK ticks up to and including it.
-            followed: (code,) bool, series of users of several.
+            tick: that is closed.
+            followed: for each of the last ticks up to and including it, (code,) bool, series that are needed.
         """
         rows, slow = self.metrics.rows, self.metrics.slow
         starts = [_NOWHERE]
-        if rows:
-            own = (rows["tick"] <= tick) & (rows["tick"] > tick - BACK) & followed[rows["code"]]
-            starts += _first(rows, own)
-        if slow:
-            for of in range(tick + 1 - BACK, tick + 1):
+        for of, codes in _last(tick, followed):
+            if rows:
+                starts += _first(rows, (rows["tick"] == of) & codes[rows["code"]])
+            if slow:
                 taken = aggregation.carried(slow, of, self.tick_us).any(axis=1)
-                starts += _first(slow, taken & followed[slow["code"]])
+                starts += _first(slow, taken & codes[slow["code"]])
         return min(starts)
+
+
+def _last(tick: int, each: Sequence[np.ndarray]) -> Iterator[tuple[int, np.ndarray]]:
+    """The last ticks up to and including one, with an array of each."""
+    return zip(range(tick + 1 - len(each), tick + 1), each, strict=True)
 
 
 def _first(rows: Columns, which: np.ndarray) -> list[tuple[int, int]]:
