@@ -9,9 +9,10 @@ which nothing in the telemetry tells apart. Of one user and metric, in units of 
     missing = whole - reported, at least 0 and at most what those that went last used, less what came
 
 Where less than half a series is missing, by the mean over the metrics that follow load, others took over or replaced
-it. That is judged in the first tick and until TAKEN_OVER_S: a load balancer needs a moment. What comes later, new or
-back, is subtracted, from the newest stop first. What is left is forgotten as silent users are
-(`models.demand.turnover.silent_ticks`). A user of one series is not followed: such a user is silent.
+it; one that carried no load for its part, as when it was drained, has ended. That is judged in the first tick and until
+TAKEN_OVER_S: a load balancer needs a moment. What comes later, new or back, is subtracted, from the newest stop first.
+What is left is forgotten as silent users are (`models.demand.turnover.silent_ticks`). A user of one series is not
+followed: such a user is silent.
 
 Where a sampler is slow, one that came is remembered for as long as a series of the user has not reported since: a
 producer that starts again under a new name comes long before the interval of its old self ends.
@@ -32,6 +33,8 @@ from models.metrics import METRICS
 NAMES: Final = np.dtype("S16")
 LOAD: Final = np.array([metric != "memory" for metric in METRICS])
 """Metrics that others take over when an instance ends; what an instance holds in memory goes with it."""
+DRAINED: Final = 0.01
+"""Of the mean of the user's series, what a series uses at most that was drained before it ended."""
 TAKEN_OVER_S: Final = 30
 TAKEN_OVER_TICKS: Final = 2
 MOST: Final = 200_000
@@ -45,13 +48,15 @@ Amounts = NDArray[np.float64]
 class Levels:
     """Series with usage in one tick.
 
-    code: (row,) of the series; user: (row,) its user's number; used: (row, METRICS) mean over time, 0 where absent;
-    sampled: (row,) tick of the sample, an earlier one where its interval reaches into this one.
+    code: (row,) of the series; user: (row,) its user's number; used: (row, METRICS) mean over time, 0 where absent,
+    known: (row, METRICS) whether present; sampled: (row,) tick of the sample, an earlier one where its interval reaches
+    into this one.
     """
 
     code: NDArray[np.int64]
     user: NDArray[np.int64]
     used: Amounts
+    known: NDArray[np.bool_]
     sampled: NDArray[np.int64]
 
     @classmethod
@@ -60,7 +65,13 @@ class Levels:
         known = rows["weight"] > 0
         used = np.divide(rows["weighted"], rows["weight"], out=np.zeros(known.shape), where=known)
         present = known.any(axis=1)
-        return cls(rows["code"][present], rows["user"][present], used[present], rows["sampled"][present])
+        return cls(
+            rows["code"][present],
+            rows["user"][present],
+            used[present],
+            known[present],
+            rows["sampled"][present],
+        )
 
     def several(self) -> NDArray[np.int64]:
         """Users of two series or more, ascending."""
@@ -71,7 +82,19 @@ class Levels:
 
     def at(self, rows: NDArray[np.bool_]) -> Levels:
         """Some of the rows."""
-        return Levels(self.code[rows], self.user[rows], self.used[rows], self.sampled[rows])
+        return Levels(*(getattr(self, name)[rows] for name in self.__dataclass_fields__))
+
+    def knows(self, users: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """(user, METRICS) which metrics the series of some users (ascending) report."""
+        known = np.zeros((len(users), len(METRICS)), bool)
+        mine = np.isin(self.user, users)
+        np.logical_or.at(known, np.searchsorted(users, self.user[mine]), self.known[mine])
+        return known
+
+    def mean(self, users: NDArray[np.int64]) -> Amounts:
+        """Usage of some users (ascending) by series (user, METRICS)."""
+        used, series = self.total(users)
+        return used / np.maximum(series, 1)[:, None]
 
     def total(self, users: NDArray[np.int64]) -> tuple[Amounts, NDArray[np.int64]]:
         """Usage (user, METRICS), and number of series, of some users (ascending)."""
@@ -154,12 +177,7 @@ def observe(entries: Stopped, ticks: tuple[Levels, Levels, Levels], tick: int, t
     went, lost = before.at(gone).total(users)
     came, newcomers = now.at(fresh).total(users)
     reported, _ = now.total(users)
-    last, _ = before.total(users)
-    first, _ = earlier.total(users)
-    largest = np.zeros(first.shape)
-    mine = np.isin(before.user, users)
-    np.maximum.at(largest, np.searchsorted(users, before.user[mine]), before.used[mine])
-    whole = np.minimum(np.where(np.isin(users, earlier.several())[:, None], first, largest), last)
+    whole = _whole(earlier, before, users)
 
     left = np.maximum(went - came, 0)
     came = np.maximum(came - went, 0)
@@ -171,7 +189,8 @@ def observe(entries: Stopped, ticks: tuple[Levels, Levels, Levels], tick: int, t
     credit[credit] = entries.tick[credit] > oldest[place[credit]]
     used, left = _drained(entries, place, credit, left)
     missing = np.clip(whole - reported, 0, left)
-    series = _series(lost, missing, went)
+    drained = before.at(gone).knows(users) & (went <= DRAINED * lost[:, None] * before.mean(users)) & LOAD
+    series = _series(lost, missing, np.where(drained, 0, went), ended=drained.any(axis=1))
 
     stopped = known & (entries.series > 0)
     after, came = _drained(entries, place, stopped, came)
@@ -192,8 +211,13 @@ def observe(entries: Stopped, ticks: tuple[Levels, Levels, Levels], tick: int, t
         entries.name, entries.user, entries.tick, counts, used.astype(np.float32), entries.whole
     ).at(keep)
     replacing = np.isin(users, doubled) & (came > 0).any(axis=1)
-    for chosen, number, amount in ((series > 0, series, missing), (replacing, -newcomers, came)):
-        entries = entries.joined(_entries(users[chosen], tick, number[chosen], amount[chosen], whole[chosen]))
+    for chosen, number, amount, before_them in (
+        (series > 0, series, missing, whole),
+        (replacing, -newcomers, came, np.zeros(whole.shape)),
+    ):
+        entries = entries.joined(
+            _entries(users[chosen], tick, number[chosen], amount[chosen], before_them[chosen])
+        )
     return entries
 
 
@@ -201,6 +225,15 @@ def followed(entries: Stopped, before: Levels, now: Levels) -> tuple[NDArray[np.
     """Users whose series in the tick before, and in this one, the next tick needs, each ascending."""
     users = np.union1d(now.several(), entries.user[entries.user >= 0])
     return np.intersect1d(before.several(), users), users
+
+
+def _whole(earlier: Levels, before: Levels, users: NDArray[np.int64]) -> Amounts:
+    """What the series of users (user, METRICS) reported before: the module's `whole`."""
+    first, last = earlier.total(users)[0], before.total(users)[0]
+    largest = np.zeros(first.shape)
+    mine = np.isin(before.user, users)
+    np.maximum.at(largest, np.searchsorted(users, before.user[mine]), before.used[mine])
+    return np.minimum(np.where(np.isin(users, earlier.several())[:, None], first, largest), last)
 
 
 def _entries(
@@ -216,10 +249,14 @@ def _entries(
     )
 
 
-def _series(number: NDArray[Any], used: Amounts, of: Amounts) -> NDArray[np.int32]:
-    """How many of some series are missing of which `used` (entry, metric) is left `of` what they used."""
+def _series(number: NDArray[Any], used: Amounts, of: Amounts, ended: Any = False) -> NDArray[np.int32]:
+    """How many of some series are missing of which `used` (entry, metric) is left `of` what they used.
+
+    ended: (entry,) whether they have ended if they have no load.
+    """
     counts = (of > 0) & LOAD
-    counts = np.where(counts.any(axis=1, keepdims=True), counts, of > 0)
+    memory = ~(counts.any(axis=1) | ended)
+    counts = np.where(memory[:, None], of > 0, counts)
     share = np.divide(used, of, out=np.zeros(of.shape), where=counts).sum(axis=1)
     share /= np.maximum(counts.sum(axis=1), 1)
     return np.maximum(np.ceil(number * share - 0.5 - _ROUNDING), 0).astype(np.int32)

@@ -282,6 +282,20 @@ def test_demand_that_falls_as_a_series_ends_is_held_and_forgotten() -> None:
     assert [whole(frame) for frame in told] == [6.0] * 3 + [5.0] * silent + [3.0] * (147 - silent)
 
 
+@pytest.mark.parametrize("left", [0.0, 0.01])
+def test_an_instance_that_is_drained_before_it_ends_is_not_missing(left: float) -> None:
+    """Its memory goes with it; the load of three cores each is at two instances before."""
+    samples = [
+        (at, {"instance": f"i-{n}", "memory": 4e9, "cpu": 2.0 if at < 30 else 3.0 if n else left})
+        for at in np.arange(0.0, 100.0, TICK_S).tolist()
+        for n in range(3)
+        if n or at < 50
+    ]
+    told = frames(samples, 10)
+    assert [stopped(frame) for frame in told] == [0] * 10
+    assert [whole(frame, METRICS.index("memory")) for frame in told] == [12e9] * 5 + [8e9] * 5
+
+
 def test_an_exporter_of_one_metric_stops() -> None:
     samples = [
         *every(10.0, 100.0, producer="cpu", cpu=2.0),

@@ -206,6 +206,9 @@ class TopicStream:
         back = [(tick, codes) for tick, codes in _last(closed, followed) if codes.any()]
         for tick, codes in back if self.rows else ():
             keep |= (self.rows["tick"] == tick) & codes[self.rows["code"]]
+        if self.slow and self.rows:  # a series that this tick has and the next takes is known in both
+            taken = aggregation.carried(self.slow, closed + 1, tick_us).any(axis=1)
+            keep |= (self.rows["tick"] == closed) & np.isin(self.rows["code"], self.slow["code"][taken])
         self.rows = {name: column[keep] for name, column in self.rows.items()}
         self.tagged = [
             {name: column[part["tick"] > closed] for name, column in part.items()} for part in self.tagged
