@@ -143,3 +143,22 @@ def _table_of(rows: list[dict[str, Any]]) -> Table:
     for row in rows:
         table.add_row(*(f"{v:.4f}" if isinstance(v, float) else str(v) for v in row.values()))
     return table
+
+
+def tables(facts: dict[str, Any], json: bool) -> None:
+    """One JSON object; for people its lists of rows are tables, and parts of it have their names before them."""
+    if json:
+        tell(facts, json)
+        return
+
+    from rich.console import Console
+
+    console = Console()
+    for name, value in facts.items():
+        if isinstance(value, dict):
+            tables({f"{name}, {part}": of for part, of in value.items()}, json)
+        elif isinstance(value, list) and value:
+            console.print(_table_of(value), name)
+        else:
+            for line in _lines(name, value):
+                console.print(line, markup=False)

@@ -125,7 +125,7 @@ class SimulatedCloud:
                 fleet.young[..., age] -= gone
                 left -= gone
                 fleet.owed_s += gone * np.maximum(0.0, least_s - age * self.tick_s)
-            for wait in range(LATEST - 1, -1, -1):
+            for wait in np.flatnonzero(fleet.pending.any(axis=(0, 1)))[::-1]:  # the last to be ready first
                 gone = np.minimum(excess, fleet.pending[..., wait])
                 fleet.pending[..., wait] -= gone
                 excess -= gone

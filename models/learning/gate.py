@@ -23,8 +23,9 @@ SCALE: Final = 0.02
 LEVEL: Final = 0.05
 MOST: Final = 1e12
 """Of a bet's wealth: what is given away beyond it keeps the bound, and years of evidence stay finite and revocable."""
-BUDGET: Final = 0.005
-"""Most that an arm in force may lose against the first arm, as a share of the spend of BUDGET_DAYS."""
+BUDGET: Final = 0.004
+"""Loss against the first arm at which an arm in force is taken back, as a share of the spend of BUDGET_DAYS. It may
+lose 0.5 %; the tick that passes this bound comes on top."""
 BUDGET_DAYS: Final = 30
 COOL_DAYS: Final = 2
 """Days for which an arm that was taken back is not tried; doubled each time."""

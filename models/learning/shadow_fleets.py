@@ -63,6 +63,10 @@ class ShadowFleets:
         self.held = np.zeros((max(1, -int(-policy.hold_s // tick_s)), len(supply)), np.int64)
         self.fleet: Fleet | None = None
 
+    def use(self, known: dict[float, Tiers]) -> None:
+        """Buy by these tables, of the same offers, policy, tick and seed, by confidence; what they lack is added."""
+        self.tables = [(known.setdefault(table.confidence, table), lanes) for table, lanes in self.tables]
+
     def live(self, tick: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Take the fleets through a tick; (lane) replicas ready throughout it, and cost. Before `decide`: zeros."""
         if self.fleet is None:

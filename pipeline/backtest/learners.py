@@ -9,8 +9,9 @@ from dataclasses import asdict
 import numpy as np
 
 from models.evaluation import need
-from models.learning import need_curve, schedule
+from models.learning import episodes, need_curve, schedule
 from models.learning.app_learner import ARMS, Observation, Setting, Shard, learner_of
+from models.learning.price_tail import PRICES
 from models.planning.allocate import DecisionContext
 from pipeline.backtest.job import Arrays, Job
 
@@ -37,6 +38,7 @@ class Learners:
             for app in job.apps
         }
         self.made: dict[str, list[tuple[int, Setting]]] = {app: [] for app in job.apps}
+        self.seen: dict[str, tuple[float, np.ndarray]] = {}
 
     def setting(self, app: str, tick: int) -> Setting | None:
         """What a plan at a tick uses; None: the policy alone."""
@@ -68,9 +70,19 @@ class Learners:
         static = int(of_arm[0].wanted[0]), int(of_arm[0].soon[0])
         context = contexts[0.0]
         filled = need.of_tick(context.usage, context.saturated, context.metrics, policy)
+        self.seen[app] = filled, episodes.curves(static, wanted, soon)
         setting = learner.observe(Observation(context.tick, filled, ready, wanted, soon, static), self.shard)
         if schedule.ends_epoch(context.tick, job.tick_s):
             self.made[app] = [*self.made[app], (schedule.valid_from(context.tick, job.tick_s), setting)][-3:]
+
+    def observed(self) -> Arrays:
+        """What was seen of the last tick: `filled` (app), NaN = not known, and `curve` (app, 2, 1 + arm, price).
+
+        curve: wanted and soon of `models.learning.episodes.Episode`; 0 for an app without users.
+        """
+        none = np.nan, np.zeros((2, 1 + len(ARMS), len(PRICES)), np.int32)
+        each = [self.seen.pop(app, none) for app in self.job.apps]
+        return {"filled": np.array([of[0] for of in each]), "curve": np.stack([of[1] for of in each])}
 
     def blocks(self) -> Arrays:
         """For a snapshot."""

@@ -20,7 +20,16 @@ import polars as pl
 from models.baselines.autoscalers import registry
 from models.demand import reconciliation
 from models.learning.price_tail import PRICES
-from pipeline.backtest import baselines, comparison, demand, figures, setup, topic_simulation, what_if
+from pipeline.backtest import (
+    baselines,
+    comparison,
+    demand,
+    figures,
+    observations,
+    setup,
+    topic_simulation,
+    what_if,
+)
 from pipeline.backtest.comparison import Comparison
 from pipeline.backtest.demand import DemandSource
 from pipeline.backtest.job import Arrays, Job
@@ -35,7 +44,7 @@ SWEEP: Final = (0.02, 0.1, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.97, 0.98, 0.99, 0.99
 SHORTAGES: Final = PRICES
 """Likewise prices of an hour's shortage, in those of a replica: misses fall where they save most."""
 LEARNER: Final = ("off", "on", "both")
-FORMAT: Final = 6
+FORMAT: Final = 7
 """Version of the files of days and snapshots: a run does not continue those of another version."""
 SCENARIOS: Final = 1_024
 """Scenarios of a decision on a trace: 10 of them lie above 99 %."""
@@ -326,6 +335,10 @@ def run(request: BacktestRequest, progress: Progress = silent) -> Backtest:
         tables["what_if"] = pl.DataFrame(report["what_if"], infer_schema_length=None)
     if request.out is not None:
         write(request.out, report, tables)
+        if job.learner != "off":
+            window = prepared.source.window
+            scored = window.score - window.begin - job.plan_from
+            observations.write(request.out / observations.FILE, job, base.ours, scored)
         if "published" in report and recorded is not None:
             topic_simulation.write(request.out, recorded, base.published)
     return Backtest(report, tables, base)

@@ -207,7 +207,8 @@ class Simulation(ABC):
     ) -> Arrays:
         """The outcome with the replicas asked for at the end of the tick, and the first lane's required curves.
 
-        With the learner also `steered`, (app, 2): price of a shortage and arm that were planned with.
+        With the learner also `steered`, (app, 2): price of a shortage and arm that were planned with, and what it saw
+        (`pipeline.backtest.learners.Learners.observed`).
         """
         job, market = self.job, self.job.markets[0]
         desired = [[v for m in job.markets for v in self._replicas(app, m)] for app in job.apps]
@@ -222,7 +223,11 @@ class Simulation(ABC):
                 window[a] = [job.steps.index(s // job.tick_s) for s in plan.window]
                 held[a] = plan.confidence_planned, plan.feasible, plan.cost
                 reasons[a] = ", ".join(plan.guardrails) + ("" if plan.feasible else f"; {plan.reason}")
-        steered = {} if self.learners is None else {"steered": self.learners.in_force(tick)}
+        steered = (
+            {}
+            if self.learners is None
+            else {"steered": self.learners.in_force(tick), **self.learners.observed()}
+        )
         return (
             outcome
             | steered

@@ -131,3 +131,27 @@ def simulator(
     from pipeline.display import tell
 
     tell(bench.measured(users, draws, exact_users, check_scenarios, seed), json)
+
+
+@bench_app.command()
+def learner(
+    seeds: Annotated[int, typer.Option(min=1, help="Seeds of every shift.")] = 20,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(help="Part: shifts, gate or rivals; repeat for more.", show_default="all"),
+    ] = None,
+    observations: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="File observations.npz of `leadtime backtest --learner on --out`, for the rivals; repeat for more."
+        ),
+    ] = None,
+    json: AsJson = False,
+) -> None:
+    """Measure the learner: after regime shifts, what its gate lets through, and beside other learners."""
+    from pipeline.bench import learner as bench
+    from pipeline.display import phases, tables
+
+    with phases("seeds") as progress:
+        made = bench.measured(only or (), seeds, observations or (), progress)
+    tables(made if json else bench.for_people(made), json)

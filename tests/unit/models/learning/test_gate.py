@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from models.learning.gate import COOL_DAYS, LEVEL, Day, Gate
+from models.learning.gate import BUDGET, COOL_DAYS, LEVEL, Day, Gate
 
 SPEND = 100.0
 
@@ -47,8 +47,8 @@ def test_what_was_saved_before_and_the_day_that_is_not_over_do_not_hide_a_loss()
     for _ in range(20):
         gate = gate.judged(day(0.9 * SPEND), day(SPEND))
     assert gate.lost == 0
-    assert not gate.must_end(30 * SPEND, today=0.005 * 30 * SPEND)
-    assert "it lost" in gate.must_end(30 * SPEND, today=0.0051 * 30 * SPEND)
+    assert not gate.must_end(30 * SPEND, today=BUDGET * 30 * SPEND)
+    assert "it lost" in gate.must_end(30 * SPEND, today=1.01 * BUDGET * 30 * SPEND)
 
 
 def test_an_arm_that_misses_more_than_is_allowed_is_not_promoted() -> None:

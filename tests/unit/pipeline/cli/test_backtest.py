@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from models.baselines.autoscalers.registry import KNOBS
 from models.synthetic.population import population
-from pipeline.backtest import parallel
+from pipeline.backtest import observations, parallel
 from pipeline.cli.backtest import backtest
 from pipeline.errors import UsageError
 from tests.unit.pipeline.trace_files import write
@@ -114,6 +114,24 @@ def test_the_learner_is_compared_with_the_plans_without_it(trace_file: Path, tmp
     assert both["summary"]["realised_share"] == both["policies"]["leadtime"]["defaults"]["hit_rate"]
     assert "Leadtime without the learner" in (tmp_path / "report.html").read_text()
     assert (tmp_path / "learner.png").stat().st_size > 10_000
+    episodes = observations.read(tmp_path / observations.FILE)
+    assert [of.app for of in episodes] == ["app-0", "app-1"]
+    for of in episodes:
+        assert len(of.need) - of.scored == both["ticks"]
+        assert np.isfinite(of.need).any()
+        assert (np.diff(of.wanted[:, 1:], axis=2) >= 0).all()
+        assert of.policy.learner
+    with pytest.raises(UsageError, match=r"report\.html holds no observations"):
+        observations.read(tmp_path / "report.html")
+
+
+def test_observations_of_other_arms_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / observations.FILE
+    np.savez(path, arms=np.array(["network"]), prices=np.array([5]))
+    with pytest.raises(
+        UsageError, match="of the arms network at 1 prices; today's are network, same_time_25"
+    ):
+        observations.read(path)
 
 
 def test_what_if_is_set_beside_the_run_as_given(trace_file: Path, tmp_path: Path) -> None:
