@@ -46,7 +46,7 @@ REFUSED = Counter(
 )
 COMPLETENESS = Gauge(
     "leadtime_completeness",
-    "Share of an app's telemetry that its last plan was made from: not refused, and of users that reported.",
+    "Share of an app's telemetry that its last plan was made from: not refused, of users that reported, not stopped.",
     ["app"],
 )
 UNDELIVERED = Gauge(
