@@ -285,3 +285,53 @@ def test_frames_do_not_depend_on_batches_interleaving_or_restarts(
     refused = sum(topic == METRIC for topic, _ in whole_letters)
     marks = sum(DEFAULT.split(body)[0].name == "watermark" for body in metric_part if body != b"junk")
     assert framed + refused + marks == len(metric_part)
+
+
+def stopping(ring: KeyRing, users: int, ticks: int, killed: bool) -> list[list[dict[str, Any]]]:
+    """Parts of frames of users of three agents, one of which stops after two ticks; killed after each frame, or not."""
+    bodies = [
+        metric(minute(tick), f"u{user}", producer=f"{agent}", cpu=2.0)
+        for tick in range(ticks)
+        for user in range(users)
+        for agent in range(3)
+        if agent or tick < 2
+    ]
+    lane = messages(METRIC, [*bodies, watermark(minute(ticks))])
+    part, out, at = partition(ring), list[list[dict[str, Any]]](), 0
+    mark = messages(EVENT, [watermark(minute(ticks))])
+    part.take(EVENT, mark)
+    while at < len(lane):
+        part.take(METRIC, lane[at : at + users])
+        closed, at = part.close(), at + users
+        out += closed
+        if killed and closed:
+            part = partition(ring)
+            part.windows.restore(*(DEFAULT.decode(DEFAULT.encode("frame", p))[1] for p in reversed(out[-1])))
+            part.take(EVENT, mark)
+            at = part.windows.metrics.next_offset
+    return out
+
+
+def test_what_stopped_fills_several_parts_and_is_known_after_a_restart(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("pipeline.stages.ingest.service.MESSAGE_BYTES", 1000)
+    whole, killed = (stopping(RING, 7, 6, killed) for killed in (False, True))
+    assert [len(parts) for parts in whole] == [1, 1, 3, 3, 3, 3]
+    assert whole == killed
+    series = [sum(len(part["stopped"]["series"]) // 4 for part in parts) for parts in whole]
+    assert series == [0, 0, 7, 7, 7, 7]
+
+
+def test_a_new_key_forgets_what_stopped() -> None:
+    whole, killed = (stopping(ROTATED, 2, 6, killed) for killed in (False, True))
+    assert whole == killed
+    assert [len(parts[0]["stopped"]["series"]) // 4 for parts in whole] == [0, 0, 2, 2, 0, 0]
+
+
+def test_a_user_of_one_series_costs_no_second_reading() -> None:
+    """Frames of users of one producer resume where the next tick begins."""
+    bodies = [metric(minute(tick), user, cpu=2.0) for tick in range(3) for user in ("ann", "bob")]
+    part = partition()
+    part.take(METRIC, messages(METRIC, bodies))
+    assert [frame["resume"][0]["offset"] for frame in flush(part, minute(3), 6)] == [2, 4, 6]
