@@ -116,9 +116,9 @@ def test_what_is_doubled_odd_or_old_is_counted(
         "frames unreadable (wrong-schema)": 1,
     }
     assert found.panel.values.shape[:2] == (TICKS, 6)
-    monkeypatch.setattr(topic_window, "published", lambda _: SimpleNamespace(version=3))
+    monkeypatch.setattr(topic_window, "published", lambda _: SimpleNamespace(version=4))
     old = topic_window.read(installation)
-    assert old.skipped["frames of schema version 2, read as 3"] == 2 * TICKS + 2
+    assert old.skipped["frames of schema version 3, read as 4"] == 2 * TICKS + 2
     np.testing.assert_array_equal(old.panel.values, found.panel.values)
 
 
