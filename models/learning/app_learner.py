@@ -85,6 +85,7 @@ class Observation:
         ready: replicas that were in fact ready throughout the tick; NaN: not known.
         wanted, soon: (arm, PRICES) replicas of `models.planning.sweep.SweepNeed`.
         static: both at the policy's confidence; None: not known.
+        cost: per hour, of what the plan wants; NaN: not known.
     """
 
     tick: int
@@ -93,6 +94,7 @@ class Observation:
     wanted: Count
     soon: Count
     static: tuple[int, int] | None = None
+    cost: float = math.nan
 
 
 @dataclass(frozen=True)
@@ -161,8 +163,9 @@ class AppLearner:
         events: promotions and rollbacks, as (day, text), the newest last.
         seen: (2, arm) spend and loss so far; what is seen when the price is first used chooses the arm.
         served: replicas that the lane of the arm in force had ready in the last tick; NaN: no price was used in it.
-        beside: ((in force, static), (spend, misses)) of the last tick.
-        pair: ((in force, static), (spend, loss)) of today's ticks in which a price was used.
+        planned: per hour, of the plan before this tick's; NaN: not known.
+        before: spend of plans and of static's lane, in the ticks before a price was used.
+        pair: ((plans, static), (spend, loss)) of today's ticks in which a price was used.
         saving: of spend, and of loss, on the days before.
     """
 
@@ -174,7 +177,8 @@ class AppLearner:
         self.in_force, self.known = 0, 0
         self.seen = np.zeros((2, arms))
         self.static_lanes = fleets.held.shape[1] - arms * (len(LOG_PRICES) + 1)
-        self.served, self.beside, self.pair = math.nan, np.zeros((2, 2)), np.zeros((2, 2))
+        self.served, self.planned = math.nan, math.nan
+        self.before, self.pair = np.zeros(2), np.zeros((2, 2))
         self.saving = (Saving(), Saving())
         self.day, self.days = -1, [Day(allowed=allowed) for _ in range(arms)]
         self.gates = [Gate() for _ in range(arms)]
@@ -202,7 +206,7 @@ class AppLearner:
             missed = self._learn(arm, by_arm[arm], now, shard) if known else False
             self._count(arm, float(spent[arm]), missed, known)
         self._take_back(self.day, self.days[self.in_force].loss - self.days[0].loss)
-        self._beside(ready, cost, now.need if known else 0.0)
+        self._beside(float(ready[-1]), float(cost[-1]), now, known)
         before, self.known = self.known, self.known + known
         if before * self.fleets.tick_s < LEAST_S <= self.known * self.fleets.tick_s:
             self._begin(self.day)
@@ -261,17 +265,23 @@ class AppLearner:
             saved = (loss[0] - loss[best]) / spent[0]
             self.events.append((day, f"begins with {self.name(best)}, which cost {saved:.1%} less so far"))
 
-    def _beside(self, ready: NDArray[np.float64], cost: NDArray[np.float64], need: float) -> None:
-        """Set what is in force beside static in the tick; (lane) ready replicas and cost, and the tick's need."""
-        if not self.static_lanes:
+    def _beside(self, ready: float, cost: float, now: Observation, known: bool) -> None:
+        """Compare the plans with static in a tick; ready, cost: of static's lane.
+
+        Static buys for demand and supply together, its lane apart, which is dearer: the lane is scaled by what plans
+        cost beside it before a price was used.
+        """
+        planned, self.planned = self.planned * self.fleets.tick_s / HOUR_S, now.cost
+        if not self.static_lanes or self.fleets.fleet is None or not math.isfinite(planned):
             return
-        steered = self.setting.price is not None
-        in_force = (self.in_force + 1) * (len(LOG_PRICES) + 1) - 1
-        lanes = [in_force if steered else -1, -1]
-        self.beside = np.stack([cost[lanes], ready[lanes] < need], axis=1)
-        if steered:
-            shortage = float(np.exp(self.log_price[0])) * self.replica_price * self.fleets.tick_s / HOUR_S
-            self.pair += self.beside @ np.array([[1.0, 1.0], [0.0, shortage]])
+        if self.setting.price is None:
+            self.before += (planned, cost)
+            return
+        served = self.served if math.isnan(now.ready) else now.ready
+        shortage = float(np.exp(self.log_price[0])) * self.replica_price * self.fleets.tick_s / HOUR_S
+        spend = np.array([planned, cost * self.before[0] / self.before[1] if self.before[1] > 0 else cost])
+        missed = np.array([served, ready]) < now.need if known else np.zeros(2)
+        self.pair += np.stack([spend, spend + missed * shortage], axis=1)
 
     def _count(self, arm: int, cost: float, missed: bool, known: bool) -> None:
         """Add a tick to the arm's day; a miss costs the first arm's price of a shortage for the tick."""
@@ -349,6 +359,8 @@ class AppLearner:
             "setting": asdict(self.setting),
             "saving": [asdict(saved) for saved in self.saving],
             "pair": self.pair.tolist(),
+            "planned": self.planned if math.isfinite(self.planned) else None,
+            "before": self.before.tolist(),
         }
         return {
             **_blocks(self.tails, self.moved),
@@ -376,6 +388,8 @@ class AppLearner:
         self.spend, self.events = kept["spend"], [(day, text) for day, text in kept["events"]]
         self.setting = Setting(**kept["setting"])
         self.saving, self.pair = tuple(Saving(**of) for of in kept["saving"]), np.array(kept["pair"])
+        self.planned = math.nan if kept["planned"] is None else kept["planned"]
+        self.before = np.array(kept["before"])
 
 
 def _blocks(tails: Sequence[Tail], moved: NDArray[np.float64]) -> Arrays:

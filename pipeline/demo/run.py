@@ -2,10 +2,12 @@
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import polars as pl
 from rich.console import Console
 from rich.live import Live
 from rich.markup import escape
@@ -49,12 +51,25 @@ class ProgressLines:
             self._noted_s, self._text = now_s, text
 
 
+class Replayed(NamedTuple):
+    """Ticks of a trace.
+
+    Attributes:
+        window: those that are shown.
+        learnt: by app that the learner steers the first tick that is replayed of it, at or before the window's.
+    """
+
+    window: TickWindow
+    learnt: Mapping[str, int]
+
+
 class Run:
     """One replay from an empty installation to its summary.
 
     Args:
         settings: of the installation; without an address a Kafka is started for it.
-        trace, window: rows to replay.
+        trace: what is replayed.
+        replayed: ticks of it.
         console: for progress.
         speed: event seconds per second; None = as fast as possible.
         each: called after each poll of the published records.
@@ -66,22 +81,32 @@ class Run:
         self,
         settings: Settings,
         trace: traces.Trace,
-        window: TickWindow,
+        replayed: Replayed,
         console: Console,
         speed: float | None = None,
         each: Callable[[Watch, Supervisor], None] = lambda *_: None,
         notes: Sequence[str] = (),
         begun_s: float | None = None,
     ) -> None:
-        self.settings, self.trace, self.window, self.console = settings, trace, window, console
+        self.settings, self.trace, self.console = settings, trace, console
+        self.window, self.learnt = replayed.window, replayed.learnt
         self.speed, self.each, self.notes = speed, each, notes
-        self.rows = window.select(trace)
-        self.replayed = window.replayed(trace)
+        self.rows = self.window.select(trace)
+        self.replayed = self._replayed()
         self.apps = sorted(self.rows["app"].unique().to_list())
         self.begun_s = time.monotonic() if begun_s is None else begun_s
         self.sent = 0
         self.first_forecast_s: float | None = None
         self.planned_s = 0.0
+
+    def _replayed(self) -> pl.DataFrame:
+        """Rows of the window, and before it those of the apps that are learnt."""
+        begins = min(self.learnt.values(), default=self.window.first)
+        before = replace(self.window, first=begins, last=self.window.first - 1).replayed(self.trace)
+        tick = pl.col("ts").dt.epoch("us") // (self.window.tick_s * 1_000_000)
+        wanted = [(pl.col("app") == app) & (tick >= first) for app, first in self.learnt.items()]
+        shown = self.window.replayed(self.trace)
+        return pl.concat([before.filter(pl.any_horizontal(wanted)), shown]) if wanted else shown
 
     @property
     def remarks(self) -> list[str]:
@@ -101,10 +126,14 @@ class Run:
         Raises:
             LeadtimeError: nothing was published for STALL_S seconds, or the replay failed.
         """
-        example = Example.of(self.trace, self.window)
+        example = Example.of(self.trace, self.window, learnt=self.learnt)
         self._say(
             f"{self.rows.height:,} rows, {len(self.apps)} apps, {self.window.ticks} ticks of {self.window.tick_s} s"
         )
+        for app, first in self.learnt.items():
+            self._say(
+                f"of {escape(app)}, which the learner steers, also the {self.window.first - first} ticks before"
+            )
         for note in self.remarks:
             self._say(f"note: {escape(note)}")
         if self.settings.bootstrap is None:
@@ -115,7 +144,8 @@ class Run:
             topics.create(settings)
             publish.publish(settings, "prices", "price", example.prices)
             publish.publish(settings, "policies", "policy", example.policies)
-            starting_capacity(settings, example.starting, self.window.first)
+            for app, counts in example.starting.items():
+                starting_capacity(settings, {app: counts}, self.learnt.get(app, self.window.first))
             supervisor = Supervisor(settings.environment(), settings.data_dir / "stages", self._say)
             watch = Watch(settings)
             try:
@@ -185,6 +215,8 @@ class Run:
         """Note the state in a line where stderr is no terminal, which would show the table."""
         if not self.console.is_terminal:
             planned = f"{self._planned(watch)} of {self.window.ticks} ticks planned"
+            if (before := self._before(watch)) and not self._planned(watch):
+                planned += f" ({before} before them)"
             lines.note(f"{planned}, {self.sent:,} records replayed", now_s)
 
     def _is_done(self, watch: Watch) -> bool:
@@ -195,7 +227,12 @@ class Run:
     def _planned(self, watch: Watch) -> int:
         """Ticks for which every app that came so far has a plan."""
         done = watch.planned_until()
-        return 0 if done is None else done - self.window.first + 1
+        return 0 if done is None else max(0, done - self.window.first + 1)
+
+    def _before(self, watch: Watch) -> int:
+        """Ticks before the window for which the apps that are learnt have a plan."""
+        newest = [max(watch.plans[app], default=first - 1) - first + 1 for app, first in self.learnt.items()]
+        return max(0, min(newest, default=0))
 
     def _table(self, watch: Watch) -> Table:
         """Progress, as a grid of two columns."""
@@ -218,6 +255,10 @@ class Run:
     ) -> dict[str, Any]:
         self._say("summing up, beside the reactive policy")
         runs = summary.outcome(watch, example.policies, example.prices, example.starting, self.window)
+        steered = [
+            summary.learner_run(app, watch, example, replace(self.window, first=first), self.settings.seed)
+            for app, first in self.learnt.items()
+        ]
         wall_s = time.monotonic() - self.begun_s
         figures: dict[str, Any] = {
             "records": self.sent,
@@ -230,6 +271,7 @@ class Run:
             "first_forecast_s": None if self.first_forecast_s is None else round(self.first_forecast_s, 1),
             "records_per_s": round(self.sent / self.planned_s, 1),
             "restarts": {name: stage.restarts for name, stage in supervisor.stages.items()},
+            "learner": {run.app: run.figures for run in steered},
             "skipped": self.trace.skipped,
             "notes": self.remarks,
         }
@@ -240,6 +282,6 @@ class Run:
 
         self._say("drawing the page")
         page.parent.mkdir(parents=True, exist_ok=True)
-        page.write_text(run_page.page("Leadtime demo", runs, figures, (*self.notes, *self.remarks)))
+        page.write_text(run_page.page("Leadtime demo", runs, figures, (*self.notes, *self.remarks), steered))
         self._say(f"page {page}")
         return figures

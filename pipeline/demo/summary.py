@@ -12,12 +12,20 @@ import numpy as np
 from models.baselines.autoscalers.base import Facts
 from models.baselines.autoscalers.hpa import HorizontalPodAutoscaler
 from models.capacity import Policy, replica_loads, replicas_per_instance
+from models.learning.adjustment import STATIC
+from models.learning.app_learner import ARMS
+from models.learning.hindsight import Need, outcomes
+from models.learning.price_tail import PRICES
 from models.learning.realised import Realised
+from models.learning.shadow_fleets import ShadowFleets
 from models.metrics import METRICS
 from models.purchase.reserved_first import reserved_first
 from pipeline.demo.recorder import Watch
+from pipeline.inputs.example import Example
 from pipeline.providers.local import LocalProvider
 from pipeline.reports.app_run import AppRun
+from pipeline.reports.learner_run import LearnerRun
+from pipeline.stages.learner.agent import terms_of
 from pipeline.traces.window import TickWindow
 from pipeline.wire import commands, currencies
 from pipeline.wire.codec import Record
@@ -216,6 +224,82 @@ def outcome(
         )
         for policy in sorted(full, key=lambda record: record["app"])
     ]
+
+
+def learner_run(app: str, watch: Watch, example: Example, window: TickWindow, seed: int) -> LearnerRun:
+    """What the learner did for an app; window: from the first tick that it was learnt from on."""
+    codec = watch.codec
+    decoded = (codec.decode(codec.encode("policy", p))[1] for p in example.policies if p["app"] == app)
+    policy = policy_of(next(decoded))
+    prices = [codec.decode(codec.encode("price", p))[1] for p in example.prices if p["commitment_id"] == app]
+    run = app_run(app, watch, policy, prices, example.starting[app], window)
+    plans = {tick: plan for tick, plan in sorted(watch.plans[app].items()) if plan["curve"]["arms"]}
+    followed = {
+        tick: watch.adjustments[app].get(int(plan["versions"]["adjustment"].rpartition("@")[2] or -1))
+        for tick, plan in plans.items()
+    }
+    ticks = range(window.first, window.last + 1)
+    made = [followed.get(tick) for tick in ticks]
+    price = np.array([math.nan if m is None else m["allocator"]["shortage_price"] or math.nan for m in made])
+    fleets = ShadowFleets(
+        app, [offer_of(p) for p in prices], policy, {p["offer_id"]: terms_of(p) for p in prices},
+        tick_s=window.tick_s, seed=seed, supply=[None] * (1 + len(PRICES)),
+    )  # fmt: skip
+    needs = [_need(plan) for plan in plans.values()]
+    cost, missed = np.zeros((2, window.ticks, 1 + len(PRICES)))
+    places = [tick - window.first for tick in plans]
+    cost[places], missed[places] = outcomes(fleets, needs)
+    missed = (missed > 0) & run.scored[:, None]
+    allowed = 1 - policy.confidence
+    since = next((place for place, of in enumerate(price) if np.isfinite(of)), window.ticks)
+    # static buys for demand and supply together, its lane apart: as dear as the plans were while they were static
+    real, simulated = float(run.cost[run.warm_up : since].sum()), float(cost[run.warm_up : since, 0].sum())
+    scale = real / simulated if simulated > 0 else 1.0
+    within = [
+        lane for lane in range(1, len(PRICES) + 1) if missed[:, lane].sum() <= allowed * run.scored.sum()
+    ]
+    best = min(within, key=lambda lane: cost[since:, lane].sum(), default=None)
+    nothing = np.zeros(window.ticks)
+    return LearnerRun(
+        app=app,
+        tick_s=window.tick_s,
+        start_s=run.start_s,
+        known=run.scored,
+        cost=run.cost,
+        missed=run.missed,
+        static_cost=cost[:, 0] * scale,
+        static_missed=missed[:, 0],
+        best_price=None if best is None else float(PRICES[best - 1]),
+        best_cost=nothing if best is None else cost[:, best],
+        best_missed=nothing if best is None else missed[:, best],
+        price=price,
+        arms=[STATIC if m is None else m["arm"] for m in made],
+        changes=_changes(watch.adjustments[app], made, window),
+        allowed=allowed,
+        currency=run.currency,
+    )
+
+
+def _need(plan: Record) -> Need:
+    """A tick's need, and what its plan needs at the policy's confidence and at PRICES, with the first arm."""
+    arm = next(arm for arm in plan["curve"]["arms"] if arm["arm"] == next(iter(ARMS)))
+    need = math.nan if plan["need"] is None else plan["need"]
+    wanted, soon = (np.array(arm[of], np.int64) for of in ("wanted", "soon"))
+    return Need(plan["tick"], need, wanted, soon)
+
+
+def _changes(
+    made: Mapping[int, Record], followed: Sequence[Record | None], window: TickWindow
+) -> list[tuple[int, str]]:
+    """Tick in the window and text of the first plan with a price, and of the learner's events."""
+    changes = [
+        (event["tick"] - window.first, event["text"])
+        for record in made.values()
+        for event in record["events"]
+    ]
+    steered = [(i, m["arm"]) for i, m in enumerate(followed) if m is not None and m["arm"] != STATIC]
+    begins = [(place, f"steers, arm {arm}") for place, arm in steered[:1]]
+    return sorted([*changes, *begins])
 
 
 def totals(runs: Sequence[AppRun], watch: Watch) -> dict[str, Any]:

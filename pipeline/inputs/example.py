@@ -2,7 +2,7 @@
 
 import math
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from hashlib import blake2b
@@ -34,12 +34,19 @@ class Example:
     starting: dict[str, dict[str, int]]
 
     @classmethod
-    def of(cls, trace: Trace, window: TickWindow, file: Path = FILE) -> "Example":
-        """Size the example for a window of a trace."""
-        return cls.of_medians(_medians(trace, window), file)
+    def of(
+        cls, trace: Trace, window: TickWindow, file: Path = FILE, learnt: Collection[str] = ()
+    ) -> "Example":
+        """Size the example for a window of a trace; learnt: apps whose plans the learner steers."""
+        return cls.of_medians(_medians(trace, window), file, learnt)
 
     @classmethod
-    def of_medians(cls, medians_of: Mapping[str, Mapping[str, float]], file: Path = FILE) -> "Example":
+    def of_medians(
+        cls,
+        medians_of: Mapping[str, Mapping[str, float]],
+        file: Path = FILE,
+        learnt: Collection[str] = (),
+    ) -> "Example":
         """Size the example for apps of these medians by metric."""
         example = tomllib.loads(file.read_text())
         sizing = example["sizing"]
@@ -62,6 +69,7 @@ class Example:
                     "governed": list(unit),
                     "unit": amounts,
                     **example["policy"],
+                    **(example["learnt"] if app in learnt else {}),
                 }
             )
             offers = [_price(app, unit, offer, sizing["median_replicas"]) for offer in example["offer"]]

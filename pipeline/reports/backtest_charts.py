@@ -28,13 +28,6 @@ TEXT: Final = 0.36  # inches of a number there
 LEAST_HIT_RATE: Final = 0.7  # shown of the frontier: below it no policy is of use
 HIT_RATES: Final = (0.7, 0.9, 0.95, 0.99, 0.999, 0.9999)
 LABEL: Final = 0.1  # of the axis: room of one label
-STYLES: Final = {
-    "": (charts.MUTED, "-"),
-    "ours": (charts.OURS, "-"),
-    "reactive": (charts.REACTIVE, "--"),
-    "ink": (charts.INK, ":"),
-}
-"""Colour and line of a policy's role."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +93,7 @@ def _frontier(axes: Axes, outcomes: Outcomes, lanes: Mapping[str, Sequence[int]]
         best = policy_outcomes.frontier(-missed, cost)
         shown = missed[best] <= 1 - LEAST_HIT_RATE
         costs += cost[best][shown].tolist()
-        colour, line = STYLES[role]
+        colour, line = charts.STYLES[role]
         weight: dict[str, Any] = (
             {"linewidth": 2.2, "zorder": 3} if role else {"linewidth": 1.0, "alpha": 0.55}
         )
@@ -166,7 +159,7 @@ def misses(ranked: Comparison, cast: Cast, days: Sequence[str]) -> Figure:
             axes.axvline(0, color=charts.MUTED, linewidth=0.8)
             for row, name in enumerate(defaults):
                 role = cast.role(name)
-                colour = STYLES[role][0]
+                colour = charts.STYLES[role][0]
                 axes.barh(row, share[row, d], 0.66, color=colour, alpha=0.75 if role else 0.4)
                 text = _share(share[row, d]) if known[d] else "–"
                 weight = "bold" if role == "ours" else "normal"
@@ -241,28 +234,11 @@ def learner(job: Job, ours: Arrays, ranked: Comparison) -> Figure:
     at = (first + np.arange(len(cost))) * job.tick_s / DAY_S
     arm = ours["steered"][-len(cost) :, :, 1]
     moved = at[1:][(np.diff(arm, axis=0) != 0).any(axis=1)]
-    with mpl.rc_context(charts.STYLE):
-        figure = Figure(figsize=(11.0, 4.6), layout="constrained")
-        saved, misses_of = figure.subplots(2, 1, sharex=True)
-        for name, (lane, role) in shown.items():
-            colour, line = STYLES[role]
-            style: dict[str, Any] = {
-                "color": colour,
-                "linestyle": line,
-                "linewidth": 2 if role == "ours" else 1.3,
-            }
-            saved.plot(at, cost[:, lanes[STATIC][0]] - cost[:, lane], label=name, **style)
-            misses_of.plot(at, missed[:, lane], **style)
-        misses_of.plot(at, allowed, color=charts.REACTIVE, linestyle="--", linewidth=1.2, label="allowed")
-        for axes in (saved, misses_of):
-            for moment in moved:
-                axes.axvline(moment, color=charts.MUTED, linewidth=0.8, linestyle=":")
-            axes.set_xlim(at[0], at[-1])
-        saved.set_ylabel("saved")
-        misses_of.set_ylabel("missed app-ticks")
-        charts.time_axis(misses_of)
-        figure.legend(frameon=False, ncols=4, loc="outside upper left")
-    return figure
+    saved = {
+        name: charts.Course(cost[:, lanes[STATIC][0]] - cost[:, lane], missed[:, lane], role)
+        for name, (lane, role) in shown.items()
+    }
+    return charts.learner_figure(at, saved, allowed, dict.fromkeys(moved.tolist(), ""))
 
 
 def _band(job: Job, ours: Arrays, ranked: Comparison, app: int) -> tuple[np.ndarray, np.ndarray]:

@@ -6,10 +6,10 @@ The colours are of the Okabe-Ito palette, which people with any colour vision te
 
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, NamedTuple
 
 import matplotlib as mpl
 import numpy as np
@@ -146,6 +146,69 @@ def run_figure(run: AppRun, window: slice, moment: Moment | None = None, cut: bo
             axes.tick_params(axis="x", length=0, labelbottom=False)
         time_axis(tiers)
         figure.align_ylabels([main, tiers])
+    return figure
+
+
+STYLES: Final = {
+    "": (MUTED, "-"),
+    "ours": (OURS, "-"),
+    "reactive": (REACTIVE, "--"),
+    "ink": (INK, ":"),
+}
+"""Colour and line of a policy's role."""
+
+
+class Course(NamedTuple):
+    """A setting over time: (tick) what it saved so far, and what it missed so far; and its role in STYLES."""
+
+    saved: np.ndarray
+    missed: np.ndarray
+    role: str
+
+
+def learner_figure(
+    at: np.ndarray,
+    courses: Mapping[str, Course],
+    allowed: np.ndarray,
+    changes: Mapping[float, str],
+    price: np.ndarray | None = None,
+) -> Figure:
+    """What settings saved and missed over time, what may be missed, and the price of a shortage that was in force.
+
+    Args:
+        at: (tick) days since the epoch.
+        courses: by shown name.
+        allowed: (tick) misses so far that are allowed.
+        changes: text by time, days since the epoch; each is marked.
+        price: (tick) NaN: none; None: no panel for it.
+    """
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(11.0, 4.6 if price is None else 6.2), layout="constrained")
+        panels = figure.subplots(2 if price is None else 3, 1, sharex=True)
+        saved, missed = panels[:2]
+        for name, course in courses.items():
+            colour, line = STYLES[course.role]
+            width = 2 if course.role == "ours" else 1.3
+            style: dict[str, Any] = {"color": colour, "linestyle": line, "linewidth": width}
+            saved.plot(at, course.saved, label=name, **style)
+            missed.plot(at, course.missed, **style)
+        missed.plot(at, allowed, color=REACTIVE, linestyle="--", linewidth=1.2, label="allowed")
+        for axes in panels:
+            for moment in changes:
+                axes.axvline(moment, color=MUTED, linewidth=0.8, linestyle=":")
+            axes.set_xlim(at[0], at[-1])
+        saved.set_ylabel("saved")
+        missed.set_ylabel("missed app-ticks")
+        if price is not None:
+            panels[2].plot(at, price, color=OURS, linewidth=2)
+            panels[2].set_ylabel("shortage's price")
+        for moment, text in changes.items():
+            panels[-1].annotate(
+                text, (moment, 1), (3, -3), xycoords=("data", "axes fraction"), textcoords="offset points",
+                fontsize=8.5, va="top", color=INK,
+            )  # fmt: skip
+        time_axis(panels[-1])
+        figure.legend(frameon=False, ncols=4, loc="outside upper left")
     return figure
 
 

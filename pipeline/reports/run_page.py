@@ -1,17 +1,19 @@
 """A run as a self-contained HTML page: figures and pictures; nothing on it is loaded from elsewhere."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from html import escape
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
 from models.evaluation.policy_outcomes import relative_difference
+from models.metrics import DAY_S
 from pipeline import format as fmt
 from pipeline.reports import charts, html_parts
 from pipeline.reports.app_run import AppRun
 from pipeline.reports.charts import Moment
+from pipeline.reports.learner_run import LearnerRun
 
 HERO_TICKS = 72
 """Of the opening picture: a tick is then 12 px wide, and six hours are seen at five minutes, one at a minute."""
@@ -29,7 +31,13 @@ DEFINITIONS = (
 )
 
 
-def page(title: str, runs: Sequence[AppRun], summary: Mapping[str, Any], notes: Sequence[str]) -> str:
+def page(
+    title: str,
+    runs: Sequence[AppRun],
+    summary: Mapping[str, Any],
+    notes: Sequence[str],
+    learnt: Sequence[LearnerRun] = (),
+) -> str:
     """A self-contained HTML page about a run.
 
     Args:
@@ -37,6 +45,7 @@ def page(title: str, runs: Sequence[AppRun], summary: Mapping[str, Any], notes: 
         runs: outcomes per app.
         summary: the run's figures, under the names that `leadtime demo --json` has; any may be missing.
         notes: what a reader must know to judge it, with what hit rate and cost are; definitions of the rest are added.
+        learnt: of the apps that the learner steers.
     """
     chosen = hero(runs)
     charted = sorted(runs, key=lambda run: -_spent(run, run.cost))[:CHARTS]
@@ -45,6 +54,7 @@ def page(title: str, runs: Sequence[AppRun], summary: Mapping[str, Any], notes: 
         _hero(*chosen) if chosen else "<p>There was no app in this run.</p>",
         _headline(runs, summary),
         _facts(runs, summary),
+        *(_learner(run) for run in learnt),
     ]
     if charted:
         which = f"the {CHARTS} of {len(runs)} that cost most" if len(runs) > CHARTS else "dearest first"
@@ -197,6 +207,68 @@ def _headline(runs: Sequence[AppRun], summary: Mapping[str, Any]) -> str:
     ]
     head = ("", "Leadtime", "Reactive", "Difference")
     return f"<section><h2>The whole run</h2>{html_parts.table(head, rows)}</section>"
+
+
+def _learner(run: LearnerRun) -> str:
+    """The learner's part: sentences, and a picture of what was saved and missed beside static, with its changes."""
+    name, facts = escape(run.app), run.figures
+    if run.begins is None:
+        return (
+            f"<section><h2>The learner at work</h2><p>The plans of <b>{name}</b> are static: a day of known demand is "
+            "needed before a price is used.</p></section>"
+        )
+    at = (run.start_s + run.tick_s * np.arange(1, len(run.cost) + 1)) / DAY_S
+    began = np.arange(len(at)) > run.begins
+    spent = {of: np.cumsum(np.where(began, cost, 0.0)) for of, cost in _beside(run, "cost")}
+    missed = {of: np.cumsum(np.where(began, short, 0)) for of, short in _beside(run, "missed")}
+    courses = {of: charts.Course(spent[STATIC_NAME] - spent[of], missed[of], ROLES[of]) for of in spent}
+    allowed = run.allowed * np.cumsum(began & run.known)
+    marks = {float(at[tick]): text.partition(",")[0] for tick, text in run.changes if tick >= 0}
+    figure = charts.learner_figure(at, courses, allowed, marks, run.price)
+    times = [fmt.date_time(run.start_s + (tick + 1) * run.tick_s) for tick, _ in run.changes]
+    changes = "".join(
+        f"<li>{time}: {escape(text)}</li>" for time, (_, text) in zip(times, run.changes, strict=True)
+    )
+    label = f"{name}: saved and missed beside static, and the price of a shortage"
+    return (
+        f"<section><h2>The learner at work</h2><p>{_outcome(run, facts)}</p><ul>{changes}</ul>"
+        f'<div class="wide">{charts.svg(figure, label)}</div></section>'
+    )
+
+
+def _outcome(run: LearnerRun, facts: Mapping[str, Any]) -> str:
+    """Since when the app is steered, at which prices, and what came of it."""
+    first, least, most, last = (
+        f"{_given(facts, f'price_{of}'):.0f}" for of in ("first", "least", "most", "last")
+    )
+    served, static = (fmt.percent(_given(facts, n)) for n in ("realised_share", "static_realised_share"))
+    ours, theirs = (fmt.money(_given(facts, n), run.currency) for n in ("cost", "static_cost"))
+    best = ""
+    if run.best_price is not None:
+        cost = fmt.money(float(run.best_cost[(run.begins or 0) + 1 :].sum()), run.currency)
+        best = f" The best fixed price in hindsight, {run.best_price:.0f}, would have cost {cost}."
+    return (
+        f"<b>{escape(run.app)}</b> is steered from {fmt.date_time(facts['begins_s'])} UTC on, after a day of known "
+        f"demand. An hour's shortage was worth {first} replica-hours at first, {least} to {most} since, and {last} at "
+        f"the end. Of the ticks since then {served} were served for {ours}; a simulated fleet at the policy's "
+        f"confidence (static) would have served {static} for {theirs}.{best}"
+    )
+
+
+STATIC_NAME: Final = "static (simulated)"
+ROLES: Final = {
+    "with the learner": "ours",
+    STATIC_NAME: "",
+    "best fixed price in hindsight (simulated)": "ink",
+}
+
+
+def _beside(run: LearnerRun, of: str) -> Iterator[tuple[str, np.ndarray]]:
+    """Cost or misses by tick: as it came, static's, and the best fixed price's where there is one."""
+    yield "with the learner", getattr(run, of)
+    yield STATIC_NAME, getattr(run, f"static_{of}")
+    if run.best_price is not None:
+        yield "best fixed price in hindsight (simulated)", getattr(run, f"best_{of}")
 
 
 def _facts(runs: Sequence[AppRun], summary: Mapping[str, Any]) -> str:

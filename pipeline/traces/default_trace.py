@@ -7,7 +7,7 @@ so in its name. Alibaba's network columns are left out: means of cumulative coun
 rises from 34.7 to 47.5 in eight days), from whose differences no rate in bytes/s can be had.
 """
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from importlib.resources import files
 
 import numpy as np
@@ -24,6 +24,12 @@ CORES, MEMORY, THROUGHPUT = 1000.0, 4000.0 * 2**30, 1e9
 """The nominal data centre: what 100 % of CPU (cores), memory (bytes) and disk (bytes/s) stand for."""
 SEED = 20260105
 """Of the simulated population; training uses other seeds (models/training)."""
+LEARNT = "simulated-app-0"
+"""The app that the demo's learner steers: it is replayed from START on, the others from SHOWN_FROM."""
+SHOWN_FROM = START + timedelta(hours=20)
+"""Start of the demo's window: the learner, which wants a day of known demand, begins four hours into it."""
+SHIFT, SHIFT_BY = START + timedelta(hours=34), 1.5
+"""When the level of LEARNT's usage and events rises, and by which factor."""
 
 _SOURCES = {
     "alibaba-2018": (
@@ -72,8 +78,17 @@ def build(ticks: int = TICKS) -> Trace:
         start_tick=start_us // 1_000_000 // TICK_S,
         lead_s=(float(TICK_S), 2.0 * TICK_S),  # events lead by one or two ticks
     )
-    frame = pl.concat([*frames, _rows(people)], how="diagonal").sort("ts", "app", "user", maintain_order=True)
+    frame = pl.concat([*frames, _shifted(_rows(people))], how="diagonal").sort(
+        "ts", "app", "user", maintain_order=True
+    )
     return Trace(frame, TICK_S, {})
+
+
+def _shifted(rows: pl.DataFrame) -> pl.DataFrame:
+    """Rows of simulated apps, with another level of LEARNT's from SHIFT on."""
+    later = (pl.col("app") == LEARNT) & (pl.col("ts") >= SHIFT)
+    amounts = pl.exclude("ts", "app", "user")
+    return rows.with_columns(amounts * pl.when(later).then(SHIFT_BY).otherwise(1.0))
 
 
 def _ts(start_us: int, number: pl.Expr) -> pl.Expr:

@@ -206,9 +206,8 @@ class Learner:
         events = len(learner.events)
         ready = _ready(plan, offers, policy)
         followed = ready if plan["versions"]["adjustment"] else math.nan
-        known.setting = learner.observe(
-            Observation(at.number, need, followed, wanted, soon, static), self.shared
-        )
+        now = Observation(at.number, need, followed, wanted, soon, static, float(plan["cost"]))
+        known.setting = learner.observe(now, self.shared)
         known.evidence = _evidence(learner)
         known.realised.observe(at.number, at.length_s, need, learner.served if math.isnan(ready) else ready)
         known.realised.promise(plans.promised(plan))
@@ -229,7 +228,7 @@ class Learner:
         if known.learner is not None and known.offers == offers:
             return known.learner
         names = [offer.offer_id for offer in offers]
-        terms = {name: _terms(records[name]) for name in names}
+        terms = {name: terms_of(records[name]) for name in names}
         learner = learner_of(plan["app"], offers, policy, terms, tick_s=plan["tick_s"], seed=plan["seed"])
         before = known.stored if known.learner is None else known.learner.blocks()
         if before:
@@ -317,7 +316,7 @@ def _with_fleets(blocks: Mapping[str, NDArray[Any]], fleets: ShadowFleets) -> di
     return rest | {FLEETS + name: array for name, array in fleets.blocks().items()}
 
 
-def _terms(price: Record) -> Terms:
+def terms_of(price: Record) -> Terms:
     """Of the simulated cloud; what a price does not say is as the local provider takes it."""
     offer = LocalOffer.of(price)
     return Terms(offer.notice_s, offer.billing_min_s)

@@ -31,7 +31,7 @@ def plan(app: str, tick: int, need: float | None, forecast: float, **more: objec
         "plan_id": f"{app}@{tick}", "allocation_group": app, "app": app, "shard": 0, "seq": tick, "mode": "auto",
         "tick": tick, "tick_s": TICK_S, "confidence_asked": 0.99, "confidence_planned": 0.99, "steps": steps,
         "metrics": ["cpu"], "required": [[1.0]] * len(steps), "alpha": 0.99, "window": [steps[0], steps[-1]],
-        "replicas": [1] * len(steps), "counts": [], "cost": Decimal(1), "cost_at": [], "reactive_floor": 1,
+        "replicas": [1] * len(steps), "counts": [], "cost": Decimal(static) / 10, "cost_at": [], "reactive_floor": 1,
         "observed_generation": 0, "observed_tick": -1, "alternatives": [], "guardrails": [], "feasible": True,
         "reason": "", "commands_issued": 0, "seed": 7, "need": need,
         "versions": {

@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Callable
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -364,15 +365,19 @@ def test_an_adjustment_carries_what_the_learner_tries_and_what_was_kept(
 
 
 def test_the_saving_is_beside_static_and_has_an_interval_from_the_second_day_on(make: Make) -> None:
-    """The policy's confidence needs what the dearest shortage does, which a price in force does not pay."""
+    """Static is as dear as the plans were before a price was used; then they cost a tenth less."""
     made: Adjustments = []
     stage = make(made)
-    for value in encoded(list(days(["shop"], 4 * DAY))):
-        stage.fold(value)
+    for record in days(["shop"], 4 * DAY):
+        steered = made and made[-1][0]["arm"] != "static"
+        cost = record["cost"] * Decimal("0.9") if steered else record["cost"]
+        stage.fold(DEFAULT.encode("plan", record | {"cost": cost.quantize(Decimal("0.000001"))}))
     savings = [(r["saving"], r["saving_95"], r["reward"]) for r, _ in made]
     assert savings[DAY // 2] == (None, None, None)
-    (share, (low, high), reward) = savings[-1]
-    assert 0 < low <= share <= high < 0.3
+    share, (low, high), reward = savings[-1]
+    assert share == pytest.approx(0.1, abs=0.02)
+    assert low <= share <= high
+    assert high - low < 0.1
     assert reward < share  # some misses
     assert metrics.LEARNER_SAVING.labels("shop")._value.get() == share
 
