@@ -20,9 +20,9 @@ from pipeline.format import money, parse_time, percent, utc
 from pipeline.options import AsJson, Speed, make_folder
 
 if TYPE_CHECKING:
+    from pipeline.demo.run import Replayed
     from pipeline.settings import Settings
     from pipeline.traces.trace_file import Trace
-    from pipeline.traces.window import TickWindow
 
 PARTITIONS = 2
 """One for each core of a small machine: each costs every app a simulation of its own per tick."""
@@ -65,16 +65,16 @@ def demo(
     console = Console(stderr=True)
     console.print("[dim]   0.0 s[/]  loading the trace", highlight=False)
 
-    from pipeline.demo.run import Replayed, Run
+    from pipeline.demo.run import Run
 
     with _folder(keep) as folder:
         read = _read(trace)
         settings = _settings(bootstrap, folder, read.tick_s)
-        window, learnt = _window(read, settings.tick_s, ticks, start_s, simulated=trace is None)
+        replayed = _window(read, settings.tick_s, ticks, start_s, simulated=trace is None)
         page = (out or Path(tempfile.mkdtemp(prefix="leadtime-demo-"))).resolve() / "report.html"
         trained = _trained_on(settings, trace)
         notes = (f"In the training data: {trained}.", SIMULATED if trace is None else GIVEN, *NOTES)
-        run = Run(settings, read, Replayed(window, learnt), console, speed, notes=notes, begun_s=begun_s)
+        run = Run(settings, read, replayed, console, speed, notes=notes, begun_s=begun_s)
         figures = run.go(page, out)
         figures["trained_on"] = trained
     if as_json:
@@ -98,19 +98,22 @@ def _read(path: Path | None) -> "Trace":
 
 def _window(
     trace: "Trace", tick_s: int, ticks: int | None, start_s: float | None, *, simulated: bool
-) -> "tuple[TickWindow, dict[str, int]]":
+) -> "Replayed":
     """The ticks to replay; of the demo's own trace also from which tick the app that is learnt comes."""
+    from pipeline.demo.run import Replayed
     from pipeline.traces.window import TickWindow
 
     if not simulated:
-        return TickWindow.of(trace, tick_s, ticks, start_s), {}
+        return Replayed(TickWindow.of(trace, tick_s, ticks, start_s))
     from pipeline.traces import default_trace
 
     at_s = default_trace.SHOWN_FROM.timestamp() if start_s is None else start_s
     window = TickWindow.of(trace, tick_s, ticks, at_s)
     history = int((default_trace.SHOWN_FROM - default_trace.START).total_seconds()) // tick_s
     first = max(window.first - history, int(default_trace.START.timestamp()) // tick_s)
-    return window, {default_trace.LEARNT: first}
+    shift = int(default_trace.SHIFT.timestamp()) // tick_s
+    text = f"demand is {default_trace.SHIFT_BY:g} times as high"
+    return Replayed(window, {default_trace.LEARNT: first}, {shift: text})
 
 
 def _settings(bootstrap: str | None, folder: Path, tick_s: int) -> "Settings":

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import polars as pl
@@ -57,10 +58,12 @@ class Replayed(NamedTuple):
     Attributes:
         window: those that are shown.
         learnt: by app that the learner steers the first tick that is replayed of it, at or before the window's.
+        shifts: what changes in the demand of these apps, by tick.
     """
 
     window: TickWindow
-    learnt: Mapping[str, int]
+    learnt: Mapping[str, int] = MappingProxyType({})
+    shifts: Mapping[int, str] = MappingProxyType({})
 
 
 class Run:
@@ -89,7 +92,7 @@ class Run:
         begun_s: float | None = None,
     ) -> None:
         self.settings, self.trace, self.console = settings, trace, console
-        self.window, self.learnt = replayed.window, replayed.learnt
+        self.window, self.learnt, self.shifts = replayed
         self.speed, self.each, self.notes = speed, each, notes
         self.rows = self.window.select(trace)
         self.replayed = self._replayed()
@@ -256,7 +259,9 @@ class Run:
         self._say("summing up, beside the reactive policy")
         runs = summary.outcome(watch, example.policies, example.prices, example.starting, self.window)
         steered = [
-            summary.learner_run(app, watch, example, replace(self.window, first=first), self.settings.seed)
+            summary.learner_run(
+                app, watch, example, replace(self.window, first=first), self.settings.seed, self.shifts
+            )
             for app, first in self.learnt.items()
         ]
         wall_s = time.monotonic() - self.begun_s

@@ -226,14 +226,34 @@ def outcome(
     ]
 
 
-def learner_run(app: str, watch: Watch, example: Example, window: TickWindow, seed: int) -> LearnerRun:
-    """What the learner did for an app; window: from the first tick that it was learnt from on."""
+def learner_run(
+    app: str,
+    watch: Watch,
+    example: Example,
+    window: TickWindow,
+    seed: int,
+    shifts: Mapping[int, str],
+) -> LearnerRun:
+    """What the learner did for an app.
+
+    Args:
+        app: its name.
+        watch: what was published.
+        example: has its policy, prices and starting capacity.
+        window: from the first tick that it was learnt from on.
+        seed: of the simulated fleets.
+        shifts: what changed in its demand, by tick.
+    """
     codec = watch.codec
     decoded = (codec.decode(codec.encode("policy", p))[1] for p in example.policies if p["app"] == app)
     policy = policy_of(next(decoded))
     prices = [codec.decode(codec.encode("price", p))[1] for p in example.prices if p["commitment_id"] == app]
     run = app_run(app, watch, policy, prices, example.starting[app], window)
-    plans = {tick: plan for tick, plan in sorted(watch.plans[app].items()) if plan["curve"]["arms"]}
+    plans = {
+        tick: plan
+        for tick, plan in sorted(watch.plans[app].items())
+        if plan["curve"]["arms"] and window.first <= tick <= window.last
+    }
     followed = {
         tick: watch.adjustments[app].get(int(plan["versions"]["adjustment"].rpartition("@")[2] or -1))
         for tick, plan in plans.items()
@@ -274,7 +294,7 @@ def learner_run(app: str, watch: Watch, example: Example, window: TickWindow, se
         best_missed=nothing if best is None else missed[:, best],
         price=price,
         arms=[STATIC if m is None else m["arm"] for m in made],
-        changes=_changes(watch.adjustments[app], made, window),
+        changes=_changes(watch.adjustments[app], made, window, shifts),
         allowed=allowed,
         currency=run.currency,
     )
@@ -289,9 +309,12 @@ def _need(plan: Record) -> Need:
 
 
 def _changes(
-    made: Mapping[int, Record], followed: Sequence[Record | None], window: TickWindow
+    made: Mapping[int, Record],
+    followed: Sequence[Record | None],
+    window: TickWindow,
+    shifts: Mapping[int, str],
 ) -> list[tuple[int, str]]:
-    """Tick in the window and text of the first plan with a price, and of the learner's events."""
+    """Tick in the window and text of the first plan with a price, of the learner's events, and of shifts of demand."""
     changes = [
         (event["tick"] - window.first, event["text"])
         for record in made.values()
@@ -299,7 +322,10 @@ def _changes(
     ]
     steered = [(i, m["arm"]) for i, m in enumerate(followed) if m is not None and m["arm"] != STATIC]
     begins = [(place, f"steers, arm {arm}") for place, arm in steered[:1]]
-    return sorted([*changes, *begins])
+    shifted = [
+        (tick - window.first, text) for tick, text in shifts.items() if window.first <= tick <= window.last
+    ]
+    return sorted([*changes, *begins, *shifted])
 
 
 def totals(runs: Sequence[AppRun], watch: Watch) -> dict[str, Any]:

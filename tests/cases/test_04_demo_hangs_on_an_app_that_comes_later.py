@@ -13,7 +13,7 @@ from rich.console import Console
 from models.behaviour.lstm import BehaviourModel
 from pipeline.demo import recorder
 from pipeline.demo.recorder import Watch
-from pipeline.demo.run import Run
+from pipeline.demo.run import Replayed, Run
 from pipeline.inputs import released_models
 from pipeline.inputs.example import Example
 from pipeline.inputs.store import OBSERVED, SideInputs
@@ -105,7 +105,7 @@ def test_the_demo_waits_for_plans_of_apps_that_were_framed_and_for_no_others(
     settings = Settings(tick_s=TICK_S, partitions=1, demo_keys=True, data_dir=tmp_path, bootstrap="none:1")
     watch = watch_of(settings, monkeypatch)
     window = TickWindow(FIRST, FIRST + FRAMED - 1, TICK_S)
-    run = Run(settings, mixed(), window, Console(file=io.StringIO()))
+    run = Run(settings, mixed(), Replayed(window), Console(file=io.StringIO()))
     frames = [
         DEFAULT.decode(value)[1]
         for value in driving.frames(settings, 0, {"shop": ["ann"], "blog": ["late-dora"]})
@@ -177,7 +177,7 @@ def test_a_demo_with_a_late_and_a_refused_app_ends_and_names_what_was_refused(
             "demo_keys": True,
         }
     )  # fmt: skip
-    figures = Run(here, trace, window, Console(file=io.StringIO())).go(
+    figures = Run(here, trace, Replayed(window), Console(file=io.StringIO())).go(
         tmp_path / "demo.html", tmp_path / "out"
     )
     planned: dict[str, list[int]] = {}

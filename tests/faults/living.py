@@ -11,7 +11,7 @@ from rich.console import Console
 from models.metrics import EVENT_KINDS, METRICS
 from models.synthetic.population import population
 from pipeline.demo.recorder import Watch
-from pipeline.demo.run import Run
+from pipeline.demo.run import Replayed, Run
 from pipeline.runtime.supervisor import Supervisor
 from pipeline.settings import Settings
 from pipeline.traces.trace_file import Trace
@@ -53,7 +53,7 @@ def run(
     here = named(settings, name, folder)
     made = trace()
     window = TickWindow.of(made, 60)
-    figures = Run(here, made, window, Console(file=io.StringIO()), each=each).go(
+    figures = Run(here, made, Replayed(window), Console(file=io.StringIO()), each=each).go(
         folder / f"{name}.html", folder / f"{name}-out"
     )
     return figures, replaying.published(here, COMPARED)

@@ -16,7 +16,7 @@ import polars as pl
 import pytest
 from rich.console import Console
 
-from pipeline.demo.run import Run
+from pipeline.demo.run import Replayed, Run
 from pipeline.kafka import reader
 from pipeline.runtime.supervisor import Supervisor
 from pipeline.settings import Settings
@@ -132,7 +132,7 @@ def run(
         patch.setattr("pipeline.demo.run.records", partial(spoilt, over=lambda: fault.over))
         patch.setattr("pipeline.demo.run.Replayer", partial(replay.Replayer, clock=clock))
         patch.setattr("pipeline.demo.run.Supervisor", partial(Supervisor, module="tests.faults.stage"))
-        figures = Run(here, made, TickWindow.of(made, made.tick_s), console, speed, each=fault).go(
+        figures = Run(here, made, Replayed(TickWindow.of(made, made.tick_s)), console, speed, each=fault).go(
             folder / "page.html", folder / "out"
         )
     assert fault.over
