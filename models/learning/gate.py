@@ -23,7 +23,7 @@ SCALE: Final = 0.02
 LEVEL: Final = 0.05
 MOST: Final = 1e12
 """Of a bet's wealth: what is given away beyond it keeps the bound, and years of evidence stay finite and revocable."""
-BUDGET: Final = 0.004
+BUDGET: Final = 0.0035
 """Loss against the first arm at which an arm in force is taken back, as a share of the spend of BUDGET_DAYS. It may
 lose 0.5 %; the tick that passes this bound comes on top."""
 BUDGET_DAYS: Final = 30
@@ -104,7 +104,7 @@ class Gate:
         if self.breach.value >= 1 / LEVEL:
             return f"it misses more than is allowed: e-value {self.breach.value:.3g} of {1 / LEVEL:g}"
         if self.lost + today > BUDGET * spend:
-            return f"it lost {self.lost + today:.4g}, {BUDGET:.1%} of {BUDGET_DAYS} days' spend is the most"
+            return f"it lost {self.lost + today:.4g}, {BUDGET:.2%} of {BUDGET_DAYS} days' spend is the most"
         return ""
 
     def begun(self, day: int) -> Gate:
