@@ -74,7 +74,7 @@ def _arms(row: Row) -> Iterator[RenderableType]:
     if not arms:
         yield Text("Nothing yet.")
         return
-    bound = (len(arms) - 1) / LEVEL
+    bound = row["gate"]["bound"]
     in_force = row["newest"]["arm"]
     table = Table(box=None, pad_edge=False)
     for name in ("arm", "price", "days", "costs less", "costs more", "misses more", ""):

@@ -126,7 +126,7 @@ def test_explain_says_what_is_tried_and_what_is_in_force(published: Settings) ->
     for line in (
         "shop: steered, arm same_time_25, an hour's shortage is worth 83 replica-hours",
         "Same_time_25: a shortage's hour is worth 83.",
-        'E-values against network on whole days: 40 for "costs less" promotes an arm, 20 for',
+        'E-values against network on whole days: 60 for "costs less" promotes an arm, 20 for',
         "paused until 2024-10-04",
         "Of time: 98.96 % of the last day, 99.12 % of all 2,880 ticks, asked 99 % of time.",
         "Of plans: 99.65 % of the last day, 99.87 % of all 2,700 plans.",
