@@ -138,6 +138,20 @@ def quantiles(state: State, tick: int, steps: tuple[int, ...], tick_s: int) -> N
     return np.maximum.accumulate(result, axis=-1)
 
 
+def newest(state: State, bins: int) -> NDArray[np.float32]:
+    """Usage (METRICS, bin) of the newest bins that are kept, the oldest first; NaN = not measured.
+
+    Args:
+        state: of the app.
+        bins: as many at most; fewer where the history is shorter.
+    """
+    last, kept = int(state["newest"][0]), state["usage"]
+    bins = min(bins, kept.shape[1], last + 1)
+    result = np.full((len(METRICS), bins), np.nan, np.float32)
+    result[state["rows"]] = unpacked(kept[:, np.arange(last + 1 - bins, last + 1) % kept.shape[1]])
+    return result
+
+
 def packed(usage: NDArray[Any]) -> Codes:
     """Values of 0 or more as codes, which rise with them; NaN is ABSENT, and values beyond 2^50 are as the largest."""
     single = np.nan_to_num(np.maximum(usage, 0)).astype(np.float32)

@@ -13,18 +13,23 @@ STATIC: Final = "static"
 
 
 class ExpertWeights(NamedTuple):
-    """Weights, in 0 to 1 and at most 1 together, by which quantiles of an app's total are averaged; the default is
+    """Weights, in 0 to 1 and at most 1 together, by which forecasts of an app's need are averaged; the default is
     static's.
+
+    `same_time` is averaged into the quantiles of the app's total (`models.demand.reconciliation`), `persistence` and
+    `recent` into the replicas that these give (`models.planning.past_need`).
 
     Attributes:
         network: of the network's mixture.
         persistence: of the last value with its residuals.
         same_time: of the same time of the last 14 days.
+        recent: of what the last day needed, whatever the time.
     """
 
     network: float = 1.0
     persistence: float = 0.0
     same_time: float = 0.0
+    recent: float = 0.0
 
 
 @dataclass(frozen=True)

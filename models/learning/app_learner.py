@@ -10,7 +10,8 @@ NeurIPS 2021):
     log price = Q(1 - a) + I_app + I_shard,    I <- clip(I + gain * ([missed] - a))
 
 so that the realised share tends to 1 - a whatever the demand does. Among arms, each at its own price, the first is in
-force until a gate (`models.learning.gate`) has evidence that another costs less.
+force until another cost clearly less in the first week, and after it until a gate (`models.learning.gate`) has evidence
+that another costs less.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ from numpy.typing import NDArray
 from models.capacity import Offer, Policy
 from models.evaluation.simulated_cloud import Terms
 from models.learning import price_tail
-from models.learning.gate import BUDGET_DAYS, Day, Gate
+from models.learning.adjustment import ExpertWeights
+from models.learning.gate import BUDGET_DAYS, Day, Gate, Wealth
 from models.learning.price_tail import LOG_PRICES, Tail
 from models.learning.saving import Saving
 from models.learning.shadow_fleets import ShadowFleets
@@ -46,30 +48,40 @@ TICK_S: Final = 300.0
 LEAST_S: Final = float(DAY_S)
 """Time with known demand before an app's price is used; until then the policy's confidence is."""
 CLEAR: Final = 0.05
-"""Share of the spend that an arm has to save until then to be in force first."""
+"""Share of the spend that an arm has to save until then to be in force first,"""
+CLEARER: Final = 0.02
+"""and at the end of each of the next BEGIN_DAYS days to replace it."""
+BEGIN_DAYS: Final = 7
+"""After so many days evidence alone changes what is in force."""
 
 
 class Arm(NamedTuple):
     """What an arm sets beside the price.
 
     Attributes:
-        same_time: weight of the same time of the last 14 days in the forecast of the app's total.
+        experts: weights of the forecasts that the app's need is averaged from.
         supply: confidence with which the replicas that are wanted are to be there; None: the policy's.
     """
 
-    same_time: float = 0.0
+    experts: ExpertWeights
     supply: float | None = None
 
 
+EXPERTS: Final[Mapping[str, ExpertWeights]] = {
+    "network": ExpertWeights(),
+    "same_time_25": ExpertWeights(network=0.75, same_time=0.25),
+    "same_time_50": ExpertWeights(network=0.5, same_time=0.5),
+    "recent_50": ExpertWeights(network=0.5, recent=0.5),
+    "persistence_50": ExpertWeights(network=0.5, persistence=0.5),
+}
+"""Weights of the experts by name."""
+LESS_SURE: Final = 0.9
+"""Of supply: where a purchase has to last for hours, being surer costs more than what is lost."""
 ARMS: Final[Mapping[str, Arm]] = {
-    "network": Arm(),
-    "same_time_25": Arm(0.25),
-    "same_time_50": Arm(0.5),
-    "less_sure_supply": Arm(supply=0.9),
+    **{name: Arm(weights) for name, weights in EXPERTS.items()},
+    **{f"{name}_supply_90": Arm(weights, LESS_SURE) for name, weights in EXPERTS.items()},
 }
 """Arms by name; the first is in force at first."""
-WEIGHTS: Final = tuple(dict.fromkeys(arm.same_time for arm in ARMS.values()))
-"""Weights of the arms, the first arm's first."""
 
 Count = NDArray[np.int64]
 Arrays = dict[str, NDArray[Any]]
@@ -110,6 +122,11 @@ class Setting:
     arm: int
     price: float | None
     reason: str
+
+
+def experts_of(arm: Arm) -> str:
+    """Name of the weights of an arm's experts."""
+    return next(name for name, weights in EXPERTS.items() if weights == arm.experts)
 
 
 class Shard:
@@ -209,7 +226,7 @@ class AppLearner:
         self._beside(float(ready[-1]), float(cost[-1]), now, known)
         before, self.known = self.known, self.known + known
         if before * self.fleets.tick_s < LEAST_S <= self.known * self.fleets.tick_s:
-            self._begin(self.day)
+            self._begin(self.day, CLEAR)
         for arm in range(self.arms):
             self.log_price[arm] = self._log_price(arm, shard)
         self._decide(now)
@@ -256,14 +273,22 @@ class AppLearner:
         """Replicas at the arm's price."""
         return int(np.ceil(np.interp(self.log_price[arm], LOG_PRICES, replicas) - 1e-6))
 
-    def _begin(self, day: int) -> None:
-        """Where the price is about to be used for the first time, begin with an arm that costs clearly less so far."""
+    def _begin(self, day: int, clear: float) -> None:
+        """Bring an arm into force that cost less so far than what is, by a clear share of the first arm's spend."""
         spent, loss = self.seen
-        best = int(loss.argmin())
-        if loss[0] - loss[best] > CLEAR * spent[0]:
-            self.in_force, self.gates[best] = best, self.gates[best].begun(day)
-            saved = (loss[0] - loss[best]) / spent[0]
+        allowed = np.array([day >= gate.barred_until for gate in self.gates])
+        best = int(np.where(allowed, loss, np.inf).argmin())
+        saved = (loss[self.in_force] - loss[best]) / max(spent[0], 1e-12)
+        if saved > clear:
+            self._bring(best, day)
             self.events.append((day, f"begins with {self.name(best)}, which cost {saved:.1%} less so far"))
+
+    def _bring(self, arm: int, day: int) -> None:
+        """Bring an arm into force; the others are compared with it from here on."""
+        self.gates = [replace(gate, better=Wealth(), promoted_day=None, lost=0.0) for gate in self.gates]
+        if arm:
+            self.gates[arm] = self.gates[arm].begun(day)
+        self.in_force = arm
 
     def _beside(self, ready: float, cost: float, now: Observation, known: bool) -> None:
         """Compare the plans with static in a tick; ready, cost: of static's lane.
@@ -310,15 +335,21 @@ class AppLearner:
         self.pair = np.zeros((2, 2))
         first = self.days[0]
         self.spend = [*self.spend, first.cost][-BUDGET_DAYS:]
+        in_force = self.days[self.in_force]
         for arm in range(1, self.arms):
-            self.gates[arm] = self.gates[arm].judged(self.days[arm], first)
+            self.gates[arm] = self.gates[arm].judged(
+                self.days[arm], first if arm == self.in_force else in_force
+            )
         self._take_back(day, 0.0)
+        known_s = self.known * self.fleets.tick_s
+        if LEAST_S <= known_s <= LEAST_S + BEGIN_DAYS * DAY_S:
+            self._begin(day, CLEARER)
         ready = [a for a in range(1, self.arms) if self.gates[a].may_begin(day, self.arms - 1)]
-        if self.in_force == 0 and ready:
+        if ready:
             best = max(ready, key=lambda a: self.gates[a].better.value)
             evidence = f"e-value {self.gates[best].better.value:.3g} in {self.gates[best].better.days} days"
             self.events.append((day, f"promotion of {self.name(best)}: {evidence}"))
-            self.in_force, self.gates[best] = best, self.gates[best].begun(day)
+            self._bring(best, day)
         self.day, self.days = day, [Day(allowed=self.allowed) for _ in range(self.arms)]
 
     def _take_back(self, day: int, today: float) -> None:
@@ -326,7 +357,9 @@ class AppLearner:
         arm = self.in_force
         monthly = BUDGET_DAYS * sum(self.spend) / max(1, len(self.spend))
         if arm and (why := self.gates[arm].must_end(monthly, today)):
-            self.gates[arm], self.in_force = self.gates[arm].ended(day), 0
+            ended = self.gates[arm].ended(day)
+            self._bring(0, day)
+            self.gates[arm] = ended
             self.events.append((day, f"rollback of {self.name(arm)}: {why}"))
 
     def name(self, arm: int) -> str:

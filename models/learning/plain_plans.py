@@ -21,10 +21,11 @@ from numpy.typing import NDArray
 from models.capacity import Offer, Policy
 from models.demand import reconciliation, same_time
 from models.learning import need_curve
-from models.learning.app_learner import ARMS, WEIGHTS, Observation
+from models.learning.app_learner import ARMS, EXPERTS, Observation, experts_of
 from models.metrics import DAY_S, METRICS, STEPS, horizon_steps
 from models.planning.allocate import DecisionContext, promised
 from models.planning.guardrails import Telemetry
+from models.planning.past_need import past
 from models.quantile_function import LEVELS, QuantileFunction
 
 RESIDUALS_S: Final = 2.0 * DAY_S
@@ -106,7 +107,9 @@ class PlainPlans:
             return None
         steps_s = tuple(step * self.tick_s for step in steps)
         window, governed = promised(self.offers, self.policy, steps_s, (METRIC,))
-        experts = reconciliation.Experts(same_time.quantiles(self.history, tick, steps, self.tick_s), WEIGHTS)
+        same_times = tuple(dict.fromkeys(weights.same_time for weights in EXPERTS.values()))
+        quantiles = same_time.quantiles(self.history, tick, steps, self.tick_s)
+        experts = reconciliation.Experts(quantiles, same_times)
         decision = reconciliation.Decision(
             [index],
             [index for _ in governed],
@@ -124,9 +127,14 @@ class PlainPlans:
         context = DecisionContext(
             demands[0], (METRIC,), steps_s, used, none, Telemetry(1, 1), now_s, 0, b"", tick
         )
-        contexts = {weight: replace(context, demand=of) for weight, of in zip(WEIGHTS, demands, strict=True)}
+        of_weight = dict(zip(same_times, demands, strict=True))
+        history = past(self.history, usage, self.policy, window, self.tick_s)
+        contexts = {
+            weights: replace(context, demand=of_weight[weights.same_time], past=history.weighted(weights))
+            for weights in EXPERTS.values()
+        }
         curve = need_curve.of(contexts, self.offers, self.policy)
-        of_arm = [curve.arms[arm] for arm in ARMS]
+        of_arm = [curve.arms[experts_of(arm)] for arm in ARMS.values()]
         known = len(curve.confidences)
         wanted, soon = np.stack([n.wanted for n in of_arm]), np.stack([n.soon for n in of_arm])
         return Observation(

@@ -31,6 +31,7 @@ from models.demand.scenarios import required
 from models.planning.delivery import Clock, Delivery, Order, follow, memory_of
 from models.planning.failing_offers import Failing, failing
 from models.planning.guardrails import Fleet, Guarded, PresentNeed, Telemetry, guard
+from models.planning.past_need import PastNeed
 from models.planning.promotion import Promotion, decided, judge
 from models.planning.risk_premium import Level, Margin, Question, of_users, split
 from models.planning.shortage_price import confidence as least_cost
@@ -141,6 +142,8 @@ class DecisionContext:
         tick: number of the tick.
         actuation_s: seconds before a command acts.
         user_quantiles: (step, metric) sum of every user's own 99 % quantile, None = not known.
+        past: an expert whose replicas are averaged with the scenarios' where a shortage has a price; None = there is
+            none.
     """
 
     demand: NDArray[np.float32]
@@ -155,6 +158,7 @@ class DecisionContext:
     tick: int
     actuation_s: float = 0.0
     user_quantiles: NDArray[np.floating[Any]] | None = None
+    past: PastNeed | None = None
 
     def replicas(self, demand: NDArray[np.floating[Any]], policy: Policy) -> NDArray[np.int32]:
         """Whole replicas (...) that a demand (..., metric) needs."""
@@ -188,6 +192,7 @@ class _Situation:
         notes: why that is more than the policy asks for.
         supply: the offers and the replicas that a shortage's price asks for, to be there with the confidence
             that is requested; None = demand and supply are bought for together.
+        shortage_price: of an hour, in those of a replica-hour, that these replicas come from; None = there is none.
     """
 
     context: DecisionContext
@@ -202,6 +207,7 @@ class _Situation:
     confidence: float
     notes: tuple[str, ...]
     supply: Market | None = None
+    shortage_price: float | None = None
 
     @property
     def excluded(self) -> Mapping[str, str]:
@@ -313,12 +319,30 @@ def _situation(
             notes = (f"an hour's shortage at {price:g} asks for more than {requested:.4g}",)
     supply = None
     if shortage_price is not None:
-        wanted = np.quantile(needed[:, market.window.steps].max(axis=1), confidence, method="inverted_cdf")
-        most = np.full((SUPPLY_SCENARIOS, needed.shape[1]), min(int(wanted), policy.limit), np.int32)
+        wanted = int(
+            np.quantile(needed[:, market.window.steps].max(axis=1), confidence, method="inverted_cdf")
+        )
+        if context.past is not None:
+            owned, _ = prices(market)
+            asked = np.array([shortage_price])
+            wanted = int(context.past.averaged(np.array([wanted]), owned, asked, soon=False)[0])
+        most = np.full((SUPPLY_SCENARIOS, needed.shape[1]), min(wanted, policy.limit), np.int32)
         # as the learner's lanes buy: the same replicas have the same purchase in every tick (`models.purchase.table`)
         supply = Market(usable, {}, policy, most, context.steps_s, (context.seed, b"tiers", 0))
     return _Situation(
-        context, policy, refused, usable, failed, delivery, loads, needed, market, confidence, notes, supply
+        context,
+        policy,
+        refused,
+        usable,
+        failed,
+        delivery,
+        loads,
+        needed,
+        market,
+        confidence,
+        notes,
+        supply,
+        shortage_price,
     )
 
 
@@ -341,10 +365,15 @@ def _present_need(situation: _Situation, fleet: Fleet) -> PresentNeed:
     """Replicas for the present usage, and those needed until new instances serve."""
     context, market = situation.context, situation.market
     soon = situation.needed[:, : max(1, market.window.steps.start)].max(axis=1)
+    needed_now = int(np.quantile(soon, situation.confidence, method="higher"))
+    if situation.shortage_price is not None and context.past is not None:
+        owned, _ = prices(market)
+        asked = np.array([situation.shortage_price])
+        needed_now = int(context.past.averaged(np.array([needed_now]), owned, asked, soon=True)[0])
     floor = int(context.replicas(floor_demand(context.usage, context.saturated), situation.policy))
     return PresentNeed(
         floor=floor,
-        needed_now=max(floor, int(np.quantile(soon, situation.confidence, method="higher"))),
+        needed_now=max(floor, needed_now),
         running_holds=market.holds(situation.delivery.served(fleet.running)) >= situation.confidence,
     )
 

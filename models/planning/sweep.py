@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from models.capacity import Offer, Policy, floor_demand, replica_loads, replicas, replicas_per_instance
 from models.planning.allocate import promised
+from models.planning.past_need import PastNeed
 from models.planning.shortage_price import confidences
 
 BAND: Final = (0.025, 0.5, 0.975)
@@ -26,6 +27,7 @@ class AppDemand:
         metrics: names, in the order of the scenarios.
         steps_s: end of each step, seconds from now.
         usage, saturated: (metric) usage of the tick, and the part of it that saturated users have; NaN = not measured.
+        past: an expert whose replicas at each price are averaged with the scenarios'; None: the scenarios' alone.
     """
 
     scenarios: NDArray[np.float32]
@@ -33,6 +35,7 @@ class AppDemand:
     steps_s: Sequence[int]
     usage: NDArray[np.float64]
     saturated: NDArray[np.float64]
+    past: PastNeed | None = None
 
 
 @dataclass(frozen=True)
@@ -93,5 +96,10 @@ def needed(
     floor: Any = replicas(
         replica_loads(floor_demand(demand.usage, demand.saturated), demand.metrics, policy), policy
     )
-    wanted, soon = (np.clip(need[np.maximum(rank, 0)], floor, policy.limit) for need in rising)
+    needs = [need[np.maximum(rank, 0)].astype(np.int64) for need in rising]
+    if demand.past is not None:
+        asked, priced_from = np.array(shortages, np.float64), len(levels)
+        for need, soon_too in zip(needs, (False, True), strict=True):
+            need[priced_from:] = demand.past.averaged(need[priced_from:], owned, asked, soon=soon_too)
+    wanted, soon = (np.clip(need, floor, policy.limit) for need in needs)
     return SweepNeed(wanted, soon, np.quantile(filled[:, window.start].max(axis=-1), BAND))

@@ -10,7 +10,8 @@ import numpy as np
 
 from models.evaluation import need
 from models.learning import episodes, need_curve, schedule
-from models.learning.app_learner import ARMS, Observation, Setting, Shard, learner_of
+from models.learning.adjustment import ExpertWeights
+from models.learning.app_learner import ARMS, Observation, Setting, Shard, experts_of, learner_of
 from models.learning.price_tail import PRICES
 from models.planning.allocate import DecisionContext
 from pipeline.backtest.job import Arrays, Job
@@ -52,23 +53,23 @@ class Learners:
         settings = [self.setting(app, tick) or Setting(0, None, "") for app in self.job.apps]
         return np.array([[np.nan if s.price is None else s.price, s.arm] for s in settings], np.float32)
 
-    def observe(self, app: str, contexts: Mapping[float, DecisionContext], ready: float) -> None:
+    def observe(self, app: str, contexts: Mapping[ExpertWeights, DecisionContext], ready: float) -> None:
         """Learn from the tick of a decision.
 
         Args:
             app: its name.
-            contexts: of the decision at the tick's end, by each of WEIGHTS.
+            contexts: of the decision at the tick's end, by the weights of its experts.
             ready: replicas that were ready throughout the tick; NaN: nothing was simulated yet.
         """
         job, learner, policy = self.job, self.apps[app], self.job.policies[app]
         curve = need_curve.of(contexts, job.offers[self.market][app], policy)
-        of_arm = [curve.arms[arm] for arm in ARMS]
+        of_arm = [curve.arms[experts_of(arm)] for arm in ARMS.values()]
         wanted, soon = (
             np.stack(of)[:, len(curve.confidences) :]
             for of in zip(*((n.wanted, n.soon) for n in of_arm), strict=True)
         )
         static = int(of_arm[0].wanted[0]), int(of_arm[0].soon[0])
-        context = contexts[0.0]
+        context = next(iter(contexts.values()))
         filled = need.of_tick(context.usage, context.saturated, context.metrics, policy)
         self.seen[app] = filled, episodes.curves(static, wanted, soon)
         setting = learner.observe(Observation(context.tick, filled, ready, wanted, soon, static), self.shard)

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from models.learning.adjustment import ExpertWeights
 from models.learning.app_learner import ARMS, Setting
 from models.metrics import METRICS
 from models.planning import groups, sweep
@@ -33,7 +34,7 @@ class Simulation(ABC):
         wanted, soon: (app, setting) replicas of `models.planning.sweep.SweepNeed`, as of the last decision.
         band: (app, BAND) likewise.
         lanes: by app and market.
-        by_weight: with the learner, the last row's decision for each of its weights of the experts, by app.
+        by_weights: with the learner, the last row's decision for the weights of each of its experts, by app.
     """
 
     def __init__(self, job: Job) -> None:
@@ -41,7 +42,7 @@ class Simulation(ABC):
         self.row = 0
         self.wanted, self.soon = np.ones((2, len(job.apps), job.swept), np.int64)
         self.band = np.full((len(job.apps), len(BAND)), np.nan)
-        self.by_weight: dict[str, dict[float, Decide]] = {}
+        self.by_weights: dict[str, dict[ExpertWeights, Decide]] = {}
         self.learners = None if job.learner == "off" else Learners(job)
         self.lanes = {
             (app, market): AppLanes(job, app, market, [c for m, c in job.lanes if m == market])
@@ -109,7 +110,7 @@ class Simulation(ABC):
             lanes = self.lanes[app, self.job.markets[0]]
             ready = float(lanes.fleet.least[0] @ lanes.size) if planned else np.nan
             if users:
-                contexts = {weight: decide.args[0] for weight, decide in self.by_weight[app].items()}
+                contexts = {weights: decide.args[0] for weights, decide in self.by_weights[app].items()}
                 learners.observe(app, contexts, ready)
 
     def _plan(self, decided: Mapping[str, Decide], tick: int) -> dict[tuple[str, str, int], Any]:
@@ -159,7 +160,7 @@ class Simulation(ABC):
         price, supply = None, None
         if setting is not None and setting.price is not None:
             arm = list(ARMS.values())[setting.arm]
-            decide = self.by_weight[decide.args[0].app.decode()][arm.same_time]
+            decide = self.by_weights[decide.args[0].app.decode()][arm.experts]
             price, supply = setting.price, arm.supply
         observed = lanes.observed(lane)
         confidence, memory = lanes.confidences[lane], lanes.memory[lane]

@@ -15,7 +15,8 @@ import numpy as np
 
 from models.demand import reconciliation, same_time
 from models.demand.scenarios import pack, unpack
-from models.learning.app_learner import WEIGHTS
+from models.learning.adjustment import ExpertWeights
+from models.learning.app_learner import EXPERTS
 from models.tick import Tick
 from pipeline.backtest.forecasts import AppForecast, ForecastSource
 from pipeline.backtest.job import Arrays, Job
@@ -77,7 +78,10 @@ class TraceSimulation(Simulation):
             metrics = kept.metrics
             drawn = np.zeros((64, len(job.steps), len(metrics)), np.float32)
         first = self.lanes[name, job.markets[0]]
-        weights = (self.experts.get(name, 0.0),) if self.learners is None else WEIGHTS
+        experts = tuple(EXPERTS.values())
+        if self.learners is None:
+            weight = self.experts.get(name, 0.0)
+            experts = (ExpertWeights(network=1 - weight, same_time=weight),)
         decided = decisions(
             kept,
             replace(demand, scenarios=drawn, metrics=metrics),
@@ -86,9 +90,9 @@ class TraceSimulation(Simulation):
             offers=first.offers,
             policy=first.policy,
             tick=Tick(tick, job.tick_s),
-            terms=Terms(job.seed, weights=weights),
+            terms=Terms(job.seed, experts=experts),
         )
-        self.by_weight[name] = dict(zip(weights, decided, strict=True))
+        self.by_weights[name] = dict(zip(experts, decided, strict=True))
         return decided[0]
 
     def blocks(self) -> Arrays:

@@ -311,7 +311,7 @@ class Allocator:
                 self.settings.seed,
                 self.settings.allowed_lateness_s,
                 usual=policy_record["version"] == 0,
-                weights=followed.weights,
+                experts=followed.experts,
             ),
         )
         decide = partial(decisions[0], shortage_price=followed.shortage_price, confidence=followed.supply)
@@ -562,9 +562,9 @@ def _evidence(
     policy: Policy,
     demand: Demand,
 ) -> Evidence:
-    """What the learner needs to know of a tick; decisions: by the weights of `followed`."""
-    contexts = {weight: decide.args[0] for weight, decide in zip(followed.weights, decisions, strict=True)}
-    context = contexts[0.0]
+    """What the learner needs to know of a tick; decisions: by the experts of `followed`."""
+    contexts = {weights: decide.args[0] for weights, decide in zip(followed.experts, decisions, strict=True)}
+    context = decisions[0].args[0]
     filled = need.of_tick(context.usage, context.saturated, context.metrics, policy)
     curve = None
     if demand.users:

@@ -16,9 +16,11 @@ import numpy as np
 from models.behaviour.lstm import State
 from models.capacity import Offer, Policy
 from models.demand import reconciliation, same_time, turnover
+from models.learning.adjustment import ExpertWeights
 from models.metrics import METRICS, horizon_steps
 from models.planning.allocate import DecisionContext, Plan, allocate, promised
 from models.planning.guardrails import COMPLETE_SHARE, Telemetry
+from models.planning.past_need import Past, past
 from models.quantile_function import QuantileFunction
 from models.tick import Tick
 from pipeline.wire.demand import Demand
@@ -116,14 +118,13 @@ class Terms:
         seed: of the installation.
         actuation_s: seconds from a tick's end until its plan.
         usual: whether one reported governed metric suffices (`models.planning.guardrails.Telemetry`).
-        weights: of the expert "same time" (`models.demand.reconciliation.Experts`), that in force first, then those
-            under trial.
+        experts: weights of the experts, those in force first, then those under trial.
     """
 
     seed: int
     actuation_s: float = 0.0
     usual: bool = False
-    weights: Sequence[float] = (0.0,)
+    experts: Sequence[ExpertWeights] = (ExpertWeights(),)
 
 
 def together(states: Sequence[State]) -> State:
@@ -178,7 +179,7 @@ def decisions(
 ) -> list[Decide]:
     """Reconcile an app's scenarios with the forecast of its total and the expert, and bind them to `allocate`.
 
-    Where the policy's learner is off and no weight is above 0, the expert's history is not kept, or forgotten.
+    Where the policy's learner is off and no expert but the network has a weight, the history is not kept, or forgotten.
 
     Args:
         kept: of the app; its `reconciled`, `metrics` and `same_time` are replaced.
@@ -191,10 +192,11 @@ def decisions(
         terms: of the installation, and of the policy's origin.
 
     Returns:
-        for each of `terms.weights`, `allocate` with its context bound; `offers`, `observed`, `policy` and `memory` are
+        for each of `terms.experts`, `allocate` with its context bound; `offers`, `observed`, `policy` and `memory` are
         to be given. They differ in their demand alone.
     """
-    if not policy.learner and not any(terms.weights):
+    same_time_weights = tuple(dict.fromkeys(weights.same_time for weights in terms.experts))
+    if not policy.learner and not any(same_time_weights):
         kept.same_time = {}
     elif not kept.same_time:
         kept.same_time = same_time.initial_state(tick.length_s)
@@ -202,7 +204,7 @@ def decisions(
     if kept.same_time:
         steps = horizon_steps(tick.length_s)
         quantiles = same_time.quantiles(kept.same_time, tick.number, steps, tick.length_s)
-        experts = reconciliation.Experts(quantiles, terms.weights)
+        experts = reconciliation.Experts(quantiles, same_time_weights)
     kept.metrics = demand.metrics
     index = [METRICS.index(metric) for metric in demand.metrics]
     window, governed = promised(offers, policy, tick.steps_s, demand.metrics, terms.actuation_s)
@@ -244,5 +246,13 @@ def decisions(
         actuation_s=terms.actuation_s,
         user_quantiles=None if demand.user_quantiles is None else demand.user_quantiles * demand.share[index],
     )
-    each = scenarios * len(terms.weights) if experts is None else scenarios
-    return [partial(allocate, replace(context, demand=demand)) for demand in each]
+    of_weight = dict(zip(same_time_weights, scenarios * len(same_time_weights), strict=False))
+    history = Past(None, None)
+    if kept.same_time and any(weights.recent or weights.persistence for weights in terms.experts):
+        history = past(kept.same_time, demand.usage, policy, window, tick.length_s)
+    return [
+        partial(
+            allocate, replace(context, demand=of_weight[weights.same_time], past=history.weighted(weights))
+        )
+        for weights in terms.experts
+    ]

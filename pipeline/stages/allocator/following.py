@@ -8,8 +8,8 @@ from typing import Final
 
 from models.capacity import Policy
 from models.learning import schedule
-from models.learning.adjustment import Adjustment
-from models.learning.app_learner import ARMS, WEIGHTS
+from models.learning.adjustment import Adjustment, ExpertWeights
+from models.learning.app_learner import ARMS, EXPERTS
 from pipeline.inputs.store import ADJUSTMENTS, SideInputs
 from pipeline.logs import get_logger
 from pipeline.runtime import metrics
@@ -31,14 +31,14 @@ class Followed:
 
     Attributes:
         version: of the adjustment as `app@version`; "" = static.
-        weights: of the expert "same time": that in force first, then those of the other arms.
+        experts: their weights, those in force first, then those of the other arms.
         shortage_price: of an hour's shortage in those of a replica-hour; None: the policy's confidence.
         supply: confidence with which the replicas at that price are to be there; None: the policy's.
         realised_share: of the ticks so far in which capacity sufficed; None: not measured.
     """
 
     version: str = ""
-    weights: Sequence[float] = (0.0,)
+    experts: Sequence[ExpertWeights] = (ExpertWeights(),)
     shortage_price: float | None = None
     supply: float | None = None
     realised_share: float | None = None
@@ -79,11 +79,11 @@ class Adjustments:
             self._newest(app, policy, tick) if pinned is None else self._pinned(app, policy, tick, pinned)
         )
         settings = Adjustment.static(policy) if chosen is None else adjustments.adjustment_of(chosen)
-        weight = settings.experts.same_time
+        weights = settings.experts
         price = settings.shortage_price if policy.confidence_of == "time" else None
         return Followed(
             "" if chosen is None else f"{app}@{chosen['version']}",
-            (weight, *(other for other in WEIGHTS if other != weight)),
+            (weights, *(other for other in EXPERTS.values() if other != weights)),
             price,
             None if price is None else settings.supply,
             None if chosen is None else chosen["realised"]["time_all"],
@@ -164,13 +164,8 @@ def refusal(record: Record, app: str, policy: Policy, tick: int) -> str | None:
     settings = adjustments.adjustment_of(record)
     rules = [
         (
-            settings.experts.same_time in WEIGHTS,
-            f"weight of same_time must be one of {', '.join(f'{w:g}' for w in WEIGHTS)}, got "
-            f"{settings.experts.same_time:g}",
-        ),
-        (
-            settings.experts.persistence == 0,
-            f"no plan is made with persistence, got {settings.experts.persistence:g}",
+            settings.experts in EXPERTS.values(),
+            f"weights of the experts must be those of an arm ({', '.join(EXPERTS)}), got {settings.experts}",
         ),
         (
             settings.confidence == policy.confidence,

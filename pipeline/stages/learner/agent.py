@@ -25,8 +25,17 @@ from numpy.typing import NDArray
 from models.capacity import Offer, Policy, replicas_per_instance, why_unusable
 from models.evaluation.simulated_cloud import Terms
 from models.learning import schedule
-from models.learning.adjustment import Adjustment, ExpertWeights
-from models.learning.app_learner import ARMS, AppLearner, Observation, Setting, Shard, learner_of
+from models.learning.adjustment import Adjustment
+from models.learning.app_learner import (
+    ARMS,
+    EXPERTS,
+    AppLearner,
+    Observation,
+    Setting,
+    Shard,
+    experts_of,
+    learner_of,
+)
 from models.learning.gate import LEVEL
 from models.learning.price_tail import PRICES
 from models.learning.realised import Realised
@@ -184,9 +193,9 @@ class Learner:
     def _learn(self, known: LearntApp, plan: Record, policy: Policy) -> None:
         """Take the app's simulated fleets through the plan's tick and let them buy at its end."""
         curve = plan["curve"]
-        arms = {need["arm"]: need for need in curve["arms"]}
+        needs = {need["arm"]: need for need in curve["arms"]}
         levels = len(curve["confidences"])
-        if tuple(curve["prices"]) != PRICES or not arms.keys() >= ARMS.keys():
+        if tuple(curve["prices"]) != PRICES or not needs.keys() >= EXPERTS.keys():
             return  # nobody has a forecast, or an allocator of another version
         at = Tick(plan["tick"], plan["tick_s"])
         records = self._prices(plan)
@@ -195,13 +204,13 @@ class Learner:
         if not offers:
             return
         learner = self._learner(known, plan, policy, offers, records)
+        of_arm = [needs[experts_of(arm)] for arm in ARMS.values()]
         wanted, soon = (
-            np.array([arms[arm][of][levels:] for arm in ARMS], np.int64) for of in ("wanted", "soon")
+            np.array([need[of][levels:] for need in of_arm], np.int64) for of in ("wanted", "soon")
         )
         static = None
         if curve["confidences"] == [policy.confidence]:
-            first = arms[next(iter(ARMS))]
-            static = first["wanted"][0], first["soon"][0]
+            static = of_arm[0]["wanted"][0], of_arm[0]["soon"][0]
         need = math.nan if plan["need"] is None else plan["need"]
         events = len(learner.events)
         ready = _ready(plan, offers, policy)
@@ -340,9 +349,8 @@ def _adjustment(setting: Setting, policy: Policy) -> Adjustment:
     if setting.price is None:
         return Adjustment.static(policy)
     name, arm = list(ARMS.items())[setting.arm]
-    experts = ExpertWeights(network=1 - arm.same_time, same_time=arm.same_time)
     return Adjustment(
-        name, policy.confidence, shortage_price=setting.price, supply=arm.supply, experts=experts
+        name, policy.confidence, shortage_price=setting.price, supply=arm.supply, experts=arm.experts
     )
 
 

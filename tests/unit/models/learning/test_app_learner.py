@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from models.capacity import Offer, Policy
+from models.learning import app_learner
 from models.learning.app_learner import LEAST_S, AppLearner, Observation, Shard
 from models.learning.price_tail import LOG_PRICES, PRICES
 from models.learning.shadow_fleets import ShadowFleets
@@ -88,10 +89,19 @@ def test_a_restored_learner_goes_on_with_the_same_settings() -> None:
         np.testing.assert_array_equal(array, again.blocks()[name])
 
 
-def test_an_arm_that_costs_less_comes_into_force_and_one_that_costs_more_does_not() -> None:
+def test_an_arm_that_costs_less_in_the_first_week_comes_into_force_and_one_that_costs_more_does_not() -> None:
     sharp, dull = learner(2), learner(2)
     served(observations(12 * DAY, 7, sharp=1.0), sharp)
     served(observations(12 * DAY, 7, sharp=-0.5), dull)
     assert sharp.in_force == 1
-    assert "promotion of same_time_25" in sharp.events[0][1]
+    assert "begins with same_time_25" in sharp.events[0][1]
     assert dull.in_force == 0
+    assert not dull.events
+
+
+def test_without_a_first_week_evidence_brings_an_arm_into_force(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(app_learner, "BEGIN_DAYS", -1)
+    subject = learner(2)
+    served(observations(12 * DAY, 7, sharp=1.0), subject)
+    assert subject.in_force == 1
+    assert [text.partition(":")[0] for _, text in subject.events] == ["promotion of same_time_25"]

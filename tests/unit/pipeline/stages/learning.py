@@ -5,7 +5,7 @@ from decimal import Decimal
 
 import numpy as np
 
-from models.learning.app_learner import ARMS
+from models.learning.app_learner import EXPERTS
 from models.learning.price_tail import PRICES
 from models.metrics import DAY_S, horizon_steps
 from pipeline.wire.codec import DEFAULT, Record
@@ -23,7 +23,7 @@ def plan(app: str, tick: int, need: float | None, forecast: float, **more: objec
     """
     spread = np.ceil(forecast + np.log(np.array(PRICES)) / 4)
     curves = {
-        arm: np.ceil(spread * (1 - 0.2 * of.same_time)).astype(int).tolist() for arm, of in ARMS.items()
+        arm: np.ceil(spread * (1 - 0.2 * of.same_time)).astype(int).tolist() for arm, of in EXPERTS.items()
     }
     static = int(spread[-1])
     steps = [step * TICK_S for step in horizon_steps(TICK_S)]

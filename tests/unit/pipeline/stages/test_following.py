@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from models.behaviour.lstm import BehaviourModel
 from models.learning import schedule
 from models.learning.adjustment import Adjustment, ExpertWeights
+from models.learning.app_learner import EXPERTS
 from pipeline.inputs.store import SideInputs
 from pipeline.runtime import metrics
 from pipeline.security.signing_keys import SigningKey, demo_key, signing_key
@@ -52,7 +53,11 @@ SPEC = AdjustmentSpec(
     policy="shop@1",
     adjustment=CHEAP,
 )
-WEIGHTS = (0.0, 0.25, 0.5)
+STATIC_FIRST = tuple(EXPERTS.values())
+QUARTER_FIRST = (
+    EXPERTS["same_time_25"],
+    *(of for name, of in EXPERTS.items() if name != "same_time_25"),
+)
 
 
 def inputs_with(*records: Record) -> FakeInputs:
@@ -78,20 +83,22 @@ def refusals(app: str, reason: str) -> float:
 
 def test_one_in_force_is_followed_by_its_price_and_weight() -> None:
     followed = Adjustments(inputs_with(built())).followed("shop", IN_FORCE, 110, None)
-    assert followed == Followed("shop@90", (0.25, 0.0, 0.5), 40.0)
+    assert followed == Followed("shop@90", QUARTER_FIRST, 40.0)
     of_plans = replace(IN_FORCE, confidence_of="plan")
     assert Adjustments(inputs_with(built())).followed("shop", of_plans, 110, None) == Followed(
-        "shop@90", (0.25, 0.0, 0.5), None
+        "shop@90", QUARTER_FIRST, None
     )
     less_sure = inputs_with(adjusted(experts=ExpertWeights(), supply=0.9))
     assert Adjustments(less_sure).followed("shop", IN_FORCE, 110, None) == Followed(
-        "shop@90", WEIGHTS, 40.0, 0.9
+        "shop@90", STATIC_FIRST, 40.0, 0.9
     )
     assert Adjustments(less_sure).followed("shop", of_plans, 110, None).supply is None
 
 
 def test_without_one_it_is_static_with_all_weights_under_trial() -> None:
-    assert Adjustments(inputs_with()).followed("shop", IN_FORCE, 110, None) == Followed("", WEIGHTS, None)
+    assert Adjustments(inputs_with()).followed("shop", IN_FORCE, 110, None) == Followed(
+        "", STATIC_FIRST, None
+    )
 
 
 @pytest.mark.parametrize(
@@ -112,12 +119,12 @@ def test_without_one_it_is_static_with_all_weights_under_trial() -> None:
         (
             adjusted(experts=ExpertWeights(0.7, 0.0, 0.3)),
             110,
-            "out-of-range: weight of same_time must be one of 0, 0.25, 0.5, got 0.3",
+            "out-of-range: weights of the experts must be those of an arm (network, same_time_25, ",
         ),
         (
-            adjusted(experts=ExpertWeights(0.5, 0.5)),
+            adjusted(experts=ExpertWeights(0.25, 0.75)),
             110,
-            "out-of-range: no plan is made with persistence, got 0.5",
+            "out-of-range: weights of the experts must be those of an arm",
         ),
         (adjusted(confidence=0.9), 110, "out-of-range: confidence must be the policy's, got 0.9"),
         (adjusted(hold_s=60.0), 110, "out-of-range: hold_s must be"),
@@ -133,7 +140,7 @@ def test_one_that_is_refused_leaves_static_and_is_logged_and_counted_once(
     before = refusals("shop", code)
     with structlog.testing.capture_logs() as logs:
         for at in range(tick, tick + 3):
-            assert followed.followed("shop", IN_FORCE, at, None) == Followed("", WEIGHTS, None)
+            assert followed.followed("shop", IN_FORCE, at, None) == Followed("", STATIC_FIRST, None)
     assert [(log["event"], log["version"]) for log in logs] == [("adjustment refused", 90)]
     assert logs[0]["reason"].startswith(reason)
     assert refusals("shop", code) == before + 1
@@ -177,7 +184,7 @@ def test_an_edited_policy_and_one_without_a_learner_are_static_at_once() -> None
 def test_what_a_plan_followed_is_followed_again() -> None:
     followed = Adjustments(inputs_with(built(), built(version=95, valid_from_tick=105)))
     assert followed.followed("shop", IN_FORCE, 110, "shop@90").version == "shop@90"
-    assert followed.followed("shop", IN_FORCE, 110, "") == Followed("", WEIGHTS, None)
+    assert followed.followed("shop", IN_FORCE, 110, "") == Followed("", STATIC_FIRST, None)
 
 
 @pytest.mark.parametrize("tick_s", [10, 60, 300, 3600])

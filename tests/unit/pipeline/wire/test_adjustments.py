@@ -59,7 +59,7 @@ SPECS = st.builds(
         shortage_price=OPTIONAL,
         hold_s=OPTIONAL,
         supply=OPTIONAL,
-        experts=st.builds(ExpertWeights, FIGURES, FIGURES, FIGURES),
+        experts=st.builds(ExpertWeights, FIGURES, FIGURES, FIGURES, FIGURES),
         speed=FIGURES,
     ),
     gate=st.builds(GateEvidence, FIGURES, TICKS, FIGURES, st.booleans()),

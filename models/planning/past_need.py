@@ -1,0 +1,143 @@
+"""Two experts for the replicas that an app needs: what it needed in windows of its own past, and its past changes.
+
+With n(s) the replicas that the demand of bin s of the last days filled (`models.demand.same_time` keeps them), and a
+promise that covers the bins from k to l after the present bin t,
+
+    recent        max of n(s + k .. s + l),                for s in the last day
+    persistence   n(t) + max of n(s + k .. s + l) - n(s),  for s in the last 7 days
+
+are samples of what the promise's window will need. Where bursts cannot be foreseen, what was needed lately covers the
+next one at less cost than a forecast that follows each burst (Autopilot's moving window: Rzadca et al., EuroSys 2020).
+At each price of a shortage the replicas are those of least cost over the samples (`models.planning.shortage_price`),
+and are averaged with those that the scenarios give.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import NDArray
+
+from models.capacity import Policy, replica_loads
+from models.demand import same_time
+from models.learning.adjustment import ExpertWeights
+from models.metrics import DAY_S, METRICS, horizon_steps
+from models.planning.shortage_price import confidence
+
+RECENT_S: Final = DAY_S
+PERSISTENCE_S: Final = 7 * DAY_S
+LEAST: Final = 48
+"""Samples without which there is no expert; of longer bins so many are taken, however old."""
+MOST: Final = 2_016
+"""Samples that are taken, evenly spaced: seven days of five minutes."""
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class PastNeed:
+    """What an expert takes for the app's need.
+
+    Attributes:
+        window, soon: (sample) replicas that the promise's steps and those before them need, not rounded.
+        weight: of the expert beside the scenarios, above 0 and at most 1.
+    """
+
+    window: Array
+    soon: Array
+    weight: float
+
+    def averaged(
+        self, scenarios: NDArray[np.integer[Any]], owned: int, prices: NDArray[np.float64], *, soon: bool
+    ) -> NDArray[np.int64]:
+        """Replicas (price): those of the scenarios averaged with the expert's, rounded up.
+
+        Args:
+            scenarios: (price) replicas that the scenarios give at each price.
+            owned: replicas that are paid for whether they are used or not.
+            prices: of an hour's shortage, in those of a replica-hour.
+            soon: of the steps before the promise's.
+        """
+        rising = np.sort(np.ceil(np.maximum(self.window, 0) - 1e-6)).astype(np.int64)
+        taken = rising if not soon else np.sort(np.ceil(np.maximum(self.soon, 0) - 1e-6)).astype(np.int64)
+        # the price chooses a confidence by what the window needs, and the steps before it are served with the same
+        share = np.array([confidence(rising, owned, 1.0, price) for price in prices])
+        rank = np.maximum(np.ceil(share * len(taken) - 1e-9).astype(int) - 1, 0)
+        mean = (1 - self.weight) * scenarios + self.weight * taken[rank]
+        return np.ceil(mean - 1e-6).astype(np.int64)
+
+
+@dataclass(frozen=True)
+class Past:
+    """The samples of both experts at the end of a tick; None where the app's history is too short.
+
+    recent, persistence: (2, sample) replicas of the promise's window, and of the steps before it.
+    """
+
+    recent: Array | None
+    persistence: Array | None
+
+    def weighted(self, weights: ExpertWeights) -> PastNeed | None:
+        """The expert that has a weight; None: neither has, or its history is too short."""
+        for samples, weight in ((self.recent, weights.recent), (self.persistence, weights.persistence)):
+            if weight and samples is not None:
+                return PastNeed(samples[0], samples[1], weight)
+        return None
+
+
+def past(
+    state: same_time.State, usage: NDArray[np.floating[Any]], policy: Policy, window: slice, tick_s: int
+) -> Past:
+    """The experts' samples for an app.
+
+    Args:
+        state: its history, of `models.demand.same_time`, with the present tick.
+        usage: (METRICS) of the tick, NaN = not measured.
+        policy: gives the governed metrics and a replica's size.
+        window: steps that the promise covers.
+        tick_s: length of a tick in seconds.
+    """
+    each = same_time.bin_ticks(tick_s)
+    bin_s = each * tick_s
+    ahead = [max(1, -(-step // each)) for step in horizon_steps(tick_s)]
+    until = ahead[window.stop - 1]
+    first = ahead[window.start - 1] + 1 if window.start else 1
+    bins = max(PERSISTENCE_S // bin_s, LEAST) + until
+    need = _need(same_time.newest(state, bins), policy)
+    changes = [_largest(need, min(first, until), until), _largest(need, 1, max(first - 1, 1))]
+    made = len(need) - until  # windows that have passed
+    if made < LEAST:
+        return Past(None, None)
+    levels = np.stack([change[:made] for change in changes])
+    recent = _known(levels[:, -max(RECENT_S // bin_s, LEAST) :])
+    now = float(_need(usage[:, None], policy)[0])
+    rises = _known(levels - need[:made])
+    return Past(recent, None if rises is None or np.isnan(now) else now + rises)
+
+
+def _need(usage: NDArray[np.floating[Any]], policy: Policy) -> Array:
+    """Replicas (bin) that usage (METRICS, bin) filled, not rounded; NaN where no governed metric was measured."""
+    loads = replica_loads(usage.T.astype(np.float64), METRICS, policy)
+    index = [METRICS.index(name) for name in policy.governed if name in METRICS]
+    known = ~np.isnan(usage[index]).all(axis=0)
+    return np.where(known, loads.max(axis=-1, initial=0.0), np.nan)
+
+
+def _largest(need: Array, first: int, last: int) -> Array:
+    """Largest need of the bins from `first` to `last` after each bin, NaN where none of them is known."""
+    if len(need) <= last:
+        return np.zeros(0)
+    spans = sliding_window_view(need[first:], last - first + 1)
+    known = ~np.isnan(spans)
+    return np.where(known.any(axis=-1), np.where(known, spans, -np.inf).max(axis=-1), np.nan)
+
+
+def _known(samples: Array) -> Array | None:
+    """Samples (2, sample) that are known in both rows, at most MOST; None: fewer than LEAST."""
+    samples = samples[:, ~np.isnan(samples).any(axis=0)]
+    if samples.shape[1] < LEAST:
+        return None
+    return samples[:, :: -(-samples.shape[1] // MOST)]
