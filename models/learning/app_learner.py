@@ -222,7 +222,7 @@ class AppLearner:
         for arm in range(self.arms):
             missed = self._learn(arm, by_arm[arm], now, shard) if known else False
             self._count(arm, float(spent[arm]), missed, known)
-        self._take_back(self.day, self.days[self.in_force].loss - self.days[0].loss)
+        self._take_back(self.day, self.days[self.in_force].beyond(self.days[0]))
         self._beside(float(ready[-1]), float(cost[-1]), now, known)
         before, self.known = self.known, self.known + known
         if before * self.fleets.tick_s < LEAST_S <= self.known * self.fleets.tick_s:
@@ -353,7 +353,7 @@ class AppLearner:
         self.day, self.days = day, [Day(allowed=self.allowed) for _ in range(self.arms)]
 
     def _take_back(self, day: int, today: float) -> None:
-        """Bring the first arm back into force where the arm in force must end; today: its loss in a day not over."""
+        """Bring the first arm back where the arm in force must end; today: what it cost more in a day not over."""
         arm = self.in_force
         monthly = BUDGET_DAYS * sum(self.spend) / max(1, len(self.spend))
         if arm and (why := self.gates[arm].must_end(monthly, today)):

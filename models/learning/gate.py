@@ -13,6 +13,7 @@ back. A day's block keeps a rhythm of hours from counting as many observations.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -27,6 +28,8 @@ BUDGET: Final = 0.0035
 """Loss against the first arm at which an arm in force is taken back, as a share of the spend of BUDGET_DAYS. It may
 lose 0.5 %; the tick that passes this bound comes on top."""
 BUDGET_DAYS: Final = 30
+LUCK: Final = 1.0
+"""Standard deviations by which misses have to differ to count against the budget."""
 COOL_DAYS: Final = 2
 """Days for which an arm that was taken back is not tried; doubled each time."""
 
@@ -60,7 +63,8 @@ class Gate:
         better, worse: wealth that the candidate costs less than the first arm, and that it costs more.
         breach: wealth that it misses more than is allowed.
         promoted_day: on which it came into force; None: it is not.
-        lost: its loss beyond the first arm's since then, from where it was least: what it saved before does not count.
+        lost: what it cost beyond the first arm since then (`Day.beyond`), from where that was least: what it saved
+            before does not count.
         barred_until: day until which it is not tried again.
         cool_days: of the next time that it is taken back.
         rollbacks: times that it was.
@@ -84,7 +88,7 @@ class Gate:
             better=self.better.after(difference, scale),
             worse=self.worse.after(-difference, scale),
             breach=self.breach.after(excess, 5 * day.allowed * day.ticks),
-            lost=max(0.0, self.lost - difference) if self.promoted_day is not None else 0.0,
+            lost=max(0.0, self.lost + day.beyond(first)) if self.promoted_day is not None else 0.0,
         )
 
     def may_begin(self, day: int, candidates: int) -> bool:
@@ -97,7 +101,7 @@ class Gate:
 
         Args:
             spend: the first arm's of BUDGET_DAYS.
-            today: the arm's loss beyond the first arm's in the day that is not over.
+            today: what the arm cost beyond the first in the day that is not over (`Day.beyond`).
         """
         if self.worse.value >= 1 / LEVEL:
             return f"it costs more: e-value {self.worse.value:.3g} of {1 / LEVEL:g}"
@@ -140,3 +144,13 @@ class Day:
     misses: int = 0
     ticks: int = 0
     allowed: float = 0.01
+
+    def beyond(self, first: Day) -> float:
+        """What the arm cost more than the first: spend, and priced misses beyond what luck brings.
+
+        A miss can cost a tenth of a day's spend, so the difference of two numbers of misses counts from LUCK standard
+        deviations on (of a difference of two Poisson numbers, sqrt(m + n)).
+        """
+        more = self.misses - first.misses - LUCK * math.sqrt(self.misses + first.misses)
+        price = (self.loss - self.cost) / max(1, self.misses)
+        return self.cost - first.cost + max(0.0, more) * price

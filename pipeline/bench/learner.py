@@ -126,7 +126,7 @@ def gate(seeds: int, progress: Progress = silent) -> dict[str, Any]:
     for seed in range(seeds):
         progress("gate", FALSE_SEEDS * seeds + seed, total)
         saved.append(arm_trials.saving(seed, 12, tables))
-    days, first = [of.proved() for of in saved], [of.begun() for of in saved]
+    days = [of.begun() for of in saved]
     trojans: list[dict[str, Any]] = []
     for i, bad in enumerate(BAD):
         each: list[arm_trials.Trojan] = []
@@ -142,9 +142,8 @@ def gate(seeds: int, progress: Progress = silent) -> dict[str, Any]:
         "false_promotions_share": round(promoted / (FALSE_SEEDS * seeds), 4),
         "false_beginnings": begun,
         "saving": round(float(np.mean([of.saving(1) for of in saved])), 4),
-        "saving_proved_days": _median(days),
-        "saving_proved_within_7": sum(day is not None and day <= 7 for day in days),
-        "saving_in_force_days": _median(first),
+        "saving_in_force_days": _median(days),
+        "saving_in_force_within_7": sum(day is not None and day <= 7 for day in days),
         "trojans": trojans,
     }
 

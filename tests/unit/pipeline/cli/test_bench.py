@@ -71,7 +71,7 @@ def test_the_learners_shifts_and_gate_are_rows(monkeypatch: pytest.MonkeyPatch) 
     assert (row["learner_ticks"], row["static_ticks"], row["times_faster"]) == (300, 900, 3.0)
     assert (row["static_own_ticks"], row["promotions"]) == (None, 2)
     assert (facts["gate"]["identical_seeds"], facts["gate"]["false_promotions"]) == (20, 0)
-    assert facts["gate"]["saving_proved_days"] is None
+    assert facts["gate"]["saving_in_force_days"] is None
     assert facts["gate"]["trojans"][0]["back_after_days_max"] == 0.5
     shown = CliRunner().invoke(bench_app, arguments, catch_exceptions=False).stdout
     assert "bursts_begin" in shown
