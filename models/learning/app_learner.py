@@ -235,7 +235,7 @@ class AppLearner:
 
     def _learn(self, arm: int, ready: NDArray[np.float64], now: Observation, shard: Shard) -> bool:
         """Learn from a tick of one arm's lanes; whether its own lane, or what is in force, missed."""
-        kept = 0.5 ** (self.fleets.tick_s / price_tail.HALF_S)
+        kept = price_tail.kept(self.fleets.tick_s)
         critical = price_tail.critical_price(ready[:-1], now.need)
         self.tails[arm] = price_tail.observe(self.tails[arm], critical, kept)
         shard.tails[arm] = price_tail.observe(shard.tails[arm], critical, kept)

@@ -7,7 +7,7 @@ ticks is missed: quantile estimation with full information, for the demand does 
 
 Counts of ticks whose critical price lies above each point of a grid of log prices; old ticks fade by half in HALF_S:
 
-    n <- n * d + 1,   above(g) <- above(g) * d + [critical > g],   d = 2^(-tick_s / HALF_S)
+    n <- n * d + 1,   above(g) <- above(g) * d + [critical > g],   d = 2^(-1 / max(HALF_S / tick_s, HALF_TICKS))
 
 What an app has not seen itself is taken from all apps of the shard, and before them from the prior, each as so many
 ticks of evidence: tail(g) = (above(g) + w * prior(g)) / (n + w), a Beta-binomial posterior mean at each g.
@@ -25,7 +25,9 @@ PRICES: Final = (5, 10, 20, 40, 70, 100, 150, 200, 300, 450, 700, 1_000, 2_000, 
 LOG_PRICES: Final = np.log(np.array(PRICES, np.float64))
 GRID: Final = np.linspace(LOG_PRICES[0], LOG_PRICES[-1], 80)
 """Log prices at which the tail is counted: 9 % apart."""
-HALF_S: Final = 14 * 86_400.0
+HALF_S: Final = 3 * 86_400.0
+HALF_TICKS: Final = 500
+"""Of longer ticks so many at least: a tail of one in a hundred needs them."""
 PRIOR_PRICE: Final = 100.0
 """Of the prior: 1 % of critical prices are above it (34 on nasa95, 130 on Bitbrains)."""
 PRIOR_SCALE: Final = 0.8
@@ -64,6 +66,11 @@ def critical_price(ready: NDArray[np.floating[Any]], need: float) -> float:
     i = int(np.argmax(enough))
     share = (need - ready[i - 1]) / (ready[i] - ready[i - 1])
     return float(LOG_PRICES[i - 1] + share * (LOG_PRICES[i] - LOG_PRICES[i - 1]))
+
+
+def kept(tick_s: int) -> float:
+    """Share of older ticks that still counts after one more (d)."""
+    return float(0.5 ** (1 / max(HALF_S / tick_s, HALF_TICKS)))
 
 
 def observe(tail: Tail, critical: float, kept: float) -> Tail:
