@@ -130,7 +130,11 @@ class PlainPlans:
         of_weight = dict(zip(same_times, demands, strict=True))
         history = past(self.history, usage, self.policy, window, self.tick_s)
         contexts = {
-            weights: replace(context, demand=of_weight[weights.same_time], past=history.weighted(weights))
+            weights: replace(
+                context,
+                demand=of_weight[weights.same_time],
+                past=history.weighted(weights.recent, weights.persistence),
+            )
             for weights in EXPERTS.values()
         }
         curve = need_curve.of(contexts, self.offers, self.policy)

@@ -23,7 +23,6 @@ from numpy.typing import NDArray
 
 from models.capacity import Policy, replica_loads
 from models.demand import same_time
-from models.learning.adjustment import ExpertWeights
 from models.metrics import DAY_S, METRICS, horizon_steps
 from models.planning.shortage_price import confidence
 
@@ -80,9 +79,9 @@ class Past:
     recent: Array | None
     persistence: Array | None
 
-    def weighted(self, weights: ExpertWeights) -> PastNeed | None:
-        """The expert that has a weight; None: neither has, or its history is too short."""
-        for samples, weight in ((self.recent, weights.recent), (self.persistence, weights.persistence)):
+    def weighted(self, recent: float, persistence: float) -> PastNeed | None:
+        """The expert that has a weight above 0; None: neither has, or its history is too short."""
+        for samples, weight in ((self.recent, recent), (self.persistence, persistence)):
             if weight and samples is not None:
                 return PastNeed(samples[0], samples[1], weight)
         return None

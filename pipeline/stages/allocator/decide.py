@@ -252,7 +252,12 @@ def decisions(
         history = past(kept.same_time, demand.usage, policy, window, tick.length_s)
     return [
         partial(
-            allocate, replace(context, demand=of_weight[weights.same_time], past=history.weighted(weights))
+            allocate,
+            replace(
+                context,
+                demand=of_weight[weights.same_time],
+                past=history.weighted(weights.recent, weights.persistence),
+            ),
         )
         for weights in terms.experts
     ]

@@ -10,7 +10,7 @@ from prometheus_client import REGISTRY
 
 from models.behaviour.lstm import BehaviourModel
 from models.demand.same_time import ABSENT
-from models.learning.app_learner import ARMS
+from models.learning.app_learner import EXPERTS
 from models.learning.price_tail import PRICES as SHORTAGES
 from pipeline.security import signing_keys
 from pipeline.settings import Settings
@@ -81,7 +81,7 @@ def test_with_a_learner_plans_are_the_same_and_the_usage_of_14_days_is_kept(
     plain = allocator(model, installation, monkeypatch, [policy("shop"), policy("blog")])
     whole = drive(make, inputs, None)
     evidence = [plan["curve"] | {"need": plan["need"]} for plan in plans_of(whole, "shop")]
-    assert all([arm["arm"] for arm in curve["arms"]] == sorted(ARMS) for curve in evidence)
+    assert all([arm["arm"] for arm in curve["arms"]] == sorted(EXPERTS) for curve in evidence)
     assert all(curve["confidences"] == [0.99] for curve in evidence)
     assert all(
         len(arm["wanted"]) == 1 + len(SHORTAGES) == len(arm["soon"]) for c in evidence for arm in c["arms"]
