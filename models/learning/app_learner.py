@@ -133,7 +133,7 @@ class Shard:
     """What the apps of a shard have in common: critical prices and misses, by arm."""
 
     def __init__(self, arms: int = 1) -> None:
-        self.tails = [price_tail.initial() for _ in range(arms)]
+        self.tails = price_tail.initial(arms)
         self.moved = np.zeros(arms)
 
     def blocks(self) -> Arrays:
@@ -188,7 +188,7 @@ class AppLearner:
 
     def __init__(self, fleets: ShadowFleets, arms: int, allowed: float, replica_price: float) -> None:
         self.fleets, self.arms, self.allowed, self.replica_price = fleets, arms, allowed, replica_price
-        self.tails = [price_tail.initial() for _ in range(arms)]
+        self.tails = price_tail.initial(arms)
         self.moved = np.zeros(arms)
         self.log_price = np.full(arms, np.log(price_tail.PRIOR_PRICE))
         self.in_force, self.known = 0, 0
@@ -219,43 +219,39 @@ class AppLearner:
         self._end_day(now.tick * self.fleets.tick_s // DAY_S)
         self.served = math.nan if self.setting.price is None else float(by_arm[self.in_force][-1])
         known = bool(np.isfinite(now.need)) and self.fleets.fleet is not None
-        for arm in range(self.arms):
-            missed = self._learn(arm, by_arm[arm], now, shard) if known else False
-            self._count(arm, float(spent[arm]), missed, known)
+        missed = self._learn(by_arm, now, shard) if known else np.zeros(self.arms, np.bool_)
+        self._count(spent, missed, known)
         self._take_back(self.day, self.days[self.in_force].beyond(self.days[0]))
         self._beside(float(ready[-1]), float(cost[-1]), now, known)
         before, self.known = self.known, self.known + known
         if before * self.fleets.tick_s < LEAST_S <= self.known * self.fleets.tick_s:
             self._begin(self.day, CLEAR)
-        for arm in range(self.arms):
-            self.log_price[arm] = self._log_price(arm, shard)
+        self.log_price = self._log_price(shard)
         self._decide(now)
         self.setting = self._setting()
         return self.setting
 
-    def _learn(self, arm: int, ready: NDArray[np.float64], now: Observation, shard: Shard) -> bool:
-        """Learn from a tick of one arm's lanes; whether its own lane, or what is in force, missed."""
+    def _learn(self, ready: NDArray[np.float64], now: Observation, shard: Shard) -> NDArray[np.bool_]:
+        """Learn from a tick of the arms' lanes (arm, lane); (arm) whether its own lane missed."""
         kept = price_tail.kept(self.fleets.tick_s)
-        critical = price_tail.critical_price(ready[:-1], now.need)
-        self.tails[arm] = price_tail.observe(self.tails[arm], critical, kept)
-        shard.tails[arm] = price_tail.observe(shard.tails[arm], critical, kept)
-        served = (
-            ready[-1]
-            if arm != self.in_force or self.setting.price is None or np.isnan(now.ready)
-            else now.ready
-        )
-        off = float(served < now.need) - self.allowed
-        self.moved[arm] = np.clip(self.moved[arm] + GAIN * off, -LIMIT, LIMIT)
-        shard.moved[arm] = np.clip(shard.moved[arm] + SHARD_GAIN * off, -LIMIT, LIMIT)
-        return bool(ready[-1] < now.need)
+        critical = price_tail.critical_price(ready[:, :-1], now.need)
+        served = ready[:, -1].copy()
+        if self.setting.price is not None and not np.isnan(now.ready):
+            served[self.in_force] = now.ready
+        off = (served < now.need) - self.allowed
+        self.tails = price_tail.observe(self.tails, critical, kept)
+        shard.tails = price_tail.observe(shard.tails, critical, kept)
+        self.moved = np.clip(self.moved + GAIN * off, -LIMIT, LIMIT)
+        shard.moved = np.clip(shard.moved + SHARD_GAIN * off, -LIMIT, LIMIT)
+        return ready[:, -1] < now.need
 
-    def _log_price(self, arm: int, shard: Shard) -> float:
-        """Log of the arm's price, within PRICES."""
+    def _log_price(self, shard: Shard) -> NDArray[np.float64]:
+        """Log of the arms' prices (arm), within PRICES."""
         ticks = max(1.0, TICK_S / self.fleets.tick_s)
-        before = price_tail.posterior(shard.tails[arm], price_tail.prior(), SHARD_TICKS * ticks)
-        share = price_tail.posterior(self.tails[arm], before, APP_TICKS * ticks)
-        price = price_tail.log_price(share, self.allowed) + self.moved[arm] + shard.moved[arm]
-        return float(np.clip(price, LOG_PRICES[0], LOG_PRICES[-1]))
+        before = price_tail.posterior(shard.tails, price_tail.PRIOR, SHARD_TICKS * ticks)
+        share = price_tail.posterior(self.tails, before, APP_TICKS * ticks)
+        price = price_tail.log_price(share, self.allowed) + self.moved + shard.moved
+        return np.clip(price, LOG_PRICES[0], LOG_PRICES[-1])
 
     def _decide(self, now: Observation) -> None:
         """Buy for all lanes at the tick's end."""
@@ -308,20 +304,27 @@ class AppLearner:
         missed = np.array([served, ready]) < now.need if known else np.zeros(2)
         self.pair += np.stack([spend, spend + missed * shortage], axis=1)
 
-    def _count(self, arm: int, cost: float, missed: bool, known: bool) -> None:
-        """Add a tick to the arm's day; a miss costs the first arm's price of a shortage for the tick."""
-        day = self.days[arm]
+    def _count(self, cost: NDArray[np.float64], missed: NDArray[np.bool_], known: bool) -> None:
+        """Add a tick to the arms' day; a miss costs the first arm's price of a shortage for the tick.
+
+        cost, missed: (arm).
+        """
         hours = self.fleets.tick_s / HOUR_S
         shortage = float(np.exp(self.log_price[0])) * self.replica_price * hours
         loss = cost + missed * shortage
-        self.seen[:, arm] += (cost, loss)
-        self.days[arm] = replace(
-            day,
-            cost=day.cost + cost,
-            loss=day.loss + loss,
-            misses=day.misses + missed,
-            ticks=day.ticks + known,
-        )
+        self.seen += np.stack([cost, loss])
+        self.days = [
+            replace(
+                day,
+                cost=day.cost + spend,
+                loss=day.loss + lost,
+                misses=day.misses + miss,
+                ticks=day.ticks + known,
+            )
+            for day, spend, lost, miss in zip(
+                self.days, cost.tolist(), loss.tolist(), missed.tolist(), strict=True
+            )
+        ]
 
     def _end_day(self, day: int) -> None:
         """Where a new day begins, judge the one that has ended."""
@@ -425,14 +428,9 @@ class AppLearner:
         self.before = np.array(kept["before"])
 
 
-def _blocks(tails: Sequence[Tail], moved: NDArray[np.float64]) -> Arrays:
-    return {
-        "n": np.stack([t["n"] for t in tails]),
-        "above": np.stack([t["above"] for t in tails]),
-        "moved": moved,
-    }
+def _blocks(tails: Tail, moved: NDArray[np.float64]) -> Arrays:
+    return {**tails, "moved": moved}
 
 
-def _restored(blocks: Mapping[str, NDArray[Any]]) -> tuple[list[Tail], NDArray[np.float64]]:
-    pairs = zip(blocks["n"], blocks["above"], strict=True)
-    return [{"n": n.copy(), "above": above.copy()} for n, above in pairs], blocks["moved"].copy()
+def _restored(blocks: Mapping[str, NDArray[Any]]) -> tuple[Tail, NDArray[np.float64]]:
+    return {name: blocks[name].copy() for name in ("n", "above")}, blocks["moved"].copy()

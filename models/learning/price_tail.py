@@ -26,8 +26,8 @@ LOG_PRICES: Final = np.log(np.array(PRICES, np.float64))
 GRID: Final = np.linspace(LOG_PRICES[0], LOG_PRICES[-1], 80)
 """Log prices at which the tail is counted: 9 % apart."""
 HALF_S: Final = 3 * 86_400.0
-HALF_TICKS: Final = 500
-"""Of longer ticks so many at least: a tail of one in a hundred needs them."""
+HALF_TICKS: Final = 336
+"""Of longer ticks so many at least, 14 days of an hour: a tail of one in a hundred needs them."""
 PRIOR_PRICE: Final = 100.0
 """Of the prior: 1 % of critical prices are above it (34 on nasa95, 130 on Bitbrains)."""
 PRIOR_SCALE: Final = 0.8
@@ -35,37 +35,36 @@ PRIOR_SCALE: Final = 0.8
 
 Array = NDArray[np.float64]
 Tail = dict[str, Array]
-"""n (1) and above (grid), see the module."""
+"""n (...) and above (..., grid) of the module, of one arm or of several."""
 
 
-def initial() -> Tail:
-    """Of an app or a shard without a tick."""
-    return {"n": np.zeros(1), "above": np.zeros(len(GRID))}
+def initial(*arms: int) -> Tail:
+    """Of an app or a shard without a tick, for so many arms; without a number for one."""
+    return {"n": np.zeros(arms), "above": np.zeros((*arms, len(GRID)))}
 
 
-def prior() -> Array:
-    """Share of critical prices above each point of the grid before anything is known, (grid)."""
-    return np.clip(0.01 * np.exp(-(GRID - np.log(PRIOR_PRICE)) / PRIOR_SCALE), 0.0, 1.0)
+PRIOR: Final = np.clip(0.01 * np.exp(-(GRID - np.log(PRIOR_PRICE)) / PRIOR_SCALE), 0.0, 1.0)
+"""Share of critical prices above each point of the grid before anything is known, (grid)."""
 
 
-def critical_price(ready: NDArray[np.floating[Any]], need: float) -> float:
-    """Log of the least price whose capacity suffices; between two lanes by their capacity, on a log scale.
+def critical_price(ready: NDArray[np.floating[Any]], need: float) -> Array:
+    """Log of the least price whose capacity suffices, (...); between two lanes by their capacity, on a log scale.
 
     Args:
-        ready: (price) replicas that served throughout the tick, by PRICES.
+        ready: (..., price) replicas that served throughout the tick, by PRICES.
         need: replicas that the tick's demand filled.
 
     Returns:
         Below the grid where every lane sufficed, above it where none did.
     """
     enough = ready >= need
-    if enough[0]:
-        return float(LOG_PRICES[0]) - 1.0
-    if not enough.any():
-        return float(LOG_PRICES[-1]) + 1.0
-    i = int(np.argmax(enough))
-    share = (need - ready[i - 1]) / (ready[i] - ready[i - 1])
-    return float(LOG_PRICES[i - 1] + share * (LOG_PRICES[i] - LOG_PRICES[i - 1]))
+    first = np.argmax(enough, axis=-1)[..., None]
+    before = np.maximum(first - 1, 0)
+    low, high = (np.take_along_axis(ready, of, -1)[..., 0] for of in (before, first))
+    share = (need - low) / np.where(high > low, high - low, 1.0)
+    left, right = LOG_PRICES[before[..., 0]], LOG_PRICES[first[..., 0]]
+    between = np.where(enough[..., 0], LOG_PRICES[0] - 1.0, left + share * (right - left))
+    return np.where(enough.any(axis=-1), between, LOG_PRICES[-1] + 1.0)
 
 
 def kept(tick_s: int) -> float:
@@ -73,29 +72,31 @@ def kept(tick_s: int) -> float:
     return float(0.5 ** (1 / max(HALF_S / tick_s, HALF_TICKS)))
 
 
-def observe(tail: Tail, critical: float, kept: float) -> Tail:
-    """The tail with one more tick; kept: share of older ticks that still counts (d)."""
-    return {"n": kept * tail["n"] + 1, "above": kept * tail["above"] + (critical > GRID)}
+def observe(tail: Tail, critical: Array | float, kept: float) -> Tail:
+    """The tail with one more tick; critical: (...); kept: share of older ticks that still counts (d)."""
+    above = np.asarray(critical)[..., None] > GRID
+    return {"n": kept * tail["n"] + 1, "above": kept * tail["above"] + above}
 
 
 def posterior(tail: Tail, before: Array, weight: float) -> Array:
-    """Share of critical prices above each point of the grid (grid); before: the prior's, worth `weight` ticks."""
-    return (tail["above"] + weight * before) / (tail["n"] + weight)
+    """Share of critical prices above each point (..., grid); before: the prior's, worth `weight` ticks."""
+    return (tail["above"] + weight * before) / (tail["n"][..., None] + weight)
 
 
-def log_price(share_above: Array, allowed: float) -> float:
-    """Log price of which a share `allowed` of critical prices is above; between points along log shares.
+def log_price(share_above: Array, allowed: float) -> Array:
+    """Log price (...) of which a share `allowed` of critical prices is above; between points along log shares.
 
     Args:
-        share_above: (grid), falling.
+        share_above: (..., grid), falling.
         allowed: 0 to 1.
     """
-    below = np.flatnonzero(share_above <= allowed)
-    if not below.size:
-        return float(GRID[-1])
-    i = int(below[0])
-    if i == 0:
-        return float(GRID[0])
-    high, low = np.log(np.maximum(share_above[i - 1 : i + 1], 1e-12))
-    part = (high - np.log(allowed)) / (high - low)
-    return float(GRID[i - 1] + part * (GRID[i] - GRID[i - 1]))
+    below = share_above <= allowed
+    first = np.argmax(below, axis=-1)[..., None]
+    before = np.maximum(first - 1, 0)
+    high, low = (
+        np.log(np.maximum(np.take_along_axis(share_above, of, -1)[..., 0], 1e-12)) for of in (before, first)
+    )
+    part = (high - np.log(allowed)) / np.where(high > low, high - low, 1.0)
+    left, right = GRID[before[..., 0]], GRID[first[..., 0]]
+    between = np.where(below[..., 0], GRID[0], left + part * (right - left))
+    return np.where(below.any(axis=-1), between, GRID[-1])

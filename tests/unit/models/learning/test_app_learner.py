@@ -68,7 +68,7 @@ def test_ticks_of_unknown_demand_teach_nothing() -> None:
         subject.observe(Observation(now.tick, np.nan, now.ready, now.wanted, now.soon), shard)
     assert subject.known == 0
     assert subject.setting.price is None
-    assert float(subject.tails[0]["n"][0]) == 0
+    assert float(subject.tails["n"][0]) == 0
 
 
 def test_a_restored_learner_goes_on_with_the_same_settings() -> None:

@@ -37,7 +37,7 @@ def test_the_critical_price_lies_between_lanes_that_serve_and_lanes_that_do_not(
 
 
 def test_without_a_tick_the_prior_decides() -> None:
-    share = price_tail.posterior(price_tail.initial(), price_tail.prior(), 300)
+    share = price_tail.posterior(price_tail.initial(), price_tail.PRIOR, 300)
     assert np.exp(price_tail.log_price(share, 0.01)) == pytest.approx(price_tail.PRIOR_PRICE, rel=1e-3)
 
 
@@ -46,7 +46,7 @@ def test_with_many_ticks_it_is_their_quantile() -> None:
     tail, drawn = price_tail.initial(), rng.normal(4, 0.6, 20_000)
     for critical in drawn:
         tail = price_tail.observe(tail, critical, 1.0)
-    share = price_tail.posterior(tail, price_tail.prior(), 300)
+    share = price_tail.posterior(tail, price_tail.PRIOR, 300)
     assert price_tail.log_price(share, 0.05) == pytest.approx(np.quantile(drawn, 0.95), abs=0.03)
 
 

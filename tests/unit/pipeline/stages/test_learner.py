@@ -101,11 +101,11 @@ def test_static_until_a_day_of_demand_is_known_then_a_price(whole: tuple[Adjustm
     assert None not in prices[known + 1 :]
     assert all(5 <= p <= 5000 for p in prices[known + 1 :])
     last = made[-1]
-    assert (last["arm"], last["experts"]["same_time"]) == ("network", 0.0)
+    assert (last["arm"], last["experts"]["same_time"]) == ("same_time_50", 0.5)
     assert last["allocator"]["confidence"] == 0.99
     assert last["policy"] == "shop@1"
     assert metrics.LEARNER_PRICE.labels("shop")._value.get() == prices[-1]
-    assert metrics.LEARNER_IN_FORCE.labels("shop", "network")._value.get() == 1
+    assert metrics.LEARNER_IN_FORCE.labels("shop", "same_time_50")._value.get() == 1
 
 
 def test_state_is_small(whole: tuple[Adjustments, Learner]) -> None:
@@ -353,9 +353,8 @@ def test_an_adjustment_carries_what_the_learner_tries_and_what_was_kept(
     assert set(told) < set(ARMS)
     assert all(5 <= arm["price"] <= 5000 for arm in record["arms"])
     assert {arm["paused_until"] for arm in record["arms"]} == {-1}
-    assert {arm["days"] for arm in record["arms"][1:]} == {
-        1
-    }  # the day that was whole, and the part before it
+    # evidence begins with the arm that cost a tenth less in the day before the first price
+    assert {arm["days"] for arm in record["arms"][1:]} == {0}
     realised = record["realised"]
     # a price is used after a day; what the lane in force had ready stands for what nobody observed
     assert 40 <= realised["ticks"] <= 60
@@ -421,4 +420,4 @@ def test_arrays_are_packed_without_loss(whole: tuple[Adjustments, Learner]) -> N
     )
     assert pack(found) == data
     kept = json.loads(found["kept"].tobytes())
-    assert kept["in_force"] == 0
+    assert kept["in_force"] == list(ARMS).index("same_time_50")
