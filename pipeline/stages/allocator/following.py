@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from models.capacity import Policy
-from models.learning import schedule
+from models.capacity import ROUNDING, Policy
+from models.learning import price_tail, schedule
 from models.learning.adjustment import Adjustment, ExpertWeights
 from models.learning.app_learner import ARMS, EXPERTS
 from pipeline.inputs.store import ADJUSTMENTS, SideInputs
@@ -162,7 +162,13 @@ def refusal(record: Record, app: str, policy: Policy, tick: int) -> str | None:
     if why is not None:
         return why
     settings = adjustments.adjustment_of(record)
+    price = settings.shortage_price
+    least, most = price_tail.PRICES[0], price_tail.PRICES[-1]
     rules = [
+        (
+            price is None or least * (1 - ROUNDING) <= price <= most * (1 + ROUNDING),
+            f"shortage_price must be {least:,} to {most:,} replica-hours, got {price}",
+        ),
         (
             settings.experts in EXPERTS.values(),
             f"weights of the experts must be those of an arm ({', '.join(EXPERTS)}), got {settings.experts}",

@@ -116,6 +116,14 @@ def test_without_one_it_is_static_with_all_weights_under_trial() -> None:
             110,
             "out-of-range: shortage_price must be finite and at least 0",
         ),
+        *(
+            (
+                adjusted(shortage_price=price),
+                110,
+                f"out-of-range: shortage_price must be 5 to 5,000 replica-hours, got {price}",
+            )
+            for price in (0.0, 4.9, 5001.0, 1e300)
+        ),
         (
             adjusted(experts=ExpertWeights(0.7, 0.0, 0.3)),
             110,
