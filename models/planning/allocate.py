@@ -498,8 +498,8 @@ def _fleet(
     """What guard rails may buy: offers of which a replica fits in an instance, in order of preference.
 
     Usable offers come first; among them reserved ones, then the cheapest per replica. Reserved instances are bought
-    up to the number owned, then on-demand ones, and spot ones only where the app has no other offer. Excluded offers
-    are bought only where all are excluded and the policy's fallback is `reactive`.
+    up to the number owned, then on-demand ones, and spot ones only where the app has no other offer, or a quota of none
+    of them. Excluded offers are bought only where all are excluded and the policy's fallback is `reactive`.
     """
     size = {o.offer_id: replicas_per_instance(o, policy) for o in offers}
     known = [o for o in offers if size[o.offer_id] > 0]
@@ -510,7 +510,8 @@ def _fleet(
     works = {o.offer_id for o in known if o.offer_id in usable and o.offer_id not in excluded}
     if not works and policy.fallback == "reactive":
         works = usable
-    tiers = {o.tier for o in known if o.offer_id in works}
+    barred = {offer_id for of, limit in quotas(known).values() if limit == 0 for offer_id in of}
+    tiers = {o.tier for o in known if o.offer_id in works - barred}
     buy = "ON_DEMAND" if "ON_DEMAND" in tiers else "SPOT"
     most = {o.offer_id: o.owned_count if o.tier == "RESERVED" else UNBOUNDED * (o.tier == buy) for o in known}
 

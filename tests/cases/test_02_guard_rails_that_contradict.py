@@ -205,6 +205,23 @@ def test_the_plan_keeps_an_instance_and_names_the_contradiction(most: int, size:
     assert f"od {size}" in plan.reason
 
 
+@pytest.mark.parametrize("budget", [None, 0.0])
+def test_spot_keeps_the_minimum_where_on_demand_has_a_quota_of_zero(budget: float | None) -> None:
+    """As where a group leaves an app no share of the quota."""
+    demand = np.full((64, len(STEPS_S), 1), 2.5, np.float32)
+    context = DecisionContext(
+        demand, ("cpu",), STEPS_S, np.array([2.5]), np.zeros(1), ALL, now_s=0.0, seed=0, app=b"shop", tick=0
+    )
+    spot = Offer("spot", "local", "here", "z", "SPOT", {"cpu": 2.0}, 0.1, 5.0, 8.0, 10.0)
+    full = replace(spot, offer_id="od", tier="ON_DEMAND", quota_group="q")
+    other = replace(full, offer_id="small", allocatable={"cpu": 1.0}, quota_limit=0)
+    policy = replace(POLICY, max=20, budget=budget)
+    plan, _ = allocate(context, offers=[spot, full, other], observed={}, policy=policy, memory={})
+    assert plan.counts["od"][0] == plan.counts["small"][0] == 0
+    assert plan.counts["spot"][0] >= 2
+    assert ("over_budget" in plan.guardrails) == (budget is not None)
+
+
 ONE = """[[policy]]
 app = "*"
 governed = ["cpu"]
