@@ -60,9 +60,22 @@ def _parsed(schema: dict[str, Any]) -> Any:
     """As fastavro wants it, which takes the default of bytes as it stands: a schema has text, a character a byte."""
     parsed: Any = parse_schema(schema)
     for field in parsed["fields"]:
-        if field["type"] == "bytes" and "default" in field:
-            field["default"] = field["default"].encode("latin-1")
+        if "default" in field:
+            field["default"] = _default(field["type"], field["default"])
     return parsed
+
+
+def _default(kind: Any, default: Any) -> Any:
+    """The default of a field, with bytes as bytes, also in a record."""
+    if kind == "bytes":
+        return default.encode("latin-1")
+    if isinstance(kind, dict) and kind.get("type") == "record":
+        return {
+            field["name"]: _default(field["type"], default[field["name"]])
+            for field in kind["fields"]
+            if field["name"] in default
+        }
+    return default
 
 
 @cache

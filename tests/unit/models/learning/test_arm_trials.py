@@ -19,7 +19,7 @@ def test_identical_arms_are_not_equal_and_none_is_proved() -> None:
 def test_an_arm_that_saves_comes_into_force_within_a_week_and_a_trojan_is_taken_back() -> None:
     tables: dict[float, Tiers] = {}
     of = saving(2, 9, tables)
-    assert 0.04 < of.saving(1) < 0.06
+    assert 0.03 < of.saving(1) < 0.06
     begun = of.begun()
     assert begun is not None
     assert begun <= 7
