@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from models.capacity import Policy, replica_loads
 from models.demand import same_time
 from models.metrics import DAY_S, METRICS, horizon_steps
-from models.planning.shortage_price import confidence
+from models.planning.shortage_price import confidences
 
 RECENT_S: Final = DAY_S
 PERSISTENCE_S: Final = 7 * DAY_S
@@ -63,7 +63,7 @@ class PastNeed:
         rising = np.sort(np.ceil(np.maximum(self.window, 0) - 1e-6)).astype(np.int64)
         taken = rising if not soon else np.sort(np.ceil(np.maximum(self.soon, 0) - 1e-6)).astype(np.int64)
         # the price chooses a confidence by what the window needs, and the steps before it are served with the same
-        share = np.array([confidence(rising, owned, 1.0, price) for price in prices])
+        share = confidences(rising, owned, prices.tolist())
         rank = np.maximum(np.ceil(share * len(taken) - 1e-9).astype(int) - 1, 0)
         mean = (1 - self.weight) * scenarios + self.weight * taken[rank]
         return np.ceil(mean - 1e-6).astype(np.int64)
