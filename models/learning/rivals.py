@@ -277,10 +277,10 @@ def contest(
     return results
 
 
-def _alike(one: Episode, other: Episode) -> bool:
+def _alike(first: Episode, other: Episode) -> bool:
     """Whether two episodes buy by the same tables."""
 
     def key(of: Episode) -> Any:
         return list(of.offers), of.policy, of.tick_s, of.seed
 
-    return key(one) == key(other)
+    return key(first) == key(other)

@@ -324,8 +324,8 @@ def _situation(
         )
         if context.past is not None:
             owned, _ = prices(market)
-            asked = np.array([shortage_price])
-            wanted = int(context.past.averaged(np.array([wanted]), owned, asked, soon=False)[0])
+            price = np.array([shortage_price])
+            wanted = int(context.past.averaged(np.array([wanted]), owned, price, soon=False)[0])
         most = np.full((SUPPLY_SCENARIOS, needed.shape[1]), min(wanted, policy.limit), np.int32)
         # as the learner's lanes buy: the same replicas have the same purchase in every tick (`models.purchase.table`)
         supply = Market(usable, {}, policy, most, context.steps_s, (context.seed, b"tiers", 0))
@@ -368,8 +368,8 @@ def _present_need(situation: _Situation, fleet: Fleet) -> PresentNeed:
     needed_now = int(np.quantile(soon, situation.confidence, method="higher"))
     if situation.shortage_price is not None and context.past is not None:
         owned, _ = prices(market)
-        asked = np.array([situation.shortage_price])
-        needed_now = int(context.past.averaged(np.array([needed_now]), owned, asked, soon=True)[0])
+        price = np.array([situation.shortage_price])
+        needed_now = int(context.past.averaged(np.array([needed_now]), owned, price, soon=True)[0])
     floor = int(context.replicas(floor_demand(context.usage, context.saturated), situation.policy))
     return PresentNeed(
         floor=floor,

@@ -98,8 +98,8 @@ def needed(
     )
     needs = [need[np.maximum(rank, 0)].astype(np.int64) for need in rising]
     if demand.past is not None:
-        asked, priced_from = np.array(shortages, np.float64), len(levels)
+        at_prices, priced_from = np.array(shortages, np.float64), len(levels)
         for need, soon_too in zip(needs, (False, True), strict=True):
-            need[priced_from:] = demand.past.averaged(need[priced_from:], owned, asked, soon=soon_too)
+            need[priced_from:] = demand.past.averaged(need[priced_from:], owned, at_prices, soon=soon_too)
     wanted, soon = (np.clip(need, floor, policy.limit) for need in needs)
     return SweepNeed(wanted, soon, np.quantile(filled[:, window.start].max(axis=-1), BAND))

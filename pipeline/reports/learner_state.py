@@ -326,8 +326,8 @@ def _since(before: Record | None, record: Record) -> list[tuple[int, str, str]]:
     if before is not None and before["expires_tick"] < record["valid_from_tick"] - 1:
         first, last = before["expires_tick"] + 1, record["valid_from_tick"] - 1
         rows.append((first, "silence", f"no adjustment holds for ticks {first} to {last}: plans are static"))
-    told = [(event["tick"], event["text"]) for event in record["events"]]
-    rows += [(tick, CHANGES.get(text.partition(" ")[0], "beginning"), text) for tick, text in told]
+    events = [(event["tick"], event["text"]) for event in record["events"]]
+    rows += [(tick, CHANGES.get(text.partition(" ")[0], "beginning"), text) for tick, text in events]
     if before is None or before["policy"] != record["policy"]:
         rows.append((version, "beginning", f"learns under policy {record['policy']}: {record['reason']}"))
     elif before["arm"] == STATIC != record["arm"]:

@@ -99,12 +99,12 @@ def kept(row: Mapping[str, Any]) -> Iterator[Text]:
     if realised is None or not (realised["ticks"] or realised["plans"]):
         yield Text("Nothing was measured yet.")
         return
-    asked = f", asked {fmt.level(row['asked'])} of {row['confidence_of']}" if row["asked"] else ""
+    goal = f", asked {fmt.level(row['asked'])} of {row['confidence_of']}" if row["asked"] else ""
     for of, what, count in (("time", "ticks", "ticks"), ("plans", "plans", "plans")):
         yield Text(
             f"Of {of}: {fmt.percent(realised[f'{of}_day'])} of the last day, "
             f"{fmt.percent(realised[f'{of}_all'])} of all {realised[count]:,} {what}"
-            f"{asked if of.startswith(row['confidence_of'] or '-') else ''}."
+            f"{goal if of.startswith(row['confidence_of'] or '-') else ''}."
         )
 
 

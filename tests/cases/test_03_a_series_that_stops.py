@@ -84,11 +84,11 @@ def agents(until_s: Sequence[float], interval_s: float = TICK_S, **more: Any) ->
 
 
 def test_one_of_three_agents_stops_and_its_share_is_told() -> None:
-    told = frames(agents((1200, 1200, 30)), 120)
-    assert [reported(frame) for frame in told] == [6.0] * 3 + [4.0] * 117
+    made = frames(agents((1200, 1200, 30)), 120)
+    assert [reported(frame) for frame in made] == [6.0] * 3 + [4.0] * 117
     silent = silent_ticks(TICK_S)
-    assert [whole(frame) for frame in told] == [6.0] * (3 + silent) + [4.0] * (117 - silent)
-    assert [stopped(frame) for frame in told] == [0] * 4 + [1] * (silent - 1) + [0] * (117 - silent)
+    assert [whole(frame) for frame in made] == [6.0] * (3 + silent) + [4.0] * (117 - silent)
+    assert [stopped(frame) for frame in made] == [0] * 4 + [1] * (silent - 1) + [0] * (117 - silent)
 
 
 @pytest.mark.parametrize(
@@ -162,9 +162,9 @@ def test_an_instance_that_ends_and_is_taken_over_is_not_missing() -> None:
             for n in range(3)
             if n or at < end_s
         ]
-        told = frames(samples, 12)
-        assert [stopped(frame) for frame in told] == [0] * 12, end_s
-        assert [whole(frame) for frame in told[4:]] == pytest.approx([6.0] * 8)
+        made = frames(samples, 12)
+        assert [stopped(frame) for frame in made] == [0] * 12, end_s
+        assert [whole(frame) for frame in made[4:]] == pytest.approx([6.0] * 8)
 
 
 @pytest.mark.parametrize("gap_s", [0.0, 7.0, 20.0, 60.0])
@@ -177,10 +177,10 @@ def test_a_rollout_that_renames_every_instance_replaces_them(gap_s: float) -> No
         for name, since, until in names
         for at in np.arange(since + 3, until, TICK_S).tolist()
     ]
-    told = frames(samples, 24)
+    made = frames(samples, 24)
     after = round((60 + gap_s) // TICK_S) + 1
-    assert [whole(frame) for frame in told[after:]] == [6.0] * (24 - after)
-    assert [stopped(frame) for frame in told[after:]] == [0] * (24 - after)
+    assert [whole(frame) for frame in made[after:]] == [6.0] * (24 - after)
+    assert [stopped(frame) for frame in made[after:]] == [0] * (24 - after)
 
 
 def test_instances_are_renamed_one_after_the_other() -> None:
@@ -191,9 +191,9 @@ def test_instances_are_renamed_one_after_the_other() -> None:
     for at in np.arange(0.0, 300.0, 5.0).tolist():
         there = [n for n in range(6) if born[n] <= at < ends[n]]
         samples += [(at, {"instance": f"i-{n}", "interval_s": 5.0, "cpu": 6.0 / len(there)}) for n in there]
-    told = frames(samples, 30)
-    assert [stopped(frame) for frame in told] == [0] * 30
-    assert [whole(frame) for frame in told] == pytest.approx([6.0] * 30)
+    made = frames(samples, 30)
+    assert [stopped(frame) for frame in made] == [0] * 30
+    assert [whole(frame) for frame in made] == pytest.approx([6.0] * 30)
 
 
 def test_instances_that_live_for_minutes_replace_each_other() -> None:
@@ -204,9 +204,9 @@ def test_instances_that_live_for_minutes_replace_each_other() -> None:
         for at in np.arange(max(0.0, 60.0 * n), 60.0 * (n + 6), TICK_S).tolist()
         if at < 1200
     ]
-    told = frames(samples, 120)
-    assert [stopped(frame) for frame in told] == [0] * 120
-    assert [whole(frame) for frame in told] == [6.0] * 120
+    made = frames(samples, 120)
+    assert [stopped(frame) for frame in made] == [0] * 120
+    assert [whole(frame) for frame in made] == [6.0] * 120
 
 
 @pytest.mark.parametrize("tick_s", [10, 60])
@@ -218,13 +218,13 @@ def test_slow_samplers_are_missing_after_their_interval(tick_s: int) -> None:
         for n, phase_s in enumerate(phases)
         for sample in every(300.0, 1800.0 if n < 3 else 700.0, phase_s, producer=f"{n}", cpu=1.0)
     ]
-    told = frames(samples, 1800 // tick_s, tick_s=tick_s)
+    made = frames(samples, 1800 // tick_s, tick_s=tick_s)
     first = 900 // tick_s  # 599.9 s and its interval
-    assert [stopped(frame) for frame in told[: first + 1]] == [0] * (first + 1)
-    assert [stopped(frame) for frame in told[first + 1 : 1799 // tick_s]] == [1] * (
+    assert [stopped(frame) for frame in made[: first + 1]] == [0] * (first + 1)
+    assert [stopped(frame) for frame in made[first + 1 : 1799 // tick_s]] == [1] * (
         1799 // tick_s - first - 1
     )
-    assert [whole(frame) for frame in told[300 // tick_s : 1799 // tick_s]] == [4.0] * (1499 // tick_s)
+    assert [whole(frame) for frame in made[300 // tick_s : 1799 // tick_s]] == [4.0] * (1499 // tick_s)
 
 
 @pytest.mark.parametrize("others", [0, 2])
@@ -235,18 +235,18 @@ def test_a_slow_agent_that_starts_again_under_a_new_name_is_no_loss(others: int)
     ]
     samples += every(300.0, 900.0, 50.0, producer="before", cpu=2.0)
     samples += [(690.0 + at, fields) for at, fields in every(300.0, 1100.0, producer="after", cpu=2.0)]
-    told = frames(samples, 180)
-    assert [stopped(frame) for frame in told] == [0] * 180
-    assert [whole(frame) for frame in told[96:170]] == [2.0 * (others + 1)] * 74
+    made = frames(samples, 180)
+    assert [stopped(frame) for frame in made] == [0] * 180
+    assert [whole(frame) for frame in made[96:170]] == [2.0 * (others + 1)] * 74
 
 
 def test_real_zeros_are_no_silence_and_nothing_is_missing_of_nothing() -> None:
     zeros = [*every(10.0, 100.0, producer="a", cpu=2.0), *every(10.0, 100.0, producer="b", cpu=0.0)]
     ends = [*every(10.0, 100.0, producer="a", cpu=2.0), *every(10.0, 50.0, producer="b", cpu=0.0)]
     for samples in (zeros, ends):
-        told = frames(samples, 10)
-        assert [stopped(frame) for frame in told] == [0] * 10
-        assert [whole(frame) for frame in told] == [2.0] * 10
+        made = frames(samples, 10)
+        assert [stopped(frame) for frame in made] == [0] * 10
+        assert [whole(frame) for frame in made] == [2.0] * 10
 
 
 def test_a_sample_that_slips_over_a_ticks_edge_is_carried_and_not_named() -> None:
@@ -254,19 +254,19 @@ def test_a_sample_that_slips_over_a_ticks_edge_is_carried_and_not_named() -> Non
     late = [
         (at + (0.5 if at == 39.8 else 0.0), f) for at, f in every(10.0, 100.0, 9.8, producer="b", cpu=1.0)
     ]
-    told = frames([*steady, *late], 10)
-    assert reported(told[3]) == 2.0
-    assert [whole(frame) for frame in told] == [3.0] * 10
-    assert [stopped(frame) for frame in told] == [0] * 10
+    made = frames([*steady, *late], 10)
+    assert reported(made[3]) == 2.0
+    assert [whole(frame) for frame in made] == [3.0] * 10
+    assert [stopped(frame) for frame in made] == [0] * 10
 
 
 @pytest.mark.parametrize("others", [1, 2, 5])
 def test_a_series_that_begins_to_miss_every_second_tick_counts_in_each_and_when_it_dies(others: int) -> None:
     ticks = [0, 1, *range(2, 20, 2)]
     samples = agents((400,) * others) + [(10.0 * t, {"producer": "flaps", "cpu": 2.0}) for t in ticks]
-    told = frames(samples, 40)
-    assert [whole(frame) for frame in told] == [2.0 * (others + 1)] * 40
-    assert [stopped(frame) for frame in told] == [0] * 20 + [1] * 20
+    made = frames(samples, 40)
+    assert [whole(frame) for frame in made] == [2.0 * (others + 1)] * 40
+    assert [stopped(frame) for frame in made] == [0] * 20 + [1] * 20
 
 
 @examples(deadline=None, max_examples=15)
@@ -280,11 +280,11 @@ def test_samples_lost_at_random_add_up_to_no_more_and_single_ones_count(
     kept = np.random.default_rng(seed).random((60, producers)) > lost
     kept[:2] = True
     samples = [(10.0 * t, {"producer": f"{n}", "cpu": 1.0}) for t, n in np.argwhere(kept).tolist()]
-    told = frames(samples, 60, cuts)
+    made = frames(samples, 60, cuts)
     assert [DEFAULT.encode("frame", p) for parts in frames(samples, 60) for p in parts] == [
-        DEFAULT.encode("frame", p) for parts in told for p in parts
+        DEFAULT.encode("frame", p) for parts in made for p in parts
     ]
-    total = np.array([whole(frame) for frame in told])
+    total = np.array([whole(frame) for frame in made])
     assert total.max() <= producers
     assert np.all(total >= kept.sum(axis=1))
     gaps = kept.copy()
@@ -295,24 +295,24 @@ def test_samples_lost_at_random_add_up_to_no_more_and_single_ones_count(
 
 def test_an_agent_that_comes_back_is_no_longer_missing() -> None:
     samples = [s for s in agents((400, 400, 400)) if not (s[1]["producer"] == "2" and 100 <= s[0] < 250)]
-    told = frames(samples, 40)
-    assert [whole(frame) for frame in told] == [6.0] * 40
-    assert [stopped(frame) for frame in told] == [0] * 11 + [1] * 14 + [0] * 15
+    made = frames(samples, 40)
+    assert [whole(frame) for frame in made] == [6.0] * 40
+    assert [stopped(frame) for frame in made] == [0] * 11 + [1] * 14 + [0] * 15
 
 
 def test_of_a_user_who_was_silent_what_does_not_come_back_is_missing() -> None:
     """All three agents are silent for 30 s, as behind one proxy; two come back."""
     samples = [s for s in agents((300, 300, 100)) if not 100 <= s[0] < 130]
-    told = frames(samples, 30)
-    assert [stopped(frame) for frame in told] == [0] * 13 + [1] * 17
-    assert [whole(frame) for frame in told] == [6.0] * 10 + [0.0] * 3 + [6.0] * 17
+    made = frames(samples, 30)
+    assert [stopped(frame) for frame in made] == [0] * 13 + [1] * 17
+    assert [whole(frame) for frame in made] == [6.0] * 10 + [0.0] * 3 + [6.0] * 17
 
 
 def test_demand_that_falls_as_a_series_ends_is_held_and_forgotten() -> None:
     samples = [(at, fields | {"cpu": 1.5 if at >= 30 else 2.0}) for at, fields in agents((1500, 1500, 30))]
-    told = frames(samples, 150)
+    made = frames(samples, 150)
     silent = silent_ticks(TICK_S)
-    assert [whole(frame) for frame in told] == [6.0] * 3 + [5.0] * silent + [3.0] * (147 - silent)
+    assert [whole(frame) for frame in made] == [6.0] * 3 + [5.0] * silent + [3.0] * (147 - silent)
 
 
 @pytest.mark.parametrize("left", [0.0, 0.01])
@@ -324,9 +324,9 @@ def test_an_instance_that_is_drained_before_it_ends_is_not_missing(left: float) 
         for n in range(3)
         if n or at < 50
     ]
-    told = frames(samples, 10)
-    assert [stopped(frame) for frame in told] == [0] * 10
-    assert [whole(frame, METRICS.index("memory")) for frame in told] == [12e9] * 5 + [8e9] * 5
+    made = frames(samples, 10)
+    assert [stopped(frame) for frame in made] == [0] * 10
+    assert [whole(frame, METRICS.index("memory")) for frame in made] == [12e9] * 5 + [8e9] * 5
 
 
 def test_an_exporter_of_one_metric_stops() -> None:
@@ -334,10 +334,10 @@ def test_an_exporter_of_one_metric_stops() -> None:
         *every(10.0, 100.0, producer="cpu", cpu=2.0),
         *every(10.0, 50.0, producer="memory", cpu=None, memory=4e9),
     ]
-    told = frames(samples, 10)
-    assert [stopped(frame) for frame in told] == [0] * 6 + [1] * 4
-    assert [whole(frame) for frame in told] == [2.0] * 10
-    share = TelemetryShare.of("shop", telemetry_of(told[8]))
+    made = frames(samples, 10)
+    assert [stopped(frame) for frame in made] == [0] * 6 + [1] * 4
+    assert [whole(frame) for frame in made] == [2.0] * 10
+    share = TelemetryShare.of("shop", telemetry_of(made[8]))
     assert (share.used, share.refused, share.stopped) == (1.0, (), 1)
     assert dict(share.of_stopped) == {"memory": 4e9}
 
@@ -365,9 +365,9 @@ def test_reported_and_carried_are_the_last_full_total(
         for n, (cpu, interval_s, phase_s, ends) in enumerate(series)
         for sample in every(interval_s, ends * TICK_S, phase_s, producer=f"{n}", cpu=cpu)
     ]
-    told = frames(samples, 40, cuts)
+    made = frames(samples, 40, cuts)
     total = sum(cpu for cpu, *_ in series)
-    assert [whole(frame) for frame in told[5:]] == pytest.approx([total] * 35, rel=1e-5)
+    assert [whole(frame) for frame in made[5:]] == pytest.approx([total] * 35, rel=1e-5)
     assert [DEFAULT.encode("frame", p) for parts in frames(samples, 40) for p in parts] == [
-        DEFAULT.encode("frame", p) for parts in told for p in parts
+        DEFAULT.encode("frame", p) for parts in made for p in parts
     ]

@@ -196,15 +196,7 @@ def decisions(
         to be given. They differ in their demand alone.
     """
     same_time_weights = tuple(dict.fromkeys(weights.same_time for weights in terms.experts))
-    if not policy.learner and not any(same_time_weights):
-        kept.same_time = {}
-    elif not kept.same_time:
-        kept.same_time = same_time.initial_state(tick.length_s)
-    experts = None
-    if kept.same_time:
-        steps = horizon_steps(tick.length_s)
-        quantiles = same_time.quantiles(kept.same_time, tick.number, steps, tick.length_s)
-        experts = reconciliation.Experts(quantiles, same_time_weights)
+    experts = _same_time(kept, policy, tick, same_time_weights)
     kept.metrics = demand.metrics
     index = [METRICS.index(metric) for metric in demand.metrics]
     window, governed = promised(offers, policy, tick.steps_s, demand.metrics, terms.actuation_s)
@@ -246,7 +238,9 @@ def decisions(
         actuation_s=terms.actuation_s,
         user_quantiles=None if demand.user_quantiles is None else demand.user_quantiles * demand.share[index],
     )
-    of_weight = dict(zip(same_time_weights, scenarios * len(same_time_weights), strict=False))
+    if experts is None:
+        scenarios = scenarios * len(same_time_weights)
+    of_weight = dict(zip(same_time_weights, scenarios, strict=True))
     history = Past(None, None)
     if kept.same_time and any(weights.recent or weights.persistence for weights in terms.experts):
         history = past(kept.same_time, demand.usage, policy, window, tick.length_s)
@@ -261,3 +255,17 @@ def decisions(
         )
         for weights in terms.experts
     ]
+
+
+def _same_time(
+    kept: AppState, policy: Policy, tick: Tick, weights: Sequence[float]
+) -> reconciliation.Experts | None:
+    """The expert "same time" at its weights; None: neither the policy's learner nor a weight asks for its history."""
+    if not policy.learner and not any(weights):
+        kept.same_time = {}
+        return None
+    if not kept.same_time:
+        kept.same_time = same_time.initial_state(tick.length_s)
+    steps = horizon_steps(tick.length_s)
+    quantiles = same_time.quantiles(kept.same_time, tick.number, steps, tick.length_s)
+    return reconciliation.Experts(quantiles, weights)

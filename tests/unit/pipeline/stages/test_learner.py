@@ -347,10 +347,10 @@ def test_an_adjustment_carries_what_the_learner_tries_and_what_was_kept(
     whole: tuple[Adjustments, Learner],
 ) -> None:
     record = [record for record, _ in whole[0] if record["app"] == "shop"][-1]
-    told = [arm["arm"] for arm in record["arms"]]
-    assert told[0] == next(iter(ARMS))
-    assert len(told) == agent.TOLD
-    assert set(told) < set(ARMS)
+    names = [arm["arm"] for arm in record["arms"]]
+    assert names[0] == next(iter(ARMS))
+    assert len(names) == agent.TOLD
+    assert set(names) < set(ARMS)
     assert all(5 <= arm["price"] <= 5000 for arm in record["arms"])
     assert {arm["paused_until"] for arm in record["arms"]} == {-1}
     # evidence begins with the arm that cost a tenth less in the day before the first price
@@ -389,7 +389,6 @@ def test_changes_are_told_once_and_survive_a_restart(make: Make, monkeypatch: py
     made: Adjustments = []
     stage = make(made)
     ticks = [record for record in days(APPS, 12) if record["app"] == "shop"]
-    told: list[int] = []
     for record in ticks:
         if record["tick"] == FIRST + 3:
             with monkeypatch.context() as patch:
@@ -401,8 +400,8 @@ def test_changes_are_told_once_and_survive_a_restart(make: Make, monkeypatch: py
             stage = second
         else:
             stage.fold(DEFAULT.encode("plan", record))
-    told = [r["version"] for r, _ in made if r["events"]]
-    assert told == [FIRST + 4]
+    versions = [r["version"] for r, _ in made if r["events"]]
+    assert versions == [FIRST + 4]
     (event,) = next(r["events"] for r, _ in made if r["events"])
     assert event["tick"] == FIRST + 3
     assert event["text"].startswith("begins anew after a fault: ZeroDivisionError")
