@@ -202,10 +202,13 @@ def learner_figure(
         if price is not None:
             panels[2].plot(at, price, color=OURS, linewidth=2)
             panels[2].set_ylabel("shortage's price")
-        for moment, text in changes.items():
+        row, before = 0, -np.inf
+        for moment, text in sorted(changes.items()):  # texts that begin close to each other stand in rows
+            row = row + 1 if moment - before < (at[-1] - at[0]) / 4 else 0
+            before = moment
             panels[-1].annotate(
-                text, (moment, 1), (3, -3), xycoords=("data", "axes fraction"), textcoords="offset points",
-                fontsize=8.5, va="top", color=INK,
+                text, (moment, 1), (3, -3 - 12 * row), xycoords=("data", "axes fraction"),
+                textcoords="offset points", fontsize=8.5, va="top", color=INK,
             )  # fmt: skip
         time_axis(panels[-1])
         figure.legend(frameon=False, ncols=4, loc="outside upper left")
