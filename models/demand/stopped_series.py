@@ -4,9 +4,8 @@ A series is what one producer reports of one instance (`models.aggregation`). On
 nor one whose interval reaches into it, and had in the tick before, has gone: its producer died, or its instance ended,
 which nothing in the telemetry tells apart. Of one user and metric, in units of the metric:
 
-    whole   = the lesser of what the user's series reported in the two ticks before, the earlier one with those that
-              were silent in it alone; of a user who had one series or none in it, and no such, the largest series of
-              the later one instead
+    whole   = the lesser of what the user's series reported in the two ticks before; of a user who had one series or
+              none in the earlier one the largest series of the later one instead
     missing = whole - reported, at least 0 and at most what those that went last used, less what came
 
 Where less than half a series is missing, by the mean over the metrics that follow load, others took over or replaced
@@ -22,7 +21,7 @@ producer that starts again under a new name comes long before the interval of it
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -109,13 +108,13 @@ class Levels:
 
 @dataclass(frozen=True)
 class Stopped:
-    """Series that stopped and count, such as came and may replace one that has not ended yet, and such as are back.
+    """Series that stopped and count, and such as came and may replace one that has not ended yet.
 
     Attributes:
         name: (entry,) NAMES, pseudonym of the user.
         user: (entry,) number of the user, -1 where the user has none.
         tick: (entry,) first tick without the series; of those that came their first.
-        series: (entry,) int32, how many; negative of those that came, 0 of those that are back after one tick.
+        series: (entry,) int32, how many; negative of those that came.
         used: (entry, METRICS) float32, what of them counts.
         whole: (entry, METRICS) float32, what the user's series reported before.
     """
@@ -178,14 +177,14 @@ def observe(entries: Stopped, ticks: tuple[Levels, Levels, Levels], tick: int, t
     went, lost = before.at(gone).total(users)
     came, newcomers = now.at(fresh).total(users)
     reported, _ = now.total(users)
-    place = np.searchsorted(users, entries.user)
-    known = entries.user >= 0
-    whole = _whole(earlier, before, users, _sums(entries, place, entries.series == 0, len(users)))
+    whole = _whole(earlier, before, users)
 
     left = np.maximum(went - came, 0)
     came = np.maximum(came - went, 0)
     oldest = np.full(len(users), tick)
     np.minimum.at(oldest, np.searchsorted(users, before.user[gone]), before.sampled[gone])
+    place = np.searchsorted(users, entries.user)
+    known = entries.user >= 0
     credit = known & (entries.series < 0)
     credit[credit] = entries.tick[credit] > oldest[place[credit]]
     used, left = _drained(entries, place, credit, left)
@@ -195,9 +194,6 @@ def observe(entries: Stopped, ticks: tuple[Levels, Levels, Levels], tick: int, t
 
     stopped = known & (entries.series > 0)
     after, came = _drained(entries, place, stopped, came)
-    again = fresh & np.isin(now.code, earlier.code) & np.isin(now.user, earlier.several())
-    taken = _sums(replace(entries, used=entries.used - after), place, stopped, len(users))
-    back = np.minimum(taken, now.at(again).total(users)[0])
     used[stopped] = after[stopped]
     judged = stopped & (tick - entries.tick < max(TAKEN_OVER_TICKS, -(-TAKEN_OVER_S // tick_s)))
     short = np.maximum(entries.whole[judged] - reported[place[judged]], 0)
@@ -218,7 +214,6 @@ def observe(entries: Stopped, ticks: tuple[Levels, Levels, Levels], tick: int, t
     for chosen, number, amount, before_them in (
         (series > 0, series, missing, whole),
         (replacing, -newcomers, came, np.zeros(whole.shape)),
-        (back.max(axis=1) > 0, np.zeros(len(users)), back, np.zeros(whole.shape)),
     ):
         entries = entries.joined(
             _entries(users[chosen], tick, number[chosen], amount[chosen], before_them[chosen])
@@ -232,25 +227,13 @@ def followed(entries: Stopped, before: Levels, now: Levels) -> tuple[NDArray[np.
     return np.intersect1d(before.several(), users), users
 
 
-def _whole(earlier: Levels, before: Levels, users: NDArray[np.int64], back: Amounts) -> Amounts:
-    """What the series of users (user, METRICS) reported before: the module's `whole`.
-
-    back: (user, METRICS) what those use that are back in the later of the two ticks and were silent in the earlier one.
-    """
-    first, last = earlier.total(users)[0] + back, before.total(users)[0]
+def _whole(earlier: Levels, before: Levels, users: NDArray[np.int64]) -> Amounts:
+    """What the series of users (user, METRICS) reported before: the module's `whole`."""
+    first, last = earlier.total(users)[0], before.total(users)[0]
     largest = np.zeros(first.shape)
     mine = np.isin(before.user, users)
     np.maximum.at(largest, np.searchsorted(users, before.user[mine]), before.used[mine])
-    return np.minimum(
-        np.where((np.isin(users, earlier.several()) | back.any(axis=1))[:, None], first, largest), last
-    )
-
-
-def _sums(entries: Stopped, place: NDArray[np.int64], which: NDArray[np.bool_], users: int) -> Amounts:
-    """What some of the entries use, by user (user, METRICS); place: (entry,) the user's."""
-    sums = np.zeros((users, len(METRICS)))
-    np.add.at(sums, place[which], entries.used[which])
-    return sums
+    return np.minimum(np.where(np.isin(users, earlier.several())[:, None], first, largest), last)
 
 
 def _entries(
