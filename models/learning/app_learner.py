@@ -124,6 +124,11 @@ class Setting:
     reason: str
 
 
+def replicas_at(log_price: float, curve: NDArray[Any]) -> int:
+    """Whole replicas at a log price of a shortage, between those of a curve (price) at PRICES."""
+    return int(np.ceil(np.interp(log_price, LOG_PRICES, curve) - 1e-6))
+
+
 def experts_of(arm: Arm) -> str:
     """Name of the weights of an arm's experts."""
     return next(name for name, weights in EXPERTS.items() if weights == arm.experts)
@@ -256,7 +261,7 @@ class AppLearner:
     def _decide(self, now: Observation) -> None:
         """Buy for all lanes at the tick's end."""
         wanted, soon = (
-            np.stack([np.append(of, self._between(arm, of)) for arm, of in enumerate(curve)])
+            np.stack([np.append(of, replicas_at(self.log_price[arm], of)) for arm, of in enumerate(curve)])
             for curve in (now.wanted, now.soon)
         )
         lanes = [
@@ -265,15 +270,11 @@ class AppLearner:
         ]
         self.fleets.decide(now.tick, *lanes)
 
-    def _between(self, arm: int, replicas: Count) -> int:
-        """Replicas at the arm's price."""
-        return int(np.ceil(np.interp(self.log_price[arm], LOG_PRICES, replicas) - 1e-6))
-
     def _begin(self, day: int, clear: float) -> None:
         """Bring an arm into force that cost less so far than what is, by a clear share of the first arm's spend."""
         spent, loss = self.seen
-        allowed = np.array([day >= gate.barred_until for gate in self.gates])
-        best = int(np.where(allowed, loss, np.inf).argmin())
+        free = np.array([day >= gate.barred_until for gate in self.gates])
+        best = int(np.where(free, loss, np.inf).argmin())
         saved = (loss[self.in_force] - loss[best]) / max(spent[0], 1e-12)
         if saved > clear:
             self._bring(best, day)

@@ -8,8 +8,7 @@ import numpy as np
 
 from models.capacity import Offer, Policy
 from models.evaluation.simulated_cloud import Terms
-from models.learning.app_learner import ARMS, Observation, Setting
-from models.learning.price_tail import LOG_PRICES
+from models.learning.app_learner import ARMS, Observation, Setting, replicas_at
 from models.learning.shadow_fleets import ShadowFleets
 from models.purchase.table import Tiers
 
@@ -70,7 +69,4 @@ class CommandedFleets(ShadowFleets):
 def need_at(now: Observation, arm: int, price: float) -> Need:
     """Replicas at a price of a shortage, between those of the curve's prices."""
     at = float(np.log(price))
-    wanted, soon = (
-        int(np.ceil(np.interp(at, LOG_PRICES, curve[arm]) - 1e-6)) for curve in (now.wanted, now.soon)
-    )
-    return wanted, soon
+    return replicas_at(at, now.wanted[arm]), replicas_at(at, now.soon[arm])

@@ -60,7 +60,7 @@ class Gate:
     """Evidence about one candidate arm of an app.
 
     Attributes:
-        better, worse: wealth that the candidate costs less than the first arm, and that it costs more.
+        better, worse: wealth that the candidate costs less than the arm that it is compared with, and more.
         breach: wealth that it misses more than is allowed.
         promoted_day: on which it came into force; None: it is not.
         lost: what it cost beyond the first arm since then (`Day.beyond`), from where that was least: what it saved
@@ -80,7 +80,7 @@ class Gate:
     rollbacks: int = 0
 
     def judged(self, day: Day, first: Day) -> Gate:
-        """After a day of the candidate beside one of the first arm."""
+        """After a day of the candidate beside one of the arm that it is compared with: that in force, or the first."""
         difference, scale = first.loss - day.loss, SCALE * first.cost
         excess = day.misses - day.allowed * day.ticks
         return replace(

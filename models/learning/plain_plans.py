@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from models.capacity import Offer, Policy
 from models.demand import reconciliation, same_time
 from models.learning import need_curve
-from models.learning.app_learner import ARMS, EXPERTS, Observation, experts_of
+from models.learning.app_learner import EXPERTS, Observation
 from models.metrics import DAY_S, METRICS, STEPS, horizon_steps
 from models.planning.allocate import DecisionContext, promised
 from models.planning.guardrails import Telemetry
@@ -138,14 +138,4 @@ class PlainPlans:
             for weights in EXPERTS.values()
         }
         curve = need_curve.of(contexts, self.offers, self.policy)
-        of_arm = [curve.arms[experts_of(arm)] for arm in ARMS.values()]
-        known = len(curve.confidences)
-        wanted, soon = np.stack([n.wanted for n in of_arm]), np.stack([n.soon for n in of_arm])
-        return Observation(
-            tick,
-            float(np.ceil(value - 1e-9)),
-            np.nan,
-            wanted[:, known:],
-            soon[:, known:],
-            (int(wanted[0, 0]), int(soon[0, 0])),
-        )
+        return Observation(tick, float(np.ceil(value - 1e-9)), np.nan, *need_curve.by_arm(curve))

@@ -27,6 +27,7 @@ from models.capacity import Offer, Policy
 from models.learning import schedule
 from models.learning.app_learner import ARMS, AppLearner, Setting, Shard, learner_of
 from models.learning.commanded import CommandedFleets
+from models.learning.episodes import STATIC
 from models.learning.plain_plans import METRIC, PlainPlans
 from models.learning.price_tail import PRICES
 from models.metrics import DAY_S
@@ -37,7 +38,6 @@ TICK_S: Final = 300
 DAY: Final = DAY_S // TICK_S
 DEARER: Final = 0.05
 SETTLED: Final = 5
-STATIC: Final = Setting(0, None, "static")
 POLICY: Final = Policy(
     "trial", (METRIC,), {METRIC: 1.0}, max=10_000, confidence_of="time", learner=True, mode="auto"
 )

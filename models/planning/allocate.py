@@ -192,7 +192,8 @@ class _Situation:
         notes: why that is more than the policy asks for.
         supply: the offers and the replicas that a shortage's price asks for, to be there with the confidence
             that is requested; None = demand and supply are bought for together.
-        shortage_price: of an hour, in those of a replica-hour, that these replicas come from; None = there is none.
+        past: (2) replicas that the context's `past` needs at that price, over the promise's steps and before them;
+            None = there is none.
     """
 
     context: DecisionContext
@@ -207,7 +208,7 @@ class _Situation:
     confidence: float
     notes: tuple[str, ...]
     supply: Market | None = None
-    shortage_price: float | None = None
+    past: NDArray[np.int64] | None = None
 
     @property
     def excluded(self) -> Mapping[str, str]:
@@ -307,9 +308,10 @@ def _situation(
     if policy.mode != "shadow":
         delivery = follow(usable, observed, policy, orders, clock, failed.excluded)
     market = Market(usable, delivery.credible, policy, needed, context.steps_s, key, context.actuation_s)
-    confidence, notes = requested, ()
+    confidence, notes, past = requested, (), None
     if shortage_price is not None:
         owned, replica_h = prices(market)
+        past = None if context.past is None else context.past.at(owned, (shortage_price,))[:, 0]
         confidence = least_cost(market.need.max(axis=0), owned, replica_h, shortage_price * replica_h)
         requested = confidence
     if policy.shortage_price_h is not None:
@@ -322,10 +324,8 @@ def _situation(
         wanted = int(
             np.quantile(needed[:, market.window.steps].max(axis=1), confidence, method="inverted_cdf")
         )
-        if context.past is not None:
-            owned, _ = prices(market)
-            price = np.array([shortage_price])
-            wanted = int(context.past.averaged(np.array([wanted]), owned, price, soon=False)[0])
+        if context.past is not None and past is not None:
+            wanted = int(context.past.averaged(np.array(wanted), past[0]))
         most = np.full((SUPPLY_SCENARIOS, needed.shape[1]), min(wanted, policy.limit), np.int32)
         # as the learner's lanes buy: the same replicas have the same purchase in every tick (`models.purchase.table`)
         supply = Market(usable, {}, policy, most, context.steps_s, (context.seed, b"tiers", 0))
@@ -342,7 +342,7 @@ def _situation(
         confidence,
         notes,
         supply,
-        shortage_price,
+        past,
     )
 
 
@@ -366,10 +366,8 @@ def _present_need(situation: _Situation, fleet: Fleet) -> PresentNeed:
     context, market = situation.context, situation.market
     soon = situation.needed[:, : max(1, market.window.steps.start)].max(axis=1)
     needed_now = int(np.quantile(soon, situation.confidence, method="higher"))
-    if situation.shortage_price is not None and context.past is not None:
-        owned, _ = prices(market)
-        price = np.array([situation.shortage_price])
-        needed_now = int(context.past.averaged(np.array([needed_now]), owned, price, soon=True)[0])
+    if situation.past is not None and context.past is not None:
+        needed_now = int(context.past.averaged(np.array(needed_now), situation.past[1]))
     floor = int(context.replicas(floor_demand(context.usage, context.saturated), situation.policy))
     return PresentNeed(
         floor=floor,

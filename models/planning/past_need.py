@@ -14,6 +14,7 @@ and are averaged with those that the scenarios give.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -21,7 +22,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from models.capacity import Policy, replica_loads
+from models.capacity import Policy, governed, replica_loads
 from models.demand import same_time
 from models.metrics import DAY_S, METRICS, horizon_steps
 from models.planning.shortage_price import confidences
@@ -34,6 +35,7 @@ MOST: Final = 2_016
 """Samples that are taken, evenly spaced: seven days of five minutes."""
 
 Array = NDArray[np.float64]
+Replicas = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -49,24 +51,24 @@ class PastNeed:
     soon: Array
     weight: float
 
-    def averaged(
-        self, scenarios: NDArray[np.integer[Any]], owned: int, prices: NDArray[np.float64], *, soon: bool
-    ) -> NDArray[np.int64]:
-        """Replicas (price): those of the scenarios averaged with the expert's, rounded up.
+    def at(self, owned: int, prices: Sequence[float]) -> Replicas:
+        """The expert's replicas (2, price): of the promise's steps, and of those before them.
+
+        A price chooses a confidence by what the window needs, and the steps before it are served with the same.
 
         Args:
-            scenarios: (price) replicas that the scenarios give at each price.
             owned: replicas that are paid for whether they are used or not.
             prices: of an hour's shortage, in those of a replica-hour.
-            soon: of the steps before the promise's.
         """
-        rising = np.sort(np.ceil(np.maximum(self.window, 0) - 1e-6)).astype(np.int64)
-        taken = rising if not soon else np.sort(np.ceil(np.maximum(self.soon, 0) - 1e-6)).astype(np.int64)
-        # the price chooses a confidence by what the window needs, and the steps before it are served with the same
-        share = confidences(rising, owned, prices.tolist())
-        rank = np.maximum(np.ceil(share * len(taken) - 1e-9).astype(int) - 1, 0)
-        mean = (1 - self.weight) * scenarios + self.weight * taken[rank]
-        return np.ceil(mean - 1e-6).astype(np.int64)
+        window, soon = (
+            np.sort(np.ceil(np.maximum(of, 0) - 1e-6)).astype(np.int64) for of in (self.window, self.soon)
+        )
+        rank = np.ceil(confidences(window, owned, prices) * len(window) - 1e-9).astype(int) - 1
+        return np.stack([window, soon])[:, np.maximum(rank, 0)]
+
+    def averaged(self, scenarios: NDArray[np.integer[Any]], expert: NDArray[np.integer[Any]]) -> Replicas:
+        """Replicas of the scenarios averaged with the expert's, rounded up; of equal shapes."""
+        return np.ceil((1 - self.weight) * scenarios + self.weight * expert - 1e-6).astype(np.int64)
 
 
 @dataclass(frozen=True)
@@ -120,7 +122,7 @@ def past(
 def _need(usage: NDArray[np.floating[Any]], policy: Policy) -> Array:
     """Replicas (bin) that usage (METRICS, bin) filled, not rounded; NaN where no governed metric was measured."""
     loads = replica_loads(usage.T.astype(np.float64), METRICS, policy)
-    index = [METRICS.index(name) for name in policy.governed if name in METRICS]
+    index = [METRICS.index(name) for name in governed(METRICS, policy)]
     known = ~np.isnan(usage[index]).all(axis=0)
     return np.where(known, loads.max(axis=-1, initial=0.0), np.nan)
 

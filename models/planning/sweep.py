@@ -98,8 +98,8 @@ def needed(
     )
     needs = [need[np.maximum(rank, 0)].astype(np.int64) for need in rising]
     if demand.past is not None:
-        at_prices, priced_from = np.array(shortages, np.float64), len(levels)
-        for need, soon_too in zip(needs, (False, True), strict=True):
-            need[priced_from:] = demand.past.averaged(need[priced_from:], owned, at_prices, soon=soon_too)
+        priced_from = len(levels)
+        for need, expert in zip(needs, demand.past.at(owned, shortages), strict=True):
+            need[priced_from:] = demand.past.averaged(need[priced_from:], expert)
     wanted, soon = (np.clip(need, floor, policy.limit) for need in needs)
     return SweepNeed(wanted, soon, np.quantile(filled[:, window.start].max(axis=-1), BAND))

@@ -11,7 +11,7 @@ import numpy as np
 from models.evaluation import need
 from models.learning import episodes, need_curve, schedule
 from models.learning.adjustment import ExpertWeights
-from models.learning.app_learner import ARMS, Observation, Setting, Shard, experts_of, learner_of
+from models.learning.app_learner import ARMS, Observation, Setting, Shard, learner_of
 from models.learning.price_tail import PRICES
 from models.planning.allocate import DecisionContext
 from pipeline.backtest.job import Arrays, Job
@@ -63,12 +63,7 @@ class Learners:
         """
         job, learner, policy = self.job, self.apps[app], self.job.policies[app]
         curve = need_curve.of(contexts, job.offers[self.market][app], policy)
-        of_arm = [curve.arms[experts_of(arm)] for arm in ARMS.values()]
-        wanted, soon = (
-            np.stack(of)[:, len(curve.confidences) :]
-            for of in zip(*((n.wanted, n.soon) for n in of_arm), strict=True)
-        )
-        static = int(of_arm[0].wanted[0]), int(of_arm[0].soon[0])
+        wanted, soon, static = need_curve.by_arm(curve)
         context = next(iter(contexts.values()))
         filled = need.of_tick(context.usage, context.saturated, context.metrics, policy)
         self.seen[app] = filled, episodes.curves(static, wanted, soon)

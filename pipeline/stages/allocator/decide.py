@@ -193,7 +193,7 @@ def decisions(
 
     Returns:
         for each of `terms.experts`, `allocate` with its context bound; `offers`, `observed`, `policy` and `memory` are
-        to be given. They differ in their demand alone.
+        to be given. They differ in their demand and past alone.
     """
     same_time_weights = tuple(dict.fromkeys(weights.same_time for weights in terms.experts))
     experts = _same_time(kept, policy, tick, same_time_weights)

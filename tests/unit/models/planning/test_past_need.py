@@ -77,6 +77,8 @@ def test_replicas_at_a_price_are_averaged_and_rounded_up() -> None:
     expert = PastNeed(window, np.full(1_000, 2.2), 0.5)
     scenarios = np.array([5, 6, 7])
     # 19.5 costs 16 replica-hours more and serves 5 % more: worth it from a price of 320 on
-    assert expert.averaged(scenarios, 0, PRICES, soon=False).tolist() == [5, 5, 14]
-    assert expert.averaged(scenarios, 0, PRICES, soon=True).tolist() == [4, 5, 5]
-    assert expert.averaged(scenarios, 20, PRICES, soon=False).tolist() == [13, 13, 14]
+    window, soon = expert.at(0, PRICES.tolist())
+    assert expert.averaged(scenarios, window).tolist() == [5, 5, 14]
+    assert expert.averaged(scenarios, soon).tolist() == [4, 5, 5]
+    owned, _ = expert.at(20, PRICES.tolist())
+    assert expert.averaged(scenarios, owned).tolist() == [13, 13, 14]
