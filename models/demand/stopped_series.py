@@ -4,9 +4,10 @@ A series is what one producer reports of one instance (`models.aggregation`). On
 nor one whose interval reaches into it, and had in the tick before, has gone: its producer died, or its instance ended,
 which nothing in the telemetry tells apart. Of one user and metric, in units of the metric:
 
-    whole   = the lesser of what the user's series reported in the two ticks before; of a user who had one series or
-              none in the earlier one the largest series of the later one instead
-    missing = whole - reported, at least 0 and at most what those that went last used, less what came
+    whole   = the lesser of what the user's series reported, with what counted of stopped ones, in the two ticks before;
+              of a user with one series or none in the earlier one, and none that counted, the largest of the later one
+    missing = whole - reported - what counts of those that stopped before, at least 0 and at most what those that went
+              last used, less what came
 
 Where less than half a series is missing, by the mean over the metrics that follow load, others took over or replaced
 it; one that carried no load for its part, as when it was drained, has ended. That is judged in the first tick and until
@@ -21,7 +22,7 @@ producer that starts again under a new name comes long before the interval of it
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -108,13 +109,14 @@ class Levels:
 
 @dataclass(frozen=True)
 class Stopped:
-    """Series that stopped and count, and such as came and may replace one that has not ended yet.
+    """Series that stopped and count, such as came and may replace one that has not ended yet, and what counted before.
 
     Attributes:
         name: (entry,) NAMES, pseudonym of the user.
         user: (entry,) number of the user, -1 where the user has none.
-        tick: (entry,) first tick without the series; of those that came their first.
-        series: (entry,) int32, how many; negative of those that came.
+        tick: (entry,) first tick without the series; of those that came their first, of what counted before the newest.
+        series: (entry,) int32, how many; negative of those that came, 0 of what counted in the tick before the newest
+            and no longer does.
         used: (entry, METRICS) float32, what of them counts.
         whole: (entry, METRICS) float32, what the user's series reported before.
     """
@@ -162,6 +164,7 @@ def observe(entries: Stopped, ticks: tuple[Levels, Levels, Levels], tick: int, t
         tick_s: its length.
     """
     earlier, before, now = ticks
+    ended, entries = entries.at(entries.series == 0), entries.at(entries.series != 0)
     entries = entries.at((entries.series < 0) | (tick - entries.tick < silent_ticks(tick_s)))
     gone = ~np.isin(before.code, now.code)
     fresh = ~np.isin(now.code, before.code)
@@ -177,8 +180,6 @@ def observe(entries: Stopped, ticks: tuple[Levels, Levels, Levels], tick: int, t
     went, lost = before.at(gone).total(users)
     came, newcomers = now.at(fresh).total(users)
     reported, _ = now.total(users)
-    whole = _whole(earlier, before, users)
-
     left = np.maximum(went - came, 0)
     came = np.maximum(came - went, 0)
     oldest = np.full(len(users), tick)
@@ -188,9 +189,6 @@ def observe(entries: Stopped, ticks: tuple[Levels, Levels, Levels], tick: int, t
     credit = known & (entries.series < 0)
     credit[credit] = entries.tick[credit] > oldest[place[credit]]
     used, left = _drained(entries, place, credit, left)
-    missing = np.clip(whole - reported, 0, left)
-    drained = before.at(gone).knows(users) & (went <= DRAINED * lost[:, None] * before.mean(users)) & LOAD
-    series = _series(lost, missing, np.where(drained, 0, went), ended=drained.any(axis=1))
 
     stopped = known & (entries.series > 0)
     after, came = _drained(entries, place, stopped, came)
@@ -200,6 +198,15 @@ def observe(entries: Stopped, ticks: tuple[Levels, Levels, Levels], tick: int, t
     used[judged] = np.minimum(used[judged], short)
     counts = entries.series.copy()
     counts[stopped] = _series(counts[stopped], used[stopped], entries.used[stopped].astype(np.float64))
+    used[stopped & (counts == 0)] = 0
+
+    counted = _sums(entries, users, stopped & (entries.tick < tick - 1)) + _sums(ended, users)
+    remaining = _sums(replace(entries, used=used), users, stopped)
+    no_longer = _sums(entries, users, stopped) - remaining
+    whole = _whole(earlier, before, users, (counted, remaining + no_longer)) - remaining
+    missing = np.clip(whole - reported, 0, left)
+    drained = before.at(gone).knows(users) & (went <= DRAINED * lost[:, None] * before.mean(users)) & LOAD
+    series = _series(lost, missing, np.where(drained, 0, went), ended=drained.any(axis=1))
 
     oldest = np.full(len(users), tick)
     mine = np.isin(now.user, users)
@@ -214,6 +221,7 @@ def observe(entries: Stopped, ticks: tuple[Levels, Levels, Levels], tick: int, t
     for chosen, number, amount, before_them in (
         (series > 0, series, missing, whole),
         (replacing, -newcomers, came, np.zeros(whole.shape)),
+        ((no_longer > 0).any(axis=1), np.zeros(len(users)), no_longer, np.zeros(whole.shape)),
     ):
         entries = entries.joined(
             _entries(users[chosen], tick, number[chosen], amount[chosen], before_them[chosen])
@@ -223,17 +231,33 @@ def observe(entries: Stopped, ticks: tuple[Levels, Levels, Levels], tick: int, t
 
 def followed(entries: Stopped, before: Levels, now: Levels) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Users whose series in the tick before, and in this one, the next tick needs, each ascending."""
-    users = np.union1d(now.several(), entries.user[entries.user >= 0])
-    return np.intersect1d(before.several(), users), users
+    known = entries.user >= 0
+    users = np.union1d(now.several(), entries.user[known])
+    counted = entries.user[known & (entries.series >= 0)]
+    return np.union1d(np.intersect1d(before.several(), users), counted), users
 
 
-def _whole(earlier: Levels, before: Levels, users: NDArray[np.int64]) -> Amounts:
-    """What the series of users (user, METRICS) reported before: the module's `whole`."""
-    first, last = earlier.total(users)[0], before.total(users)[0]
+def _whole(
+    earlier: Levels, before: Levels, users: NDArray[np.int64], counted: tuple[Amounts, Amounts]
+) -> Amounts:
+    """What users (user, METRICS) were taken to use: the module's `whole`.
+
+    counted: of stopped series, in the earlier tick and in the one before.
+    """
+    first, last = earlier.total(users)[0] + counted[0], before.total(users)[0] + counted[1]
     largest = np.zeros(first.shape)
     mine = np.isin(before.user, users)
     np.maximum.at(largest, np.searchsorted(users, before.user[mine]), before.used[mine])
-    return np.minimum(np.where(np.isin(users, earlier.several())[:, None], first, largest), last)
+    several = np.isin(users, earlier.several()) | (counted[0] > 0).any(axis=1)
+    return np.minimum(np.where(several[:, None], first, largest), last)
+
+
+def _sums(entries: Stopped, users: NDArray[np.int64], which: NDArray[np.bool_] | None = None) -> Amounts:
+    """What some of the entries, all by default, use of each of some users (ascending): (user, METRICS)."""
+    mine = np.isin(entries.user, users) if which is None else which & np.isin(entries.user, users)
+    sums = np.zeros((len(users), len(METRICS)))
+    np.add.at(sums, np.searchsorted(users, entries.user[mine]), entries.used[mine])
+    return sums
 
 
 def _entries(

@@ -260,13 +260,22 @@ def test_a_sample_that_slips_over_a_ticks_edge_is_carried_and_not_named() -> Non
     assert [stopped(frame) for frame in made] == [0] * 10
 
 
+@pytest.mark.parametrize("others", [1, 2, 5])
+def test_a_series_that_begins_to_miss_every_second_tick_counts_in_each_and_when_it_dies(others: int) -> None:
+    ticks = [0, 1, *range(2, 20, 2)]
+    samples = agents((400,) * others) + [(10.0 * t, {"producer": "flaps", "cpu": 2.0}) for t in ticks]
+    made = frames(samples, 40)
+    assert [whole(frame) for frame in made] == [2.0 * (others + 1)] * 40
+    assert [stopped(frame) for frame in made] == [0] * 20 + [1] * 20
+
+
 @example(9150586, 2, 0.15, [99])
 @examples(deadline=None, max_examples=15)
 @given(
-    st.integers(0, 2**32 - 1), st.integers(2, 5), st.sampled_from([0.03, 0.15]),
+    st.integers(0, 2**32 - 1), st.integers(2, 5), st.sampled_from([0.03, 0.15, 0.4]),
     st.lists(st.integers(1, 250), max_size=4),
 )  # fmt: skip
-def test_samples_lost_at_random_add_up_to_no_more(
+def test_samples_lost_at_random_add_up_to_no_more_and_single_ones_count(
     seed: int, producers: int, lost: float, cuts: list[int]
 ) -> None:
     kept = np.random.default_rng(seed).random((60, producers)) > lost
@@ -279,6 +288,10 @@ def test_samples_lost_at_random_add_up_to_no_more(
     total = np.array([whole(frame) for frame in made])
     assert total.max() <= producers
     assert np.all(total >= kept.sum(axis=1))
+    gaps = kept.copy()
+    gaps[1:-1] |= kept[:-2] & kept[2:]
+    if gaps.all() and kept.any(axis=1).all():  # no series was silent for two ticks on end, nor all at once
+        assert total.min() == producers
 
 
 def test_an_agent_that_comes_back_is_no_longer_missing() -> None:
