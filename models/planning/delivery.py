@@ -146,13 +146,14 @@ class Delivery:
 
     Attributes:
         orders: by offer; observed: as reported; avoided: offers of which no more is bought now, with why.
-        clock: of the plan.
+        clock: of the plan; paused: whether nothing is commanded.
     """
 
     orders: Mapping[str, Order]
     observed: Mapping[str, Observed]
     avoided: Mapping[str, str]
     clock: Clock
+    paused: bool = False
 
     @property
     def credible(self) -> dict[str, Observed]:
@@ -174,7 +175,8 @@ class Delivery:
         order, seen = self._order(offer), self.observed.get(offer, Observed())
         if order.losses.loop:
             return min(count, order.losses.steady)
-        if order.trusted:
+        undone = order.state in ("conflict", "gone")  # served if commanded again, which a pause does not
+        if order.trusted and not (undone and self.paused):
             return count - max(0, min(order.late, count - seen.ready))
         return min(count, seen.ready + max(0, seen.pending - order.late))
 
@@ -233,7 +235,7 @@ class Delivery:
         failed = not order.accepted and f"command {order.sent[-1][0]}" in order.blamed
         if not order.accepted and not failed:  # the answer may still come
             return count != order.sent[-1][1] and self._pause_over(order, count)
-        lacking = order.unseen or order.state in ("late", "unstable", "unreleased")
+        lacking = order.unseen or order.state in ("late", "unstable", "unreleased", "conflict")
         return (count != order.in_force or lacking) and self._pause_over(order, count)
 
     def _pause_over(self, order: Order, count: int) -> bool:
@@ -267,7 +269,7 @@ def follow(
     avoided = _avoided(offers, observed, orders, clock, excluded)
     for name, order in orders.items():
         order.avoided = name in avoided
-    return Delivery(orders, observed, avoided, clock)
+    return Delivery(orders, observed, avoided, clock, policy.mode == "paused")
 
 
 def memory_of(orders: Mapping[str, Order]) -> dict[str, Any]:
@@ -366,7 +368,9 @@ def _owned(order: Order, seen: Observed, policy: Policy, pause: _Pause) -> None:
         return
     ours = seen.set_by >= 0 if seen.set_by is not None else seen.managed_by == "leadtime"
     if seen.generation < order.ours:
-        order.in_force, order.ours = seen.running, seen.generation
+        wanted, order.in_force, order.ours = order.in_force, seen.running, seen.generation
+        if wanted == order.in_force == 0:  # nothing of it is lost
+            return
         detail = "the target was deleted, or made anew by somebody else"
         order.blame("gone", detail, f"gone {seen.generation} {order.sent[-1][0]}", pause)
     elif ours:

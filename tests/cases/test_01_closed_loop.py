@@ -307,6 +307,48 @@ def test_a_deleted_target_is_made_again(make: Make) -> None:
     assert (plans[-1]["feasible"], plans[-1]["capacity"][0]["ready"]) == (True, NEEDED)
 
 
+@pytest.mark.parametrize("fault", ["deleted", "scaled to one"])
+def test_what_a_paused_policy_leaves_undone_is_not_served(make: Make, fault: str) -> None:
+    fleet = Fleet()
+
+    def undo(at_s: float) -> None:
+        if at_s == 150 and fault == "deleted":
+            fleet.groups.clear()
+        elif at_s == 150:
+            fleet.resize(1, START_S + at_s)
+
+    run = make(fleet)
+    run.run(10)
+    run.inputs.put("policies", "policy", policy(mode="paused", version=2, valid_from_tick=FIRST + 10))
+    undone = run.run(20, undo)[16:]
+    assert not any(plan["feasible"] for plan in undone)
+    assert {plan["confidence_planned"] for plan in undone} == {0.0}
+    assert {"paused"} < set.intersection(*({*plan["guardrails"]} for plan in undone))
+    run.inputs.put("policies", "policy", policy(version=3, valid_from_tick=FIRST + 30))
+    run.run(4)
+    assert (run.plans[-1]["feasible"], run.plans[-1]["capacity"][0]["ready"]) == (True, NEEDED)
+
+
+def test_a_size_that_somebody_else_set_as_wanted_is_commanded_once_and_then_ours(make: Make) -> None:
+    fleet = Fleet()
+    run = make(fleet)
+    plans = run.run(20, lambda at_s: fleet.resize(NEEDED, START_S + at_s) if at_s == 100 else None)
+    assert [plan["tick"] - FIRST for plan in plans if "conflict" in plan["guardrails"]] == [11]
+    assert [order for order in run.issued() if order[0] >= 100] == [(110, NEEDED)]
+    assert states(plans)[-1] == ""
+
+
+def test_a_target_of_which_nothing_is_wanted_may_be_deleted(make: Make) -> None:
+    fleet = Fleet()
+    run = make(fleet, prices=[price(), price("dear", "0.30")])
+    run.inputs.put("prices", "price", price(amount="0.90", version=2, valid_from_tick=FIRST + 10))
+    plans = run.run(25, lambda at_s: fleet.groups.pop("shop/node") and None if at_s == 200 else None)
+    assert run.state(plans[18])["in_force"] == 0
+    assert {run.state(plan)["state"] for plan in plans} == {""}
+    assert not plans[-1]["excluded"]
+    assert [c["offer_id"] for c in run.commands if c["epoch"] >= FIRST + 20] == []
+
+
 def test_while_an_actuator_is_down_no_promise_is_kept_and_with_an_empty_ledger_it_goes_on(make: Make) -> None:
     run = make(Fleet(), event_time=False)
     run.down = lambda at_s: 60 < at_s < 260
