@@ -60,7 +60,7 @@ def replay(
         rows = window.replayed(read)
         pauses = window.pauses(read)
         notes = [*read.notes, *([pauses] if pauses else trace_file.slower_apps(read, window.tick_s))]
-        facts |= {"skipped": read.skipped, "notes": notes}
+        facts |= {"skipped": window.skipped(read), "notes": notes}
         for note in notes:
             print(f"note: {note}", file=sys.stderr)
         total, items, last = rows.height, records(rows, read.tick_s), window.last

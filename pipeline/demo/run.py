@@ -119,7 +119,7 @@ class Run:
             *self.trace.notes,
             *([pauses] if pauses else traces.slower_apps(self.trace, self.window.tick_s)),
         ]
-        for app, counts in traces.refused_by_app(self.trace).items():
+        for app, counts in traces.refused_by_app(self.window.refused(self.trace)).items():
             remarks.append(f"of app {app} ingest refuses {traces.counted(counts)}")
         return remarks
 
@@ -277,7 +277,7 @@ class Run:
             "records_per_s": round(self.sent / self.planned_s, 1),
             "restarts": {name: stage.restarts for name, stage in supervisor.stages.items()},
             "learner": {run.app: run.figures for run in steered},
-            "skipped": self.trace.skipped,
+            "skipped": self.window.skipped(self.trace),
             "notes": self.remarks,
         }
         if out is not None:

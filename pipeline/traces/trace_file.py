@@ -45,6 +45,7 @@ class Trace:
         "time-outlier", and "column <name>" with its values per unknown column
     notes: what was assumed of the file, and what of it is doubtful, a line each
     refused: rows of `frame`'s columns that ingest refuses, one per record, and `reason`; sorted as `frame`
+    null_times: of the "null_rows" that have a time, as `ts`
     """
 
     frame: pl.DataFrame
@@ -52,6 +53,7 @@ class Trace:
     skipped: dict[str, int]
     notes: tuple[str, ...] = ()
     refused: pl.DataFrame = field(default_factory=pl.DataFrame)
+    null_times: pl.Series = field(default_factory=lambda: pl.Series(dtype=pl.Datetime("us")))
 
     def replayed(self, low_us: int, high_us: int) -> pl.DataFrame:
         """All rows with times in [low_us, high_us), also those that ingest is going to refuse, sorted by time."""
@@ -155,7 +157,9 @@ def _checked(
         pl.col(limits).fill_nan(None) if limits else []
     )
     rows = frame.height
-    frame = frame.filter(pl.any_horizontal(pl.col(measured).is_not_null()) & pl.col("ts").is_not_null())
+    is_null = ~pl.any_horizontal(pl.col(measured).is_not_null())
+    null_times = frame.filter(is_null)["ts"].drop_nulls()
+    frame = frame.filter(~is_null & pl.col("ts").is_not_null())
     skipped["null_rows"] = rows - frame.height
     if frame.is_empty():
         raise UsageError(f"{name}: no rows with a value")
@@ -173,6 +177,7 @@ def _checked(
         skipped,
         (*remarks, *outliers, *_doubtful_times(split.good, tick_s), *_counter_notes(split.good, measured)),
         split.bad.sort("ts", "app", "user", maintain_order=True),
+        null_times,
     )
 
 
@@ -359,7 +364,7 @@ def of_apps(trace: Trace, apps: Sequence[str]) -> Trace:
     known = trace.frame["app"].unique().sort().to_list()
     for app in apps:
         if app not in known:
-            counts = refused_by_app(trace).get(app)
+            counts = refused_by_app(trace.refused).get(app)
             why = f" but for {counted(counts)}, which ingest refuses" if counts else ""
             raise UsageError(f"no app {app!r} in the trace{why}; it has {', '.join(known)}")
     chosen = pl.col("app").is_in(list(apps))
@@ -368,14 +373,12 @@ def of_apps(trace: Trace, apps: Sequence[str]) -> Trace:
     return Trace(frame, _interval(frame), trace.skipped, trace.notes, bad)
 
 
-def refused_by_app(trace: Trace) -> dict[str, dict[str, int]]:
-    """Counts of refused records by reason, by app."""
+def refused_by_app(rows: pl.DataFrame) -> dict[str, dict[str, int]]:
+    """Counts of refused records by reason, by app; rows: of `Trace.refused`."""
     counts: dict[str, dict[str, int]] = {}
-    if trace.refused.height:
-        for app, reason, rows in (
-            trace.refused.group_by("app", "reason").len().sort("app", "reason").iter_rows()
-        ):
-            counts.setdefault(app or "", {})[reason] = rows
+    if rows.height:
+        for app, reason, number in rows.group_by("app", "reason").len().sort("app", "reason").iter_rows():
+            counts.setdefault(app or "", {})[reason] = number
     return counts
 
 

@@ -122,5 +122,21 @@ class TickWindow:
 
     def select(self, trace: Trace) -> pl.DataFrame:
         """The trace's rows in it, in order."""
+        return self._within(trace.frame)
+
+    def refused(self, trace: Trace) -> pl.DataFrame:
+        """The trace's rows in it that ingest refuses, in order."""
+        return self._within(trace.refused) if trace.refused.height else trace.refused
+
+    def skipped(self, trace: Trace) -> dict[str, int]:
+        """`trace.skipped`, but what ingest refuses and rows without a value counted in the window alone."""
+        counts = dict(trace.skipped)
+        if trace.refused.height:
+            of_all, here = trace.refused["reason"], self.refused(trace)["reason"]
+            counts |= {reason: int((here == reason).sum()) for reason in of_all.unique()}
+        nulls = self._within(trace.null_times.to_frame("ts"))
+        return counts | ({"null_rows": nulls.height} if "null_rows" in counts else {})
+
+    def _within(self, rows: pl.DataFrame) -> pl.DataFrame:
         tick = pl.col("ts").dt.epoch("us") // (self.tick_s * 1_000_000)
-        return trace.frame.filter(tick.is_between(self.first, self.last))
+        return rows.filter(tick.is_between(self.first, self.last))

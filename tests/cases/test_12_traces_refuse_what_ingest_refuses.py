@@ -18,6 +18,7 @@ from pipeline.settings import Settings
 from pipeline.sources.replay import records
 from pipeline.stages.ingest.service import Partition
 from pipeline.traces.trace_file import Trace, by_interval, of_frame, refused_by_app, to_panel
+from pipeline.traces.window import TickWindow
 from pipeline.training.evaluation import EvaluationRequest, prepare
 from pipeline.wire.codec import DEFAULT
 from tests.unit.pipeline.messages import FakeMessage
@@ -91,6 +92,24 @@ def test_bad_samples_are_counted_and_left_out_everywhere(reason: str) -> None:
     assert [letter["reason"] for letter in letters] == [reason] * 12
 
 
+def test_of_a_window_what_lies_in_it_is_counted() -> None:
+    given_bad = demand_of(BAD["negative"])
+    with_nulls = given_bad.with_columns(
+        pl.when(pl.int_range(pl.len()) % 20 == 1).then(None).otherwise(pl.col(c)).alias(c)
+        for c in given_bad.columns
+        if c not in ("ts", "app", "user")
+    )
+    with_nulls = with_nulls.with_columns(colour=pl.lit("red"))
+    trace = of_frame(with_nulls)
+    window = TickWindow.of(trace, trace.tick_s, 10)
+    rows = with_nulls.filter(pl.col("ts") < START + timedelta(seconds=10 * trace.tick_s))
+    alone = of_frame(rows)
+    assert 0 < alone.skipped["negative"] < trace.skipped["negative"]
+    assert 0 < alone.skipped["null_rows"] < trace.skipped["null_rows"]
+    assert window.skipped(trace) == alone.skipped | {"column colour": with_nulls.height}
+    assert window.refused(trace).equals(alone.refused)
+
+
 @given(
     st.lists(st.tuples(NAME, NAME, USAGE, USAGE, RATE), min_size=1, max_size=12),
 )
@@ -125,7 +144,7 @@ def test_an_app_that_is_refused_altogether_is_named() -> None:
     bad = rows.with_columns(app=pl.lit("bad"), cpu=-pl.col("cpu"))
     trace = of_frame(pl.concat([rows, bad]))
     assert trace.frame["app"].unique().to_list() == ["good"]
-    assert refused_by_app(trace) == {"bad": {"negative": 18}}
+    assert refused_by_app(trace.refused) == {"bad": {"negative": 18}}
     with pytest.raises(
         UsageError, match="no app 'bad' in the trace but for 18 negative, which ingest refuses"
     ):
