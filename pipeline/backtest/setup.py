@@ -37,6 +37,7 @@ HISTORY_S: Final = (
     14 * DAY_S
 )  # that rivals know before the window, where the trace has it: as much as any asks for
 SETTLE_S: Final = 3_600  # planned and not scored: what is started with is a guess
+SIZED_TICKS: Final = 12  # that replicas are sized by: in a single one a user may be missing
 
 
 @dataclass(frozen=True)
@@ -90,12 +91,13 @@ def first_plan(window: ScoringWindow, tick_s: int) -> int:
 
 
 def sized(panel: Panel, window: ScoringWindow, members: Mapping[str, np.ndarray]) -> PlanningInputs:
-    """The demo's policies and offers, replicas sized by the usage before the first plan.
+    """The demo's policies and offers, replicas sized by the usage before the first plan, of SIZED_TICKS at least.
 
     Raises:
-        UsageError: an app has no usage before the first plan.
+        UsageError: an app has no usage in these ticks.
     """
-    values = panel.values[window.begin : window.begin + first_plan(window, panel.tick_s)]
+    ticks = max(first_plan(window, panel.tick_s), SIZED_TICKS)
+    values = panel.values[window.begin : min(window.begin + ticks, window.stop)]
     before = promise.totals(values, list(members.values()))
     medians: dict[str, dict[str, float]] = {}
     for a, app in enumerate(members):

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from models.telemetry_rules import MAX_ID_BYTES, MOST
-from pipeline.backtest import demand
+from pipeline.backtest import demand, setup
 from pipeline.errors import UsageError
 from pipeline.security.pseudonyms import KeyRing
 from pipeline.settings import Settings
@@ -108,6 +108,18 @@ def test_of_a_window_what_lies_in_it_is_counted() -> None:
     assert 0 < alone.skipped["null_rows"] < trace.skipped["null_rows"]
     assert window.skipped(trace) == alone.skipped | {"column colour": with_nulls.height}
     assert window.refused(trace).equals(alone.refused)
+
+
+def test_replicas_are_sized_alike_where_the_first_plans_follow_a_tick_without_a_user() -> None:
+    """Of two hours the first minute alone is before the first plan."""
+
+    def replica(bad: float | None) -> float:
+        source = demand.of_trace(demand_of(bad), None, None, None, None, None)
+        members = setup.members_of(source.panel, 0, 0)
+        unit = setup.sized(source.panel, source.window, members).policies["shop"]["unit"]
+        return float(unit[0]["value"])
+
+    assert replica(-5000.0) == pytest.approx(replica(None), rel=0.05)
 
 
 @given(
