@@ -31,19 +31,6 @@ ScoredFrom = Annotated[
 ScoredUntil = Annotated[str | None, typer.Option("--until", help="End of the scored window, ISO 8601.")]
 
 
-def make_folder(out: Path | None) -> None:
-    """Make the folder of --out before the work of which the results are for it.
-
-    Raises:
-        UsageError: it cannot be made, as where a file has its name.
-    """
-    try:
-        if out is not None:
-            out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"--out {out}: no folder can be made there: {error.strerror}") from None
-
-
 def span_of(text: str | None) -> tuple[int, int] | None:
     """FROM:TO of offsets.
 

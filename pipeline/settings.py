@@ -1,14 +1,18 @@
 """One frozen settings object; the environment and the secrets' files are read here, once, and nowhere else."""
 
 import json
+import os
 import re
+from difflib import get_close_matches
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from pipeline.errors import UsageError
+from pipeline.logs import get_logger
 
 _JSON = {
     "kafka": ("a JSON object of librdkafka's options", '{"security.protocol": "SSL"}'),
@@ -30,7 +34,7 @@ class Settings(BaseSettings):
     """More client options by their librdkafka names (security.protocol, sasl.*, ssl.*), as a JSON object."""
     registry_url: str | None = None
     """A Confluent-compatible schema registry; none: Avro single-object encoding."""
-    prefix: str = ""
+    prefix: str = Field(default="", pattern=r"^[A-Za-z0-9._-]*$", max_length=200)
     """Put before every topic, consumer group and transactional id: several installations on one cluster."""
     partitions: int = Field(default=4, ge=1, le=1024)
     """Of every partitioned topic; fixed for the life of an installation (a user belongs to one partition)."""
@@ -90,6 +94,18 @@ class Settings(BaseSettings):
     demo_keys: bool = False
     """Fixed pseudonym and signing keys, so that two runs give the same bytes. Demo and tests only."""
 
+    @field_validator("bootstrap")
+    @classmethod
+    def _addresses(cls, value: str | None) -> str | None:
+        """Refuse what librdkafka takes for another address: it cuts a port beyond 65535 to 16 bits."""
+        for address in () if value is None else value.split(","):
+            port = address.strip().rpartition(":")[2]
+            if not re.fullmatch(r"\S+", address.strip()) or (port.isdigit() and not 0 < int(port) < 65536):
+                raise ValueError(
+                    f"{address!r} is no address: give host:port[,host:port], ports from 1 to 65535"
+                )
+        return value
+
     def environment(self) -> dict[str, str]:
         """What a process of its own must have in its environment to get the same settings."""
         variables: dict[str, str] = {}
@@ -117,19 +133,37 @@ class Settings(BaseSettings):
 def load_settings(**overrides: Any) -> Settings:
     """Settings from the environment with what is not None in `overrides` put over it.
 
+    A variable `LEADTIME_*` that is no setting is named in the log, once a process.
+
     Raises:
         UsageError: a value is not allowed; one line that names it.
     """
+    for variable in os.environ:
+        if variable.upper().startswith("LEADTIME_") and variable.upper() not in _variables():
+            _warn_of(variable)
     try:
         return Settings(**{key: value for key, value in overrides.items() if value is not None})
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"])
-        raise UsageError(f"setting {name}: {first['msg']}{_form(name)}") from None
+        raise UsageError(
+            f"setting {name}: {first['msg'].removeprefix('Value error, ')}{_form(name)}"
+        ) from None
     except SettingsError as error:  # its text names the field; the value may be a secret
         field = re.search(r'field "(\w+)"', str(error))
         name = field[1] if field else ""
         raise UsageError(f"LEADTIME_{name.upper()} in the environment is not JSON{_form(name)}") from None
+
+
+@cache
+def _warn_of(variable: str) -> None:
+    """Log, once a process, that a variable of the environment is no setting, with the one that is probably meant."""
+    near = get_close_matches(variable.upper(), _variables(), 1)
+    get_logger().warning("no such setting", variable=variable, **({"meant": near[0]} if near else {}))
+
+
+def _variables() -> list[str]:
+    return [f"LEADTIME_{name.upper()}" for name in Settings.model_fields]
 
 
 def _form(name: str) -> str:

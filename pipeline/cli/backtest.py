@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pipeline import folders
 from pipeline.display import phases, tell
 from pipeline.options import (
     AsJson,
@@ -17,7 +18,6 @@ from pipeline.options import (
     ScoredFrom,
     ScoredUntil,
     TickLength,
-    make_folder,
     span_of,
 )
 
@@ -198,7 +198,8 @@ def backtest(
 
 def _run(request: BacktestRequest, json: bool) -> None:
     """Run a backtest with progress on stderr, write its page into `request.out`, and print its report."""
-    make_folder(request.out)
+    if request.out is not None:
+        folders.make(request.out, "--out")
 
     from pipeline.backtest.run import run
 

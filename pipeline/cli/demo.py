@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pipeline import folders
 from pipeline.errors import UsageError
 from pipeline.format import money, parse_time, percent, utc
-from pipeline.options import AsJson, Speed, make_folder
+from pipeline.options import AsJson, Speed
 
 if TYPE_CHECKING:
     from pipeline.demo.run import Replayed
@@ -58,7 +59,8 @@ def demo(
     """
     start_s = None if start is None else parse_time(start)
     begun_s = time.monotonic()
-    make_folder(out)
+    if out is not None:
+        folders.make(out, "--out")
 
     from rich.console import Console
 
@@ -141,7 +143,7 @@ def _has_screen() -> bool:
 @contextlib.contextmanager
 def _folder(keep: Path | None) -> Generator[Path]:
     if keep is not None:
-        keep.mkdir(parents=True, exist_ok=True)
+        folders.make(keep, "--keep")
         if any(keep.iterdir()):
             raise UsageError(f"{keep} is not empty: an earlier run's topics would mix with this one's")
         yield keep.resolve()

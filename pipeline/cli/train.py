@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
+from pipeline import folders
 from pipeline.display import phases, tell
-from pipeline.options import AsJson, make_folder
+from pipeline.options import AsJson
 
 
 def train(
@@ -24,7 +25,7 @@ def train(
     json: AsJson = False,
 ) -> None:
     """Fit the behaviour model on traces and simulated populations; score it on users and time held out."""
-    make_folder(out)
+    folders.make(out, "--out")
 
     from pipeline.training import fitting  # seconds of imports, which --help does without
 

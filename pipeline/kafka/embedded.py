@@ -22,6 +22,7 @@ from typing import IO, Self
 
 from confluent_kafka import KafkaException
 
+from pipeline import folders
 from pipeline.errors import Unreachable, UsageError
 from pipeline.kafka.connection import quiet_admin
 from pipeline.kafka.jars import jars
@@ -131,7 +132,7 @@ class EmbeddedKafka:
         """Start it and wait until it answers.
 
         Raises:
-            UsageError: the port or the data folder is in use.
+            UsageError: the port or the data folder is in use, or the folder cannot be written to.
             Unreachable: it cannot be fetched, it ended or did not answer in time; with the end of its log.
         """
         if self.running:
@@ -140,7 +141,7 @@ class EmbeddedKafka:
         libraries = jars(COORDINATE)
         if self.data is None:
             self.data = Path(tempfile.mkdtemp(prefix="leadtime-kafka-"))
-        self.data.mkdir(parents=True, exist_ok=True)
+        folders.make(self.data, "data folder")
         try:
             self._acquire()
             if self.port is not None and not _is_free(self.port):

@@ -21,6 +21,7 @@ from urllib.parse import quote
 
 from models.evaluation.instance_life import billed_s, interruption_after_s, remaining_s, startup_s
 from models.random_streams import uniform
+from pipeline import folders
 from pipeline.errors import Rejected, Retryable, UsageError
 from pipeline.providers.base import Observation, Provider, Record, Result
 from pipeline.providers.local_instances import Faults, Instance, LocalOffer, State
@@ -48,7 +49,7 @@ class LocalProvider(Provider):
         sleep: how a hanging call spends its time.
 
     Raises:
-        UsageError: another process uses the folder.
+        UsageError: another process uses the folder, or it cannot be written to.
     """
 
     def __init__(
@@ -62,7 +63,7 @@ class LocalProvider(Provider):
     ) -> None:
         self.folder, self.tick_s, self.seed, self.sleep = folder, tick_s, seed, sleep
         self.faults = faults or Faults()
-        folder.mkdir(parents=True, exist_ok=True)
+        folders.make(folder, "data folder")
         self._lock = (folder / "lock").open("w")
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from pipeline import folders
 from pipeline.errors import USAGE_EXIT, UsageError
 from pipeline.runtime.backoff import Backoff
 
@@ -81,7 +82,7 @@ class Supervisor:
 
     def start(self, names: Sequence[str] = STAGES) -> None:
         """Start the stages."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        folders.make(self.folder, "folder of logs")
         for name in names:
             command = [sys.executable, "-m", self.module, name, "--supervised"]
             stage = StageProcess(name, command, self.environment, self.folder / f"{name}.log")

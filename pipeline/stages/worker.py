@@ -10,7 +10,6 @@ import gc
 import importlib
 import logging
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
 
@@ -22,6 +21,7 @@ from models.behaviour.lstm import BehaviourModel
 from models.demand.scenarios import ScenarioKey, simulate
 from models.metrics import EVENT_KINDS, METRICS, horizon_steps
 from models.quantile_function import LEVELS, QuantileFunction
+from pipeline import folders
 from pipeline.errors import UsageError
 from pipeline.inputs import released_models
 from pipeline.inputs.store import SideInputs
@@ -239,7 +239,7 @@ def run(settings: Settings, only: Sequence[str] = tuple(AGENTS)) -> None:
         UsageError: no released model, no signing key, or an unknown agent.
         Unreachable: Kafka does not answer.
     """
-    Path(settings.data_dir).mkdir(parents=True, exist_ok=True)
+    folders.make(settings.data_dir, "LEADTIME_DATA_DIR")
     pulse = Pulse(settings.session_timeout_s)
     app = build(settings, pulse.check, only)
     pulse.start()  # now: TensorFlow's start holds all threads for seconds, and no partition is ours yet

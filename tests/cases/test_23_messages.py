@@ -2,17 +2,21 @@
 
 import io
 import json
+import sys
 from pathlib import Path
 
 import pytest
+import structlog
 from fastavro import parse_schema, schemaless_writer
 from hypothesis import given
 from hypothesis import strategies as st
 
 import schemas
 from models import epoch
+from pipeline import folders
 from pipeline.cli.backtest import backtest
 from pipeline.cli.demo import demo
+from pipeline.cli.main import main
 from pipeline.cli.train import train
 from pipeline.errors import UsageError
 from pipeline.inputs.files import read_policies
@@ -87,6 +91,77 @@ def test_client_options_that_are_no_json_object_are_shown_as_one(
     assert "hunter2" not in text
     monkeypatch.setenv("LEADTIME_KAFKA", json.dumps({"security.protocol": "SSL"}))
     assert load_settings().kafka == {"security.protocol": "SSL"}
+
+
+@pytest.mark.parametrize(
+    "value", ["127.0.0.1:99999", "broker:0", "a b:9092", "", "one:9092,", "one:9092,two:70000"]
+)
+def test_an_address_that_the_client_would_take_for_another_is_refused(
+    value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LEADTIME_BOOTSTRAP", value)
+    with pytest.raises(UsageError) as refused:
+        load_settings()
+    wrong = next(part for part in value.split(",")[::-1])
+    assert str(refused.value) == (
+        f"setting bootstrap: {wrong!r} is no address: give host:port[,host:port], ports from 1 to 65535"
+    )
+
+
+@pytest.mark.parametrize("value", ["broker", "one:9092, two:9093", "[::1]:9092", "SSL://broker:9093"])
+def test_addresses_that_the_client_knows_are_taken(value: str) -> None:
+    assert load_settings(bootstrap=value).bootstrap == value
+
+
+def test_a_prefix_that_no_topic_can_have_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"setting prefix: .*A-Za-z0-9"):
+        load_settings(prefix="two words/")
+
+
+def test_a_variable_that_is_no_setting_is_named_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LEADTIME_LATENESS", "65")
+    with structlog.testing.capture_logs() as logs:
+        load_settings()
+        load_settings()
+    expected = {"event": "no such setting", "variable": "LEADTIME_LATENESS", "meant": "LEADTIME_LATENESS_S"}
+    assert [log for log in logs if log.get("variable") == "LEADTIME_LATENESS"] == [
+        expected | {"log_level": "warning"}
+    ]
+
+
+@pytest.mark.parametrize(
+    ("line", "name"),
+    [
+        (("broker", "--data", "{}"), "data folder"),
+        (("up", "--only", "ingest"), "data folder"),
+        (("demo", "--keep", "{}", "--headless", "--ticks", "2"), "--keep"),
+        (("train", "{}/trace.csv", "--out", "{}"), "--out"),
+    ],
+)
+def test_a_folder_that_cannot_be_made_is_one_line(
+    line: tuple[str, ...],
+    name: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    monkeypatch.setenv("LEADTIME_DATA_DIR", str(file))
+    monkeypatch.delenv("LEADTIME_BOOTSTRAP", raising=False)
+    monkeypatch.setattr(sys, "argv", ["leadtime", *(part.format(file) for part in line)])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.startswith(f"leadtime: {name} {file}")
+    assert ": no folder can be made there: " in said
+
+
+def test_a_folder_without_leave_to_write_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.access", lambda *_: False)
+    with pytest.raises(UsageError, match=r"^--out .*: the folder cannot be written to$"):
+        folders.make(tmp_path, "--out")
 
 
 def test_toml_with_a_byte_order_mark_is_read(tmp_path: Path) -> None:
