@@ -104,7 +104,7 @@ def _setter(topic: str, schema_name: str) -> Callable[..., None]:
         prefix: Prefix = None,
     ) -> None:
         from pipeline.inputs.files import READERS
-        from pipeline.inputs.publish import doubtful_validity, publish
+        from pipeline.inputs.publish import doubtful_validity, moved, publish
         from pipeline.inputs.store import VERSIONED
         from pipeline.kafka.installation import progress
         from pipeline.settings import load_settings
@@ -118,6 +118,13 @@ def _setter(topic: str, schema_name: str) -> Callable[..., None]:
         done = publish(settings, topic, schema_name, records, from_tick=from_tick)
         for doubt in doubtful_validity(progress(settings), topic, known, done, time.time()):
             print(f"warning: {doubt}", file=sys.stderr)
+        for record in done:
+            if record["version"] in known.get(record[VERSIONED[topic]], {}):
+                name = f"{record[VERSIONED[topic]]}@{record['version']}"
+                print(f"note: unchanged, nothing was published: {name}", file=sys.stderr)
+        if topic == "prices":
+            for warning in moved(known, done):
+                print(f"warning: {warning}", file=sys.stderr)
         if topic in ("policies", "prices"):
             _warn_of_contradictions(bootstrap, prefix)
         columns = (VERSIONED[topic], "version", "valid_from_tick")

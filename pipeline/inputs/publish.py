@@ -13,6 +13,8 @@ from pipeline.settings import Settings
 from pipeline.wire.codec import DEFAULT, Record
 
 YEAR_S = 365 * 86_400
+RENEWED = "prices"
+"""Topic of which the same again is a new version all the same: it says that a price is not stale."""
 
 
 def published(settings: Settings, topic: str) -> dict[str, dict[int, Record]]:
@@ -37,7 +39,8 @@ def publish(
     from_tick: int | None = None,
     clock: Callable[[], float] = time.time,
 ) -> list[Record]:
-    """Publish versions of a side input; all of them, or none where one is refused. Twice is as good as once.
+    """Publish versions of a side input; all of them, or none where one is refused. Twice is as good as once: what says
+    neither version nor tick and is as the version that holds from the next tick on stays that version, but for prices.
 
     A record without `version` becomes the one after the newest. One without `valid_from_tick` is valid from
     `from_tick`; without that, a first version from tick 0 and a later one from the installation's next tick, as its
@@ -67,6 +70,12 @@ def publish(
         default = following if versions and following is not None else earlier
         if number in versions:
             default = versions[number]["valid_from_tick"]
+        stated = from_tick is not None or not {"version", "valid_from_tick"}.isdisjoint(given)
+        if not stated and topic != RENEWED and (holding := _holding(versions, default)) is not None:
+            of_holding = {name: holding[name] for name in ("version", "valid_from_tick")}
+            if DEFAULT.decode(DEFAULT.encode(schema_name, of_holding | given))[1] == holding:
+                whole.append(holding)
+                continue
         valid = {"version": number, "valid_from_tick": default if from_tick is None else from_tick}
         record = DEFAULT.decode(DEFAULT.encode(schema_name, valid | given))[1]
         if versions.get(number, record) != record:
@@ -81,6 +90,35 @@ def publish(
         outputs.publish(topic, schema_name, record, key=key)
     outputs.flush()
     return whole
+
+
+def _holding(versions: Mapping[int, Record], tick: int) -> Record | None:
+    """The newest version, where it is the one that holds at a tick; else None."""
+    valid = [record for record in versions.values() if record["valid_from_tick"] <= tick]
+    newest = max(valid, key=lambda record: (record["valid_from_tick"], record["version"]), default=None)
+    return newest if newest is not None and newest["version"] == max(versions) else None
+
+
+def moved(known: Mapping[str, Mapping[int, Record]], records: Sequence[Record]) -> list[str]:
+    """Of new versions of offers, which are of another provider than the version before, each with what that does.
+
+    Args:
+        known: as `published` gave it before them.
+        records: as `publish` gives them.
+    """
+    warnings: list[str] = []
+    for record in records:
+        versions = known.get(record["offer_id"], {})
+        before = max((number for number in versions if number < record["version"]), default=None)
+        if before is None or record["version"] in versions:
+            continue
+        provider = versions[before]["provider"]
+        if provider != record["provider"]:
+            warnings.append(
+                f"{record['offer_id']}@{record['version']} is of provider {record['provider']}, and was of {provider}: "
+                f"what runs there is not commanded any more, released neither; give the offer an offer_id of its own"
+            )
+    return warnings
 
 
 def doubtful_validity(

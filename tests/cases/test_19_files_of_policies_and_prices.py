@@ -7,6 +7,8 @@ import pytest
 from pipeline.cli.inputs import check
 from pipeline.errors import UsageError
 from pipeline.inputs.files import read_calendar, read_policies, read_prices
+from pipeline.inputs.publish import moved
+from pipeline.wire.codec import Record
 
 POLICY = '[[policy]]\napp = "shop"\ngoverned = ["cpu"]\nunit = {cpu = 1.0}\n'
 PRICE = """[[price]]
@@ -129,3 +131,14 @@ def test_an_app_that_may_buy_nothing_is_refused_where_there_are_prices(tmp_path:
     check(
         written(tmp_path, POLICY.replace("shop", "*")), prices=prices
     )  # of apps, each in a group of its own
+
+
+def test_an_offer_that_changes_its_provider_is_warned_of() -> None:
+    def offer(version: int, provider: str) -> Record:
+        return {"offer_id": "node", "version": version, "provider": provider}
+
+    known = {"node": {1: offer(1, "aws"), 2: offer(2, "local")}}
+    (warning,) = moved(known, [offer(3, "other")])
+    assert warning.startswith("node@3 is of provider other, and was of local: ")
+    assert moved(known, [offer(3, "local"), offer(2, "local"), offer(1, "aws")]) == []
+    assert moved({}, [offer(1, "local")]) == []

@@ -49,16 +49,21 @@ def test_the_first_version_holds_from_the_beginning_and_the_next_from_the_next_t
     (first,) = publish(there, "policies", "policy", policies(tmp_path, POLICY), clock=lambda: NOW_S)
     assert (first["version"], first["valid_from_tick"]) == (1, 0)
     changed = policies(tmp_path, POLICY + "max = 7")
-    publish(there, "policies", "policy", changed, clock=lambda: NOW_S)
+    for _ in range(2):  # the same once more is no new version
+        (second,) = publish(there, "policies", "policy", changed, clock=lambda: NOW_S)
+        assert (second["version"], second["max"]) == (2, 7)
     publish(there, "policies", "policy", changed, clock=lambda: NOW_S, from_tick=5)
     assert ticks(there) == {1: 0, 2: NEXT, 3: 5}
+    publish(there, "policies", "policy", policies(tmp_path, POLICY), clock=lambda: NOW_S)
+    publish(there, "policies", "policy", changed, clock=lambda: NOW_S)
+    assert ticks(there) == {1: 0, 2: NEXT, 3: 5, 4: NEXT, 5: NEXT}
 
     inputs = SideInputs(there).start()
     try:
         valid = [inputs.at("policies", "shop", tick) for tick in (4, 5, NEXT)]
     finally:
         inputs.stop()
-    assert [record and record["version"] for record in valid] == [1, 3, 2]
+    assert [record and record["version"] for record in valid] == [1, 3, 5]
     assert [record and record["max"] for record in valid] == [1000, 7, 7]
 
 
@@ -124,7 +129,10 @@ def test_the_commands(settings: Settings, tmp_path: Path) -> None:
     file = str(tmp_path / "policies")
     said = json.loads(run(settings, "policies", "set", file, "--from-tick", "3", "--json"))
     assert said == {"policies": [{"app": "shop", "version": 1, "valid_from_tick": 3}]}
+    (tmp_path / "policies").write_text(POLICY + "max = 7")
     run(settings, "policies", "set", file)
+    again = json.loads(run(settings, "policies", "set", file, "--json"))
+    assert again == {"policies": [{"app": "shop", "version": 2, "valid_from_tick": 3}]}
     run(settings, "prices", "set", str(tmp_path / "prices"))
     run(settings, "calendar", "set", str(tmp_path / "calendar"))
 
@@ -132,7 +140,7 @@ def test_the_commands(settings: Settings, tmp_path: Path) -> None:
     assert (policy["version"], policy["unit"][0]) == (2, {"metric": "cpu", "value": 2.0})
     assert "cpu 2, memory 4 GiB" in run(settings, "policies", "list")
     shown = json.loads(run(settings, "policies", "show", "shop", "--version", "1", "--json"))
-    assert shown == policy | {"version": 1, "valid_from_tick": 3}
+    assert shown == policy | {"version": 1, "valid_from_tick": 3, "max": 1000}
     assert "allocation_group" in run(settings, "policies", "show", "shop")
     (price,) = json.loads(run(settings, "prices", "list", "--json"))["prices"]
     assert price["price"] == "0.214000"
