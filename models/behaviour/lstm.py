@@ -108,7 +108,19 @@ class Network:
     @property
     def variables(self) -> list[Any]:
         """All trainable variables, in a fixed order."""
-        return [v for layer in (self.lstm, self.hidden, self.head) for v in layer.trainable_variables]
+        return [*self.lstm.trainable_variables, *self.heads]
+
+    @property
+    def heads(self) -> list[Any]:
+        """Of these those that turn the LSTM's output into parameters."""
+        return [v for layer in (self.hidden, self.head) for v in layer.trainable_variables]
+
+    def copy(self) -> Network:
+        """Another network with the same weights."""
+        other = Network()
+        for variable, value in zip(other.variables, self.variables, strict=True):
+            variable.assign(np.asarray(value))
+        return other
 
     def sequence(self, inputs: Any, h: Any, c: Any) -> tuple[Any, Any, Any]:
         """Parameters (n, time, 5, 6, 11) from inputs (n, time, FEATURES) and state h, c (n, 64); and the new h, c."""

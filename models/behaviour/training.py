@@ -40,6 +40,7 @@ CHUNK: Final = 48  # ticks of backpropagation
 ROWS: Final = 256
 STRETCH: Final = (200, 6000)  # ticks of a stretch, log-uniform: cold starts and three weeks of five minutes
 RATE: Final = (2e-3, 5e-5)  # Adam's, by a cosine
+TUNING_RATE: Final = (5e-4, 2e-5)
 CLIP: Final = 1.0  # global norm
 PATIENCE: Final = 5  # checks without a better one
 RATIO: Final = 0.6  # of persistence's loss: where a stretch's own begins, ...
@@ -174,17 +175,19 @@ def pinball(tf: Any, quantiles: Any, target: Any, censored: Any, error: Any) -> 
 class Trainer:
     """Compiled graphs of training: a chunk with and without an update of the weights.
 
-    updates: over which the learning rate falls.
+    updates: over which the learning rate falls; heads: whether the LSTM stays as it is.
     """
 
-    def __init__(self, network: Network, updates: int) -> None:
+    def __init__(self, network: Network, updates: int, *, heads: bool = False) -> None:
         tf = tensorflow()
         import keras
 
         self.network = network
-        schedule: Any = keras.optimizers.schedules.CosineDecay(RATE[0], updates, alpha=RATE[1] / RATE[0])
+        self.trained = network.heads if heads else network.variables
+        first, last = TUNING_RATE if heads else RATE
+        schedule: Any = keras.optimizers.schedules.CosineDecay(first, updates, alpha=last / first)
         self._adam = keras.optimizers.Adam(schedule, global_clipnorm=CLIP)
-        self._adam.build(network.variables)
+        self._adam.build(self.trained)
         self._update = tf.function(
             lambda s, b: self._chunk(s, b, update=True), autograph=False, jit_compile=True
         )
@@ -224,8 +227,8 @@ class Trainer:
             loss, count = pinball(tf, quantiles, batch["target"], batch["censored"], error)
             mean = tf.reduce_sum(loss) / tf.maximum(tf.reduce_sum(count), 1.0)
         if update:
-            gradients = tape.gradient(mean, [v.value for v in self.network.variables])
-            self._adam.apply_gradients(list(zip(gradients, self.network.variables, strict=True)))
+            gradients = tape.gradient(mean, [v.value for v in self.trained])
+            self._adam.apply_gradients(list(zip(gradients, self.trained, strict=True)))
         return loss, count, statistics | {"h": h, "c": c}
 
 
@@ -309,17 +312,21 @@ def fit(
     settings: FitSettings,
     *,
     model_id: str,
+    parent: BehaviourModel | None = None,
     stop: Callable[[], bool] = lambda: False,
     progress: Callable[[int, int, float, float], None] = lambda done, total, loss, best: None,
     checkpoint: Callable[[BehaviourModel], None] = lambda model: None,
 ) -> BehaviourModel:
     """Train a network; the model has the weights of the best check.
 
+    A model that is fine-tuned has its parent's LSTM, so that the state of users goes on.
+
     Args:
         train: series to learn from.
         check: series for early stopping, each with the first row that counts.
         settings: length and seed.
         model_id: name of the new model.
+        parent: model whose heads are fine-tuned, which stays as it is; None: all weights are learnt anew.
         stop: called before every update; training ends where it is true, as when a caller's time is up.
         progress: called with (updates done, updates, loss, best check so far).
         checkpoint: called with the model at every better check.
@@ -328,10 +335,10 @@ def fit(
     import keras
 
     keras.utils.set_random_seed(settings.seed)
-    network, updates = Network(), settings.updates
-    trainer = Trainer(network, updates)
+    network, updates = Network() if parent is None else parent.network.copy(), settings.updates
+    trainer = Trainer(network, updates, heads=parent is not None)
     batches = Batches(train, settings.rows, np.random.default_rng(settings.seed))
-    best, kept, worse = np.inf, _copies(network), 0
+    best, kept, worse = np.inf if parent is None else checked(trainer, check), _copies(network), 0
     for done in range(1, updates + 1):
         if stop() or worse >= PATIENCE:
             break

@@ -22,6 +22,8 @@ CHECK_S: Final = 7 * DAY_S
 CALIBRATION_TICKS: Final = 4_000  # two weeks of five minutes
 GROUP_SIZES: Final = (2, 3, 5, 8, 10, 15, 25, 35, 50, 75) * 3
 """Users of the groups whose totals are trained on, beside single users."""
+LEAST_TICKS: Final = 100
+"""Of a series that a model is fine-tuned on."""
 COARSER: Final = 5
 """Ticks of a minute are trained on as ticks of so many minutes, too."""
 
@@ -60,6 +62,33 @@ def train_and_check(users: list[Series]) -> tuple[list[Series], list[tuple[Serie
             check.append((user.part(start, stop), score - start))
         else:
             fit.append(user.part(0, stop))
+    return fit, check
+
+
+def judged_rows(ticks: int, tick_s: int) -> tuple[int, int]:
+    """First row of the pass that judges a fine-tuned model, and the first one that it scores: the last TEST_S, or half.
+
+    Fine-tuning uses nothing of what is scored.
+    """
+    score = ticks - min(TEST_S // tick_s, ticks // 2)
+    return max(0, score - WARM_UP_S // tick_s), score
+
+
+def tuned_and_check(users: list[Series], until: int) -> tuple[list[Series], list[tuple[Series, int]]]:
+    """Series that fine-tune a model; and series that decide when that stops, each with the first row that counts.
+
+    Both are of all users; of each the last quarter before tick `until`, from which on the model is judged, checks.
+    """
+    fit: list[Series] = []
+    check: list[tuple[Series, int]] = []
+    for user in users:
+        stop = min(until - user.first_tick, len(user.values))
+        if stop < LEAST_TICKS:
+            continue
+        score = stop - stop // 4
+        start = max(0, score - CHECK_S // user.tick_s)
+        fit.append(user.part(0, score))
+        check.append((user.part(start, stop), score - start))
     return fit, check
 
 

@@ -114,7 +114,7 @@ def train(
         "seed": request.seed,
         "updates": request.updates,
         "held_out": "users whose BLAKE2b-64 of app/user is 0 modulo 5, and the end of every user: 14 days or a quarter",
-        "trained_on": [_origin(path, [p for p in parts if p.path == path]) for path in request.traces],
+        "trained_on": [origin(path, [p for p in parts if p.path == path], _until) for path in request.traces],
         "synthetic": [{"seed": s, "tick_s": t, "ticks": n} for s, t, n in request.populations],
         "machines": [{"seed": s, "tick_s": t, "ticks": n} for s, t, n in request.machines],
     }
@@ -210,8 +210,19 @@ def calibrated(model: BehaviourModel, parts: Sequence[TraceSeries]) -> dict[str,
     }
 
 
-def _origin(path: Path, parts: Sequence[TraceSeries]) -> dict[str, Any]:
-    """What of a file was learnt from: enough to tell whether a trace was in the training."""
+def _until(part: TraceSeries) -> int:
+    """Row of a part's panel before which training ends."""
+    return training_split.test_start(len(part.panel.ticks), part.panel.tick_s)
+
+
+def origin(path: Path, parts: Sequence[TraceSeries], until: Callable[[TraceSeries], int]) -> dict[str, Any]:
+    """What of a file was learnt from: enough to tell whether a trace was in the training.
+
+    Args:
+        path: of the file.
+        parts: of it.
+        until: row of a part's panel before which training ends.
+    """
     return {
         "file": path.name,
         "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
@@ -221,10 +232,7 @@ def _origin(path: Path, parts: Sequence[TraceSeries]) -> dict[str, Any]:
             {
                 "tick_s": part.panel.tick_s,
                 "from_s": int(part.panel.ticks[0]) * part.panel.tick_s,
-                "until_s": int(
-                    part.panel.ticks[training_split.test_start(len(part.panel.ticks), part.panel.tick_s)]
-                )
-                * part.panel.tick_s,
+                "until_s": int(part.panel.ticks[until(part)]) * part.panel.tick_s,
                 "users": len(part.users),
                 "users_held_out": len(part.held_out),
             }

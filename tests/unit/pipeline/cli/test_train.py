@@ -3,16 +3,19 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import typer
 from typer.testing import CliRunner
 
-from models.behaviour.lstm import BehaviourModel
+from models.behaviour.lstm import DEFAULT_MODEL, BehaviourModel
 from models.behaviour.training_series import held_out
+from models.learning.model_gate import ModelEvidence
 from models.synthetic.population import population
 from pipeline.cli.train import train
 from pipeline.errors import UsageError
-from pipeline.training import fitting
+from pipeline.inputs import released_models
+from pipeline.training import fitting, tuning
 from tests.unit.pipeline.trace_files import write
 
 
@@ -66,6 +69,46 @@ def test_train_writes_a_model_that_says_where_it_comes_from(
     assert part["until_s"] - part["from_s"] == 135 * 60
     assert model.dependence.shared.shape == (5,)
     assert "small.parquet, 60 s" in facts["scores"]
+
+
+@pytest.mark.slow
+def test_a_model_is_fine_tuned_with_its_parents_lstm_and_kept_on_evidence_alone(
+    command: typer.Typer, trained: tuple[Path, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    people = population(seed=3, apps=1, users_per_app=3, ticks=400, start_tick=28_000_000)
+    trace, parent = tmp_path / "own.parquet", BehaviourModel.load(trained[0])
+    write(people, trace)
+    arguments = ["train", str(trace), "--tune", str(trained[0]), "--updates", "60", "--json", "--out"]
+
+    def tuned(name: str) -> tuple[int, Any]:
+        done = CliRunner().invoke(command, [*arguments, str(tmp_path / name)], catch_exceptions=False)
+        return done.exit_code, json.loads(done.stdout)
+
+    code, facts = tuned("none")
+    (gate,) = facts["gate"].values()
+    assert (code, facts["promoted"], gate["days"]) == (1, False, 1), "a day cannot prove it"
+    assert not list((tmp_path / "none").iterdir())
+    assert (facts["parent"], facts["lineage"]) == ("tiny", ["tiny"])
+
+    monkeypatch.setattr("models.learning.model_gate.judged", lambda new, old: ModelEvidence(0.9, 30.0, 9))
+    code, facts = tuned("own")
+    model = BehaviourModel.load(tmp_path / "own")
+    assert (code, facts["promoted"], model.facts) == (0, True, facts)
+    (origin,) = facts["tuned_on"]
+    assert origin["parts"][0]["until_s"] - origin["parts"][0]["from_s"] == 200 * 60
+    for ours, theirs in zip(model.network.lstm.weights, parent.network.lstm.weights, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    assert any(
+        not np.array_equal(ours, theirs)
+        for ours, theirs in zip(model.network.heads, parent.network.heads, strict=True)
+    )
+
+
+def test_what_cannot_be_fine_tuned_is_an_error_that_says_so(trace_file: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no model 'nowhere'"):
+        released_models.named("nowhere")
+    with pytest.raises(UsageError, match="no user has 100 ticks before those that models are judged on"):
+        tuning.tune(tuning.TuningRequest([trace_file], DEFAULT_MODEL, tmp_path / "new"))
 
 
 def test_a_trace_that_is_not_there_is_said(tmp_path: Path) -> None:
