@@ -119,22 +119,43 @@ def condense(parts: list[Columns]) -> Columns:
 
 
 def carried(slow: Columns, tick: int, tick_us: int) -> np.ndarray:
-    """(row, metric) bool: which samples a tick takes from earlier ones, one at most for each series and metric.
+    """(row, metric) bool: which samples a tick takes from earlier ones, the newest of each series and metric.
 
     Args:
         slow: rows of `samples` that stand for more than a tick, in the order of offsets, with `tick`, `code` (the
-            series) and `until` (row,): end of the interval after the sample's time, microseconds.
+            series), `ts` and `until` (row,): the sample's time and the end of the interval after it, microseconds.
         tick: that takes them; its own samples are not among those that are taken.
         tick_us: length of a tick.
     """
     weight = slow["weight"]
     chosen = np.zeros_like(weight, bool)
-    lasting = np.flatnonzero((slow["tick"] < tick) & (slow["until"] > tick * tick_us))
-    longest = lasting[np.lexsort((lasting, -slow["until"][lasting], slow["code"][lasting]))]
+    newest = _newest_first(slow, tick, tick_us)
     for metric in range(weight.shape[1]):
-        rows = longest[weight[longest, metric] > 0]
+        rows = newest[weight[newest, metric] > 0]
         chosen[rows[np.unique(slow["code"][rows], return_index=True)[1]], metric] = True
     return chosen
+
+
+def lasting(slow: Columns, tick: int, tick_us: int) -> np.ndarray:
+    """(row,) bool: which samples of earlier ticks a tick, or a later one, may take: all that outlast newer ones.
+
+    Args: as of `carried`.
+    """
+    kept = np.zeros(len(slow["until"]), bool)
+    newest = _newest_first(slow, tick, tick_us)
+    for metric in range(slow["weight"].shape[1]):
+        rows = newest[slow["weight"][newest, metric] > 0]
+        left = slow["until"][rows] - tick * tick_us
+        series = np.unique(slow["code"][rows], return_inverse=True)[1]
+        rank = left + series * (left.max(initial=0) + 1)  # above all of the series before
+        kept[rows[np.diff(np.maximum.accumulate(rank), prepend=-1) > 0]] = True
+    return kept
+
+
+def _newest_first(slow: Columns, tick: int, tick_us: int) -> np.ndarray:
+    """Positions of the samples of earlier ticks whose interval reaches into a tick, by series, the newest first."""
+    at = np.flatnonzero((slow["tick"] < tick) & (slow["until"] > tick * tick_us))
+    return at[np.lexsort((at, -slow["until"][at], -slow["ts"][at], slow["code"][at]))]
 
 
 def carry(slow: Columns, chosen: np.ndarray, own: Mapping[str, np.ndarray], tick: int) -> Columns:

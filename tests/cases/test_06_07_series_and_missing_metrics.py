@@ -118,6 +118,21 @@ def test_a_slow_sample_is_replaced_by_the_next_and_ends_with_its_interval() -> N
     assert np.isnan(usage(barely, 2)[1])
 
 
+@pytest.mark.parametrize("interval_s", [60.0, 90.0])
+@pytest.mark.parametrize("cuts", [(), (2,), (3, 7), (5, 9)])
+def test_a_sampler_whose_interval_becomes_shorter_counts_with_its_newest_sample(
+    interval_s: float, cuts: Sequence[int]
+) -> None:
+    samples = [
+        (0.0, {"interval_s": 900.0, "cpu": 0.1}),
+        *every(interval_s, 600.0, 60.0, cpu=5.0),
+        *every(interval_s, 600.0, 60.0, producer="other", cpu=1.0),
+    ]
+    used = usage(samples, 60, cuts)
+    assert used[:6] == [pytest.approx(0.1)] * 6
+    assert used[6:] == [6.0] * 54
+
+
 @examples(max_examples=40)
 @given(
     st.lists(st.integers(1, 60), max_size=4),

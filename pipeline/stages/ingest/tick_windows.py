@@ -10,10 +10,10 @@ the time at which the message was produced: a clock that is ahead moves nobody's
 - a refused record counts in the frame of its own tick, or of the first tick that its stream has not passed before it,
   whichever is later;
 - to resume after frame t a stream starts at the smallest offset of a record of a later tick, refused ones too, of a
-  sample that tick t + 1 takes from an earlier one (`models.aggregation.carried`), of a sample by which tick t + 1 knows
-  what series a user of several had in t - 1 and t (`models.demand.stopped_series`), or at c(t), whichever is least,
-  with the running maximum as of that offset. Read again from there, what belongs to closed ticks is in no frame, what
-  was late is late again. Which series stopped earlier is in the frame itself.
+  sample of an earlier tick that t + 1 or a later one may take (`models.aggregation.lasting`), of a sample by which
+  tick t + 1 knows what series a user of several had in t - 1 and t (`models.demand.stopped_series`), or at c(t),
+  whichever is least, with the running maximum as of that offset. Read again from there, what belongs to closed ticks
+  is in no frame, what was late is late again. Which series stopped earlier is in the frame itself.
 
 Nothing here depends on how the records were batched, when, or by which process.
 """
@@ -158,7 +158,7 @@ class TopicStream:
         until = place["ts"][lasting] + (np.minimum(interval_s[lasting], CARRIED_S) * 1e6).astype(np.int64)
         if windows.closed != NEVER:
             lasting, until = (a[until > (windows.known_from + 1) * windows.tick_us] for a in (lasting, until))
-        new = {name: place[name][lasting] for name in ("offset", "before", "tick")}
+        new = {name: place[name][lasting] for name in ("offset", "before", "tick", "ts")}
         new |= {name: rows[name][lasting] for name in ("code", "weight", "weighted", "hit")} | {
             "until": until
         }
@@ -219,8 +219,7 @@ class TopicStream:
         later = self.refused["tick"] > closed if self.refused else np.zeros(0, bool)
         self.refused = {name: column[later] for name, column in self.refused.items()}
         if self.slow:
-            taken = aggregation.carried(self.slow, closed + 1, tick_us).any(axis=1)
-            lasting = taken | (self.slow["tick"] > closed)
+            lasting = aggregation.lasting(self.slow, closed + 1, tick_us) | (self.slow["tick"] > closed)
             for tick, codes in back:
                 taken = aggregation.carried(self.slow, tick, tick_us).any(axis=1)
                 lasting |= taken & codes[self.slow["code"]]
@@ -438,8 +437,7 @@ class PartitionWindows:
         if stream.refused:
             needed.append((stream.refused, stream.refused["tick"] > tick))
         if stream.slow:
-            taken = aggregation.carried(stream.slow, tick + 1, self.tick_us).any(axis=1)
-            needed.append((stream.slow, np.asarray(taken)))
+            needed.append((stream.slow, aggregation.lasting(stream.slow, tick + 1, self.tick_us)))
         firsts = [(rows, int(which.argmax())) for rows, which in needed if which.any()]
         return min(
             ((int(rows["offset"][at]), int(rows["before"][at])) for rows, at in firsts), default=_NOWHERE
