@@ -27,8 +27,9 @@ from numpy.typing import NDArray
 
 from models.capacity import Offer, Policy
 from models.evaluation.simulated_cloud import Terms
-from models.learning import price_tail
+from models.learning import first_week, price_tail
 from models.learning.adjustment import ExpertWeights
+from models.learning.first_week import Evidence, Scores
 from models.learning.gate import BUDGET_DAYS, Day, Gate, Wealth
 from models.learning.price_tail import LOG_PRICES, Tail
 from models.learning.saving import Saving
@@ -82,6 +83,11 @@ ARMS: Final[Mapping[str, Arm]] = {
     **{f"{name}_supply_90": Arm(weights, LESS_SURE) for name, weights in EXPERTS.items()},
 }
 """Arms by name; the first is in force at first."""
+KINDS: Final = first_week.kinds(
+    [arm.supply is not None for arm in ARMS.values()],
+    [(arm.experts.same_time, arm.experts.recent, arm.experts.persistence) for arm in ARMS.values()],
+)
+"""(arm, 4) of `models.learning.first_week.Evidence`."""
 
 Count = NDArray[np.int64]
 Arrays = dict[str, NDArray[Any]]
@@ -183,7 +189,10 @@ class AppLearner:
     Attributes:
         setting: for the next plans.
         events: promotions and rollbacks, as (day, text), the newest last.
-        seen: (2, arm) spend and loss so far; what is seen when the price is first used chooses the arm.
+        prior: share of critical prices above each point of the grid before anything is known.
+        seen: (2, arm) spend and loss so far.
+        first_week: chooses the arm until evidence alone does,
+        evidence: by this.
         served: replicas that the lane of the arm in force had ready in the last tick; NaN: no price was used in it.
         planned: per hour, of the plan before this tick's; NaN: not known.
         before: spend of plans and of static's lane, in the ticks before a price was used.
@@ -193,11 +202,13 @@ class AppLearner:
 
     def __init__(self, fleets: ShadowFleets, arms: int, allowed: float, replica_price: float) -> None:
         self.fleets, self.arms, self.allowed, self.replica_price = fleets, arms, allowed, replica_price
-        self.tails = price_tail.initial(arms)
+        self.tails, self.prior = price_tail.initial(arms), price_tail.PRIOR
         self.moved = np.zeros(arms)
         self.log_price = np.full(arms, np.log(price_tail.PRIOR_PRICE))
         self.in_force, self.known = 0, 0
         self.seen = np.zeros((2, arms))
+        self.first_week: Scores = first_week.thresholds(CLEAR, CLEARER)
+        self.evidence = Evidence(KINDS[:arms], fleets.tick_s)
         self.static_lanes = fleets.held.shape[1] - arms * (len(LOG_PRICES) + 1)
         self.served, self.planned = math.nan, math.nan
         self.before, self.pair = np.zeros(2), np.zeros((2, 2))
@@ -225,12 +236,12 @@ class AppLearner:
         self.served = math.nan if self.setting.price is None else float(by_arm[self.in_force][-1])
         known = bool(np.isfinite(now.need)) and self.fleets.fleet is not None
         missed = self._learn(by_arm, now, shard) if known else np.zeros(self.arms, np.bool_)
-        self._count(spent, missed, known)
+        self._count(now.tick, spent, missed, known)
         self._take_back(self.day, self.days[self.in_force].beyond(self.days[0]))
         self._beside(float(ready[-1]), float(cost[-1]), now, known)
         before, self.known = self.known, self.known + known
         if before * self.fleets.tick_s < LEAST_S <= self.known * self.fleets.tick_s:
-            self._begin(self.day, CLEAR)
+            self._begin(self.day, later=False)
         self.log_price = self._log_price(shard)
         self._decide(now)
         self.setting = self._setting()
@@ -253,7 +264,7 @@ class AppLearner:
     def _log_price(self, shard: Shard) -> NDArray[np.float64]:
         """Log of the arms' prices (arm), within PRICES."""
         ticks = max(1.0, TICK_S / self.fleets.tick_s)
-        before = price_tail.posterior(shard.tails, price_tail.PRIOR, SHARD_TICKS * ticks)
+        before = price_tail.posterior(shard.tails, self.prior, SHARD_TICKS * ticks)
         share = price_tail.posterior(self.tails, before, APP_TICKS * ticks)
         price = price_tail.log_price(share, self.allowed) + self.moved + shard.moved
         return np.clip(price, LOG_PRICES[0], LOG_PRICES[-1])
@@ -270,15 +281,20 @@ class AppLearner:
         ]
         self.fleets.decide(now.tick, *lanes)
 
-    def _begin(self, day: int, clear: float) -> None:
-        """Bring an arm into force that cost less so far than what is, by a clear share of the first arm's spend."""
-        spent, loss = self.seen
+    def _begin(self, day: int, *, later: bool) -> None:
+        """Bring the arm of the first week's largest score into force; later: than the first choice."""
+        if self.evidence.known_s < LEAST_S:
+            return  # of a snapshot from before there was any
         free = np.array([day >= gate.barred_until for gate in self.gates])
-        best = int(np.where(free, loss, np.inf).argmin())
+        scores = self.first_week.scores(self.evidence.context(), self.in_force, later)
+        best = int(np.where(free, scores, -np.inf).argmax())
+        if best == self.in_force:
+            return
+        spent, loss = self.seen
         saved = (loss[self.in_force] - loss[best]) / max(spent[0], 1e-12)
-        if saved > clear:
-            self._bring(best, day)
-            self.events.append((day, f"begins with {self.name(best)}, which cost {saved:.1%} less so far"))
+        self._bring(best, day)
+        how = f"{abs(saved):.1%} {'less' if saved >= 0 else 'more'}"
+        self.events.append((day, f"begins with {self.name(best)}, which cost {how} so far"))
 
     def _bring(self, arm: int, day: int) -> None:
         """Bring an arm into force; the others are compared with it from here on."""
@@ -305,7 +321,7 @@ class AppLearner:
         missed = np.array([served, ready]) < now.need if known else np.zeros(2)
         self.pair += np.stack([spend, spend + missed * shortage], axis=1)
 
-    def _count(self, cost: NDArray[np.float64], missed: NDArray[np.bool_], known: bool) -> None:
+    def _count(self, tick: int, cost: NDArray[np.float64], missed: NDArray[np.bool_], known: bool) -> None:
         """Add a tick to the arms' day; a miss costs the first arm's price of a shortage for the tick.
 
         cost, missed: (arm).
@@ -314,6 +330,7 @@ class AppLearner:
         shortage = float(np.exp(self.log_price[0])) * self.replica_price * hours
         loss = cost + missed * shortage
         self.seen += np.stack([cost, loss])
+        self.evidence.count(tick, float(cost[0]), loss, known)
         self.days = [
             replace(
                 day,
@@ -347,7 +364,7 @@ class AppLearner:
         self._take_back(day, 0.0)
         known_s = self.known * self.fleets.tick_s
         if LEAST_S <= known_s <= LEAST_S + BEGIN_DAYS * DAY_S:
-            self._begin(day, CLEARER)
+            self._begin(day, later=True)
         ready = [a for a in range(1, self.arms) if self.gates[a].may_begin(day, self.arms - 1)]
         if ready:
             best = max(ready, key=lambda a: self.gates[a].better.value)
@@ -401,6 +418,7 @@ class AppLearner:
         }
         return {
             **_blocks(self.tails, self.moved),
+            **self.evidence.blocks(),
             **{f"fleets.{name}": array for name, array in self.fleets.blocks().items()},
             "log_price": self.log_price,
             "seen": self.seen,
@@ -411,6 +429,7 @@ class AppLearner:
         """Continue from a snapshot."""
         self.tails, self.moved = _restored(blocks)
         self.log_price, self.seen = blocks["log_price"].copy(), blocks["seen"].copy()
+        self.evidence.restore(blocks)
         self.fleets.restore(
             {
                 name.removeprefix("fleets."): array

@@ -12,12 +12,15 @@
 from __future__ import annotations
 
 import json
+import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+from numpy.lib.npyio import NpzFile
 from numpy.typing import NDArray
 
 from models.capacity import Offer, Policy
@@ -73,9 +76,12 @@ def read(path: Path) -> list[Episode]:
         UsageError: no such file, or one of something else or of other arms.
     """
     try:
-        with np.load(path) as file:
+        with path.open("rb") as stream:  # np.load leaves a file open that it refuses
+            file = np.load(stream)
+            if not isinstance(file, NpzFile):
+                raise ValueError("it is not an npz")
             arrays = dict(file)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError, zlib.error, zipfile.BadZipFile) as error:
         raise UsageError(f"{path} holds no observations: {error}") from error
     arms, prices = (tuple(arrays.get(name, np.array([])).tolist()) for name in ("arms", "prices"))
     if arms != tuple(ARMS) or prices != PRICES:
@@ -84,7 +90,10 @@ def read(path: Path) -> list[Episode]:
             f" today's are {', '.join(ARMS)} at {len(PRICES)}: run the backtest again"
         )
     apps = [name.removesuffix("\nfacts") for name in arrays if name.endswith("\nfacts")]
-    return [_episode(app, arrays) for app in sorted(apps)]
+    try:
+        return [_episode(app, arrays) for app in sorted(apps)]
+    except (KeyError, TypeError, ValueError) as error:
+        raise UsageError(f"{path} holds observations of another version: {error!r}") from error
 
 
 def _episode(app: str, arrays: Mapping[str, NDArray[Any]]) -> Episode:

@@ -43,6 +43,10 @@ COMMANDS: Final = {
     "train": Command(
         "pipeline.cli.train:train", "Fit the behaviour model on traces and simulated populations."
     ),
+    "train-learner": Command(
+        "pipeline.cli.train_learner:train_learner",
+        "Train what the learner of a new app begins with, on recorded backtests.",
+    ),
     "evaluate": Command(
         "pipeline.cli.evaluate:evaluate",
         "Score the behaviour model's forecasts on a trace against baselines.",

@@ -105,3 +105,35 @@ def test_without_a_first_week_evidence_brings_an_arm_into_force(monkeypatch: pyt
     served(observations(12 * DAY, 7, sharp=1.0), subject)
     assert subject.in_force == 1
     assert [text.partition(":")[0] for _, text in subject.events] == ["promotion of same_time_25"]
+
+
+def test_what_is_in_force_is_the_first_weeks_choice() -> None:
+    class Last:
+        def scores(self, context: np.ndarray, in_force: int, later: bool) -> np.ndarray:
+            asked.append(later)
+            return np.arange(len(context), dtype=float)
+
+    asked: list[bool] = []
+    subject = learner(2)
+    subject.first_week = Last()
+    served(observations(3 * DAY, 7, sharp=-1.5), subject)
+    begin, back = (text for _, text in subject.events[:2])
+    assert begin.startswith("begins with same_time_25, which cost")
+    assert begin.endswith("% more so far")
+    assert back.startswith("rollback of same_time_25")
+    assert asked[0] is False
+    assert all(asked[1:])
+
+
+def test_an_older_snapshot_without_evidence_keeps_its_arm_until_a_day_is_known() -> None:
+    ticks = observations(4 * DAY, 7, sharp=1.0)
+    subject, again, shard = learner(2), learner(2), Shard(2)
+    for now in ticks[: DAY - 20]:
+        subject.observe(now, shard)
+    again.restore({name: of for name, of in subject.blocks().items() if not name.startswith("week")})
+    for now in ticks[DAY - 20 : 2 * DAY - 40]:
+        again.observe(now, shard)
+    assert again.in_force == 0
+    for now in ticks[2 * DAY - 40 :]:
+        again.observe(now, shard)
+    assert again.in_force == 1
