@@ -20,6 +20,7 @@ from models.evaluation.simulated_cloud import Terms
 from models.learning import schedule
 from models.learning.app_learner import ARMS, Observation, Setting, Shard, learner_of
 from models.learning.commanded import CommandedFleets
+from models.learning.first_week import Scores
 from models.learning.plain_plans import PlainPlans
 from models.learning.price_tail import PRICES
 from models.learning.shadow_fleets import ShadowFleets
@@ -286,9 +287,10 @@ class Ours:
 
     Args:
         arena: gone through.
+        first_week: chooses the arm in the first week; None: as the learner does by itself.
     """
 
-    def __init__(self, arena: Arena) -> None:
+    def __init__(self, arena: Arena, first_week: Scores | None = None) -> None:
         episode, self.shard = arena.episode, Shard(len(ARMS))
         self.learner = learner_of(
             episode.app,
@@ -299,6 +301,8 @@ class Ours:
             seed=episode.seed,
         )
         self.learner.fleets.use(arena.tables)
+        if first_week is not None:
+            self.learner.first_week = first_week
 
     def choose(self, now: Observation, seen: Seen) -> Setting:
         """As of `AppLearner`."""

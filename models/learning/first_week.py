@@ -119,11 +119,6 @@ class Evidence:
         own = [saving, shrunk, saving * young, error, recent, first]
         return np.column_stack([*own, self.kinds])
 
-    @property
-    def later(self) -> bool:
-        """Whether a choice was made before: the first is made after a day of known demand."""
-        return self.known_s > DAY_S
-
     def blocks(self) -> dict[str, NDArray[Any]]:
         """For a snapshot."""
         return {"week": self.sums, "week_block": np.array(self.block)}

@@ -346,8 +346,8 @@ def outcome(of: Arena, first_week: FirstWeek, prior: Array = price_tail.PRIOR) -
         first_week: by which the learner chooses.
         prior: of critical prices.
     """
-    ours = Ours(of)
-    ours.learner.first_week, ours.learner.prior = first_week, prior
+    ours = Ours(of, first_week)
+    ours.learner.prior = prior
     result = judged(of, ours)
     return Outcome(result, Frontier(of).cost_at(result, of.episode.allowed))
 

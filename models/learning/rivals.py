@@ -35,6 +35,7 @@ from models.learning.episodes import (
     arena,
     judged,
 )
+from models.learning.first_week import RELEASED_PRIOR, FirstWeek
 from models.learning.price_tail import LOG_PRICES, PRICES
 from models.metrics import DAY_S, HOUR_S
 from models.planning.shortage_price import prices
@@ -240,7 +241,8 @@ class Result:
 def contest(
     episodes: Sequence[Episode], training: Sequence[Episode], steps: int = STEPS
 ) -> dict[str, Result]:
-    """Results by rival: best fixed price in hindsight, static, ours, the best of seven days, the bandit and the DQN.
+    """Results by rival: best fixed price in hindsight, static, ours without and with the released policy of the first
+    week, the best of seven days, the bandit and the DQN.
 
     Args:
         episodes: that all are judged on.
@@ -257,10 +259,11 @@ def contest(
 
     arenas = [arena_of(episode) for episode in episodes]
     before = [arena_of(episode) for episode in training or [episode.before() for episode in episodes]]
-    model = trained(environment(before), steps)
+    model, released = trained(environment(before), steps), FirstWeek.load(RELEASED_PRIOR)
     rivals: dict[str, Callable[[Arena], Rival]] = {
         "static": lambda of: Fixed(),
         "leadtime": Ours,
+        "leadtime_trained": lambda of: Ours(of, released),
         "seven_day_best": lambda of: SevenDayBest(of.episode),
         "vowpal_wabbit": lambda of: Bandit(of.episode),
         "dqn": lambda of: DeepQ(model, of.episode),

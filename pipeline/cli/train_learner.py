@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
+from pipeline import folders
 from pipeline.display import phases, tables
-from pipeline.options import AsJson, make_folder
+from pipeline.options import AsJson
 
 
 def train_learner(
@@ -36,7 +37,7 @@ def train_learner(
     from pipeline.backtest import learner_prior  # seconds of imports, which --help does without
 
     request = learner_prior.PriorRequest(observations, out, seed, epochs, simulated, judge)
-    make_folder(out)
+    folders.make(out, "--out")
     with phases("done") as progress:
         policy = learner_prior.train(request, progress)
     tables(dict(policy.facts) if json else learner_prior.for_people(policy), json)

@@ -133,3 +133,12 @@ def test_a_file_that_is_not_what_was_trained_is_refused(tmp_path: Path, edit: Ed
 def test_a_folder_without_a_policy_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="holds no policy of the first week"):
         FirstWeek.load(tmp_path)
+
+
+def test_the_released_policy_is_what_its_file_names() -> None:
+    released = FirstWeek.load(first_week.RELEASED_PRIOR)
+    assert released.facts["name"] == first_week.RELEASED_PRIOR.name
+    assert {of["trace"] for of in released.facts["held_out"]} <= {
+        of["trace"] for of in released.facts["trained_on"]
+    }
+    assert not any("twitter" in of["trace"] for of in released.facts["trained_on"])
