@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from numpy.lib.npyio import NpzFile
 from numpy.typing import NDArray
 
 from models.capacity import Offer, Policy
@@ -77,10 +76,10 @@ def read(path: Path) -> list[Episode]:
     """
     try:
         with path.open("rb") as stream:  # np.load leaves a file open that it refuses
-            file = np.load(stream)
-            if not isinstance(file, NpzFile):
+            if not zipfile.is_zipfile(stream):
                 raise ValueError("it is not an npz")
-            arrays = dict(file)
+            stream.seek(0)
+            arrays = dict(np.load(stream))
     except (OSError, ValueError, EOFError, zlib.error, zipfile.BadZipFile) as error:
         raise UsageError(f"{path} holds no observations: {error}") from error
     arms, prices = (tuple(arrays.get(name, np.array([])).tolist()) for name in ("arms", "prices"))
