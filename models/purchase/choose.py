@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -120,9 +120,10 @@ def allowed(market: Market, confidence: float) -> int:
     return market.scenarios - max(1, math.ceil(confidence * market.scenarios - 1e-9))
 
 
-def candidates(market: Market, policy: Policy) -> list[Offer]:
+def candidates(market: Market, policy: Policy, excluded: Collection[str] = ()) -> list[Offer]:
     """Offers to search, sorted by id: those running or owned, and the cheapest per surviving replica.
 
+    Offers that are excluded take no place of others, which are to stand in for them.
     Where a zone share or quotas apply, OFFERS_PER_GROUP of each zone and quota group are among them.
     """
 
@@ -134,8 +135,9 @@ def candidates(market: Market, policy: Policy) -> list[Offer]:
     kept = list[Offer]()
     special = policy.zone_share is not None or any(o.quota_limit is not None for o in market.offers)
     for offer in sorted(market.offers, key=price):
-        size = (offer.tier, market.size[offer.offer_id])
-        group = (offer.tier, *(zone_of(offer) if policy.zone_share else ()), offer.quota_group)
+        out = offer.offer_id in excluded
+        size = (out, offer.tier, market.size[offer.offer_id])
+        group = (out, offer.tier, *(zone_of(offer) if policy.zone_share else ()), offer.quota_group)
         if (
             offer.tier == "RESERVED"
             or market.running[offer.offer_id]
@@ -153,7 +155,7 @@ class _Buyer:
 
     def __init__(self, market: Market, policy: Policy, excluded: Mapping[str, str]) -> None:
         self.market, self.policy, self.excluded = market, policy, excluded
-        self.offers = candidates(market, policy)
+        self.offers = candidates(market, policy, excluded)
         self.limits = bounds(market, self.offers, policy, excluded)
         self.search = Search(market, self.offers, self.limits)  # no draws where there are no offers
         self.few = Few(self.search)

@@ -17,7 +17,7 @@ from models.capacity import Answer, Observed, Offer, Policy
 from models.planning import delivery
 from pipeline.errors import Rejected, Retryable
 from pipeline.inputs import released_models
-from pipeline.providers.base import Observation
+from pipeline.providers.base import Observation, Result
 from pipeline.reports.decision_text import text
 from pipeline.settings import Settings
 from pipeline.wire.codec import DEFAULT, Record
@@ -266,6 +266,28 @@ def test_of_two_offers_that_flap_in_turn_neither_counts_once_both_have_lost_twic
     # each offer's first loss and second launch may be what they look like: an interruption, a start
     assert sum(plan["feasible"] for plan in short) <= 8
     assert not any(plan["feasible"] for plan in short if plan["tick"] > FIRST + 40)
+
+
+@pytest.mark.parametrize("fault", ["refused", "partly"])
+@pytest.mark.parametrize("failing", [2, 4])
+def test_the_dearest_offer_stands_in_where_all_cheaper_ones_of_its_size_fail(
+    make: Make, fault: str, failing: int
+) -> None:
+    """Of offers of one size a purchase looks at the cheapest two: those that fail are not among them."""
+
+    class Partly(Fleet):
+        def apply(self, command: Record, now_s: float) -> Result:
+            self.grants = lambda count: count if command["offer_id"] == "dear" else min(count, 1)
+            if fault == "refused" and command["offer_id"] != "dear":
+                raise Rejected("quota exceeded")
+            return super().apply(command, now_s)
+
+    cheap = [price(f"node-{number}", f"0.1{number}") for number in range(failing)]
+    run = make(Partly(), prices=[*cheap, price("dear", "0.30")])
+    plans = run.run(12)
+    ready = {row["offer_id"]: row["ready"] for row in plans[-1]["capacity"]}
+    assert (sum(ready.values()) >= NEEDED, plans[-1]["feasible"]) == (True, True)
+    assert ready["dear"] >= NEEDED - (failing if fault == "partly" else 0)
 
 
 def test_more_than_was_asked_for_is_named_so_and_asked_back(make: Make) -> None:
