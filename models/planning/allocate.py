@@ -298,7 +298,7 @@ def _situation(
     refused = {o.offer_id: why_unusable(o, policy) for o in offers}
     usable = sorted((o for o in offers if refused[o.offer_id] is None), key=lambda o: o.offer_id)
     key = context.seed, context.app, context.tick
-    failed = failing(usable, observed, policy, memory.get("failing", {}), context.now_s)
+    failed = failing(usable, observed, policy, memory.get("failing", {}), context.now_s, context.steps_s[0])
     delay_s = context.actuation_s
     clock = Clock(context.now_s + delay_s, context.tick, context.steps_s[0], delay_s)
     orders = memory.get(

@@ -389,13 +389,14 @@ def _waited(order: Order, seen: Observed, lead_s: float, clock: Clock) -> int:
     """Bring `waiting` up to date; returns how many instances came neither in time nor in twice the time."""
     failed = not order.accepted and f"command {order.sent[-1][0]}" in order.blamed
     goal = order.in_force if order.accepted or failed else order.sent[-1][1]
-    since_s = order.issued_s if goal > order.goal else seen.at_s or order.issued_s
+    missing = max(0, goal - seen.ready)
+    launched = min(max(0, goal - order.goal), missing)  # those asked for first come first
     _taken(order.waiting, order.goal - goal, newest=True)
-    more = max(0, goal - seen.ready) - sum(int(n) for _, n in order.waiting)
     order.goal = goal
-    _taken(order.waiting, -more, newest=False)
-    if more > 0:
-        order.waiting = [*order.waiting, [since_s, more]]
+    lost = missing - launched - sum(int(n) for _, n in order.waiting)
+    _taken(order.waiting, -lost, newest=False)
+    since = (order.issued_s, launched), (seen.at_s or order.issued_s, lost)
+    order.waiting = [*order.waiting, *([at_s, n] for at_s, n in since if n > 0)]
     waited = [((seen.at_s or 0.0) - since, int(n)) for since, n in order.waiting]
     order.late = sum(n for age_s, n in waited if age_s > lead_s + clock.tick_s)
     return sum(n for age_s, n in waited if age_s > 2 * lead_s + RELAUNCH_S + clock.tick_s)

@@ -1,9 +1,10 @@
 """Offers that fail or have a stale price: for a while no more of them is bought, so that others replace them.
 
 A pool fails when one of its offers reports more failed or interrupted instances than a tick before. No more of its
-offers is bought for the policy's `spot_return_wait_s`; then the pool is tried again. A provider fails when two or more
-of its pools fail in one tick, which points to a cause that they share: no more of any of its offers is bought for the
-same time.
+offers is bought for the policy's `spot_return_wait_s`; then the pool is tried again. Of a tick more than twice as long
+as that the failures are taken to have been in its middle: by its end the wait is over. A provider fails when two or
+more of its pools fail in one tick, which points to a cause that they share: no more of any of its offers is bought for
+the same time.
 
 No more is bought of an offer whose price is stale either.
 
@@ -41,11 +42,12 @@ def failing(
     policy: Policy,
     memory: Mapping[str, Any],
     now_s: float,
+    tick_s: float,
 ) -> Failing:
     """Offers to exclude at `now_s`, in seconds since 1970.
 
-    observed: instances by offer; memory: as returned the tick before, {} at first. In an app's first tick failures
-    that are already reported do not count: they may be old.
+    observed: instances by offer; memory: as returned the tick before, {} at first; tick_s: length of a tick. In an
+    app's first tick failures that are already reported do not count: they may be old.
     """
     known = memory.get("seen")
     states = {o.offer_id: observed.get(o.offer_id, Observed()) for o in offers}
@@ -66,7 +68,7 @@ def failing(
         kind: {name: end for name, end in memory.get(kind, {}).items() if now_s < end}
         for kind in ("pools", "providers")
     }
-    if policy.spot_return_wait_s > 0:
+    if 2 * policy.spot_return_wait_s >= tick_s:
         end_s = now_s + policy.spot_return_wait_s
         until["pools"] |= {_pool(o): end_s for o in hit}
         providers = {o.provider: {_pool(other) for other in hit if other.provider == o.provider} for o in hit}

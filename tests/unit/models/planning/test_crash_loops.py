@@ -213,6 +213,28 @@ def test_growth_and_release_are_no_crash_loop(
             due = [d for d in due if d[0] > cloud.tick]
 
 
+@settings(max_examples=60, deadline=None)
+@given(
+    st.sampled_from([(3600, 90), (600, 90), (300, 10), (60, 90), (10, 120)]),
+    st.lists(st.integers(0, 5), max_size=30),
+)
+def test_of_an_app_that_grows_in_tick_after_tick_nothing_is_late(
+    times: tuple[int, int], more: list[int]
+) -> None:
+    """Every instance is ready when its start-up time is over; those that came are not taken for the newest."""
+    tick_s, lead_s = times
+    cloud = Cloud(Times(float(lead_s), float(tick_s)))
+    wanted, launched = 3, [(0, 3)]
+    for added in more:
+        at_s = cloud.tick * tick_s
+        ready = sum(n for since, n in launched if at_s >= since + lead_s)
+        wanted += added
+        if added:
+            launched.append(((cloud.tick + 1) * tick_s, added))
+        order = cloud.step(wanted, ready)[1]
+        assert (order.late, order.state) == (0, "")
+
+
 def test_an_observation_that_comes_again_or_late_changes_nothing() -> None:
     losses, times = Losses(), Times(10.0, 10.0)
     for at_s, ready in ((0.0, 3), (10.0, 0), (20.0, 3)):

@@ -21,8 +21,14 @@ def after(history: list[dict[str, Observed]], policy: Policy = WAIT, tick_s: flo
     """What is known after these observations, a tick each from 0 on."""
     found = Failing({}, (), {})
     for tick, observed in enumerate(history):
-        found = failing(OFFERS, observed, policy, found.memory, tick * tick_s)
+        found = failing(OFFERS, observed, policy, found.memory, tick * tick_s, tick_s)
     return found
+
+
+def test_of_a_tick_longer_than_twice_the_wait_the_wait_is_over_at_its_end():
+    lost = {"spot": Observed(ready=3, interrupted=1)}
+    assert after([{}, lost], tick_s=3600.0).excluded == {}
+    assert set(after([{}, lost], tick_s=1200.0).excluded) == {"spot", "spot2"}
 
 
 def test_spot_of_a_pool_returns_after_the_wait():
@@ -42,7 +48,7 @@ def test_spot_of_a_pool_returns_after_the_wait():
 
 
 def test_no_more_is_bought_at_a_stale_price():
-    found = failing([replace(SPOT, stale="its price is 30.0 h old"), FAR], {}, POLICY, {}, 0.0)
+    found = failing([replace(SPOT, stale="its price is 30.0 h old"), FAR], {}, POLICY, {}, 0.0, 300.0)
     assert found.excluded == {"spot": "its price is 30.0 h old"}
     assert found.guardrails == ("stale_price",)
 
@@ -127,10 +133,10 @@ def test_where_everything_fails_the_fallback_decides(fallback: str, kept: int):
 
 def test_offers_in_any_order_fail_alike():
     seen = {"od": Observed(failed=1), "spot": Observed(failed=1)}
-    memory = failing(OFFERS, {}, WAIT, {}, 0.0).memory
+    memory = failing(OFFERS, {}, WAIT, {}, 0.0, 300.0).memory
 
     def judged(offers: list[Offer]) -> Failing:
-        return failing(offers, seen, WAIT, memory, 300.0)
+        return failing(offers, seen, WAIT, memory, 300.0, 300.0)
 
     assert judged(OFFERS) == judged(OFFERS[::-1])
     assert json.dumps(judged(OFFERS).memory) == json.dumps(judged(OFFERS[::-1]).memory)
