@@ -146,8 +146,10 @@ def load_settings(**overrides: Any) -> Settings:
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"])
+        field = name.partition(".")[0]
+        variable = f" (LEADTIME_{field.upper()})" if overrides.get(field) is None else ""
         raise UsageError(
-            f"setting {name}: {first['msg'].removeprefix('Value error, ')}{_form(name)}"
+            f"setting {name}{variable}: {first['msg'].removeprefix('Value error, ')}{_form(name)}"
         ) from None
     except SettingsError as error:  # its text names the field; the value may be a secret
         field = re.search(r'field "(\w+)"', str(error))

@@ -26,6 +26,8 @@ from pipeline.wire.policies import policy_of
 
 ADJUSTMENTS = "adjustments"
 OBSERVED = "capacity.observed"
+COUNTS = ("ready", "pending", "draining", "failed", "interrupted")
+"""Numbers of instances in a record of it."""
 VERSIONED = {
     "policies": "app",
     "prices": "offer_id",
@@ -112,6 +114,11 @@ class SideInputs:
         try:
             _, record = self.codec.decode(value)
             if topic == OBSERVED:
+                below = [name for name in COUNTS if record[name] < 0]
+                if below:
+                    raise ValueError(
+                        f"{below[0]} of {record['offer_id']} is {record[below[0]]}: a count is 0 or more"
+                    )
                 kept = self.observations.setdefault(record["app"], {}).setdefault(record["offer_id"], {})
                 kept[record["tick"]] = record
                 while len(kept) > self.kept_ticks:

@@ -66,6 +66,18 @@ def assert_nothing_absent_is_served(plans: list[Record]) -> None:
             assert plan["commands_issued"] or plan["tick"] < FIRST + 5, plan["reason"]
 
 
+def test_an_observation_of_less_than_nothing_is_refused_with_its_reason(make: Make) -> None:
+    run = make(Fleet())
+    run.run(3)
+    known = run.inputs.observed("shop", FIRST + 90)
+    broken = next(iter(known.values())) | {"ready": -5, "tick": FIRST + 50}
+    with structlog.testing.capture_logs() as logs:
+        run.inputs.put("capacity.observed", "capacity_observed", broken)
+    assert run.inputs.observed("shop", FIRST + 90) == known
+    (log,) = (log for log in logs if log["event"] == "side input ignored")
+    assert log["error"] == "ready of node is -5: a count is 0 or more"
+
+
 def test_without_faults_nothing_is_asked_for_twice(make: Make) -> None:
     run = make(Fleet())
     plans = run.run(30)

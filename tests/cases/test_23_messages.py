@@ -104,13 +104,22 @@ def test_an_address_that_the_client_would_take_for_another_is_refused(
         load_settings()
     wrong = next(part for part in value.split(",")[::-1])
     assert str(refused.value) == (
-        f"setting bootstrap: {wrong!r} is no address: give host:port[,host:port], ports from 1 to 65535"
+        f"setting bootstrap (LEADTIME_BOOTSTRAP): {wrong!r} is no address: give host:port[,host:port], ports from 1 to"
+        " 65535"
     )
 
 
 @pytest.mark.parametrize("value", ["broker", "one:9092, two:9093", "[::1]:9092", "SSL://broker:9093"])
 def test_addresses_that_the_client_knows_are_taken(value: str) -> None:
     assert load_settings(bootstrap=value).bootstrap == value
+
+
+def test_a_setting_of_the_environment_is_named_by_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LEADTIME_TICK_S", "soon")
+    with pytest.raises(
+        UsageError, match=r"^setting tick_s \(LEADTIME_TICK_S\): Input should be a valid integer"
+    ):
+        load_settings()
 
 
 def test_a_prefix_that_no_topic_can_have_is_refused() -> None:
