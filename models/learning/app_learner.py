@@ -31,6 +31,7 @@ from models.learning import first_week, price_tail
 from models.learning.adjustment import ExpertWeights
 from models.learning.first_week import Evidence, Scores
 from models.learning.gate import BUDGET_DAYS, Day, Gate, Wealth
+from models.learning.lane_check import LaneCheck
 from models.learning.price_tail import LOG_PRICES, Tail
 from models.learning.saving import Saving
 from models.learning.shadow_fleets import ShadowFleets
@@ -100,7 +101,7 @@ class Observation:
     Attributes:
         tick: its number.
         need: replicas that the tick's demand filled; NaN: not measured, or a lower bound alone.
-        ready: replicas that were in fact ready throughout the tick; NaN: not known.
+        ready: replicas that were in fact ready throughout the tick; NaN: not known, or no price was followed.
         wanted, soon: (arm, PRICES) replicas of `models.planning.sweep.SweepNeed`.
         static: both at the policy's confidence; None: not known.
         cost: per hour, of what the plan wants; NaN: not known.
@@ -131,8 +132,11 @@ class Setting:
 
 
 def replicas_at(log_price: float, curve: NDArray[Any]) -> int:
-    """Whole replicas at a log price of a shortage, between those of a curve (price) at PRICES."""
-    return int(np.ceil(np.interp(log_price, LOG_PRICES, curve) - 1e-6))
+    """Whole replicas at a log price of a shortage, the nearest to the line between those of a curve (price) at PRICES.
+
+    Plans are made at the price itself: rounded up, the simulated fleet had half a replica more than they.
+    """
+    return int(np.rint(np.interp(log_price, LOG_PRICES, curve)))
 
 
 def experts_of(arm: Arm) -> str:
@@ -196,6 +200,7 @@ class AppLearner:
         served: replicas that the lane of the arm in force had ready in the last tick; NaN: no price was used in it.
         planned: per hour, of the plan before this tick's; NaN: not known.
         before: spend of plans and of static's lane, in the ticks before a price was used.
+        lane_check: of the fleet in force beside what was ready.
         pair: ((plans, static), (spend, loss)) of today's ticks in which a price was used.
         saving: of spend, and of loss, on the days before.
     """
@@ -217,6 +222,7 @@ class AppLearner:
         self.gates = [Gate() for _ in range(arms)]
         self.spend: list[float] = []
         self.events: list[tuple[int, str]] = []
+        self.lane_check = LaneCheck()
         self.setting = Setting(0, None, "too little evidence")
 
     def observe(self, now: Observation, shard: Shard) -> Setting:
@@ -239,6 +245,8 @@ class AppLearner:
         self._count(now.tick, spent, missed, known)
         self._take_back(self.day, self.days[self.in_force].beyond(self.days[0]))
         self._beside(float(ready[-1]), float(cost[-1]), now, known)
+        if known and not math.isnan(self.served + now.ready):
+            self.lane_check = self.lane_check.after(self.served, now.ready, now.need)
         before, self.known = self.known, self.known + known
         if before * self.fleets.tick_s < LEAST_S <= self.known * self.fleets.tick_s:
             self._begin(self.day, later=False)
@@ -354,6 +362,9 @@ class AppLearner:
             saved.after(*of) for saved, of in zip(self.saving, self.pair.T.tolist(), strict=True)
         )
         self.pair = np.zeros((2, 2))
+        if why := self.lane_check.fault(self.fleets.tick_s):
+            self.events.append((day, f"frozen for {self.lane_check.cool_days} days: {why}"))
+        self.lane_check = self.lane_check.ended(day, self.fleets.tick_s)
         first = self.days[0]
         self.spend = [*self.spend, first.cost][-BUDGET_DAYS:]
         in_force = self.days[self.in_force]
@@ -392,6 +403,10 @@ class AppLearner:
             hours = self.known * self.fleets.tick_s / HOUR_S
             why = f"{hours:.1f} h of known demand of {LEAST_S / HOUR_S:g} needed: the policy's confidence"
             return Setting(0, None, why)
+        if self.day < self.lane_check.frozen_until:
+            return Setting(
+                0, None, "frozen: the simulated fleet is not what plans get: the policy's confidence"
+            )
         price = float(np.exp(self.log_price[self.in_force]))
         return Setting(
             self.in_force,
@@ -415,6 +430,7 @@ class AppLearner:
             "pair": self.pair.tolist(),
             "planned": self.planned if math.isfinite(self.planned) else None,
             "before": self.before.tolist(),
+            "lane_check": asdict(self.lane_check),
         }
         return {
             **_blocks(self.tails, self.moved),
@@ -446,6 +462,7 @@ class AppLearner:
         self.saving, self.pair = tuple(Saving(**of) for of in kept["saving"]), np.array(kept["pair"])
         self.planned = math.nan if kept["planned"] is None else kept["planned"]
         self.before = np.array(kept["before"])
+        self.lane_check = LaneCheck(**kept.get("lane_check", {}))
 
 
 def _blocks(tails: Tail, moved: NDArray[np.float64]) -> Arrays:

@@ -337,5 +337,10 @@ def _since(before: Record | None, record: Record) -> list[tuple[int, str, str]]:
     return rows
 
 
-CHANGES: Final[Mapping[str, str]] = {"promotion": "promotion", "rollback": "rollback", "begins": "beginning"}
+CHANGES: Final[Mapping[str, str]] = {
+    "promotion": "promotion",
+    "rollback": "rollback",
+    "begins": "beginning",
+    "frozen": "freeze",
+}
 """Kinds of a learner's events by their first word."""

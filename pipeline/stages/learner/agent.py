@@ -214,7 +214,8 @@ class Learner:
         need = math.nan if plan["need"] is None else plan["need"]
         events = len(learner.events)
         ready = _ready(plan, offers, policy)
-        followed = ready if plan["versions"]["adjustment"] else math.nan
+        priced = plan["versions"]["adjustment"] and policy.confidence_of == "time"
+        followed = ready if priced else math.nan
         now = Observation(at.number, need, followed, wanted, soon, static, float(plan["cost"]))
         known.setting = learner.observe(now, self.shared)
         known.evidence = _evidence(learner)

@@ -1,11 +1,13 @@
 """The learner of an app: the share of time that is served, evidence, snapshots and another arm."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from models.capacity import Offer, Policy
 from models.learning import app_learner
-from models.learning.app_learner import LEAST_S, AppLearner, Observation, Shard
+from models.learning.app_learner import LEAST_S, AppLearner, Observation, Setting, Shard
 from models.learning.price_tail import LOG_PRICES, PRICES
 from models.learning.shadow_fleets import ShadowFleets
 
@@ -137,3 +139,19 @@ def test_an_older_snapshot_without_evidence_keeps_its_arm_until_a_day_is_known()
     for now in ticks[2 * DAY - 40 :]:
         again.observe(now, shard)
     assert again.in_force == 1
+
+
+def test_where_what_is_ready_is_not_the_simulated_fleet_plans_are_static() -> None:
+    """As where far more instances are lost than the offers say; static has what it asks for."""
+    subject, shard, settings = learner(), Shard(1), list[Setting]()
+    for now in observations(8 * DAY, 2):
+        priced = bool(settings) and settings[-1].price is not None
+        settings.append(subject.observe(replace(now, ready=now.need / 2 if priced else np.nan), shard))
+    frozen = [(day, text) for day, text in subject.events if text.startswith("frozen")]
+    assert [day for day, _ in frozen] == [2, 5]
+    assert "served other ticks than the simulated fleet" in frozen[0][1]
+    by_day = [
+        {setting.price is not None for setting in settings[d * DAY : (d + 1) * DAY]} for d in range(2, 8)
+    ]
+    assert by_day == [{False}, {False}, {True}, {False}, {False}, {False}]
+    assert settings[2 * DAY].reason.startswith("frozen")

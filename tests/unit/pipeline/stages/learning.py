@@ -19,11 +19,11 @@ FIRST = 6_000_000
 def plan(app: str, tick: int, need: float | None, forecast: float, **more: object) -> Record:
     """A plan whose tick's demand filled `need` replicas; the more a shortage costs, the more above `forecast` it needs.
 
-    The policy's confidence needs what the dearest shortage does. Half a weight of the same time needs a tenth less.
+    The policy's confidence needs what the dearest shortage does. Half a weight of the same time needs 15 % less.
     """
     spread = np.ceil(forecast + np.log(np.array(PRICES)) / 4)
     curves = {
-        arm: np.ceil(spread * (1 - 0.2 * of.same_time)).astype(int).tolist() for arm, of in EXPERTS.items()
+        arm: np.ceil(spread * (1 - 0.3 * of.same_time)).astype(int).tolist() for arm, of in EXPERTS.items()
     }
     static = int(spread[-1])
     steps = [step * TICK_S for step in horizon_steps(TICK_S)]
