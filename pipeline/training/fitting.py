@@ -152,10 +152,15 @@ def _fit(
         training.FitSettings(request.seed, request.updates),
         model_id=request.out.name,
         stop=lambda: clock() > end,
-        progress=lambda done, total, loss, best: progress(
-            "training", done, total, f"loss {loss:.3f}, best check {best:.4f}"
-        ),
+        progress=updates_of(progress),
         checkpoint=lambda model: model.save(request.out),  # what a run that is cut off has reached
+    )
+
+
+def updates_of(progress: Progress) -> Callable[[int, int, float, float], None]:
+    """Progress of the updates, with the present loss and the best check, as `training.fit` calls it."""
+    return lambda done, total, loss, best: progress(
+        "training", done, total, f"loss {loss:.3f}, best check {best:.4f}"
     )
 
 

@@ -17,7 +17,7 @@ from models.evaluation.trace_window import TraceWindow
 from models.learning import model_gate
 from pipeline.errors import UsageError
 from pipeline.progress import Progress, silent
-from pipeline.training.fitting import TraceSeries, origin, read
+from pipeline.training.fitting import TraceSeries, origin, read, updates_of
 
 CHECK_EVERY: Final = 50
 ROWS: Final = 64
@@ -121,9 +121,7 @@ def _tuned(
         model_id=request.out.name,
         parent=parent,
         stop=lambda: clock() > end,
-        progress=lambda done, total, loss, best: progress(
-            "training", done, total, f"loss {loss:.3f}, best check {best:.4f}"
-        ),
+        progress=updates_of(progress),
     )
 
 
