@@ -1,6 +1,8 @@
-"""Work beside other work: a thread that lasts as long as a context."""
+"""Work beside other work: a thread that lasts as long as a context, a process that ends with its parent."""
 
 import contextlib
+import multiprocessing
+import os
 import threading
 from collections.abc import Callable, Generator
 
@@ -16,3 +18,19 @@ def watching(watch: Callable[[threading.Event], None], name: str) -> Generator[N
     finally:
         ended.set()
         thread.join()
+
+
+def end_with_parent() -> None:
+    """End this process of `multiprocessing` once its parent has ended, also where that was killed.
+
+    A pool's processes wait for work at a pipe that all of them hold open, and so would wait for ever.
+    """
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, name="parent", daemon=True).start()

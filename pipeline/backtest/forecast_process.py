@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from pipeline import background
 from pipeline.backtest.forecasts import AppForecast, ForecastPass, model_of
 from pipeline.backtest.job import Arrays, Job
 
@@ -67,6 +68,7 @@ class ForecastProcess:
 
 def _make(job: Job, model: Path, blocks: Arrays, first: int, out: Connection) -> None:
     """Send all rows from `first` on, as fast as the pipe takes them."""
+    background.end_with_parent()
     source = ForecastPass(job, model_of(model, job.rows))
     if blocks:
         source.restore(blocks)

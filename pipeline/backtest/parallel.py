@@ -12,6 +12,7 @@ from typing import Final
 import numpy as np
 
 from models.behaviour.lstm import CARD
+from pipeline import background
 from pipeline.backtest.forecast_process import ForecastProcess
 from pipeline.backtest.forecasts import ForecastPass, model_of
 from pipeline.backtest.job import NOTHING, Arrays, Job
@@ -102,7 +103,7 @@ def _in_processes(
     """Simulate each part in a process of its own."""
     context = multiprocessing.get_context("spawn")  # TensorFlow's threads do not survive a fork
     total = len(parts) * len(parts[0].values)
-    with ProcessPoolExecutor(processes, mp_context=context) as pool:
+    with ProcessPoolExecutor(processes, context, background.end_with_parent) as pool:
         alone = len(parts) == 1
         running = [pool.submit(work, p, model, f, alone) for p, f in zip(parts, folders, strict=True)]
         while True:
