@@ -198,8 +198,14 @@ class Delivery:
     @property
     def notes(self) -> dict[str, str]:
         """By offer, a line where something is wrong."""
-        wrong = {o: order for o, order in sorted(self.orders.items()) if order.state or order.late}
-        return {o: f"{o}: {order.detail or f'{order.late} instances are late'}" for o, order in wrong.items()}
+        wrong = {
+            o: order for o, order in sorted(self.orders.items()) if order.state or order.late or order.unseen
+        }
+        other = {
+            o: "reports of it have stopped" if order.unseen else f"{order.late} instances are late"
+            for o, order in wrong.items()
+        }
+        return {o: f"{o}: {order.detail or other[o]}" for o, order in wrong.items()}
 
     @property
     def guardrails(self) -> tuple[str, ...]:

@@ -389,6 +389,7 @@ def test_while_an_actuator_is_down_no_promise_is_kept_and_with_an_empty_ledger_i
     plans = run.run(26)
     assert not any(plan["feasible"] for plan in plans[14:])
     assert "nothing was reported of it" in plans[14]["reason"]
+    assert all("; node: " in plan["reason"] for plan in plans[14:])  # also between two commands
     run.fleet.resize(0, START_S + 250)
     run.actuator_starts()
     run.run(14)
