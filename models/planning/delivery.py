@@ -28,6 +28,7 @@ from typing import Any, Final
 
 from models.capacity import Observed, Offer, Policy
 from models.planning.crash_loops import RELAUNCH_S, Losses, Times
+from models.planning.failing_offers import starting_s
 
 ANSWER_S: Final = 30.0  # a provider's call may take the actuator's 10 s, and others wait in front of it
 BACKOFF_S: Final = (
@@ -447,7 +448,10 @@ def _avoided(
             held[name] = order.detail
         elif order is not None and order.state in NOT_DELIVERED:
             avoided[name] = order.detail
-        elif order is not None and order.followed and clock.now_s < order.avoid_s:
-            avoided[name] = f"what was commanded did not come, for {order.avoid_s - clock.now_s:.0f} s more"
+        elif order is not None and order.followed:
+            others = [other for other in offers if other.offer_id != name]
+            if clock.now_s < order.avoid_s + starting_s(others, observed, clock.tick_s):
+                left_s = max(0.0, order.avoid_s - clock.now_s)
+                avoided[name] = f"what was commanded did not come, for {left_s:.0f} s more"
     left = {o.offer_id for o in offers} - avoided.keys() - held.keys() - set(excluded)
     return held | (avoided if left else {})

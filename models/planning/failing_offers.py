@@ -1,10 +1,11 @@
 """Offers that fail or have a stale price: for a while no more of them is bought, so that others replace them.
 
 A pool fails when one of its offers reports more failed or interrupted instances than a tick before. No more of its
-offers is bought for the policy's `spot_return_wait_s`; then the pool is tried again. Of a tick more than twice as long
-as that the failures are taken to have been in its middle: by its end the wait is over. A provider fails when two or
-more of its pools fail in one tick, which points to a cause that they share: no more of any of its offers is bought for
-the same time.
+offers is bought for the policy's `spot_return_wait_s`; then the pool is tried again, but not before what stands in for
+it is ready or should be: else that would be given up for it. Of a tick more than twice as long as the wait
+interruptions are taken to have been in its middle: by its end the wait is over. A provider fails when two or more of
+its pools fail in one tick, which points to a cause that they share: no more of any of its offers is bought for the same
+time.
 
 No more is bought of an offer whose price is stale either.
 
@@ -57,18 +58,21 @@ def failing(
         if one.failed or one.interrupted
     }
     before: Mapping[str, Sequence[int]] = lost if known is None else known
+    brief = 2 * policy.spot_return_wait_s < tick_s
     hit = [
         o
         for o in sorted(offers, key=lambda o: o.offer_id)
-        if any(
-            n > b for n, b in zip(lost.get(o.offer_id, (0, 0)), before.get(o.offer_id, (0, 0)), strict=True)
-        )
+        if _grew(lost, before, o.offer_id, failed_alone=brief)
     ]
     until: dict[str, dict[str, float]] = {
-        kind: {name: end for name, end in memory.get(kind, {}).items() if now_s < end}
+        kind: {
+            name: end
+            for name, end in memory.get(kind, {}).items()
+            if now_s < end + _starting_s(offers, states, name, kind, tick_s)
+        }
         for kind in ("pools", "providers")
     }
-    if 2 * policy.spot_return_wait_s >= tick_s:
+    if policy.spot_return_wait_s > 0:
         end_s = now_s + policy.spot_return_wait_s
         until["pools"] |= {_pool(o): end_s for o in hit}
         providers = {o.provider: {_pool(other) for other in hit if other.provider == o.provider} for o in hit}
@@ -77,10 +81,13 @@ def failing(
     acted: set[str] = set()
     for o in offers:
         if (end_s := until["providers"].get(o.provider)) is not None:
-            name, why = "provider_failing", f"provider {o.provider} failed, for {end_s - now_s:.0f} s more"
+            name, why = (
+                "provider_failing",
+                f"provider {o.provider} failed, for {max(0.0, end_s - now_s):.0f} s more",
+            )
         elif (end_s := until["pools"].get(_pool(o))) is not None:
             name = "spot_return_wait" if o.tier == "SPOT" else "pool_failing"
-            why = f"pool {o.pool or o.offer_id} failed, for {end_s - now_s:.0f} s more"
+            why = f"pool {o.pool or o.offer_id} failed, for {max(0.0, end_s - now_s):.0f} s more"
         elif o.stale:
             name, why = "stale_price", o.stale
         else:
@@ -94,3 +101,25 @@ def failing(
 def _pool(offer: Offer) -> str:
     """Name of the offer's pool, with the provider's; an offer without a pool is a pool of its own."""
     return f"{offer.provider}/{offer.pool or offer.offer_id}"
+
+
+def _grew(
+    lost: Mapping[str, Sequence[int]], before: Mapping[str, Sequence[int]], offer: str, *, failed_alone: bool
+) -> bool:
+    """Whether more instances of an offer failed, or were interrupted (unless failed ones count alone), than before."""
+    pairs = zip(lost.get(offer, (0, 0)), before.get(offer, (0, 0)), strict=True)
+    return any(now > then for now, then in list(pairs)[: 1 if failed_alone else 2])
+
+
+def _starting_s(
+    offers: Sequence[Offer], states: Mapping[str, Observed], name: str, kind: str, tick_s: float
+) -> float:
+    """Seconds by which the wait for a pool or a provider is longer, while others that may stand in are starting."""
+    others = [o for o in offers if name != (_pool(o) if kind == "pools" else o.provider)]
+    return starting_s(others, states, tick_s)
+
+
+def starting_s(offers: Sequence[Offer], observed: Mapping[str, Observed], tick_s: float) -> float:
+    """Seconds that the slowest of those offers takes to start of which instances are starting; 0: there are none."""
+    starting = (o for o in offers if observed.get(o.offer_id, Observed()).pending > 0)
+    return max((o.startup_p99_s + tick_s for o in starting), default=0.0)

@@ -29,6 +29,18 @@ def test_of_a_tick_longer_than_twice_the_wait_the_wait_is_over_at_its_end():
     lost = {"spot": Observed(ready=3, interrupted=1)}
     assert after([{}, lost], tick_s=3600.0).excluded == {}
     assert set(after([{}, lost], tick_s=1200.0).excluded) == {"spot", "spot2"}
+    failed = {"spot": Observed(ready=3, failed=1)}
+    assert set(after([{}, failed], tick_s=3600.0).excluded) == {"spot", "spot2"}
+
+
+def test_a_pool_is_not_tried_again_while_what_stands_in_for_it_is_starting():
+    """Else the plan gives up the stand-in for what fails, and nothing ever runs."""
+    lost, starting = {"spot": Observed(failed=3)}, {"gcp": Observed(pending=3)}
+    history = [{}, lost, *[starting] * 2]
+    assert after(history[:-1], tick_s=600.0).excluded["spot"] == "pool p failed, for 0 s more"
+    assert after([*history[:-2], {"gcp": Observed(ready=3)}], tick_s=600.0).excluded == {}
+    late = [*history, *[starting] * 3]  # a tick and its start-up time after the wait it should be ready
+    assert after(late, tick_s=600.0).excluded == {}
 
 
 def test_spot_of_a_pool_returns_after_the_wait():
