@@ -97,6 +97,13 @@ class Levels:
         used, series = self.total(users)
         return used / np.maximum(series, 1)[:, None]
 
+    def oldest(self, users: NDArray[np.int64], tick: int) -> NDArray[np.int64]:
+        """(user,) tick of the oldest sample of some users (ascending); `tick` of those that have none."""
+        mine = np.isin(self.user, users)
+        oldest = np.full(len(users), tick)
+        np.minimum.at(oldest, np.searchsorted(users, self.user[mine]), self.sampled[mine])
+        return oldest
+
     def total(self, users: NDArray[np.int64]) -> tuple[Amounts, NDArray[np.int64]]:
         """Usage (user, METRICS), and number of series, of some users (ascending)."""
         mine = np.isin(self.user, users)
@@ -182,8 +189,7 @@ def observe(entries: Stopped, ticks: tuple[Levels, Levels, Levels], tick: int, t
     reported, _ = now.total(users)
     left = np.maximum(went - came, 0)
     came = np.maximum(came - went, 0)
-    oldest = np.full(len(users), tick)
-    np.minimum.at(oldest, np.searchsorted(users, before.user[gone]), before.sampled[gone])
+    oldest = before.at(gone).oldest(users, tick)
     place = np.searchsorted(users, entries.user)
     known = entries.user >= 0
     credit = known & (entries.series < 0)
@@ -200,17 +206,16 @@ def observe(entries: Stopped, ticks: tuple[Levels, Levels, Levels], tick: int, t
     counts[stopped] = _series(counts[stopped], used[stopped], entries.used[stopped].astype(np.float64))
     used[stopped & (counts == 0)] = 0
 
-    counted = _sums(entries, users, stopped & (entries.tick < tick - 1)) + _sums(ended, users)
+    counted_earlier = _sums(entries, users, stopped & (entries.tick < tick - 1)) + _sums(ended, users)
+    counted_before = _sums(entries, users, stopped)
     remaining = _sums(replace(entries, used=used), users, stopped)
-    no_longer = _sums(entries, users, stopped) - remaining
-    whole = _whole(earlier, before, users, (counted, remaining + no_longer)) - remaining
+    no_longer = counted_before - remaining
+    whole = _whole(earlier, before, users, (counted_earlier, counted_before)) - remaining
     missing = np.clip(whole - reported, 0, left)
     drained = before.at(gone).knows(users) & (went <= DRAINED * lost[:, None] * before.mean(users)) & LOAD
     series = _series(lost, missing, np.where(drained, 0, went), ended=drained.any(axis=1))
 
-    oldest = np.full(len(users), tick)
-    mine = np.isin(now.user, users)
-    np.minimum.at(oldest, np.searchsorted(users, now.user[mine]), now.sampled[mine])
+    oldest = now.oldest(users, tick)
     waiting = np.zeros(len(entries), bool)
     waiting[known] = oldest[place[known]] < entries.tick[known]
     keep = (counts > 0) | ((counts < 0) & waiting & (used > 0).any(axis=1))

@@ -120,10 +120,15 @@ def train(
     }
     model.facts |= calibrated(model, parts)  # the compiled step stays
     model.save(request.out)  # scoring takes minutes: what was fitted is not lost with it
-    scored = {part.name: _scores(model, part) for part in parts if part.held_out}
+    scored = {
+        part.name: scores(
+            model, part, training_split.test_rows(len(part.panel.ticks), part.panel.tick_s), part.held_out
+        )
+        for part in parts
+        if part.held_out
+    }
     model.facts["scores"] = {
-        name: {"summary": scores.summary(), "by_metric_and_step": scores.table()}
-        for name, scores in scored.items()
+        name: {"summary": of.summary(), "by_metric_and_step": of.table()} for name, of in scored.items()
     }
     model.save(request.out)
     return model
@@ -164,10 +169,23 @@ def updates_of(progress: Progress) -> Callable[[int, int, float, float], None]:
     )
 
 
-def _scores(model: BehaviourModel, part: TraceSeries) -> forecast_pass.Scores:
-    """Users held out, over the test window; the eight days before it warm up the state and the baseline."""
-    panel, users = part.panel, part.held_out
-    start, score = training_split.test_rows(len(panel.ticks), panel.tick_s)
+def scores(
+    model: BehaviourModel,
+    part: TraceSeries,
+    rows: tuple[int, int],
+    users: Sequence[int],
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> forecast_pass.Scores:
+    """Score a model on some users of a part of a trace.
+
+    Args:
+        model: to score.
+        part: of a trace.
+        rows: first row of the pass, which warms up the state and the baseline, and the first one that is scored.
+        users: columns.
+        progress: called with (ticks done, ticks).
+    """
+    panel, (start, score) = part.panel, rows
     return forecast_pass.evaluate(
         model,
         TraceWindow(
@@ -179,6 +197,7 @@ def _scores(model: BehaviourModel, part: TraceSeries) -> forecast_pass.Scores:
             score_from=score - start,
         ),
         [panel.users[u] for u in users],
+        progress=progress,
     )
 
 

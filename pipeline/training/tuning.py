@@ -11,13 +11,11 @@ from typing import Any, Final
 from models.behaviour import training, training_split
 from models.behaviour.lstm import BehaviourModel
 from models.behaviour.training_series import Series
-from models.evaluation import forecast_pass
 from models.evaluation.forecast_scores import Scores
-from models.evaluation.trace_window import TraceWindow
 from models.learning import model_gate
 from pipeline.errors import UsageError
 from pipeline.progress import Progress, silent
-from pipeline.training.fitting import TraceSeries, origin, read, updates_of
+from pipeline.training.fitting import TraceSeries, origin, read, scores, updates_of
 
 CHECK_EVERY: Final = 50
 ROWS: Final = 64
@@ -128,17 +126,10 @@ def _tuned(
 def _scores(model: BehaviourModel, part: TraceSeries, name: str, progress: Progress) -> Scores:
     """All users of a part over the days kept back."""
     panel = part.panel
-    start, score = training_split.judged_rows(len(panel.ticks), panel.tick_s)
-    return forecast_pass.evaluate(
+    return scores(
         model,
-        TraceWindow(
-            panel.values[start:],
-            panel.events[start:],
-            panel.saturated[start:],
-            first_tick=int(panel.ticks[start]),
-            tick_s=panel.tick_s,
-            score_from=score - start,
-        ),
-        list(panel.users),
-        progress=lambda done, total: progress(f"judging {name}", done, total, ""),
+        part,
+        training_split.judged_rows(len(panel.ticks), panel.tick_s),
+        range(len(panel.users)),
+        lambda done, total: progress(f"judging {name}", done, total, ""),
     )

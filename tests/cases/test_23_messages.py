@@ -162,9 +162,9 @@ def test_a_folder_that_cannot_be_made_is_one_line(
     with pytest.raises(SystemExit) as ended:
         main()
     assert ended.value.code == 2
-    said = capsys.readouterr().err.splitlines()[-1]
-    assert said.startswith(f"leadtime: {name} {file}")
-    assert ": no folder can be made there: " in said
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert message.startswith(f"leadtime: {name} {file}")
+    assert ": no folder can be made there: " in message
 
 
 def test_a_folder_without_leave_to_write_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

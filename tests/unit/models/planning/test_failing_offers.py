@@ -19,10 +19,10 @@ WAIT = replace(POLICY, spot_return_wait_s=600.0)
 
 def after(history: list[dict[str, Observed]], policy: Policy = WAIT, tick_s: float = 300.0) -> Failing:
     """What is known after these observations, a tick each from 0 on."""
-    found = Failing({}, (), {})
+    failures = Failing({}, (), {})
     for tick, observed in enumerate(history):
-        found = failing(OFFERS, observed, policy, found.memory, tick * tick_s, tick_s)
-    return found
+        failures = failing(OFFERS, observed, policy, failures.memory, tick * tick_s, tick_s)
+    return failures
 
 
 def test_of_a_tick_longer_than_twice_the_wait_the_wait_is_over_at_its_end():
@@ -60,9 +60,9 @@ def test_spot_of_a_pool_returns_after_the_wait():
 
 
 def test_no_more_is_bought_at_a_stale_price():
-    found = failing([replace(SPOT, stale="its price is 30.0 h old"), FAR], {}, POLICY, {}, 0.0, 300.0)
-    assert found.excluded == {"spot": "its price is 30.0 h old"}
-    assert found.guardrails == ("stale_price",)
+    failures = failing([replace(SPOT, stale="its price is 30.0 h old"), FAR], {}, POLICY, {}, 0.0, 300.0)
+    assert failures.excluded == {"spot": "its price is 30.0 h old"}
+    assert failures.guardrails == ("stale_price",)
 
 
 def test_two_pools_that_fail_in_one_tick_are_their_provider():
@@ -93,20 +93,20 @@ def test_what_was_lost_before_the_first_plan_is_no_news():
 def test_memory_is_bounded_json_and_nothing_is_excluded_for_longer_than_the_wait(
     history: list[dict[str, Observed]],
 ):
-    found = after(history)
-    assert json.loads(json.dumps(found.memory)) == found.memory
-    assert len(json.dumps(found.memory)) < 500  # four offers, three pools, two providers
+    failures = after(history)
+    assert json.loads(json.dumps(failures.memory)) == failures.memory
+    assert len(json.dumps(failures.memory)) < 500  # four offers, three pools, two providers
     assert after([*history, *[history[-1] if history else {}] * 2]).excluded == {}
 
 
 def test_on_demand_stands_in_for_spot_and_spot_comes_back():
     offers, memory, bought = [OD, SPOT], {}, list[dict[str, int]]()
     for tick, seen in enumerate([{}, {"spot": Observed(ready=3, interrupted=2)}, {}, {}, {}]):
-        found, memory = plan_and_memory(
+        decision, memory = plan_and_memory(
             constant(10.0), offers, WAIT, observed=seen, memory=memory, now_s=300.0 * tick
         )
-        bought.append(first(found))
-        assert (found.guardrails[:1] == ("spot_return_wait",)) == (tick in (1, 2))
+        bought.append(first(decision))
+        assert (decision.guardrails[:1] == ("spot_return_wait",)) == (tick in (1, 2))
     assert bought[0].keys() == {"spot"}
     # 10 replicas: at most the three spot instances that run, the rest on demand
     assert bought[1]["spot"] <= 3
@@ -118,10 +118,10 @@ def test_on_demand_stands_in_for_spot_and_spot_comes_back():
 def test_another_provider_stands_in_and_the_plan_says_why():
     seen = {"od": Observed(failed=2), "spot": Observed(failed=1)}
     memory = plan_and_memory(constant(10.0), OFFERS, WAIT)[1]
-    found, _ = plan_and_memory(constant(10.0), OFFERS, WAIT, observed=seen, memory=memory)
-    assert first(found) == {"gcp": 5}
-    assert found.excluded["od"] == "provider aws failed, for 600 s more"
-    assert "not bought more of od: provider aws failed, for 600 s more" in found.reason
+    failures, _ = plan_and_memory(constant(10.0), OFFERS, WAIT, observed=seen, memory=memory)
+    assert first(failures) == {"gcp": 5}
+    assert failures.excluded["od"] == "provider aws failed, for 600 s more"
+    assert "not bought more of od: provider aws failed, for 600 s more" in failures.reason
 
 
 @pytest.mark.parametrize(("fallback", "kept"), [("reactive", 4), ("hold", 2)])
@@ -129,7 +129,7 @@ def test_where_everything_fails_the_fallback_decides(fallback: str, kept: int):
     policy = replace(WAIT, fallback=fallback)
     memory = plan_and_memory(constant(10.0), [OD], policy)[1]
     # two instances run; the present usage of 8 cores needs four
-    found, _ = plan_and_memory(
+    failures, _ = plan_and_memory(
         constant(10.0),
         [OD],
         policy,
@@ -137,8 +137,8 @@ def test_where_everything_fails_the_fallback_decides(fallback: str, kept: int):
         memory=memory,
         usage=[8.0, 0.0],
     )
-    assert first(found) == {"od": kept}
-    assert not found.feasible
+    assert first(failures) == {"od": kept}
+    assert not failures.feasible
     with pytest.raises(ValueError, match="fallback must be one of reactive, hold, got 'pray'"):
         validate(replace(POLICY, fallback="pray"))
 
