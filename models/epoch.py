@@ -11,6 +11,8 @@ PER_SECOND: Final = {"seconds": 1, "milliseconds": 10**3, "microseconds": 10**6,
 """How many of each unit are a second."""
 BEGIN_S, END_S = 631_152_000, 4_102_444_800
 """1990 and 2100 in Unix seconds: times between them, in the four units, are four disjoint ranges of numbers."""
+LATE_S: Final = 2_524_608_000
+"""2050: seconds since 1900, as of NTP, look like times after it."""
 
 YEARS_S: Final = (-62_135_596_800, 253_402_300_799)
 """Years 1 to 9999 in Unix seconds."""

@@ -19,6 +19,9 @@ LEAST_MEANT: Final = {"cpu": 1e-3, "memory": 2.0**20, "network": 1e4, "disk": 1e
 """Sizes of a replica or an instance below which a unit was probably mistaken: 0.001 cores, 1 MiB, 10 kB/s."""
 MOST_CORES: Final = {"unit": 64.0, "capacity": 1000.0}
 """Cores of a replica, and of an instance, above which thousandths of a core were probably meant."""
+DOUBTFUL: Final = {"memory": ((0.0, 2.0**20), "MiB, GiB or per cent"), "cpu": ((32.0, 100.0), "per cent")}
+"""By metric, within which the largest sample of an app's users is as likely of another unit, exclusive of the lower
+end, and of which."""
 MAX_ID_BYTES: Final = 1024
 """Most bytes of an app's, a user's or an offer's name in UTF-8."""
 CONTROL: Final = r"[\x00-\x1f\x7f-\x9f\u2028\u2029]"

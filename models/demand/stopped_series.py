@@ -11,9 +11,9 @@ which nothing in the telemetry tells apart. Of one user and metric, in units of 
 
 Where less than half a series is missing, by the mean over the metrics that follow load, others took over or replaced
 it; one that carried no load for its part, as when it was drained, has ended. That is judged in the first tick and until
-TAKEN_OVER_S: a load balancer needs a moment. What comes later, new or back, is subtracted, from the newest stop first.
-What is left is forgotten as silent users are (`models.demand.turnover.silent_ticks`). A user of one series is not
-followed: such a user is silent.
+TAKEN_OVER_S: a load balancer needs a moment. What comes later, new or back, is subtracted, first from the stop that
+used about as much. What is left is forgotten as silent users are (`models.demand.turnover.silent_ticks`). A user of one
+series is not followed: such a user is silent.
 
 Where a sampler is slow, one that came is remembered for as long as a series of the user has not reported since: a
 producer that starts again under a new name comes long before the interval of its old self ends.
@@ -294,11 +294,20 @@ def _series(number: NDArray[Any], used: Amounts, of: Amounts, ended: Any = False
 def _drained(
     entries: Stopped, place: NDArray[np.int64], which: NDArray[np.bool_], amount: Amounts
 ) -> tuple[Amounts, Amounts]:
-    """What is left of entries (entry, metric), and of amounts (user, metric) that are taken from them, newest first."""
+    """What is left of entries (entry, metric), and of amounts (user, metric) that are taken from them.
+
+    First from the entry that used about as much, by the mean over metrics of the difference to the larger of the two;
+    of several the newest.
+    """
     used, amount = entries.used.astype(np.float64), amount.copy()
     rows = np.flatnonzero(which)
-    rows = rows[np.lexsort((-entries.tick[rows], place[rows]))]
     while len(rows):
+        of = place[rows]
+        larger = np.maximum(used[rows], amount[of])
+        apart = np.abs(used[rows] - amount[of])
+        apart = np.divide(apart, larger, out=np.zeros(larger.shape), where=larger > 0).sum(axis=1)
+        apart /= np.maximum((larger > 0).sum(axis=1), 1)
+        rows = rows[np.lexsort((-entries.tick[rows], apart, of))]
         first = np.ones(len(rows), bool)
         first[1:] = place[rows][1:] != place[rows][:-1]
         of = place[rows[first]]

@@ -22,7 +22,7 @@ from pipeline.inputs import released_models
 from pipeline.kafka.connection import reachable
 from pipeline.progress import Progress, silent
 from pipeline.settings import Settings, load_settings
-from pipeline.traces import trace_file
+from pipeline.traces import doubts, trace_file
 from pipeline.traces.trace_file import Panel
 from pipeline.traces.window import ScoringWindow, ticks_of, window_of
 
@@ -126,7 +126,7 @@ def of_trace(
     panel = trace_file.to_panel(read, tick_s)
     _some(panel, name)
     window = _scored(window_of(panel, warm_up, begin, until))
-    skipped = {**read.skipped, "duplicates": trace_file.duplicates(read)}
+    skipped = {**read.skipped, "duplicates": doubts.repeated(read.frame)}
     digest = panel_digest(panel)
     notes = (*read.notes, *trace_file.slower_apps(read, panel.tick_s))
     return DemandSource(name, panel, window, skipped, digest, model or DEFAULT_MODEL, notes=notes)

@@ -14,12 +14,12 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from models import counters, epoch, time_span
-from models.metrics import DAY_S, EVENT_KINDS, METRICS, is_saturated
+from models import epoch, time_span
+from models.metrics import EVENT_KINDS, METRICS, is_saturated
 from models.telemetry_rules import MAX_INTERVAL_S
 from pipeline.errors import UsageError
-from pipeline.format import duration, number, utc
-from pipeline.traces import columns, refused, text_table, times
+from pipeline.format import duration, utc
+from pipeline.traces import columns, doubts, refused, text_table, times
 from pipeline.traces.columns import ColumnError, Place
 from pipeline.traces.refused import EVENTS, LIMIT
 
@@ -30,8 +30,6 @@ CELLS_RATIO: Final = 100
 OUTLIER: Final = "time-outlier"
 FIRST_S: Final = -2_208_988_800
 """1900 in Unix seconds; with `models.epoch.END_S` the bounds of a trace's times."""
-PAUSE_TICKS: Final = 20
-"""A pause of so many ticks, and of two days, is said: what lies in it is no demand of zero."""
 
 
 @dataclass(frozen=True)
@@ -175,7 +173,7 @@ def _checked(
         split.good,
         tick_s,
         skipped,
-        (*remarks, *outliers, *_doubtful_times(split.good, tick_s), *_counter_notes(split.good, measured)),
+        (*remarks, *outliers, *doubts.of_rows(split.good, measured, tick_s)),
         split.bad.sort("ts", "app", "user", maintain_order=True),
         null_times,
     )
@@ -218,23 +216,6 @@ def _far_times(frame: pl.DataFrame) -> str:
     return f"times are from {utc(first_s)} to {utc(last_s)}, and 1900 to 2100 are wanted: was their unit mistaken?"
 
 
-def _doubtful_times(frame: pl.DataFrame, tick_s: int) -> list[str]:
-    """Lines on times, sorted, of before there was telemetry, and on the widest gap between two."""
-    at_s = frame["ts"].to_physical().to_numpy() / 1e6
-    notes: list[str] = []
-    if at_s[0] < epoch.BEGIN_S:
-        notes.append(f"times are from {utc(at_s[0])} to {utc(at_s[-1])}: was their unit mistaken?")
-    gaps = np.diff(at_s)
-    wide = int((gaps > max(time_span.GAP_US / time_span.US, PAUSE_TICKS * tick_s)).sum())
-    if wide:
-        at = int(np.argmax(gaps))
-        more = f", the widest of {wide:,} gaps" if wide > 1 else ""
-        notes.append(
-            f"no row is between {utc(at_s[at])} and {utc(at_s[at + 1])} ({gaps[at] / DAY_S:.3g} days{more})"
-        )
-    return notes
-
-
 def _refused(frame: pl.DataFrame) -> tuple[refused.Refusal, int]:
     """The rows by whether ingest takes them, and the interval in seconds of those that it takes, if there are any."""
     interval_s = _interval(frame)
@@ -249,31 +230,6 @@ def _reasons(split: refused.Refusal, tick_s: int) -> str:
     if "bad-interval" not in split.counts:
         return counts
     return f"{counts}: samples come every {duration(tick_s)}, and one stands for a day at most"
-
-
-def _counter_notes(frame: pl.DataFrame, measured: Sequence[str]) -> list[str]:
-    """A question for each app and column whose samples only rise; memory may."""
-    rates = [column for column in measured if column != "memory"]
-    moves = [pl.col(column).drop_nulls().diff().sign() for column in rates]
-    users = frame.group_by("app", "user", maintain_order=True).agg(
-        *(move.gt(0).sum().name.prefix("up ") for move in moves),
-        *(move.lt(0).sum().name.prefix("down ") for move in moves),
-    )
-    rising: dict[tuple[str, str], list[str]] = {}
-    for column in rates:
-        likely = counters.mostly_rises(users[f"up {column}"].to_numpy(), users[f"down {column}"].to_numpy())
-        for app, user in users.filter(pl.Series(likely)).select("app", "user").iter_rows():
-            rows = frame.filter(pl.col("app") == app, pl.col("user") == user)
-            samples = rows[column].drop_nulls().to_numpy()
-            if counters.only_rises(samples):
-                shown = f"{user}: {number(samples[0])} to {number(samples[-1])} in {len(samples):,} samples"
-                rising.setdefault((app, column), []).append(shown)
-    of_app = dict(users.group_by("app").len().iter_rows())
-    return [
-        f"{column} of app {app} only rises for {len(users)} of {of_app[app]} users ({users[0]}): is it a cumulative"
-        f" counter? {columns.unit(column)} are wanted: give differences over seconds, or leave the column out"
-        for (app, column), users in sorted(rising.items())
-    ]
 
 
 def to_panel(trace: Trace, tick_s: int | None = None) -> Panel:
@@ -380,11 +336,6 @@ def refused_by_app(rows: pl.DataFrame) -> dict[str, dict[str, int]]:
         for app, reason, number in rows.group_by("app", "reason").len().sort("app", "reason").iter_rows():
             counts.setdefault(app or "", {})[reason] = number
     return counts
-
-
-def duplicates(trace: Trace) -> int:
-    """How many rows are of a user and a time that an earlier one is of; arrays have the mean of them."""
-    return trace.frame.height - trace.frame.select("ts", "app", "user").unique().height
 
 
 def slower_apps(trace: Trace, tick_s: int) -> list[str]:

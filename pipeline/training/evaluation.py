@@ -25,7 +25,7 @@ from pipeline.errors import UsageError
 from pipeline.format import iso
 from pipeline.inputs import model_folder
 from pipeline.progress import Progress, silent
-from pipeline.traces import trace_file
+from pipeline.traces import doubts, trace_file
 from pipeline.traces.trace_file import Panel
 from pipeline.traces.window import ScoringWindow, ticks_of, window_of
 
@@ -188,7 +188,7 @@ def prepare(request: EvaluationRequest) -> Prepared:
             f"--every {request.every} with --forget {request.forget} would always score the same ticks after it was"
             f" forgotten: choose one that shares no factor with {forget}"
         )
-    skipped = {**trace.skipped, "duplicates": trace_file.duplicates(trace)}
+    skipped = {**trace.skipped, "duplicates": doubts.repeated(trace.frame)}
     notes = (*trace.notes, *trace_file.slower_apps(trace, panel.tick_s))
     return Prepared(request, model, panel, users, window, forget, skipped, notes)
 

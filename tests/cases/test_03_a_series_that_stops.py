@@ -301,6 +301,26 @@ def test_an_agent_that_comes_back_is_no_longer_missing() -> None:
     assert [stopped(frame) for frame in made] == [0] * 11 + [1] * 14 + [0] * 15
 
 
+@pytest.mark.parametrize("away", [4.0, 1.7, 0.5])
+def test_what_comes_back_leaves_what_another_series_last_used(away: float) -> None:
+    """One agent is away from 100 to 250 s; another, of 2 cores, stops for good at 200 s."""
+    lives = [(away, 0, 100), (away, 250, 1500), (2.0, 0, 200), (3.0, 0, 1500)]
+    made = frames(
+        [
+            (at, fields)
+            for cpu, begin, end in lives
+            for at, fields in every(TICK_S, 1500, producer=f"{cpu}", cpu=cpu)
+            if begin <= at < end
+        ],
+        150,
+    )
+    silent = silent_ticks(TICK_S)
+    assert [whole(frame) for frame in made] == pytest.approx(
+        [5 + away] * (20 + silent) + [3 + away] * (130 - silent)
+    )
+    assert [stopped(frame) for frame in made[25 : 20 + silent]] == [1] * (silent - 5)
+
+
 def test_of_a_user_who_was_silent_what_does_not_come_back_is_missing() -> None:
     """All three agents are silent for 30 s, as behind one proxy; two come back."""
     samples = [s for s in agents((300, 300, 100)) if not 100 <= s[0] < 130]

@@ -200,3 +200,51 @@ def test_whole_decimals_are_names_and_others_are_not(numbers: list[int], scale: 
     if scale:
         with pytest.raises(UsageError, match=r"'user' holds Decimal.* numbers with a fraction are no names"):
             of_frame(given.with_columns(user=pl.lit(Decimal("7.5")).cast(pl.Decimal(38, scale))))
+
+
+def test_rows_of_one_time_and_user_that_differ_are_questioned() -> None:
+    at = [NINE, NINE + timedelta(minutes=1)]
+    same, differ = samples([*at, *at]).with_columns(cpu=1.0), samples([*at, *at])
+    assert of_frame(same).notes == ()
+    note = (
+        "2 rows differ from another of the same time, app and user, as those of a/u at 2024-05-06 09:00:00 UTC:"
+        " their mean is used; where they are parts of one user, as containers of a pod, give their sum"
+    )
+    assert of_frame(pl.concat([differ, differ])).notes == (note,)
+    assert to_panel(of_frame(differ)).values[:, 0, 0].tolist() == [2.0, 1.5]
+
+
+@pytest.mark.parametrize(
+    ("metric", "value", "note"),
+    [
+        (
+            "memory",
+            4.0,
+            "memory of app a is 4 for a user at most: is it in MiB, GiB or per cent? bytes are wanted",
+        ),
+        ("memory", 2.0**32, ""),
+        ("memory", 0.0, ""),
+        ("cpu", 97.5, "cpu of app a is 97.5 for a user at most: is it in per cent? cores are wanted"),
+        ("cpu", 31.0, ""),
+        ("cpu", 768.0, ""),
+        ("network", 3.0, ""),
+    ],
+)
+def test_unusual_magnitudes_are_questioned(metric: str, value: float, note: str) -> None:
+    rows = samples([NINE + timedelta(minutes=n) for n in range(3)]).drop("cpu")
+    assert of_frame(rows.with_columns(pl.lit(value).alias(metric))).notes == ((note,) if note else ())
+
+
+def test_magnitudes_are_questioned_by_app() -> None:
+    rows = samples([NINE + timedelta(minutes=n) for n in range(3)]).with_columns(memory=pl.lit(4.0))
+    others = [rows.with_columns(app=pl.lit(app), memory=pl.lit(of)) for app, of in (("b", 6.0), ("c", 2e9))]
+    (note,) = of_frame(pl.concat([rows, *others])).notes
+    assert note.startswith("memory of app a is 4 for a user at most, and about as much of 1 other app: ")
+
+
+def test_times_counted_from_1900_are_questioned() -> None:
+    ntp = 2_208_988_800 + 1_715_000_000
+    (magnitude, note) = of_frame(samples([ntp, ntp + 60])).notes
+    assert magnitude == "ts is read as seconds since 1970, by its magnitude"
+    assert note.endswith("was their unit mistaken?")
+    assert "2094" in note

@@ -152,12 +152,12 @@ def test_a_column_whose_name_is_nearly_known_is_questioned(column: str, note: st
 
 
 def test_points_that_may_separate_thousands_are_said(tmp_path: Path) -> None:
-    table = "ts;app;user;memory;cpu\n2024-05-06T09:00:00Z;a;u;1.234;0.5\n2024-05-06T09:01:00Z;a;u;17.500;1\n"
+    table = "ts;app;user;network;cpu\n2024-05-06T09:00:00Z;a;u;1.234;0.5\n2024-05-06T09:01:00Z;a;u;17.500;1\n"
     trace = trace_of(tmp_path, table)
-    assert trace.frame["memory"].to_list() == [1.234, 17.5]
+    assert trace.frame["network"].to_list() == [1.234, 17.5]
     assert trace.notes == (
         "fields are separated by ';'",
-        "points of column 'memory' are taken for decimal points",
+        "points of column 'network' are taken for decimal points",
     )
 
 
