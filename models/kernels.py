@@ -6,7 +6,7 @@ Arithmetic is strict (no `fastmath`): each gives the bits of the array expressio
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, ParamSpec
+from typing import Any, ParamSpec, TypeVar
 
 import numba
 import numpy as np
@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float32]
 P = ParamSpec("P")
+R = TypeVar("R")
 
 
-def compiled(loop: Callable[P, None]) -> Callable[P, None]:
+def compiled(loop: Callable[P, R]) -> Callable[P, R]:
     """The loop as machine code, kept from one start to the next where there is a place for it."""
     options: dict[str, Any] = {"nogil": True}
     try:

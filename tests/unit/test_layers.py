@@ -19,7 +19,7 @@ ROOMS = {
     ),
     "models": (
         GROUND,
-        *("behaviour", "demand", "purchase", "planning", "baselines", "evaluation", "synthetic"),
+        *("behaviour", "demand", "nodes", "purchase", "planning", "baselines", "evaluation", "synthetic"),
         *("learning", "federation"),
     ),
 }
