@@ -12,6 +12,7 @@ from pipeline.progress import Progress
 
 if TYPE_CHECKING:
     from rich import progress as bars
+    from rich.console import Console
     from rich.progress import TaskID
     from rich.table import Table
 
@@ -37,11 +38,11 @@ def progress(unit: str) -> bars.Progress:
     from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 
     return bars.Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         TextColumn("{task.completed}/{task.total} " + unit),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
+        TextColumn("{task.fields[note]}", markup=False),
         console=Console(stderr=True),
     )
 
@@ -72,9 +73,7 @@ def tell(facts: dict[str, Any], json: bool) -> None:
         sys.stdout.write(jsonlib.dumps(facts) + "\n")
         return
 
-    from rich.console import Console
-
-    console = Console()
+    console = _console()
     for name, value in facts.items():
         if name == "by_metric_and_step":
             console.print(_table(value))
@@ -88,7 +87,14 @@ def tell(facts: dict[str, Any], json: bool) -> None:
             console.print(value)
         else:
             for line in _lines(name, value):
-                console.print(line, highlight=name not in ("skipped", "notes", "trained_on"), markup=False)
+                console.print(line, highlight=name not in ("skipped", "notes", "trained_on"))
+
+
+def _console() -> Console:
+    """A console that prints names as they are: by default rich takes [brackets] for markup and :key: for a picture."""
+    from rich.console import Console
+
+    return Console(markup=False, emoji=False)
 
 
 def _lines(name: str, value: Any) -> list[str]:
@@ -151,9 +157,7 @@ def tables(facts: dict[str, Any], json: bool) -> None:
         tell(facts, json)
         return
 
-    from rich.console import Console
-
-    console = Console()
+    console = _console()
     for name, value in facts.items():
         if isinstance(value, dict):
             tables({f"{name}, {part}": of for part, of in value.items()}, json)
@@ -161,4 +165,4 @@ def tables(facts: dict[str, Any], json: bool) -> None:
             console.print(_table_of(value), name)
         else:
             for line in _lines(name, value):
-                console.print(line, markup=False)
+                console.print(line)

@@ -203,7 +203,6 @@ def _learner_rows(of: dict[str, Any], currency: str) -> list[tuple[str, str, str
 
 def _show(figures: dict[str, Any], page: Path) -> None:
     from rich.console import Console
-    from rich.markup import escape
     from rich.table import Table
 
     table = Table(title="Leadtime demo", show_header=True, header_style="bold")
@@ -223,13 +222,13 @@ def _show(figures: dict[str, Any], page: Path) -> None:
     for app, of in figures["learner"].items():
         table.add_section()
         for name, ours, other in _learner_rows(of, figures["currency"]):
-            table.add_row(f"{escape(app)}: {name}" if name.startswith("learner") else name, ours, other)
+            table.add_row(f"{app}: {name}" if name.startswith("learner") else name, ours, other)
     for app, count in figures["dead_letters_by_app"].items():
-        table.add_row(f"  dead letters of {escape(app) or 'no app'}", f"{count:,}", "")
+        table.add_row(f"  dead letters of {app or 'no app'}", f"{count:,}", "")
     for what, count in figures["skipped"].items():
         if count:
-            table.add_row(f"  skipped, {escape(what)}", f"{count:,}", "")
+            table.add_row(f"  skipped, {what}", f"{count:,}", "")
     table.add_row("wall time", f"{figures['wall_s']} s", "")
-    console = Console()
+    console = Console(markup=False, emoji=False)  # names as they are
     console.print(table)
     console.print(f"Trained on this trace: {figures['trained_on']}\nPage: {page}", soft_wrap=True)

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import polars as pl
 from rich.console import Console
 from rich.live import Live
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from pipeline.demo import summary
 from pipeline.demo.recorder import Watch
@@ -135,10 +135,10 @@ class Run:
         )
         for app, first in self.learnt.items():
             self._say(
-                f"of {escape(app)}, which the learner steers, also the {self.window.first - first} ticks before"
+                f"of {app}, which the learner steers, also the {self.window.first - first} ticks before"
             )
         for note in self.remarks:
-            self._say(f"note: {escape(note)}")
+            self._say(f"note: {note}")
         if self.settings.bootstrap is None:
             self._say("starting Kafka")
         with cluster(self.settings) as settings:
@@ -163,7 +163,8 @@ class Run:
         return self._finish(example, watch, supervisor, page, out)
 
     def _say(self, text: str) -> None:
-        self.console.print(f"[dim]{time.monotonic() - self.begun_s:6.1f} s[/]  {text}", highlight=False)
+        elapsed = f"{time.monotonic() - self.begun_s:6.1f} s"
+        self.console.print(Text.assemble((elapsed, "dim"), f"  {text}"))
 
     def _follow(self, watch: Watch, supervisor: Supervisor) -> None:
         """Replay, and watch until the last tick is planned and its commands are answered."""

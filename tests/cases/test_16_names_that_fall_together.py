@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from models.metrics import METRICS
+from pipeline import display
 from pipeline.errors import UsageError
 from pipeline.inputs.example import Example
 from pipeline.inputs.files import read_policies, read_prices
@@ -177,3 +178,17 @@ def test_a_trace_refuses_the_names_that_ingest_refuses() -> None:
     refused = split(frame, 60.0)
     assert refused.good["app"].to_list() == ["good"]
     assert refused.bad["reason"].to_list() == ["control-character"]
+
+
+@pytest.mark.parametrize("app", ["prod:key:1", "[/x]", "[red]x[/red]"])
+def test_what_commands_print_has_names_as_they_are(app: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """rich would take brackets for markup, or fail at them, and `:key:` for a picture."""
+    facts = {
+        "notes": [f"app {app} has gaps"],
+        "skipped": {f"app {app}": 2},
+        "what_if": [{"": app, "as given": "1", f"campaign={app}@TIME/2h/x3": "2"}],
+    }
+    display.tell(facts, json=False)
+    printed = capsys.readouterr().out
+    assert [line.count(app) for line in printed.splitlines() if app in line] == [1] * 4
+    assert f"campaign={app}@TIME" in printed
