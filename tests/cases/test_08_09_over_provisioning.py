@@ -1,6 +1,6 @@
 """Case 8 and 9: capacity that people call a bug, of an app in its first hour."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -119,6 +119,23 @@ def test_what_is_estimated_is_never_bounded_below_it_and_is_forgotten(days: int,
         np.testing.assert_array_equal(raised[1:], bound(state)[1:])
     for name, array in kept.items():
         np.testing.assert_array_equal(state[name], array)
+
+
+@pytest.mark.parametrize("gap", [0, 1, 3])
+def test_pods_that_are_all_renamed_are_planned_for_once_also_after_a_gap(
+    shop: Callable[..., list[Record]], gap: int
+):
+    """Six cores of three pods, which all end at minute 8; the new ones report after so many minutes without any."""
+    samples = [
+        (tick, f"{'old' if tick < 8 else 'new'}-{pod}", {"cpu": 2.0})
+        for tick in range(14)
+        for pod in range(3)
+        if not 8 <= tick < 8 + gap
+    ]
+    plans = shop(samples)
+    need = [max(amounts[0] for amounts in plan["required"]) for plan in plans]
+    assert max(need[8 + gap :]) < 1.25 * need[7]
+    assert [plan["completeness"] for plan in plans[8 + gap :]] == [1.0] * (6 - gap)
 
 
 MINUTES = 60

@@ -136,7 +136,7 @@ class DependenceTable:
     def turnover(self, name: str, tick: int, ids: bytes, observed: np.ndarray, last: np.ndarray) -> Turnover:
         """Last usage of an app's users that are silent, went or came; reporting users are kept for the next tick.
 
-        Where nobody reported in the tick before, no user counts as one that came, since it could replace nobody.
+        Where nobody reported in the tick before, all come: who went may be of another shard, or have gone before a gap.
 
         Args:
             name: of the app.
@@ -152,9 +152,10 @@ class DependenceTable:
         else:
             before = _places(np.frombuffer(app.reported, _NAMES), names) >= 0
         level = np.where(np.isfinite(observed), observed, np.nan_to_num(last)).astype(np.float64)
-        came = reports & ~before if app.reported else np.zeros(len(names), bool)
         app.reported = names[reports].tobytes()
-        return Turnover(*(level[rows].sum(axis=0) for rows in (~reports, before & ~reports, came)))
+        return Turnover(
+            *(level[rows].sum(axis=0) for rows in (~reports, before & ~reports, reports & ~before))
+        )
 
     def _app(self, name: str, tick: int) -> AppDependence:
         new = AppDependence(tick - 1, 0, b"", np.zeros((), SUMS), users(0))
@@ -189,7 +190,7 @@ class DependenceTable:
         at = 4 + int.from_bytes(whole[:4], "little")
         for name, tick, present, count, *reporting in json.loads(whole[4:at] or b"[]"):
             sizes = [SUMS.itemsize, PSEUDONYM_BYTES * count, USER.itemsize * count]
-            sizes.append(PSEUDONYM_BYTES * sum(reporting))  # none in a snapshot of an older version
+            sizes.append(PSEUDONYM_BYTES * sum(reporting))  # a snapshot of an older version has none: all
             ends = np.cumsum([at, *sizes]).tolist()
             sums, ids, rows, reported = (whole[a:b] for a, b in pairwise(ends))
             at = ends[-1]
@@ -199,5 +200,5 @@ class DependenceTable:
                 ids,
                 np.frombuffer(sums, SUMS)[0:1].reshape(()),
                 np.frombuffer(rows, USER).copy(),
-                reported,
+                reported if reporting else ids[: PSEUDONYM_BYTES * present],
             )

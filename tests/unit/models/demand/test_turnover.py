@@ -41,6 +41,17 @@ def test_a_rename_leaves_nothing_of_the_old_users():
     assert turnover.share(state, levels(6.0), np.full(5, 6.0)) == pytest.approx(0.5)
 
 
+@pytest.mark.parametrize("gap", [1, 4, 10])
+def test_a_rename_after_a_gap_leaves_nothing_of_the_old_users(gap: int):
+    """All pods of an app end before the new ones begin; of a new app all users come, which is credit for nobody."""
+    lost = [levels(6.0, went=6.0), *[levels(6.0)] * (gap - 1)]
+    state = after(levels(0.0, came=6.0), *lost, usage=[6.0, *[0.0] * gap])
+    assert state["hidden"] == pytest.approx(6)
+    state = after(levels(0.0, came=6.0), *lost, levels(6.0, came=6.0), usage=[6.0, *[0.0] * gap, 6.0])
+    assert state["hidden"] == pytest.approx(0)
+    assert state["credit"] == pytest.approx(0)
+
+
 def test_a_rollout_with_a_surge_leaves_little_of_the_old_users():
     """Six new users share the load of six old ones for three minutes."""
     state = after(levels(0.0), levels(0.0, came=3.0), levels(0.0), levels(0.0), levels(3.0, went=3.0))

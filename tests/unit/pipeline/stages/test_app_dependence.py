@@ -95,7 +95,7 @@ def usage(*levels: float) -> np.ndarray:
 def test_who_is_silent_went_and_came_is_known_by_what_they_last_used() -> None:
     table = DependenceTable(PRIOR)
     one = table.turnover("shop", 0, names("a", "b"), usage(1.0, 2.0), usage(1.0, 2.0))
-    assert [level.tolist() for level in one] == [[0], [0], [0]]  # nobody was there to be replaced
+    assert [level.tolist() for level in one] == [[0], [0], [3]]
     last = usage(1.0, 2.5, 4.0)
     two = table.turnover("shop", 1, names("a", "b", "c"), usage(np.nan, 2.5, 4.0), last)
     assert [level.tolist() for level in two] == [[1], [1], [4]]
@@ -114,3 +114,15 @@ def test_a_new_pseudonym_is_no_newcomer() -> None:
     table.rename("shop", names("z", "b"), names("a") + bytes(16))
     after = table.turnover("shop", 1, names("z", "b"), usage(1.0, 2.0), usage(1.0, 2.0))
     assert [level.tolist() for level in after] == [[0], [0], [0]]
+
+
+def test_who_comes_where_nobody_was_may_replace_users_of_another_shard_or_of_before_a_gap() -> None:
+    elsewhere, gap = DependenceTable(PRIOR), DependenceTable(PRIOR)
+    for table in (elsewhere, gap):
+        table.turnover("shop", 0, names("a"), usage(2.0), usage(2.0))
+    renamed = elsewhere.turnover("shop", 1, names("a"), usage(np.nan), usage(2.0))
+    came = DependenceTable(PRIOR).turnover("shop", 1, names("b"), usage(2.0), usage(2.0))
+    assert [level.tolist() for level in (renamed.went, came.came)] == [[2], [2]]
+    gap.turnover("shop", 1, names("a"), usage(np.nan), usage(2.0))
+    after = gap.turnover("shop", 2, names("a", "b"), usage(np.nan, 2.0), usage(2.0, 2.0))
+    assert [level.tolist() for level in after] == [[2], [0], [2]]
