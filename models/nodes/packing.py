@@ -365,11 +365,14 @@ def _reason(pool: _Pool, nodes: Nodes, replicas: Replicas, app: int) -> str:
 @compiled
 def _fitting(room: Amounts, node: int, size: Amounts, app: int) -> int:
     """Replicas of an app, of size (app, resource), for which a node has room, (node, resource)."""
-    most = UNLIMITED
     for r in range(size.shape[1]):  # by indices: slices take three times as long
+        if size[app, r] > 0 and room[node, r] < size[app, r] * (1 - ROUNDING):
+            return 0
+    most = UNLIMITED
+    for r in range(size.shape[1]):
         asked = size[app, r]
         if asked > 0:
-            most = min(most, max(0, math.floor(min(room[node, r] / asked, MANY) + ROUNDING)))
+            most = min(most, max(1, math.floor(min(room[node, r] / asked, MANY) + ROUNDING)))
     return most
 
 
