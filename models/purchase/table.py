@@ -13,7 +13,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from models.capacity import Offer, Policy, replicas_per_instance
+from models.capacity import Offer, Policy, replicas_per_instance, why_unusable
 from models.metrics import horizon_steps
 from models.purchase.choose import choose
 from models.purchase.market import SUPPLY_SCENARIOS, Market
@@ -25,7 +25,7 @@ class Tiers:
     """Counts per offer for replicas, each number searched once.
 
     Args:
-        offers: that can be bought.
+        offers: of the app; those that its policy does not allow, or that carry no replica, are not bought.
         policy: of the app; its bounds apply except minimum and maximum, which the baseline itself keeps.
         tick_s: tick length.
         seed: of the draws of supply, the same for every number.
@@ -50,7 +50,8 @@ class Tiers:
         if replicas not in self._known:
             needed = np.full((SUPPLY_SCENARIOS, len(self._steps_s)), replicas, np.int32)
             policy = replace(self.policy, max=max(self.policy.max, replicas), min=0)
-            market = Market(self.offers, {}, policy, needed, self._steps_s, (self.seed, b"tiers", 0))
+            usable = [offer for offer in self.offers if why_unusable(offer, policy) is None]
+            market = Market(usable, {}, policy, needed, self._steps_s, (self.seed, b"tiers", 0))
             best = choose(market, policy, self.confidence, alternatives=False).best
             self._known[replicas] = np.array(
                 [best.counts.get(offer.offer_id, 0) for offer in self.offers], np.int64

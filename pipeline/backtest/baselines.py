@@ -10,11 +10,15 @@ import numpy as np
 from models.baselines.autoscalers import registry
 from models.baselines.autoscalers.registry import KNOBS, Facts
 from models.baselines.autoscalers.scenario_replicas import ScenarioReplicas
+from models.capacity import replica_loads, replicas
 from models.evaluation import need
 from models.evaluation.promise import totals
 from models.evaluation.simulated_cloud import SimulatedCloud
+from models.metrics import METRICS
 from models.purchase.table import Tiers, grown_before_shrunk
 from pipeline.backtest.job import TIERS, Arrays, Job, capacity_of, owned_of, tiers_of
+from pipeline.backtest.pool import Pool
+from pipeline.backtest.shared_nodes import POOL
 from pipeline.progress import Progress, silent
 
 SUPPLY: Final = (None, 0.9)
@@ -65,6 +69,7 @@ class _Market:
         each = [job.swept, *(len(KNOBS[name].values) for name in names)]
         self.settings = [len(SUPPLY) * n for n in each]
         self.supply = np.concatenate([np.repeat(np.arange(len(SUPPLY)), n) for n in each])
+        self.products = np.repeat([False, *(KNOBS[name].product for name in names)], self.settings)
         self.defaults = np.cumsum(self.settings)[:-1]  # each baseline's first setting
         self.clouds = [
             SimulatedCloud(job.offers[market][app], job.terms, tick_s=job.tick_s, seed=job.seed, app=app)
@@ -134,6 +139,8 @@ class _Market:
         wanted = np.concatenate(
             [policy.decide(self.past + row, part) for policy, part in zip(self.policies, parts, strict=True)]
         )
+        if job.pool is not None:
+            wanted[:, job.apps.index(POOL)] = self._pooled(wanted, job.pool)
         kept = np.concatenate([self.ours.kept(self.past + row, own), wanted[own:]])
         for a, app in enumerate(job.apps):
             bought = np.zeros_like(self.reported[a])
@@ -143,6 +150,19 @@ class _Market:
             self.clouds[a].apply(self.fleets[a], desired, job.first_tick + row + 1, job.policies[app].drain_s)
             self.reported[a] = self.fleets[a].ready.copy()
         return wanted
+
+    def _pooled(self, wanted: np.ndarray, pool: Pool) -> np.ndarray:
+        """Units of the pool (lane) that every policy asks for.
+
+        A product scales apps, and a node provisioner packs their replicas: what these ask for together. The others know
+        the group's total.
+        """
+        job = self.job
+        units = wanted[:, job.apps.index(POOL)].copy()
+        of_apps = wanted[:, [job.apps.index(app) for app in pool.apps]]
+        asked = replicas(replica_loads(of_apps @ pool.size, METRICS, job.policies[POOL]), job.policies[POOL])
+        units[self.products] = asked[self.products]
+        return units
 
 
 def _buyers(job: Job, market: str, confidence: float | None, now_s: float) -> Mapping[str, Tiers]:

@@ -12,6 +12,7 @@ import numpy as np
 from models.capacity import Observed, Offer, Policy, replicas_per_instance
 from models.evaluation.simulated_cloud import Fleet, SimulatedCloud, Terms
 from models.metrics import DAY_S, METRICS, horizon_steps
+from pipeline.backtest.pool import Pool
 
 Arrays = dict[str, np.ndarray]
 TIERS: Final = ("RESERVED", "ON_DEMAND", "SPOT")
@@ -38,6 +39,7 @@ class Job:
         experts: weight of the expert "same time of the last 14 days" by app (`models.demand.same_time`); none: 0.
         learner: "off"; "on": `pipeline.backtest.learners` steers the first lane; "both": likewise, and the second lane
             is the plan without it.
+        pool: that the apps share beside their own instances, in `members` as one more app; None: there is none.
     """
 
     values: np.ndarray
@@ -64,6 +66,7 @@ class Job:
     learner: str = "off"
     before: np.ndarray = field(default_factory=lambda: NOTHING)
     experts: Mapping[str, float] = field(default_factory=dict[str, float])
+    pool: Pool | None = None
 
     @property
     def apps(self) -> list[str]:
@@ -84,6 +87,19 @@ class Job:
     def rows(self) -> int:
         """Users and apps' totals: what a tick steps at most."""
         return len(self.ids) + len(self.members)
+
+    def part(self, apps: Sequence[str]) -> Job:
+        """Some of the apps, with their users alone."""
+        users = np.unique(np.concatenate([self.members[app] for app in apps]))
+        return replace(
+            self,
+            values=self.values[:, users],
+            events=self.events[:, users],
+            saturated=self.saturated[:, users],
+            ids=[self.ids[u] for u in users],
+            members={app: np.searchsorted(users, self.members[app]) for app in apps},
+            before=self.before[:, [self.apps.index(app) for app in apps]] if len(self.before) else NOTHING,
+        )
 
     def plans(self, row: int) -> bool:
         """Whether a row ends with plans."""

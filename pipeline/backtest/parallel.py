@@ -5,7 +5,6 @@ from __future__ import annotations
 import multiprocessing
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor, wait
-from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -15,7 +14,7 @@ from models.behaviour.lstm import CARD
 from pipeline import background
 from pipeline.backtest.forecast_process import ForecastProcess
 from pipeline.backtest.forecasts import ForecastPass, model_of
-from pipeline.backtest.job import NOTHING, Arrays, Job
+from pipeline.backtest.job import Arrays, Job
 from pipeline.backtest.simulation import Simulation
 from pipeline.backtest.trace_simulation import TraceSimulation
 from pipeline.errors import UsageError
@@ -26,10 +25,11 @@ POLL_S: Final = 0.5
 
 
 def split(job: Job, shards: int) -> list[Job]:
-    """The job in parts of its apps, apps of one allocation group together; a part holds its own users alone."""
+    """The job in parts of its apps, apps of one allocation group or pool together; each holds its own users alone."""
     groups: dict[str, list[str]] = {}
     for app in job.apps:
-        groups.setdefault(job.policies[app].allocation_group or app, []).append(app)
+        group = "" if job.pool else job.policies[app].allocation_group or app
+        groups.setdefault(group, []).append(app)
     # an app costs about as much as twenty of its users (measured: scenarios and plan against sampling)
     cost = {name: sum(20 + len(job.members[app]) for app in apps) for name, apps in groups.items()}
     parts: list[list[str]] = [[] for _ in range(min(shards, len(groups)))]
@@ -38,20 +38,7 @@ def split(job: Job, shards: int) -> list[Job]:
         least = spent.index(min(spent))
         parts[least] += groups[name]
         spent[least] += cost[name]
-    return [_part(job, sorted(apps)) for apps in parts]
-
-
-def _part(job: Job, apps: list[str]) -> Job:
-    users = np.unique(np.concatenate([job.members[app] for app in apps]))
-    return replace(
-        job,
-        values=job.values[:, users],
-        events=job.events[:, users],
-        saturated=job.saturated[:, users],
-        ids=[job.ids[u] for u in users],
-        members={app: np.searchsorted(users, job.members[app]) for app in apps},
-        before=job.before[:, [job.apps.index(app) for app in apps]] if len(job.before) else NOTHING,
-    )
+    return [job.part(sorted(apps)) for apps in parts]
 
 
 def run(

@@ -27,6 +27,7 @@ from pipeline.backtest import (
     figures,
     observations,
     setup,
+    shared_nodes,
     topic_simulation,
     what_if,
 )
@@ -34,6 +35,7 @@ from pipeline.backtest.comparison import Comparison
 from pipeline.backtest.demand import DemandSource
 from pipeline.backtest.job import Arrays, Job
 from pipeline.backtest.setup import PlanningInputs
+from pipeline.backtest.shared_nodes import POOL
 from pipeline.errors import UsageError
 from pipeline.inputs import model_folder
 from pipeline.progress import Progress, silent
@@ -44,6 +46,7 @@ SWEEP: Final = (0.02, 0.1, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.97, 0.98, 0.99, 0.99
 SHORTAGES: Final = PRICES
 """Likewise prices of an hour's shortage, in those of a replica: misses fall where they save most."""
 LEARNER: Final = ("off", "on", "both")
+NODES: Final = ("own", "shared", "both")
 FORMAT: Final = 7
 """Version of the files of days and snapshots: a run does not continue those of another version."""
 SCENARIOS: Final = 1_024
@@ -76,6 +79,9 @@ class BacktestRequest:
         divisible: run also with replicas and instances of a tenth of the size.
         backlog: demand that a tick's capacity lacks is added to the next tick's.
         learner: "off", "on": the learner steers our plans (docs/learner.md), or "both": also plans without it beside.
+        nodes: "own": apps buy nodes of common types each for itself; "shared": together
+            (`pipeline.backtest.shared_nodes`); "both": shared, and own nodes beside; None: instances that are sized for
+            each app.
         seed: of scenarios, supply, groupings and the bootstrap; None: 0, or the installation's setting.
         out: folder of tables and of the days that a killed run continues from; None: nothing is kept.
         processes: at once; None: two.
@@ -105,6 +111,7 @@ class BacktestRequest:
     divisible: bool = False
     backlog: bool = False
     learner: str = "off"
+    nodes: str | None = None
     seed: int | None = None
     out: Path | None = None
     processes: int | None = None
@@ -173,6 +180,14 @@ class BacktestRequest:
             (
                 not (self.topics and (self.same_time or self.learner != "off")),
                 "--topics plan as the installation did: no --same-time, no --learner",
+            ),
+            (
+                self.nodes in (None, *NODES),
+                f"--nodes is one of {', '.join(NODES)}, got {self.nodes!r}",
+            ),
+            (
+                not (self.nodes and (self.topics or self.divisible or self.what_if)),
+                "--nodes are of a trace alone: no --topics, no --divisible, no --what-if",
             ),
             (self.topics or self.trace is not None, "give a trace file with --trace, or --topics"),
         ]
@@ -247,6 +262,8 @@ class Prepared:
             alone=alone,
             ids=self.source.ids,
         )
+        if given.nodes in ("shared", "both"):
+            job = shared_nodes.with_pool(job)
         return replace(
             job,
             shortages=() if alone else given.shortages,
@@ -295,6 +312,7 @@ class Prepared:
         ]
         settings += [given.same_time] if given.same_time else []
         settings += [] if given.learner == "off" else [given.learner]
+        settings += [] if given.nodes is None else [given.nodes != "own"]
         digest.update(json.dumps([FORMAT, settings, asdict(window), given.levels, given.shortages]).encode())
         return digest.hexdigest()
 
@@ -321,6 +339,7 @@ def run(request: BacktestRequest, progress: Progress = silent) -> Backtest:
         simulator = _Simulator(prepared, Path(scratch) if request.out is None else request.out, progress)
         base = simulator.run(prepared.source, job, digest, None if prepared.pinned else prepared.records)
         report = prepared.facts() | base.compared.report
+        job = base.job
         report["figures"] = figures.stated(job, base.ours, base.baselines, request.names, base.compared)
         recorded = prepared.source.recorded
         if prepared.pinned and recorded is not None:
@@ -395,7 +414,8 @@ def _records(
         if records is not None:
             later = setup.later_versions(inputs, first, int(panel.ticks[window.stop - 1]))
             return records, later, True
-    return setup.sized(panel, window, members), {}, False
+    sized = setup.sized(panel, window, members)
+    return sized if request.nodes is None else setup.on_nodes(sized), {}, False
 
 
 @dataclass(frozen=True)
@@ -408,10 +428,23 @@ class _Simulator:
 
     def run(self, source: DemandSource, job: Job, digest: str, records: PlanningInputs | None) -> Simulated:
         """Our plans and the baselines' over one job; records: to plan by instead of the topics' own."""
-        request, window = self.prepared.request, self.prepared.source.window
+        request = self.prepared.request
         folder = self.root / f"parts-{digest}"
         ours, published = source.run(job, folder, request.processes, records, self.progress)
         others = baselines.simulate(job, request.names, ours, self.progress)
+        if job.pool is None:
+            return self._scored(job, ours, others, published)
+        pool, own = (self._scored(*_some(job, ours, others, apps), {}) for apps in ([POOL], job.pool.apps))
+        if request.nodes == "both":
+            compared_with_own = shared_nodes.compared_with_own(pool.compared.report, own.compared.report)
+            pool.compared.report["nodes"] = compared_with_own
+        return pool
+
+    def _scored(
+        self, job: Job, ours: Arrays, others: Mapping[str, Arrays], published: Mapping[str, list[bytes]]
+    ) -> Simulated:
+        """All policies compared."""
+        request, window = self.prepared.request, self.prepared.source.window
         compared = comparison.compare(
             job,
             ours,
@@ -436,6 +469,16 @@ class _Simulator:
         job = self.prepared.job(other.source.panel, other.records, alone=True)
         simulated = self.run(other.source, job, other.digest(bytes.fromhex(digest)), other.records)
         return what_if.figures(simulated.job, simulated.ours, simulated.compared)
+
+
+def _some(
+    job: Job, ours: Arrays, others: Mapping[str, Arrays], apps: Sequence[str]
+) -> tuple[Job, Arrays, dict[str, Arrays]]:
+    """Some apps of a job with their outcomes; saturated usage is taken for the demand, of the pool and of its apps."""
+    of_job = job.part(apps)
+    of_job = replace(of_job, saturated=np.zeros_like(of_job.saturated))
+    part = {market: shared_nodes.only(of, job, apps) for market, of in others.items()}
+    return of_job, shared_nodes.only(ours, job, apps), part
 
 
 def write(folder: Path, report: Mapping[str, Any], tables: Mapping[str, pl.DataFrame]) -> None:

@@ -18,6 +18,7 @@ from models.demand.scenarios import pack, unpack
 from models.learning.adjustment import ExpertWeights
 from models.learning.app_learner import EXPERTS
 from models.tick import Tick
+from pipeline.backtest import shared_nodes
 from pipeline.backtest.forecasts import AppForecast, ForecastSource
 from pipeline.backtest.job import Arrays, Job
 from pipeline.backtest.simulation import Simulation
@@ -66,13 +67,21 @@ class TraceSimulation(Simulation):
         waiting = [name for name in forecasts if self.apps[name].reconciled["made"][0] == reconciliation.NONE]
         learns = t >= job.learn_from
         plans = plans or (learns and self.learners is not None)
-        names = list(forecasts) if plans else waiting if learns else []
-        decided = {name: self._decide(name, forecasts[name], tick) for name in names}
+        together = plans or (learns and job.pool is not None and waiting)
+        names = list(forecasts) if together else waiting if learns else []
+        decided: dict[str, Decide] = {}
+        for name in sorted(names, key=lambda name: name == shared_nodes.POOL):
+            decided[name] = self._decide(name, forecasts[name], tick, decided)
         return {name: (decided[name], forecasts[name].demand.users) for name in decided} if plans else {}
 
-    def _decide(self, name: str, forecast: AppForecast, tick: int) -> Decide:
+    def _decide(self, name: str, forecast: AppForecast, tick: int, others: Mapping[str, Decide]) -> Decide:
+        """Reconcile an app's scenarios; the pool's are the sum of what the others' replicas ask for."""
         job, kept, demand, metrics = self.job, self.apps[name], forecast.demand, forecast.metrics
-        if demand.users:
+        if job.pool is not None and name == shared_nodes.POOL and others:
+            contexts = {app: decide.args[0] for app, decide in others.items()}
+            drawn = job.pool.scenarios({app: (of.demand, of.metrics) for app, of in contexts.items()})
+            metrics = job.pool.resources
+        elif demand.users:
             drawn = unpack(*pack(forecast.drawn().scenarios))
         else:
             metrics = kept.metrics

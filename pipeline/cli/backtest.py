@@ -109,6 +109,13 @@ Learner = Annotated[
         help="Plan with the learner: off, on, or both: our plans with it, and beside them those without."
     ),
 ]
+Nodes = Annotated[
+    str | None,
+    typer.Option(
+        help="Nodes of common types instead of instances sized for each app: own, shared by all apps, or both.",
+        show_default="instances of each app's own",
+    ),
+]
 Seed = Annotated[
     int | None,
     typer.Option(
@@ -150,6 +157,7 @@ def backtest(
     divisible: Divisible = False,
     backlog: Backlog = False,
     learner: Learner = "off",
+    nodes: Nodes = None,
     seed: Seed = None,
     out: Out = None,
     processes: Processes = None,
@@ -189,6 +197,7 @@ def backtest(
         divisible=divisible,
         backlog=backlog,
         learner=learner,
+        nodes=nodes,
         seed=seed,
         out=out,
         processes=processes,

@@ -34,6 +34,11 @@ class Example:
     starting: dict[str, dict[str, int]]
 
     @classmethod
+    def median_replicas(cls, file: Path = FILE) -> int:
+        """Replicas that an app's median demand fills."""
+        return int(tomllib.loads(file.read_text())["sizing"]["median_replicas"])
+
+    @classmethod
     def of(
         cls, trace: Trace, window: TickWindow, file: Path = FILE, learnt: Collection[str] = ()
     ) -> "Example":

@@ -248,3 +248,25 @@ def test_a_killed_run_goes_on_and_gives_the_same_bytes(
     assert len(list(tmp_path.glob("parts-*/shard-0/*.npz"))) == writes
     run(trace_file, *KILLED, str(tmp_path))
     assert {name: (tmp_path / name).read_bytes() for name in WRITTEN} == unbroken
+
+
+def test_apps_on_shared_nodes_are_scored_beside_the_same_on_their_own(trace_file: Path) -> None:
+    options = ("--warm-up", "65m", "--rival", "hpa", "--rival", "oracle", "--sweep", "0.5", "--sweep", "0.99")
+    both, shared, own = (run(trace_file, *options, "--nodes", nodes) for nodes in ("both", "shared", "own"))
+    compared = both.pop("nodes")
+    assert both == shared
+    assert set(both["by_app"]) == {"shared nodes"}
+    assert set(compared["own"]["by_app"]) == set(own["by_app"]) == {"app-0", "app-1"}
+    for name in ("leadtime", "hpa", "oracle"):
+        assert both["policies"][name]["defaults"]["cost"] > 0
+        beside, alone = (of["policies"][name]["defaults"] for of in (compared["own"], own))
+        assert beside | {"cost": 0} == alone | {"cost": 0}
+        assert beside["cost"] == pytest.approx(alone["cost"])
+    assert all(ratio > 0 for ratio in compared["cost_to_own_at_99"].values())
+
+
+def test_nodes_that_cannot_be_are_refused(trace_file: Path) -> None:
+    with pytest.raises(UsageError, match="--nodes is one of own, shared, both, got 'ours'"):
+        run(trace_file, "--nodes", "ours")
+    with pytest.raises(UsageError, match="--nodes are of a trace alone"):
+        run(trace_file, "--nodes", "both", "--divisible")
