@@ -36,6 +36,8 @@ LOAD: Final = np.array([metric != "memory" for metric in METRICS])
 """Metrics that others take over when an instance ends; what an instance holds in memory goes with it."""
 DRAINED: Final = 0.01
 """Of the mean of the user's series, what a series uses at most that was drained before it ended."""
+ALIKE: Final = 0.25
+"""Of the larger of two amounts, the most by which they differ and are about as much."""
 TAKEN_OVER_S: Final = 30
 TAKEN_OVER_TICKS: Final = 2
 MOST: Final = 200_000
@@ -296,8 +298,9 @@ def _drained(
 ) -> tuple[Amounts, Amounts]:
     """What is left of entries (entry, metric), and of amounts (user, metric) that are taken from them.
 
-    First from the entry that used about as much, by the mean over metrics of the difference to the larger of the two;
-    of several the newest.
+    First from the entry that used about as much, by the mean over metrics of the difference to the larger of the two.
+    Of several such stops the oldest, and of several such as came the newest: what is left may be any of them, and then
+    counts until the last of them would no longer.
     """
     used, amount = entries.used.astype(np.float64), amount.copy()
     rows = np.flatnonzero(which)
@@ -307,7 +310,8 @@ def _drained(
         apart = np.abs(used[rows] - amount[of])
         apart = np.divide(apart, larger, out=np.zeros(larger.shape), where=larger > 0).sum(axis=1)
         apart /= np.maximum((larger > 0).sum(axis=1), 1)
-        rows = rows[np.lexsort((-entries.tick[rows], apart, of))]
+        apart = np.where(apart < ALIKE, 0, apart)
+        rows = rows[np.lexsort((np.sign(entries.series[rows]) * entries.tick[rows], apart, of))]
         first = np.ones(len(rows), bool)
         first[1:] = place[rows][1:] != place[rows][:-1]
         of = place[rows[first]]

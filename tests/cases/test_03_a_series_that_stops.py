@@ -321,6 +321,34 @@ def test_what_comes_back_leaves_what_another_series_last_used(away: float) -> No
     assert [stopped(frame) for frame in made[25 : 20 + silent]] == [1] * (silent - 5)
 
 
+@pytest.mark.parametrize("level", [2.0, 1.9, 2.1])
+@pytest.mark.parametrize("back", [0, 1])
+def test_of_two_alike_that_stopped_the_one_that_is_still_missing_counts_for_its_time(
+    level: float, back: int
+) -> None:
+    """One stops at 100 s, one at 300 s, and either comes back at 600 s with about as much."""
+    ends = (100, 300)
+    lives = [
+        (2.0, 0, ends[0], "a"),
+        (2.0, 0, ends[1], "b"),
+        (level, 600, 1500, "ab"[back]),
+        (3.0, 0, 1500, "c"),
+    ]
+    made = frames(
+        [
+            (at, fields)
+            for cpu, begin, end, name in lives
+            for at, fields in every(TICK_S, 1500, producer=name, cpu=cpu)
+            if begin <= at < end
+        ],
+        150,
+    )
+    total = np.array([whole(frame) for frame in made])
+    until = ends[1 - back] // TICK_S + silent_ticks(TICK_S)
+    assert total[:until] == pytest.approx(7.0, abs=0.11)
+    assert total[ends[1] // TICK_S + silent_ticks(TICK_S) :] == pytest.approx(3.0 + level)
+
+
 def test_of_a_user_who_was_silent_what_does_not_come_back_is_missing() -> None:
     """All three agents are silent for 30 s, as behind one proxy; two come back."""
     samples = [s for s in agents((300, 300, 100)) if not 100 <= s[0] < 130]
