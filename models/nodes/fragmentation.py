@@ -65,12 +65,12 @@ def near(
     fluid: (scenario) nodes; others as of `factor`.
     """
     scenarios = len(fluid)
-    region = _region(scenarios, share)
-    number = min(simulations, region)
+    width = region(scenarios, share)
+    number = min(simulations, width)
     start = stream(np, *key, "fragmentation").random()
-    ranks = np.floor((np.arange(number) + start) * region / number).astype(np.int64)
-    high = np.flatnonzero(fluid >= np.partition(fluid, scenarios - region)[scenarios - region])
-    return high[np.argsort(fluid[high], kind="stable")][len(high) - region + ranks]
+    ranks = np.floor((np.arange(number) + start) * width / number).astype(np.int64)
+    high = np.flatnonzero(fluid >= np.partition(fluid, scenarios - width)[scenarios - width])
+    return high[np.argsort(fluid[high], kind="stable")][len(high) - width + ranks]
 
 
 def lost(fluid: Amounts, needed: Counts, share: float, scenarios: int) -> float:
@@ -83,11 +83,11 @@ def lost(fluid: Amounts, needed: Counts, share: float, scenarios: int) -> float:
     """
     if not len(fluid):
         return 1.0
-    inside = max(0.0, 1 - (1 - share) * scenarios / _region(scenarios, share))
+    inside = max(0.0, 1 - (1 - share) * scenarios / region(scenarios, share))
     at_share, nodes = (float(np.quantile(each, inside, method="inverted_cdf")) for each in (fluid, needed))
     return max(1.0, (nodes - 0.5) / at_share) if at_share > 0 else 1.0
 
 
-def _region(scenarios: int, share: float) -> int:
+def region(scenarios: int, share: float) -> int:
     """How many scenarios with the largest fluid needs decide."""
     return min(scenarios, max(FEWEST, math.ceil(REGION * (1 - share) * scenarios - 1e-9)))

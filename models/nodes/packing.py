@@ -28,7 +28,6 @@ Amounts = NDArray[np.float64]
 Counts = NDArray[np.int64]
 UNLIMITED: Final = 2**40  # replicas, where nothing bounds them
 MANY: Final = float(UNLIMITED)
-SHARES: Final = 20  # bisections of the share that equals get: below 1e-6
 
 
 @dataclass(frozen=True)
@@ -253,6 +252,28 @@ def nodes_needed(counts: Counts, size: Amounts, allocatable: Amounts) -> Counts:
     return needed
 
 
+def left_over(counts: Counts, size: Amounts, nodes: Counts, allocatable: Amounts) -> Counts:
+    """Replicas that first-fit decreasing finds no room for on nodes of several types, (scenario, app).
+
+    It is `pack` without zones and limits and with no bound on an app but room: where all fit, both place all. Where not
+    all do, equals do not share here: the largest replicas are placed first.
+
+    Args:
+        counts: (scenario, app).
+        size: (app, resource).
+        nodes: (scenario, type) or (type) nodes of each type, filled in their order.
+        allocatable: (type, resource) of a node.
+    """
+    of_type = np.ascontiguousarray(np.broadcast_to(nodes, (len(counts), len(allocatable))), np.int64)
+    order = by_size(size, np.repeat(allocatable, of_type.max(axis=0, initial=0), axis=0))
+    left = np.zeros((len(counts), len(size)), np.int64)
+    chosen = np.ascontiguousarray(counts[:, order], np.int64), np.ascontiguousarray(size[order], np.float64)
+    _fill_types(*chosen, np.ascontiguousarray(allocatable, np.float64), of_type, left)
+    unsorted = np.empty_like(left)
+    unsorted[:, order] = left
+    return unsorted
+
+
 def fluid_nodes(counts: Counts, size: Amounts, allocatable: Amounts) -> Amounts:
     """Nodes of one type, not whole, that have what replicas ask for in all, (…): no packing takes fewer.
 
@@ -328,7 +349,9 @@ def _place_equals(pool: _Pool, order: Counts, wanted: Counts) -> _Pool:
         if whole:
             return trial
     least, most, best = 0.0, 1.0, pool.copied()
-    for _ in range(SHARES):
+    for _ in range(
+        int(wanted[order].max(initial=0)).bit_length() + 1
+    ):  # until one more share is one more replica
         share = (least + most) / 2
         trial, whole = tried(share, 1)
         if whole:
@@ -529,21 +552,40 @@ def _count_nodes(counts: Counts, size: Amounts, allocatable: Amounts, needed: Co
         groups = 0
         free[0] = allocatable
         for app in range(apps):
-            groups = _add_app(free, number, groups, size, app, counts[s, app])
+            groups, _ = _add_app(free, number, groups, size, app, counts[s, app])
         needed[s] = number[:groups].sum()
 
 
 @compiled
-def _add_app(free: Amounts, number: Counts, groups: int, size: Amounts, app: int, count: int) -> int:
-    """Place an app's replicas; the number of groups after it.
+def _fill_types(counts: Counts, size: Amounts, allocatable: Amounts, nodes: Counts, left: Counts) -> None:
+    """`left_over` for apps in the order in which they are placed; left: (scenario, app), filled."""
+    (types, resources), apps = allocatable.shape, len(size)
+    free, number = np.empty((types + 4 * apps + 1, resources)), np.empty(types + 4 * apps + 1, np.int64)
+    for s in range(len(counts)):
+        groups = 0
+        for kind in range(types):
+            if nodes[s, kind] > 0:
+                free[groups] = allocatable[kind]
+                number[groups] = nodes[s, kind]
+                groups += 1
+        free[groups] = -1.0  # there are no more
+        for app in range(apps):
+            groups, left[s, app] = _add_app(free, number, groups, size, app, counts[s, app])
+
+
+@compiled
+def _add_app(
+    free: Amounts, number: Counts, groups: int, size: Amounts, app: int, count: int
+) -> tuple[int, int]:
+    """Place an app's replicas; the number of groups after it, and the replicas for which there is no room.
 
     Nodes of equal contents lie together in first-fit's order, so that an app fills whole groups, and splits one. The
-    group behind the last is of empty nodes.
+    group behind the last is of nodes that are still to come.
 
     free: (group, resource); number: (group) nodes.
     """
     g = 0
-    while count > 0:
+    while count > 0 and g <= groups:
         new = g == groups
         fit = _fitting(free, g, size, app)
         if fit == 0:
@@ -573,4 +615,4 @@ def _add_app(free: Amounts, number: Counts, groups: int, size: Amounts, app: int
             number[g] = whole
         groups += more
         g += (whole > 0) + (part > 0)
-    return groups
+    return groups, count

@@ -9,7 +9,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from models.capacity import ROUNDING
-from models.nodes.packing import Nodes, Packing, Replicas, consolidate, fits, fluid_nodes, nodes_needed, pack
+from models.nodes.packing import (
+    Nodes,
+    Packing,
+    Replicas,
+    consolidate,
+    fits,
+    fluid_nodes,
+    left_over,
+    nodes_needed,
+    pack,
+)
 
 CPU = ("cpu",)
 THREE = ("cpu", "memory", "pods")
@@ -177,6 +187,40 @@ def test_no_more_is_placed_than_the_fluid_bound(instance: Any) -> None:
     pool, replicas, counts = instance
     asked = pack(pool, replicas, counts).placed.sum(axis=0) @ replicas.size
     assert (asked <= pool.room.sum(axis=0) + 1e-4).all()
+
+
+@given(pools())
+def test_what_is_left_over_is_what_does_not_fit(instance: Any) -> None:
+    _, replicas, counts = instance
+    plain, kinds = Replicas(replicas.resources, replicas.size), np.array([[9.0, 18.0], [18.0, 9.0]])
+    for nodes_of in (np.array([0, 0]), np.array([1, 2]), np.array([4, 3]), np.array([9, 9])):
+        left = left_over(counts[None], replicas.size, nodes_of, kinds)[0]
+        assert (left >= 0).all()
+        assert (left <= counts).all()
+        assert ((counts - left) @ replicas.size <= nodes_of @ kinds + 1e-4).all()
+        if not left.any():
+            assert not pack(Nodes.of(nodes_of, kinds), plain, counts).pending.any()
+    needed = nodes_needed(counts[None], replicas.size, kinds[0])
+    assert not left_over(counts[None], replicas.size, needed, kinds[:1]).any()
+    if needed[0]:
+        assert left_over(counts[None], replicas.size, needed - 1, kinds[:1]).any()
+
+
+def test_scenarios_have_nodes_of_their_own() -> None:
+    left = left_over(
+        np.array([[3], [3], [3]]), np.array([[1.0]]), np.array([[0], [1], [2]]), np.array([[2.0]])
+    )
+    assert left.tolist() == [[3], [1], [0]]
+    assert left_over(np.ones((2, 1), np.int64), np.ones((1, 1)), np.zeros(0, np.int64), np.ones((0, 1))).all()
+
+
+def test_what_no_node_limits_does_not_bind() -> None:
+    size, endless = np.array([[2.0, 7.0], [1.0, 3.0]]), np.array([4.0, np.inf])
+    assert nodes_needed(np.array([[3, 2]]), size, endless).tolist() == [2]
+    assert not left_over(np.array([[3, 2]]), size, np.array([2]), endless[None]).any()
+    packing = pack(Nodes.of(np.array([2]), endless[None]), Replicas(("cpu", "disk"), size), np.array([3, 3]))
+    assert packing.pending.tolist() == [0, 1]
+    assert packing.reasons[1] == "no node has room: cpu is short"
 
 
 def test_many_groups_are_counted_as_many_nodes() -> None:
