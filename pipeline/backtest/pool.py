@@ -7,9 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from models.baselines.autoscalers.registry import largest
 from models.capacity import Policy, replica_loads, replicas
 from models.evaluation import need
 from models.metrics import METRICS
+from models.nodes import app_dependence
+from models.nodes.joint_need import Demand
+from models.planning.allocate import DecisionContext
 
 
 @dataclass(frozen=True)
@@ -38,36 +42,97 @@ class Pool:
         """Metrics that some replica asks for, in the order of METRICS."""
         return tuple(METRICS[m] for m in np.flatnonzero(self.size.any(axis=0)))
 
+    def whole(self, usage: np.ndarray) -> np.ndarray:
+        """Whole replicas that usage (tick, app, METRICS) fills, (tick, app).
+
+        NaN where an app was not measured; 0 before it was for the first time.
+        """
+        filled = np.moveaxis(need.filled(usage, self.policies), 1, 0)
+        whole = np.stack(
+            [
+                np.where(np.isnan(of).all(axis=-1), np.nan, replicas(np.nan_to_num(of), policy))
+                for of, policy in zip(filled, self.policies, strict=True)
+            ],
+            axis=1,
+        )
+        whole[np.logical_and.accumulate(np.isnan(whole), axis=0)] = 0.0
+        return whole
+
     def used(self, usage: np.ndarray) -> np.ndarray:
-        """What the apps' whole replicas ask for, (tick, METRICS); NaN where an app was not measured that was before.
+        """What the apps' whole replicas ask for, (tick, METRICS), of usage (tick, app, METRICS); NaN as of `whole`."""
+        return np.where(self.size.any(axis=0), self.whole(usage) @ self.size, np.nan)
+
+
+class PairedApps:
+    """Scenarios of what the apps of a pool ask for together, paired as the apps have been high together.
+
+    What is learnt from a decision counts when its window has passed; until then no other is scored, for scores of
+    windows that overlap tell little more than one.
+
+    Args:
+        pool: of the apps.
+        usage: (tick, app, METRICS) of all ticks, of which only those that have passed are read.
+        seed: of the installation.
+    """
+
+    def __init__(self, pool: Pool, usage: np.ndarray, seed: int) -> None:
+        self.pool, self.seed = pool, seed
+        self.filled = largest(need.filled(usage, pool.policies))
+        self.state = app_dependence.initial_state(len(pool.apps))
+        self.rows = np.zeros(0, np.int64)  # that a decision is scored by
+        self.load, self.came = np.zeros((len(pool.apps), 0), np.float32), np.zeros(len(pool.apps))
+
+    def observe(self, t: int) -> None:
+        """Learn from a row that has passed."""
+        if t in self.rows:
+            self.came = np.maximum(self.came, self.filled[t])
+            if t == self.rows[-1]:
+                scores = app_dependence.normal_scores(self.load, self.came)
+                self.state = app_dependence.learn(self.state, scores)
+                self.rows = self.rows[:0]
+
+    def scenarios(
+        self, t: int, tick: int, contexts: Mapping[str, DecisionContext], window: slice, steps: Sequence[int]
+    ) -> np.ndarray:
+        """What the apps ask for, (scenario, step, resource).
 
         Args:
-            usage: (tick, app, METRICS).
+            t, tick: row at whose end is decided, and its number.
+            contexts: of the apps' own decisions; one that is absent asks for nothing.
+            window: steps that the pool's promise covers.
+            steps: ticks ahead of each step.
         """
-        filled = need.filled(usage, self.policies)
-        whole = [
-            np.where(np.isnan(of).all(axis=-1), np.nan, replicas(np.nan_to_num(of), policy))
-            for of, policy in zip(np.moveaxis(filled, 1, 0), self.policies, strict=True)
-        ]
-        asked_of = np.stack(whole, axis=1)
-        asked_of[np.logical_and.accumulate(np.isnan(asked_of), axis=0)] = 0.0
-        asked = asked_of @ self.size
-        return np.where(self.size.any(axis=0), asked, np.nan)
+        pool = self.pool
+        shape = next(iter(contexts.values())).demand.shape[:2]
+        whole = np.zeros((len(pool.apps), *shape), np.int32)
+        load = np.zeros((len(pool.apps), shape[0]), np.float32)
+        came = np.full(len(pool.apps), np.nan)
+        for a, (app, policy) in enumerate(zip(pool.apps, pool.policies, strict=True)):
+            if app in contexts:
+                loads = replica_loads(contexts[app].demand, contexts[app].metrics, policy)
+                whole[a] = replicas(loads, policy)
+                load[a] = loads[:, window].max(axis=(1, 2), initial=0.0)
+                came[a] = 0.0
+        if not len(self.rows):
+            self.rows, self.load, self.came = t + np.array(steps)[window], load, came
+        dependence = app_dependence.estimate(self.state)
+        order = app_dependence.paired(load, dependence, (self.seed, b"shared nodes", tick))
+        size = pool.size[:, pool.size.any(axis=0)]
+        return Demand(whole, order, size).fluid()
 
-    def scenarios(self, demands: Mapping[str, tuple[np.ndarray, Sequence[str]]]) -> np.ndarray:
-        """Scenarios of what the apps ask for, (scenario, step, resource).
+    def blocks(self) -> dict[str, np.ndarray]:
+        """For a snapshot."""
+        return {
+            "pairs.rows": self.rows,
+            "pairs.load": self.load,
+            "pairs.came": self.came,
+            **{f"pairs.state.{name}": array for name, array in self.state.items()},
+        }
 
-        Args:
-            demands: by app its demand (scenario, step, metric) and the metrics' names; an app that is absent asks for
-                nothing.
-        """
-        index = [METRICS.index(metric) for metric in self.resources]
-        asked = 0.0
-        for app, policy, size in zip(self.apps, self.policies, self.size[:, index], strict=True):
-            if app in demands:
-                demand, metrics = demands[app]
-                asked = asked + replicas(replica_loads(demand, metrics, policy), policy)[..., None] * size
-        return np.asarray(asked, np.float32)
+    def restore(self, blocks: Mapping[str, np.ndarray]) -> None:
+        """Continue from a snapshot."""
+        self.rows, self.load, self.came = (blocks[f"pairs.{name}"] for name in ("rows", "load", "came"))
+        self.state = {name: blocks[f"pairs.state.{name}"] for name in self.state}
 
 
 def _size(policy: Policy, metric: str) -> float:

@@ -428,16 +428,19 @@ class _Simulator:
 
     def run(self, source: DemandSource, job: Job, digest: str, records: PlanningInputs | None) -> Simulated:
         """Our plans and the baselines' over one job; records: to plan by instead of the topics' own."""
-        request = self.prepared.request
+        request, window = self.prepared.request, self.prepared.source.window
         folder = self.root / f"parts-{digest}"
         ours, published = source.run(job, folder, request.processes, records, self.progress)
         others = baselines.simulate(job, request.names, ours, self.progress)
         if job.pool is None:
             return self._scored(job, ours, others, published)
         pool, own = (self._scored(*_some(job, ours, others, apps), {}) for apps in ([POOL], job.pool.apps))
+        first = window.score - window.begin
+        counts = ours["counts"][first - job.plan_from :, job.apps.index(POOL)]
+        report = pool.compared.report
+        report["nodes"] = {"packed": shared_nodes.packed(job, counts, first)}
         if request.nodes == "both":
-            compared_with_own = shared_nodes.compared_with_own(pool.compared.report, own.compared.report)
-            pool.compared.report["nodes"] = compared_with_own
+            report["nodes"] |= shared_nodes.compared_with_own(report, own.compared.report)
         return pool
 
     def _scored(

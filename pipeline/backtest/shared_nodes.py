@@ -16,8 +16,12 @@ import numpy as np
 from models.capacity import Offer, Policy
 from models.evaluation.promise import totals
 from models.metrics import EVENT_KINDS
+from models.nodes import fragmentation
+from models.nodes.joint_need import common
+from models.nodes.packing import Nodes, Replicas, fits, pack
 from pipeline.backtest.job import Arrays, Job
 from pipeline.backtest.pool import Pool
+from pipeline.errors import UsageError
 
 POOL: Final = "shared nodes"
 """Name of the pool among the apps."""
@@ -61,7 +65,10 @@ def with_pool(job: Job) -> Job:
     before = job.before
     if len(before):
         before = np.insert(before, apps.index(POOL), pool.used(before), axis=1)
-    nodes = {market: of[job.apps[0]] for market, of in job.offers.items()}
+    nodes = {
+        market: _carrying(of[job.apps[0]], pool, usage[: job.plan_from], job)
+        for market, of in job.offers.items()
+    }
     first = next(iter(nodes.values()))
     starting = {market: {**of, POOL: _sums(of.values())} for market, of in job.starting.items()}
     return replace(
@@ -77,6 +84,70 @@ def with_pool(job: Job) -> Job:
         before=before,
         pool=pool,
     )
+
+
+def _carrying(offers: Sequence[Offer], pool: Pool, usage: np.ndarray, job: Job) -> list[Offer]:
+    """The nodes with what packing leaves of them; one that does not carry a replica of every app cannot be used.
+
+    Args:
+        offers: of the apps.
+        pool: of them.
+        usage: (tick, app, METRICS) of the rows before the first plan, from whose replicas is learnt what packing loses.
+        job: gives seed and confidence.
+
+    Raises:
+        UsageError: no node carries a replica of every app.
+    """
+    size = pool.size[:, pool.size.any(axis=0)]
+    room = np.array([[offer.allocatable.get(metric, 0.0) for metric in pool.resources] for offer in offers])
+    carried, carries = common(fits(size, room))
+    if not carried.all():
+        lacking = [app for app, of in zip(pool.apps, carried.tolist(), strict=True) if not of]
+        raise UsageError(f"no node carries a replica of every app: of {', '.join(lacking)} it does not")
+    counts = np.nan_to_num(pool.whole(usage)).astype(np.int64)
+    share = max(policy.confidence for policy in pool.policies)
+    left: list[Offer] = []
+    for offer, amounts, of in zip(offers, room, carries.tolist(), strict=True):
+        if of:
+            lost = fragmentation.factor(counts, size, amounts, share, (job.seed, offer.offer_id))
+            kept = dict(zip(pool.resources, (amounts / lost).tolist(), strict=True))
+            left.append(replace(offer, allocatable=kept))
+        else:
+            left.append(replace(offer, ended="it does not carry a replica of every app"))
+    return left
+
+
+def packed(job: Job, counts: np.ndarray, first: int) -> dict[str, Any]:
+    """Whether the replicas that demand filled were placed by packing on the nodes that were ready.
+
+    Args:
+        job: with the pool.
+        counts: (tick, offer) nodes ready throughout the tick.
+        first: row of its first tick.
+
+    Returns:
+        `all`: share of the ticks in which all were; `by_app`: the same of each app's; `packing_lost`: share in which
+        not all were although the nodes had as much of each resource.
+    """
+    assert job.pool is not None
+    pool = job.pool
+    nodes = next(iter(job.offers.values()))[pool.apps[0]]
+    room = np.array([[offer.allocatable.get(metric, 0.0) for metric in pool.resources] for offer in nodes])
+    size = pool.size[:, pool.size.any(axis=0)]
+    whole = pool.whole(totals(job.values[first:], [job.members[app] for app in pool.apps]))
+    placed = np.zeros(whole.shape, bool)
+    for t, (ready, asked) in enumerate(zip(counts, whole, strict=True)):
+        wanted = np.nan_to_num(asked).astype(np.int64)
+        done = pack(Nodes.of(ready.astype(np.int64), room), Replicas(pool.resources, size), wanted)
+        placed[t] = done.placed.sum(axis=0) >= wanted
+    known = ~np.isnan(whole).any(axis=1)
+    fluid = ((np.nan_to_num(whole) @ size)[known] <= (counts @ room)[known]).all(axis=1)
+    everything = placed[known].all(axis=1)
+    return {
+        "all": float(everything.mean()),
+        "by_app": dict(zip(pool.apps, placed[known].mean(axis=0).tolist(), strict=True)),
+        "packing_lost": float((fluid & ~everything).mean()),
+    }
 
 
 def _sums(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:

@@ -15,12 +15,15 @@ import numpy as np
 
 from models.demand import reconciliation, same_time
 from models.demand.scenarios import pack, unpack
+from models.evaluation.promise import totals
 from models.learning.adjustment import ExpertWeights
 from models.learning.app_learner import EXPERTS
+from models.planning.allocate import promised
 from models.tick import Tick
 from pipeline.backtest import shared_nodes
 from pipeline.backtest.forecasts import AppForecast, ForecastSource
 from pipeline.backtest.job import Arrays, Job
+from pipeline.backtest.pool import PairedApps
 from pipeline.backtest.simulation import Simulation
 from pipeline.stages.allocator.decide import AppState, AppTotals, Decide, Terms, decisions, observe
 
@@ -42,6 +45,10 @@ class TraceSimulation(Simulation):
         self.apps: dict[str, AppState] = {}
         self.common = reconciliation.initial_common()
         self.experts = dict(job.experts)
+        self.paired: PairedApps | None = None
+        if job.pool is not None:
+            usage = totals(job.values, [job.members[app] for app in job.pool.apps])
+            self.paired = PairedApps(job.pool, usage, job.seed)
 
     def _new(self, name: str) -> AppState:
         """An app of which nothing is known, but, where the expert is asked for, what it used before the first row."""
@@ -64,6 +71,8 @@ class TraceSimulation(Simulation):
         if forecasts:
             totals = AppTotals.of([forecast.demand for forecast in forecasts.values()])
             self.common = observe(self.apps, list(forecasts), totals, self.common, Tick(tick, job.tick_s))
+        if self.paired is not None:
+            self.paired.observe(t)
         waiting = [name for name in forecasts if self.apps[name].reconciled["made"][0] == reconciliation.NONE]
         learns = t >= job.learn_from
         plans = plans or (learns and self.learners is not None)
@@ -71,16 +80,26 @@ class TraceSimulation(Simulation):
         names = list(forecasts) if together else waiting if learns else []
         decided: dict[str, Decide] = {}
         for name in sorted(names, key=lambda name: name == shared_nodes.POOL):
-            decided[name] = self._decide(name, forecasts[name], tick, decided)
+            drawn = self._together(t, decided) if name == shared_nodes.POOL and decided else None
+            decided[name] = self._decide(name, forecasts[name], tick, drawn)
         return {name: (decided[name], forecasts[name].demand.users) for name in decided} if plans else {}
 
-    def _decide(self, name: str, forecast: AppForecast, tick: int, others: Mapping[str, Decide]) -> Decide:
-        """Reconcile an app's scenarios; the pool's are the sum of what the others' replicas ask for."""
+    def _together(self, t: int, decided: Mapping[str, Decide]) -> np.ndarray | None:
+        """Scenarios of what the apps of the pool ask for together."""
+        job = self.job
+        if self.paired is None:
+            return None
+        lanes = self.lanes[shared_nodes.POOL, job.markets[0]]
+        steps_s = [step * job.tick_s for step in job.steps]
+        window, _ = promised(lanes.offers, lanes.policy, steps_s, lanes.policy.governed)
+        contexts = {app: decide.args[0] for app, decide in decided.items()}
+        return self.paired.scenarios(t, job.first_tick + t, contexts, window, job.steps)
+
+    def _decide(self, name: str, forecast: AppForecast, tick: int, together: np.ndarray | None) -> Decide:
+        """Reconcile an app's scenarios; together: the pool's, which are not of its forecast."""
         job, kept, demand, metrics = self.job, self.apps[name], forecast.demand, forecast.metrics
-        if job.pool is not None and name == shared_nodes.POOL and others:
-            contexts = {app: decide.args[0] for app, decide in others.items()}
-            drawn = job.pool.scenarios({app: (of.demand, of.metrics) for app, of in contexts.items()})
-            metrics = job.pool.resources
+        if together is not None:
+            drawn, metrics = together, job.policies[name].governed
         elif demand.users:
             drawn = unpack(*pack(forecast.drawn().scenarios))
         else:
@@ -110,6 +129,7 @@ class TraceSimulation(Simulation):
             **self.source.blocks(),
             **self.lane_blocks(),
             **{f"common.{name}": array for name, array in self.common.items()},
+            **({} if self.paired is None else self.paired.blocks()),
         }
         for name, app in self.apps.items():
             blocks |= {f"learnt.{name}\n{key}": array for key, array in app.reconciled.items()}
@@ -121,6 +141,8 @@ class TraceSimulation(Simulation):
         """Continue from a snapshot."""
         self.source.restore(blocks)
         self.restore_lanes(blocks)
+        if self.paired is not None:
+            self.paired.restore(blocks)
         self.common = {name: blocks[f"common.{name}"] for name in self.common}
         for key in blocks:
             if key.startswith("metrics."):

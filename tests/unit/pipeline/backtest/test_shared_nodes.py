@@ -8,8 +8,10 @@ import pytest
 
 from models.capacity import Offer, Policy, replicas_per_instance
 from models.metrics import METRICS
+from models.planning.allocate import DecisionContext
+from models.planning.guardrails import Telemetry
 from pipeline.backtest import setup, shared_nodes
-from pipeline.backtest.pool import Pool
+from pipeline.backtest.pool import PairedApps, Pool
 from pipeline.backtest.setup import PlanningInputs
 from pipeline.inputs.example import Example
 from pipeline.wire.codec import DEFAULT
@@ -45,15 +47,57 @@ def test_an_app_asks_for_nothing_before_its_first_tick_and_a_gap_is_no_zero() ->
     assert np.isnan(used[2, CPU])
 
 
-def test_scenarios_add_up_replica_by_replica() -> None:
-    pool = Pool.of({"web": WEB, "jobs": JOBS})
-    demand = np.array([[[1.0], [5.0]], [[0.0], [2.1]]], np.float32)
-    asked = pool.scenarios({"web": (demand, ("cpu",))})
-    assert asked.tolist() == [[[2.0, 1e9], [6.0, 3e9]], [[2.0, 1e9], [4.0, 2e9]]]  # at least the minimum
-    both = pool.scenarios(
-        {"web": (demand, ("cpu",)), "jobs": (np.full((2, 2, 1), 3e9, np.float32), ("memory",))}
-    )
-    assert np.allclose(both - asked, [1.0, 8e9], rtol=1e-6)
+def context(cpu: np.ndarray, tick: int = 0) -> DecisionContext:
+    """Of one app of which only cores are forecast; cpu: (scenario, step)."""
+    nothing = np.zeros(1)
+    telemetry = Telemetry(1, 1)
+    demand = cpu[..., None].astype(np.float32)
+    return DecisionContext(demand, ("cpu",), (60, 120), nothing, nothing, telemetry, 0.0, 0, b"", tick)
+
+
+def apps_of(usage: np.ndarray) -> PairedApps:
+    """Two apps of replicas of one core."""
+    policies = {app: Policy(app, ("cpu",), {"cpu": 1.0}) for app in ("a", "b")}
+    rows = np.full((*usage.shape, len(METRICS)), np.nan)
+    rows[..., CPU] = usage
+    return PairedApps(Pool.of(policies), rows, seed=1)
+
+
+def test_scenarios_of_the_pool_are_sums_of_the_apps_in_another_order() -> None:
+    rng = np.random.default_rng(0)
+    drawn = rng.gamma(2.0, 5.0, (2, 512, 2))
+    paired = apps_of(np.full((4, 2), np.nan))
+    contexts = {app: context(cpu) for app, cpu in zip("ab", drawn, strict=True)}
+    asked = paired.scenarios(0, 100, contexts, slice(0, 2), (1, 2))
+    assert asked.shape == (512, 2, 1)
+    assert asked.sum() == pytest.approx(np.ceil(drawn).sum(), rel=1e-5)
+    alone = paired.scenarios(0, 100, {"a": contexts["a"]}, slice(0, 2), (1, 2))
+    assert np.sort(alone, axis=0).tolist() == np.sort(np.ceil(drawn[0])[..., None], axis=0).tolist()
+    again = apps_of(np.full((4, 2), np.nan)).scenarios(0, 100, contexts, slice(0, 2), (1, 2))
+    assert (again == asked).all()
+
+
+def test_apps_that_were_high_together_are_simulated_so() -> None:
+    """The same 400 decisions; what came was high in both apps at once, or in one where it was low in the other."""
+    rng = np.random.default_rng(0)
+    levels = rng.normal(size=400)
+    drawn = np.exp(rng.normal(size=(2, 1024, 2))) * 100
+    contexts = {app: context(cpu) for app, cpu in zip("ab", drawn, strict=True)}
+    needs = {}
+    for name, other in (("together", levels), ("apart", -levels)):
+        paired = apps_of(np.exp(np.stack([levels, other], axis=1)) * 100)
+        asked = np.zeros((1, 1, 1))
+        for t in range(399):
+            paired.observe(t)
+            asked = paired.scenarios(t, t, contexts, slice(0, 1), (1, 2))
+        needs[name] = float(np.quantile(asked[:, 0, 0], 0.99))
+        kept = apps_of(np.zeros((400, 2)))
+        kept.restore(paired.blocks())
+        assert (
+            kept.scenarios(399, 399, contexts, slice(0, 1), (1, 2))
+            == paired.scenarios(399, 399, contexts, slice(0, 1), (1, 2))
+        ).all()
+    assert needs["together"] > 1.2 * needs["apart"]
 
 
 def test_requests_are_sized_by_their_rate() -> None:
