@@ -58,15 +58,18 @@ def _times(frame: pl.DataFrame, tick_s: int) -> list[str]:
 
 
 def _repeats(frame: pl.DataFrame) -> list[str]:
-    """A line on rows of one time, app and user whose values differ."""
-    distinct = frame.unique() if repeated(frame) else frame
-    rows = repeated(distinct)
-    if not rows:
+    """A line on rows of one time, app and user of which a column has several values; each may give other columns."""
+    if not repeated(frame):
         return []
-    several = distinct.filter(pl.struct(_KEY).is_duplicated()).sort(_KEY)
+    values = pl.exclude(_KEY).drop_nulls().n_unique()
+    several = frame.unique().group_by(_KEY).agg(values.name.prefix("values "), rows=pl.len())
+    several = several.filter(pl.any_horizontal(pl.col("^values .*$") > 1)).sort(_KEY)
+    if several.is_empty():
+        return []
     app, user, at_s = several.select("app", "user", pl.col("ts").dt.epoch("us") / 1e6).row(0)
     return [
-        f"{rows:,} rows differ from another of the same time, app and user, as those of {app}/{user} at {utc(at_s)}:"
+        f"{several['rows'].sum() - several.height:,} rows differ from another of the same time, app and user, as those"
+        f" of {app}/{user} at {utc(at_s)}:"
         " their mean is used; where they are parts of one user, as containers of a pod, give their sum"
     ]
 

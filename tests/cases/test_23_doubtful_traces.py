@@ -214,6 +214,14 @@ def test_rows_of_one_time_and_user_that_differ_are_questioned() -> None:
     assert to_panel(of_frame(differ)).values[:, 0, 0].tolist() == [2.0, 1.5]
 
 
+def test_rows_that_give_a_metric_each_do_not_differ() -> None:
+    whole = samples([NINE, NINE + timedelta(minutes=1)]).with_columns(memory=pl.lit(4e9))
+    nothing = pl.lit(None, pl.Float64)
+    parts = of_frame(pl.concat([whole.with_columns(memory=nothing), whole.with_columns(cpu=nothing)]))
+    assert parts.notes == ()
+    assert to_panel(parts).values[:, 0, :2].tolist() == [[1.0, 4e9], [2.0, 4e9]]
+
+
 @pytest.mark.parametrize(
     ("metric", "value", "note"),
     [
