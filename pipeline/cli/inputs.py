@@ -163,8 +163,8 @@ def _warn_of_amounts(records: Sequence[Record], identity: str) -> None:
 
 
 def _warn_of_contradictions(bootstrap: str | None, prefix: str | None) -> None:
-    """Print to stderr which of the newest policies cannot be kept by the newest prices."""
-    from pipeline.inputs.files import contradictions
+    """Print to stderr which of the newest policies cannot be kept by the newest prices, and what these leave out."""
+    from pipeline.inputs.files import contradictions, unstated
 
     newest = {
         topic: [versions[max(versions)] for versions in _published(topic, bootstrap, prefix).values()]
@@ -172,6 +172,8 @@ def _warn_of_contradictions(bootstrap: str | None, prefix: str | None) -> None:
     }
     for app, reason in contradictions(newest["policies"], newest["prices"]).items():
         print(f"warning: policy {app}: {reason}", file=sys.stderr)
+    for app, doubt in unstated(newest["policies"], newest["prices"]).items():
+        print(f"warning: policy {app}: {doubt}", file=sys.stderr)
 
 
 topics_app = command_group(no_args_is_help=True, help="List or create the topics of an installation.")
@@ -217,7 +219,7 @@ def check(
     With --prices, or with --bootstrap the prices that are published there, a minimum or maximum that no offer can keep
     is refused as well.
     """
-    from pipeline.inputs.files import contradictions, read_policies, read_prices
+    from pipeline.inputs.files import contradictions, read_policies, read_prices, unstated
 
     records = read_policies(file)
     offers = read_prices(prices) if prices is not None else []
@@ -225,6 +227,8 @@ def check(
         offers = [newest[max(newest)] for newest in _published("prices", bootstrap, prefix).values()]
     _warn_of_amounts(records, "app")
     _warn_of_amounts(offers, "offer_id")
+    for app, doubt in unstated(records, offers).items():
+        print(f"warning: policy {app}: {doubt}", file=sys.stderr)
     for app, reason in contradictions(records, offers).items():
         raise UsageError(f"{file}: policy {app}: {reason}")
     apps = [record["app"] for record in records]

@@ -200,6 +200,27 @@ def contradictions(policies: Sequence[Record], prices: Sequence[Record]) -> dict
     return why
 
 
+def unstated(policies: Sequence[Record], prices: Sequence[Record]) -> dict[str, str]:
+    """Which offers name no capacity of a metric that a policy governs, by app: as many replicas fit as others allow.
+
+    Requests are left out: what a replica serves of them is the policy's to say.
+    """
+    why: dict[str, list[str]] = {}
+    for policy in policies:
+        for metric in policy["governed"]:
+            lacking = [
+                price["offer_id"]
+                for price in offered(prices, policy["allocation_group"])
+                if metric != "requests" and all(pair["metric"] != metric for pair in price["capacity"])
+            ]
+            if lacking:
+                others = f" and {len(lacking) - 1} others name" if len(lacking) > 1 else " names"
+                why.setdefault(policy["app"], []).append(
+                    f"offer {lacking[0]}{others} no capacity of {metric}, which is governed: it is taken to have enough"
+                )
+    return {app: "; ".join(texts) for app, texts in why.items()}
+
+
 def _policy_rules(record: Record) -> Rules:
     """What `validate` leaves to files, so that policies that are published hold as they did."""
     app, rate, group = record["app"], record["rps_per_replica"], record["allocation_group"]

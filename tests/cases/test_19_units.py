@@ -119,3 +119,18 @@ def test_sizes_of_offers_are_warned_of_where_policies_are_checked_against_them(
     policy = '[[policy]]\napp = "shop"\ngoverned = ["cpu"]\nunit = {cpu = 1}\nmax = 9999\n'
     check(written(tmp_path, policy), prices=prices)
     assert "warning: node: capacity of cpu is 4,000 cores" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("capacity", "warned"), [("cpu = 8", True), ('cpu = 8, memory = "32GiB"', False)])
+def test_an_offer_without_a_capacity_that_is_governed_is_warned_of(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], capacity: str, warned: bool
+) -> None:
+    policy, prices = tmp_path / "policy.toml", tmp_path / "prices.toml"
+    policy.write_text(
+        POLICY.format(cpu="1", memory='"4GiB"').replace('["cpu"]', '["cpu", "memory", "requests"]')
+    )
+    policy.write_text(policy.read_text() + "rps_per_replica = 5\n")
+    prices.write_text(PRICE.replace("{{{metric} = {value}}}", f"{{{capacity}}}"))
+    check(policy, prices=prices)
+    told = "warning: policy shop: offer node names no capacity of memory, which is governed: it is taken to have enough"
+    assert capsys.readouterr().err.splitlines() == [told] * warned
