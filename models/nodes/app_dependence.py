@@ -55,7 +55,7 @@ PAIR_TICKS: Final = 100.0
 MOST_LOADING: Final = 0.995  # a loading of 1 would make an app's own part vanish
 ROUNDS: Final = 30  # of alternating least squares: loadings change by less than 1e-3 after some ten
 SCORE_MOST: Final = 3.5  # of 4,096 scenarios the rarest is at 3.7; a load beyond all of them tells no more
-PAIRS: Final = ("ticks", "product", "square")
+PAIRS: Final = ("product", "square")
 HIGH: Final = 1.645  # the highest 5 %: rare enough to tell of the tail, and there are some in a day
 TAILS: Final = np.array([0, 1 / 64, 1 / 32, 1 / 16, 1 / 8, 3 / 16, 1 / 4, 3 / 8, 1 / 2])
 GRID: Final = np.linspace(-1, 1, 41)  # correlations for which the tail is tabulated
@@ -80,12 +80,12 @@ class AppDependence:
 def initial_state(apps: int) -> State:
     """What is known of a group of new apps: nothing.
 
-    seen: (app) decayed ticks with a score; mean: (app) Σ z; ticks, product, square: (app, app), over the ticks in which
-    both have a score: their number, Σ z[a] z[c], and Σ z[a]²; high: (3) ticks with two scores and more, the mean share
-    of the apps that are high, and of the pairs of which both are.
+    ticks: (app) decayed, with a score; sum: (app) Σ z; product, square: (app, app) Σ z[a] z[c] and Σ z[a]² over the
+    ticks in which both have a score; high: (3) ticks with two scores and more, the mean share of the apps that are high,
+    and of the pairs of which both are.
     """
     pairs = {name: np.zeros((apps, apps)) for name in PAIRS}
-    return {"seen": np.zeros(apps), "mean": np.zeros(apps), "high": np.zeros(3), **pairs}
+    return {"ticks": np.zeros(apps), "sum": np.zeros(apps), "high": np.zeros(3), **pairs}
 
 
 def moved(state: State, index: NDArray[np.integer[Any]]) -> State:
@@ -96,7 +96,7 @@ def moved(state: State, index: NDArray[np.integer[Any]]) -> State:
     fresh, known = initial_state(len(index)), index >= 0
     old = index[known]
     fresh["high"][:] = state["high"]
-    for name in ("seen", "mean", *PAIRS):
+    for name in ("ticks", "sum", *PAIRS):
         values = fresh[name]
         pairs = name in PAIRS
         values[np.ix_(known, known) if pairs else known] = state[name][np.ix_(old, old) if pairs else old]
@@ -123,15 +123,14 @@ def learn(state: State, scores: NDArray[np.floating[Any]], weight: float = 1.0) 
     """
     known = ~np.isnan(scores)
     both = known & known[:, None]
-    z = np.where(known, scores - state["mean"] / (PRIOR_TICKS + state["seen"]), 0.0)
+    z = np.where(known, scores - state["sum"] / (PRIOR_TICKS + state["ticks"]), 0.0)
     raw = np.where(known, scores, 0.0)
     count, high = int(known.sum()), int((z > HIGH).sum())
     several = np.full(3, count > 1)
     high_shares = np.array([1.0, high / max(count, 1), high * (high - 1) / max(count * (count - 1), 1)])
     added = {
-        "seen": (known, known.astype(float)),
-        "mean": (known, raw),
-        "ticks": (both, both.astype(float)),
+        "ticks": (known, known.astype(float)),
+        "sum": (known, raw),
         "high": (several, high_shares),
         "product": (both, np.outer(z, z)),
         "square": (both, np.broadcast_to((z * z)[:, None], both.shape)),
@@ -147,7 +146,7 @@ def estimate(state: State, prior: float = PRIOR, prior_tail: float = PRIOR_TAIL)
 
     prior: correlation of two apps of which nothing is known, 0 to 1; prior_tail: likewise.
     """
-    apps = len(state["seen"])
+    apps = len(state["ticks"])
     if apps < 2:
         return AppDependence(np.full(apps, math.sqrt(prior)), np.eye(apps), prior_tail)
     other = ~np.eye(apps, dtype=bool)
@@ -172,8 +171,8 @@ def _tail(high: Array, correlation: Array, prior: float) -> float:
     table = high_together(round(float(share), 3))
     together = np.array([np.interp(correlation, GRID, row).mean() for row in table])
     before = PRIOR_TICKS * share
-    seen = (both + before * np.interp(prior, TAILS, together)) / (single + before)
-    return float(np.interp(seen, together, TAILS))
+    conditional = (both + before * np.interp(prior, TAILS, together)) / (single + before)
+    return float(np.interp(conditional, together, TAILS))
 
 
 @lru_cache(maxsize=64)

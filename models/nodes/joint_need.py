@@ -28,9 +28,8 @@ from models.nodes.packing import Amounts, Counts, fits, left_over, nodes_needed
 Array = NDArray[np.float32]
 Replicas = NDArray[np.int32]
 
-QUANTA: Final = (
-    100  # that the smallest node carries: rounding down to whole ones loses at most 1 % of another
-)
+QUANTA: Final = 100
+"""Of the pool that the smallest node carries: rounding down to whole ones loses at most 1 % of another."""
 PACKED: Final = 192  # scenarios that a purchase is checked in: some 5 ms, and 0.1 % of all at 99 %
 NEAR: Final = 0.01  # share of the scenarios, around the one that binds, whose mean says whose tail it is
 
@@ -160,10 +159,10 @@ def held(
         key: likewise.
     """
     inside, (scenarios, types) = need.totals[:, window], (len(need.totals), len(allocatable))
-    of_type, there = np.broadcast_to(nodes, (scenarios, types)), np.zeros((scenarios, inside.shape[2]))
+    of_type, total = np.broadcast_to(nodes, (scenarios, types)), np.zeros((scenarios, inside.shape[2]))
     for count, room in zip(of_type.T, allocatable, strict=True):
-        there[count > 0] += count[count > 0, None] * room
-    asked = inside / np.maximum(there, 1e-300)[:, None]
+        total[count > 0] += count[count > 0, None] * room
+    asked = inside / np.maximum(total, 1e-300)[:, None]
     chosen = fragmentation.near(asked.max(axis=(1, 2), initial=0.0), share, key, PACKED)
     steps = asked[chosen].max(axis=2).argmax(axis=1) + range(need.totals.shape[1])[window].start
     some = demand.part(need.carried)
@@ -208,34 +207,26 @@ def shares(demand: Demand, need: Need, window: slice, share: float) -> Shares:
         window: likewise.
         share: likewise.
     """
-    apps, (_, _, resources) = len(demand.replicas), need.totals.shape
-    governed = need.unit > 0
-    factor = float(np.nanmin(need.factor)) if need.carries.any() else 1.0
-    per_replica = np.zeros((apps, resources))
-    per_replica[:, governed] = demand.size[:, governed] * factor / need.unit[governed]
-    per_replica[~need.carried] = 0.0
-    inside = np.ascontiguousarray(demand.replicas[:, :, window])
-    quanta = np.zeros(need.totals[:, window].shape, np.float32)
-    quanta[..., governed] = need.totals[:, window][..., governed] / need.unit[governed].astype(np.float32)
-    load = quanta.max(axis=(1, 2), initial=0.0)
-    joint = _at(load, share)
-    without = np.empty((apps, len(load)), np.float32)
-    _leave_out(inside, demand.order, per_replica.astype(np.float32), quanta, without)
-    own = inside.max(axis=2, initial=0) * per_replica.max(axis=1, initial=0.0)[:, None]
-    around = _around(load, share)
-    where = quanta[around].reshape(len(around), -1).argmax(axis=1) if len(around) else np.zeros(0, np.intp)
-    step, resource = (
-        divmod(int(np.bincount(where).argmax()), resources) if len(where) and resources else (0, 0)
-    )
-    taken = Demand(inside, demand.order, demand.size)
-    amounts = taken.counts(around, where // max(resources, 1)) * per_replica[:, where % max(resources, 1)].T
-    each = per_replica[:, resource] if resources else np.zeros(apps)
+    apps, governed = len(demand.replicas), need.unit > 0
+    if not governed.any():
+        nothing = np.zeros(apps)
+        return Shares(0.0, nothing, nothing, nothing, nothing, 0, 0)
+    inside = Demand(np.ascontiguousarray(demand.replicas[:, :, window]), demand.order, demand.size)
+    inverse = np.divide(1.0, need.unit, out=np.zeros(len(need.unit)), where=governed)
+    per_replica = np.where(need.carried[:, None], demand.size * inverse * np.nanmin(need.factor), 0.0)
+    quanta = np.ascontiguousarray(need.totals[:, window] * inverse.astype(np.float32))
+    load = quanta.max(axis=(1, 2))
+    joint, around = _at(load, share), _around(load, share)
+    alone, without = np.empty((2, apps, len(load)), np.float32)
+    _leave_out(inside.replicas, inside.order, per_replica.astype(np.float32), quanta, alone, without)
+    steps, resources = np.divmod(quanta[around].reshape(len(around), -1).argmax(axis=1), len(inverse))
+    step, resource = divmod(int(np.bincount(steps * len(inverse) + resources).argmax()), len(inverse))
     return Shares(
         joint=joint,
-        own=np.array([_at(row, share) for row in own]),
+        own=np.array([_at(row, share) for row in alone]),
         adds=joint - np.array([_at(row, share) for row in without]),
-        tail=amounts.mean(axis=0) if len(around) else np.zeros(apps),
-        mean=inside[:, :, step].mean(axis=1) * each,
+        tail=(inside.counts(around, steps) * per_replica[:, resources].T).mean(axis=0),
+        mean=inside.replicas[:, :, step].mean(axis=1) * per_replica[:, resource],
         resource=resource,
         step=step,
     )
@@ -329,18 +320,26 @@ def _take_largest(totals: Array, inverse: Amounts, largest: Amounts) -> None:
 
 @compiled
 def _leave_out(
-    replicas: Replicas, order: NDArray[np.int64], per_replica: Array, quanta: Array, without: Array
+    replicas: Replicas,
+    order: NDArray[np.int64],
+    per_replica: Array,
+    quanta: Array,
+    alone: Array,
+    without: Array,
 ) -> None:
-    """Largest quanta over steps and resources without each app, into without (app, scenario).
+    """Largest quanta over steps and resources of each app alone, and of all others: (app, scenario), filled.
 
     per_replica: (app, resource) quanta; quanta: (scenario, step, resource) of all apps.
     """
     apps, scenarios, steps = replicas.shape
     for app in range(apps):
+        largest = per_replica[app].max()
         for s in range(scenarios):
-            own, most = order[app, s], np.float32(0)
+            own, most, rest = order[app, s], np.float32(0), np.float32(0)
             for step in range(steps):
                 count = np.float32(replicas[app, own, step])
+                most = max(most, count)
                 for r in range(per_replica.shape[1]):
-                    most = max(most, quanta[s, step, r] - count * per_replica[app, r])
-            without[app, s] = most
+                    rest = max(rest, quanta[s, step, r] - count * per_replica[app, r])
+            alone[app, s] = most * largest
+            without[app, s] = rest

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -225,7 +225,12 @@ def fits(size: Amounts, allocatable: Amounts) -> NDArray[np.bool_]:
 
     size: (app, resource); allocatable: (type, resource).
     """
-    return np.asarray((size[None] * (1 - ROUNDING) <= allocatable[:, None]).all(axis=2))
+    return np.asarray(_fit_each(size, allocatable[:, None]).all(axis=-1))
+
+
+def _fit_each(size: Amounts, room: Amounts) -> NDArray[Any]:
+    """Whether there is room for a size (…, resource), by resource, broadcast as NumPy does."""
+    return (size == 0) | (size * (1 - ROUNDING) <= room)
 
 
 def nodes_needed(counts: Counts, size: Amounts, allocatable: Amounts) -> Counts:
@@ -291,7 +296,7 @@ def _pool(nodes: Nodes, replicas: Replicas, wanted: Counts, placed: Counts) -> _
     share = np.ones(apps) if replicas.zone_share is None else replicas.zone_share
     share = np.maximum(share, 1 / max(len(np.unique(nodes.zone)), 1))
     most = np.where(share >= 1, UNLIMITED, np.ceil(share * wanted - ROUNDING)).astype(np.int64)
-    there = np.stack([placed[nodes.zone == z].sum(axis=0) for z in range(zones)], axis=1)
+    in_zone = np.stack([placed[nodes.zone == z].sum(axis=0) for z in range(zones)], axis=1)
     return _Pool(
         size=np.ascontiguousarray(replicas.size, np.float64),
         priority=priority.astype(np.int64),
@@ -299,7 +304,7 @@ def _pool(nodes: Nodes, replicas: Replicas, wanted: Counts, placed: Counts) -> _
         zone=nodes.zone.astype(np.int64),
         free=np.ascontiguousarray(nodes.room - placed @ replicas.size, np.float64),
         placed=np.ascontiguousarray(placed),
-        zone_left=np.ascontiguousarray(most[:, None] - there),
+        zone_left=np.ascontiguousarray(most[:, None] - in_zone),
         evicted=np.zeros(apps, np.int64),
         rising=np.argsort(priority, kind="stable"),
     )
@@ -325,11 +330,10 @@ def _most(nodes: Nodes, pool: _Pool) -> Counts:
         per_resource = np.where(pool.size > 0, nodes.room[:, None] / pool.size, MANY)
     on_node = np.floor(np.minimum(per_resource.min(axis=2), MANY) + ROUNDING).astype(np.int64)
     on_node = np.clip(on_node, 0, pool.per_node)
-    in_zone = np.stack([on_node[nodes.zone == z].sum(axis=0) for z in range(pool.zone_left.shape[1])], axis=1)
-    there = np.stack(
-        [pool.placed[nodes.zone == z].sum(axis=0) for z in range(pool.zone_left.shape[1])], axis=1
-    )
-    return np.minimum(in_zone, np.maximum(pool.zone_left + there, 0)).sum(axis=1)
+    zones = [nodes.zone == z for z in range(pool.zone_left.shape[1])]
+    in_zone = np.stack([on_node[zone].sum(axis=0) for zone in zones], axis=1)
+    allowed = pool.zone_left + np.stack([pool.placed[zone].sum(axis=0) for zone in zones], axis=1)
+    return np.minimum(in_zone, np.maximum(allowed, 0)).sum(axis=1)
 
 
 def _place_equals(pool: _Pool, order: Counts, wanted: Counts) -> _Pool:
@@ -349,9 +353,8 @@ def _place_equals(pool: _Pool, order: Counts, wanted: Counts) -> _Pool:
         if whole:
             return trial
     least, most, best = 0.0, 1.0, pool.copied()
-    for _ in range(
-        int(wanted[order].max(initial=0)).bit_length() + 1
-    ):  # until one more share is one more replica
+    # until the next share is one more replica
+    for _ in range(int(wanted[order].max(initial=0)).bit_length() + 1):
         share = (least + most) / 2
         trial, whole = tried(share, 1)
         if whole:
@@ -367,22 +370,23 @@ def _reason(pool: _Pool, nodes: Nodes, replicas: Replicas, app: int) -> str:
     if not len(nodes.room):
         return "there are no nodes"
     size, names = replicas.size[app], replicas.resources
-    fit = size * (1 - ROUNDING) <= nodes.room
+    fit = _fit_each(size, nodes.room)
     if not fit.all(axis=1).any():
         r = int(np.argmin(fit.any(axis=0)))
         if fit[:, r].any():
             return f"no node has enough of {', '.join(n for n, s in zip(names, size, strict=True) if s > 0)} at once"
         return f"a replica asks for {size[r]:.6g} of {names[r]}, the largest node has {nodes.room[:, r].max():.6g}"
-    roomy = (size * (1 - ROUNDING) <= pool.free).all(axis=1)
+    free = _fit_each(size, pool.free)
+    roomy = free.all(axis=1)
     if roomy.any():
         full = pool.placed[roomy, app] >= pool.per_node[app]
-        return (
-            "each node has its most replicas of the app"
-            if full.all()
-            else "the zones with room have their share"
+        of_node, of_zone = (
+            "each node has its most replicas of the app",
+            "the zones with room have their share",
         )
-    lacking = (size * (1 - ROUNDING) > pool.free)[fit.all(axis=1)].sum(axis=0)
-    return f"no node has room: {names[int(np.argmax(lacking))]} is short"
+        return of_node if full.all() else of_zone
+    lacking = ~free[fit.all(axis=1)]
+    return f"no node has room: {names[int(np.argmax(lacking.sum(axis=0)))]} is short"
 
 
 @compiled
@@ -591,10 +595,10 @@ def _add_app(
         if fit == 0:
             g += 1
             continue
-        there = count if new else number[g]
-        whole = min(there, count // fit)
-        part = count - whole * fit if whole < there else 0
-        untouched = there - whole - (part > 0)
+        alike = count if new else number[g]
+        whole = min(alike, count // fit)
+        part = count - whole * fit if whole < alike else 0
+        untouched = alike - whole - (part > 0)
         count -= whole * fit + part
         more = (whole > 0) + (part > 0) + (0 if new else (untouched > 0) - 1)
         for r in range(free.shape[1]):

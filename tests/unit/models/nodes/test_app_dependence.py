@@ -80,9 +80,9 @@ def test_a_state_is_of_arrays_and_learning_changes_none() -> None:
         name: values.shape for name, values in state.items()
     }
     # the third has no score, so nothing of it is known
-    assert after["seen"].tolist() == [1, 1, 0]
+    assert after["ticks"].tolist() == [1, 1, 0]
     assert after["product"].tolist() == [[1, -1, 0], [-1, 1, 0], [0, 0, 0]]
-    assert after["ticks"].tolist() == [[1, 1, 0], [1, 1, 0], [0, 0, 0]]
+    assert after["square"].tolist() == [[1, 1, 0], [1, 1, 0], [0, 0, 0]]
 
 
 def test_a_tick_weighs_as_one_of_the_priors_ticks() -> None:
@@ -150,8 +150,8 @@ def test_overlapping_windows_count_as_one() -> None:
 
 @pytest.mark.parametrize("tail", [1 / 8, 1 / 3])
 def test_a_tail_is_recovered(tail: float) -> None:
-    found = [estimate(known_after(scores(np.full(8, 0.4), 3_000, tail, seed))).tail for seed in range(3)]
-    assert np.mean(found) == pytest.approx(tail, rel=0.35)
+    tails = [estimate(known_after(scores(np.full(8, 0.4), 3_000, tail, seed))).tail for seed in range(3)]
+    assert np.mean(tails) == pytest.approx(tail, rel=0.35)
 
 
 def test_how_often_two_are_high_together() -> None:
@@ -169,7 +169,7 @@ def test_how_often_two_are_high_together() -> None:
 def test_apps_join_and_leave() -> None:
     state = known_after(scores(np.array([0.9, 0.8, 0.7, 0.1]), 800))
     after = moved(state, np.array([2, -1, 0]))
-    assert after["seen"].tolist() == [state["seen"][2], 0, state["seen"][0]]
+    assert after["ticks"].tolist() == [state["ticks"][2], 0, state["ticks"][0]]
     assert after["product"][0, 2] == state["product"][2, 0]
     assert not after["product"][1].any()
     assert not after["product"][:, 1].any()
@@ -179,7 +179,7 @@ def test_apps_join_and_leave() -> None:
     # the newcomer is as apps of the group are
     assert 0.3 < dependence.loading[1] < 0.8
     assert moved(state, np.arange(4))["product"].tolist() == state["product"].tolist()
-    assert moved(initial_state(0), np.array([-1]))["seen"].tolist() == [0]
+    assert moved(initial_state(0), np.array([-1]))["ticks"].tolist() == [0]
     assert moved(state, np.zeros(0, np.int64))["product"].shape == (0, 0)
 
 
@@ -277,8 +277,8 @@ def test_correlations_that_cannot_be_are_mended() -> None:
 
 
 def test_a_group_of_one_app_and_of_none() -> None:
-    one = paired(np.ones((1, 64), np.float32), estimate(initial_state(1)), KEY)
-    assert sorted(one[0].tolist()) == list(range(64))
+    alone = paired(np.ones((1, 64), np.float32), estimate(initial_state(1)), KEY)
+    assert sorted(alone[0].tolist()) == list(range(64))
     assert app_dependence.paired(np.ones((0, 64), np.float32), estimate(initial_state(0)), KEY).shape == (
         0,
         64,

@@ -190,9 +190,11 @@ def test_what_each_app_adds_is_the_need_without_it() -> None:
 
 
 def test_apps_that_burst_together_save_nothing_by_sharing() -> None:
-    one = pool(1, 1_024)
+    alone = pool(1, 1_024)
     same = Demand(
-        np.repeat(one.replicas, 4, axis=0), np.repeat(one.order, 4, axis=0), np.repeat(one.size, 4, axis=0)
+        np.repeat(alone.replicas, 4, axis=0),
+        np.repeat(alone.order, 4, axis=0),
+        np.repeat(alone.size, 4, axis=0),
     )
     need = joint_need(same, TYPES[:1], WINDOW, 0.95)
     whose = shares(same, need, WINDOW, 0.95)
