@@ -81,8 +81,8 @@ def initial_state(apps: int) -> State:
     """What is known of a group of new apps: nothing.
 
     ticks: (app) decayed, with a score; sum: (app) Σ z; product, square: (app, app) Σ z[a] z[c] and Σ z[a]² over the
-    ticks in which both have a score; high: (3) ticks with two scores and more, the mean share of the apps that are high,
-    and of the pairs of which both are.
+    ticks in which both have a score; high: (3) ticks with two scores and more, the mean share of the apps that are
+    high, and of the pairs of which both are.
     """
     pairs = {name: np.zeros((apps, apps)) for name in PAIRS}
     return {"ticks": np.zeros(apps), "sum": np.zeros(apps), "high": np.zeros(3), **pairs}
