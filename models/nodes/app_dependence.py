@@ -18,7 +18,7 @@ ratios of decayed sums of scores less their running mean:
 Apps' bursts come together far more often than correlation says (jobs that start at midnight): on Bitbrains one app in
 five is in its highest 2 % when another is, where normals of the same correlation, 0.16, say one in twenty. So the
 scores of a scenario have a common scale, sqrt(ν / χ²(ν)): their dependence is that of Student's t with ν degrees of
-freedom (Demarta and McNeil 2005), of normals for tail 0.
+freedom (Demarta and McNeil 2005), of normals for tail 0. Why: docs/decisions/0026-apps-burst-together.md.
 
 An app that has no score in a tick keeps its sums; what is not known is the prior's, which counts as PRIOR_TICKS ticks.
 

@@ -174,7 +174,7 @@ def pack(nodes: Nodes, replicas: Replicas, counts: Counts, placed: Counts | None
     order = by_size(replicas.size, nodes.room)
     reachable = np.minimum(wanted, np.maximum(_most(nodes, pool), pool.placed.sum(axis=0)))
     for priority in np.unique(pool.priority)[::-1].tolist():
-        pool = _place_equals(pool, order[pool.priority[order] == priority], reachable)
+        pool = _place_equals(pool, order[pool.priority[order] == priority], wanted, reachable)
     pending = wanted - pool.placed.sum(axis=0)
     reasons = tuple(_reason(pool, nodes, replicas, app) if pending[app] else "" for app in range(apps))
     return Packing(pool.placed, pending, pool.evicted, reasons)
@@ -336,15 +336,16 @@ def _most(nodes: Nodes, pool: _Pool) -> Counts:
     return np.minimum(in_zone, np.maximum(allowed, 0)).sum(axis=1)
 
 
-def _place_equals(pool: _Pool, order: Counts, wanted: Counts) -> _Pool:
+def _place_equals(pool: _Pool, order: Counts, wanted: Counts, reachable: Counts) -> _Pool:
     """The pool with the replicas of apps of one priority; they share alike where not all fit.
 
-    order: (app) of this priority, the largest replicas first.
+    order: (app) of this priority, the largest replicas first; wanted, reachable: (app), the latter those of the former
+    that there would be room for if the app were alone.
     """
 
     def tried(share: float, preempt: int) -> tuple[_Pool, bool]:
         trial = pool.copied()
-        upto = np.ceil(share * wanted - ROUNDING).astype(np.int64)
+        upto = np.minimum(np.ceil(share * wanted - ROUNDING).astype(np.int64), reachable)
         missing = np.maximum(upto - trial.placed.sum(axis=0), 0)
         return trial, bool(_place_all(trial, order, missing, preempt))
 
@@ -361,7 +362,7 @@ def _place_equals(pool: _Pool, order: Counts, wanted: Counts) -> _Pool:
             least, best = share, trial
         else:
             most = share
-    _fill(best, order, wanted)
+    _fill(best, order, wanted, reachable)
     return best
 
 
@@ -512,10 +513,10 @@ def _place_all(pool: _Pool, order: Counts, missing: Counts, preempt: int) -> int
 
 
 @compiled
-def _fill(pool: _Pool, order: Counts, wanted: Counts) -> None:
+def _fill(pool: _Pool, order: Counts, wanted: Counts, reachable: Counts) -> None:
     """Put replicas onto nodes, each of the app that has the least share of those wanted, until none fits."""
     have = pool.placed.sum(axis=0)
-    open_ = have < wanted
+    open_ = have < reachable
     first = np.zeros(len(wanted), np.int64)  # nodes before have no room: it only shrinks, but for evictions
     while True:
         chosen, least = -1, 2.0
@@ -531,7 +532,7 @@ def _fill(pool: _Pool, order: Counts, wanted: Counts) -> None:
             first[:] = 0
             put = 1
         have[chosen] += put
-        open_[chosen] = put > 0 and have[chosen] < wanted[chosen]
+        open_[chosen] = put > 0 and have[chosen] < reachable[chosen]
 
 
 @compiled

@@ -249,6 +249,19 @@ def test_equals_get_the_same_share_and_none_is_starved() -> None:
     assert many.reasons[2] != ""
 
 
+@given(st.lists(st.integers(1, 30), min_size=1, max_size=6), st.integers(0, 60))
+def test_equals_that_lack_room_have_the_same_share_to_a_replica(wanted: list[int], room: int) -> None:
+    counts = np.array(wanted)
+    have = np.array(placed(pack(nodes(room), apps(*[1.0] * len(wanted)), counts)))
+    assert have.sum() == min(room, counts.sum())
+    short = have < counts
+    for app in np.flatnonzero(short):
+        # nobody has another replica while this one has less than its share
+        assert ((have - 1) / counts <= have[app] / counts[app] + 1 / counts[app]).all()
+    if room >= len(wanted):
+        assert (have >= 1).all()
+
+
 def test_a_replica_that_fits_no_node_is_pending_and_costs_its_equals_nothing() -> None:
     packing = pack(nodes(10, 10), apps(11, 6, 4), np.array([2, 2, 2]))
     assert placed(packing) == [0, 2, 2]
