@@ -258,12 +258,13 @@ def _bound_rails(fleet: Fleet, limit: int, *, wanted: int, least: int) -> Iterat
 
 def _exhausted(counts: Counts, fleet: Fleet, wanted: int) -> Iterator[str]:
     """Names of the bounds that keep offers from carrying the wanted replicas; none where they are carried."""
-    if fleet.replicas(counts) >= wanted or not any(fleet.most.values()):
+    if fleet.replicas(counts) >= wanted or not fleet.most:
         return
     more = _added(counts, fleet, wanted, fleet.most)
-    if fleet.replicas(more) < wanted:
+    lacking = fleet.replicas(more) < wanted
+    if lacking:
         yield "offers_exhausted"
-    if _within_quotas(more, fleet) != more:
+    if _within_quotas(more, fleet) != more or (lacking and 0 in fleet.quotas.values()):
         yield "quota"
 
 

@@ -11,11 +11,13 @@ import polars as pl
 from models import counters, epoch, time_span
 from models.metrics import DAY_S
 from models.telemetry_rules import DOUBTFUL
-from pipeline.format import number, utc
+from pipeline.format import duration, number, utc
 from pipeline.traces import columns
 
 PAUSE_TICKS: Final = 20
 """A pause of so many ticks, and of two days, is said: what lies in it is no demand of zero."""
+UNEVEN: Final = 5
+"""Times the tick, from which on a quarter of the intervals tells that the tick is not what samples come by."""
 _KEY: Final = ("ts", "app", "user")
 
 
@@ -29,6 +31,7 @@ def of_rows(frame: pl.DataFrame, measured: Sequence[str], tick_s: int) -> list[s
     """
     return [
         *_times(frame, tick_s),
+        *_uneven(frame, tick_s),
         *_repeats(frame),
         *_magnitudes(frame, measured),
         *_counters(frame, measured),
@@ -55,6 +58,24 @@ def _times(frame: pl.DataFrame, tick_s: int) -> list[str]:
             f"no row is between {utc(at_s[at])} and {utc(at_s[at + 1])} ({gaps[at] / DAY_S:.3g} days{more})"
         )
     return notes
+
+
+def _uneven(frame: pl.DataFrame, tick_s: int) -> list[str]:
+    """A line where most samples come far less often than the tick, as where a user's come in pairs."""
+    gap = pl.col("ts").diff()
+    often = pl.duration(seconds=UNEVEN * tick_s)
+    users = frame.group_by("app", "user", maintain_order=True).agg(
+        gap=gap.filter(gap > pl.duration()).quantile(0.75, "lower")
+    )
+    uneven = users.filter(pl.col("gap") >= often)
+    if 2 * uneven.height <= users.height:
+        return []
+    app, user, seconds = uneven.select("app", "user", pl.col("gap").dt.total_seconds()).row(0)
+    return [
+        f"the tick, the median interval of samples, is {duration(tick_s)}, and a quarter of the intervals of"
+        f" {uneven.height:,} users are {UNEVEN} times as long or longer ({app}/{user}: {duration(seconds)}): most ticks"
+        " have no sample; give a longer --tick"
+    ]
 
 
 def _repeats(frame: pl.DataFrame) -> list[str]:

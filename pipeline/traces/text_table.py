@@ -174,6 +174,16 @@ def _why(table: TextTable, names: list[str]) -> str:
     if stray := re.search(rb"\r(?!\n)", table.body):
         line = table.lines_before + table.body.count(b"\n", 0, stray.start()) + 1
         return f"line {line} ends in a carriage return, others in line feeds: save the file with one kind of line ends"
+    inside = (
+        rb"(?m)(?:^|"
+        + re.escape(table.separator.encode())
+        + rb')[^"\n'
+        + re.escape(table.separator.encode())
+        + rb']+"'
+    )
+    if quote := re.search(inside, table.body):
+        line = table.lines_before + table.body.count(b"\n", 0, quote.end()) + 1
+        return f"line {line} has a quote inside a field: quote the whole field, and write two quotes for the one inside"
     return ""
 
 

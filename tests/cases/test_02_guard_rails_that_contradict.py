@@ -94,6 +94,15 @@ def test_offers_that_end_below_the_floor_are_named() -> None:
     assert (decision.counts, decision.guardrails) == ({"od": 2}, ("reactive_floor", "quota"))
 
 
+def test_offers_of_which_nothing_can_be_bought_are_named() -> None:
+    none = offers_of({"od": 1}, most=0)
+    decision = decide(none, replace(POLICY, min=1, max=9), floor=5)
+    assert (decision.counts, decision.guardrails) == ({"od": 0}, ("offers_exhausted",))
+    barred = offers_of({"od": 1}, most=0, quotas={("od",): 0})
+    decision = decide(barred, replace(POLICY, min=1, max=9), floor=5)
+    assert (decision.counts, decision.guardrails) == ({"od": 0}, ("offers_exhausted", "quota"))
+
+
 NAMES = ("a", "b", "c")
 small = st.integers(0, 3)
 
@@ -178,7 +187,7 @@ def test_every_pair_of_rails_leaves_the_minimum_and_names_what_bounds_the_floor(
         if not fleet.quotas:
             assert not any(least <= total <= policy.limit for total in possible)
     if carried < floor and not (silent or idle):
-        assert named & {"maximum", "quota", "offers_exhausted"} or not any(fleet.most.values())
+        assert named & {"maximum", "quota", "offers_exhausted"} or not fleet.most
 
 
 def planned(policy: Policy, size: int, running: int = 0) -> Plan:

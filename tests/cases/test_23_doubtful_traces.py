@@ -256,3 +256,23 @@ def test_times_counted_from_1900_are_questioned() -> None:
     assert magnitude == "ts is read as seconds since 1970, by its magnitude"
     assert note.endswith("was their unit mistaken?")
     assert "2094" in note
+
+
+def test_samples_that_come_in_pairs_are_no_tick_of_a_second() -> None:
+    """A user's two containers report a second after each other, once a minute."""
+    at = [NINE + timedelta(minutes=minute, seconds=second) for minute in range(30) for second in (0, 1)]
+    (note,) = of_frame(samples(at)).notes
+    assert note.startswith(
+        "the tick, the median interval of samples, is 1 s, and a quarter of the intervals of 1 users"
+    )
+    assert note.endswith("(a/u: 59 s): most ticks have no sample; give a longer --tick")
+    even = [NINE + timedelta(minutes=minute + 20 * (minute > 15)) for minute in range(30)]
+    assert of_frame(samples(even)).notes == ()
+
+
+def test_a_quote_inside_a_field_is_named_with_its_line(tmp_path: Path) -> None:
+    rows = "".join(f'2024-05-06T09:{minute:02d}:00Z,a"b,u,1\n' for minute in range(20))
+    with pytest.raises(
+        UsageError, match="line 2 has a quote inside a field: quote the whole field, and write two"
+    ):
+        trace_of(tmp_path, f"ts,app,user,cpu\n{rows}")
