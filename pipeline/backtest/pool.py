@@ -103,13 +103,14 @@ class PairedApps:
             steps: ticks ahead of each step.
         """
         pool = self.pool
-        shape = next(iter(contexts.values())).demand.shape[:2]
+        shape = max(context.demand.shape[:2] for context in contexts.values())
         whole = np.zeros((len(pool.apps), *shape), np.int32)
         load = np.zeros((len(pool.apps), shape[0]), np.float32)
         came = np.full(len(pool.apps), np.nan)
         for a, (app, policy) in enumerate(zip(pool.apps, pool.policies, strict=True)):
             if app in contexts:
                 loads = replica_loads(contexts[app].demand, contexts[app].metrics, policy)
+                loads = np.resize(loads, (shape[0], *loads.shape[1:]))  # fewer of an app without users
                 whole[a] = replicas(loads, policy)
                 load[a] = loads[:, window].max(axis=(1, 2), initial=0.0)
                 came[a] = 0.0

@@ -7,13 +7,14 @@ group's total are those of any app. A unit of it is a small part of a node.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
 
-from models.capacity import Offer, Policy
+from models.capacity import ROUNDING, Offer, Policy
 from models.evaluation.promise import totals
 from models.metrics import EVENT_KINDS
 from models.nodes import fragmentation
@@ -27,18 +28,41 @@ POOL: Final = "shared nodes"
 """Name of the pool among the apps."""
 PARTS: Final = 8
 """Units of the pool in the smallest node."""
+ALIKE: Final = (
+    "confidence_of",
+    "providers",
+    "regions",
+    "min_on_demand",
+    "zone_share",
+    "pool_loss",
+    "shortage_price_h",
+    "scale_down",
+    "churn_threshold",
+)
+"""Fields of the apps' policies that bound the pool's purchase, and so are to be the same."""
 
 
-def policy_of(policies: Mapping[str, Policy], offers: Sequence[Offer]) -> Policy:
-    """The pool's policy: as that of its first app, sure as the surest one, in units of a part of the smallest node."""
+def policy_of(policies: Mapping[str, Policy], offers: Sequence[Offer], needed: np.ndarray) -> Policy:
+    """The pool's policy: as that of its first app, sure as the surest one, in units of a part of the smallest node.
+
+    A unit has at least the proportions of what is needed, so that a node carries as many as the resource allows of
+    which it has least; of what every node has more than its units take, a unit has more, so that it does not bind.
+
+    Args:
+        policies: of the apps.
+        offers: nodes.
+        needed: (METRICS) of the pool, above 0 of its resources.
+    """
     first = policies[min(policies)]
     pool = Pool.of(policies)
-    least = min(offers, key=lambda offer: (min(offer.allocatable.values()), offer.offer_id))
+    room = np.array([[offer.allocatable[metric] for metric in pool.resources] for offer in offers])
+    carried = (room / needed[pool.size.any(axis=0)]).min(axis=1)
+    unit = (room / np.floor(PARTS * carried / carried.min() + ROUNDING)[:, None]).min(axis=0)
     return replace(
         first,
         app=POOL,
         governed=pool.resources,
-        unit={metric: least.allocatable[metric] / PARTS for metric in pool.resources},
+        unit=dict(zip(pool.resources, unit.tolist(), strict=True)),
         allocation_group=POOL,
         confidence=max(policy.confidence for policy in policies.values()),
         hold_s=max(policy.hold_s for policy in policies.values()),
@@ -57,8 +81,14 @@ def with_pool(job: Job) -> Job:
     """The job with the pool beside its apps, as one more app of one more user.
 
     The apps' offers are nodes that all of them can use; the pool begins with what all apps begin with together.
+
+    Raises:
+        UsageError: the apps cannot share nodes.
     """
     pool = Pool.of(job.policies)
+    fault = _fault(job, pool)
+    if fault is not None:
+        raise UsageError(fault)
     usage = totals(job.values, [job.members[app] for app in job.apps])
     apps = sorted([*job.apps, POOL])
     column = pool.used(usage)[:, None].astype(np.float32)
@@ -70,6 +100,8 @@ def with_pool(job: Job) -> Job:
         for market, of in job.offers.items()
     }
     first = next(iter(nodes.values()))
+    used = np.nan_to_num(pool.used(usage[: job.plan_from])).max(axis=0, initial=0.0)
+    needed = np.maximum(used, pool.size.sum(axis=0))
     starting = {market: {**of, POOL: _sums(of.values())} for market, of in job.starting.items()}
     return replace(
         job,
@@ -78,12 +110,44 @@ def with_pool(job: Job) -> Job:
         saturated=np.concatenate([job.saturated, np.zeros(column.shape, bool)], axis=1),
         ids=[*job.ids, POOL.encode()],
         members={**job.members, POOL: np.array([len(job.ids)])},
-        policies={**job.policies, POOL: policy_of(job.policies, first)},
+        policies={**job.policies, POOL: policy_of(job.policies, first, needed)},
         offers={market: {**of, POOL: nodes[market]} for market, of in job.offers.items()},
         starting=starting,
         before=before,
         pool=pool,
     )
+
+
+def _fault(job: Job, pool: Pool) -> str | None:
+    """Why the apps cannot share nodes, or None."""
+    if POOL in job.apps:
+        return f"an app is called {POOL!r}, as the pool of --nodes shared is: give it another name"
+    for policy in pool.policies:
+        if policy.budget is not None:
+            return f"shared nodes have no budget, and the policy of {policy.app} has {policy.budget:g}: leave it out"
+    first = pool.policies[0]
+    for policy, name in itertools.product(pool.policies, ALIKE):
+        of_first, of_other = getattr(first, name), getattr(policy, name)
+        if of_first != of_other:
+            return (
+                f"apps on shared nodes need the same {name}: it is {of_first!r} of {first.app} and {of_other!r} of "
+                f"{policy.app}"
+            )
+    return _fault_of_offers(next(iter(job.offers.values())), pool)
+
+
+def _fault_of_offers(offers: Mapping[str, Sequence[Offer]], pool: Pool) -> str | None:
+    """Why these, by app, cannot be shared nodes, or None."""
+    ids = {app: {offer.offer_id for offer in offers[app]} for app in pool.apps}
+    committed = set.union(*ids.values()) - set.intersection(*ids.values())
+    if committed:
+        offer = min(committed)
+        of = ", ".join(app for app in pool.apps if offer in ids[app])
+        return f"shared nodes are bought for all apps, and offer {offer} is committed to {of} alone"
+    for node, metric in itertools.product(offers[pool.apps[0]], pool.resources):
+        if metric not in node.allocatable:
+            return f"offer {node.offer_id} names no capacity of {metric}, which replicas on shared nodes take"
+    return None
 
 
 def _carrying(offers: Sequence[Offer], pool: Pool, usage: np.ndarray, job: Job) -> list[Offer]:
@@ -99,7 +163,7 @@ def _carrying(offers: Sequence[Offer], pool: Pool, usage: np.ndarray, job: Job) 
         UsageError: no node carries a replica of every app.
     """
     size = pool.size[:, pool.size.any(axis=0)]
-    room = np.array([[offer.allocatable.get(metric, 0.0) for metric in pool.resources] for offer in offers])
+    room = np.array([[offer.allocatable[metric] for metric in pool.resources] for offer in offers])
     carried, carries = common(fits(size, room))
     if not carried.all():
         lacking = [app for app, of in zip(pool.apps, carried.tolist(), strict=True) if not of]
@@ -127,20 +191,22 @@ def packed(job: Job, counts: np.ndarray, first: int) -> dict[str, Any]:
 
     Returns:
         `all`: share of the ticks in which all were; `by_app`: the same of each app's; `packing_lost`: share in which
-        not all were although the nodes had as much of each resource.
+        not all were although the nodes had as much of each resource. None where all apps were measured in no tick.
     """
     assert job.pool is not None
     pool = job.pool
     nodes = next(iter(job.offers.values()))[pool.apps[0]]
-    room = np.array([[offer.allocatable.get(metric, 0.0) for metric in pool.resources] for offer in nodes])
+    room = np.array([[offer.allocatable[metric] for metric in pool.resources] for offer in nodes])
     size = pool.size[:, pool.size.any(axis=0)]
-    whole = pool.whole(totals(job.values[first:], [job.members[app] for app in pool.apps]))
+    whole = pool.whole(totals(job.values, [job.members[app] for app in pool.apps]))[first:]
     placed = np.zeros(whole.shape, bool)
     for t, (ready, asked) in enumerate(zip(counts, whole, strict=True)):
         wanted = np.nan_to_num(asked).astype(np.int64)
         done = pack(Nodes.of(ready.astype(np.int64), room), Replicas(pool.resources, size), wanted)
         placed[t] = done.placed.sum(axis=0) >= wanted
     known = ~np.isnan(whole).any(axis=1)
+    if not known.any():
+        return {"all": None, "by_app": dict.fromkeys(pool.apps), "packing_lost": None}
     fluid = ((np.nan_to_num(whole) @ size)[known] <= (counts @ room)[known]).all(axis=1)
     everything = placed[known].all(axis=1)
     return {

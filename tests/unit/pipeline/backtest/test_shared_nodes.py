@@ -1,18 +1,22 @@
 """Apps that share nodes in a backtest: the pool is one more app, whose demand is what the apps' replicas take."""
 
+import re
 from dataclasses import replace
 from decimal import Decimal
+from typing import Any
 
 import numpy as np
 import pytest
 
 from models.capacity import Offer, Policy, replicas_per_instance
-from models.metrics import METRICS
+from models.metrics import EVENT_KINDS, METRICS
 from models.planning.allocate import DecisionContext
 from models.planning.guardrails import Telemetry
 from pipeline.backtest import setup, shared_nodes
+from pipeline.backtest.job import Job
 from pipeline.backtest.pool import PairedApps, Pool
 from pipeline.backtest.setup import PlanningInputs
+from pipeline.errors import UsageError
 from pipeline.inputs.example import Example
 from pipeline.wire.codec import DEFAULT
 
@@ -124,13 +128,95 @@ def test_the_pools_policy_is_as_sure_as_its_surest_app_and_in_parts_of_the_small
         )
         for size in (2, 1)
     ]
-    policy = shared_nodes.policy_of({"web": WEB, "jobs": JOBS}, nodes)
+    needed = np.array([4.0, 16e9, 0.0, 0.0, 0.0])
+    policy = shared_nodes.policy_of({"web": WEB, "jobs": JOBS}, nodes, needed)
     assert (policy.governed, policy.confidence, policy.hold_s) == (("cpu", "memory"), 0.999, 600.0)
     assert [replicas_per_instance(node, policy) for node in nodes] == [
         2 * shared_nodes.PARTS,
         shared_nodes.PARTS,
     ]
     assert policy.target_utilisation == policy.base == policy.overhead == {}
+
+
+def offer(offer_id: str, price_h: float = 1.0, **allocatable: float) -> Offer:
+    return Offer(offer_id, "local", "here", "a", "ON_DEMAND", allocatable, price_h, 1, 1, 1)
+
+
+def test_a_unit_is_of_what_the_apps_need_so_that_nodes_of_any_proportions_carry_some() -> None:
+    nodes = [offer("much-memory", 2.0, cpu=1.0, memory=256e9), offer("usual", 0.1, cpu=2.0, memory=16e9)]
+    needed = np.array([5.0, 40e9, 0.0, 0.0, 0.0])
+    policy = shared_nodes.policy_of({"web": WEB, "jobs": JOBS}, nodes, needed)
+    assert [replicas_per_instance(node, policy) for node in nodes] == [
+        shared_nodes.PARTS,
+        2 * shared_nodes.PARTS,
+    ]
+
+
+def job_of(policies: dict[str, Policy], offers: dict[str, list[Offer]], cores: np.ndarray) -> Job:
+    """Apps of one user each, who uses the cores (tick, app); planned from row 2 on."""
+    values = np.full((*cores.shape, len(METRICS)), np.nan, np.float32)
+    values[..., CPU] = cores
+    return Job(
+        values=values,
+        events=np.full((*cores.shape, len(EVENT_KINDS)), np.nan),
+        saturated=np.zeros(values.shape, bool),
+        ids=[app.encode() for app in policies],
+        first_tick=0,
+        tick_s=60,
+        members={app: np.array([i]) for i, app in enumerate(policies)},
+        policies=policies,
+        offers={"tiers": offers},
+        terms={},
+        starting={"tiers": {app: {} for app in policies}},
+        lanes=[("tiers", None)],
+        levels=(),
+        learn_from=0,
+        plan_from=2,
+        before=np.zeros((0, len(policies), len(METRICS))),
+    )
+
+
+def two_apps(**changes: Any) -> dict[str, Policy]:
+    policy = Policy("a", ("cpu",), {"cpu": 1.0})
+    return {"a": policy, "b": replace(policy, app="b", **changes)}
+
+
+def test_apps_that_cannot_share_nodes_are_refused_in_a_line() -> None:
+    """Otherwise the first app's offers, providers and budget would be those of all, without a word."""
+    node, cores = offer("node", cpu=8.0), np.ones((4, 2))
+    alone = two_apps()
+    pool = {shared_nodes.POOL: alone["a"], "b": alone["b"]}
+    cases = [
+        (pool, [node], [node], "an app is called 'shared nodes'"),
+        (two_apps(budget=3.0), [node], [node], "no budget, and the policy of b has 3"),
+        (two_apps(providers=("q",)), [node], [node], "same providers: it is () of a and ('q',) of b"),
+        (alone, [node, offer("reserved", cpu=8.0)], [node], "offer reserved is committed to a alone"),
+        (alone, [offer("large", memory=1e9)] * 2, [offer("large", memory=1e9)] * 2, "no capacity of cpu"),
+    ]
+    for policies, of_first, of_second, message in cases:
+        offers = dict(zip(policies, (of_first, of_second), strict=True))
+        with pytest.raises(UsageError, match=re.escape(message)) as refusal:
+            shared_nodes.with_pool(job_of(policies, offers, cores))
+        assert "\n" not in str(refusal.value)
+
+
+def test_an_app_that_went_before_the_scored_window_is_not_taken_for_none_of_the_pool() -> None:
+    node, nan = offer("node", cpu=8.0), float("nan")
+    cores = np.array([[1.0, 1.0], [1.0, 1.0], [1.0, nan], [1.0, nan]])
+    job = shared_nodes.with_pool(job_of(two_apps(), {"a": [node], "b": [node]}, cores))
+    assert np.isnan(job.values[2:, -1, CPU]).all()
+    packed = shared_nodes.packed(job, np.ones((2, 1)), 2)
+    assert packed == {"all": None, "by_app": {"a": None, "b": None}, "packing_lost": None}
+    known = shared_nodes.packed(job, np.ones((3, 1)), 1)
+    assert known == {"all": 1.0, "by_app": {"a": 1.0, "b": 1.0}, "packing_lost": 0.0}
+
+
+def test_an_app_without_users_has_fewer_scenarios() -> None:
+    paired = apps_of(np.full((4, 2), np.nan))
+    contexts = {"a": context(np.full((128, 2), 3.0)), "b": context(np.zeros((64, 2)))}
+    asked = paired.scenarios(0, 100, contexts, slice(0, 2), (1, 2))
+    assert asked.shape == (128, 2, 1)
+    assert (asked == 3.0).all()
 
 
 def sized(medians: dict[str, dict[str, float]]) -> PlanningInputs:
