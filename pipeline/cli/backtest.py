@@ -231,6 +231,8 @@ def _for_people(report: Mapping[str, Any]) -> dict[str, Any]:
         shown |= {f"divisible, {k}": v for k, v in report["divisible"]["summary"].items()}
     if "what_if" in report:
         shown["what_if"] = what_if.table(report["what_if"])
+    if "nodes" in report:
+        shown["nodes"] = {name: value for name, value in report["nodes"].items() if name != "own"}
     for topic, counts in report.get("published", {}).items():
         if isinstance(counts, dict):
             total = counts["same"] + counts["different"] + counts["published_only"]

@@ -193,7 +193,23 @@ def headline(lead: Lead | None, facts: Mapping[str, Any]) -> str:
     if ORACLE in lead.cost:
         parts.append(f"{_difference(lead.ours, lead.cost[ORACLE])} an oracle")
     matched = f"With {lead.rate} % of app-ticks served, Leadtime costs {', and '.join(parts)}."
-    return " ".join([matched, *_planned_outcome(facts)])
+    return " ".join([matched, *_planned_outcome(facts), *_shared_nodes(facts)])
+
+
+def _shared_nodes(facts: Mapping[str, Any]) -> list[str]:
+    """Sentences on nodes that apps share: whether replicas could be placed, and the cost beside own nodes."""
+    nodes = facts.get("nodes")
+    if nodes is None:
+        return []
+    sentences = [
+        f"On these nodes packing placed all replicas in {fmt.percent(nodes['packed']['all'])} of ticks."
+    ]
+    ratio = nodes.get("cost_to_own_at_99", {}).get(OURS)
+    if ratio is not None:
+        sentences.append(
+            f"They cost {_difference(ratio, 1.0)} nodes of each app's own, where 99 % is served on both."
+        )
+    return sentences
 
 
 def _planned_outcome(facts: Mapping[str, Any]) -> list[str]:

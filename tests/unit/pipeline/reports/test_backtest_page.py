@@ -34,6 +34,17 @@ def test_a_rival_that_is_cheaper_is_named_with_its_reason(tmp_path: Path) -> Non
     assert "Nowhere in this run" not in page
 
 
+def test_shared_nodes_are_compared_with_own_ones_in_a_sentence() -> None:
+    facts = outcome(2, 2, {"hpa": 0.3})[3]
+    lead = backtest_page.lead_of(facts)
+    facts["nodes"] = {"packed": {"all": 0.993}}
+    text = backtest_page.headline(lead, facts).replace("\u00a0", " ")
+    assert text.endswith("On these nodes packing placed all replicas in 99.30 % of ticks.")
+    facts["nodes"]["cost_to_own_at_99"] = {"leadtime": 0.625, "hpa": 0.7}
+    text = backtest_page.headline(lead, facts).replace("\u00a0", " ")
+    assert text.endswith("They cost 37.5 % less than nodes of each app's own, where 99 % is served on both.")
+
+
 def test_a_run_alone_states_what_was_served(tmp_path: Path) -> None:
     job, seen, ranked, facts = outcome(2, 2, names=())
     assert backtest_page.lead_of(facts) is None
