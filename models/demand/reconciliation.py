@@ -84,7 +84,7 @@ FAR: Final = 100.0  # a level beyond all that are stretched to: 3.7 exp(3) = 74
 SATURATED_SHARE: Final = 0.1
 """From a tenth of an app's usage on, its total counts as a lower bound: below, the error is within a scenario's."""
 NONE: Final = -1  # no decision is followed
-WEIGHTS: Final = (0.25, 0.5)  # of experts, beside 0
+WEIGHTS: Final = (0.25, 0.5, 1.0)  # of experts, beside 0; a new one goes to the end
 
 _LEVEL: Final = ndtr(Z.astype(float))
 _PARTS: Final = parts(Z).astype(float)
@@ -281,7 +281,14 @@ def _with_experts(state: State, experts: Experts | None) -> State:
     """The state of one for whom experts are asked for or not."""
     if experts is None:
         return {name: array for name, array in state.items() if not name.startswith("expert")}
-    return state if "expert" in state else state | initial_experts(state)
+    if "expert" not in state:
+        return state | initial_experts(state)
+    kept = len(state["expert_stretch"])
+    if kept == len(WEIGHTS):
+        return state
+    fresh = initial_experts(state)  # of weights that a snapshot does not know yet
+    names = ("expert_stretch", "expert_limit", "expert_worst")
+    return state | {name: np.concatenate([state[name], fresh[name][kept:]]) for name in names}
 
 
 @dataclass(frozen=True)

@@ -75,6 +75,7 @@ EXPERTS: Final[Mapping[str, ExpertWeights]] = {
     "same_time_50": ExpertWeights(network=0.5, same_time=0.5),
     "recent_50": ExpertWeights(network=0.5, recent=0.5),
     "persistence_50": ExpertWeights(network=0.5, persistence=0.5),
+    "same_time_100": ExpertWeights(network=0.0, same_time=1.0),
 }
 """Weights of the experts by name."""
 LESS_SURE: Final = 0.9
@@ -157,7 +158,9 @@ class Shard:
 
     def restore(self, blocks: Mapping[str, NDArray[Any]]) -> None:
         """Continue from a snapshot."""
-        self.tails, self.moved = _restored(blocks)
+        tails, moved = _restored(blocks)
+        if moved.shape == self.moved.shape:  # else a snapshot of other arms
+            self.tails, self.moved = tails, moved
 
 
 def learner_of(
@@ -442,8 +445,14 @@ class AppLearner:
         }
 
     def restore(self, blocks: Mapping[str, NDArray[Any]]) -> None:
-        """Continue from a snapshot."""
+        """Continue from a snapshot.
+
+        Raises:
+            ValueError: it is of other arms.
+        """
         self.tails, self.moved = _restored(blocks)
+        if len(self.moved) != self.arms:
+            raise ValueError(f"a snapshot of {len(self.moved)} arms, of which there are {self.arms} now")
         self.log_price, self.seen = blocks["log_price"].copy(), blocks["seen"].copy()
         self.evidence.restore(blocks)
         self.fleets.restore(

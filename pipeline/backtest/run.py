@@ -47,7 +47,7 @@ SHORTAGES: Final = PRICES
 """Likewise prices of an hour's shortage, in those of a replica: misses fall where they save most."""
 LEARNER: Final = ("off", "on", "both")
 NODES: Final = ("own", "shared", "both")
-FORMAT: Final = 7
+FORMAT: Final = 8
 """Version of the files of days and snapshots: a run does not continue those of another version."""
 SCENARIOS: Final = 1_024
 """Scenarios of a decision on a trace: 10 of them lie above 99 %."""
@@ -75,7 +75,7 @@ class BacktestRequest:
         baselines: names of `models.baselines.autoscalers.registry.KNOBS`; none: all.
         alone: our plans at the policy's confidence only, without baselines and sweep.
         what_if: alternatives to run over the same window, see `pipeline.backtest.what_if`.
-        same_time: weight of the expert "same time of the last 14 days" in every app's forecast: 0, 0.25 or 0.5.
+        same_time: weight of the expert "same time of the last 14 days" in every app's forecast: 0, 0.25, 0.5 or 1.
         divisible: run also with replicas and instances of a tenth of the size.
         backlog: demand that a tick's capacity lacks is added to the next tick's.
         learner: "off", "on": the learner steers our plans (docs/learner.md), or "both": also plans without it beside.

@@ -93,7 +93,7 @@ SameTime = Annotated[
     float,
     typer.Option(
         "--same-time",
-        help="Weight of the usage at the same time of the last 14 days in every app's forecast: 0, 0.25 or 0.5.",
+        help="Weight of the usage at the same time of the last 14 days in every app's forecast: 0, 0.25, 0.5 or 1.",
     ),
 ]
 Backlog = Annotated[

@@ -271,7 +271,7 @@ def asking(metrics: int, expert: np.ndarray, *weights: float, tick: int = 100) -
     return replace(whole(metrics, tick), experts=Experts(expert, weights))
 
 
-@pytest.mark.parametrize("weight", [0.25, 0.5])
+@pytest.mark.parametrize("weight", WEIGHTS)
 def test_an_expert_is_averaged_into_governed_marginals_in_quantiles(weight: float) -> None:
     demand, total, state = draws(2), normal_total(2, 1000.0, 10.0), initial_state()
     asked = replace(asking(2, expert_of(2, 1800.0, 50.0), weight), governed=[0])
@@ -344,9 +344,22 @@ def test_each_weights_promise_comes_to_be_kept_by_its_own_marginal() -> None:
     assert np.array_equal(plain["stretch"], state["stretch"])
     assert all(np.array_equal(common[name], alone[name]) for name in common)
     # 5 % of 300 are allowed: 15, standard error 3.8, and less for what is integrated
-    assert np.array(missed)[300:].mean(axis=0) == pytest.approx([0.05] * 3, abs=0.03)
+    assert np.array(missed)[300:].mean(axis=0) == pytest.approx([0.05] * (1 + len(WEIGHTS)), abs=0.03)
+
+
+def test_a_snapshot_of_fewer_weights_goes_on_and_the_new_one_begins_as_static() -> None:
+    demand, total, expert = draws(1)[:256], normal_total(1, 1000.0, 10.0), expert_of(1, 990.0, 4.0)
+    common = initial_common()
+    _, state = reconcile(demand, total, initial_state(), common, asking(1, expert, 0.5, tick=100))
+    state["stretch"][:] = 0.3
+    names = ("expert_stretch", "expert_limit", "expert_worst")
+    before = state | {name: state[name][:2] for name in names} | {"made": np.array([NONE])}
+    _, after = reconcile(demand, total, before, common, asking(1, expert, 1.0, tick=106))
+    assert [len(after[name]) for name in names] == [len(WEIGHTS)] * 3
+    assert after["expert_stretch"][:2].tolist() == before["expert_stretch"].tolist()
+    assert (after["expert_stretch"][2:] == 0.3).all()
 
 
 def test_a_weight_that_nothing_is_learnt_for_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"one of 0, 0\.25, 0\.5, got 0\.3"):
+    with pytest.raises(ValueError, match=r"one of 0, 0\.25, 0\.5, 1, got 0\.3"):
         Experts(expert_of(1, 1.0, 1.0), (0.3,))

@@ -155,3 +155,14 @@ def test_where_what_is_ready_is_not_the_simulated_fleet_plans_are_static() -> No
     ]
     assert by_day == [{False}, {False}, {True}, {False}, {False}, {False}]
     assert settings[2 * DAY].reason.startswith("frozen")
+
+
+def test_a_snapshot_of_other_arms_is_refused_and_their_shard_begins_anew() -> None:
+    one, shard = learner(1), Shard(1)
+    for now in observations(20, 1):
+        one.observe(now, shard)
+    with pytest.raises(ValueError, match="a snapshot of 1 arms, of which there are 2 now"):
+        learner(2).restore(one.blocks())
+    fresh = Shard(2)
+    fresh.restore(shard.blocks())
+    assert (fresh.moved.tolist(), fresh.tails["n"].tolist()) == ([0.0, 0.0], [0.0, 0.0])
