@@ -164,7 +164,7 @@ def _warn_of_amounts(records: Sequence[Record], identity: str) -> None:
 
 def _warn_of_contradictions(bootstrap: str | None, prefix: str | None) -> None:
     """Print to stderr which of the newest policies cannot be kept by the newest prices, and what these leave out."""
-    from pipeline.inputs.files import contradictions, unstated
+    from pipeline.inputs.files import contradictions
 
     newest = {
         topic: [versions[max(versions)] for versions in _published(topic, bootstrap, prefix).values()]
@@ -172,8 +172,17 @@ def _warn_of_contradictions(bootstrap: str | None, prefix: str | None) -> None:
     }
     for app, reason in contradictions(newest["policies"], newest["prices"]).items():
         print(f"warning: policy {app}: {reason}", file=sys.stderr)
-    for app, doubt in unstated(newest["policies"], newest["prices"]).items():
+    _warn_of_offers(newest["policies"], newest["prices"])
+
+
+def _warn_of_offers(policies: Sequence[Record], prices: Sequence[Record]) -> None:
+    """Print to stderr what offers leave out, and what of them several allocation groups count each for itself."""
+    from pipeline.inputs.files import undivided, unstated
+
+    for app, doubt in unstated(policies, prices).items():
         print(f"warning: policy {app}: {doubt}", file=sys.stderr)
+    for offer, doubt in undivided(policies, prices).items():
+        print(f"warning: offer {offer}: {doubt}", file=sys.stderr)
 
 
 topics_app = command_group(no_args_is_help=True, help="List or create the topics of an installation.")
@@ -219,7 +228,7 @@ def check(
     With --prices, or with --bootstrap the prices that are published there, a minimum or maximum that no offer can keep
     is refused as well.
     """
-    from pipeline.inputs.files import contradictions, read_policies, read_prices, unstated
+    from pipeline.inputs.files import contradictions, read_policies, read_prices
 
     records = read_policies(file)
     offers = read_prices(prices) if prices is not None else []
@@ -227,8 +236,7 @@ def check(
         offers = [newest[max(newest)] for newest in _published("prices", bootstrap, prefix).values()]
     _warn_of_amounts(records, "app")
     _warn_of_amounts(offers, "offer_id")
-    for app, doubt in unstated(records, offers).items():
-        print(f"warning: policy {app}: {doubt}", file=sys.stderr)
+    _warn_of_offers(records, offers)
     for app, reason in contradictions(records, offers).items():
         raise UsageError(f"{file}: policy {app}: {reason}")
     apps = [record["app"] for record in records]

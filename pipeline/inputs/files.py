@@ -221,6 +221,36 @@ def unstated(policies: Sequence[Record], prices: Sequence[Record]) -> dict[str, 
     return {app: "; ".join(texts) for app, texts in why.items()}
 
 
+def undivided(policies: Sequence[Record], prices: Sequence[Record]) -> dict[str, str]:
+    """Of which offers several allocation groups each count all owned instances, or the whole quota, by offer.
+
+    Groups are planned each for itself, so that together they may buy so much of it several times.
+    """
+    why: dict[str, str] = {}
+    for price in prices:
+        groups = sorted(
+            {
+                policy["allocation_group"]
+                for policy in policies
+                if price["provider"] in (policy["providers"] or [price["provider"]])
+                and price["region"] in (policy["regions"] or [price["region"]])
+            }
+        )
+        names = f"each allocation group ({', '.join(groups[:3])}{', …' if len(groups) > 3 else ''})"
+        several = len(groups) > 1 or groups == [DEFAULT_POLICY]
+        if price["tier"] == "RESERVED" and price["owned_count"] and not price["commitment_id"] and several:
+            why[price["offer_id"]] = (
+                f"{names} counts its {price['owned_count']} owned instances as its own: give a commitment_id, or the"
+                " apps one allocation_group"
+            )
+        elif price["quota_limit"] and not price["commitment_id"] and len({*groups} - {DEFAULT_POLICY}) > 1:
+            why[price["offer_id"]] = (
+                f"{names} keeps to its quota of {price['quota_limit']} by itself: give the apps one allocation_group"
+                " where they share it"
+            )
+    return why
+
+
 def _policy_rules(record: Record) -> Rules:
     """What `validate` leaves to files, so that policies that are published hold as they did."""
     app, rate, group = record["app"], record["rps_per_replica"], record["allocation_group"]

@@ -134,3 +134,31 @@ def test_an_offer_without_a_capacity_that_is_governed_is_warned_of(
     check(policy, prices=prices)
     told = "warning: policy shop: offer node names no capacity of memory, which is governed: it is taken to have enough"
     assert capsys.readouterr().err.splitlines() == [told] * warned
+
+
+OWNED, QUOTA = "owned_count = 4", 'quota_group = "q"\nquota_limit = 4'
+
+
+@pytest.mark.parametrize(
+    ("offer", "second", "warned"),
+    [
+        (OWNED, "", "each allocation group (jobs, shop) counts its 4 owned instances as its own: "),
+        (QUOTA, "", "each allocation group (jobs, shop) keeps to its quota of 4 by itself: "),
+        (OWNED + '\ncommitment_id = "shop"', "", None),
+        (OWNED, 'allocation_group = "shop"', None),
+        (QUOTA, 'providers = ["other"]', None),
+        ('quota_group = "q"\nquota_limit = 0', "", None),
+    ],
+)
+def test_what_several_groups_each_count_for_themselves_is_warned_of(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], offer: str, second: str, warned: str | None
+) -> None:
+    """Groups are planned each for itself: two of them would run eight of four owned instances."""
+    price = PRICE.format(metric="cpu", value="8") + offer + "\n"
+    prices = tmp_path / "prices.toml"
+    spare = PRICE.format(metric="cpu", value="8").replace('"node"', '"spare"').replace('"local"', '"other"')
+    prices.write_text((price.replace("ON_DEMAND", "RESERVED") if "owned" in offer else price) + spare)
+    both = '[[policy]]\napp = "{app}"\ngoverned = ["cpu"]\nunit = {{cpu = 1}}\n'
+    check(written(tmp_path, both.format(app="shop") + both.format(app="jobs") + second + "\n"), prices=prices)
+    expected = [] if warned is None else [f"warning: offer node: {warned}"]
+    assert [line[: len(warned or "") + 21] for line in capsys.readouterr().err.splitlines()] == expected
