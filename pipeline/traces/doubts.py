@@ -17,7 +17,7 @@ from pipeline.traces import columns
 PAUSE_TICKS: Final = 20
 """A pause of so many ticks, and of two days, is said: what lies in it is no demand of zero."""
 UNEVEN: Final = 5
-"""Times the tick, from which on a quarter of the intervals tells that the tick is not what samples come by."""
+"""Times the tick, from which on a tenth of the intervals tells that the tick is not what samples come by."""
 _KEY: Final = ("ts", "app", "user")
 
 
@@ -65,14 +65,14 @@ def _uneven(frame: pl.DataFrame, tick_s: int) -> list[str]:
     gap = pl.col("ts").diff()
     often = pl.duration(seconds=UNEVEN * tick_s)
     users = frame.group_by("app", "user", maintain_order=True).agg(
-        gap=gap.filter(gap > pl.duration()).quantile(0.75, "lower")
+        gap=gap.filter(gap > pl.duration()).quantile(0.9, "lower")
     )
     uneven = users.filter(pl.col("gap") >= often)
-    if 2 * uneven.height <= users.height:
+    if 2 * uneven.height <= users["gap"].count():
         return []
     app, user, seconds = uneven.select("app", "user", pl.col("gap").dt.total_seconds()).row(0)
     return [
-        f"the tick, the median interval of samples, is {duration(tick_s)}, and a quarter of the intervals of"
+        f"the tick, the median interval of samples, is {duration(tick_s)}, and a tenth of the intervals of"
         f" {uneven.height:,} users are {UNEVEN} times as long or longer ({app}/{user}: {duration(seconds)}): most ticks"
         " have no sample; give a longer --tick"
     ]

@@ -258,14 +258,15 @@ def test_times_counted_from_1900_are_questioned() -> None:
     assert "2094" in note
 
 
-def test_samples_that_come_in_pairs_are_no_tick_of_a_second() -> None:
-    """A user's two containers report a second after each other, once a minute."""
-    at = [NINE + timedelta(minutes=minute, seconds=second) for minute in range(30) for second in (0, 1)]
+@pytest.mark.parametrize("together", [2, 4, 9])
+def test_samples_that_come_together_are_no_tick_of_a_second(together: int) -> None:
+    """A user's containers report a second after each other, once a minute."""
+    at = [NINE + timedelta(minutes=n, seconds=second) for n in range(30) for second in range(together)]
     (note,) = of_frame(samples(at)).notes
     assert note.startswith(
-        "the tick, the median interval of samples, is 1 s, and a quarter of the intervals of 1 users"
+        "the tick, the median interval of samples, is 1 s, and a tenth of the intervals of 1 users"
     )
-    assert note.endswith("(a/u: 59 s): most ticks have no sample; give a longer --tick")
+    assert note.endswith(f"(a/u: {61 - together} s): most ticks have no sample; give a longer --tick")
     even = [NINE + timedelta(minutes=minute + 20 * (minute > 15)) for minute in range(30)]
     assert of_frame(samples(even)).notes == ()
 

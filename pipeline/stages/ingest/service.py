@@ -396,15 +396,15 @@ class Ingest:
     def _idle(self) -> None:
         """Publish a watermark to each raw partition without messages for `idle_s`, so that its ticks can close.
 
-        The wall clock thus enters through the raw topic alone, and frames stay a function of the topics.
+        It is of now: what may still come late has the settings' lateness, as beside records. The wall clock thus enters
+        through the raw topic alone, and frames stay a function of the topics.
         """
         now = time.monotonic()
         for partition in self.partitions.values():
             for topic, touched in partition.touched.items():
                 if now - touched >= self.settings.idle_s:
                     partition.touched[topic] = now
-                    ts = int((self.clock() - self.settings.idle_s) * 1e6)
-                    mark = {"ts": ts}
+                    mark = {"ts": int(self.clock() * 1e6)}
                     self.outputs.publish(
                         topic, "watermark", mark, key=None, partition=partition.windows.number
                     )
