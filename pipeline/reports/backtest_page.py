@@ -199,7 +199,7 @@ def headline(lead: Lead | None, facts: Mapping[str, Any]) -> str:
 def _shared_nodes(facts: Mapping[str, Any]) -> list[str]:
     """Sentences on nodes that apps share: whether replicas could be placed, and the cost beside own nodes."""
     nodes = facts.get("nodes")
-    if nodes is None:
+    if nodes is None or nodes["packed"]["all"] is None:  # no tick in which all apps were measured
         return []
     sentences = [
         f"On these nodes packing placed all replicas in {fmt.percent(nodes['packed']['all'])} of ticks."

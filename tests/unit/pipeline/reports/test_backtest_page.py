@@ -37,6 +37,9 @@ def test_a_rival_that_is_cheaper_is_named_with_its_reason(tmp_path: Path) -> Non
 def test_shared_nodes_are_compared_with_own_ones_in_a_sentence() -> None:
     facts = outcome(2, 2, {"hpa": 0.3})[3]
     lead = backtest_page.lead_of(facts)
+    alone = backtest_page.headline(lead, facts)
+    facts["nodes"] = {"packed": {"all": None}}
+    assert backtest_page.headline(lead, facts) == alone
     facts["nodes"] = {"packed": {"all": 0.993}}
     text = backtest_page.headline(lead, facts).replace("\u00a0", " ")
     assert text.endswith("On these nodes packing placed all replicas in 99.30 % of ticks.")
