@@ -232,7 +232,9 @@ def _for_people(report: Mapping[str, Any]) -> dict[str, Any]:
     if "what_if" in report:
         shown["what_if"] = what_if.table(report["what_if"])
     if "nodes" in report:
-        shown["nodes"] = {name: value for name, value in report["nodes"].items() if name != "own"}
+        shown["share of ticks in which all replicas were packed"] = report["nodes"]["packed"]["all"]
+        ratios = report["nodes"].get("cost_to_own_at_99", {})
+        shown |= {f"cost on shared to own nodes at 99 %, {name}": ratio for name, ratio in ratios.items()}
     for topic, counts in report.get("published", {}).items():
         if isinstance(counts, dict):
             total = counts["same"] + counts["different"] + counts["published_only"]

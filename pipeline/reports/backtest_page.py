@@ -223,9 +223,15 @@ def _planned_outcome(facts: Mapping[str, Any]) -> list[str]:
         row = policies[name]["defaults"]
         return f"{fmt.percent(row['hit_rate'] or 0.0)} for {_money(row['cost_scored'])}"
 
+    dearer = 100 * (facts["summary"]["cost_ratio_as_it_comes"] - 1)
+    beside = (
+        f", and removed {fmt.percent(removed)} of the cost that could have been avoided: the best product's less the"
+        " oracle's at that share."
+        if removed >= 0
+        else f", {dearer:.1f} % more than the best product at that share."
+    )
     sentences = [
-        f"As planned it served {outcome(OURS)}, and removed {fmt.percent(removed)} of the cost that could have been "
-        "avoided: the best product's less the oracle's at that share."
+        f"As planned it served {outcome(OURS)}{beside}"
         + ("" if held is None else f" Of its plans {fmt.percent(held)} held over their whole window.")
     ]
     if STATIC in policies:

@@ -14,7 +14,8 @@ from typer.testing import CliRunner
 from models.baselines.autoscalers.registry import KNOBS
 from models.synthetic.population import population
 from pipeline.backtest import observations, parallel
-from pipeline.cli.backtest import backtest
+from pipeline.cli.backtest import _for_people, backtest  # pyright: ignore[reportPrivateUsage]
+from pipeline.display import tell
 from pipeline.errors import UsageError
 from tests.unit.pipeline.trace_files import write
 
@@ -264,6 +265,15 @@ def test_apps_on_shared_nodes_are_scored_beside_the_same_on_their_own(trace_file
         assert beside | {"cost": 0} == alone | {"cost": 0}
         assert beside["cost"] == pytest.approx(alone["cost"])
     assert all(ratio > 0 for ratio in compared["cost_to_own_at_99"].values())
+
+
+def test_people_see_what_shared_nodes_cost(capsys: pytest.CaptureFixture[str]) -> None:
+    nodes = {"packed": {"all": 0.9913}, "cost_to_own_at_99": {"leadtime": 0.8}, "own": {}}
+    report = {"summary": {}, "skipped": {}, "notes": [], "nodes": nodes}
+    tell(_for_people(report), json=False)
+    shown = capsys.readouterr().out.replace("\n", " ")
+    assert "share of ticks in which all replicas were packed: 0.9913" in shown
+    assert "cost on shared to own nodes at 99 %, leadtime: 0.8" in shown
 
 
 def test_nodes_that_cannot_be_are_refused(trace_file: Path) -> None:

@@ -34,6 +34,17 @@ def test_a_rival_that_is_cheaper_is_named_with_its_reason(tmp_path: Path) -> Non
     assert "Nowhere in this run" not in page
 
 
+def test_what_costs_more_than_the_best_product_removes_nothing() -> None:
+    facts = outcome(2, 2, {"hpa": 0.3})[3]
+    facts["summary"] |= {"avoidable_removed": -11.8, "cost_ratio_as_it_comes": 1.255}
+    text = backtest_page.headline(backtest_page.lead_of(facts), facts).replace("\u00a0", " ")
+    assert ", 25.5 % more than the best product at that share. Of its plans" in text
+    assert "removed" not in text
+    facts["summary"] |= {"avoidable_removed": 0.25, "cost_ratio_as_it_comes": 0.9}
+    text = backtest_page.headline(backtest_page.lead_of(facts), facts).replace("\u00a0", " ")
+    assert ", and removed 25.00 % of the cost that could have been avoided: the best product's less" in text
+
+
 def test_shared_nodes_are_compared_with_own_ones_in_a_sentence() -> None:
     facts = outcome(2, 2, {"hpa": 0.3})[3]
     lead = backtest_page.lead_of(facts)
