@@ -163,9 +163,9 @@ def held(
     of_type, total = np.broadcast_to(nodes, (scenarios, types)), np.zeros((scenarios, inside.shape[2]))
     for count, room in zip(of_type.T, allocatable, strict=True):
         total[count > 0] += count[count > 0, None] * room
-    asked = inside / np.maximum(total, 1e-300)[:, None]
-    chosen = fragmentation.near(asked.max(axis=(1, 2), initial=0.0), share, key, PACKED)
-    steps = asked[chosen].max(axis=2).argmax(axis=1) + range(need.totals.shape[1])[window].start
+    filled = inside / np.maximum(total, 1e-300)[:, None]
+    chosen = fragmentation.near(filled.max(axis=(1, 2), initial=0.0), share, key, PACKED)
+    steps = filled[chosen].max(axis=2).argmax(axis=1) + range(need.totals.shape[1])[window].start
     some = demand.part(need.carried)
     left = left_over(some.counts(chosen, steps), some.size, of_type[chosen], allocatable)
     return 1 - float((left > 0).any(axis=1).mean()) * fragmentation.region(scenarios, share) / scenarios
@@ -263,8 +263,8 @@ def _loss(
     inside = totals[:, window]
     fluid = _largest(inside, allocatable)
     chosen = fragmentation.near(fluid, share, key)
-    asked = np.divide(inside[chosen], allocatable, where=allocatable > 0, out=np.zeros(inside[chosen].shape))
-    steps = asked.max(axis=2).argmax(axis=1) + range(totals.shape[1])[window].start
+    nodes = np.divide(inside[chosen], allocatable, where=allocatable > 0, out=np.zeros(inside[chosen].shape))
+    steps = nodes.max(axis=2).argmax(axis=1) + range(totals.shape[1])[window].start
     needed = nodes_needed(demand.counts(chosen, steps), demand.size, allocatable)
     return fragmentation.lost(fluid[chosen], needed, share, len(fluid))
 
@@ -278,14 +278,22 @@ def _quantum(totals: Array, usable: Amounts, share: float) -> Amounts:
     needed = np.array([_at(peak[:, r], share) for r in range(peak.shape[1])])
     # of what is not needed at this share, what is needed at most, if anything
     needed = np.where(needed > 0, needed, peak.max(axis=0, initial=0.0))
+    return quantum(needed, usable, QUANTA)
+
+
+def quantum(needed: Amounts, usable: Amounts, quanta: int) -> Amounts:
+    """A quantum (resource): at least in the proportions of what is needed; 0 of what is not.
+
+    needed: (resource); usable: (type, resource) of a node; quanta: that the smallest node carries.
+    """
     if not needed.any() or not len(usable):
         return np.zeros(len(needed))
-    asked = needed > 0
-    carried = (usable[:, asked] / needed[asked]).min(axis=1)
-    quanta = np.floor(QUANTA * carried / carried.min() + ROUNDING)
+    governed = needed > 0
+    carried = (usable[:, governed] / needed[governed]).min(axis=1)
+    of_type = np.floor(quanta * carried / carried.min() + ROUNDING)
     # of what a type has more than its quanta take, these may take more: nobody pays for it
-    unit = (usable / quanta[:, None]).min(axis=0)
-    return np.where(asked & np.isfinite(unit), unit, 0.0)
+    unit = (usable / of_type[:, None]).min(axis=0)
+    return np.where(governed & np.isfinite(unit), unit, 0.0)
 
 
 def _largest(totals: Array, unit: Amounts) -> NDArray[np.float64]:

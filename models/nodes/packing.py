@@ -286,8 +286,8 @@ def fluid_nodes(counts: Counts, size: Amounts, allocatable: Amounts) -> Amounts:
 
     counts: (…, app); size: (app, resource); allocatable: (resource).
     """
-    asked = counts @ size
-    share = np.divide(asked, allocatable, out=np.where(asked > 0, np.inf, 0.0), where=allocatable > 0)
+    requested = counts @ size
+    share = np.divide(requested, allocatable, out=np.where(requested > 0, np.inf, 0.0), where=allocatable > 0)
     return share.max(axis=-1)
 
 
@@ -317,8 +317,8 @@ def _shrunk(nodes: Nodes, replicas: Replicas, wanted: Counts, running: Counts) -
     surplus = np.maximum(running.sum(axis=0) - wanted, 0)
     if not surplus.any():
         return running
-    asked = running @ replicas.size.astype(np.float64)
-    use = np.divide(asked, nodes.room, out=np.zeros_like(asked), where=nodes.room > 0).max(axis=1)
+    requested = running @ replicas.size.astype(np.float64)
+    use = np.divide(requested, nodes.room, out=np.zeros_like(requested), where=nodes.room > 0).max(axis=1)
     order = np.argsort(use, kind="stable")
     before = np.cumsum(running[order], axis=0) - running[order]
     kept = running.copy()
@@ -400,9 +400,9 @@ def _fitting(room: Amounts, node: int, size: Amounts, app: int) -> int:
             return 0
     most = UNLIMITED
     for r in range(size.shape[1]):
-        asked = size[app, r]
-        if asked > 0:
-            most = min(most, max(1, math.floor(min(room[node, r] / asked, MANY) + ROUNDING)))
+        requested = size[app, r]
+        if requested > 0:
+            most = min(most, max(1, math.floor(min(room[node, r] / requested, MANY) + ROUNDING)))
     return most
 
 
@@ -543,8 +543,12 @@ def _relieve(pool: _Pool) -> None:
     for node in range(len(pool.free)):
         for r in range(pool.size.shape[1]):
             for app in pool.rising:
-                asked = pool.size[app, r]
-                while asked > 0 and pool.placed[node, app] > 0 and pool.free[node, r] < -2 * ROUNDING * asked:
+                requested = pool.size[app, r]
+                while (
+                    requested > 0
+                    and pool.placed[node, app] > 0
+                    and pool.free[node, r] < -2 * ROUNDING * requested
+                ):
                     _put(pool, node, app, -1)
                     pool.evicted[app] += 1
 

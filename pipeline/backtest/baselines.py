@@ -160,8 +160,10 @@ class _Market:
         job = self.job
         units = wanted[:, job.apps.index(POOL)].copy()
         of_apps = wanted[:, [job.apps.index(app) for app in pool.apps]]
-        asked = replicas(replica_loads(of_apps @ pool.size, METRICS, job.policies[POOL]), job.policies[POOL])
-        units[self.products] = asked[self.products]
+        of_products = replicas(
+            replica_loads(of_apps @ pool.size, METRICS, job.policies[POOL]), job.policies[POOL]
+        )
+        units[self.products] = of_products[self.products]
         return units
 
 

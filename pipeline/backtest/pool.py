@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from models.baselines.autoscalers.registry import largest
-from models.capacity import Policy, replica_loads, replicas
+from models.capacity import Offer, Policy, replica_loads, replicas
 from models.evaluation import need
 from models.metrics import METRICS
 from models.nodes import app_dependence
@@ -41,6 +41,15 @@ class Pool:
     def resources(self) -> tuple[str, ...]:
         """Metrics that some replica asks for, in the order of METRICS."""
         return tuple(METRICS[m] for m in np.flatnonzero(self.size.any(axis=0)))
+
+    @property
+    def requests(self) -> np.ndarray:
+        """(app, resource) what a replica asks for, by `resources`."""
+        return self.size[:, self.size.any(axis=0)]
+
+    def room(self, nodes: Sequence[Offer]) -> np.ndarray:
+        """(node, resource) what each offer has for replicas, by `resources`."""
+        return np.array([[node.allocatable[metric] for metric in self.resources] for node in nodes])
 
     def whole(self, usage: np.ndarray) -> np.ndarray:
         """Whole replicas that usage (tick, app, METRICS) fills, (tick, app).
@@ -118,8 +127,7 @@ class PairedApps:
             self.rows, self.load, self.came = t + np.array(steps)[window], load, came
         dependence = app_dependence.estimate(self.state)
         order = app_dependence.paired(load, dependence, (self.seed, b"shared nodes", tick))
-        size = pool.size[:, pool.size.any(axis=0)]
-        return Demand(whole, order, size).fluid()
+        return Demand(whole, order, pool.requests).fluid()
 
     def blocks(self) -> dict[str, np.ndarray]:
         """For a snapshot."""

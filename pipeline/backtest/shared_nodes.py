@@ -14,11 +14,11 @@ from typing import Any, Final
 
 import numpy as np
 
-from models.capacity import ROUNDING, Offer, Policy
+from models.capacity import Offer, Policy
 from models.evaluation.promise import totals
 from models.metrics import EVENT_KINDS
 from models.nodes import fragmentation
-from models.nodes.joint_need import common
+from models.nodes.joint_need import common, quantum
 from models.nodes.packing import Nodes, Replicas, fits, pack
 from pipeline.backtest.job import Arrays, Job
 from pipeline.backtest.pool import Pool
@@ -55,9 +55,7 @@ def policy_of(policies: Mapping[str, Policy], offers: Sequence[Offer], needed: n
     """
     first = policies[min(policies)]
     pool = Pool.of(policies)
-    room = np.array([[offer.allocatable[metric] for metric in pool.resources] for offer in offers])
-    carried = (room / needed[pool.size.any(axis=0)]).min(axis=1)
-    unit = (room / np.floor(PARTS * carried / carried.min() + ROUNDING)[:, None]).min(axis=0)
+    unit = quantum(needed[pool.size.any(axis=0)], pool.room(offers), PARTS)
     return replace(
         first,
         app=POOL,
@@ -91,17 +89,16 @@ def with_pool(job: Job) -> Job:
         raise UsageError(fault)
     usage = totals(job.values, [job.members[app] for app in job.apps])
     apps = sorted([*job.apps, POOL])
-    column = pool.used(usage)[:, None].astype(np.float32)
+    used = pool.used(usage)
+    column = used[:, None].astype(np.float32)
     before = job.before
     if len(before):
         before = np.insert(before, apps.index(POOL), pool.used(before), axis=1)
-    nodes = {
-        market: _carrying(of[job.apps[0]], pool, usage[: job.plan_from], job)
-        for market, of in job.offers.items()
-    }
+    counts = np.nan_to_num(pool.whole(usage[: job.plan_from])).astype(np.int64)
+    nodes = {market: _carrying(of[job.apps[0]], pool, counts, job.seed) for market, of in job.offers.items()}
     first = next(iter(nodes.values()))
-    used = np.nan_to_num(pool.used(usage[: job.plan_from])).max(axis=0, initial=0.0)
-    needed = np.maximum(used, pool.size.sum(axis=0))
+    largest = np.nan_to_num(used[: job.plan_from]).max(axis=0, initial=0.0)
+    needed = np.maximum(largest, pool.size.sum(axis=0))
     starting = {market: {**of, POOL: _sums(of.values())} for market, of in job.starting.items()}
     return replace(
         job,
@@ -150,30 +147,28 @@ def _fault_of_offers(offers: Mapping[str, Sequence[Offer]], pool: Pool) -> str |
     return None
 
 
-def _carrying(offers: Sequence[Offer], pool: Pool, usage: np.ndarray, job: Job) -> list[Offer]:
+def _carrying(offers: Sequence[Offer], pool: Pool, counts: np.ndarray, seed: int) -> list[Offer]:
     """The nodes with what packing leaves of them; one that does not carry a replica of every app cannot be used.
 
     Args:
         offers: of the apps.
         pool: of them.
-        usage: (tick, app, METRICS) of the rows before the first plan, from whose replicas is learnt what packing loses.
-        job: gives seed and confidence.
+        counts: (tick, app) replicas of the rows before the first plan, from which is learnt what packing loses.
+        seed: of the run.
 
     Raises:
         UsageError: no node carries a replica of every app.
     """
-    size = pool.size[:, pool.size.any(axis=0)]
-    room = np.array([[offer.allocatable[metric] for metric in pool.resources] for offer in offers])
-    carried, carries = common(fits(size, room))
+    room = pool.room(offers)
+    carried, carries = common(fits(pool.requests, room))
     if not carried.all():
         lacking = [app for app, of in zip(pool.apps, carried.tolist(), strict=True) if not of]
         raise UsageError(f"no node carries a replica of every app: of {', '.join(lacking)} it does not")
-    counts = np.nan_to_num(pool.whole(usage)).astype(np.int64)
     share = max(policy.confidence for policy in pool.policies)
     left: list[Offer] = []
     for offer, amounts, of in zip(offers, room, carries.tolist(), strict=True):
         if of:
-            lost = fragmentation.factor(counts, size, amounts, share, (job.seed, offer.offer_id))
+            lost = fragmentation.factor(counts, pool.requests, amounts, share, (seed, offer.offer_id))
             kept = dict(zip(pool.resources, (amounts / lost).tolist(), strict=True))
             left.append(replace(offer, allocatable=kept))
         else:
@@ -195,19 +190,18 @@ def packed(job: Job, counts: np.ndarray, first: int) -> dict[str, Any]:
     """
     assert job.pool is not None
     pool = job.pool
-    nodes = next(iter(job.offers.values()))[pool.apps[0]]
-    room = np.array([[offer.allocatable[metric] for metric in pool.resources] for offer in nodes])
-    size = pool.size[:, pool.size.any(axis=0)]
+    room = pool.room(next(iter(job.offers.values()))[pool.apps[0]])
+    replicas = Replicas(pool.resources, pool.requests)
     whole = pool.whole(totals(job.values, [job.members[app] for app in pool.apps]))[first:]
     placed = np.zeros(whole.shape, bool)
-    for t, (ready, asked) in enumerate(zip(counts, whole, strict=True)):
-        wanted = np.nan_to_num(asked).astype(np.int64)
-        done = pack(Nodes.of(ready.astype(np.int64), room), Replicas(pool.resources, size), wanted)
+    for t, (ready, filled) in enumerate(zip(counts, whole, strict=True)):
+        wanted = np.nan_to_num(filled).astype(np.int64)
+        done = pack(Nodes.of(ready.astype(np.int64), room), replicas, wanted)
         placed[t] = done.placed.sum(axis=0) >= wanted
     known = ~np.isnan(whole).any(axis=1)
     if not known.any():
         return {"all": None, "by_app": dict.fromkeys(pool.apps), "packing_lost": None}
-    fluid = ((np.nan_to_num(whole) @ size)[known] <= (counts @ room)[known]).all(axis=1)
+    fluid = ((np.nan_to_num(whole) @ pool.requests)[known] <= (counts @ room)[known]).all(axis=1)
     everything = placed[known].all(axis=1)
     return {
         "all": float(everything.mean()),
