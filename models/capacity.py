@@ -23,6 +23,7 @@ MOST_DECISIONS: Final = (
 FALLBACKS: Final = ("reactive", "hold")  # see models.planning.failing_offers
 CONFLICTS: Final = ("reassert", "hold")  # see models.planning.delivery
 CONFIDENCE_OF: Final = ("plan", "time")  # see docs/policies.md
+NODES: Final = ("own", "shared")  # see docs/pools.md
 # Replicas below which a rounding is not a need: float32 errs by 6e-8 × 100 replicas = 6e-6.
 ROUNDING: Final = 1e-5
 SATURATED_EXTRA: Final = 0.5  # a saturated user counts 1.5 times its usage (docs/records.md, "Censoring")
@@ -114,6 +115,8 @@ class Policy:
     confidence_of: what holds in the share `confidence`: each plan, over its window, or capacity, over time (which the
     learner steers towards). hold_s_min, hold_s_max: bounds of the hold time that the learner may choose, None = hold_s.
     learner: whether its adjustments are followed.
+    nodes: of a group's policy: whether its apps share nodes, or have their own. On shared nodes, of an app's: priority,
+    the higher is placed first; replica_startup_s: from a replica's placement until it serves.
     """
 
     app: str
@@ -155,6 +158,9 @@ class Policy:
     fallback: str = "reactive"
     on_conflict: str = "reassert"
     learner: bool = False
+    nodes: Literal["own", "shared"] = "own"
+    priority: int = 0
+    replica_startup_s: float = 10.0
 
     @property
     def limit(self) -> int:
@@ -208,6 +214,7 @@ def _demand_rules(policy: Policy) -> list[tuple[bool, str]]:
     return [
         (policy.app != "", "app must not be empty"),
         (policy.mode in MODES, f"mode must be one of {', '.join(MODES)}, got {policy.mode!r}"),
+        (policy.nodes in NODES, f"nodes must be one of {', '.join(NODES)}, got {policy.nodes!r}"),
         (0 < policy.confidence < 1, f"confidence must be between 0 and 1, got {policy.confidence}"),
         (
             policy.confidence_of in CONFIDENCE_OF,
@@ -272,6 +279,7 @@ def _change_rules(policy: Policy) -> list[tuple[bool, str]]:
                 "idle_after_s",
                 "drain_s",
                 "spot_return_wait_s",
+                "replica_startup_s",
             )
             for span in (getattr(policy, name),)
             if span is not None

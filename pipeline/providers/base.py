@@ -31,6 +31,7 @@ class Observation:
         least_ready: least `ready` in the asked interval; None where the provider does not know.
         billed_h: instance-hours billed so far; None where the provider does not know.
         managed_by: who set the present generation.
+        reason: why what is pending waits, where the provider knows.
     """
 
     ready: int
@@ -45,6 +46,7 @@ class Observation:
     least_ready: int | None = None
     billed_h: float | None = None
     managed_by: str = "leadtime"
+    reason: str = ""
 
 
 @dataclass(frozen=True)

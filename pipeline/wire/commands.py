@@ -22,7 +22,7 @@ from pipeline.security.signing_keys import Keyring, SigningKey
 from pipeline.wire import signatures
 from pipeline.wire.codec import Record
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 REMEMBERED = 100_000
 """Accepted ids kept for the reason `replayed` (about 10 MB). An id older than these is refused all the same,
@@ -94,6 +94,8 @@ class CommandSpec:
         victim_rule: which instances a shrink takes first, NEWEST or OLDEST.
         expected_generation: of the target as the plan saw it; None: whatever it is.
         dry_run: judged and answered with NOOP, not applied.
+        group, priority: of replicas on shared nodes: the allocation group whose nodes they are on, and the app's place
+            among the group's, the higher first.
     """
 
     plan_id: str
@@ -110,6 +112,8 @@ class CommandSpec:
     victim_rule: str = "NEWEST"
     expected_generation: int | None = None
     dry_run: bool = False
+    group: str = ""
+    priority: int = 0
 
 
 def build(spec: CommandSpec, key: SigningKey) -> Record:
@@ -136,6 +140,8 @@ def build(spec: CommandSpec, key: SigningKey) -> Record:
         "not_before": datetime.fromtimestamp(spec.issued_s, UTC),
         "expires": datetime.fromtimestamp(spec.issued_s + spec.lifetime_s, UTC),
         "dry_run": spec.dry_run,
+        "group": spec.group,
+        "priority": spec.priority,
         "key_id": key.key_id,
         "signature": b"",
     }

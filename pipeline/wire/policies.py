@@ -2,9 +2,13 @@
 
 from collections.abc import Iterable, Mapping
 from datetime import datetime
+from typing import Final
 
 from models.capacity import Answer, Observed, Offer, Policy
 from pipeline.wire.codec import Record
+
+_SYMBOLS: Final = ("confidence_of", "nodes")
+"""Fields of a policy that are symbols in capitals in its record."""
 
 
 def _amounts(pairs: list[Record]) -> dict[str, float]:
@@ -18,14 +22,15 @@ def policy_of(record: Record) -> Policy:
         plain[name] = _amounts(record[name])
     for name in ("governed", "providers", "regions"):
         plain[name] = tuple(record[name])
-    plain["confidence_of"] = in_words(record)["confidence_of"]
+    words = in_words(record)
+    plain |= {name: words[name] for name in _SYMBOLS}
     plain["budget"] = None if record["budget"] is None else float(record["budget"])
     return Policy(**plain)
 
 
 def in_words(record: Record) -> Record:
     """A record `policy` with the words that files have and `Policy` has, where its symbols differ from them."""
-    return record | {"confidence_of": record["confidence_of"].lower()}
+    return record | {name: record[name].lower() for name in _SYMBOLS}
 
 
 def offer_of(record: Record, now_s: float = 0.0, max_age_s: float | None = None, tick_s: int = 0) -> Offer:

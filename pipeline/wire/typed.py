@@ -168,6 +168,24 @@ class NeedCurve(_Part):
     arms: tuple[ArmNeed, ...]
 
 
+class GroupPart(_Part):
+    """An app's part of the nodes that its allocation group shares.
+
+    Attributes:
+        app: its name.
+        own: cost per hour of what it would need alone; None: not known.
+        adds: cost per hour of what the group needs more with it than without it; None: not known.
+        tail: its share of the group's need where that is largest.
+        mean: the same on average.
+    """
+
+    app: str
+    own: Decimal | None
+    adds: Decimal | None
+    tail: float
+    mean: float
+
+
 class PublishedPlan(_Part):
     """A plan from the topic `plans`: what an app needs, what is bought for it, and why.
 
@@ -210,6 +228,8 @@ class PublishedPlan(_Part):
         curve: replicas needed at other settings; empty: the policy follows no learner.
         need: replicas that the tick's demand filled; None: not measured, or a lower bound alone.
         stopped: series that stopped while others of their user report; what they last used counts.
+        level: what is counted: INSTANCES of the app alone, REPLICAS on shared nodes, or NODES that apps share.
+        parts: of a plan of NODES, by app.
     """
 
     schema_version: int
@@ -258,3 +278,5 @@ class PublishedPlan(_Part):
     curve: NeedCurve
     need: float | None
     stopped: int
+    level: str
+    parts: tuple[GroupPart, ...]

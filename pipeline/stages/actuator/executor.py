@@ -292,7 +292,7 @@ def _same_command(one: Record, other: Record) -> bool:
 def observed(target: Target, tick: int, observation: Observation, answer: Record | None = None) -> Record:
     """The record `capacity_observed`; answer: the newest result of a command for the target, None without."""
     return {
-        "schema_version": 2,
+        "schema_version": 3,
         "tick": tick,
         "target": target.ref,
         "app": target.app,
@@ -311,6 +311,7 @@ def observed(target: Target, tick: int, observation: Observation, answer: Record
         "managed_by": observation.managed_by,
         "billed_h": observation.billed_h,
         "command_id": observation.command_id,
+        "reason": observation.reason,
         "answer": None
         if answer is None
         else {name: answer[name] for name in ("epoch", "status", "reason", "after", "generation")},
