@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal
 
 import numpy as np
@@ -38,6 +38,7 @@ class Offer:
     pool: what is taken back together; owned_count: instances already paid, for RESERVED
     quota_limit: most instances of all offers of the quota_group together, None = no limit
     ended: why it is not to be had any more, where it is not; stale: why its price is not to be trusted, likewise
+    smaller: what is less of an instance than its price says, where fewer replicas fit for it
     """
 
     offer_id: str
@@ -58,6 +59,7 @@ class Offer:
     quota_limit: int | None = None
     ended: str = ""
     stale: str = ""
+    smaller: str = ""
 
 
 @dataclass(frozen=True)
@@ -381,6 +383,25 @@ def replicas_per_instance(offer: Offer, policy: Policy) -> int:
     return max(0, min(fits, default=0))
 
 
+def as_reported(offer: Offer, reported: Mapping[str, float], policy: Policy) -> Offer:
+    """The offer with what its instances were reported to have, where fewer replicas fit into that; else as it is.
+
+    reported: per metric, what an instance has for replicas; what is not a number above 0 is not known. A metric that
+    the offer does not name is taken from the report.
+    """
+    known = {metric: room for metric, room in reported.items() if 0 < room < math.inf}
+    less = {metric: room for metric, room in known.items() if room < offer.allocatable.get(metric, math.inf)}
+    smaller = replace(offer, allocatable={**offer.allocatable, **less})
+    stated, fit = replicas_per_instance(offer, policy), replicas_per_instance(smaller, policy)
+    if fit >= stated:
+        return offer
+    amounts = ", ".join(f"{room:.6g} of {metric}" for metric, room in sorted(less.items()))
+    return replace(
+        smaller,
+        smaller=f"an instance is reported to have {amounts}: {fit} replicas fit, and {stated} by its price's capacity",
+    )
+
+
 def committed(offers: Iterable[Offer]) -> float:
     """Cost per hour of what is paid whatever is used; a price that is none counts nothing."""
     return sum(o.price_h * o.owned_count for o in offers if o.tier == "RESERVED" and math.isfinite(o.price_h))
@@ -416,7 +437,7 @@ def why_unusable(offer: Offer, policy: Policy) -> str | None:
     if offer.tier == "SPOT" and policy.min_on_demand >= 1:
         return "the policy buys no spot"
     if replicas_per_instance(offer, policy) < 1:
-        return "a replica does not fit"
+        return f"a replica does not fit{f' ({offer.smaller})' if offer.smaller else ''}"
     return None
 
 

@@ -401,6 +401,7 @@ def _plan(
     guardrails = situation.failing.guardrails + situation.delivery.guardrails + guarded.guardrails
     unknown = [o for o in situation.delivery.unobserved if guarded.counts.get(o)]
     reason = _reason(situation, choice.best, planned, guardrails)
+    smaller = [f"{o.offer_id}: {o.smaller}" for o in situation.usable if o.smaller]
     return Plan(
         confidence_asked=confidence,
         confidence_planned=planned,
@@ -418,7 +419,9 @@ def _plan(
         feasible=usable
         and (planned >= confidence or (whole and situation.supply is not None))
         and not (unknown or context.telemetry.missing(policy)),
-        reason="; ".join((reason, *situation.notes, *choice.notes, *_beyond(policy, fleet, guardrails))),
+        reason="; ".join(
+            (reason, *situation.notes, *choice.notes, *_beyond(policy, fleet, guardrails), *smaller)
+        ),
         excluded=situation.excluded,
         mode=policy.mode,
         confidence_of=policy.confidence_of,

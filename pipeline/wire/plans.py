@@ -34,6 +34,7 @@ REPORTED: Final = (
     "managed_by",
     "command_id",
     "answer",
+    "allocatable",
 )
 """Fields of `capacity_observed` that a plan keeps."""
 GUARD_RAILS: Final = {

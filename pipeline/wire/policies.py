@@ -72,6 +72,11 @@ def offer_of(record: Record, now_s: float = 0.0, max_age_s: float | None = None,
     )
 
 
+def reported_of(record: Record) -> dict[str, float]:
+    """By metric, what one instance has for replicas by a record `capacity_observed`; empty where none is ready."""
+    return _amounts(record.get("allocatable", [])) if record["ready"] > 0 else {}
+
+
 def offered(prices: Iterable[Record], group: str) -> list[Record]:
     """The prices without those of offers that are committed to another allocation group."""
     return [price for price in prices if price["commitment_id"] in (None, "", group)]

@@ -114,6 +114,13 @@ class CommandAnswer(_Part):
     generation: int | None
 
 
+class ReportedAmount(_Part):
+    """What one instance was reported to have of a metric for replicas."""
+
+    metric: str
+    value: float
+
+
 class OfferCapacity(_Part):
     """What was observed of an offer, and what became of the commands for it.
 
@@ -122,6 +129,7 @@ class OfferCapacity(_Part):
         ready, pending, draining, failed, interrupted: instances.
         generation, managed_by, command_id: who set the desired count last; see `capacity_observed`.
         answer: to the newest command.
+        allocatable: by metric, what one instance was reported to have for replicas.
         in_force: count that the provider last accepted; None: no command was sent yet.
         late: instances of it that should have been ready by now.
         state, detail: what is wrong, as a word and in words; empty where nothing is.
@@ -139,6 +147,7 @@ class OfferCapacity(_Part):
     managed_by: str
     command_id: str | None
     answer: CommandAnswer | None
+    allocatable: tuple[ReportedAmount, ...]
     in_force: int | None
     late: int
     state: str

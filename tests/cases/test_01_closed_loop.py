@@ -22,7 +22,7 @@ from pipeline.reports.decision_text import text
 from pipeline.settings import Settings
 from pipeline.wire.codec import DEFAULT, Record
 from pipeline.wire.commands import Target
-from tests.cases.closed_loop import FIRST, START_S, TICK_S, Fleet, Installation, policy, price
+from tests.cases.closed_loop import CORES, FIRST, START_S, TICK_S, Fleet, Installation, policy, price
 
 NEEDED = 3  # instances that four cores, give or take, need
 Make = Callable[..., Installation]
@@ -419,13 +419,71 @@ def test_other_offers_stand_in_for_one_that_does_not_deliver(make: Make) -> None
     assert len([c for c in run.commands if c["offer_id"] == "node"]) == 1
 
 
-@pytest.mark.parametrize("killed_at", [3, 12, 13, 14, 21])
-def test_an_allocator_that_was_killed_sends_the_same_bytes(make: Make, killed_at: int) -> None:
+def cores(amount: float) -> dict[str, Any]:
+    return {"capacity": [{"metric": "cpu", "value": amount}]}
+
+
+def test_of_an_instance_counts_what_is_reported_where_its_price_says_more(make: Make) -> None:
+    with structlog.testing.capture_logs() as logs:
+        run = make(Fleet(), prices=[price(**cores(4.0))])  # of two, as the fleet reports
+        plans = run.run(30)
+    assert run.state(plans[-1])["ready"] == NEEDED
+    assert run.state(plans[-1])["allocatable"] == [{"metric": "cpu", "value": 2.0}]
+    assert all(
+        2 * run.state(plan)["ready"] >= CORES for plan in plans if plan["feasible"] and plan["seq"] > 3
+    )
+    why = "an instance is reported to have 2 of cpu: 2 replicas fit, and 4 by its price's capacity"
+    assert f"node: {why}" in plans[-1]["reason"]
+    assert [log["reason"] for log in logs if log["event"].startswith("instances are smaller")] == [
+        f"node: {why}"
+    ]
+
+
+@pytest.mark.parametrize(("says", "wanted"), [(4.0, NEEDED), (1.0, 5)])
+def test_a_capacity_that_is_edited_acts_at_its_tick_and_leaves_nothing_short(
+    make: Make, says: float, wanted: int
+) -> None:
+    run = make(Fleet())
+    edited = price(version=2, valid_from_tick=FIRST + 20, **cores(says))
+    run.run(19)
+    run.inputs.put("prices", "price", edited)
+    plans = run.run(11)
+    desired = [plan["counts"][0]["desired"][0] for plan in plans[15:]]
+    assert desired == [NEEDED] * 5 + [wanted] * 10
+    assert all(plan["feasible"] for plan in plans)
+
+
+def test_an_offer_found_smaller_is_not_bought_again_for_what_its_price_says(make: Make) -> None:
+    run = make(Fleet(), prices=[price(**cores(4.0)), price("true", "0.06")])
+    plans = run.run(40)
+    ready = {row["offer_id"]: row["ready"] for row in plans[-1]["capacity"]}
+    assert ready == {"node": 0, "true": NEEDED}
+    assert max(tick_s for tick_s, _ in run.issued()) <= 100
+    mended = price(version=2, valid_from_tick=FIRST + 41, amount="0.02")
+    run.inputs.put("prices", "price", mended)
+    assert run.run(6)[-1]["counts"][0] == {"offer_id": "node", "desired": [NEEDED] * 6}
+
+
+def test_an_offer_of_which_by_its_reports_no_replica_fits_is_not_bought(make: Make) -> None:
+    run = make(
+        Fleet(), policies=[policy(unit=[{"metric": "cpu", "value": 3.0}])], prices=[price(**cores(4.0))]
+    )
+    plan = run.run(8)[-1]
+    assert not plan["feasible"]
+    assert (
+        "a replica does not fit (an instance is reported to have 2 of cpu: 0 replicas fit" in plan["reason"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("killed_at", "says"), [(3, 2.0), (12, 2.0), (13, 2.0), (14, 2.0), (21, 2.0), (13, 4.0), (21, 4.0)]
+)
+def test_an_allocator_that_was_killed_sends_the_same_bytes(make: Make, killed_at: int, says: float) -> None:
     """Also live, where an observation is replaced within its tick: a plan keeps what it started from."""
 
     def run(restart: int | None) -> tuple[list[Record], list[Record]]:
         fleet = Fleet(until(60, Rejected("quota exceeded")))
-        one = make(fleet, event_time=False)
+        one = make(fleet, event_time=False, prices=[price(**cores(says))])
         snapshot: dict[bytes, bytes] = {}
         for number in range(25):
             if number == 12:
@@ -438,7 +496,9 @@ def test_an_allocator_that_was_killed_sends_the_same_bytes(make: Make, killed_at
                 # an observation that came since, of a tick that is planned again
                 observation = one.inputs.observations["shop"]["node"][FIRST + number - 1]
                 one.inputs.put(
-                    "capacity.observed", "capacity_observed", observation | {"ready": 7, "generation": 99}
+                    "capacity.observed",
+                    "capacity_observed",
+                    observation | {"ready": 7, "generation": 99, "allocatable": []},
                 )
                 one.allocator = one.allocators()
                 one.allocator.restore(snapshot)

@@ -285,7 +285,16 @@ class Allocator:
         observed = self._observed(app, kept, tick, pinned)
         expected = self._followed(kept, prices, observed, pinned)
         offers, currency, foreign = currencies.offers_of(prices, at, self.settings.price_max_age_s)
+        reported = {name: policies.reported_of(record) for name, record in observed.items()}
+        offers = planning.as_reported(kept, offers, reported, policy)
         for offer in offers:
+            if offer.smaller:
+                self._warn(
+                    app,
+                    "instances are smaller than their price says",
+                    f"{offer.offer_id}: {offer.smaller}",
+                    tick,
+                )
             if offer.offer_id in foreign:
                 why = f"{offer.offer_id}: {foreign[offer.offer_id]}"
                 self._warn(app, "prices in several currencies", why, tick)
@@ -495,6 +504,8 @@ class Allocator:
             kept |= {"metrics": app.metrics, "offers": app.offers}
             if app.learner_since is not None:
                 kept |= {"learner_since": app.learner_since}
+            if app.reported:
+                kept |= {"reported": app.reported}
             if app.same_time:
                 usage, rest = app.same_time["usage"], {n: a for n, a in app.same_time.items() if n != "usage"}
                 kept |= {"same_time": _hex(rest)}
@@ -528,6 +539,7 @@ class Allocator:
                     metrics=tuple(kept["metrics"]),
                     offers=tuple(kept["offers"]),
                     learner_since=kept.get("learner_since"),
+                    reported=kept.get("reported", {}),
                 )
                 if "same_time" in kept:
                     # an app without it may have an older block, from when its learner was on

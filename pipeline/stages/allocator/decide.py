@@ -6,6 +6,7 @@ then `decisions` for each app: for each weight a function that allocates its rec
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -13,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from models import capacity
 from models.behaviour.lstm import State
 from models.capacity import Offer, Policy
 from models.demand import reconciliation, same_time, turnover
@@ -45,6 +47,8 @@ class AppState:
         same_time: usage of the last 14 days (`models.demand.same_time`), the expert for the app's total; empty where
             neither the policy's learner nor a weight asks for it.
         learner_since: first tick from which on its policies have had the learner on; None: it is off.
+        reported: by offer of which an instance was reported smaller than its price says when one was ready last, what
+            it has by the price and by the report.
     """
 
     name: str
@@ -57,6 +61,7 @@ class AppState:
     offers: tuple[str, ...] = ()
     same_time: State = field(default_factory=dict[str, Any])
     learner_since: int | None = None
+    reported: dict[str, list[dict[str, float]]] = field(default_factory=dict[str, list[dict[str, float]]])
 
 
 @dataclass(frozen=True)
@@ -125,6 +130,31 @@ class Terms:
     actuation_s: float = 0.0
     usual: bool = False
     experts: Sequence[ExpertWeights] = (ExpertWeights(),)
+
+
+def as_reported(
+    kept: AppState, offers: Sequence[Offer], reported: Mapping[str, Mapping[str, float]], policy: Policy
+) -> list[Offer]:
+    """The offers with what their instances have where that is less than their prices say.
+
+    What was reported holds until an instance is ready again or the price states another capacity: otherwise an offer
+    of which nothing runs any more would be taken for what it was found not to be.
+
+    Args:
+        kept: of the app; its `reported` is brought up to date.
+        offers: as their prices have them.
+        reported: by offer, what an instance was reported to have; absent or empty where none is ready.
+    """
+    sized: list[Offer] = []
+    for offer in offers:
+        stated, now = dict(offer.allocatable), reported.get(offer.offer_id)
+        if now:
+            kept.reported.pop(offer.offer_id, None)
+        if now and any(room < stated.get(metric, math.inf) for metric, room in now.items()):
+            kept.reported[offer.offer_id] = [stated, dict(now)]
+        known = kept.reported.get(offer.offer_id, [])
+        sized.append(capacity.as_reported(offer, known[1], policy) if known[:1] == [stated] else offer)
+    return sized
 
 
 def together(states: Sequence[State]) -> State:

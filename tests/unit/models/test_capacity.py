@@ -12,6 +12,7 @@ from models.capacity import (
     Observed,
     Offer,
     Policy,
+    as_reported,
     floor_demand,
     replica_loads,
     replicas,
@@ -86,6 +87,26 @@ def test_replicas_suffice_are_not_too_many_and_rise_with_demand(cpu: float, more
 )
 def test_instances_hold_whole_replicas(allocatable: dict[str, float], fits: int):
     assert replicas_per_instance(replace(OFFER, allocatable=allocatable), POLICY) == fits
+
+
+@pytest.mark.parametrize(
+    ("reported", "fits"),
+    [
+        ({}, 3),
+        ({"cpu": 15.5, "memory": 30e9}, 3),
+        ({"cpu": 64.0, "memory": 256e9}, 3),  # more than the price says: that counts
+        ({"cpu": 12.5}, 3),  # less, and as many replicas
+        ({"cpu": 8.0}, 2),
+        ({"memory": 8e9, "disk": 1e9}, 1),
+        ({"cpu": 3.9}, 0),
+        ({"cpu": 0.0, "memory": float("nan")}, 3),  # not known
+    ],
+)
+def test_an_offer_has_no_more_than_is_reported_of_it(reported: dict[str, float], fits: int):
+    offer = as_reported(OFFER, reported, POLICY)
+    assert replicas_per_instance(offer, POLICY) == fits
+    assert (offer == OFFER) == (fits == 3)
+    assert (f"{fits} replicas fit, and 3 by its price's capacity" in offer.smaller) == (fits < 3)
 
 
 @pytest.mark.parametrize(
