@@ -23,6 +23,7 @@ FromTick = Annotated[
     int | None,
     typer.Option(
         help="Tick from which it is valid, where the file does not say.",
+        min=0,
         show_default="0 for a first version, else the next tick",
     ),
 ]
@@ -104,7 +105,7 @@ def _setter(topic: str, schema_name: str) -> Callable[..., None]:
         prefix: Prefix = None,
     ) -> None:
         from pipeline.inputs.files import READERS
-        from pipeline.inputs.publish import doubtful_validity, moved, publish
+        from pipeline.inputs.publish import doubtful_validity, publish
         from pipeline.inputs.store import VERSIONED
         from pipeline.kafka.installation import progress
         from pipeline.settings import load_settings
@@ -122,9 +123,7 @@ def _setter(topic: str, schema_name: str) -> Callable[..., None]:
             if record["version"] in known.get(record[VERSIONED[topic]], {}):
                 name = f"{record[VERSIONED[topic]]}@{record['version']}"
                 print(f"note: unchanged, nothing was published: {name}", file=sys.stderr)
-        if topic == "prices":
-            for warning in moved(known, done):
-                print(f"warning: {warning}", file=sys.stderr)
+        _warn_of_effects(topic, known, done)
         if topic in ("policies", "prices"):
             _warn_of_contradictions(bootstrap, prefix)
         columns = (VERSIONED[topic], "version", "valid_from_tick")
@@ -135,6 +134,18 @@ def _setter(topic: str, schema_name: str) -> Callable[..., None]:
             _print_table(rows, columns)
 
     return set_versions
+
+
+def _warn_of_effects(topic: str, known: Mapping[str, Mapping[int, Record]], done: Sequence[Record]) -> None:
+    """Print to stderr what published versions do to what is there, and which do nothing; known: those before."""
+    from pipeline.inputs.publish import moved
+
+    if topic == "calendar":
+        print(
+            "warning: events are kept and change no plan yet: no capacity is bought for them", file=sys.stderr
+        )
+    for warning in moved(known, done) if topic == "prices" else ():
+        print(f"warning: {warning}", file=sys.stderr)
 
 
 def _refuse_mixed(file: Path, records: Sequence[Record], bootstrap: str | None, prefix: str | None) -> None:

@@ -40,6 +40,8 @@ DAY_S = 86_400.0
 LONGEST_S = 365 * DAY_S
 """No time of a policy is longer than a year."""
 _POLICY_TIMES = ("hold_s", "idle_after_s", "drain_s", "spot_return_wait_s", "latency_slo_s")
+NO_EFFECT = ("latency_slo_s", "egress")
+"""Fields of policies and prices that are checked and stored, and that nothing uses."""
 _RANGES = {"int": 2**31, "long": 2**63}
 
 
@@ -145,7 +147,7 @@ READERS = {"policies": read_policies, "prices": read_prices, "calendar": read_ca
 
 
 def doubtful_amounts(record: Record) -> list[str]:
-    """The amounts of a policy or a price that hardly anybody means, each with what was perhaps meant."""
+    """What hardly anybody means of a policy's or a price's fields, each with what was perhaps meant."""
     beyond_max = record.get("beyond_max", 0.0)
     doubts = [
         f"{name} of cpu is {fmt.amount(pair['value'], 'cpu')}: cores are meant, no thousandths of them"
@@ -168,6 +170,9 @@ def doubtful_amounts(record: Record) -> list[str]:
         doubts.append(
             f"interruption is {record['interruption']:g}: the share of instances an hour is meant, such as 0.03"
         )
+    doubts += [
+        f"{name} has no effect: no plan or cost uses it" for name in NO_EFFECT if record.get(name) is not None
+    ]
     return doubts + [
         f"{name} of {pair['metric']} is {fmt.amount(pair['value'], pair['metric'])}: was a suffix such as MiB left out?"
         if pair["metric"] == "memory"

@@ -13,6 +13,13 @@ from pipeline.settings import Settings
 from pipeline.wire.codec import DEFAULT, Record
 
 YEAR_S = 365 * 86_400
+_LEFT = "not commanded any more, released neither; give the offer an offer_id of its own"
+CHANGES = {
+    "provider": ("of provider", f"what runs there is {_LEFT}"),
+    "region": ("of region", f"where a provider keeps regions apart, what runs there is {_LEFT}"),
+    "currency": ("in", "budget and shortage_price_h of policies are amounts of the offers' currency"),
+}
+"""Fields of an offer that concern what is there already: how a change is said, and what it does."""
 RENEWED = "prices"
 """Topic of which the same again is a new version all the same: it says that a price is not stale."""
 
@@ -100,7 +107,7 @@ def _holding(versions: Mapping[int, Record], tick: int) -> Record | None:
 
 
 def moved(known: Mapping[str, Mapping[int, Record]], records: Sequence[Record]) -> list[str]:
-    """Of new versions of offers, which are of another provider than the version before, each with what that does.
+    """Of new versions of offers, which are somewhere else or in another currency than before, each with what that does.
 
     Args:
         known: as `published` gave it before them.
@@ -112,12 +119,12 @@ def moved(known: Mapping[str, Mapping[int, Record]], records: Sequence[Record]) 
         before = max((number for number in versions if number < record["version"]), default=None)
         if before is None or record["version"] in versions:
             continue
-        provider = versions[before]["provider"]
-        if provider != record["provider"]:
-            warnings.append(
-                f"{record['offer_id']}@{record['version']} is of provider {record['provider']}, and was of {provider}: "
-                f"what runs there is not commanded any more, released neither; give the offer an offer_id of its own"
-            )
+        warnings += [
+            f"{record['offer_id']}@{record['version']} is {what} {record[name]}, and was {what} "
+            f"{versions[before][name]}: {effect}"
+            for name, (what, effect) in CHANGES.items()
+            if record[name] != versions[before][name]
+        ]
     return warnings
 
 
@@ -144,11 +151,11 @@ def doubtful_validity(
             record["valid_from_tick"],
             known.get(record[VERSIONED[topic]], {}),
         )
-        if number in versions or not versions:
+        if number in versions:
             continue
         name = f"{record[VERSIONED[topic]]}@{number}"
         if following is not None and progress.tick_s is not None:
-            if tick < following:
+            if versions and tick < following:  # a first version may hold from the beginning
                 doubts.append(f"{name} is valid from tick {tick}, which is over: the next is {following}")
             if tick > following + YEAR_S // progress.tick_s:
                 years = (tick - following) * progress.tick_s / YEAR_S

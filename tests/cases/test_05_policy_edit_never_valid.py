@@ -191,3 +191,6 @@ def test_an_edit_that_does_not_act_from_the_next_tick_on_is_warned_of() -> None:
     assert "version 2" in replaced
     assert doubts(0, 2) == []  # published before: nothing is changed
     assert doubts(0, 1, "blog") == []  # a first version holds from the beginning
+    assert doubts(following - 9, 1, "blog") == []
+    (never,) = doubts(int(NOW_S), 1, "blog")  # Unix seconds for a tick
+    assert "in 513 years" in never

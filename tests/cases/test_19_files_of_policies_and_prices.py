@@ -110,6 +110,8 @@ def test_an_event_names_apps_that_may_be(tmp_path: Path) -> None:
         ("hold_s = 600000", "", "shop: hold_s is 600,000 s (6.94 days): seconds are meant, no milliseconds"),
         ("", "notice_s = 120000", "node: notice_s is 120,000: seconds are meant, no milliseconds"),
         ("", "interruption = 3", "node: interruption is 3: the share of instances an hour is meant"),
+        ("latency_slo_s = 0.2", "", "shop: latency_slo_s has no effect: no plan or cost uses it"),
+        ("", "egress = 0.1", "node: egress has no effect: no plan or cost uses it"),
     ],
 )
 def test_milliseconds_and_percents_are_warned_of(
@@ -133,12 +135,24 @@ def test_an_app_that_may_buy_nothing_is_refused_where_there_are_prices(tmp_path:
     )  # of apps, each in a group of its own
 
 
-def test_an_offer_that_changes_its_provider_is_warned_of() -> None:
-    def offer(version: int, provider: str) -> Record:
-        return {"offer_id": "node", "version": version, "provider": provider}
+def test_an_offer_that_changes_its_place_or_currency_is_warned_of() -> None:
+    def offer(version: int, provider: str, **fields: str) -> Record:
+        plain = {
+            "offer_id": "node",
+            "version": version,
+            "provider": provider,
+            "region": "r",
+            "currency": "USD",
+        }
+        return plain | fields
 
     known = {"node": {1: offer(1, "aws"), 2: offer(2, "local")}}
     (warning,) = moved(known, [offer(3, "other")])
-    assert warning.startswith("node@3 is of provider other, and was of local: ")
+    assert warning.startswith("node@3 is of provider other, and was of provider local: ")
     assert moved(known, [offer(3, "local"), offer(2, "local"), offer(1, "aws")]) == []
     assert moved({}, [offer(1, "local")]) == []
+    elsewhere, money = moved(known, [offer(3, "local", region="s", currency="EUR")])
+    assert elsewhere.startswith(
+        "node@3 is of region s, and was of region r: where a provider keeps regions apart"
+    )
+    assert money.startswith("node@3 is in EUR, and was in USD: budget and shortage_price_h of policies")
