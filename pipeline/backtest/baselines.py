@@ -17,9 +17,9 @@ from models.evaluation.simulated_cloud import SimulatedCloud
 from models.metrics import METRICS
 from models.purchase.table import Tiers, grown_before_shrunk
 from pipeline.backtest.job import TIERS, Arrays, Job, capacity_of, owned_of, tiers_of
-from pipeline.backtest.pool import Pool
 from pipeline.backtest.shared_nodes import POOL
 from pipeline.progress import Progress, silent
+from pipeline.stages.allocator.pool import Pool
 
 SUPPLY: Final = (None, 0.9)
 """With what confidence supply carries the replicas that a policy asks for: the app's own, and less. Replicas that are

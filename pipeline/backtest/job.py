@@ -12,7 +12,7 @@ import numpy as np
 from models.capacity import Observed, Offer, Policy, replicas_per_instance
 from models.evaluation.simulated_cloud import Fleet, SimulatedCloud, Terms
 from models.metrics import DAY_S, METRICS, horizon_steps
-from pipeline.backtest.pool import Pool
+from pipeline.stages.allocator.pool import Pool
 
 Arrays = dict[str, np.ndarray]
 TIERS: Final = ("RESERVED", "ON_DEMAND", "SPOT")

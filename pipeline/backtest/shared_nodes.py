@@ -21,8 +21,8 @@ from models.nodes import fragmentation
 from models.nodes.joint_need import common, quantum
 from models.nodes.packing import Nodes, Replicas, fits, pack
 from pipeline.backtest.job import Arrays, Job
-from pipeline.backtest.pool import Pool
 from pipeline.errors import UsageError
+from pipeline.stages.allocator.pool import Pool
 
 POOL: Final = "shared nodes"
 """Name of the pool among the apps."""

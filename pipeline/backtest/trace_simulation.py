@@ -23,9 +23,9 @@ from models.tick import Tick
 from pipeline.backtest import shared_nodes
 from pipeline.backtest.forecasts import AppForecast, ForecastSource
 from pipeline.backtest.job import Arrays, Job
-from pipeline.backtest.pool import PairedApps
 from pipeline.backtest.simulation import Simulation
 from pipeline.stages.allocator.decide import AppState, AppTotals, Decide, Terms, decisions, observe
+from pipeline.stages.allocator.pool import PairedApps
 
 
 class TraceSimulation(Simulation):
@@ -48,7 +48,8 @@ class TraceSimulation(Simulation):
         self.paired: PairedApps | None = None
         if job.pool is not None:
             usage = totals(job.values, [job.members[app] for app in job.pool.apps])
-            self.paired = PairedApps(job.pool, usage, job.seed)
+            self.filled = job.pool.filled(usage)
+            self.paired = PairedApps(job.pool, job.seed)
 
     def _new(self, name: str) -> AppState:
         """An app of which nothing is known, but, where the expert is asked for, what it used before the first row."""
@@ -72,7 +73,7 @@ class TraceSimulation(Simulation):
             totals = AppTotals.of([forecast.demand for forecast in forecasts.values()])
             self.common = observe(self.apps, list(forecasts), totals, self.common, Tick(tick, job.tick_s))
         if self.paired is not None:
-            self.paired.observe(t)
+            self.paired.observe(tick, self.filled[t])
         waiting = [name for name in forecasts if self.apps[name].reconciled["made"][0] == reconciliation.NONE]
         learns = t >= job.learn_from
         plans = plans or (learns and self.learners is not None)
@@ -93,7 +94,7 @@ class TraceSimulation(Simulation):
         steps_s = [step * job.tick_s for step in job.steps]
         window, _ = promised(lanes.offers, lanes.policy, steps_s, lanes.policy.governed)
         contexts = {app: decide.args[0] for app, decide in decided.items()}
-        return self.paired.scenarios(t, job.first_tick + t, contexts, window, job.steps)
+        return self.paired.demand(job.first_tick + t, contexts, window, job.steps).fluid()
 
     def _decide(self, name: str, forecast: AppForecast, tick: int, together: np.ndarray | None) -> Decide:
         """Reconcile an app's scenarios; together: the pool's, which are not of its forecast."""

@@ -14,10 +14,10 @@ from models.planning.allocate import DecisionContext
 from models.planning.guardrails import Telemetry
 from pipeline.backtest import setup, shared_nodes
 from pipeline.backtest.job import Job
-from pipeline.backtest.pool import PairedApps, Pool
 from pipeline.backtest.setup import PlanningInputs
 from pipeline.errors import UsageError
 from pipeline.inputs.example import Example
+from pipeline.stages.allocator.pool import PairedApps, Pool
 from pipeline.wire.codec import DEFAULT
 
 CPU, MEMORY, REQUESTS = (METRICS.index(metric) for metric in ("cpu", "memory", "requests"))
@@ -59,25 +59,23 @@ def context(cpu: np.ndarray, tick: int = 0) -> DecisionContext:
     return DecisionContext(demand, ("cpu",), (60, 120), nothing, nothing, telemetry, 0.0, 0, b"", tick)
 
 
-def apps_of(usage: np.ndarray) -> PairedApps:
+def apps_of() -> PairedApps:
     """Two apps of replicas of one core."""
     policies = {app: Policy(app, ("cpu",), {"cpu": 1.0}) for app in ("a", "b")}
-    rows = np.full((*usage.shape, len(METRICS)), np.nan)
-    rows[..., CPU] = usage
-    return PairedApps(Pool.of(policies), rows, seed=1)
+    return PairedApps(Pool.of(policies), seed=1)
 
 
 def test_scenarios_of_the_pool_are_sums_of_the_apps_in_another_order() -> None:
     rng = np.random.default_rng(0)
     drawn = rng.gamma(2.0, 5.0, (2, 512, 2))
-    paired = apps_of(np.full((4, 2), np.nan))
+    paired = apps_of()
     contexts = {app: context(cpu) for app, cpu in zip("ab", drawn, strict=True)}
-    asked = paired.scenarios(0, 100, contexts, slice(0, 2), (1, 2))
+    asked = paired.demand(100, contexts, slice(0, 2), (1, 2)).fluid()
     assert asked.shape == (512, 2, 1)
     assert asked.sum() == pytest.approx(np.ceil(drawn).sum(), rel=1e-5)
-    alone = paired.scenarios(0, 100, {"a": contexts["a"]}, slice(0, 2), (1, 2))
+    alone = paired.demand(100, {"a": contexts["a"]}, slice(0, 2), (1, 2)).fluid()
     assert np.sort(alone, axis=0).tolist() == np.sort(np.ceil(drawn[0])[..., None], axis=0).tolist()
-    again = apps_of(np.full((4, 2), np.nan)).scenarios(0, 100, contexts, slice(0, 2), (1, 2))
+    again = apps_of().demand(100, contexts, slice(0, 2), (1, 2)).fluid()
     assert (again == asked).all()
 
 
@@ -89,17 +87,19 @@ def test_apps_that_were_high_together_are_simulated_so() -> None:
     contexts = {app: context(cpu) for app, cpu in zip("ab", drawn, strict=True)}
     needs = {}
     for name, other in (("together", levels), ("apart", -levels)):
-        paired = apps_of(np.exp(np.stack([levels, other], axis=1)) * 100)
+        usage, paired = np.full((400, 2, len(METRICS)), np.nan), apps_of()
+        usage[..., CPU] = np.exp(np.stack([levels, other], axis=1)) * 100
+        filled = paired.pool.filled(usage)
         asked = np.zeros((1, 1, 1))
         for t in range(399):
-            paired.observe(t)
-            asked = paired.scenarios(t, t, contexts, slice(0, 1), (1, 2))
+            paired.observe(t, filled[t])
+            asked = paired.demand(t, contexts, slice(0, 1), (1, 2)).fluid()
         needs[name] = float(np.quantile(asked[:, 0, 0], 0.99))
-        kept = apps_of(np.zeros((400, 2)))
+        kept = apps_of()
         kept.restore(paired.blocks())
         assert (
-            kept.scenarios(399, 399, contexts, slice(0, 1), (1, 2))
-            == paired.scenarios(399, 399, contexts, slice(0, 1), (1, 2))
+            kept.demand(399, contexts, slice(0, 1), (1, 2)).fluid()
+            == paired.demand(399, contexts, slice(0, 1), (1, 2)).fluid()
         ).all()
     assert needs["together"] > 1.2 * needs["apart"]
 
@@ -212,9 +212,9 @@ def test_an_app_that_went_before_the_scored_window_is_not_taken_for_none_of_the_
 
 
 def test_an_app_without_users_has_fewer_scenarios() -> None:
-    paired = apps_of(np.full((4, 2), np.nan))
+    paired = apps_of()
     contexts = {"a": context(np.full((128, 2), 3.0)), "b": context(np.zeros((64, 2)))}
-    asked = paired.scenarios(0, 100, contexts, slice(0, 2), (1, 2))
+    asked = paired.demand(100, contexts, slice(0, 2), (1, 2)).fluid()
     assert asked.shape == (128, 2, 1)
     assert (asked == 3.0).all()
 

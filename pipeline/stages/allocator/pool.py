@@ -51,6 +51,10 @@ class Pool:
         """(node, resource) what each offer has for replicas, by `resources`."""
         return np.array([[node.allocatable[metric] for metric in self.resources] for node in nodes])
 
+    def filled(self, usage: np.ndarray) -> np.ndarray:
+        """Replicas, not whole, that usage (tick, app, METRICS) fills, (tick, app); NaN: not measured."""
+        return largest(need.filled(usage, self.policies))
+
     def whole(self, usage: np.ndarray) -> np.ndarray:
         """Whole replicas that usage (tick, app, METRICS) fills, (tick, app).
 
@@ -80,33 +84,32 @@ class PairedApps:
 
     Args:
         pool: of the apps.
-        usage: (tick, app, METRICS) of all ticks, of which only those that have passed are read.
         seed: of the installation.
     """
 
-    def __init__(self, pool: Pool, usage: np.ndarray, seed: int) -> None:
+    def __init__(self, pool: Pool, seed: int) -> None:
         self.pool, self.seed = pool, seed
-        self.filled = largest(need.filled(usage, pool.policies))
         self.state = app_dependence.initial_state(len(pool.apps))
-        self.rows = np.zeros(0, np.int64)  # that a decision is scored by
+        self.ticks = np.zeros(0, np.int64)  # that a decision is scored by
         self.load, self.came = np.zeros((len(pool.apps), 0), np.float32), np.zeros(len(pool.apps))
 
-    def observe(self, t: int) -> None:
-        """Learn from a row that has passed."""
-        if t in self.rows:
-            self.came = np.maximum(self.came, self.filled[t])
-            if t == self.rows[-1]:
+    def observe(self, tick: int, filled: np.ndarray) -> None:
+        """Learn from a tick that has passed; filled: (app) replicas that its demand filled, as `Pool.filled`."""
+        if tick in self.ticks:
+            self.came = np.maximum(self.came, filled)
+        if len(self.ticks) and tick >= self.ticks[-1]:
+            if tick == self.ticks[-1]:  # else a tick was not planned
                 scores = app_dependence.normal_scores(self.load, self.came)
                 self.state = app_dependence.learn(self.state, scores)
-                self.rows = self.rows[:0]
+            self.ticks = self.ticks[:0]
 
-    def scenarios(
-        self, t: int, tick: int, contexts: Mapping[str, DecisionContext], window: slice, steps: Sequence[int]
-    ) -> np.ndarray:
-        """What the apps ask for, (scenario, step, resource).
+    def demand(
+        self, tick: int, contexts: Mapping[str, DecisionContext], window: slice, steps: Sequence[int]
+    ) -> Demand:
+        """What the apps ask for, whose scenarios are those of the pool.
 
         Args:
-            t, tick: row at whose end is decided, and its number.
+            tick: number of the tick at whose end is decided.
             contexts: of the apps' own decisions; one that is absent asks for nothing.
             window: steps that the pool's promise covers.
             steps: ticks ahead of each step.
@@ -123,16 +126,16 @@ class PairedApps:
                 whole[a] = replicas(loads, policy)
                 load[a] = loads[:, window].max(axis=(1, 2), initial=0.0)
                 came[a] = 0.0
-        if not len(self.rows):
-            self.rows, self.load, self.came = t + np.array(steps)[window], load, came
+        if not len(self.ticks):
+            self.ticks, self.load, self.came = tick + np.array(steps)[window], load, came
         dependence = app_dependence.estimate(self.state)
         order = app_dependence.paired(load, dependence, (self.seed, b"shared nodes", tick))
-        return Demand(whole, order, pool.requests).fluid()
+        return Demand(whole, order, pool.requests)
 
     def blocks(self) -> dict[str, np.ndarray]:
         """For a snapshot."""
         return {
-            "pairs.rows": self.rows,
+            "pairs.ticks": self.ticks,
             "pairs.load": self.load,
             "pairs.came": self.came,
             **{f"pairs.state.{name}": array for name, array in self.state.items()},
@@ -140,7 +143,7 @@ class PairedApps:
 
     def restore(self, blocks: Mapping[str, np.ndarray]) -> None:
         """Continue from a snapshot."""
-        self.rows, self.load, self.came = (blocks[f"pairs.{name}"] for name in ("rows", "load", "came"))
+        self.ticks, self.load, self.came = (blocks[f"pairs.{name}"] for name in ("ticks", "load", "came"))
         self.state = {name: blocks[f"pairs.state.{name}"] for name in self.state}
 
 
