@@ -29,7 +29,7 @@ from pipeline.kafka import reader
 from pipeline.progress import Progress, silent
 from pipeline.security.signing_keys import SigningKey, demo_key, read_private
 from pipeline.settings import Settings
-from pipeline.stages.allocator.agent import Allocator, PlanRequest
+from pipeline.stages.allocator.agent import Allocator, PlanRecords, PlanRequest
 from pipeline.stages.allocator.decide import Decide
 from pipeline.stages.profiler.agent import Profiler
 from pipeline.stages.simulator.agent import Simulator
@@ -44,9 +44,12 @@ class _Allocator(Allocator):
 
     asked: dict[int, dict[str, PlanRequest]]
 
-    def _publish_plan(self, app: str, request: PlanRequest, decided: groups.Decision, tick: Tick) -> None:
-        super()._publish_plan(app, request, decided, tick)
-        self.asked.setdefault(tick.number, {})[app] = request
+    def _plan_records(
+        self, app: str, request: PlanRequest, decided: groups.Decision, tick: Tick
+    ) -> PlanRecords:
+        if app in self.apps:
+            self.asked.setdefault(tick.number, {})[app] = request
+        return super()._plan_records(app, request, decided, tick)
 
 
 class TopicSimulation(Simulation):

@@ -17,12 +17,16 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from hashlib import blake2b
+from typing import Final
 
 from pipeline.security.signing_keys import Keyring, SigningKey
 from pipeline.wire import signatures
 from pipeline.wire.codec import Record
 
 SCHEMA_VERSION = 2
+
+REPLICAS: Final = "replicas"
+"""Id of what an app on shared nodes has instead of offers: a target of kind REPLICAS is `app/replicas`."""
 
 REMEMBERED = 100_000
 """Accepted ids kept for the reason `replayed` (about 10 MB). An id older than these is refused all the same,

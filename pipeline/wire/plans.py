@@ -1,7 +1,7 @@
 """Makes the record `plan` from an allocator's decision, and the signed commands that carry it out."""
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, Final
@@ -69,6 +69,8 @@ GUARD_RAILS: Final = {
     "provider_failing": "Two or more pools of a provider failed at once: other providers stand in for it.",
     "undelivered": "What was commanded did not come: it does not count as served, and is commanded again.",
     "conflict": "Somebody else changed an offer's instances: the policy's on_conflict decides what is done.",
+    "shared_nodes": "The group's nodes carry less at once than its apps want together: their room goes by priority, "
+    "and among equals so that all are as sure as it allows.",
     "stale_price": "A price is older than the installation allows: no more of its offer is bought, what runs stays.",
 }
 """What each guard rail of models.planning.guardrails did, in one sentence."""
@@ -118,6 +120,8 @@ class PlanContext:
         refused: the app's records that were refused since the tick before, by reason.
         stopped: series of the app that stopped while others of their user report.
         need: replicas that the tick's demand filled, None = not known or of no interest.
+        level: what the plan counts: INSTANCES, REPLICAS or NODES.
+        parts: of a plan of NODES, whose need they are, by app.
     """
 
     app: str
@@ -134,6 +138,8 @@ class PlanContext:
     refused: Sequence[tuple[str, int]] = ()
     stopped: int = 0
     need: float | None = None
+    level: str = "INSTANCES"
+    parts: Sequence[Record] = ()
 
 
 def capacity_of(
@@ -228,6 +234,8 @@ def plan_record(plan: Plan, context: PlanContext, shares: Mapping[str, float]) -
         "curve": _curve(plan.curve or NO_CURVE),
         "need": context.need,
         "stopped": context.stopped,
+        "level": context.level,
+        "parts": [part | {name: _cost(part[name]) for name in ("own", "adds")} for part in context.parts],
     }
 
 
@@ -313,12 +321,18 @@ def command_records(
     desired = {count["offer_id"]: count["desired"][0] for count in plan["counts"]}
     changed = sorted(before, key=lambda offer: (desired[offer] < before[offer], offer))
     tick = Tick(plan["tick"], plan["tick_s"])
+    on_nodes: dict[str, Any] = {}
+    if commands.REPLICAS in changed:
+        on_nodes = {"resources": policy.unit, "group": plan["allocation_group"], "priority": policy.priority}
     specs = (
         commands.CommandSpec(
             plan_id=plan["plan_id"],
             order=order,
             target=commands.Target(
-                prices[offer]["provider"], f"{plan['app']}/{offer}", region=prices[offer]["region"]
+                prices[offer]["provider"],
+                f"{plan['app']}/{offer}",
+                kind="REPLICAS" if offer == commands.REPLICAS else "NODES",
+                region=prices[offer]["region"],
             ),
             desired=desired[offer],
             bounds=(0, max(desired[offer], policy.limit)),
@@ -328,7 +342,25 @@ def command_records(
             lifetime_s=max(LIFETIME_S, 2.0 * tick.length_s),
             drain_s=policy.drain_s if desired[offer] < before[offer] else 0.0,
             expected_generation=observed[offer]["generation"] if offer in observed else None,
+            **(on_nodes if offer == commands.REPLICAS else {}),
         )
         for order, offer in enumerate(changed)
     )
     return [commands.build(spec, key) for spec in specs]
+
+
+def in_order(issued: Iterable[tuple[Sequence[Record], Mapping[str, int]]]) -> list[Record]:
+    """Commands of several plans in the order of their change, each plan's in its own.
+
+    Nodes that grow, replicas that shrink, replicas that grow, nodes that shrink.
+
+    Args:
+        issued: commands of each plan, and the counts before, by offer.
+    """
+
+    def stage(command: Record, before: Mapping[str, int]) -> int:
+        grows = command["desired"] >= before[command["offer_id"]]
+        return (2 if grows else 1) if command["target"]["kind"] == "REPLICAS" else (0 if grows else 3)
+
+    staged = [(stage(command, before), command) for of, before in issued for command in of]
+    return [command for _, command in sorted(staged, key=lambda item: item[0])]

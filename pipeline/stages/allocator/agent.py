@@ -27,8 +27,10 @@ from models.capacity import Offer, Policy
 from models.demand import reconciliation, same_time
 from models.evaluation import need
 from models.learning import need_curve
+from models.metrics import horizon_steps
 from models.planning import groups
 from models.planning.sweep import NeedCurve
+from models.purchase import promise_window
 from models.quantile_function import QuantileFunction
 from models.tick import Tick
 from pipeline.inputs.store import SideInputs
@@ -40,12 +42,14 @@ from pipeline.security.pseudonyms import PSEUDONYM_BYTES
 from pipeline.security.signing_keys import SigningKey
 from pipeline.settings import Settings
 from pipeline.stages.allocator import decide as planning
-from pipeline.stages.allocator import plan_metrics
+from pipeline.stages.allocator import plan_metrics, shared_nodes
 from pipeline.stages.allocator.barrier import Barrier
 from pipeline.stages.allocator.decide import AppState
 from pipeline.stages.allocator.following import Adjustments, Followed
-from pipeline.wire import currencies, plans, policies
+from pipeline.stages.allocator.shared_nodes import SharedNodes
+from pipeline.wire import currencies, packed, plans, policies
 from pipeline.wire.codec import Codec, Record
+from pipeline.wire.commands import REPLICAS
 from pipeline.wire.demand import STOPPED, Demand, TelemetryShare
 from pipeline.wire.forecasts import forecast_records
 
@@ -53,6 +57,8 @@ REPLAY_WAIT_S = 3600.0
 """Longest wait of a replay for an observation: an actuator that restarts is back within seconds."""
 SAME_TIME = b"same-time-"
 """Begins the key of a snapshot's block of an app's usage in the last 14 days (`models.demand.same_time`)."""
+APP, NODES, POOL = b"app-", b"nodes-", b"pool-"
+"""Begin the keys of a snapshot's blocks: of an app, and of a group that shares nodes, as one app and as a pool."""
 _LOG = get_logger()
 
 
@@ -74,6 +80,7 @@ class PlanRequest:
         followed: offers for which observations are expected.
         versions: of the inputs, the field of the plan's record.
         currency: of the offers.
+        level, parts: of the plan's record.
         evidence: what the learner needs to know of the tick; None: the policy follows none.
     """
 
@@ -91,6 +98,43 @@ class PlanRequest:
     versions: Record
     currency: str
     evidence: Evidence | None = None
+    level: str = "INSTANCES"
+    parts: Sequence[Record] = ()
+
+
+@dataclass(frozen=True)
+class PlanRecords:
+    """What a plan publishes.
+
+    Attributes:
+        plan, commands: records.
+        before: counts before, by offer that is commanded.
+    """
+
+    plan: Record
+    commands: Sequence[Record]
+    before: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class Pooled:
+    """A group that shares nodes in a tick.
+
+    Attributes:
+        pool: its state.
+        policies: of the apps whose replicas its nodes carry.
+        lacking: why they carry none of another app, by app.
+        demand: of the group as one app, without scenarios.
+        shared: whether its policy says so; else its apps are going back to instances of their own.
+        ending: whether they have, so that the nodes are released.
+    """
+
+    pool: SharedNodes
+    policies: Mapping[str, Policy]
+    lacking: Mapping[str, str]
+    demand: Demand
+    shared: bool
+    ending: bool
 
 
 @dataclass(frozen=True)
@@ -136,6 +180,7 @@ class Allocator:
         self.adjustments = Adjustments(inputs)
         self.barrier = Barrier(settings.partitions)
         self.apps: dict[str, AppState] = {}
+        self.pools: dict[str, SharedNodes] = {}
         self.seq, self.tick_s = 0, settings.tick_s
         self.common = reconciliation.initial_common()
         self.pinned: dict[str, Record] = {}
@@ -216,42 +261,67 @@ class Allocator:
                 self.publish("hold.notices", "hold_notice", notice, partition=self.shard, key=group)
 
     def _plan(self, tick: int, scenarios: Mapping[str, list[Record]]) -> None:
-        telemetry = self.barrier.telemetry.pop(tick, [])
-        demands = {app: Demand.of(parts) for app, parts in scenarios.items()}
-        for app, parts in scenarios.items():
-            if app not in self.apps:
-                managed = bool(self.inputs.observed(app, tick))
-                group = parts[0]["allocation_group"]
-                state = self.model.initial_state(1)
-                self.apps[app] = AppState(app, group, state, reconciliation.initial_state(), {}, managed)
         now = Tick(tick, self.tick_s)
-        for app in self.apps.keys() - demands.keys():  # no user reported: what is commanded stands
-            demands[app] = Demand.silent(self.apps[app].metrics, len(now.steps_s))
-        demands = {app: d.with_telemetry(TelemetryShare.of(app, telemetry)) for app, d in demands.items()}
-        for app, kept in self.apps.items():
-            after, demands[app] = planning.settled(kept.reconciled, demands[app], self.tick_s)
-            kept.reconciled = kept.reconciled | after
+        demands = self._demands(now, scenarios)
         if self.apps:
-            names = sorted(self.apps)
-            totals = self._step_totals(names, demands, now)
-            requests = {
-                app: self._plan_app(app, demands[app], totals[row], now) for row, app in enumerate(names)
-            }
-            decided: dict[str, groups.Decision] = {}
-            for group in sorted({kept.group for kept in self.apps.values()}):
-                members = {app: requests[app].member for app in names if self.apps[app].group == group}
-                decided |= groups.together(members, requests[min(members)].budget)
-            for app in names:
-                self._publish_plan(app, requests[app], decided[app], now)
+            self._plan_apps(demands, now)
             self.seq += 1
         if not self.settings.event_time:
             plan_metrics.show_due(self.shard, now, self.settings.allowed_lateness_s)
 
+    def _demands(self, at: Tick, scenarios: Mapping[str, list[Record]]) -> dict[str, Demand]:
+        """Demand of each app in a tick, without silent users who were replaced; new apps are known after it."""
+        telemetry = self.barrier.telemetry.pop(at.number, [])
+        demands = {app: Demand.of(parts) for app, parts in scenarios.items()}
+        for app, parts in scenarios.items():
+            if app not in self.apps:
+                managed = bool(self.inputs.observed(app, at.number))
+                group = parts[0]["allocation_group"]
+                state = self.model.initial_state(1)
+                self.apps[app] = AppState(app, group, state, reconciliation.initial_state(), {}, managed)
+        for app in self.apps.keys() - demands.keys():  # no user reported: what is commanded stands
+            demands[app] = Demand.silent(self.apps[app].metrics, len(at.steps_s))
+        demands = {app: d.with_telemetry(TelemetryShare.of(app, telemetry)) for app, d in demands.items()}
+        for app, kept in self.apps.items():
+            after, demands[app] = planning.settled(kept.reconciled, demands[app], self.tick_s)
+            kept.reconciled = kept.reconciled | after
+        return demands
+
+    def _plan_apps(self, demands: dict[str, Demand], now: Tick) -> None:
+        """Plan all apps, and the nodes of groups that share them."""
+        pools = self._pooled(now, demands)
+        demands |= {group: of.demand for group, of in pools.items()}
+        apps_of = {
+            group: [app for app, kept in sorted(self.apps.items()) if kept.group == group]
+            for group in sorted({kept.group for kept in self.apps.values()})
+        }
+        names = [*sorted(self.apps), *sorted(pools)]
+        stepped = self._step_totals(names, demands, now)
+        totals = {name: stepped[row] for row, name in enumerate(names)}
+        requests = {
+            app: self._plan_app(app, demands[app], totals[app], now, pools.get(kept.group))
+            for app, kept in sorted(self.apps.items())
+        }
+        decided: dict[str, groups.Decision] = {}
+        for group, apps in apps_of.items():
+            of = {app: requests[app] for app in apps}
+            if group in pools:
+                requests[group] = self._plan_nodes(pools[group], of, totals[group], now)
+                decided |= divide(pools[group], requests[group], of, now)
+            else:
+                members = {app: request.member for app, request in of.items()}
+                decided |= groups.together(members, of[min(of)].budget)
+        together = [[group, *apps_of[group]] for group in sorted(pools)]
+        alone = [[app] for app, kept in sorted(self.apps.items()) if kept.group not in pools]
+        for plans_of in [*alone, *together]:
+            self._publish_plans(plans_of, requests, decided, now)
+
     def _step_totals(self, names: list[str], demands: Mapping[str, Demand], tick: Tick) -> QuantileFunction:
         """Step all apps' totals; publish and return their forecasts (app, metric, step)."""
         measured = planning.AppTotals.of([demands[app] for app in names])
+        states = {app: self._kept(app) for app in names}
         after, totals, flags = self.model.step(
-            planning.together([self.apps[app].state for app in names]),
+            planning.together([states[app].state for app in names]),
             measured.estimated,
             measured.events,
             measured.saturated,
@@ -259,8 +329,8 @@ class Allocator:
             tick_s=tick.length_s,
         )
         for app, state in planning.apart(after, names).items():
-            self.apps[app].state = state
-        self.common = planning.observe(self.apps, names, measured, self.common, tick)
+            states[app].state = state
+        self.common = planning.observe(states, names, measured, self.common, tick)
         ids = [blake2b(app.encode(), digest_size=PSEUDONYM_BYTES).digest() for app in names]
         frame = {
             "shard": self.shard,
@@ -275,32 +345,66 @@ class Allocator:
             self.publish("forecasts.apps", "forecast", record, partition=self.shard, key=str(self.shard))
         return totals
 
-    def _plan_app(self, app: str, demand: Demand, total: QuantileFunction, at: Tick) -> PlanRequest:
-        """Inputs of an app's plan at a tick; total: (metric, step) forecast of the app's total."""
+    def _pooled(self, at: Tick, demands: Mapping[str, Demand]) -> dict[str, Pooled]:
+        """The groups that share nodes at a tick, or whose apps are leaving shared ones, each observed as one app."""
+        pools: dict[str, Pooled] = {}
+        for group in sorted({kept.group for kept in self.apps.values()}):
+            apps = [app for app, kept in sorted(self.apps.items()) if kept.group == group]
+            pins = {app: self.pinned.get(f"{app}@{at.number}") for app in apps}
+            record = self._group_policy(group, at.number, pins[apps[0]])
+            prices = self._prices(group, at.number, pins[apps[0]])
+            shared = record is not None and record["nodes"] == "SHARED" and bool(prices)
+            if not shared and group not in self.pools:
+                continue
+            if group not in self.pools:
+                managed = bool(self.inputs.observed(group, at.number))
+                state = self.model.initial_state(1)
+                kept = AppState(group, group, state, reconciliation.initial_state(), {}, managed)
+                self.pools[group] = SharedNodes(kept, self.settings.seed)
+            pool = self.pools[group]
+            pool.policy_version = pool.policy_version if record is None else record["version"]
+            ending = not shared and not any(commanded(self.apps[app], REPLICAS) for app in apps)
+            if not shared and ((ending and not commanded(pool.kept)) or not prices):
+                del self.pools[group]
+                continue
+            own = {app: policies.policy_of(self._policy(app, at.number, pins[app])) for app in apps}
+            offers, _, _ = currencies.offers_of(prices, at, self.settings.price_max_age_s)
+            lacking = shared_nodes.not_carried(own, offers)
+            on = {app: policy for app, policy in own.items() if app not in lacking}
+            demand = pool.observe(at.number, on, demands)
+            pools[group] = Pooled(pool, on, lacking, demand, shared=shared, ending=ending)
+        return pools
+
+    def _plan_app(
+        self, app: str, demand: Demand, total: QuantileFunction, at: Tick, pooled: Pooled | None = None
+    ) -> PlanRequest:
+        """Inputs of an app's plan at a tick.
+
+        Args:
+            app: its name.
+            demand: of the tick.
+            total: (metric, step) forecast of the app's total.
+            at: the tick.
+            pooled: the app's group, where it shares nodes.
+        """
         kept, tick = self.apps[app], at.number
         pinned = self.pinned.pop(f"{app}@{tick}", None)
         policy_record = self._policy(app, tick, pinned)
         policy = policies.policy_of(policy_record)
-        prices = self._prices(kept.group, tick, pinned)
+        group_prices = self._prices(kept.group, tick, pinned)
         observed = self._observed(app, kept, tick, pinned)
+        shared = pooled is not None and pooled.shared
+        prices, ended = shared_nodes.offers_of_app(
+            policy,
+            group_prices,
+            observed,
+            shared=shared,
+            lacking="" if pooled is None else pooled.lacking.get(app, ""),
+        )
+        if shared:
+            policy = shared_nodes.on_shared_nodes(policy)
         expected = self._followed(kept, prices, observed, pinned)
-        offers, currency, foreign = currencies.offers_of(prices, at, self.settings.price_max_age_s)
-        reported = {name: policies.reported_of(record) for name, record in observed.items()}
-        offers = planning.as_reported(kept, offers, reported, policy)
-        for offer in offers:
-            if offer.smaller:
-                self._warn(
-                    app,
-                    "instances are smaller than their price says",
-                    f"{offer.offer_id}: {offer.smaller}",
-                    tick,
-                )
-            if offer.offer_id in foreign:
-                why = f"{offer.offer_id}: {foreign[offer.offer_id]}"
-                self._warn(app, "prices in several currencies", why, tick)
-            if offer.stale:
-                self._warn(app, "price is stale", f"{offer.offer_id}: {offer.stale}", tick)
-        plan_metrics.show_prices(offers)
+        offers, currency = self._offers(kept, prices, ended, observed, policy, at)
         followed = self.adjustments.followed(
             app, policy, tick, None if pinned is None else pinned["adjustment"]
         )
@@ -324,8 +428,111 @@ class Allocator:
             ),
         )
         decide = partial(decisions[0], shortage_price=followed.shortage_price, confidence=followed.supply)
+        group_policy = self._group_policy(kept.group, tick, pinned)
+        return PlanRequest(
+            member=self._member(kept, decide, offers, policy, observed, expected, at),
+            decide=decide,
+            users=demand.users,
+            refused=demand.records.refused,
+            stopped=demand.records.stopped,
+            usage=demand.usage,
+            budget=None if group_policy is None else policies.policy_of(group_policy).budget,
+            metrics=demand.metrics,
+            prices=prices,
+            observed=observed,
+            followed=expected,
+            versions=self._versions(policy_record, group_prices, followed.version, group_policy),
+            currency=currency,
+            evidence=_evidence(decisions, followed, offers, policy, demand) if policy.learner else None,
+            level="REPLICAS" if shared else "INSTANCES",
+        )
+
+    def _plan_nodes(
+        self, pooled: Pooled, requests: Mapping[str, PlanRequest], total: QuantileFunction, at: Tick
+    ) -> PlanRequest:
+        """Inputs of the plan of a group's nodes at a tick; requests: of its apps; total: forecast of the group's."""
+        pool, kept, tick = pooled.pool, pooled.pool.kept, at.number
+        pinned = self.pinned.pop(f"{kept.name}@{tick}", None)
+        record = self._policy(kept.name, tick, {"policy": f"{kept.name}@{pool.policy_version}"})
+        prices = self._prices(kept.group, tick, pinned)
+        observed = self._observed(kept.name, kept, tick, pinned)
+        expected = self._followed(kept, prices, observed, pinned)
+        contexts = {app: requests[app].decide.args[0] for app in pooled.policies}
+        group_policy = policies.policy_of(record)
+        offers, currency = self._offers(kept, prices, {}, observed, group_policy, at)
+        actuation_s = self.settings.allowed_lateness_s
+        bought = [offer for offer in offers if not offer.ended]
+        window = promise_window.window(bought, at.steps_s, actuation_s).steps
+        joint = pool.demand(tick, contexts, window, horizon_steps(at.length_s))
+        offers, need_of = pool.nodes(offers, joint, window, group_policy.confidence, at.end_s)
+        policy = pool.policy(group_policy, ending=pooled.ending)
+        demand = replace(pooled.demand, scenarios=joint.fluid())
+        terms = planning.Terms(self.settings.seed, actuation_s)
+        (decide,) = planning.decisions(
+            kept, demand, total, self.common, offers=offers, policy=policy, tick=at, terms=terms
+        )
+        return PlanRequest(
+            member=self._member(kept, decide, offers, policy, observed, expected, at),
+            decide=decide,
+            users=demand.users,
+            refused=(),
+            stopped=0,
+            usage=demand.usage,
+            budget=policy.budget,
+            metrics=demand.metrics,
+            prices=prices,
+            observed=observed,
+            followed=expected,
+            versions=self._versions(record, prices, "", None),
+            currency=currency,
+            level="NODES",
+            parts=pool.parts(joint, need_of, window, policy.confidence, offers),
+        )
+
+    def _kept(self, name: str) -> AppState:
+        """State of an app, or of a group that shares nodes."""
+        return self.apps[name] if name in self.apps else self.pools[name].kept
+
+    def _offers(
+        self,
+        kept: AppState,
+        prices: Mapping[str, Record],
+        ended: Mapping[str, str],
+        observed: Mapping[str, Record],
+        policy: Policy,
+        at: Tick,
+    ) -> tuple[list[Offer], str]:
+        """Offers at a tick as they are reported, in one currency, and that; ended: why some are not bought any more."""
+        offers, currency, foreign = currencies.offers_of(prices, at, self.settings.price_max_age_s)
+        reported = {name: policies.reported_of(record) for name, record in observed.items()}
+        offers = planning.as_reported(kept, offers, reported, policy)
+        for offer in offers:
+            for event, why in (
+                ("instances are smaller than their price says", offer.smaller),
+                ("prices in several currencies", foreign.get(offer.offer_id)),
+                ("price is stale", offer.stale),
+            ):
+                if why:
+                    self._warn(kept.name, event, f"{offer.offer_id}: {why}", at.number)
+        plan_metrics.show_prices(offers)
+        return [
+            replace(offer, ended=ended[offer.offer_id]) if offer.offer_id in ended else offer
+            for offer in offers
+        ], currency
+
+    def _member(
+        self,
+        kept: AppState,
+        decide: planning.Decide,
+        offers: Sequence[Offer],
+        policy: Policy,
+        observed: Mapping[str, Record],
+        expected: frozenset[str],
+        at: Tick,
+    ) -> groups.Member:
+        """An app, or a group's nodes, as they are decided from what is observed of them."""
         capacity = plans.capacity_of(kept.name, observed, expected, kept.memory.get("orders", {}), at)
-        member = groups.Member(
+        return groups.Member(
             offers=offers,
             policy=policy,
             running={offer: record["ready"] + record["pending"] for offer, record in observed.items()},
@@ -333,36 +540,48 @@ class Allocator:
                 offers=offers, observed=capacity, policy=bounded, memory=kept.memory, draft=draft
             ),
         )
-        shared = self._group_policy(kept.group, tick, pinned)
-        versions: Record = {
-            "policy": f"{policy_record['app']}@{policy_record['version']}",
+
+    def _versions(
+        self, policy: Record, prices: Mapping[str, Record], adjustment: str, group_policy: Record | None
+    ) -> Record:
+        """Of what a plan is made from, the field of its record."""
+        return {
+            "policy": f"{policy['app']}@{policy['version']}",
             "prices": [f"{offer}@{price['version']}" for offer, price in prices.items()],
             "calendar": [],
             "model": self.model.model_id,
-            "adjustment": followed.version,
-            "group_policy": f"{shared['app']}@{shared['version']}" if shared else "",
+            "adjustment": adjustment,
+            "group_policy": f"{group_policy['app']}@{group_policy['version']}" if group_policy else "",
         }
-        budget = None if shared is None else policies.policy_of(shared).budget
-        return PlanRequest(
-            member=member,
-            decide=decide,
-            users=demand.users,
-            refused=demand.records.refused,
-            stopped=demand.records.stopped,
-            usage=demand.usage,
-            budget=budget,
-            metrics=demand.metrics,
-            prices=prices,
-            observed=observed,
-            followed=expected,
-            versions=versions,
-            currency=currency,
-            evidence=_evidence(decisions, followed, offers, policy, demand) if policy.learner else None,
-        )
 
-    def _publish_plan(self, app: str, request: PlanRequest, decided: groups.Decision, tick: Tick) -> None:
-        """Publish the plan and its commands; warn of a policy that cannot be met, once per app and reason."""
-        kept, plan = self.apps[app], decided.plan
+    def _publish_plans(
+        self,
+        names: Sequence[str],
+        requests: Mapping[str, PlanRequest],
+        decided: Mapping[str, groups.Decision],
+        tick: Tick,
+    ) -> None:
+        """Publish the plans of an app, or of a group that shares nodes and its apps, after all of their commands.
+
+        Nodes grow before the replicas that need them, and replicas shrink before nodes.
+        """
+        made = [self._plan_records(name, requests[name], decided[name], tick) for name in names]
+        for command in plans.in_order((of.commands, of.before) for of in made):
+            self.publish("commands", "command", command, partition=self.shard, key=command["target"]["ref"])
+        for name, of in zip(names, made, strict=True):
+            self.publish("plans", "plan", of.plan, partition=self.shard, key=name)
+            request = requests[name]
+            plan_metrics.show_plan(of.plan, request.usage, learner=request.evidence is not None)
+            self._warn_of_telemetry(name, of.plan, tick)
+            if not of.plan["feasible"] or "minimum_beyond_maximum" in of.plan["guardrails"]:
+                self._warn(name, "policy cannot be met", of.plan["reason"], tick.number)
+            self._note_undelivered(name, of.plan["capacity"], tick.number)
+
+    def _plan_records(
+        self, app: str, request: PlanRequest, decided: groups.Decision, tick: Tick
+    ) -> PlanRecords:
+        """The records of a plan and its commands; the app goes on from what was decided."""
+        kept, plan = self._kept(app), decided.plan
         kept.memory, kept.offers = decided.memory, tuple(sorted(plan.counts))
         context = plans.PlanContext(
             app=app,
@@ -379,6 +598,8 @@ class Allocator:
             refused=request.refused,
             stopped=request.stopped,
             need=None if request.evidence is None else request.evidence.need,
+            level=request.level,
+            parts=request.parts,
         )
         if request.evidence is not None:
             evidence = request.evidence
@@ -388,14 +609,7 @@ class Allocator:
             record, request.member.policy, request.prices, plan.commanded, request.observed, self.key
         )
         record["commands_issued"] = len(issued)
-        for command in issued:
-            self.publish("commands", "command", command, partition=self.shard, key=command["target"]["ref"])
-        self.publish("plans", "plan", record, partition=self.shard, key=app)
-        plan_metrics.show_plan(record, request.usage, learner=request.evidence is not None)
-        self._warn_of_telemetry(app, record, tick)
-        if not plan.feasible or "minimum_beyond_maximum" in plan.guardrails:
-            self._warn(app, "policy cannot be met", plan.reason, tick.number)
-        self._note_undelivered(app, record["capacity"], tick.number)
+        return PlanRecords(record, issued, plan.commanded)
 
     def _note_undelivered(self, app: str, capacity: list[Record], tick: int) -> None:
         """Set the metric, and log when commanded capacity of an offer does not come, and when it comes again."""
@@ -497,20 +711,14 @@ class Allocator:
         """Key and bytes of each block of a snapshot: the position, then one block per app."""
         position = {"planned": self.barrier.planned, "latest": self.barrier.latest, "seq": self.seq}
         position |= {"common": _hex(self.common)}
+        if self.pools:
+            position |= {"pools": sorted(self.pools)}
         yield b"position", json.dumps(position).encode()
         for name, app in sorted(self.apps.items()):
-            kept = {"group": app.group, "memory": app.memory, "managed": app.managed}
-            kept |= {"state": _hex(app.state), "reconciled": _hex(app.reconciled)}
-            kept |= {"metrics": app.metrics, "offers": app.offers}
-            if app.learner_since is not None:
-                kept |= {"learner_since": app.learner_since}
-            if app.reported:
-                kept |= {"reported": app.reported}
-            if app.same_time:
-                usage, rest = app.same_time["usage"], {n: a for n, a in app.same_time.items() if n != "usage"}
-                kept |= {"same_time": _hex(rest)}
-                yield SAME_TIME + name.encode(), usage.tobytes()  # of 14 days: as hexadecimal twice as long
-            yield b"app-" + name.encode(), json.dumps(kept).encode()
+            yield from _app_blocks(APP + name.encode(), app)
+        for name, pool in sorted(self.pools.items()):
+            yield from _app_blocks(NODES + name.encode(), pool.kept)
+            yield POOL + name.encode(), packed.pack(pool.blocks())
 
     def restore(self, blocks: dict[bytes, bytes]) -> None:
         """Restore the last snapshot; ticks planned after it are planned again with the input versions used then."""
@@ -522,32 +730,40 @@ class Allocator:
                 int(shard): min(tick, self.done) for shard, tick in position["latest"].items()
             }
             self.common = _unhex(position["common"], reconciliation.initial_common())
-        like, learnt = self.model.initial_state(1), reconciliation.initial_state()
-        known = learnt | reconciliation.initial_experts(learnt)
-        for key, value in blocks.items():
-            if key.startswith(b"app-"):
-                kept = json.loads(value)
-                # what an older version did not learn is as of a new app
-                states = _unhex(kept["state"], like), learnt | _unhex(kept["reconciled"], known)
-                name = key[4:].decode()
-                self.apps[name] = AppState(
-                    name,
-                    kept["group"],
-                    *states,
-                    kept["memory"],
-                    kept["managed"],
-                    metrics=tuple(kept["metrics"]),
-                    offers=tuple(kept["offers"]),
-                    learner_since=kept.get("learner_since"),
-                    reported=kept.get("reported", {}),
-                )
-                if "same_time" in kept:
-                    # an app without it may have an older block, from when its learner was on
-                    expert = _unhex(kept["same_time"], same_time.initial_state(self.tick_s))
-                    usage = np.frombuffer(blocks[SAME_TIME + key[4:]], np.uint16)
-                    expert["usage"] = usage.reshape(-1, same_time.slots(int(expert["tick_s"][0]))).copy()
-                    self.apps[name].same_time = expert
+            for group in position.get("pools", ()):
+                kept = self._restored(NODES + group.encode(), group, blocks)
+                self.pools[group] = SharedNodes(kept, self.settings.seed)
+                self.pools[group].restore(packed.unpack(blocks[POOL + group.encode()]))
+        for key in blocks:
+            if key.startswith(APP):
+                name = key.removeprefix(APP).decode()
+                self.apps[name] = self._restored(key, name, blocks)
         self.pinned = reader.newest(self.settings, "plans", self.shard, self._used) or {}
+
+    def _restored(self, key: bytes, name: str, blocks: Mapping[bytes, bytes]) -> AppState:
+        """The state of `_app_blocks`; what an older version did not learn is as of a new app."""
+        kept = json.loads(blocks[key])
+        learnt = reconciliation.initial_state()
+        known = learnt | reconciliation.initial_experts(learnt)
+        app = AppState(
+            name,
+            kept["group"],
+            _unhex(kept["state"], self.model.initial_state(1)),
+            learnt | _unhex(kept["reconciled"], known),
+            kept["memory"],
+            kept["managed"],
+            metrics=tuple(kept["metrics"]),
+            offers=tuple(kept["offers"]),
+            learner_since=kept.get("learner_since"),
+            reported=kept.get("reported", {}),
+        )
+        if "same_time" in kept:
+            # an app without it may have an older block, from when its learner was on
+            expert = _unhex(kept["same_time"], same_time.initial_state(self.tick_s))
+            usage = np.frombuffer(blocks[SAME_TIME + name.encode()], np.uint16)
+            expert["usage"] = usage.reshape(-1, same_time.slots(int(expert["tick_s"][0]))).copy()
+            app.same_time = expert
+        return app
 
     def _used(self, messages: list[Message], whole: bool) -> dict[str, Record] | None:
         """Versions and observed tick of each published plan after the snapshot, by plan id.
@@ -567,6 +783,41 @@ class Allocator:
         return {p["plan_id"]: p["versions"] | {name: p[name] for name in observed} for p in later}
 
 
+def divide(
+    pooled: Pooled, nodes: PlanRequest, requests: Mapping[str, PlanRequest], at: Tick
+) -> dict[str, groups.Decision]:
+    """Plan a group's nodes, then the replicas of its apps, with the nodes' room divided where it is too little."""
+    pool, member = pooled.pool, nodes.member
+    plan, memory = member.decide(member.offers, member.policy, False)
+    decided = {pool.kept.name: groups.Decision(plan, memory, {})}
+    for app, request in requests.items():
+        of = request.member
+        decided[app] = groups.Decision(*of.decide(of.offers, of.policy, False), {})
+    if not pooled.shared:
+        return decided
+    members = {app: requests[app].member for app in pooled.policies}
+    need_of = {
+        app: shared_nodes.needed(requests[app].decide.args[0], of.policy, of.offers, at.steps_s)
+        for app, of in members.items()
+    }
+    alone = {app: decided[app].plan for app in members}
+    observed = {
+        offer: nodes.observed[offer]["ready"] for offer in nodes.followed if offer in nodes.observed
+    } | dict.fromkeys(nodes.followed - nodes.observed.keys(), 0)
+    for app, bound in pool.divided(plan, member.offers, observed, alone, need_of, pooled.policies).items():
+        of = members[app]
+        least = replace(of.policy, max=bound.replicas, beyond_max=0.0, min=min(of.policy.min, bound.replicas))
+        limited, after = of.decide(of.offers, least, False)
+        decided[app] = groups.Decision(shared_nodes.bounded(limited, plan, bound), after, {})
+    return decided
+
+
+def commanded(kept: AppState, offer: str | None = None) -> int:
+    """Instances that an app's last plan commanded, of one offer or of all."""
+    counts = kept.memory.get("counts", {})
+    return sum(counts.values()) if offer is None else counts.get(offer, 0)
+
+
 def _evidence(
     decisions: Sequence[planning.Decide],
     followed: Followed,
@@ -582,6 +833,22 @@ def _evidence(
     if demand.users:
         curve = need_curve.of(contexts, offers, policy)
     return Evidence(curve, filled if math.isfinite(filled) else None, followed.realised_share)
+
+
+def _app_blocks(key: bytes, app: AppState) -> Iterable[tuple[bytes, bytes]]:
+    """Blocks of a snapshot of an app's state, under a key and, of the same time, under one of its own."""
+    kept = {"group": app.group, "memory": app.memory, "managed": app.managed}
+    kept |= {"state": _hex(app.state), "reconciled": _hex(app.reconciled)}
+    kept |= {"metrics": app.metrics, "offers": app.offers}
+    if app.learner_since is not None:
+        kept |= {"learner_since": app.learner_since}
+    if app.reported:
+        kept |= {"reported": app.reported}
+    if app.same_time:
+        usage, rest = app.same_time["usage"], {n: a for n, a in app.same_time.items() if n != "usage"}
+        kept |= {"same_time": _hex(rest)}
+        yield SAME_TIME + app.name.encode(), usage.tobytes()  # of 14 days: as hexadecimal twice as long
+    yield key, json.dumps(kept).encode()
 
 
 def _hex(state: State) -> dict[str, str]:

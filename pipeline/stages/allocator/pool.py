@@ -35,7 +35,7 @@ class Pool:
         """The pool of apps with these policies."""
         apps = sorted(policies)
         size = [[_size(policies[app], metric) for metric in METRICS] for app in apps]
-        return cls(apps, [policies[app] for app in apps], np.array(size))
+        return cls(apps, [policies[app] for app in apps], np.array(size).reshape(len(apps), len(METRICS)))
 
     @property
     def resources(self) -> tuple[str, ...]:
@@ -92,6 +92,18 @@ class PairedApps:
         self.state = app_dependence.initial_state(len(pool.apps))
         self.ticks = np.zeros(0, np.int64)  # that a decision is scored by
         self.load, self.came = np.zeros((len(pool.apps), 0), np.float32), np.zeros(len(pool.apps))
+
+    def moved(self, pool: Pool) -> PairedApps:
+        """What was learnt, of a pool whose apps joined, left or changed their replicas."""
+        if tuple(pool.apps) == tuple(self.pool.apps):
+            self.pool = pool
+            return self
+        known = {app: a for a, app in enumerate(self.pool.apps)}
+        after = PairedApps(pool, self.seed)
+        after.state = app_dependence.moved(
+            self.state, np.array([known.get(app, -1) for app in pool.apps], np.int64)
+        )
+        return after
 
     def observe(self, tick: int, filled: np.ndarray) -> None:
         """Learn from a tick that has passed; filled: (app) replicas that its demand filled, as `Pool.filled`."""

@@ -49,8 +49,7 @@ from pipeline.runtime import metrics
 from pipeline.runtime.fenced_state import Publish
 from pipeline.security.signing_keys import SigningKey
 from pipeline.settings import Settings
-from pipeline.stages.learner import packed
-from pipeline.wire import adjustments, currencies, plans, policies
+from pipeline.wire import adjustments, currencies, packed, plans, policies
 from pipeline.wire.codec import Codec, Record
 
 VERSION_WAIT_S: Final = 30.0

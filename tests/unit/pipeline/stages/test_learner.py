@@ -16,9 +16,9 @@ from pipeline.security.signing_keys import demo_key
 from pipeline.settings import Settings
 from pipeline.stages.learner import agent
 from pipeline.stages.learner.agent import Learner
-from pipeline.stages.learner.packed import pack, unpack
 from pipeline.wire import adjustments
 from pipeline.wire.codec import DEFAULT, Record
+from pipeline.wire.packed import pack, unpack
 from pipeline.wire.policies import policy_of
 from tests.unit.pipeline.stages.driving import PRICES, FakeInputs, policy, price
 from tests.unit.pipeline.stages.learning import DAY, FIRST, TICK_S, days, encoded, plan

@@ -1,0 +1,428 @@
+"""Apps of an allocation group that share nodes: the nodes for what they need together, then each app's replicas.
+
+A group whose policy says `nodes = "shared"` is planned as one more app, whose demand is what its apps' whole replicas
+ask for: it has a forecast, a reconciliation, a promise and guard rails as any app has. Its apps are planned for
+replicas, as if these were offers of one replica each; where the nodes that serve do not carry what all of them want,
+the room is divided (`models.nodes.division`).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from decimal import Decimal
+from typing import Any, Final
+
+import numpy as np
+
+from models.capacity import Offer, Policy
+from models.metrics import EVENT_KINDS, METRICS
+from models.nodes.division import divided
+from models.nodes.joint_need import Demand as JointDemand
+from models.nodes.joint_need import Need, common, joint_need, quantum, shares
+from models.nodes.packing import Nodes, Replicas, fits
+from models.planning.allocate import DecisionContext, Plan, promised
+from models.planning.groups import STANDING
+from models.planning.guardrails import REPORTING_SHARE
+from pipeline.stages.allocator.decide import AppState
+from pipeline.stages.allocator.pool import PairedApps, Pool
+from pipeline.wire.codec import Record
+from pipeline.wire.commands import REPLICAS
+from pipeline.wire.demand import Demand, TelemetryShare
+
+PARTS: Final = 8
+"""Units in which a group is planned, in its smallest node."""
+LEARNT_S: Final = 6 * 3600
+"""Time for which what packing loses, and the proportions of a unit, stay as they were learnt."""
+UNLIMITED: Final = 1_000_000
+"""Units of a group at most: its offers, quotas and budget bound it."""
+
+
+def replica_offer(policy: Policy, nodes: Mapping[str, Record]) -> Record:
+    """The record `price` of a replica on shared nodes: what it takes of the node that carries it cheapest.
+
+    Args:
+        policy: of the app.
+        nodes: records `price` of the group's offers, at least one.
+    """
+
+    def cost(node: Record) -> Decimal:
+        room = {amount["metric"]: amount["value"] for amount in node["capacity"]}
+        share = max((size / room[m] for m, size in policy.unit.items() if room.get(m)), default=1.0)
+        return node["price"] * Decimal(share)
+
+    cheapest = min(nodes.values(), key=lambda node: (cost(node), node["offer_id"]))
+    startup = policy.replica_startup_s
+    return cheapest | {
+        "offer_id": REPLICAS,
+        "zone": "",
+        "tier": "ON_DEMAND",
+        "capacity": [{"metric": metric, "value": value} for metric, value in policy.unit.items()],
+        "reserved_overhead": [],
+        "price": cost(cheapest),
+        "startup_p50_s": startup,
+        "startup_p90_s": startup,
+        "startup_p99_s": startup,
+        "launch_failure": 0.0,
+        "interruption": 0.0,
+        "pool": "",
+        "owned_count": None,
+        "commitment_id": None,
+        "commitment_end": None,
+        "quota_group": None,
+        "quota_limit": None,
+    }
+
+
+def on_shared_nodes(policy: Policy) -> Policy:
+    """An app's policy as its replicas follow it: what bounds a purchase of instances is the group's."""
+    return replace(
+        policy,
+        providers=(),
+        regions=(),
+        min_on_demand=0.0,
+        zone_share=None,
+        pool_loss=0.0,
+        learner=False,
+    )
+
+
+@dataclass(frozen=True)
+class Bound:
+    """Replicas of an app where the nodes carry fewer than its own plan wants.
+
+    Attributes:
+        replicas: to be commanded.
+        wanted: by its own plan.
+        why: the present usage fills more than the nodes have room for, and why; empty: what is lessened is margin.
+    """
+
+    replicas: int
+    wanted: int
+    why: str
+
+
+class SharedNodes:
+    """What is kept of one group from tick to tick.
+
+    Args:
+        kept: of the group, as one more app.
+        seed: of the installation.
+
+    Attributes:
+        last: whole replicas that each app's demand filled when it was measured last.
+        policy_version: of the group's policy that is followed.
+        basis: what was learnt of packing: {key, unit by metric, loss by offer}.
+    """
+
+    def __init__(self, kept: AppState, seed: int) -> None:
+        self.kept, self.seed = kept, seed
+        self.paired = PairedApps(Pool.of({}), seed)
+        self.last: dict[str, float] = {}
+        self.policy_version = 0
+        self.basis: dict[str, Any] = {}
+
+    def observe(self, tick: int, policies: Mapping[str, Policy], demands: Mapping[str, Demand]) -> Demand:
+        """Learn from a tick; its usage as that of one more app, of which the scenarios are still to be made.
+
+        An app that was not measured is taken to need what it needed last; it counts as one that did not report.
+
+        Args:
+            tick: its number.
+            policies: of the group's apps.
+            demands: of these.
+        """
+        pool = Pool.of(policies)
+        self.paired = self.paired.moved(pool)
+        usage = np.array([demands[app].usage for app in pool.apps])[None]
+        whole = pool.whole(usage)[0]
+        self.paired.observe(tick, pool.filled(usage)[0])
+        known = [demands[app].representative for app in pool.apps]
+        self.last = {
+            app: float(self.last.get(app, 0.0) if np.isnan(n) else n)
+            for app, n in zip(pool.apps, whole.tolist(), strict=True)
+        }
+        counts = np.array([self.last[app] for app in pool.apps])
+        held = [np.nansum(demands[app].saturated) > 0 for app in pool.apps]
+        asked = pool.size.any(axis=0)
+        return Demand(
+            scenarios=np.zeros((64, 0, 0), np.float32),
+            metrics=pool.resources,
+            usage=np.where(asked, counts @ pool.size, np.nan),
+            saturated=np.where(asked, (counts * held) @ pool.size, np.nan),
+            rates=np.full(len(EVENT_KINDS), np.nan),
+            users=len(known),
+            reporting=sum(known),
+            records=TelemetryShare(used=1.0 if all(known) else REPORTING_SHARE),
+        )
+
+    def demand(
+        self, tick: int, contexts: Mapping[str, DecisionContext], window: slice, steps: Sequence[int]
+    ) -> JointDemand:
+        """Scenarios of what the apps need together; one of which nobody reports needs what it needed last.
+
+        Args:
+            tick: number of the tick at whose end is decided.
+            contexts: of the apps' own decisions.
+            window: steps that the promise for the nodes covers.
+            steps: ticks ahead of each step.
+        """
+        joint = self.paired.demand(tick, contexts, window, steps)
+        for a, app in enumerate(self.paired.pool.apps):
+            if contexts[app].telemetry.reporting == 0:
+                joint.replicas[a] = int(self.last[app])
+        return joint
+
+    def nodes(
+        self,
+        offers: Sequence[Offer],
+        joint: JointDemand,
+        window: slice,
+        confidence: float,
+        now_s: float,
+    ) -> tuple[list[Offer], Need]:
+        """The offers with what packing leaves of them, and what the apps need of them; learnt anew now and then.
+
+        An offer that does not carry a replica of every app that the group's nodes carry is not bought.
+        """
+        pool = self.paired.pool
+        room = np.array(
+            [[offer.allocatable.get(metric, 0.0) for metric in pool.resources] for offer in offers]
+        )
+        room = room.reshape(len(offers), len(pool.resources))
+        need = joint_need(joint, room, window, confidence, (self.seed, self.kept.name, "packing"))
+        key = json.dumps(
+            [
+                int(now_s // LEARNT_S),
+                pool.size.tolist(),
+                [[offer.offer_id, *amounts] for offer, amounts in zip(offers, room.tolist(), strict=True)],
+            ]
+        )
+        if self.basis.get("key") != key:
+            lost = {
+                offer.offer_id: factor
+                for offer, factor, carries in zip(
+                    offers, need.factor.tolist(), need.carries.tolist(), strict=True
+                )
+                if carries
+            }
+            left = (room / np.nan_to_num(need.factor, nan=1.0)[:, None])[need.carries]
+            peak = np.quantile(joint.fluid()[:, window].max(axis=1), confidence, axis=0)
+            unit = quantum(np.maximum(peak, pool.requests.sum(axis=0)), left, PARTS)
+            self._rescale(dict(zip(pool.resources, unit.tolist(), strict=True)))
+            self.basis = {
+                "key": key,
+                "lost": lost,
+                "unit": dict(zip(pool.resources, unit.tolist(), strict=True)),
+            }
+        lost = self.basis["lost"]
+        carrying = [
+            replace(
+                offer,
+                allocatable={
+                    m: v / lost[offer.offer_id] for m, v in offer.allocatable.items() if m in pool.resources
+                },
+            )
+            if offer.offer_id in lost
+            else replace(offer, ended=offer.ended or self._unfit(offer))
+            for offer in offers
+        ]
+        return carrying, need
+
+    def _rescale(self, unit: Mapping[str, float]) -> None:
+        """Other units: what was wanted within the hold time is counted in them."""
+        before = self.basis.get("unit", {})
+        ratio = max((before[m] / unit[m] for m in before if unit.get(m)), default=1.0)
+        if "desired" in self.kept.memory:
+            wanted = [[at, int(np.ceil(count * ratio))] for at, count in self.kept.memory["desired"]]
+            self.kept.memory = {**self.kept.memory, "desired": wanted}
+
+    def _unfit(self, offer: Offer) -> str:
+        """Why a node of an offer is not bought for the group."""
+        pool = self.paired.pool
+        for app, size in zip(pool.apps, pool.requests.tolist(), strict=True):
+            for metric, amount in zip(pool.resources, size, strict=True):
+                if amount > offer.allocatable.get(metric, 0.0):
+                    has = (
+                        f"has {offer.allocatable[metric]:g}" if metric in offer.allocatable else "names none"
+                    )
+                    return f"a replica of {app} takes {amount:g} {metric}, and a node {has}"
+        return "it does not carry a replica of every app"
+
+    def policy(self, group: Policy, *, ending: bool) -> Policy:
+        """The group's policy in its units; ending: its apps have left the nodes, which are released."""
+        unit = self.basis["unit"]
+        return replace(
+            group,
+            app=self.kept.name,
+            governed=self.paired.pool.resources,
+            unit=unit,
+            overhead={},
+            base={},
+            target_utilisation={},
+            rps_per_replica=None,
+            min=0,
+            max=0 if ending else UNLIMITED,
+            beyond_max=0.0,
+            max_up=None,
+            max_down=None,
+            learner=False,
+        )
+
+    def divided(
+        self,
+        nodes: Plan,
+        offers: Sequence[Offer],
+        ready: Mapping[str, int],
+        alone: Mapping[str, Plan],
+        needed: Mapping[str, np.ndarray],
+        policies: Mapping[str, Policy],
+    ) -> dict[str, Bound]:
+        """By app, the replicas of those that cannot have what their own plans want on the nodes that serve and stay.
+
+        Args:
+            nodes: plan of the nodes.
+            offers: of the group, as they are bought.
+            ready: nodes that serve, by offer; of one that is absent, all that are commanded are taken to.
+            alone: plan of each app by itself.
+            needed: (scenario) most replicas of each app in its window.
+            policies: of the apps.
+        """
+        pool = self.paired.pool
+        if not pool.apps:
+            return {}
+        stay = [nodes.counts.get(offer.offer_id, (0,))[0] for offer in offers]
+        counts = [min(n, ready.get(offer.offer_id, n)) for offer, n in zip(offers, stay, strict=True)]
+        room = np.array([[offer.allocatable.get(m, 0.0) for m in pool.resources] for offer in offers])
+        wanted = np.array([alone[app].counts.get(REPLICAS, (0,))[0] for app in pool.apps], np.int64)
+        floor = [max(alone[app].reactive_floor, policies[app].min) for app in pool.apps]
+        for a, app in enumerate(pool.apps):
+            if STANDING & set(alone[app].guardrails):
+                floor[a] = int(wanted[a])
+        division = divided(
+            wanted,
+            np.array(floor, np.int64),
+            np.stack([needed[app] for app in pool.apps]),
+            Replicas(pool.resources, pool.requests, np.array([policies[app].priority for app in pool.apps])),
+            Nodes.of(np.array(counts, np.int64), room.reshape(len(offers), len(pool.resources))),
+        )
+        return {
+            app: Bound(int(division.replicas[a]), int(wanted[a]), division.reasons[a])
+            for a, app in enumerate(pool.apps)
+            if division.bounded[a] or division.reasons[a]
+        }
+
+    def parts(
+        self, joint: JointDemand, need: Need, window: slice, confidence: float, offers: Sequence[Offer]
+    ) -> list[Record]:
+        """Whose need the nodes are: the field `parts` of the group's plan."""
+        of = shares(joint, need, window, confidence)
+        total = max(float(of.tail.sum()), 1e-12), max(float(of.mean.sum()), 1e-12)
+        quanta = [
+            (offer.price_h, float((amounts[need.unit > 0] / need.unit[need.unit > 0]).min()))
+            for offer, amounts in zip(offers, need.usable, strict=True)
+            if not offer.ended and math.isfinite(offer.price_h) and (need.unit > 0).any()
+        ]
+        price = min((price_h / carried for price_h, carried in quanta if carried > 0), default=None)
+        return [
+            {
+                "app": app,
+                "own": None if price is None else own * price,
+                "adds": None if price is None else adds * price,
+                "tail": tail / total[0],
+                "mean": mean / total[1],
+            }
+            for app, own, adds, tail, mean in zip(
+                self.paired.pool.apps,
+                of.own.tolist(),
+                of.adds.tolist(),
+                of.tail.tolist(),
+                of.mean.tolist(),
+                strict=True,
+            )
+        ]
+
+    def blocks(self) -> dict[str, np.ndarray]:
+        """For a snapshot, without `kept`."""
+        words = {"apps": list(self.paired.pool.apps), "last": self.last, "basis": self.basis}
+        words |= {"policy_version": self.policy_version}
+        return {"words": np.frombuffer(json.dumps(words).encode(), np.uint8), **self.paired.blocks()}
+
+    def restore(self, blocks: Mapping[str, np.ndarray]) -> None:
+        """Continue from a snapshot."""
+        words = json.loads(blocks["words"].tobytes())
+        self.last, self.basis, self.policy_version = words["last"], words["basis"], words["policy_version"]
+        self.paired = PairedApps(
+            Pool(words["apps"], (), np.zeros((len(words["apps"]), len(METRICS)))), self.seed
+        )
+        self.paired.restore(blocks)
+
+
+def offers_of_app(
+    policy: Policy, prices: dict[str, Record], observed: Mapping[str, Record], *, shared: bool, lacking: str
+) -> tuple[dict[str, Record], dict[str, str]]:
+    """Records `price` of what an app may have, by offer, and why some of them are not bought any more.
+
+    Where a group begins or ends to share nodes, what its apps have of the other kind stays until the new one serves.
+
+    Args:
+        policy: of the app.
+        prices: of its group's offers.
+        observed: records `capacity_observed` of the app.
+        shared: whether its group shares nodes.
+        lacking: why the group's nodes carry no replica of the app; empty: they do.
+    """
+    running = {offer for offer, record in observed.items() if record["ready"] + record["pending"] > 0}
+    if shared:
+        own = {offer: price for offer, price in prices.items() if offer in running}
+        ended = dict.fromkeys(own, "its group shares nodes")
+        return {REPLICAS: replica_offer(policy, prices), **own}, ended | (
+            {REPLICAS: lacking} if lacking else {}
+        )
+    if REPLICAS in running and prices:
+        ended = {REPLICAS: "its group shares no nodes any more"}
+        return {**prices, REPLICAS: replica_offer(policy, prices)}, ended
+    return prices, {}
+
+
+def not_carried(policies: Mapping[str, Policy], offers: Sequence[Offer]) -> dict[str, str]:
+    """Why a group's nodes carry no replica of an app, by app; apps that they carry are absent.
+
+    Args:
+        policies: of the group's apps.
+        offers: of the group.
+    """
+    pool = Pool.of(policies)
+    usable = [offer for offer in offers if not offer.ended]
+    room = np.array([[offer.allocatable.get(metric, 0.0) for metric in pool.resources] for offer in usable])
+    on, _ = common(fits(pool.requests, room.reshape(len(usable), len(pool.resources))))
+    lacking = {}
+    for app, fit, size in zip(pool.apps, on.tolist(), pool.requests.tolist(), strict=True):
+        if not fit:
+            takes = " and ".join(f"{v:g} {m}" for m, v in zip(pool.resources, size, strict=True) if v)
+            lacking[app] = f"no node of the group carries a replica of {takes} beside the other apps'"
+    return lacking
+
+
+def needed(
+    context: DecisionContext, policy: Policy, offers: Sequence[Offer], steps_s: Sequence[int]
+) -> np.ndarray:
+    """(scenario) most replicas that an app needs in the window of its own plan."""
+    window, _ = promised(offers, policy, steps_s, context.metrics, context.actuation_s)
+    return context.replicas(context.demand[:, window], policy).max(axis=1, initial=0)
+
+
+def bounded(plan: Plan, nodes: Plan, bound: Bound) -> Plan:
+    """An app's plan with fewer replicas than its own plan wants: kept where the plan of the group's nodes is."""
+    reason = (
+        f"{plan.confidence_planned:.2%} of the scenarios are served, {plan.confidence_asked:.4g} asked: "
+        f"{bound.replicas} of {bound.wanted} replicas that are wanted, as the room of the group's nodes is divided"
+    )
+    return replace(
+        plan,
+        guardrails=("shared_nodes", *(name for name in plan.guardrails if name != "maximum")),
+        feasible=nodes.feasible and not bound.why,
+        reason=f"{reason}; {bound.why}" if bound.why else reason,
+    )

@@ -1,0 +1,121 @@
+"""Groups that share nodes, without Kafka: what is planned and commanded, also by a restored allocator."""
+
+import pytest
+
+from models.behaviour.lstm import BehaviourModel
+from pipeline.settings import Settings
+from pipeline.wire.codec import Record
+from tests.unit.pipeline.stages import driving
+from tests.unit.pipeline.stages.driving import (
+    TICKS,
+    Published,
+    allocator,
+    distinct,
+    drive,
+    policy,
+    price,
+    scenarios,
+)
+
+NODES = [price("large", "ON_DEMAND", "0.40", capacity=[
+    {"metric": "cpu", "value": 32.0}, {"metric": "memory", "value": 128e9},
+])]  # fmt: skip
+
+
+def group(**fields: object) -> list[Record]:
+    shared = {"allocation_group": "web"}
+    return [policy("shop", **shared), policy("blog", **shared), policy("web", nodes="SHARED", **fields)]
+
+
+def plans_of(published: Published, app: str) -> list[Record]:
+    return [record for topic, _, record, _ in published if topic == "plans" and record["app"] == app]
+
+
+@pytest.fixture
+def together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(driving, "GROUPS", ["web", "web"])
+
+
+@pytest.mark.usefixtures("together")
+def test_apps_get_replicas_and_their_group_the_nodes_for_them(
+    model: BehaviourModel, installation: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inputs = scenarios(model, installation)
+    whole = drive(allocator(model, installation, monkeypatch, group(), NODES), inputs, None)
+    nodes, shop, blog = (plans_of(whole, app) for app in ("web", "shop", "blog"))
+    assert len(nodes) == len(shop) == len(blog) == TICKS
+    assert {plan["level"] for plan in nodes} == {"NODES"}
+    assert {plan["level"] for plan in shop + blog} == {"REPLICAS"}
+    assert all(plan["feasible"] for plan in nodes + shop + blog)
+    for plan, one, other in zip(nodes, shop, blog, strict=True):
+        count = {of["offer_id"]: of["desired"][0] for of in plan["counts"]}["large"]
+        replicas = [of["desired"][0] for app in (one, other) for of in app["counts"]]
+        assert 4.0 * sum(replicas) <= 32.0 * count
+        assert [part["app"] for part in plan["parts"]] == ["blog", "shop"]
+        assert sum(part["tail"] for part in plan["parts"]) == pytest.approx(1.0)
+        assert all(part["adds"] > 0 and part["own"] > 0 for part in plan["parts"])
+    issued = [record for topic, _, record, _ in whole if topic == "commands"]
+    of_first = [command for command in issued if command["epoch"] == nodes[0]["tick"]]
+    assert [command["target"]["ref"] for command in of_first] == [
+        "web/large",
+        "blog/replicas",
+        "shop/replicas",
+    ]
+    assert [command["target"]["kind"] for command in of_first] == ["NODES", "REPLICAS", "REPLICAS"]
+    assert of_first[1]["group"] == "web"
+    assert {amount["metric"]: amount["value"] for amount in of_first[1]["resources"]} == {
+        "cpu": 4.0,
+        "memory": 8e9,
+    }
+
+
+@pytest.mark.usefixtures("together")
+def test_a_restored_allocator_plans_shared_nodes_alike(
+    model: BehaviourModel, installation: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inputs = scenarios(model, installation)
+    make = allocator(model, installation, monkeypatch, group(), NODES)
+    whole = drive(make, inputs, None)
+    for restart_at in (10, 17, len(inputs) - 1):
+        assert distinct(drive(make, inputs, restart_at)) == distinct(whole)
+
+
+@pytest.mark.usefixtures("together")
+@pytest.mark.parametrize("first", ["blog", "shop"])
+def test_where_nodes_are_too_few_apps_yield_by_priority_and_say_so(
+    model: BehaviourModel, installation: Settings, monkeypatch: pytest.MonkeyPatch, first: str
+) -> None:
+    inputs = scenarios(model, installation)
+    one_node = [{**NODES[0], "quota_group": "large", "quota_limit": 1}]
+    policies = group()
+    for record in policies:
+        record["priority"] = int(record["app"] == first)
+    whole = drive(allocator(model, installation, monkeypatch, policies, one_node), inputs, None)
+    last = {app: plans_of(whole, app)[-1] for app in ("web", "shop", "blog")}
+    assert not last["web"]["feasible"]
+    counts = {app: last[app]["counts"][0]["desired"][0] for app in ("shop", "blog")}
+    alone = drive(allocator(model, installation, monkeypatch, group(), NODES), inputs, None)
+    wanted = {app: plans_of(alone, app)[-1]["counts"][0]["desired"][0] for app in counts}
+    other = next(app for app in counts if app != first)
+    assert sum(wanted.values()) > 8
+    assert counts[first] >= min(7, wanted[first])
+    assert counts[other] < wanted[other]
+    assert "shared_nodes" in last[other]["guardrails"]
+    assert not last[other]["feasible"]
+    assert "room" in last[other]["reason"]
+
+
+@pytest.mark.usefixtures("together")
+def test_an_app_that_no_node_carries_is_named_and_its_neighbour_is_planned(
+    model: BehaviourModel, installation: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inputs = scenarios(model, installation)
+    policies = group()
+    policies[0]["unit"] = [{"metric": "cpu", "value": 33.0}, {"metric": "memory", "value": 8e9}]
+    whole = drive(allocator(model, installation, monkeypatch, policies, NODES), inputs, None)
+    shop, blog, nodes = (plans_of(whole, app)[-1] for app in ("shop", "blog", "web"))
+    assert not shop["feasible"]
+    assert "no node of the group carries a replica of 33 cpu and 8e+09 memory" in shop["reason"]
+    assert blog["feasible"]
+    assert nodes["feasible"]
+    assert [part["app"] for part in nodes["parts"]] == ["blog"]
