@@ -15,6 +15,8 @@ from models.telemetry_rules import CONTROL, MAX_ID_BYTES, Faults
 
 _SHARES: Final = r"budget|quota .*"
 """What an app's share of its group is of, beside offers (`models.planning.groups`)."""
+_REPLICAS: Final = "replicas"
+"""Stands in an offer's place in the target of an app's replicas (`pipeline.wire.commands.REPLICAS`)."""
 
 
 def name_fault(name: str) -> str | None:
@@ -35,6 +37,8 @@ def offer_fault(offer_id: str) -> str | None:
         return f"must not have a slash (a target is app/offer), got {offer_id[:80]!r}"
     if re.fullmatch(_SHARES, offer_id):
         return f"must not be 'budget' nor begin with 'quota ' (shares of a group are called so), got {offer_id[:80]!r}"
+    if offer_id == _REPLICAS:
+        return f"must not be {_REPLICAS!r} (the target app/{_REPLICAS} is an app's replicas on shared nodes)"
     return name_fault(offer_id)
 
 

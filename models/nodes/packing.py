@@ -235,6 +235,14 @@ def _fit_each(size: Amounts, room: Amounts) -> NDArray[Any]:
     return (size == 0) | (size * (1 - ROUNDING) <= room)
 
 
+def used(requested: Amounts, room: Amounts) -> Amounts:
+    """Largest share of a resource that is requested of each node, (node).
+
+    requested, room: (node, resource).
+    """
+    return np.divide(requested, room, out=np.zeros_like(requested), where=room > 0).max(axis=1)
+
+
 def nodes_needed(counts: Counts, size: Amounts, allocatable: Amounts) -> Counts:
     """Nodes of one type that first-fit decreasing takes for each scenario's replicas, (scenario).
 
@@ -317,9 +325,7 @@ def _shrunk(nodes: Nodes, replicas: Replicas, wanted: Counts, running: Counts) -
     surplus = np.maximum(running.sum(axis=0) - wanted, 0)
     if not surplus.any():
         return running
-    requested = running @ replicas.size.astype(np.float64)
-    use = np.divide(requested, nodes.room, out=np.zeros_like(requested), where=nodes.room > 0).max(axis=1)
-    order = np.argsort(use, kind="stable")
+    order = np.argsort(used(running @ replicas.size.astype(np.float64), nodes.room), kind="stable")
     before = np.cumsum(running[order], axis=0) - running[order]
     kept = running.copy()
     kept[order] -= np.clip(surplus - before, 0, running[order])

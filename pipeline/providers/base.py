@@ -1,5 +1,8 @@
 """Interface of a provider: observe the instances of a target, and set the target's desired count.
 
+Instances are of an app, or of a group whose apps share them (target `group/offer`); a provider that packs apps onto
+shared nodes also has targets of replicas (`Provider.can_share_nodes`).
+
 To write an actuator, subclass `Provider` and hand it to
 `pipeline.stages.actuator.service.run`; `local.py` is a complete one.
 """
@@ -106,6 +109,20 @@ class Provider(ABC):
         Raises:
             Retryable, Rejected: as above.
         """
+
+    def can_share_nodes(self) -> bool:
+        """Whether the provider follows targets of kind REPLICAS; an actuator refuses them for one that does not.
+
+        Such a target is `app/replicas`: the app's replicas, each of the command's `resources`, on the nodes of all
+        targets `group/offer` of the command's `group` at this provider, placed by `priority`, the higher first. The
+        provider has no offer of that name. `apply` sets the count, priority and size, which only concern what has to
+        be placed, and never waits for room. An observation's counts are of replicas: `ready` are on a node and serve,
+        all others of the desired count are `pending`, with `reason` where some have no node, and `pending_ready_s` of
+        those that have one; `allocatable` is the size of one; nothing is billed.
+
+        It is called once, before the first such target, and without a timeout: what takes long to load belongs here.
+        """
+        return False
 
     def offered(self, price: Record) -> None:  # noqa: B027 - most providers know their own offers
         """Take note of an offer of this provider: called with each `price` record before it is used."""

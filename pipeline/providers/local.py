@@ -8,34 +8,35 @@ reached again.
 
 State is one JSON file a target, replaced whole, after each change: killed between any two lines it is as it
 was before the command or after it, and the repeated command is answered with the stored result.
+
+Targets of a group are nodes that its apps share, where apps have replicas on them (`local_pool`).
 """
 
 import fcntl
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
-from hashlib import blake2b
 from math import inf
 from pathlib import Path
-from urllib.parse import quote
 
 from models.evaluation.instance_life import billed_s, interruption_after_s, remaining_s, startup_s
 from models.random_streams import uniform
 from pipeline import folders
 from pipeline.errors import Rejected, Retryable, UsageError
 from pipeline.providers.base import Observation, Provider, Record, Result
-from pipeline.providers.local_instances import Faults, Instance, LocalOffer, State
+from pipeline.providers.local_instances import (
+    KEPT_RESULTS,
+    KEPT_S,
+    Faults,
+    Instance,
+    LocalOffer,
+    State,
+    file_of,
+)
+from pipeline.providers.local_pool import Node, Pools, load
+from pipeline.providers.local_replicas import ReplicaSet
 from pipeline.settings import Settings
 from pipeline.wire.commands import Target
-
-KEPT_S = 86_400.0
-"""How far back of the last change a target can be observed: a restarted actuator observes its last ticks
-again (a few minutes); a day is ample and bounds the file."""
-KEPT_RESULTS = 64
-"""Results kept per target; an older repeat is refused by its epoch."""
-
-LONGEST_NAME = 240
-"""Bytes of a quoted target that names its file as it is: file systems take 255, with the suffix."""
 
 
 class LocalProvider(Provider):
@@ -73,6 +74,7 @@ class LocalProvider(Provider):
         self._offers: dict[str, list[LocalOffer]] = {}
         self._saved: dict[str, State | None] = {}
         self._views: dict[str, State] = {}
+        self._pools = Pools(folder, self._nodes, lambda: self.faults.replica_startup_s)
 
     def close(self) -> None:
         """Release the lock of the folder."""
@@ -95,10 +97,22 @@ class LocalProvider(Provider):
         for _ in range(count):
             self._launch(state, target, at_s, running=True)
         self._save(target.ref, state)
+        self._pools.changed(target.app, at_s)
+
+    def start_replicas(self, target: Target, wanted: ReplicaSet, at_s: float) -> None:
+        """Begin with replicas that serve at `at_s`, as far as nodes that are there have room; likewise."""
+        self._pools.start(target, wanted, at_s)
+
+    def can_share_nodes(self) -> bool:
+        """It can; loads and compiles what places replicas, which may take some seconds."""
+        load()
+        return True
 
     def apply(self, command: Record, now_s: float) -> Result:
-        """Grow by launching, shrink by draining; see `Provider.apply`."""
+        """Grow by launching, shrink by draining, of shared nodes the emptiest first; see `Provider.apply`."""
         target = Target.of(command)
+        if target.is_replicas:
+            return self._apply_replicas(target, command, now_s)
         stored = self._load(target.ref)
         if stored is not None and command["id"] in stored.results:
             return Result(**stored.results[command["id"]])
@@ -122,18 +136,29 @@ class LocalProvider(Provider):
             state.desired = before + (state.desired - before) // 2
         for _ in range(before, state.desired):
             self._launch(state, target, now_s)
-        self._release(state, now_s, before - state.desired, command["drain_s"], command["victim_rule"])
+        self._release(state, target, now_s, before - state.desired, command)
         if state.desired != before or not state.changes:
             state.changes.append((now_s, generation + 1, command["id"]))
         request_id = f"local-{command['id'][:8]}"
         result = Result(before, state.desired, now_s, state.changes[-1][1], request_id, partial)
         state.results[command["id"]] = asdict(result)
-        self._forget(state, offer)
+        self._forget(state, target, offer)
         self._save(target.ref, state)
+        self._pools.changed(target.app, now_s)
         return result
+
+    def _apply_replicas(self, target: Target, command: Record, now_s: float) -> Result:
+        stored = self._pools.result(target.ref, command["id"])
+        if stored is not None:
+            return stored
+        self._misbehave(target, command, now_s)
+        partial = self._uniform(command["id"], "partial") < self.faults.partial
+        return self._pools.apply(command, now_s, partial=partial)
 
     def observe(self, target: Target, now_s: float, since_s: float | None = None) -> Observation:
         """Any moment from a day before the last change on."""
+        if target.is_replicas:
+            return self._pools.observe(target.ref, now_s, since_s)
         offer = self._offer(target, now_s)
         state = self._at(target, now_s)
         if state is None:
@@ -228,15 +253,32 @@ class LocalProvider(Provider):
             Instance(state.serial, at_s, ready_s, leaves_s=notice_s, ends_s=notice_s + offer.notice_s)
         )
 
-    def _release(self, state: State, now_s: float, count: int, drain_s: float, rule: str) -> None:
-        """Let `count` go: first what does not serve (failed, pending), then ready ones by the victim rule."""
+    def _release(self, state: State, target: Target, now_s: float, count: int, command: Record) -> None:
+        """Let `count` go: what does not serve (failed, pending), then the emptiest shared nodes, by the victim rule."""
         rank = {"failed": 0, "pending": 1, "ready": 2}
-        age = 1 if rule == "OLDEST" else -1
+        age = 1 if command["victim_rule"] == "OLDEST" else -1
         live = [instance for instance in state.instances if instance.state(now_s) in rank]
-        live.sort(key=lambda instance: (rank[instance.state(now_s)], age * instance.serial))
-        for instance in live[: max(count, 0)]:
-            instance.drain_s = drain_s if instance.state(now_s) == "ready" else 0.0
+        use = self._pools.use(target.app, now_s) if count > 0 and self._pools.has(target.app) else {}
+
+        def order(instance: Instance) -> tuple[int, float, int]:
+            used = use.get(_node_name(target.offer_id, instance), 0.0)
+            return rank[instance.state(now_s)], used, age * instance.serial
+
+        for instance in sorted(live, key=order)[: max(count, 0)]:
+            instance.drain_s = command["drain_s"] if instance.state(now_s) == "ready" else 0.0
             instance.released_s = now_s
+
+    def _nodes(self, group: str, to_s: float) -> list[Node]:
+        """A group's nodes that were launched by `to_s`, the oldest first, which are filled first."""
+        nodes: list[tuple[float, str, int, Node]] = []
+        for offer_id in self._offers:
+            target = Target("local", f"{group}/{offer_id}")
+            state = self._at(target, to_s)
+            for instance in state.instances if state else ():
+                room: Mapping[str, float] = self._offer(target, instance.requested_s).allocatable
+                node = Node(_node_name(offer_id, instance), room, instance)
+                nodes.append((instance.requested_s, offer_id, instance.serial, node))
+        return [of[-1] for of in sorted(nodes, key=lambda of: of[:-1])]
 
     def _billed_s(self, state: State, offer: LocalOffer, now_s: float) -> float:
         if offer.tier == "RESERVED":
@@ -244,9 +286,11 @@ class LocalProvider(Provider):
         lives = ((instance.requested_s, instance.end_s) for instance in state.instances)
         return state.billed_s + billed_s(lives, now_s, offer.billing_min_s)
 
-    def _forget(self, state: State, offer: LocalOffer) -> None:
+    def _forget(self, state: State, target: Target, offer: LocalOffer) -> None:
         """Drop instances that ended long ago; their billed seconds stay in `billed_s`."""
         horizon_s = state.clock_s - KEPT_S
+        if self._pools.has(target.app):
+            horizon_s = min(horizon_s, self._pools.needed_from(target.app, state.clock_s))
         kept: list[Instance] = []
         for instance in state.instances:
             if max(instance.end_s, min(instance.leaves_s, instance.released_s)) < horizon_s:
@@ -283,11 +327,7 @@ class LocalProvider(Provider):
     # The files.
 
     def _path(self, ref: str) -> Path:
-        """The target's file: its name quoted, or a hash of it where that is too long for a file system."""
-        name = quote(ref, safe="")
-        if len(name) > LONGEST_NAME:
-            name = f"#{blake2b(ref.encode(), digest_size=16).hexdigest()}"  # quoted names have no #
-        return self.folder / f"{name}.json"
+        return file_of(self.folder, ref)
 
     def _load(self, ref: str) -> State | None:
         if ref not in self._saved:
@@ -298,6 +338,10 @@ class LocalProvider(Provider):
     def _save(self, ref: str, state: State) -> None:
         state.write(self._path(ref))
         self._saved[ref], self._views[ref] = state, state.copy()
+
+
+def _node_name(offer_id: str, instance: Instance) -> str:
+    return f"{offer_id}#{instance.serial}"
 
 
 def local_provider(settings: Settings) -> LocalProvider:

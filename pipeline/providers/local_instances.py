@@ -2,16 +2,27 @@
 
 import json
 import os
+from collections.abc import Mapping
 from copy import copy
 from dataclasses import dataclass, field, replace
+from hashlib import blake2b
 from math import inf
 from pathlib import Path
 from statistics import NormalDist
 from typing import Any
+from urllib.parse import quote
 
 from models.evaluation.instance_life import log_startup
 from pipeline.errors import UsageError
 from pipeline.providers.base import Record
+
+KEPT_S = 86_400.0
+"""How far back of the last change a target can be observed: a restarted actuator observes its last ticks
+again (a few minutes); a day is ample and bounds the file."""
+KEPT_RESULTS = 64
+"""Results kept per target; an older repeat is refused by its epoch."""
+LONGEST_NAME = 240
+"""Bytes of a quoted name that a file is called by as it is: file systems take 255, with the suffix."""
 
 
 @dataclass(frozen=True)
@@ -19,7 +30,7 @@ class Faults:
     """What goes wrong, injected by configuration; the defaults follow the offer's own figures.
 
     Attributes:
-        startup: factor on every start-up time.
+        startup: factor on every start-up time of an instance.
         launch_failure: probability that a launch fails; None: the offer's.
         launch_retry_s: after a failure, until the next attempt.
         permanent: targets (`app/offer`) whose launches always fail, and are not tried again.
@@ -30,6 +41,7 @@ class Faults:
         partial: probability that `apply` goes half of the way, and says so.
         hang: probability that one call of `apply` hangs for `hang_s` (wall clock) and then fails as
             `Retryable`.
+        replica_startup_s: from a replica's placement on a shared node until it serves.
     """
 
     startup: float = 1.0
@@ -43,6 +55,7 @@ class Faults:
     partial: float = 0.0
     hang: float = 0.0
     hang_s: float = 60.0
+    replica_startup_s: float = 10.0
 
     @classmethod
     def read(cls, path: Path) -> "Faults":
@@ -173,10 +186,23 @@ class State:
         return cls(**values)
 
     def write(self, path: Path) -> None:
-        """Replace the file: written beside it, forced to disk, renamed over it."""
-        draft = path.with_name(path.name.removesuffix(".json") + ".draft")
-        with draft.open("w") as file:
-            json.dump({**vars(self), "instances": [vars(instance) for instance in self.instances]}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(path)
+        """Replace the file (`replaced`)."""
+        replaced(path, {**vars(self), "instances": [vars(instance) for instance in self.instances]})
+
+
+def replaced(path: Path, values: Mapping[str, Any]) -> None:
+    """Replace a JSON file whole: written beside it, forced to disk, renamed over it."""
+    draft = path.with_name(path.name.removesuffix(".json") + ".draft")
+    with draft.open("w") as file:
+        json.dump(values, file)
+        file.flush()
+        os.fsync(file.fileno())
+    draft.replace(path)
+
+
+def file_of(folder: Path, name: str) -> Path:
+    """The file of a target or group: its name quoted, or a hash of it where that is too long for a file system."""
+    quoted = quote(name, safe="")
+    if len(quoted) > LONGEST_NAME:
+        quoted = f"#{blake2b(name.encode(), digest_size=16).hexdigest()}"  # quoted names have no #
+    return folder / f"{quoted}.json"

@@ -38,7 +38,10 @@ FINAL = frozenset({"APPLIED", "NOOP", "REFUSED", "FAILED", "PARTIAL"})
 
 @dataclass(frozen=True)
 class Target:
-    """What a command changes: `ref` is `app/offer`; the rest says where it is."""
+    """What a command changes: `ref` is `app/offer`; the rest says where it is.
+
+    Its kind is NODES, instances of an app or of a group whose apps share them, or REPLICAS on shared nodes.
+    """
 
     provider: str
     ref: str
@@ -61,6 +64,11 @@ class Target:
     def app(self) -> str:
         """Name of the app: the part of `ref` before the last slash."""
         return self.ref.rpartition("/")[0]
+
+    @property
+    def is_replicas(self) -> bool:
+        """Whether its count is of replicas on shared nodes."""
+        return self.kind == "REPLICAS"
 
     def record(self) -> Record:
         """The target as the field `target` of the schema `command`."""

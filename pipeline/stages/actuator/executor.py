@@ -9,7 +9,7 @@ retried).
 import errno
 import threading
 from collections import defaultdict, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, TypeVar
@@ -73,6 +73,7 @@ class Executor:
     answers: dict[str, deque[Record]] = field(
         default_factory=lambda: defaultdict[str, deque[Record]](lambda: deque(maxlen=ANSWERS))
     )
+    _sharing: dict[str, bool] = field(default_factory=dict[str, bool])
 
     def owns(self, command: Record) -> bool:
         """Whether the command's target belongs to a provider of this actuator; other actuators follow the rest."""
@@ -109,8 +110,8 @@ class Executor:
         self.ledger.accept(ref, command["epoch"], command["id"])
         return [*outcomes, (command, settled)]
 
-    def retry(self, now_s: float, app: str | None = None) -> list[Outcome]:
-        """Apply the retries that are due by `now_s` (of one app), each at its own due time, in that order.
+    def retry(self, now_s: float, apps: Collection[str] | None = None) -> list[Outcome]:
+        """Apply the retries that are due by `now_s` (of these apps), each at its own due time, in that order.
 
         Raises:
             Stopped, Exhausted: as `submit`.
@@ -120,7 +121,7 @@ class Executor:
             due = [
                 (retry.due_s, ref)
                 for ref, retry in self.retries.items()
-                if retry.due_s <= now_s and (app is None or Target.of(retry.command).app == app)
+                if retry.due_s <= now_s and (apps is None or Target.of(retry.command).app in apps)
             ]
             if not due:
                 return outcomes
@@ -155,12 +156,19 @@ class Executor:
             Exhausted: as `submit`.
         """
         provider = self.providers[target.provider]
+        if not self._has(target):
+            return None
         try:
             observation = self._bounded(lambda: provider.observe(target, now_s, float(tick * tick_s)))
         except (Retryable, Rejected) as error:
             log.warning("no observation", target=target.ref, tick=tick, error=str(error))
             return None
         return observed(target, tick, observation, self._answer(target.ref, now_s))
+
+    def accepted(self, ref: str, before: int) -> int | None:
+        """The count that the provider last accepted for a target by commands of epochs before `before`; None: none."""
+        of = (answer for answer in reversed(self.answers[ref]) if answer["epoch"] < before)
+        return next((answer["after"] for answer in of if answer["after"] is not None), None)
 
     def note(self, answer: Record) -> None:
         """Keep a result for the target's next observations.
@@ -180,6 +188,12 @@ class Executor:
         newest = max((answer["epoch"] for answer in known), default=None)
         return next((answer for answer in reversed(known) if answer["epoch"] == newest), None)
 
+    def _has(self, target: Target) -> bool:
+        """Whether the target's provider follows targets of its kind."""
+        if target.is_replicas and target.provider not in self._sharing:
+            self._sharing[target.provider] = self.providers[target.provider].can_share_nodes()
+        return not target.is_replicas or self._sharing[target.provider]
+
     def _foreign_generation(self, command: Record, now_s: float) -> int | None:
         """The target's generation where neither this command nor an accepted one set it; else None.
 
@@ -189,6 +203,8 @@ class Executor:
         if command["expected_generation"] is None:
             return None
         target = Target.of(command)
+        if not self._has(target):
+            return None  # `_attempt` says so
         try:
             observation = self._bounded(lambda: self.providers[target.provider].observe(target, now_s))
         except (Retryable, Rejected):
@@ -197,7 +213,10 @@ class Executor:
         return None if ours else observation.generation
 
     def _attempt(self, command: Record, now_s: float) -> Record:
-        provider = self.providers[command["target"]["provider"]]
+        target = Target.of(command)
+        provider = self.providers[target.provider]
+        if not self._has(target):
+            return result(command, "FAILED", f"provider {target.provider!r} has no shared nodes", now_s)
         try:
             done = self._bounded(lambda: provider.apply(command, now_s))
         except Retryable as error:

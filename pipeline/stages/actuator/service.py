@@ -14,9 +14,10 @@ published again with the same bytes. A new message with an id that was accepted 
 
 Time. In a replay (`event_time`) event time advances with the plans: once an app's plan for a tick and all of its
 commands have been read, they are applied as of the end of that tick, growth before release, and each of the app's
-targets is observed as of that moment. When the replay has ended (`replay_end`), commands that are still being retried
-are applied, or expire, at the times at which they are due. Live, commands are applied when they arrive, and targets
-are observed after each change and once per tick.
+targets is observed as of that moment. On shared nodes so are all plans of a group together (`plan_order`). When the
+replay has ended (`replay_end`), commands that are still being retried are applied, or expire, at the times at which
+they are due. Live, commands are applied when they arrive, and targets are observed after each change and once per tick;
+after a change of shared nodes, replicas of all apps on them are.
 
 One process runs per provider. It reads all partitions, because an app's plans and commands are in different ones.
 """
@@ -42,10 +43,10 @@ from pipeline.security.signing_keys import Keyring, keyring
 from pipeline.settings import Settings
 from pipeline.stages.actuator.executor import TELLS_NOTHING, Executor, Outcome, Stopped, observed, result
 from pipeline.stages.actuator.offsets import TIMEOUT_S, Positions, offsets_call
-from pipeline.stages.actuator.plan_order import PlanOrder
+from pipeline.stages.actuator.plan_order import PlanOrder, Queue, Unit, in_order
 from pipeline.stages.actuator.replay_end import last_tick
 from pipeline.wire.codec import Codec
-from pipeline.wire.commands import FINAL, Target, verify
+from pipeline.wire.commands import FINAL, REPLICAS, Target, verify
 from pipeline.wire.messages import Position, dead_letter, header_of, letter_key, position_of
 
 BATCH = 1_000  # messages a poll: a plan's commands are a few
@@ -85,7 +86,14 @@ class Actuator:
         self.commands = topics.name("commands", settings)
         self.prices = topics.name("prices", settings)
         self.offers: dict[str, Record] = {}
-        self.targets: dict[str, set[str]] = defaultdict(set)  # offer ids by app
+        self.targets: dict[str, set[str]] = defaultdict(
+            set
+        )  # offer ids by app, or by group whose apps share nodes
+        self._groups: dict[str, str] = {}  # on whose nodes an app's replicas are
+        self._replicas_at: dict[str, str] = {}  # provider of an app's last command of replicas
+        self._counts: dict[
+            str, tuple[int, int]
+        ] = {}  # tick and instances or replicas of a target's last observation
         self._answered: dict[tuple[int, int], Record] = {}  # last result by a command's partition and offset
         self._resuming: set[tuple[int, int]] = set()
         self._at: dict[str, Position] = {}  # of commands that are not finished, by id
@@ -123,6 +131,7 @@ class Actuator:
         for _, record in records(self.settings, "capacity.observed"):
             self.targets[record["app"]].add(record["offer_id"])
             self._observed_to[record["app"]] = max(self._observed_to[record["app"]], record["tick"])
+            self._note_counts(record)
         followed: dict[int, int] = {}
         for message, record in records(self.settings, "prices"):
             self._price(record)
@@ -146,7 +155,10 @@ class Actuator:
             if position[0] == self.plans:
                 self._plan(position, record)
         commands = [item for item in arrived if item[0][0] == self.commands]
-        for position, record in sorted(commands, key=lambda item: (item[1]["epoch"], item[1]["order"])):
+        commands.sort(key=lambda item: (item[1]["epoch"], item[1]["order"]))
+        if not self.settings.event_time:
+            commands = self._with_room(commands)
+        for position, record in commands:
             self._command(position, record)
         if self.settings.event_time:
             self._advance()
@@ -202,7 +214,11 @@ class Actuator:
             self.positions.finish(position)
 
     def _note_targets(self, plan: Record) -> None:
-        self.targets[plan["app"]].update(count["offer_id"] for count in plan["counts"])
+        if plan["level"] == "REPLICAS":
+            self.targets[plan["app"]].add(REPLICAS)
+            self._groups[plan["app"]] = plan["allocation_group"]
+        else:
+            self.targets[plan["app"]].update(count["offer_id"] for count in plan["counts"])
 
     def _command(self, position: Position, command: Record) -> None:
         answer = self._answered.get(position[1:])
@@ -229,6 +245,7 @@ class Actuator:
     def _submit(self, position: Position, command: Record, now_s: float) -> None:
         """Apply a command, unless its message was answered before or its provider is another actuator's."""
         answer = self._answered.pop(position[1:], None)
+        self._note_replicas(command)
         if answer is None and self.executor.owns(command):
             outcomes = self.executor.submit(command, now_s)
             if outcomes[-1][1]["status"] == "REFUSED":  # perhaps a repeat of one that is being tried again
@@ -253,32 +270,87 @@ class Actuator:
                 self._observe_now(command)
 
     def _observe_now(self, command: Record) -> None:
-        """Observe a command's target at once, for the last whole tick; live only."""
-        target = Target.of(command)
+        """Observe a command's target at once, for the last whole tick; live only.
+
+        Of shared nodes, also what becomes of the replicas.
+        """
+        target, tick = Target.of(command), int(self.clock() // self.settings.tick_s) - 1
         self.targets[target.app].add(target.offer_id)
-        self._observe(target.app, target.offer_id, int(self.clock() // self.settings.tick_s) - 1)
+        self._observe(target.app, target.offer_id, tick)
+        if not target.is_replicas:
+            for app in sorted(app for app, group in self._groups.items() if group == target.app):
+                self._observe(app, REPLICAS, tick)
+
+    def _note_replicas(self, command: Record) -> None:
+        target = Target.of(command)
+        if target.is_replicas and self.executor.owns(command):
+            self._groups[target.app], self._replicas_at[target.app] = command["group"], target.provider
+
+    def _with_room(self, commands: list[tuple[Position, Record]]) -> list[tuple[Position, Record]]:
+        """Commands by epoch, and within one those of shared nodes so that no replica loses its room."""
+        for _, command in commands:
+            self._note_replicas(command)
+        shared = {*self._groups, *self._groups.values()}
+        by_epoch: dict[int, list[tuple[Position, Record]]] = defaultdict(list)
+        for item in commands:
+            by_epoch[item[1]["epoch"]].append(item)
+
+        def grows(command: Record) -> bool:
+            return Target.of(command).app not in shared or self._grows(command)
+
+        return [item for epoch in sorted(by_epoch) for item in in_order(by_epoch[epoch], grows)]
+
+    def _grows(self, command: Record) -> bool:
+        """Whether a command asks for as much as was accepted or, before the first one, observed, or for more."""
+        ref, epoch = command["target"]["ref"], command["epoch"]
+        before = self.executor.accepted(ref, epoch)
+        if before is None:
+            tick, count = self._counts.get(ref, (-1, 0))
+            before = count if tick < epoch else 0
+        return command["desired"] >= before
+
+    def _note_counts(self, record: Record) -> None:
+        count = record["ready"] + record["pending"] + record["failed"]
+        self._counts[record["target"]] = record["tick"], count
 
     def _advance(self) -> None:
-        """Process each app's complete plans in order, then the commands that no plan can claim; in a replay only."""
+        """Process complete units of plans in order, then the commands that no plan can claim; in a replay only."""
         if self._resuming:
             return  # commands that were being tried again come first, or their retries would be late
-        for app in self.order.apps():
-            while (head := self.order.head(app)) is not None:
-                (position, plan), commands = head
-                if plan["tick"] > self.order.done.get(app, -1):
-                    if any(count["offer_id"] not in self.offers for count in plan["counts"]):
-                        break  # its price is on the way
-                    self._note_targets(plan)
-                    now_s = float((plan["tick"] + 1) * plan["tick_s"])
-                    self._settle(self.executor.retry(now_s, app))
-                    for at, command in commands:
-                        self._submit(at, command, now_s)
-                    for offer_id in sorted(self.targets[app]):
-                        self._observe(app, offer_id, plan["tick"], plan["tick_s"])
-                self.order.pop(app)
+        moved = True
+        while moved:  # a unit of shared nodes may wait for a repeated plan of an app to be dropped
+            moved = False
+            for queue in self.order.queues():
+                moved |= self._process(queue)
+        for position, command, now_s in self.order.strays():
+            self._submit(position, command, now_s)
+
+    def _process(self, queue: Queue) -> bool:
+        """Process a queue's complete units; whether there were any."""
+        moved = False
+        while (unit := self.order.head(queue)) is not None and self._apply(unit):
+            self.order.pop(unit)
+            for position, _ in unit.plans:
                 self.positions.finish(position)
-        for position, command in self.order.strays():
-            self._submit(position, command, self.order.clock_s[Target.of(command).app])
+            moved = True
+        return moved
+
+    def _apply(self, unit: Unit) -> bool:
+        """Apply a unit's commands and observe its targets, as of the end of its tick; False: a price is on the way."""
+        if unit.repeated:
+            return True
+        for _, plan in unit.plans:
+            if plan["level"] != "REPLICAS" and any(c["offer_id"] not in self.offers for c in plan["counts"]):
+                return False
+        for _, plan in unit.plans:
+            self._note_targets(plan)
+        self._settle(self.executor.retry(unit.end_s, unit.names))
+        for at, command in in_order(unit.commands, self._grows) if unit.shared else unit.commands:
+            self._submit(at, command, unit.end_s)
+        for app in unit.names:
+            for offer_id in sorted(self.targets[app]):
+                self._observe(app, offer_id, unit.tick, unit.tick_s)
+        return True
 
     def _end(self) -> None:
         """Apply the commands that are still being retried when a replay has ended, at the times at which they are due.
@@ -287,15 +359,15 @@ class Actuator:
         FAILED with `expired`.
         """
         now_s = time.monotonic()
-        if now_s < self._look_for_end_s or self.order.apps() or not self._caught_up():
+        if now_s < self._look_for_end_s or self.order.queues() or not self._caught_up():
             return
         self._look_for_end_s = now_s + LOOK_FOR_END_S
         last = last_tick(self.settings)
         if last is None:
             return
         for app in sorted({Target.of(retry.command).app for retry in self.executor.retries.values()}):
-            if max(self.order.done.get(app, -1), self._observed_to[app]) >= last:
-                self._settle(self.executor.retry(inf, app))
+            if max(self.order.done(app), self._observed_to[app]) >= last:
+                self._settle(self.executor.retry(inf, (app,)))
 
     def _caught_up(self) -> bool:
         """Whether all plans and commands that are in the topics have been read."""
@@ -317,15 +389,30 @@ class Actuator:
 
     def _observe(self, app: str, offer_id: str, tick: int, tick_s: int | None = None) -> None:
         """Publish `capacity.observed` of a target, if this actuator has the offer's provider."""
-        price = self.offers.get(offer_id)
-        if price is None or price["provider"] not in self.executor.providers:
+        target = self._target(app, offer_id)
+        if target is None or target.provider not in self.executor.providers:
             return
         tick_s = tick_s or self.settings.tick_s
         now_s = float((tick + 1) * tick_s) if self.settings.event_time else self.clock()
-        target = Target(price["provider"], f"{app}/{offer_id}", region=price["region"])
         record = self.executor.observe(target, tick, tick_s, now_s)
         if record is not None:
+            self._note_counts(record)
             self._outputs.publish("capacity.observed", "capacity_observed", record, key=target.ref)
+
+    def _target(self, app: str, offer_id: str) -> Target | None:
+        """A target; None while no price tells its provider.
+
+        Replicas are at the provider of their last command; until one is known, at the first by name of those that have
+        offers in the group's plan.
+        """
+        if offer_id != REPLICAS:
+            price = self.offers.get(offer_id)
+            return Target(price["provider"], f"{app}/{offer_id}", region=price["region"]) if price else None
+        provider = self._replicas_at.get(app)
+        if provider is None:
+            nodes = self.targets.get(self._groups.get(app, ""), ())
+            provider = min((self.offers[o]["provider"] for o in nodes if o in self.offers), default=None)
+        return None if provider is None else Target(provider, f"{app}/{REPLICAS}", kind="REPLICAS")
 
     # Kafka.
 

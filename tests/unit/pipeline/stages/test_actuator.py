@@ -125,8 +125,8 @@ def test_retried_when_due_and_at_that_moment() -> None:
     desk = executor(provider)
     assert summary(desk.submit(command(), 660.0)) == [(10, "RETRYING", "busy")]
     assert desk.retry(689.9) == []
-    assert desk.retry(10_000.0, app="another") == []
-    assert summary(desk.retry(10_000.0, app="shop")) == [(10, "RETRYING", "busy"), (10, "APPLIED", "")]
+    assert desk.retry(10_000.0, apps=["another"]) == []
+    assert summary(desk.retry(10_000.0, apps=["shop"])) == [(10, "RETRYING", "busy"), (10, "APPLIED", "")]
     assert provider.calls == [660.0, 690.0, 735.0]
     assert desk.retries == {}
 
@@ -235,6 +235,10 @@ def test_other_providers_commands_are_not_ours() -> None:
     assert not desk.owns(command(target=Target("aws", "shop/od-4")))
 
 
+SHOP = ("shop", False)
+"""The queue of plans of an app's own instances."""
+
+
 def plan(tick: int, issued: int = 0, app: str = "shop") -> dict[str, Any]:
     return {
         "plan_id": f"{app}/od-4-{tick}",
@@ -243,6 +247,9 @@ def plan(tick: int, issued: int = 0, app: str = "shop") -> dict[str, Any]:
         "tick_s": 60,
         "commands_issued": issued,
         "counts": [],
+        "level": "INSTANCES",
+        "allocation_group": app,
+        "parts": [],
     }
 
 
@@ -262,12 +269,11 @@ def test_a_tick_is_complete_with_all_of_its_commands_in_any_order_of_arrival(eve
         else:
             _, epoch, n = event
             assert order.add_command(("commands", 0, offset), command(epoch, desired=n, order=2 - n))
-        while (head := order.head("shop")) is not None:
-            done.append((head[0][1]["tick"], [item[1]["desired"] for item in head[1]]))
-            order.pop("shop")
+        while (unit := order.head(SHOP)) is not None:
+            done.append((unit.tick, unit.end_s, [item[1]["desired"] for item in unit.commands]))
+            order.pop(unit)
         assert order.strays() == []
-    assert done == [(10, [2, 1, 0]), (11, [2, 1, 0])]
-    assert order.clock_s == {"shop": 720.0}
+    assert done == [(10, 660.0, [2, 1, 0]), (11, 720.0, [2, 1, 0])]
 
 
 def test_a_repeat_does_not_complete_a_tick() -> None:
@@ -275,23 +281,25 @@ def test_a_repeat_does_not_complete_a_tick() -> None:
     order.add_plan(("plans", 0, 0), plan(10, issued=2))
     assert order.add_command(("commands", 0, 0), command(10, desired=1))
     assert not order.add_command(("commands", 0, 1), command(10, desired=1))
-    assert order.head("shop") is None
+    assert order.head(SHOP) is None
 
 
 def test_a_repeated_plan_is_no_new_tick_and_its_commands_are_strays() -> None:
     order = PlanOrder()
     order.add_plan(("plans", 0, 0), plan(10, issued=1))
     order.add_command(("commands", 0, 0), command(10))
-    order.pop("shop")
+    first = order.head(SHOP)
+    assert first is not None
+    order.pop(first)
     order.add_plan(("plans", 0, 1), plan(10, issued=1))
-    head = order.head("shop")
-    assert head is not None
-    assert head[1] == []
+    unit = order.head(SHOP)
+    assert unit is not None
+    assert (unit.repeated, unit.commands) == (True, ())
     order.add_command(("commands", 0, 1), command(10))
-    order.pop("shop")
-    assert [position for position, _ in order.strays()] == [("commands", 0, 1)]
+    order.pop(unit)
+    assert [(position, now_s) for position, _, now_s in order.strays()] == [(("commands", 0, 1), 660.0)]
     assert order.strays() == []
-    assert order.done == {"shop": 10}
+    assert order.done("shop") == 10
 
 
 def test_a_command_that_expired_before_its_plan_waits_no_longer() -> None:
@@ -299,7 +307,9 @@ def test_a_command_that_expired_before_its_plan_waits_no_longer() -> None:
     order.add_command(("commands", 0, 0), command(12, lifetime_s=-200.0))  # 780 - 200 = 580 s
     assert order.strays() == []  # no plan yet: the app has no clock
     order.add_plan(("plans", 0, 0), plan(10))
-    order.pop("shop")
+    unit = order.head(SHOP)
+    assert unit is not None
+    order.pop(unit)
     assert len(order.strays()) == 1
 
 
