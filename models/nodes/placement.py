@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from models.nodes.packing import Amounts, Nodes, Replicas, pack, used
+from models.nodes.packing import Amounts, Counts, Nodes, Replicas, pack, used
 
 Room = Mapping[str, Mapping[str, float]]
 """By node, in the order in which they are filled: what it has for replicas, by resource; what it does not list does not
@@ -68,21 +68,20 @@ def placed_at(before: Placement, room: Room, wanted: Mapping[str, Wanted], at_s:
     if not apps:
         return Placement()
     resources, size = _sizes(wanted, apps)
-    running = [[len(before.on.get(node, {}).get(app, ())) for app in apps] for node in nodes]
     packing = pack(
         Nodes(_amounts(room, resources), np.zeros(len(nodes), np.int64)),
         Replicas(resources, size, np.array([wanted[app].priority for app in apps])),
         np.array([wanted[app].count for app in apps]),
-        np.array(running, np.int64).reshape(len(nodes), len(apps)),
+        _counts(before, nodes, apps),
     )
     on: dict[str, dict[str, tuple[float, ...]]] = {}
-    for node, counts in zip(nodes, packing.placed.tolist(), strict=True):
-        for app, count in zip(apps, counts, strict=True):
-            if count:
-                kept = before.on.get(node, {}).get(app, ())[:count]
-                since_s = wanted[app].since_s
-                new = [at_s if since_s is None else since_s] * (count - len(kept))
-                on.setdefault(node, {})[app] = tuple(sorted([*kept, *new]))
+    for n, a in np.argwhere(packing.placed).tolist():
+        node, app, count = nodes[n], apps[a], int(packing.placed[n, a])
+        since_s, placed = wanted[app].since_s, before.on.get(node, {}).get(app, ())
+        if count > len(placed):
+            new = (at_s if since_s is None else since_s,) * (count - len(placed))
+            placed = tuple(sorted(placed + new))
+        on.setdefault(node, {})[app] = placed[:count]
     return Placement(on, {app: why for app, why in zip(apps, packing.reasons, strict=True) if why})
 
 
@@ -92,8 +91,18 @@ def use(placement: Placement, room: Room, wanted: Mapping[str, Wanted]) -> dict[
     if not apps or not nodes:
         return dict.fromkeys(nodes, 0.0)
     resources, size = _sizes(wanted, apps)
-    counts = np.array([[len(placement.on.get(node, {}).get(app, ())) for app in apps] for node in nodes])
+    counts = _counts(placement, nodes, apps)
     return dict(zip(nodes, used(counts @ size, _amounts(room, resources)).tolist(), strict=True))
+
+
+def _counts(placement: Placement, nodes: list[str], apps: list[str]) -> Counts:
+    """(node, app) replicas of these on these."""
+    counts, place = np.zeros((len(nodes), len(apps)), np.int64), {app: a for a, app in enumerate(apps)}
+    for n, node in enumerate(nodes):
+        for app, placed in placement.on.get(node, {}).items():
+            if app in place:
+                counts[n, place[app]] = len(placed)
+    return counts
 
 
 def _sizes(wanted: Mapping[str, Wanted], apps: list[str]) -> tuple[tuple[str, ...], Amounts]:

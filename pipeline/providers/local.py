@@ -33,7 +33,7 @@ from pipeline.providers.local_instances import (
     State,
     file_of,
 )
-from pipeline.providers.local_pool import Node, Pools, load
+from pipeline.providers.local_pool import Node, Pools
 from pipeline.providers.local_replicas import ReplicaSet
 from pipeline.settings import Settings
 from pipeline.wire.commands import Target
@@ -104,8 +104,8 @@ class LocalProvider(Provider):
         self._pools.start(target, wanted, at_s)
 
     def can_share_nodes(self) -> bool:
-        """It can; loads and compiles what places replicas, which may take some seconds."""
-        load()
+        """It can: loads what places replicas, which may take some seconds."""
+        self._pools.load()
         return True
 
     def apply(self, command: Record, now_s: float) -> Result:

@@ -194,7 +194,7 @@ def replaced(path: Path, values: Mapping[str, Any]) -> None:
     """Replace a JSON file whole: written beside it, forced to disk, renamed over it."""
     draft = path.with_name(path.name.removesuffix(".json") + ".draft")
     with draft.open("w") as file:
-        json.dump(values, file)
+        file.write(json.dumps(values))  # `json.dump` does not use the encoder in C
         file.flush()
         os.fsync(file.fileno())
     draft.replace(path)

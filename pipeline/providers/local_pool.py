@@ -67,17 +67,26 @@ class Pools:
     ) -> None:
         self._folder, self._nodes, self._startup_s = folder, nodes, startup_s
         self._histories: dict[str, _History] = {}
-        self._files: dict[str, dict[str, Any] | None] = {}
         self._apps: dict[str, AppReplicas] = {}
-        for path in sorted((folder / "replicas").glob("*.json")):
-            read = AppReplicas.read(path)
-            self._apps[read.ref] = read
-        if self._apps:
-            load()
+        self._first_s: dict[str, float] = {}  # time of a group's earliest placement that is known
+        for path in (folder / "pools").glob("*.json"):
+            self._read_pool(path)
+        for path in (folder / "replicas").glob("*.json"):
+            app = AppReplicas.read(path)
+            self._apps[app.ref] = app
+        changes = [change for app in self._apps.values() for change in app.changes]
+        for change in sorted(changes, key=lambda change: change.at_s):
+            self._begin(change)
+
+    def load(self) -> None:
+        """Compile what places replicas, and place what was there before a restart: it may take some seconds."""
+        load()
+        for group in self._first_s:
+            self._at(group, max((app.changes[-1].at_s for app in self._apps.values()), default=-inf))
 
     def has(self, group: str) -> bool:
         """Whether apps have, or had, replicas on the nodes of a group."""
-        return any(change.wanted.group == group for app in self._apps.values() for change in app.changes)
+        return group in self._first_s
 
     def result(self, ref: str, command_id: str) -> Result | None:
         """The stored result of a command."""
@@ -165,13 +174,15 @@ class Pools:
         if not self.has(group):
             return clock_s
         horizon_s = clock_s - KEPT_S
-        if self._first_s(group) < horizon_s - SLACK_S:
-            placement, history = self._at(group, horizon_s), self._history(group)
-            stored = self._files[group] = {"group": group, "at_s": horizon_s, **vars(placement)}
+        if self._first_s[group] < horizon_s - SLACK_S:
+            placement = self._at(group, horizon_s)
+            stored = {"group": group, "at_s": horizon_s, **vars(placement)}
             replaced(self._path("pools", group), stored)
+            history = self._histories[group]
             ended = bisect_right(history.times, horizon_s)
             history.times[:ended], history.placements[:ended] = [horizon_s], [placement]
-        return self._first_s(group)
+            self._first_s[group] = horizon_s
+        return self._first_s[group]
 
     # Over time.
 
@@ -179,7 +190,7 @@ class Pools:
         """Where replicas of a group's apps are at a time."""
         from models.nodes.placement import Placement, placed_at
 
-        history = self._history(group)
+        history = self._histories[group]
         if at_s > history.to_s:
             nodes = self._nodes(group, at_s)
             placement = history.placements[-1] if history.placements else Placement()
@@ -222,40 +233,28 @@ class Pools:
         moments = {from_s} | {
             at_s
             for group in {change.wanted.group for change in app.changes}
-            for at_s in self._history(group).times
+            for at_s in self._histories[group].times
             if from_s < at_s < to_s
         }
         return min(self.observe(app.ref, at_s, None).ready for at_s in moments)
 
     # The files.
 
-    def _history(self, group: str) -> _History:
-        """Of a group, from its file, or from its first change, on."""
+    def _begin(self, change: Change) -> None:
+        """Begin a group's history with its first change."""
+        if not self.has(change.wanted.group):
+            self._first_s[change.wanted.group] = change.at_s
+            self._histories[change.wanted.group] = _History(nextafter(change.at_s, -inf))
+
+    def _read_pool(self, path: Path) -> None:
+        """Begin a group's history with the placement in its file."""
         from models.nodes.placement import Placement
 
-        if group not in self._histories:
-            stored, first_s = self._stored(group), self._first_s(group)
-            history = self._histories[group] = _History(nextafter(first_s, -inf))
-            if stored is not None:
-                on = {n: {app: tuple(of) for app, of in apps.items()} for n, apps in stored["on"].items()}
-                history.to_s = first_s
-                history.times.append(first_s)
-                history.placements.append(Placement(on, stored["reasons"]))
-        return self._histories[group]
-
-    def _first_s(self, group: str) -> float:
-        """Time of the earliest placement that is known of a group that has one: of its file, or its first change."""
-        stored = self._stored(group)
-        if stored is not None:
-            return stored["at_s"]
-        changes = (change for app in self._apps.values() for change in app.changes)
-        return min(change.at_s for change in changes if change.wanted.group == group)
-
-    def _stored(self, group: str) -> dict[str, Any] | None:
-        if group not in self._files:
-            path = self._path("pools", group)
-            self._files[group] = json.loads(path.read_text()) if path.exists() else None
-        return self._files[group]
+        stored: dict[str, Any] = json.loads(path.read_text())
+        on = {node: {app: tuple(of) for app, of in apps.items()} for node, apps in stored["on"].items()}
+        group, at_s = stored["group"], stored["at_s"]
+        self._first_s[group] = at_s
+        self._histories[group] = _History(at_s, [at_s], [Placement(on, stored["reasons"])])
 
     def _copy(self, ref: str) -> AppReplicas:
         app = self._apps.get(ref)
@@ -282,6 +281,7 @@ class Pools:
         app.changes = app.changes[max(ended - 1, 0) :]
         app.write(self._path("replicas", app.ref))
         self._apps[app.ref] = app
+        self._begin(app.changes[-1])
         for group in groups:
             self.changed(group, at_s)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from bisect import bisect_right
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -72,4 +72,5 @@ class AppReplicas:
 
     def write(self, path: Path) -> None:
         """Replace the file."""
-        replaced(path, {**vars(self), "changes": [asdict(change) for change in self.changes]})
+        changes = [{**vars(change), "wanted": vars(change.wanted)} for change in self.changes]
+        replaced(path, {**vars(self), "changes": changes})

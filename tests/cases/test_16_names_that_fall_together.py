@@ -23,7 +23,7 @@ from pipeline.sources.client import _owner  # pyright: ignore[reportPrivateUsage
 from pipeline.stages.ingest.service import Partition
 from pipeline.traces.refused import split
 from pipeline.wire.codec import DEFAULT
-from pipeline.wire.commands import Target
+from pipeline.wire.commands import REPLICAS, Target
 from tests.cases import price_file
 from tests.unit.pipeline.messages import NOW_US, FakeMessage, metric, watermark
 
@@ -154,7 +154,7 @@ def test_the_demo_gives_every_app_offers_of_its_own() -> None:
         assert Target("local", f"{app}/{ids[0]}").app == app
 
 
-@pytest.mark.parametrize("offer", ["", "a/b", "budget", "quota eu", "a\tb", "x" * 1025])
+@pytest.mark.parametrize("offer", ["", "a/b", "budget", "quota eu", REPLICAS, "a\tb", "x" * 1025])
 def test_an_offer_that_targets_could_not_name_is_refused_in_one_line(tmp_path: Path, offer: str) -> None:
     prices = tmp_path / "prices.toml"
     prices.write_text(price_file.offer(offer.replace("\t", "\\t")))

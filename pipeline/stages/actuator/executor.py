@@ -188,11 +188,15 @@ class Executor:
         newest = max((answer["epoch"] for answer in known), default=None)
         return next((answer for answer in reversed(known) if answer["epoch"] == newest), None)
 
+    def can_share_nodes(self, provider: str) -> bool:
+        """Whether a provider of this actuator follows targets of kind REPLICAS; it is asked once."""
+        if provider not in self._sharing:
+            self._sharing[provider] = self.providers[provider].can_share_nodes()
+        return self._sharing[provider]
+
     def _has(self, target: Target) -> bool:
         """Whether the target's provider follows targets of its kind."""
-        if target.is_replicas and target.provider not in self._sharing:
-            self._sharing[target.provider] = self.providers[target.provider].can_share_nodes()
-        return not target.is_replicas or self._sharing[target.provider]
+        return not target.is_replicas or self.can_share_nodes(target.provider)
 
     def _foreign_generation(self, command: Record, now_s: float) -> int | None:
         """The target's generation where neither this command nor an accepted one set it; else None.

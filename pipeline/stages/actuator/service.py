@@ -38,6 +38,7 @@ from pipeline.kafka.reader import batch, bounds, reader, records, whole
 from pipeline.logs import get_logger
 from pipeline.providers.base import Provider, Record
 from pipeline.providers.local import local_provider
+from pipeline.providers.local_replicas import ReplicaSet
 from pipeline.runtime import metrics
 from pipeline.security.signing_keys import Keyring, keyring
 from pipeline.settings import Settings
@@ -137,6 +138,9 @@ class Actuator:
             self._price(record)
             _, partition, offset = position_of(message)
             followed[partition] = offset + 1
+        if any(REPLICAS in offers for offers in self.targets.values()):
+            for provider in self.executor.providers:
+                self.executor.can_share_nodes(provider)
         for at in whole(self._consumer, self.prices):
             at.offset = followed.get(at.partition, OFFSET_BEGINNING)
             committed.append(at)
@@ -495,7 +499,12 @@ def run(
             local.close()
 
 
-def starting_capacity(settings: Settings, counts: Mapping[str, Mapping[str, int]], tick: int) -> None:
+def starting_capacity(
+    settings: Settings,
+    counts: Mapping[str, Mapping[str, int]],
+    tick: int,
+    replicas: Mapping[str, ReplicaSet] | None = None,
+) -> None:
     """Give targets of the local provider ready instances at the start of `tick`, and publish their observed capacity.
 
     The records `capacity.observed` are of `tick` - 1, from which the plan for `tick` starts. A target that exists
@@ -503,8 +512,10 @@ def starting_capacity(settings: Settings, counts: Mapping[str, Mapping[str, int]
 
     Args:
         settings: of the installation.
-        counts: instances by app and offer id; the offers' prices must be on the topic `prices`.
+        counts: instances by app, or by group whose apps share them, and offer id; the offers' prices must be on the
+            topic `prices`.
         tick: number of the first tick that will be planned.
+        replicas: by app, those on shared nodes, which serve at once as far as the nodes have room.
 
     Raises:
         UsageError: another process uses the local provider's folder.
@@ -517,12 +528,17 @@ def starting_capacity(settings: Settings, counts: Mapping[str, Mapping[str, int]
         regions = {price["offer_id"]: price["region"] for price in prices}
         for price in prices:
             local.offered(price)
+        targets: list[Target] = []
         for app, offers in sorted(counts.items()):
             for offer_id, count in sorted(offers.items()):
-                target = Target("local", f"{app}/{offer_id}", region=regions.get(offer_id, ""))
-                local.start(target, count, at_s)
-                record = observed(target, tick - 1, local.observe(target, at_s))
-                outputs.publish("capacity.observed", "capacity_observed", record, key=target.ref)
+                targets.append(Target("local", f"{app}/{offer_id}", region=regions.get(offer_id, "")))
+                local.start(targets[-1], count, at_s)
+        for app, wanted in sorted((replicas or {}).items()):
+            targets.append(Target("local", f"{app}/{REPLICAS}", kind="REPLICAS"))
+            local.start_replicas(targets[-1], wanted, at_s)
+        for target in targets:
+            record = observed(target, tick - 1, local.observe(target, at_s))
+            outputs.publish("capacity.observed", "capacity_observed", record, key=target.ref)
         outputs.flush()
     finally:
         local.close()

@@ -127,7 +127,7 @@ def test_killed_while_writing_the_command_has_not_happened(
     def killed(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    for step in ("json.dump", "os.fsync", "pathlib.Path.replace"):
+    for step in ("json.dumps", "os.fsync", "pathlib.Path.replace"):
         provider = make()
         with monkeypatch.context() as patch:
             patch.setattr(step, killed)

@@ -273,7 +273,7 @@ def test_faults_of_calls_are_of_replicas_too(make: Make) -> None:
     assert (half.before, half.after, half.partial) == (0, 2, True)
 
 
-@pytest.mark.parametrize("step", ["json.dump", "os.fsync", "pathlib.Path.replace"])
+@pytest.mark.parametrize("step", ["json.dumps", "os.fsync", "pathlib.Path.replace"])
 def test_killed_while_writing_the_command_has_not_happened(
     make: Make, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
