@@ -5,9 +5,9 @@ released, in the order of an app's plans, once all of them were read. Only comma
 a forged command could otherwise take the place of a real one.
 
 On shared nodes a group's plan of NODES and the plans of REPLICAS of the apps that it names (`parts`), all of one tick,
-are one unit: they are released once all of them and all of their commands were read. Plans of an app come in the order
-of their ticks, so that one which has not come when a later one has is not waited for; a plan of REPLICAS that no unit
-of its tick names is one by itself.
+are one unit: they are released once all of them and all of their commands were read. An app that goes back to instances
+of its own comes before its group. Plans of an app come in the order of their ticks, so that one which has not come when
+a later one has is not waited for; a plan of REPLICAS that no unit of its tick names is one by itself, after it.
 """
 
 from collections import Counter, defaultdict, deque
@@ -171,18 +171,25 @@ class PlanOrder:
         together = [first]
         for app in sorted({part["app"] for part in plan["parts"]} if plan["level"] == "NODES" else ()):
             queued = self._plans.get((app, True))
-            if not queued or queued[0][1]["tick"] < plan["tick"]:
-                return None
+            if not queued:
+                if not self._past((app, False), plan["tick"]):
+                    return None
+                continue  # it has gone back to instances of its own
             head = queued[0][1]
+            if head["tick"] < plan["tick"]:
+                return None
             if head["tick"] == plan["tick"] and head["allocation_group"] == plan["app"]:
                 together.append(queued[0])
         return together
 
+    def _past(self, queue: Queue, tick: int) -> bool:
+        """Whether a queue's plan of a tick was processed, or there is none."""
+        queued = self._plans.get(queue)
+        return tick <= self._tick(queue) or bool(queued and queued[0][1]["tick"] > tick)
+
     def _alone(self, plan: Record) -> bool:
         """Whether no plan of nodes of its tick will name an app's next plan of replicas."""
-        queue = plan["allocation_group"], False
-        queued = self._plans.get(queue)
-        return plan["tick"] <= self._tick(queue) or bool(queued and queued[0][1]["tick"] > plan["tick"])
+        return self._past((plan["allocation_group"], False), plan["tick"])
 
 
 def _queue(plan: Record) -> Queue:

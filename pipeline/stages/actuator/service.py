@@ -218,11 +218,11 @@ class Actuator:
             self.positions.finish(position)
 
     def _note_targets(self, plan: Record) -> None:
+        self.targets[plan["app"]].update(count["offer_id"] for count in plan["counts"])
         if plan["level"] == "REPLICAS":
             self.targets[plan["app"]].add(REPLICAS)
+        if REPLICAS in self.targets[plan["app"]]:
             self._groups[plan["app"]] = plan["allocation_group"]
-        else:
-            self.targets[plan["app"]].update(count["offer_id"] for count in plan["counts"])
 
     def _command(self, position: Position, command: Record) -> None:
         answer = self._answered.get(position[1:])
@@ -343,9 +343,9 @@ class Actuator:
         """Apply a unit's commands and observe its targets, as of the end of its tick; False: a price is on the way."""
         if unit.repeated:
             return True
-        for _, plan in unit.plans:
-            if plan["level"] != "REPLICAS" and any(c["offer_id"] not in self.offers for c in plan["counts"]):
-                return False
+        bought = {count["offer_id"] for _, plan in unit.plans for count in plan["counts"]} - {REPLICAS}
+        if not bought <= self.offers.keys():
+            return False
         for _, plan in unit.plans:
             self._note_targets(plan)
         self._settle(self.executor.retry(unit.end_s, unit.names))
