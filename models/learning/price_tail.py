@@ -25,7 +25,7 @@ PRICES: Final = (5, 10, 20, 40, 70, 100, 150, 200, 300, 450, 700, 1_000, 2_000, 
 LOG_PRICES: Final = np.log(np.array(PRICES, np.float64))
 GRID: Final = np.linspace(LOG_PRICES[0], LOG_PRICES[-1], 80)
 """Log prices at which the tail is counted: 9 % apart."""
-HALF_S: Final = 3 * 86_400.0
+HALF_S: Final = 86_400.0
 HALF_TICKS: Final = 336
 """Of longer ticks so many at least, 14 days of an hour: a tail of one in a hundred needs them."""
 PRIOR_PRICE: Final = 100.0
