@@ -3,7 +3,7 @@
 import io
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Any, Final
 
@@ -24,6 +24,8 @@ WIDTH: Final = 110
 """Of text that goes to no terminal, in columns."""
 UNPRICED: Final = Decimal(10) ** 11  # what pipeline.wire.plans.money writes for an amount that is not finite
 
+COUNTED: Final = {"INSTANCES": "instance", "REPLICAS": "replica", "NODES": "node"}
+"""What a plan counts, by its level."""
 TIER_NAMES: Final = {"RESERVED": "reserved", "ON_DEMAND": "on-demand", "SPOT": "spot"}
 
 
@@ -37,6 +39,7 @@ class Surroundings:
         commands: records of the commands issued.
         adjustment: record of the adjustment that is followed; None where none is, or it is no longer kept.
         unfollowed: why no adjustment is followed, where the policy has the learner on.
+        nodes: of an app on shared nodes, the plan of its group's nodes in the same tick; None where it is not kept.
     """
 
     policy: Record | None = None
@@ -44,6 +47,7 @@ class Surroundings:
     commands: Sequence[Record] = ()
     adjustment: Record | None = None
     unfollowed: str = ""
+    nodes: Record | None = None
 
 
 def text(plan: Record, referenced: Surroundings | None = None) -> str:
@@ -66,19 +70,22 @@ def document(plan: Record, referenced: Surroundings) -> RenderableType:
     Args:
         plan, referenced: as of `text`.
     """
+    if plan["level"] == "NODES":  # which are planned in units of their own
+        referenced = replace(referenced, policy=None)
     total = sum(_first_desired(count) for count in plan["counts"])
     price = "unpriced" if plan["cost"] >= UNPRICED else f"{_money(plan['cost'], plan['currency'])} an hour"
     decided_at = fmt.utc((plan["tick"] + 1) * plan["tick_s"])
     window = " to ".join(f"+{fmt.duration(step)}" for step in dict.fromkeys(plan["window"]))
     parts: list[RenderableType] = [
-        Text(f"{plan['app']}: {_counted(total, 'instance')}, {price}", "bold"),
+        Text(f"{plan['app']}: {_counted(total, COUNTED[plan['level']])}, {price}", "bold"),
         Text(f"plan {plan['plan_id']}, mode {plan['mode']}, made {decided_at} for {window} ahead"),
         *_promotion(plan),
     ]
     for title, content in (
         ("Why so many", _reasons(plan, referenced)),
         ("Demand to be carried", _demand(plan, referenced)),
-        ("Instances", _instances(plan, referenced)),
+        (f"{COUNTED[plan['level']].capitalize()}s", _instances(plan, referenced)),
+        *((("Shared nodes", _shared_nodes(plan, referenced)),) if plan["level"] != "INSTANCES" else ()),
         *((("What there is of them", _capacity(plan)),) if plan["capacity"] else ()),
         ("Guard rails that acted", _guard_rails(plan)),
         *((("Learner", _learner(plan, referenced)),) if _has_learner(plan, referenced) else ()),
@@ -229,6 +236,38 @@ def _instances(plan: Record, referenced: Surroundings) -> Iterator[RenderableTyp
         amounts = ", ".join(f"{amount:,.6g} of {name}" for name, amount in shares.items())
         yield Text(
             f"This app's share of what allocation group {plan['allocation_group']} has together: {amounts}."
+        )
+
+
+def _shared_nodes(plan: Record, referenced: Surroundings) -> Iterator[RenderableType]:
+    """Whose need a group's nodes are, an app a row; for an app its own row and those of the others beside."""
+    nodes = plan if plan["level"] == "NODES" else referenced.nodes
+    group = plan["allocation_group"]
+    if plan["level"] == "REPLICAS":
+        kept = "" if nodes else ", whose plan of this tick is no longer kept"
+        yield Text(f"Its replicas run on the nodes that the apps of group {group} share{kept}.")
+    if nodes is None or not nodes["parts"]:
+        return
+    table = _table("<app", "at the largest need", "on average", "adds/h", "alone/h")
+    for part in sorted(nodes["parts"], key=lambda part: -part["tail"]):
+        amounts = [
+            "" if part[name] is None else _money(part[name], nodes["currency"]) for name in ("adds", "own")
+        ]
+        own = " *" if part["app"] == plan["app"] else ""
+        _row(table, f"{part['app']}{own}", f"{part['tail']:.0%}", f"{part['mean']:.0%}", *amounts)
+    yield table
+    burst = max(nodes["parts"], key=lambda part: part["tail"] - part["mean"])
+    known = [part["own"] for part in nodes["parts"] if part["own"] is not None]
+    if burst["tail"] > burst["mean"]:
+        yield Text(
+            f"Where the group needs most it is {burst['app']} that bursts: {burst['tail']:.0%} of the need, on average "
+            f"{burst['mean']:.0%}."
+        )
+    if known:
+        alone, together = (_money(of, nodes["currency"]) for of in (sum(known, Decimal(0)), nodes["cost"]))
+        yield Text(
+            f"Each on parts of nodes of its own, the apps would need {alone} an hour together; the nodes cost "
+            f"{together}. What an app adds is what the group would save without it."
         )
 
 

@@ -202,10 +202,18 @@ class DecisionTopics:
             for record in (self._records("commands", key_prefix) if plan["commands_issued"] else ())
             if record["plan_id"] == plan["plan_id"]
         ]
+        if plan["level"] == "REPLICAS":
+            return Surroundings(policy, prices, commands, nodes=self._nodes(plan))
         if policy is None or not (policy["learner"] or versions["adjustment"]):
             return Surroundings(policy, prices, commands)
         adjustment, unfollowed = self._adjustment(plan, policy)
         return Surroundings(policy, prices, commands, adjustment, unfollowed)
+
+    def _nodes(self, plan: Record) -> Record | None:
+        """The plan of the nodes that an app's replicas are on, of the same tick."""
+        group = plan["allocation_group"]
+        of = (record for record in self._records("plans", group.encode()) if record["app"] == group)
+        return next((record for record in of if record["tick"] == plan["tick"]), None)
 
     def _adjustment(self, plan: Record, policy: Record) -> tuple[Record | None, str]:
         """The adjustment that a plan names; where it names none, why it follows none."""

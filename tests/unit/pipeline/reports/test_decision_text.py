@@ -2,6 +2,7 @@
 
 import inspect
 import re
+from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
@@ -297,3 +298,34 @@ def test_unpriced_and_json() -> None:
     assert plain["required"] == [[None, 1.0], [2.0, 3.0]]
     assert plain["margin"]["demand"] == {"replicas": 12, "cost": "0.878400"}
     assert plain["sum_of_users"] == {"replicas": 19, "cost": "1.248000"}
+
+
+def on_nodes(**changes: Any) -> dict[str, Any]:
+    parts = [
+        {"app": "blog", "own": Decimal("0.30"), "adds": Decimal("0.05"), "tail": 0.2, "mean": 0.4},
+        {"app": "shop", "own": Decimal("0.90"), "adds": Decimal("0.70"), "tail": 0.8, "mean": 0.6},
+    ]
+    fields = {"app": "web", "plan_id": "web@100", "allocation_group": "web", "level": "NODES", "parts": parts}
+    return plan(**fields | changes)
+
+
+def test_a_plan_of_shared_nodes_says_whose_need_they_are() -> None:
+    text = decision_text.text(on_nodes(), surroundings())
+    assert text.startswith("web: 7 nodes, USD 0.9120 an hour")
+    section = text[text.index("Shared nodes") : text.index("Guard rails")]
+    rows = [line.split() for line in section.splitlines()[1:4]]
+    assert rows[1] == ["shop", "80%", "60%", "USD", "0.7000", "USD", "0.9000"]
+    assert rows[2] == ["blog", "20%", "40%", "USD", "0.0500", "USD", "0.3000"]
+    assert "it is shop that bursts: 80% of the need, on average 60%." in section
+    assert "the apps would need USD 1.2000 an hour together" in section
+
+
+def test_a_plan_of_replicas_shows_the_nodes_that_they_run_on() -> None:
+    of_app = plan(
+        allocation_group="web", level="REPLICAS", counts=[{"offer_id": "replicas", "desired": [9, 9]}]
+    )
+    text = decision_text.text(of_app, replace(surroundings(), nodes=on_nodes()))
+    assert text.startswith("shop: 9 replicas, ")
+    assert "Its replicas run on the nodes that the apps of group web share." in text
+    assert "shop *" in text
+    assert "no longer kept" in decision_text.text(of_app, surroundings())
