@@ -188,8 +188,10 @@ def _warn_of_contradictions(bootstrap: str | None, prefix: str | None) -> None:
 
 def _warn_of_offers(policies: Sequence[Record], prices: Sequence[Record]) -> None:
     """Print to stderr what offers leave out, and what of them several allocation groups count each for itself."""
-    from pipeline.inputs.files import undivided, unstated
+    from pipeline.inputs.files import undivided, unshared, unstated
 
+    for app, doubt in unshared(policies).items():
+        print(f"warning: policy {app}: {doubt}", file=sys.stderr)
     for app, doubt in unstated(policies, prices).items():
         print(f"warning: policy {app}: {doubt}", file=sys.stderr)
     for offer, doubt in undivided(policies, prices).items():

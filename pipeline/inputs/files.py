@@ -11,6 +11,7 @@ import re
 import tomllib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, date, datetime
 from datetime import time as clock_time
 from decimal import Decimal, InvalidOperation
@@ -36,6 +37,7 @@ SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(?:([kKMGTP])(i?))?B?", re.ASCII)
 """A number, and after it a power of 1000 (k, M, G, T, P), or of 1024 with an i; a B may follow: 512MiB, 2GB, 4Gi."""
 MONEY_PLACES = 6  # the schema's scale
 RATE_PLACES = 12  # the schema's scale
+MOST_REPLICAS = 1_000_000
 DAY_S = 86_400.0
 LONGEST_S = 365 * DAY_S
 """No time of a policy is longer than a year."""
@@ -48,7 +50,7 @@ _RANGES = {"int": 2**31, "long": 2**63}
 def read_policies(path: Path) -> list[Record]:
     """The policies of a file, without `version` and `valid_from_tick` where it does not give them.
 
-    An app without an allocation group is one by itself.
+    An app without an allocation group is one by itself. A group whose apps share nodes needs no governed and unit.
 
     Raises:
         UsageError: the file cannot be read, or a policy cannot be followed.
@@ -61,7 +63,12 @@ def read_policies(path: Path) -> list[Record]:
             return [(False, str(error).partition(": ")[2])]
         return _policy_rules(record)
 
-    return _read(path, _document(path), "policy", "policy", "app", check, {"allocation_group": "app"})
+    document = _document(path)
+    rows = document.get("policy")
+    for row in rows if isinstance(rows, list) else ():
+        if isinstance(row, dict) and row.get("nodes") == "shared":  # it follows what its apps' replicas ask for
+            row.update({"governed": ["cpu"], "unit": {"cpu": 1}} | row)
+    return _read(path, document, "policy", "policy", "app", check, {"allocation_group": "app"})
 
 
 def read_prices(path: Path) -> list[Record]:
@@ -191,17 +198,43 @@ def contradictions(policies: Sequence[Record], prices: Sequence[Record]) -> dict
     groups = {
         policy["allocation_group"] for policy in policies if policy["allocation_group"] != policy["app"]
     }
+    shared = {policy["app"] for policy in policies if policy["nodes"] == "SHARED"}
     why: dict[str, str] = {}
     for policy in policies:
         if policy["app"] not in groups and prices:
-            offers = offered(prices, policy["allocation_group"])
-            reason = why_unkept(policy_of(policy), [offer_of(price) for price in offers]) if offers else None
+            offers, kept = offered(prices, policy["allocation_group"]), policy_of(policy)
+            if (
+                policy["allocation_group"] in shared
+            ):  # a node may carry fewer replicas than its minimum, or more
+                kept = replace(kept, min=0, max=MOST_REPLICAS, beyond_max=0.0)
+            reason = why_unkept(kept, [offer_of(price) for price in offers]) if offers else None
             if not offers and policy["app"] != DEFAULT_POLICY:
                 reason = (
                     f"no offer may be bought: all are committed to others than {policy['allocation_group']!r}"
                 )
             if reason is not None:
                 why[policy["app"]] = reason
+    return why
+
+
+def unshared(policies: Sequence[Record]) -> dict[str, str]:
+    """What is taken without effect, or plans without capacity, of policies of groups that share nodes, by app."""
+    why: dict[str, str] = {}
+    for group in (policy for policy in policies if policy["nodes"] == "SHARED"):
+        name = group["app"]
+        apps = [p for p in policies if p["allocation_group"] == name and p["app"] != name]
+        if not apps:
+            why[name] = (
+                f"no policy has the allocation_group {name!r}, whose apps are to share nodes: it does nothing"
+            )
+        for app in apps:
+            if app["learner"]:
+                why[app["app"]] = f"the learner does nothing for an app of {name}, whose apps share nodes"
+            if app["mode"] in ("canary", "auto") and group["mode"] in ("shadow", "paused"):
+                why[app["app"]] = (
+                    f"its replicas are commanded (mode {app['mode']}), and the nodes of {name} are not (mode "
+                    f"{group['mode']}): they wait for room"
+                )
     return why
 
 
@@ -479,7 +512,11 @@ def _structured(kind: Mapping[str, Any], value: Any, zone: Any) -> Any:
             return _money(value)
         case {"logicalType": "timestamp-micros"}:
             return _time(value, zone)
-        case {"type": "enum", "name": "ConfidenceOf", "symbols": symbols}:  # in files as in `Policy`
+        case {
+            "type": "enum",
+            "name": "ConfidenceOf" | "Nodes",
+            "symbols": symbols,
+        }:  # in files as in `Policy`
             words = {symbol.lower(): symbol for symbol in symbols}
             if value not in tuple(words):
                 raise ValueError(f"must be one of {', '.join(words)}, got {value!r}")
