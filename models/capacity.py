@@ -26,6 +26,9 @@ CONFIDENCE_OF: Final = ("plan", "time")  # see docs/policies.md
 NODES: Final = ("own", "shared")  # see docs/pools.md
 # Replicas below which a rounding is not a need: float32 errs by 6e-8 × 100 replicas = 6e-6.
 ROUNDING: Final = 1e-5
+MUCH_LARGER: Final = (
+    2  # an overhead that a price reserves, and a provider does not, is less than half of an instance
+)
 SATURATED_EXTRA: Final = 0.5  # a saturated user counts 1.5 times its usage (docs/records.md, "Censoring")
 
 
@@ -38,7 +41,7 @@ class Offer:
     pool: what is taken back together; owned_count: instances already paid, for RESERVED
     quota_limit: most instances of all offers of the quota_group together, None = no limit
     ended: why it is not to be had any more, where it is not; stale: why its price is not to be trusted, likewise
-    smaller: what is less of an instance than its price says, where fewer replicas fit for it
+    mismatch: how many replicas fit by its reports, where by its price it is more, or half of them
     """
 
     offer_id: str
@@ -59,7 +62,7 @@ class Offer:
     quota_limit: int | None = None
     ended: str = ""
     stale: str = ""
-    smaller: str = ""
+    mismatch: str = ""
 
 
 @dataclass(frozen=True)
@@ -386,19 +389,27 @@ def replicas_per_instance(offer: Offer, policy: Policy) -> int:
 def as_reported(offer: Offer, reported: Mapping[str, float], policy: Policy) -> Offer:
     """The offer with what its instances were reported to have, where fewer replicas fit into that; else as it is.
 
+    Where twice as many replicas or more fit, the price counts, and `mismatch` says so.
+
     reported: per metric, what an instance has for replicas; what is not a number above 0 is not known. A metric that
     the offer does not name is taken from the report.
     """
     known = {metric: room for metric, room in reported.items() if 0 < room < math.inf}
     less = {metric: room for metric, room in known.items() if room < offer.allocatable.get(metric, math.inf)}
-    smaller = replace(offer, allocatable={**offer.allocatable, **less})
-    stated, fit = replicas_per_instance(offer, policy), replicas_per_instance(smaller, policy)
-    if fit >= stated:
+    stated, least, fit = (
+        replicas_per_instance(replace(offer, allocatable={**offer.allocatable, **room}), policy)
+        for room in ({}, less, known)
+    )
+    if stated <= least and fit < MUCH_LARGER * max(stated, 1):
         return offer
-    amounts = ", ".join(f"{room:.6g} of {metric}" for metric, room in sorted(less.items()))
+    decisive, number = (less, least) if least < stated else (known, fit)
+    amounts = ", ".join(f"{room:.6g} of {metric}" for metric, room in sorted(decisive.items()))
+    counts = "" if least < stated else ", which counts"
     return replace(
-        smaller,
-        smaller=f"an instance is reported to have {amounts}: {fit} replicas fit, and {stated} by its price's capacity",
+        offer,
+        allocatable={**offer.allocatable, **less},
+        mismatch=f"an instance is reported to have {amounts}: {number} replicas fit, and {stated} by its price's "
+        f"capacity{counts}",
     )
 
 
@@ -437,7 +448,7 @@ def why_unusable(offer: Offer, policy: Policy) -> str | None:
     if offer.tier == "SPOT" and policy.min_on_demand >= 1:
         return "the policy buys no spot"
     if replicas_per_instance(offer, policy) < 1:
-        return f"a replica does not fit{f' ({offer.smaller})' if offer.smaller else ''}"
+        return f"a replica does not fit{f' ({offer.mismatch})' if offer.mismatch else ''}"
     return None
 
 

@@ -1,5 +1,6 @@
 """Options that several commands have, so that they read the same everywhere."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -29,6 +30,21 @@ ScoredFrom = Annotated[
     typer.Option("--from", help="Start of the scored window, ISO 8601; default: after the warm-up."),
 ]
 ScoredUntil = Annotated[str | None, typer.Option("--until", help="End of the scored window, ISO 8601.")]
+
+
+def refuse_unused(options: Mapping[str, object], where: str) -> None:
+    """Refuse options that would be taken without effect.
+
+    Args:
+        options: what was given, by the option's name; None or nothing: it was not.
+        where: in which case they have no effect, and what would be right.
+
+    Raises:
+        UsageError: names those that were given.
+    """
+    given = [name for name, value in options.items() if value]
+    if given:
+        raise UsageError(f"{', '.join(given)}: no effect {where}")
 
 
 def span_of(text: str | None) -> tuple[int, int] | None:

@@ -401,7 +401,7 @@ def _plan(
     guardrails = situation.failing.guardrails + situation.delivery.guardrails + guarded.guardrails
     unknown = [o for o in situation.delivery.unobserved if guarded.counts.get(o)]
     reason = _reason(situation, choice.best, planned, guardrails)
-    smaller = [f"{o.offer_id}: {o.smaller}" for o in situation.usable if o.smaller]
+    mismatches = [f"{o.offer_id}: {o.mismatch}" for o in situation.usable if o.mismatch]
     return Plan(
         confidence_asked=confidence,
         confidence_planned=planned,
@@ -420,7 +420,7 @@ def _plan(
         and (planned >= confidence or (whole and situation.supply is not None))
         and not (unknown or context.telemetry.missing(policy)),
         reason="; ".join(
-            (reason, *situation.notes, *choice.notes, *_beyond(policy, fleet, guardrails), *smaller)
+            (reason, *situation.notes, *choice.notes, *_beyond(policy, fleet, guardrails), *mismatches)
         ),
         excluded=situation.excluded,
         mode=policy.mode,

@@ -190,6 +190,14 @@ class BacktestRequest:
                 "--nodes are of a trace alone: no --topics, no --divisible, no --what-if",
             ),
             (self.topics or self.trace is not None, "give a trace file with --trace, or --topics"),
+            (
+                self.topics or not (self.offsets or self.bootstrap or self.prefix),
+                "--offsets, --bootstrap and --prefix are of a cluster: no effect with --trace; give --topics",
+            ),
+            (
+                not (self.alone and (self.baselines or self.sweep)),
+                "--alone leaves out baselines and sweep: no --rival, no --sweep",
+            ),
         ]
 
 

@@ -11,7 +11,7 @@ from models.baselines import forecasters
 from models.evaluation.forecast_scores import MAIN_METRICS
 from pipeline.display import phases, tell
 from pipeline.errors import UsageError
-from pipeline.options import AsJson, Model, ScoredFrom, ScoredUntil, TickLength
+from pipeline.options import AsJson, Model, ScoredFrom, ScoredUntil, TickLength, refuse_unused
 
 if TYPE_CHECKING:
     from pipeline.training.evaluation import EvaluationRequest
@@ -56,8 +56,14 @@ Apps = Annotated[
         help="Instead, plan artificial apps of the users and score how often the stated confidence is kept.",
     ),
 ]
-Groupings = Annotated[int, typer.Option(min=1, help="With --apps: apps of each size.")]
-Scenarios = Annotated[int, typer.Option(min=64, help="With --apps: scenarios of each decision.")]
+GROUPINGS, SCENARIOS = 20, 4_096
+Groupings = Annotated[
+    int | None, typer.Option(min=1, help="With --apps: apps of each size.", show_default=str(GROUPINGS))
+]
+Scenarios = Annotated[
+    int | None,
+    typer.Option(min=64, help="With --apps: scenarios of each decision.", show_default=str(SCENARIOS)),
+]
 Governed = Annotated[
     list[str] | None,
     typer.Option(
@@ -82,8 +88,8 @@ def evaluate(
     without_events: WithoutEvents = False,
     forget: Forget = None,
     apps: Apps = False,
-    groupings: Groupings = 20,
-    scenarios: Scenarios = 4_096,
+    groupings: Groupings = None,
+    scenarios: Scenarios = None,
     governed: Governed = None,
     plot: Plot = None,
     seed: Seed = 0,
@@ -104,6 +110,11 @@ def evaluate(
 
     if plot is not None and not plot.parent.is_dir():
         raise UsageError(f"{plot}: no such folder {plot.parent}")
+    if apps:
+        refuse_unused({"--rival": rival, "--forget": forget, "--plot": plot}, "with --apps")
+    else:
+        of_apps = {"--groupings": groupings, "--scenarios": scenarios, "--governed": governed}
+        refuse_unused(of_apps, "without --apps")
     request = EvaluationRequest(
         trace=trace,
         model=model,
@@ -118,8 +129,8 @@ def evaluate(
         without_events=without_events,
         forget=forget,
         apps=apps,
-        groupings=groupings,
-        scenarios=scenarios,
+        groupings=groupings or GROUPINGS,
+        scenarios=scenarios or SCENARIOS,
         governed=governed or MAIN_METRICS,
         seed=seed,
     )
@@ -133,6 +144,6 @@ def _run(request: EvaluationRequest, plot: Path | None, json: bool) -> None:
 
     with phases("ticks") as progress:
         done = evaluation.run(request, progress)
-    if plot is not None and not request.apps:
+    if plot is not None:
         scorecard.write(plot, done.report, done.scores)
     tell(done.report, json)

@@ -10,7 +10,7 @@ import typer
 from pipeline.display import tell
 from pipeline.errors import UsageError
 from pipeline.format import parse_time
-from pipeline.options import AsJson, Bootstrap, Prefix, Speed, span_of
+from pipeline.options import AsJson, Bootstrap, Prefix, Speed, refuse_unused, span_of
 
 
 def replay(
@@ -36,6 +36,11 @@ def replay(
 
     After each tick a watermark goes into every partition, so that ingest closes the tick at once.
     """
+    if trace is None:
+        refuse_unused({"--ticks": ticks}, "without a trace: give --until or --offsets")
+    else:
+        of_topics = {"--source-prefix": source_prefix, "--until": until, "--offsets": offsets}
+        refuse_unused(of_topics, "with a trace: give --since and --ticks")
     since_s, until_s = (None if text is None else parse_time(text) for text in (since, until))
 
     from rich.console import Console

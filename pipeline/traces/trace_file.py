@@ -5,6 +5,7 @@ All commands read traces here, and what ingest refuses is refused here by the sa
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -107,6 +108,8 @@ def read(path: Path) -> Trace:
         )
     if suffix != ".parquet":
         raise UsageError(f"{path}: a trace is .parquet or .csv")
+    # A zone as +05:30, which pandas writes, is no name that Polars knows: it panics. The times are in UTC all the same.
+    os.environ.setdefault("POLARS_IGNORE_TIMEZONE_PARSE_ERROR", "1")
     try:
         frame = pl.read_parquet(path)
     except (pl.exceptions.PolarsError, OSError) as error:

@@ -434,7 +434,7 @@ def test_of_an_instance_counts_what_is_reported_where_its_price_says_more(make: 
     )
     why = "an instance is reported to have 2 of cpu: 2 replicas fit, and 4 by its price's capacity"
     assert f"node: {why}" in plans[-1]["reason"]
-    assert [log["reason"] for log in logs if log["event"].startswith("instances are smaller")] == [
+    assert [log["reason"] for log in logs if log["event"].startswith("instances are not as")] == [
         f"node: {why}"
     ]
 

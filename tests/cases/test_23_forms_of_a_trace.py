@@ -1,5 +1,7 @@
 """Traces come in all usual forms of text tables and times; what was assumed is said, what is far off is named."""
 
+import re
+from base64 import b64decode, b64encode
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -181,6 +183,18 @@ def test_typed_times_without_a_zone_are_taken_as_utc_and_said() -> None:
     assert (trace.frame["ts"][0], trace.notes) == (NINE, ("times without a zone are taken as UTC",))
     berlin = of_frame(minutes(3).with_columns(pl.col("ts").dt.convert_time_zone("Europe/Berlin")))
     assert (berlin.frame["ts"][0], berlin.notes) == (NINE, ())
+
+
+def test_typed_times_in_a_zone_without_a_name_are_read(tmp_path: Path) -> None:
+    """Pandas writes `+05:30` into the schema of a Parquet file; Polars writes no such zone, so its bytes are edited."""
+    path = tmp_path / "t.parquet"
+    minutes(3).with_columns(pl.col("ts").dt.convert_time_zone("Poland")).write_parquet(path)
+    whole = path.read_bytes()
+    (schema,) = re.findall(rb"ARROW:schema[^/]*([A-Za-z0-9+/]{100,}=*)", whole)
+    edited = b64encode(b64decode(schema).replace(b"Poland", b"+05:30"))
+    assert edited != schema
+    path.write_bytes(whole.replace(schema, edited))
+    assert read(path).frame["ts"].to_list() == minutes(3)["ts"].to_list()
 
 
 def minutes(count: int, *more: datetime) -> pl.DataFrame:

@@ -193,3 +193,36 @@ def test_results_that_could_not_be_written_are_refused_before_the_work(tmp_path:
     ):
         with pytest.raises(UsageError, match=r"--out .*file: no folder can be made there: File exists"):
             run()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            "replay t.parquet --until 2024-01-01 --offsets 0:5",
+            "--until, --offsets: no effect with a trace: give --since and --ticks",
+        ),
+        (
+            "replay --source-prefix a. --ticks 3",
+            "--ticks: no effect without a trace: give --until or --offsets",
+        ),
+        ("evaluate --trace t.parquet --groupings 5", "--groupings: no effect without --apps"),
+        (
+            "evaluate --trace t.parquet --apps --forget 1h --rival ets",
+            "--rival, --forget: no effect with --apps",
+        ),
+        ("backtest --trace t.parquet --offsets 0:5", "--offsets, --bootstrap and --prefix are of a cluster"),
+        (
+            "backtest --trace t.parquet --alone --rival hpa",
+            "--alone leaves out baselines and sweep: no --rival",
+        ),
+    ],
+)
+def test_an_option_that_would_have_no_effect_is_refused(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, arguments: str, message: str
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["leadtime", *arguments.split()])
+    with pytest.raises(SystemExit):
+        main()
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"leadtime: {message}")

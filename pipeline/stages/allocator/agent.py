@@ -508,7 +508,7 @@ class Allocator:
         offers = planning.as_reported(kept, offers, reported, policy)
         for offer in offers:
             for event, why in (
-                ("instances are smaller than their price says", offer.smaller),
+                ("instances are not as their price says", offer.mismatch),
                 ("prices in several currencies", foreign.get(offer.offer_id)),
                 ("price is stale", offer.stale),
             ):

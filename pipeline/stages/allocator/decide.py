@@ -47,8 +47,8 @@ class AppState:
         same_time: usage of the last 14 days (`models.demand.same_time`), the expert for the app's total; empty where
             neither the policy's learner nor a weight asks for it.
         learner_since: first tick from which on its policies have had the learner on; None: it is off.
-        reported: by offer of which an instance was reported smaller than its price says when one was ready last, what
-            it has by the price and by the report.
+        reported: by offer of which an instance was not reported as its price says when one was ready last, what it has
+            by the price and by the report.
     """
 
     name: str
@@ -135,7 +135,7 @@ class Terms:
 def as_reported(
     kept: AppState, offers: Sequence[Offer], reported: Mapping[str, Mapping[str, float]], policy: Policy
 ) -> list[Offer]:
-    """The offers with what their instances have where that is less than their prices say.
+    """The offers with what their instances have where that is less than their prices say; far more is noted.
 
     What was reported holds until an instance is ready again or the price states another capacity: otherwise an offer
     of which nothing runs any more would be taken for what it was found not to be.
@@ -150,7 +150,7 @@ def as_reported(
         stated, now = dict(offer.allocatable), reported.get(offer.offer_id)
         if now:
             kept.reported.pop(offer.offer_id, None)
-        if now and any(room < stated.get(metric, math.inf) for metric, room in now.items()):
+        if now and any(room != stated.get(metric, math.inf) for metric, room in now.items()):
             kept.reported[offer.offer_id] = [stated, dict(now)]
         known = kept.reported.get(offer.offer_id, [])
         sized.append(capacity.as_reported(offer, known[1], policy) if known[:1] == [stated] else offer)
