@@ -66,7 +66,9 @@ def read_policies(path: Path) -> list[Record]:
     document = _document(path)
     rows = document.get("policy")
     for row in rows if isinstance(rows, list) else ():
-        if isinstance(row, dict) and row.get("nodes") == "shared":  # it follows what its apps' replicas ask for
+        if (
+            isinstance(row, dict) and row.get("nodes") == "shared"
+        ):  # it follows what its apps' replicas ask for
             row.update({"governed": ["cpu"], "unit": {"cpu": 1}} | row)
     return _read(path, document, "policy", "policy", "app", check, {"allocation_group": "app"})
 

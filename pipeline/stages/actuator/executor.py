@@ -156,9 +156,8 @@ class Executor:
             Exhausted: as `submit`.
         """
         provider = self.providers[target.provider]
-        if not self._has(target):
-            return None
         try:
+            self._check(target)
             observation = self._bounded(lambda: provider.observe(target, now_s, float(tick * tick_s)))
         except (Retryable, Rejected) as error:
             log.warning("no observation", target=target.ref, tick=tick, error=str(error))
@@ -189,14 +188,29 @@ class Executor:
         return next((answer for answer in reversed(known) if answer["epoch"] == newest), None)
 
     def can_share_nodes(self, provider: str) -> bool:
-        """Whether a provider of this actuator follows targets of kind REPLICAS; it is asked once."""
+        """Whether a provider of this actuator follows targets of kind REPLICAS; it is asked once.
+
+        Raises:
+            Exhausted: as `submit`.
+        """
         if provider not in self._sharing:
-            self._sharing[provider] = self.providers[provider].can_share_nodes()
+            try:
+                self._sharing[provider] = self.providers[provider].can_share_nodes()
+            except Exception as error:
+                known = _known(error)
+                if isinstance(known, Exhausted):
+                    raise known from None
+                self._sharing[provider] = False
         return self._sharing[provider]
 
-    def _has(self, target: Target) -> bool:
-        """Whether the target's provider follows targets of its kind."""
-        return not target.is_replicas or self.can_share_nodes(target.provider)
+    def _check(self, target: Target) -> None:
+        """Refuse a target of a kind that its provider does not follow.
+
+        Raises:
+            Rejected: it does not.
+        """
+        if target.is_replicas and not self.can_share_nodes(target.provider):
+            raise Rejected(f"provider {target.provider!r} has no shared nodes")
 
     def _foreign_generation(self, command: Record, now_s: float) -> int | None:
         """The target's generation where neither this command nor an accepted one set it; else None.
@@ -207,9 +221,8 @@ class Executor:
         if command["expected_generation"] is None:
             return None
         target = Target.of(command)
-        if not self._has(target):
-            return None  # `_attempt` says so
         try:
+            self._check(target)
             observation = self._bounded(lambda: self.providers[target.provider].observe(target, now_s))
         except (Retryable, Rejected):
             return None  # `apply` meets the same obstacle, and says so
@@ -219,9 +232,8 @@ class Executor:
     def _attempt(self, command: Record, now_s: float) -> Record:
         target = Target.of(command)
         provider = self.providers[target.provider]
-        if not self._has(target):
-            return result(command, "FAILED", f"provider {target.provider!r} has no shared nodes", now_s)
         try:
+            self._check(target)
             done = self._bounded(lambda: provider.apply(command, now_s))
         except Retryable as error:
             wait_s = max(float(error.retry_after), SHORTEST_RETRY_S)

@@ -204,6 +204,16 @@ def test_the_base_provider_has_none() -> None:
     assert settled["reason"] == "provider 'local' has no shared nodes"
 
 
+def test_a_provider_whose_shared_nodes_have_a_defect_has_none_and_does_the_rest() -> None:
+    class Broken(Shared):
+        def can_share_nodes(self) -> bool:
+            raise KeyError("zone")
+
+    desk = Executor({"local": Broken()}, demo_key().keyring)
+    done = [desk.submit(asked(10, name), 660.0)[0][1]["status"] for name in (A, GROUP)]
+    assert done == ["FAILED", "APPLIED"]
+
+
 def test_an_observation_of_replicas_says_why_they_wait() -> None:
     desk = Executor({"local": Shared()}, demo_key().keyring)
     record = desk.observe(Target("local", "a/b/replicas", kind="REPLICAS"), 10, 60, 660.0)
