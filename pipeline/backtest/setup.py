@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from decimal import Decimal
 from pathlib import Path
 from typing import Final
 
@@ -19,7 +18,7 @@ from models.metrics import DAY_S, METRICS
 from pipeline.backtest.job import Job
 from pipeline.errors import UsageError
 from pipeline.inputs import files
-from pipeline.inputs.example import Example
+from pipeline.inputs.example import Example, node_offers
 from pipeline.inputs.store import SideInputs
 from pipeline.providers.local_instances import LocalOffer
 from pipeline.security.pseudonyms import DEMO_KEY, Key, identity
@@ -39,10 +38,6 @@ HISTORY_S: Final = (
     14 * DAY_S
 )  # that rivals know before the window, where the trace has it: as much as any asks for
 SETTLE_S: Final = 3_600  # planned and not scored: what is started with is a guess
-NODE_SIZES: Final = (1, 2, 4)
-"""Nodes that apps may share, in the smallest one's size,"""
-NODES: Final = 32
-"""and of the smallest so many as carry the apps' medians."""
 SIZED_TICKS: Final = 12  # that replicas are sized by: in a single one a user may be missing
 
 
@@ -132,46 +127,22 @@ def on_nodes(inputs: PlanningInputs) -> PlanningInputs:
     """
     units = {app: policy_of(policy).unit for app, policy in inputs.policies.items()}
     median = Example.median_replicas()
-    whole = {
-        m: median * sum(unit.get(m, 0.0) for unit in units.values()) for unit in units.values() for m in unit
-    }
     app, offers = next(iter(inputs.prices.items()))
-    nodes: list[Record] = []
-    for size in NODE_SIZES:
-        capacity = {m: size * amount / NODES for m, amount in whole.items()}
-        for offer in offers:
-            if offer["tier"] == "RESERVED":
-                continue
-            carried = max(
-                offered_of["value"] / units[app][offered_of["metric"]] for offered_of in offer["capacity"]
-            )
-            price = float(offer["price"]) * len(units) * median / carried * size / NODES
-            name = f"node-{size}.{offer['tier'].lower().replace('_', '-')}"
-            nodes.append(
-                offer
-                | {
-                    "offer_id": name,
-                    "instance_type": f"node-{size}",
-                    "capacity": [{"metric": m, "value": value} for m, value in capacity.items()],
-                    "price": Decimal(price).quantize(offer["price"]),
-                    "commitment_id": None,
-                    "pool": name,
-                }
-            )
+    nodes = node_offers(units, offers, units[app])
     starting = {
-        app: start_of(_started(nodes, policy_of(policy), median), nodes)
+        app: start_of(_started(nodes, policy_of(policy), 1.5 * median), nodes)
         for app, policy in inputs.policies.items()
     }
     return PlanningInputs(inputs.policies, dict.fromkeys(inputs.policies, nodes), starting)
 
 
-def _started(nodes: Sequence[Record], policy: Policy, median: float) -> dict[str, int]:
-    """The cheapest nodes on demand that carry half as much again as the median, of one type."""
+def _started(nodes: Sequence[Record], policy: Policy, replicas: float) -> dict[str, int]:
+    """The cheapest nodes on demand that carry so many replicas of a policy, of one type."""
     counts: dict[str, tuple[float, int]] = {}
     for node in (offer_of(node) for node in nodes):
         carried = capacity.replicas_per_instance(node, policy)
         if node.tier == "ON_DEMAND" and carried:
-            number = math.ceil(1.5 * median / carried)
+            number = math.ceil(replicas / carried)
             counts[node.offer_id] = number * node.price_h, number
     best = min(counts, key=lambda name: (counts[name], name))
     return {best: counts[best][1]}

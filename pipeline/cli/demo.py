@@ -41,6 +41,9 @@ def demo(
     ] = None,
     speed: Speed = None,
     headless: Annotated[bool, typer.Option("--headless", help="Do not open the page in a browser.")] = False,
+    nodes: Annotated[
+        str, typer.Option(help="own: instances of each app's own; shared: nodes that the apps share.")
+    ] = "own",
     out: Annotated[
         Path | None,
         typer.Option(help="Folder for the page, and plans, commands, results as JSON lines."),
@@ -57,6 +60,8 @@ def demo(
 
     Hit rate and cost are printed, and shown app by app on a page that opens in a browser.
     """
+    if nodes not in ("own", "shared"):
+        raise UsageError(f"--nodes is own or shared, got {nodes!r}")
     start_s = None if start is None else parse_time(start)
     begun_s = time.monotonic()
     if out is not None:
@@ -73,6 +78,7 @@ def demo(
         read = _read(trace)
         settings = _settings(bootstrap, folder, read.tick_s)
         replayed = _window(read, settings.tick_s, ticks, start_s, simulated=trace is None)
+        replayed = replayed._replace(shared=nodes == "shared")
         page = (out or Path(tempfile.mkdtemp(prefix="leadtime-demo-"))).resolve() / "report.html"
         trained = _trained_on(settings, trace)
         notes = (f"In the training data: {trained}.", SIMULATED if trace is None else GIVEN, *NOTES)
@@ -212,6 +218,10 @@ def _show(figures: dict[str, Any], page: Path) -> None:
     table.add_row("plans that held", percent(figures["realised_share_of_plans"]), "")
     costs = (money(figures[name], figures["currency"]) for name in ("cost", "reactive_cost"))
     table.add_row("cost", *costs)
+    if figures["shared_nodes"]:
+        of = figures["shared_nodes"]
+        costs = (money(of[name], figures["currency"]) for name in ("cost", "cost_alone"))
+        table.add_row("  of it shared nodes; each app alone", *costs)
     table.add_row("95 % intervals hold", percent(figures["coverage_95"]), "")
     table.add_row("records", f"{figures['records']:,}", "")
     table.add_row("users, apps, ticks", f"{figures['users']}, {figures['apps']}, {figures['ticks']}", "")

@@ -20,6 +20,7 @@ from pipeline.errors import LeadtimeError
 from pipeline.inputs import publish
 from pipeline.inputs.example import Example
 from pipeline.kafka import topics
+from pipeline.providers.local_replicas import ReplicaSet
 from pipeline.runtime.cluster import cluster
 from pipeline.runtime.supervisor import Supervisor
 from pipeline.settings import Settings
@@ -59,11 +60,13 @@ class Replayed(NamedTuple):
         window: those that are shown.
         learnt: by app that the learner steers the first tick that is replayed of it, at or before the window's.
         shifts: what changes in the demand of these apps, by tick.
+        shared: whether apps share nodes, but for those that are learnt; else each has instances of its own.
     """
 
     window: TickWindow
     learnt: Mapping[str, int] = MappingProxyType({})
     shifts: Mapping[int, str] = MappingProxyType({})
+    shared: bool = False
 
 
 class Run:
@@ -92,7 +95,7 @@ class Run:
         begun_s: float | None = None,
     ) -> None:
         self.settings, self.trace, self.console = settings, trace, console
-        self.window, self.learnt, self.shifts = replayed
+        self.window, self.learnt, self.shifts, self.shared = replayed
         self.speed, self.each, self.notes = speed, each, notes
         self.rows = self.window.select(trace)
         self.replayed = self._replayed()
@@ -129,7 +132,9 @@ class Run:
         Raises:
             LeadtimeError: nothing was published for STALL_S seconds, or the replay failed.
         """
-        example = Example.of(self.trace, self.window, learnt=self.learnt)
+        own = Example.of(self.trace, self.window, learnt=self.learnt)
+        on_nodes = [policy["app"] for policy in own.policies if policy["app"] not in self.learnt]
+        example = own.on_shared_nodes(on_nodes) if self.shared and on_nodes else own
         self._say(
             f"{self.rows.height:,} rows, {len(self.apps)} apps, {self.window.ticks} ticks of {self.window.tick_s} s"
         )
@@ -148,7 +153,12 @@ class Run:
             publish.publish(settings, "prices", "price", example.prices)
             publish.publish(settings, "policies", "policy", example.policies)
             for app, counts in example.starting.items():
-                starting_capacity(settings, {app: counts}, self.learnt.get(app, self.window.first))
+                starting_capacity(
+                    settings,
+                    {app: counts},
+                    self.learnt.get(app, self.window.first),
+                    replica_sets(example) if app == example.group else None,
+                )
             supervisor = Supervisor(settings.environment(), settings.data_dir / "stages", self._say)
             watch = Watch(settings)
             try:
@@ -160,7 +170,7 @@ class Run:
             finally:
                 supervisor.stop()
                 watch.close()
-        return self._finish(example, watch, supervisor, page, out)
+        return self._finish(example, own, watch, supervisor, page, out)
 
     def _say(self, text: str) -> None:
         elapsed = f"{time.monotonic() - self.begun_s:6.1f} s"
@@ -255,10 +265,16 @@ class Run:
         return grid
 
     def _finish(
-        self, example: Example, watch: Watch, supervisor: Supervisor, page: Path, out: Path | None
+        self,
+        example: Example,
+        own: Example,
+        watch: Watch,
+        supervisor: Supervisor,
+        page: Path,
+        out: Path | None,
     ) -> dict[str, Any]:
         self._say("summing up, beside the reactive policy")
-        runs = summary.outcome(watch, example.policies, example.prices, example.starting, self.window)
+        runs = summary.outcome(watch, example, own, self.window)
         steered = [
             summary.learner_run(
                 app, watch, example, replace(self.window, first=first), self.settings.seed, self.shifts
@@ -277,6 +293,7 @@ class Run:
             "first_forecast_s": None if self.first_forecast_s is None else round(self.first_forecast_s, 1),
             "records_per_s": round(self.sent / self.planned_s, 1),
             "restarts": {name: stage.restarts for name, stage in supervisor.stages.items()},
+            "shared_nodes": summary.shared_nodes(watch, example, runs, self.window),
             "learner": {run.app: run.figures for run in steered},
             "skipped": self.window.skipped(self.trace),
             "notes": self.remarks,
@@ -291,3 +308,11 @@ class Run:
         page.write_text(run_page.page("Leadtime demo", runs, figures, (*self.notes, *self.remarks), steered))
         self._say(f"page {page}")
         return figures
+
+
+def replica_sets(example: Example) -> dict[str, ReplicaSet]:
+    """Replicas on shared nodes that an example begins with, by app."""
+    sizes = {
+        policy["app"]: {of["metric"]: of["value"] for of in policy["unit"]} for policy in example.policies
+    }
+    return {app: ReplicaSet(count, example.group, sizes[app]) for app, count in example.replicas.items()}

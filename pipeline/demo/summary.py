@@ -4,6 +4,7 @@ import math
 import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from pipeline.stages.learner.agent import terms_of
 from pipeline.traces.window import TickWindow
 from pipeline.wire import commands, currencies
 from pipeline.wire.codec import Record
+from pipeline.wire.commands import REPLICAS
 from pipeline.wire.json_lines import lines
 from pipeline.wire.plans import promised
 from pipeline.wire.policies import offer_of, policy_of
@@ -54,18 +56,13 @@ def app_run(
     unknown = np.isnan(usage[:, governed]).all(axis=1)
     demand = np.where(unknown, np.nan, replica_loads(usage, METRICS, policy).max(axis=1))
     per = {p["offer_id"]: replicas_per_instance(offer_of(p), policy) for p in prices}
-    counts = {o: _series(watch.observed[app][o], ticks, "least_ready") for o in per}
-    billed = {
-        o: _series(watch.observed[app][o], range(window.first - 1, window.last + 1), "billed_h") for o in per
-    }
-    cost = sum(
-        (np.diff(billed[p["offer_id"]], prepend=0.0)[1:] * float(p["price"]) for p in prices),
-        np.zeros(window.ticks),
-    )
+    size = per | {REPLICAS: 1} if REPLICAS in watch.observed[app] else per
+    counts = {o: _series(watch.observed[app][o], ticks, "least_ready") for o in size}
+    cost = _cost(watch.observed[app], prices, window)
     reactive, reactive_cost = _reactive(app, usage, policy, prices, per, start, window)
     low, mean, high = _fan(app, watch, policy, ticks)
     warm_up = min(WARM_UP_TICKS, window.ticks // 4)
-    ready = np.sum([counts[o] * per[o] for o in per], axis=0)
+    ready = np.sum([counts[o] * size[o] for o in size], axis=0)
     realised = _realised(watch.plans[app], demand, ready, window, warm_up)
     return AppRun(
         app=app,
@@ -79,7 +76,7 @@ def app_run(
         ready=ready,
         reactive=reactive,
         counts=counts,
-        tiers={p["offer_id"]: p["tier"] for p in prices},
+        tiers={p["offer_id"]: p["tier"] for p in prices} | ({REPLICAS: "SHARED"} if REPLICAS in size else {}),
         cost=cost,
         reactive_cost=reactive_cost,
         currency=currencies.one_currency(prices)[0],
@@ -89,6 +86,18 @@ def app_run(
         warm_up=warm_up,
         plans_kept=realised.plans.kept,
         plans_judged=realised.plans.known,
+    )
+
+
+def _cost(
+    observed: Mapping[str, Mapping[int, Record]], prices: Sequence[Record], window: TickWindow
+) -> np.ndarray:
+    """(tick) what was billed of some offers, at their prices; observed: records by offer and tick."""
+    ticks = range(window.first - 1, window.last + 1)
+    billed = {p["offer_id"]: _series(observed.get(p["offer_id"], {}), ticks, "billed_h") for p in prices}
+    return sum(
+        (np.diff(billed[p["offer_id"]], prepend=0.0)[1:] * float(p["price"]) for p in prices),
+        np.zeros(window.ticks),
     )
 
 
@@ -202,28 +211,74 @@ def _reactive(
     return ready, cost
 
 
-def outcome(
-    watch: Watch,
-    policies: Sequence[Record],
-    prices: Sequence[Record],
-    start: Mapping[str, Mapping[str, int]],
-    window: TickWindow,
-) -> list[AppRun]:
-    """All apps' outcomes, in the order of their names."""
+def outcome(watch: Watch, example: Example, own: Example, window: TickWindow) -> list[AppRun]:
+    """All apps' outcomes, in the order of their names.
+
+    Apps on shared nodes are charged with the nodes' cost by what their ready replicas take; the reactive policy has
+    instances of each app's own.
+
+    Args:
+        watch: what was published.
+        example: what was begun with.
+        own: the same with instances of each app's own.
+        window: ticks of the run.
+    """
     codec = watch.codec
-    full = [codec.decode(codec.encode("policy", record))[1] for record in policies]
-    offers = [codec.decode(codec.encode("price", record))[1] for record in prices]
-    return [
+    full = [codec.decode(codec.encode("policy", record))[1] for record in own.policies]
+    offers = [codec.decode(codec.encode("price", record))[1] for record in own.prices]
+    nodes = [codec.decode(codec.encode("price", record))[1] for record in example.prices]
+    runs = [
         app_run(
             policy["app"],
             watch,
             policy_of(policy),
             [p for p in offers if p["commitment_id"] == policy["allocation_group"]],
-            start[policy["app"]],
+            own.starting[policy["app"]],
             window,
         )
         for policy in sorted(full, key=lambda record: record["app"])
     ]
+    if not example.group:
+        return runs
+    nodes = [price for price in nodes if price["commitment_id"] == example.group]
+    cost = _cost(watch.observed[example.group], nodes, window)
+    whole = {
+        m: sum(pair["value"] for p in full for pair in p["unit"] if pair["metric"] == m) for m in METRICS
+    }
+    takes = {
+        policy["app"]: max(pair["value"] / whole[pair["metric"]] for pair in policy["unit"])
+        for policy in full
+    }
+    on = [run for run in runs if run.app in example.replicas]
+    taken = {run.app: np.maximum(run.ready, 1e-9) * takes[run.app] for run in on}
+    together = np.sum(list(taken.values()), axis=0)
+    return [replace(run, cost=cost * taken[run.app] / together) if run.app in taken else run for run in runs]
+
+
+def shared_nodes(
+    watch: Watch, example: Example, runs: Sequence[AppRun], window: TickWindow
+) -> dict[str, Any] | None:
+    """Of the nodes that apps share, after the warm-up: their cost, and what each app alone would have needed.
+
+    None where they share none. `cost_alone`: the sum of what each app's need would have cost at the same confidence on
+    parts of nodes of its own, by the plans.
+    """
+    if not example.group:
+        return None
+    on = [run for run in runs if run.app in example.replicas]
+    scored = range(window.first + on[0].warm_up, window.last + 1)
+    hours = window.tick_s / 3600
+    plans = [watch.plans[example.group][tick] for tick in scored if tick in watch.plans[example.group]]
+    alone = [float(part["own"]) for plan in plans for part in plan["parts"] if part["own"] is not None]
+    return {
+        "group": example.group,
+        "apps": [run.app for run in on],
+        "cost": sum(float(run.cost[run.warm_up :].sum()) for run in on),
+        "cost_alone": sum(alone) * hours,
+        "plans": len(plans),
+        "misses": sum(int(run.missed.sum()) for run in on),
+        "scored_app_ticks": sum(int(run.scored.sum()) for run in on),
+    }
 
 
 def learner_run(

@@ -2,12 +2,12 @@
 
 import math
 import tomllib
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from decimal import Decimal
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import polars as pl
 
@@ -18,6 +18,12 @@ from pipeline.traces.window import TickWindow
 from pipeline.wire.codec import Record
 
 FILE = Path(__file__).parent / "demo.toml"
+NODE_SIZES: Final = (1, 2, 4)
+"""Nodes that apps may share, in the smallest one's size,"""
+NODES: Final = 32
+"""and of the smallest so many as carry the apps' medians."""
+GROUP: Final = "shared-nodes"
+"""Name of the group whose apps share nodes, with a ' for each app of that name."""
 
 
 @dataclass(frozen=True)
@@ -26,12 +32,54 @@ class Example:
 
     Attributes:
         policies, prices: records.
-        starting: instances by app and offer, ready at the first tick.
+        starting: instances by app and offer, ready at the first tick; nodes of the group likewise.
+        group: whose apps share nodes; "": none.
+        replicas: on shared nodes, by app, ready at the first tick.
     """
 
     policies: list[Record]
     prices: list[Record]
     starting: dict[str, dict[str, int]]
+    group: str = ""
+    replicas: Mapping[str, int] = field(default_factory=dict[str, int])
+
+    def on_shared_nodes(self, apps: Collection[str]) -> "Example":
+        """The same with some of the apps on nodes that they share, instead of instances of their own."""
+        group = GROUP
+        while any(policy["app"] == group for policy in self.policies):
+            group += "'"
+        example, on = tomllib.loads(FILE.read_text()), [p for p in self.policies if p["app"] in apps]
+        units = {policy["app"]: _amounts(policy["unit"]) for policy in on}
+        first = min(units)
+        nodes = node_offers(units, [p for p in self.prices if p["commitment_id"] == first], units[first])
+        nodes = [node | {"commitment_id": group} for node in nodes]
+        metrics = sorted({metric for unit in units.values() for metric in unit})
+        together = {
+            "app": group,
+            "version": 1,
+            "valid_from_tick": 0,
+            "author": "demo",
+            "allocation_group": group,
+            "nodes": "SHARED",
+            "governed": metrics,
+            "unit": [
+                {"metric": m, "value": sum(unit.get(m, 0.0) for unit in units.values())} for m in metrics
+            ],
+            **example["policy"],
+        }
+        sizing, largest = example["sizing"], NODE_SIZES[-1]
+        carried = sizing["median_replicas"] * largest / NODES  # replicas of every app
+        replicas = math.ceil(sizing["starting_share"] * sizing["median_replicas"])
+        counts = {node["offer_id"]: 0 for node in nodes} | {
+            f"node-{largest}.on-demand": math.ceil(replicas / carried)
+        }
+        return Example(
+            [p | {"allocation_group": group} if p["app"] in apps else p for p in self.policies] + [together],
+            [p for p in self.prices if p["commitment_id"] not in apps] + nodes,
+            {app: of for app, of in self.starting.items() if app not in apps} | {group: counts},
+            group,
+            {app: replicas for app in sorted(units)},  # noqa: C420
+        )
 
     @classmethod
     def median_replicas(cls, file: Path = FILE) -> int:
@@ -148,3 +196,46 @@ def _starting(
         counts[record["offer_id"]] = min(wanted, most)
         replicas -= counts[record["offer_id"]] * offer["replicas"]
     return counts
+
+
+def node_offers(
+    units: Mapping[str, Mapping[str, float]], offers: Sequence[Record], unit: Mapping[str, float]
+) -> list[Record]:
+    """Records `price` of nodes of NODE_SIZES that all apps can buy.
+
+    NODES of the smallest carry the apps' medians together. A node costs what instances cost that carry the same share
+    of the medians, on demand and on spot.
+
+    Args:
+        units: of the apps' replicas, by app and metric.
+        offers: of one app, which these are like; those that are reserved are left out.
+        unit: of that app.
+    """
+    median = Example.median_replicas()
+    metrics = dict.fromkeys(metric for of in units.values() for metric in of)
+    whole = {m: median * sum(of.get(m, 0.0) for of in units.values()) for m in metrics}
+    nodes: list[Record] = []
+    for size in NODE_SIZES:
+        capacity = {m: size * amount / NODES for m, amount in whole.items()}
+        for offer in offers:
+            if offer["tier"] == "RESERVED":
+                continue
+            carried = max(of["value"] / unit[of["metric"]] for of in offer["capacity"])
+            price = float(offer["price"]) * len(units) * median / carried * size / NODES
+            name = f"node-{size}.{offer['tier'].lower().replace('_', '-')}"
+            nodes.append(
+                offer
+                | {
+                    "offer_id": name,
+                    "instance_type": f"node-{size}",
+                    "capacity": [{"metric": m, "value": value} for m, value in capacity.items()],
+                    "price": Decimal(price).quantize(offer["price"]),
+                    "commitment_id": None,
+                    "pool": name,
+                }
+            )
+    return nodes
+
+
+def _amounts(pairs: Sequence[Record]) -> dict[str, float]:
+    return {pair["metric"]: pair["value"] for pair in pairs}

@@ -121,7 +121,7 @@ class PlanContext:
         stopped: series of the app that stopped while others of their user report.
         need: replicas that the tick's demand filled, None = not known or of no interest.
         level: what the plan counts: INSTANCES, REPLICAS or NODES.
-        parts: of a plan of NODES, whose need they are, by app.
+        parts: of a plan of NODES, whose need they are, by app, as shares of it.
     """
 
     app: str
@@ -235,7 +235,9 @@ def plan_record(plan: Plan, context: PlanContext, shares: Mapping[str, float]) -
         "need": context.need,
         "stopped": context.stopped,
         "level": context.level,
-        "parts": [part | {name: _cost(part[name]) for name in ("own", "adds")} for part in context.parts],
+        "parts": [
+            part | {name: money(plan.cost * part[name]) for name in ("own", "adds")} for part in context.parts
+        ],
     }
 
 

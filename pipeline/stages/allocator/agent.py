@@ -486,7 +486,7 @@ class Allocator:
             versions=self._versions(record, prices, "", None),
             currency=currency,
             level="NODES",
-            parts=pool.parts(joint, need_of, window, policy.confidence, offers),
+            parts=pool.parts(joint, need_of, window, policy.confidence),
         )
 
     def _kept(self, name: str) -> AppState:

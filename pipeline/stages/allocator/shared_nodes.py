@@ -9,7 +9,6 @@ the room is divided (`models.nodes.division`).
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
@@ -314,34 +313,16 @@ class SharedNodes:
             if division.bounded[a] or division.reasons[a]
         }
 
-    def parts(
-        self, joint: JointDemand, need: Need, window: slice, confidence: float, offers: Sequence[Offer]
-    ) -> list[Record]:
-        """Whose need the nodes are: the field `parts` of the group's plan."""
+    def parts(self, joint: JointDemand, need: Need, window: slice, confidence: float) -> list[Record]:
+        """Whose need the nodes are, by app, all as shares of what the group needs: the field `parts` of its plan."""
         of = shares(joint, need, window, confidence)
-        total = max(float(of.tail.sum()), 1e-12), max(float(of.mean.sum()), 1e-12)
-        quanta = [
-            (offer.price_h, float((amounts[need.unit > 0] / need.unit[need.unit > 0]).min()))
-            for offer, amounts in zip(offers, need.usable, strict=True)
-            if not offer.ended and math.isfinite(offer.price_h) and (need.unit > 0).any()
-        ]
-        price = min((price_h / carried for price_h, carried in quanta if carried > 0), default=None)
+        total = max(of.joint, 1e-12)
+        tail, mean = (amounts / max(float(amounts.sum()), 1e-12) for amounts in (of.tail, of.mean))
+        columns = (of.own / total, of.adds / total, tail, mean)
+        names = ("own", "adds", "tail", "mean")
         return [
-            {
-                "app": app,
-                "own": None if price is None else own * price,
-                "adds": None if price is None else adds * price,
-                "tail": tail / total[0],
-                "mean": mean / total[1],
-            }
-            for app, own, adds, tail, mean in zip(
-                self.paired.pool.apps,
-                of.own.tolist(),
-                of.adds.tolist(),
-                of.tail.tolist(),
-                of.mean.tolist(),
-                strict=True,
-            )
+            {"app": app} | dict(zip(names, row, strict=True))
+            for app, row in zip(self.paired.pool.apps, np.stack(columns, axis=1).tolist(), strict=True)
         ]
 
     def blocks(self) -> dict[str, np.ndarray]:
