@@ -16,6 +16,7 @@ from pipeline.backtest import setup, shared_nodes
 from pipeline.backtest.job import Job
 from pipeline.backtest.setup import PlanningInputs
 from pipeline.errors import UsageError
+from pipeline.inputs import example
 from pipeline.inputs.example import Example
 from pipeline.stages.allocator.pool import PairedApps, Pool
 from pipeline.wire.codec import DEFAULT
@@ -245,9 +246,9 @@ def test_nodes_cost_what_the_apps_own_instances_cost() -> None:
     ]
     assert {n["tier"] for n in nodes} == {"ON_DEMAND", "SPOT"}
     small = next(n for n in nodes if n["offer_id"] == "node-1.on-demand")
-    assert small["capacity"] == [{"metric": "cpu", "value": pytest.approx(96 / setup.NODES)}]
+    assert small["capacity"] == [{"metric": "cpu", "value": pytest.approx(96 / example.NODES)}]
     # 24 replicas, the medians of both, are 12 instances of two replicas
     instance = next(p["price"] for p in given.prices["web"] if p["tier"] == "ON_DEMAND")
-    assert float(small["price"]) * setup.NODES == pytest.approx(12 * float(instance), rel=1e-3)
+    assert float(small["price"]) * example.NODES == pytest.approx(12 * float(instance), rel=1e-3)
     assert isinstance(small["price"], Decimal)
     assert all(sum(of.values()) > 0 for of in on_nodes.starting.values())
