@@ -18,7 +18,6 @@ from math import inf, nextafter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from pipeline import folders
 from pipeline.errors import Rejected
 from pipeline.providers.base import Observation, Record, Result
 from pipeline.providers.local_instances import KEPT_RESULTS, KEPT_S, Instance, file_of, replaced
@@ -80,7 +79,7 @@ class Pools:
 
     def load(self) -> None:
         """Compile what places replicas, and place what was there before a restart: it may take some seconds."""
-        load()
+        _compile()
         for group in self._first_s:
             self._at(group, max((app.changes[-1].at_s for app in self._apps.values()), default=-inf))
 
@@ -230,12 +229,10 @@ class Pools:
 
     def _least_ready(self, app: AppReplicas, from_s: float, to_s: float) -> int:
         """Least ready replicas at any moment of [from_s, to_s): they become fewer only where something changes."""
-        moments = {from_s} | {
-            at_s
-            for group in {change.wanted.group for change in app.changes}
-            for at_s in self._histories[group].times
-            if from_s < at_s < to_s
-        }
+        moments = {from_s}
+        for group in {change.wanted.group for change in app.changes}:
+            self._at(group, to_s)
+            moments.update(at_s for at_s in self._histories[group].times if from_s < at_s < to_s)
         return min(self.observe(app.ref, at_s, None).ready for at_s in moments)
 
     # The files.
@@ -286,12 +283,12 @@ class Pools:
             self.changed(group, at_s)
 
     def _path(self, kind: str, name: str) -> Path:
-        folders.make(self._folder / kind, "data folder")
+        (self._folder / kind).mkdir(exist_ok=True)
         return file_of(self._folder / kind, name)
 
 
-def load() -> None:
-    """Load and compile what places replicas: it takes a second, and the first time on a machine some fifteen."""
+def _compile() -> None:
+    """Compile what places replicas: it takes a second, and the first time on a machine some fifteen."""
     from models.nodes.placement import Placement, Wanted, placed_at
 
     one = Wanted(1, {"cpu": 1.0})

@@ -168,7 +168,15 @@ def test_killed_while_publishing_observations_of_a_pool_are_repeated_in_the_same
     assert seen(pool, "cafe/replicas", 14) == (4, 0, "")
 
 
-def test_live_replicas_of_all_apps_are_observed_after_a_change_of_nodes(pool: Settings, run: Run) -> None:
+def test_live_replicas_of_all_apps_are_observed_after_a_change_of_nodes(
+    pool: Settings, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    apply, calls = LocalProvider.apply, list[str]()
+
+    def noted(provider: LocalProvider, command: Record, now_s: float) -> Any:
+        calls.append(command["target"]["ref"])
+        return apply(provider, command, now_s)
+
     live = pool.model_copy(update={"event_time": False})
     run.settings = live
     now = [700.0]
@@ -184,8 +192,12 @@ def test_live_replicas_of_all_apps_are_observed_after_a_change_of_nodes(pool: Se
     assert [seen(live, f"{app}/replicas", 12)[:2] for app in APPS] == [(4, 0), (3, 0)]
     now[0] = 850.0
     run.until(lambda: ("team/od-4", 13) in observations(live))
-    publish(live, asked(live, 14, "team", 0, issued_s=850.0))
-    run.until(lambda: len(results(live)) == 3)
+    with monkeypatch.context() as patch:
+        patch.setattr(LocalProvider, "apply", noted)
+        last_ones = [("team", 0), ("hall", 2), ("cafe", 5)]
+        publish(live, *(asked(live, 14, name, count, issued_s=850.0) for name, count in last_ones))
+        run.until(lambda: len(results(live)) == 5)
+    assert calls == ["hall/replicas", "cafe/replicas", "team/od-4"]
     last = {key: said[-1] for key, said in observations(live).items()}
     assert [last[f"{app}/replicas", 13]["ready"] for app in APPS] == [0, 0]
     assert last["cafe/replicas", 13]["reason"] == "there are no nodes"
