@@ -1,0 +1,196 @@
+"""Shared nodes in a closed loop: the allocator's plans on the local provider, a tick after the other, without Kafka."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pytest
+
+from models.behaviour.lstm import BehaviourModel
+from models.demand.scenarios import pack
+from models.metrics import EVENT_KINDS, METRICS, horizon_steps
+from pipeline.inputs import released_models
+from pipeline.providers.local import Faults, LocalProvider
+from pipeline.settings import Settings
+from pipeline.wire.codec import DEFAULT, Record
+from pipeline.wire.commands import REPLICAS, Target
+from tests.cases.closed_loop import FIRST, TICK_S, Fleet, Installation, policy, price
+
+APPS = ("shop", "blog")
+Make = Callable[..., "Pool"]
+
+
+def app(name: str, **fields: Any) -> Record:
+    return policy(app=name, allocation_group="web", replica_startup_s=5.0, **fields)
+
+
+def group(version: int = 1, nodes: str = "SHARED", **fields: Any) -> Record:
+    return policy(app="web", allocation_group="web", nodes=nodes, version=version, **fields)
+
+
+class Pool(Installation):
+    """Two apps of one group; a node has four cores, a replica asks for one."""
+
+    def __init__(
+        self, model: BehaviourModel, settings: Settings, cloud: LocalProvider, **inputs: Any
+    ) -> None:
+        inputs = {"policies": [app("shop"), app("blog"), group()]} | inputs
+        node = price(capacity=[{"metric": "cpu", "value": 4.0}])
+        self.offered = DEFAULT.decode(DEFAULT.encode("price", node))[1]
+        cloud.offered(self.offered)
+        super().__init__(model, settings, cast(Fleet, cloud), prices=[node], **inputs)
+        self.number = 0
+
+    def observe(self, tick: int) -> None:
+        now_s = float((tick + 1) * TICK_S)
+        targets = [Target("fleet", f"{name}/node", region="r") for name in ("web", *APPS)]
+        targets += [Target("fleet", f"{name}/{REPLICAS}", kind="REPLICAS") for name in APPS]
+        for target in targets:
+            record = self.executor.observe(target, tick, TICK_S, now_s)
+            if record is not None and (record["generation"] or target.app == "web" or target.is_replicas):
+                self.inputs.put("capacity.observed", "capacity_observed", record)
+
+    def reopened(self, cloud: LocalProvider) -> None:
+        """Go on with another process's provider on the same folder."""
+        cloud.offered(self.offered)
+        self.fleet = cast(Fleet, cloud)
+        self.executor.providers = {"fleet": cloud}
+
+    def step(self, **cores: float) -> dict[str, Record]:
+        """Plan a tick in which apps use so many cores, and follow its commands; the plans by name."""
+        number, self.number = self.number, self.number + 1
+        for value in scenarios(self.model, self.settings, FIRST + number, cores):
+            self.allocator.fold(value)
+        self.follow(float((FIRST + number + 1) * TICK_S))
+        return {plan["app"]: plan for plan in self.plans if plan["tick"] == FIRST + number}
+
+    def seen(self, ref: str) -> Record:
+        """What was last observed of a target."""
+        name, _, offer = ref.rpartition("/")
+        return self.inputs.observed(name, FIRST + self.number)[offer]
+
+    def serving(self, name: str) -> int:
+        """Cores of an app that were ready, of its own instances and on shared nodes."""
+        observed = self.inputs.observed(name, FIRST + self.number)
+        return sum(one["ready"] * (1 if offer == REPLICAS else 4) for offer, one in observed.items())
+
+
+def scenarios(
+    model: BehaviourModel, settings: Settings, tick: int, cores: Mapping[str, float]
+) -> list[bytes]:
+    """Scenarios of one shard in which apps use so many cores, give or take 5 %, and the shard's marker."""
+    steps, cpu = [step * TICK_S for step in horizon_steps(TICK_S)], METRICS.index("cpu")
+    records: list[bytes] = []
+    for name, of in cores.items():
+        noise = np.random.default_rng([tick, *name.encode()]).normal(
+            1.0, 0.05, (settings.scenarios, len(steps), 1)
+        )
+        packed, scale = pack((of * noise).astype(np.float32))
+        usage = np.full(len(METRICS), np.nan)
+        usage[cpu] = of
+        record = {
+            "app": name, "allocation_group": "web", "shard": 0, "seq": tick - FIRST, "tick": tick, "tick_s": TICK_S,
+            "steps": steps, "metrics": ["cpu"], "users": 4, "reporting": 4, "scenarios": settings.scenarios,
+            "scale": scale.tobytes(), "demand": packed.tobytes(), "observed": usage[[cpu]].tobytes(),
+            "saturated": np.zeros(1).tobytes(), "user_quantiles": None, "kinds": list(EVENT_KINDS),
+            "rates": np.full(len(EVENT_KINDS), np.nan).tobytes(), "model_id": model.model_id,
+        }  # fmt: skip
+        records.append(DEFAULT.encode("scenario", record))
+    marker = {"shard": 0, "seq": tick - FIRST, "tick": tick, "tick_s": TICK_S, "apps": sorted(cores)}
+    return [*records, DEFAULT.encode("marker", marker)]
+
+
+@pytest.fixture(scope="module")
+def model() -> BehaviourModel:
+    return BehaviourModel.load(released_models.folder(Settings()))
+
+
+@pytest.fixture
+def make(model: BehaviourModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setattr("pipeline.kafka.reader.newest", lambda *_: None)
+    clouds: list[LocalProvider] = []
+
+    def cloud(name: str) -> LocalProvider:
+        for one in clouds:
+            one.close()
+        clouds.append(LocalProvider(tmp_path / name, tick_s=TICK_S, faults=Faults(replica_startup_s=5.0)))
+        return clouds[-1]
+
+    def installation(name: str = "local", *, killed: bool = False) -> Pool:
+        here = Settings(
+            tick_s=TICK_S, partitions=1, scenarios=256, demo_keys=True, bootstrap="none:1",
+            event_time=True, data_dir=tmp_path,
+        )  # fmt: skip
+        pool = Pool(model, here, cloud(name))
+        if killed:
+            step = pool.step
+
+            def after_a_kill(**cores: float) -> dict[str, Record]:
+                pool.reopened(cloud(name))
+                return step(**cores)
+
+            pool.step = after_a_kill  # type: ignore[method-assign]
+        return pool
+
+    yield installation
+    for one in clouds:
+        one.close()
+
+
+def test_both_levels_settle_and_everything_is_placed(make: Make) -> None:
+    pool, plans = make(), dict[str, Record]()
+    for _ in range(30):
+        plans = pool.step(shop=3.0, blog=5.0)
+    assert {name: plan["level"] for name, plan in plans.items()} == {
+        "web": "NODES", "shop": "REPLICAS", "blog": "REPLICAS",
+    }  # fmt: skip
+    ready = {name: pool.seen(f"{name}/{REPLICAS}") for name in APPS}
+    assert ready["shop"]["ready"] >= 3
+    assert ready["blog"]["ready"] >= 5
+    assert [(one["pending"], one["reason"]) for one in ready.values()] == [(0, "")] * 2
+    assert 4 * pool.seen("web/node")["ready"] >= sum(one["ready"] for one in ready.values())
+    assert all(plan["feasible"] for plan in plans.values()), plans
+    assert {result["status"] for result in pool.results} == {"APPLIED"}
+    late = [command for command in pool.commands if command["epoch"] > FIRST + 20]
+    assert late == []  # constant demand: nothing is commanded any more
+
+
+def test_more_demand_than_there_is_room_for_waits_with_a_reason_until_nodes_are_ready(make: Make) -> None:
+    pool = make()
+    for _ in range(15):
+        pool.step(shop=3.0, blog=5.0)
+    pool.step(shop=12.0, blog=5.0)
+    shop = pool.seen(f"shop/{REPLICAS}")
+    assert shop["pending"] > 0
+    assert shop["reason"] == "no node has room: cpu is short"
+    assert pool.seen(f"blog/{REPLICAS}")["ready"] >= 5
+    for _ in range(3):
+        pool.step(shop=12.0, blog=5.0)
+    shop = pool.seen(f"shop/{REPLICAS}")
+    assert shop["ready"] >= 12
+    assert (shop["pending"], shop["reason"]) == (0, "")
+
+
+def test_apps_that_go_back_to_their_own_instances_serve_all_the_while(make: Make) -> None:
+    pool, plans = make(), dict[str, Record]()
+    for _ in range(10):
+        pool.step(shop=3.0, blog=5.0)
+    pool.inputs.put("policies", "policy", group(2, "OWN", valid_from_tick=FIRST + 10))
+    for _ in range(8):
+        plans = pool.step(shop=3.0, blog=5.0)
+        assert pool.serving("shop") >= 3
+        assert pool.serving("blog") >= 5
+    assert {name: plan["level"] for name, plan in plans.items()} == dict.fromkeys(APPS, "INSTANCES")
+    assert (pool.seen("web/node")["ready"], pool.seen(f"shop/{REPLICAS}")["ready"]) == (0, 0)
+
+
+def test_a_provider_that_is_killed_in_every_tick_changes_nothing(make: Make) -> None:
+    said: list[list[Record]] = []
+    for name, killed in (("whole", False), ("killed", True)):
+        pool, records = make(name, killed=killed), list[Record]()
+        for tick in range(14):
+            pool.step(shop=3.0 if tick < 6 else 9.0, blog=5.0 if tick < 10 else 2.0)
+            records += [pool.seen(ref) for ref in ("web/node", f"shop/{REPLICAS}", f"blog/{REPLICAS}")]
+        said.append(records + pool.results + pool.commands)
+    assert said[0] == said[1]
