@@ -16,6 +16,7 @@ more than the cheapest counts that packing allows.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Final
 
 import numpy as np
@@ -53,8 +54,9 @@ class Demand:
         """The demand of some apps, (app) mask."""
         return self if apps.all() else Demand(self.replicas[apps], self.order[apps], self.size[apps])
 
+    @cached_property
     def fluid(self) -> Array:
-        """What all replicas ask for, (scenario, step, resource)."""
+        """What all replicas ask for, (scenario, step, resource); not to be changed."""
         _, scenarios, steps = self.replicas.shape
         total = np.zeros((scenarios, steps, self.size.shape[1]), np.float32)
         _add_up(self.replicas, self.order, self.size.astype(np.float32), total)
@@ -112,7 +114,7 @@ def joint_need(
     """
     carried, carries = common(fits(demand.size, allocatable))
     some = demand.part(carried)
-    totals = some.fluid()
+    totals = some.fluid
     factor = np.full(len(allocatable), np.nan)
     kinds, kind_of = np.unique(allocatable[carries], axis=0, return_inverse=True)
     factor[carries] = np.array([_loss(some, totals, kind, window, share, key) for kind in kinds])[
@@ -120,7 +122,7 @@ def joint_need(
     ]
     least = float(np.nanmin(factor)) if carries.any() else 1.0
     usable = np.where(carries[:, None], allocatable * (least / np.where(carries, factor, 1.0))[:, None], 0.0)
-    totals *= np.float32(least)
+    totals = totals * np.float32(least)
     return Need(totals, usable, factor, _quantum(totals[:, window], usable[carries], share), carried, carries)
 
 

@@ -94,7 +94,7 @@ class TraceSimulation(Simulation):
         steps_s = [step * job.tick_s for step in job.steps]
         window, _ = promised(lanes.offers, lanes.policy, steps_s, lanes.policy.governed)
         contexts = {app: decide.args[0] for app, decide in decided.items()}
-        return self.paired.demand(job.first_tick + t, contexts, window, job.steps).fluid()
+        return self.paired.demand(job.first_tick + t, contexts, window, job.steps).fluid
 
     def _decide(self, name: str, forecast: AppForecast, tick: int, together: np.ndarray | None) -> Decide:
         """Reconcile an app's scenarios; together: the pool's, which are not of its forecast."""

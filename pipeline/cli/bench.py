@@ -30,12 +30,20 @@ def allocator(
     ] = 1_024,
     limit: Annotated[float, typer.Option(min=0.1, help="Wall seconds of HiGHS per purchase.")] = 120.0,
     seed: Annotated[int, typer.Option(help="Seed of the first purchase.")] = 0,
+    group: Annotated[
+        int | None,
+        typer.Option(min=1, help="Instead: what sharing nodes adds to the plans of a group of so many apps."),
+    ] = None,
     json: AsJson = False,
 ) -> None:
     """Measure a purchase's time, and its cost against HiGHS's least cost and the best pair of offers."""
     from pipeline.bench import allocator as bench
+    from pipeline.bench import group as shared_nodes
     from pipeline.display import tell
 
+    if group is not None:
+        tell(shared_nodes.measured(group, offers, draws, instances, seed), json)
+        return
     tell(bench.measured(offers, draws, instances, exact_scenarios, limit, seed), json)
 
 

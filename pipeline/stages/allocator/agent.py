@@ -466,7 +466,7 @@ class Allocator:
         joint = pool.demand(tick, contexts, window, horizon_steps(at.length_s))
         offers, need_of = pool.nodes(offers, joint, window, group_policy.confidence, at.end_s)
         policy = pool.policy(group_policy, ending=pooled.ending)
-        demand = replace(pooled.demand, scenarios=joint.fluid())
+        demand = replace(pooled.demand, scenarios=joint.fluid)
         terms = planning.Terms(self.settings.seed, actuation_s)
         (decide,) = planning.decisions(
             kept, demand, total, self.common, offers=offers, policy=policy, tick=at, terms=terms

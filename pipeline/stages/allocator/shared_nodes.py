@@ -208,7 +208,7 @@ class SharedNodes:
                 if carries
             }
             left = (room / np.nan_to_num(need.factor, nan=1.0)[:, None])[need.carries]
-            peak = np.quantile(joint.fluid()[:, window].max(axis=1), confidence, axis=0)
+            peak = np.quantile(joint.fluid[:, window].max(axis=1), confidence, axis=0)
             unit = quantum(np.maximum(peak, pool.requests.sum(axis=0)), left, PARTS)
             self._rescale(dict(zip(pool.resources, unit.tolist(), strict=True)))
             self.basis = {

@@ -36,7 +36,7 @@ def together(demand: Demand) -> np.ndarray:
 
 def test_the_fluid_need_is_the_sum_of_the_apps() -> None:
     demand = pool(5, 300)
-    assert demand.fluid() == pytest.approx(np.einsum("ast,ar->str", together(demand), demand.size), rel=1e-5)
+    assert demand.fluid == pytest.approx(np.einsum("ast,ar->str", together(demand), demand.size), rel=1e-5)
     chosen, steps = np.array([7, 0, 299]), np.array([1, 4, 0])
     assert (demand.counts(chosen, steps) == together(demand)[:, chosen, steps].T).all()
 
@@ -54,7 +54,7 @@ def test_what_is_needed_of_a_type_is_enough_for_packing(kind: int, share: float)
     demand = pool()
     need = joint_need(demand, TYPES[[kind]], WINDOW, share)
     assert need.usable == pytest.approx(TYPES[[kind]])
-    assert need.totals == pytest.approx(demand.fluid() * need.factor[0], rel=1e-5)
+    assert need.totals == pytest.approx(demand.fluid * need.factor[0], rel=1e-5)
     per_node = math.floor((need.usable[0] / need.unit).min() + 1e-5)
     assert per_node == QUANTA
     load = need.quanta(WINDOW)
@@ -238,7 +238,7 @@ def test_pools_of_little_or_nothing(apps: int, types: int, idle: bool) -> None:
 def test_more_replicas_never_need_less(apps: int, seed: int) -> None:
     demand = pool(apps, 64, seed)
     more: Any = demand.replicas + np.random.default_rng(seed).integers(0, 3, demand.replicas.shape, np.int32)
-    assert (Demand(more, demand.order, demand.size).fluid() >= demand.fluid()).all()
+    assert (Demand(more, demand.order, demand.size).fluid >= demand.fluid).all()
 
 
 def test_it_is_a_function_of_its_arguments() -> None:

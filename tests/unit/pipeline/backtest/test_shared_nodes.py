@@ -71,12 +71,12 @@ def test_scenarios_of_the_pool_are_sums_of_the_apps_in_another_order() -> None:
     drawn = rng.gamma(2.0, 5.0, (2, 512, 2))
     paired = apps_of()
     contexts = {app: context(cpu) for app, cpu in zip("ab", drawn, strict=True)}
-    asked = paired.demand(100, contexts, slice(0, 2), (1, 2)).fluid()
+    asked = paired.demand(100, contexts, slice(0, 2), (1, 2)).fluid
     assert asked.shape == (512, 2, 1)
     assert asked.sum() == pytest.approx(np.ceil(drawn).sum(), rel=1e-5)
-    alone = paired.demand(100, {"a": contexts["a"]}, slice(0, 2), (1, 2)).fluid()
+    alone = paired.demand(100, {"a": contexts["a"]}, slice(0, 2), (1, 2)).fluid
     assert np.sort(alone, axis=0).tolist() == np.sort(np.ceil(drawn[0])[..., None], axis=0).tolist()
-    again = apps_of().demand(100, contexts, slice(0, 2), (1, 2)).fluid()
+    again = apps_of().demand(100, contexts, slice(0, 2), (1, 2)).fluid
     assert (again == asked).all()
 
 
@@ -94,13 +94,13 @@ def test_apps_that_were_high_together_are_simulated_so() -> None:
         asked = np.zeros((1, 1, 1))
         for t in range(399):
             paired.observe(t, filled[t])
-            asked = paired.demand(t, contexts, slice(0, 1), (1, 2)).fluid()
+            asked = paired.demand(t, contexts, slice(0, 1), (1, 2)).fluid
         needs[name] = float(np.quantile(asked[:, 0, 0], 0.99))
         kept = apps_of()
         kept.restore(paired.blocks())
         assert (
-            kept.demand(399, contexts, slice(0, 1), (1, 2)).fluid()
-            == paired.demand(399, contexts, slice(0, 1), (1, 2)).fluid()
+            kept.demand(399, contexts, slice(0, 1), (1, 2)).fluid
+            == paired.demand(399, contexts, slice(0, 1), (1, 2)).fluid
         ).all()
     assert needs["together"] > 1.2 * needs["apart"]
 
@@ -215,7 +215,7 @@ def test_an_app_that_went_before_the_scored_window_is_not_taken_for_none_of_the_
 def test_an_app_without_users_has_fewer_scenarios() -> None:
     paired = apps_of()
     contexts = {"a": context(np.full((128, 2), 3.0)), "b": context(np.zeros((64, 2)))}
-    asked = paired.demand(100, contexts, slice(0, 2), (1, 2)).fluid()
+    asked = paired.demand(100, contexts, slice(0, 2), (1, 2)).fluid
     assert asked.shape == (128, 2, 1)
     assert (asked == 3.0).all()
 
