@@ -185,6 +185,32 @@ def test_apps_that_go_back_to_their_own_instances_serve_all_the_while(make: Make
     assert (pool.seen("web/node")["ready"], pool.seen(f"shop/{REPLICAS}")["ready"]) == (0, 0)
 
 
+def test_apps_that_begin_to_share_nodes_keep_their_own_instances_until_replicas_serve(make: Make) -> None:
+    pool, plans, needed = make(), dict[str, Record](), {"shop": 3, "blog": 5}
+    for version, first, nodes in ((2, 10, "OWN"), (3, 22, "SHARED")):
+        pool.inputs.put("policies", "policy", group(version, nodes, valid_from_tick=FIRST + first))
+    for tick in range(36):
+        plans = pool.step(shop=3.0, blog=5.0)
+        assert tick < 8 or all(pool.serving(name) >= cores for name, cores in needed.items()), tick
+    assert {plans[name]["level"] for name in needed} == {"REPLICAS"}
+    assert all(plan["feasible"] for plan in plans.values())
+    assert all(pool.seen(f"{name}/node")["ready"] == 0 for name in needed)
+
+
+def test_a_group_that_stops_sharing_ends_with_a_plan_that_says_so(make: Make) -> None:
+    pool = make()
+    for tick in range(24):
+        if tick == 10:
+            pool.inputs.put("policies", "policy", group(2, "OWN", valid_from_tick=FIRST + 10))
+        plans = pool.step(shop=3.0, blog=5.0)
+        if tick >= 10 and "web" in plans:
+            last = plans["web"]
+            assert last["feasible"]
+    assert "web" not in plans
+    assert "shares no nodes any more" in last["reason"]
+    assert pool.seen("web/node")["ready"] == 0
+
+
 def test_a_provider_that_is_killed_in_every_tick_changes_nothing(make: Make) -> None:
     said: list[list[Record]] = []
     for name, killed in (("whole", False), ("killed", True)):

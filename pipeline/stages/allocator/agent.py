@@ -789,6 +789,8 @@ def divide(
     """Plan a group's nodes, then the replicas of its apps, with the nodes' room divided where it is too little."""
     pool, member = pooled.pool, nodes.member
     plan, memory = member.decide(member.offers, member.policy, False)
+    if pooled.ending:
+        plan = shared_nodes.released(plan)
     decided = {pool.kept.name: groups.Decision(plan, memory, {})}
     for app, request in requests.items():
         of = request.member
@@ -806,7 +808,8 @@ def divide(
     } | dict.fromkeys(nodes.followed - nodes.observed.keys(), 0)
     for app, bound in pool.divided(plan, member.offers, observed, alone, need_of, pooled.policies).items():
         of = members[app]
-        least = replace(of.policy, max=bound.replicas, beyond_max=0.0, min=min(of.policy.min, bound.replicas))
+        most = bound.replicas + shared_nodes.on_own_instances(of)
+        least = replace(of.policy, max=most, beyond_max=0.0, min=min(of.policy.min, most))
         limited, after = of.decide(of.offers, least, False)
         decided[app] = groups.Decision(shared_nodes.bounded(limited, plan, bound), after, {})
     return decided

@@ -16,14 +16,14 @@ from typing import Any, Final
 
 import numpy as np
 
-from models.capacity import Offer, Policy
+from models.capacity import Offer, Policy, replicas_per_instance
 from models.metrics import EVENT_KINDS, METRICS
 from models.nodes.division import divided
 from models.nodes.joint_need import Demand as JointDemand
 from models.nodes.joint_need import Need, common, joint_need, quantum, shares
 from models.nodes.packing import Nodes, Replicas, fits
 from models.planning.allocate import DecisionContext, Plan, promised
-from models.planning.groups import STANDING
+from models.planning.groups import STANDING, Member
 from models.planning.guardrails import REPORTING_SHARE
 from pipeline.stages.allocator.decide import AppState
 from pipeline.stages.allocator.pool import PairedApps, Pool
@@ -406,4 +406,23 @@ def bounded(plan: Plan, nodes: Plan, bound: Bound) -> Plan:
         guardrails=("shared_nodes", *(name for name in plan.guardrails if name != "maximum")),
         feasible=nodes.feasible and not bound.why,
         reason=f"{reason}; {bound.why}" if bound.why else reason,
+    )
+
+
+def on_own_instances(app: Member) -> int:
+    """Replicas that an app's own instances carry, which stay until those on shared nodes serve."""
+    return sum(
+        app.running.get(offer.offer_id, 0) * replicas_per_instance(offer, app.policy)
+        for offer in app.offers
+        if offer.offer_id != REPLICAS
+    )
+
+
+def released(plan: Plan) -> Plan:
+    """The plan of nodes whose apps have instances of their own again."""
+    return replace(
+        plan,
+        feasible=True,
+        guardrails=tuple(name for name in plan.guardrails if name != "maximum"),
+        reason="the group shares no nodes any more, and its apps have instances of their own",
     )
