@@ -212,11 +212,11 @@ def test_a_group_that_stops_sharing_ends_with_a_plan_that_says_so(make: Make) ->
 
 
 def test_a_provider_that_is_killed_in_every_tick_changes_nothing(make: Make) -> None:
-    said: list[list[Record]] = []
+    published: list[list[Record]] = []
     for name, killed in (("whole", False), ("killed", True)):
         pool, records = make(name, killed=killed), list[Record]()
         for tick in range(14):
             pool.step(shop=3.0 if tick < 6 else 9.0, blog=5.0 if tick < 10 else 2.0)
             records += [pool.seen(ref) for ref in ("web/node", f"shop/{REPLICAS}", f"blog/{REPLICAS}")]
-        said.append(records + pool.results + pool.commands)
-    assert said[0] == said[1]
+        published.append(records + pool.results + pool.commands)
+    assert published[0] == published[1]

@@ -52,10 +52,10 @@ def pool(replay: Settings) -> Settings:
 
 
 def seen(settings: Settings, ref: str, tick: int) -> tuple[int, int, str]:
-    """Ready and pending, and why, as was said of a tick, always in the same words."""
-    said = observations(settings)[ref, tick]
-    assert said == [said[0]] * len(said)
-    return said[0]["ready"], said[0]["pending"], said[0]["reason"]
+    """Ready and pending, and why, as was published of a tick, always in the same words."""
+    published = observations(settings)[ref, tick]
+    assert published == [published[0]] * len(published)
+    return published[0]["ready"], published[0]["pending"], published[0]["reason"]
 
 
 def ticks(settings: Settings) -> list[list[Record]]:
@@ -185,7 +185,7 @@ def test_live_replicas_of_all_apps_are_observed_after_a_change_of_nodes(
     publish(live, asked(live, 10, "hall", 3))
     run.until(lambda: len(results(live)) == 2)
     assert {one["status"] for one in results(live)} == {"APPLIED"}
-    last = {key: said[-1] for key, said in observations(live).items()}
+    last = {key: published[-1] for key, published in observations(live).items()}
     assert (last["hall/replicas", 10]["ready"], last["hall/replicas", 10]["pending"]) == (0, 3)
     now[0] = 790.0
     run.until(lambda: ("cafe/replicas", 12) in observations(live))
@@ -198,6 +198,6 @@ def test_live_replicas_of_all_apps_are_observed_after_a_change_of_nodes(
         publish(live, *(asked(live, 14, name, count, issued_s=850.0) for name, count in last_ones))
         run.until(lambda: len(results(live)) == 5)
     assert calls == ["hall/replicas", "cafe/replicas", "team/od-4"]
-    last = {key: said[-1] for key, said in observations(live).items()}
+    last = {key: published[-1] for key, published in observations(live).items()}
     assert [last[f"{app}/replicas", 13]["ready"] for app in APPS] == [0, 0]
     assert last["cafe/replicas", 13]["reason"] == "there are no nodes"

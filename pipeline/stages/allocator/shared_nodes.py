@@ -145,12 +145,12 @@ class SharedNodes:
         }
         counts = np.array([self.last[app] for app in pool.apps])
         held = [np.nansum(demands[app].saturated) > 0 for app in pool.apps]
-        asked = pool.size.any(axis=0)
+        requested = pool.size.any(axis=0)
         return Demand(
             scenarios=np.zeros((64, 0, 0), np.float32),
             metrics=pool.resources,
-            usage=np.where(asked, counts @ pool.size, np.nan),
-            saturated=np.where(asked, (counts * held) @ pool.size, np.nan),
+            usage=np.where(requested, counts @ pool.size, np.nan),
+            saturated=np.where(requested, (counts * held) @ pool.size, np.nan),
             rates=np.full(len(EVENT_KINDS), np.nan),
             users=len(known),
             reporting=sum(known),
