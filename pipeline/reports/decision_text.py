@@ -26,6 +26,8 @@ UNPRICED: Final = Decimal(10) ** 11  # what pipeline.wire.plans.money writes for
 
 COUNTED: Final = {"INSTANCES": "instance", "REPLICAS": "replica", "NODES": "node"}
 """What a plan counts, by its level."""
+CARRIED: Final = {"INSTANCES": "replica", "REPLICAS": "replica", "NODES": "unit"}
+"""What these carry; a unit is an eighth of the smallest node that carries a replica of each app."""
 TIER_NAMES: Final = {"RESERVED": "reserved", "ON_DEMAND": "on-demand", "SPOT": "spot"}
 
 
@@ -119,7 +121,7 @@ def _reasons(plan: Record, referenced: Surroundings) -> Iterator[RenderableType]
     needed = max(within, default=0)
     if plan["binding"] is None:
         yield Text(
-            f"Demand does not set the number: the policy's minimum does ({_counted(needed, 'replica')})."
+            f"Demand does not set the number: the policy's minimum does ({_counted(needed, CARRIED[plan['level']])})."
         )
     else:
         metric, step = plan["binding"]["metric"], plan["binding"]["step_s"]
@@ -131,24 +133,25 @@ def _reasons(plan: Record, referenced: Surroundings) -> Iterator[RenderableType]
         yield Text(
             f"{metric} {fmt.duration(step)} ahead binds: "
             f"the plan must carry {fmt.amount(cell, metric)} of it there{size}. "
-            f"Over all steps and metrics that is {_counted(needed, 'replica')}."
+            f"Over all steps and metrics that is {_counted(needed, CARRIED[plan['level']])}."
         )
     wanted, planned = plan["confidence_asked"], plan["confidence_planned"]
+    counted, carries = COUNTED[plan["level"]], CARRIED[plan["level"]]
     met = "is kept" if plan["feasible"] else "is NOT kept"
     yield Text(
-        f"Confidence {fmt.level(wanted)} was asked and {met}: the instances suffice in {fmt.level(planned)} of the "
+        f"Confidence {fmt.level(wanted)} was asked and {met}: the {counted}s suffice in {fmt.level(planned)} of the "
         f"scenarios, in all metrics and steps at once."
     )
     carried = replicas(plan, referenced)
     instances = sum(_first_desired(count) for count in plan["counts"])
     if carried is not None:
         yield Text(
-            f"{_counted(instances, 'instance')} {'carries' if instances == 1 else 'carry'} "
-            f"{_counted(carried, 'replica')}; the present usage alone needs {plan['reactive_floor']}."
+            f"{_counted(instances, counted)} {'carries' if instances == 1 else 'carry'} "
+            f"{_counted(carried, carries)}; the present usage alone needs {plan['reactive_floor']}."
         )
     else:
         yield Text(
-            f"The present usage alone needs {_counted(plan['reactive_floor'], 'replica')} (the reactive floor)."
+            f"The present usage alone needs {_counted(plan['reactive_floor'], carries)} (the reactive floor)."
         )
     yield Text(f"In the allocator's words: {plan['reason']}.")
 
@@ -177,7 +180,7 @@ def _demand(plan: Record, referenced: Surroundings) -> Iterator[RenderableType]:
     """Table of the demand to be carried, a row a step and a column a metric, with the replicas each needs."""
     policy = None if referenced.policy is None else policies.policy_of(referenced.policy)
     governed = plan["metrics"] if policy is None else capacity.governed(plan["metrics"], policy)
-    table = _table("<ahead", *plan["metrics"], "replicas", "<")
+    table = _table("<ahead", *plan["metrics"], f"{CARRIED[plan['level']]}s", "<")
     binding = plan["binding"] or {}
     for step, row, count in zip(plan["steps"], plan["required"], plan["replicas"], strict=True):
         cells: list[str] = []
@@ -206,7 +209,7 @@ def _demand(plan: Record, referenced: Surroundings) -> Iterator[RenderableType]:
 def _instances(plan: Record, referenced: Surroundings) -> Iterator[RenderableType]:
     """Table of the instances planned, an offer a row, with size, tier and price where the offer's record is known."""
     shares = {share["of"]: share["amount"] for share in plan["shares"]}
-    table = _table("<offer", "<tier", "instances", "replicas each", "price/h", "together/h")
+    table = _table("<offer", "<tier", f"{COUNTED[plan['level']]}s", "replicas each", "price/h", "together/h")
     policy = None if referenced.policy is None else policies.policy_of(referenced.policy)
     for count in plan["counts"]:
         number = "→".join(str(n) for n in dict.fromkeys(count["desired"])) or "0"

@@ -198,7 +198,7 @@ def test_apps_that_begin_to_share_nodes_keep_their_own_instances_until_replicas_
 
 
 def test_a_group_that_stops_sharing_ends_with_a_plan_that_says_so(make: Make) -> None:
-    pool = make()
+    pool, plans, last = make(), dict[str, Record](), Record()
     for tick in range(24):
         if tick == 10:
             pool.inputs.put("policies", "policy", group(2, "OWN", valid_from_tick=FIRST + 10))
