@@ -134,7 +134,8 @@ class PairedApps:
         for a, (app, policy) in enumerate(zip(pool.apps, pool.policies, strict=True)):
             if app in contexts:
                 loads = replica_loads(contexts[app].demand, contexts[app].metrics, policy)
-                loads = np.resize(loads, (shape[0], *loads.shape[1:]))  # fewer of an app without users
+                if len(loads) < shape[0]:  # of an app without users
+                    loads = np.resize(loads, (shape[0], *loads.shape[1:]))
                 whole[a] = replicas(loads, policy)
                 load[a] = loads[:, window].max(axis=(1, 2), initial=0.0)
                 came[a] = 0.0
