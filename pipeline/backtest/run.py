@@ -449,6 +449,7 @@ class _Simulator:
         report["nodes"] = {"packed": shared_nodes.packed(job, counts, first)}
         if request.nodes == "both":
             report["nodes"] |= shared_nodes.compared_with_own(report, own.compared.report)
+        report["summary"]["shared"] = shared_nodes.figures(report)
         return pool
 
     def _scored(

@@ -224,6 +224,31 @@ def only(outcomes: Arrays, job: Job, apps: Sequence[str]) -> Arrays:
     return {name: array[:, index] for name, array in outcomes.items()}
 
 
+def figures(report: Mapping[str, Any]) -> dict[str, float | None]:
+    """What shared nodes are judged by: `summary.shared` of a report (docs/scoring.md).
+
+    Args:
+        report: of the pool, with `nodes`.
+
+    Returns:
+        cost_ratio_own: our cost on shared nodes to ours on own nodes, at a realised 99 %; None without own nodes;
+        cost_ratio_best_product: to the best product's on shared nodes, likewise; avoidable_removed: share of what the
+        best product costs beyond the oracle that ours does not, likewise; promise_99: share of the plans for 99 % that
+        held for all apps together; worst_app_share: least share of ticks in which packing placed an app's replicas.
+    """
+    summary, nodes = report["summary"], report["nodes"]
+    best, oracle = (summary[f"cost_ratio_{name}"] for name in ("best_product", "oracle"))
+    removed = (1 / best - 1) / (1 / best - 1 / oracle) if best and oracle and oracle > best else None
+    placed = [share for share in nodes["packed"]["by_app"].values() if share is not None]
+    return {
+        "cost_ratio_own": nodes.get("cost_to_own_at_99", {}).get("leadtime"),
+        "cost_ratio_best_product": best,
+        "avoidable_removed": removed,
+        "promise_99": summary.get("promise_99"),
+        "worst_app_share": min(placed, default=None),
+    }
+
+
 def compared_with_own(shared: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
     """What shared nodes cost beside each app's own.
 

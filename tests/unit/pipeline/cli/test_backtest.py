@@ -255,6 +255,11 @@ def test_apps_on_shared_nodes_are_scored_beside_the_same_on_their_own(trace_file
     options = ("--warm-up", "65m", "--rival", "hpa", "--rival", "oracle", "--sweep", "0.5", "--sweep", "0.99")
     both, shared, own = (run(trace_file, *options, "--nodes", nodes) for nodes in ("both", "shared", "own"))
     compared = both["nodes"]
+    judged = both["summary"].pop("shared")
+    assert shared["summary"].pop("shared") == judged | {"cost_ratio_own": None}
+    assert judged["cost_ratio_own"] == compared["cost_to_own_at_99"].get("leadtime")
+    assert judged["worst_app_share"] == min(compared["packed"]["by_app"].values())
+    assert judged["cost_ratio_best_product"] == both["summary"]["cost_ratio_best_product"]
     assert both | {"nodes": {"packed": compared["packed"]}} == shared
     assert 0 <= compared["packed"]["all"] <= min(compared["packed"]["by_app"].values()) <= 1
     assert set(both["by_app"]) == {"shared nodes"}
