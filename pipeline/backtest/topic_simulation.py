@@ -29,8 +29,9 @@ from pipeline.kafka import reader
 from pipeline.progress import Progress, silent
 from pipeline.security.signing_keys import SigningKey, demo_key, read_private
 from pipeline.settings import Settings
-from pipeline.stages.allocator.agent import Allocator, PlanRecords, PlanRequest
+from pipeline.stages.allocator.agent import Allocator
 from pipeline.stages.allocator.decide import Decide
+from pipeline.stages.allocator.requests import PlanRecords, PlanRequest
 from pipeline.stages.profiler.agent import Profiler
 from pipeline.stages.simulator.agent import Simulator
 from pipeline.wire import json_lines

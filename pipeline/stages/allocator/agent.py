@@ -11,25 +11,19 @@ every app whose policy has had the learner on since before that end. Live it nev
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from hashlib import blake2b
 
-import numpy as np
 from confluent_kafka import Message
-from numpy.typing import NDArray
 
-from models.behaviour.lstm import BehaviourModel, State
+from models.behaviour.lstm import BehaviourModel
 from models.capacity import Offer, Policy
-from models.demand import reconciliation, same_time
-from models.evaluation import need
-from models.learning import need_curve
+from models.demand import reconciliation
 from models.metrics import horizon_steps
 from models.planning import groups
-from models.planning.sweep import NeedCurve
 from models.purchase import promise_window
 from models.quantile_function import QuantileFunction
 from models.tick import Tick
@@ -42,10 +36,18 @@ from pipeline.security.pseudonyms import PSEUDONYM_BYTES
 from pipeline.security.signing_keys import SigningKey
 from pipeline.settings import Settings
 from pipeline.stages.allocator import decide as planning
-from pipeline.stages.allocator import plan_metrics, shared_nodes
+from pipeline.stages.allocator import plan_metrics, shared_nodes, snapshot
 from pipeline.stages.allocator.barrier import Barrier
 from pipeline.stages.allocator.decide import AppState
-from pipeline.stages.allocator.following import Adjustments, Followed
+from pipeline.stages.allocator.following import Adjustments
+from pipeline.stages.allocator.requests import (
+    PlanRecords,
+    PlanRequest,
+    Pooled,
+    commanded,
+    divide,
+    evidence_of,
+)
 from pipeline.stages.allocator.shared_nodes import SharedNodes
 from pipeline.wire import currencies, packed, plans, policies
 from pipeline.wire.codec import Codec, Record
@@ -55,101 +57,7 @@ from pipeline.wire.forecasts import forecast_records
 
 REPLAY_WAIT_S = 3600.0
 """Longest wait of a replay for an observation: an actuator that restarts is back within seconds."""
-SAME_TIME = b"same-time-"
-"""Begins the key of a snapshot's block of an app's usage in the last 14 days (`models.demand.same_time`)."""
-APP, NODES, POOL = b"app-", b"nodes-", b"pool-"
-"""Begin the keys of a snapshot's blocks: of an app, and of a group that shares nodes, as one app and as a pool."""
 _LOG = get_logger()
-
-
-@dataclass(frozen=True)
-class PlanRequest:
-    """Inputs of one app's plan, except its share of the limits that its allocation group has in common.
-
-    Attributes:
-        member: the app as a member of its group.
-        decide: allocates the app's scenarios.
-        users: number of users that have a forecast.
-        refused: number of the app's records refused since the tick before, by reason.
-        stopped: number of its series that stopped while others of their user report.
-        usage: (METRICS) measured demand of the tick, NaN = not measured.
-        budget: of the whole group per hour, None = unlimited.
-        metrics: names of those forecast.
-        prices: records `price` by offer.
-        observed: records `capacity_observed` by offer.
-        followed: offers for which observations are expected.
-        versions: of the inputs, the field of the plan's record.
-        currency: of the offers.
-        level, parts: of the plan's record.
-        evidence: what the learner needs to know of the tick; None: the policy follows none.
-    """
-
-    member: groups.Member
-    decide: planning.Decide
-    users: int
-    refused: tuple[tuple[str, int], ...]
-    stopped: int
-    usage: NDArray[np.float64]
-    budget: float | None
-    metrics: tuple[str, ...]
-    prices: dict[str, Record]
-    observed: dict[str, Record]
-    followed: frozenset[str]
-    versions: Record
-    currency: str
-    evidence: Evidence | None = None
-    level: str = "INSTANCES"
-    parts: Sequence[Record] = ()
-
-
-@dataclass(frozen=True)
-class PlanRecords:
-    """What a plan publishes.
-
-    Attributes:
-        plan, commands: records.
-        before: counts before, by offer that is commanded.
-    """
-
-    plan: Record
-    commands: Sequence[Record]
-    before: Mapping[str, int]
-
-
-@dataclass(frozen=True)
-class Pooled:
-    """A group that shares nodes in a tick.
-
-    Attributes:
-        pool: its state.
-        policies: of the apps whose replicas its nodes carry.
-        lacking: why they carry none of another app, by app.
-        demand: of the group as one app, without scenarios.
-        shared: whether its policy says so; else its apps are going back to instances of their own.
-        ending: whether they have, so that the nodes are released.
-    """
-
-    pool: SharedNodes
-    policies: Mapping[str, Policy]
-    lacking: Mapping[str, str]
-    demand: Demand
-    shared: bool
-    ending: bool
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """What a plan publishes for the learner.
-
-    Attributes:
-        curve: replicas that the app needs at each price, by arm; None: nobody of the app has a forecast.
-        need: replicas that the tick's demand filled; None: not known.
-        realised_share: of the adjustment that is followed.
-    """
-
-    curve: NeedCurve | None
-    need: float | None
-    realised_share: float | None
 
 
 class Allocator:
@@ -443,7 +351,7 @@ class Allocator:
             followed=expected,
             versions=self._versions(policy_record, group_prices, followed.version, group_policy),
             currency=currency,
-            evidence=_evidence(decisions, followed, offers, policy, demand) if policy.learner else None,
+            evidence=evidence_of(decisions, followed, offers, policy, demand) if policy.learner else None,
             level="REPLICAS" if shared else "INSTANCES",
         )
 
@@ -710,18 +618,19 @@ class Allocator:
     def blocks(self) -> Iterable[tuple[bytes, bytes]]:
         """Key and bytes of each block of a snapshot: the position, then one block per app."""
         position = {"planned": self.barrier.planned, "latest": self.barrier.latest, "seq": self.seq}
-        position |= {"common": _hex(self.common)}
+        position |= {"common": snapshot.as_hex(self.common)}
         if self.pools:
             position |= {"pools": sorted(self.pools)}
         yield b"position", json.dumps(position).encode()
         for name, app in sorted(self.apps.items()):
-            yield from _app_blocks(APP + name.encode(), app)
+            yield from snapshot.app_blocks(snapshot.APP + name.encode(), app)
         for name, pool in sorted(self.pools.items()):
-            yield from _app_blocks(NODES + name.encode(), pool.kept)
-            yield POOL + name.encode(), packed.pack(pool.blocks())
+            yield from snapshot.app_blocks(snapshot.NODES + name.encode(), pool.kept)
+            yield snapshot.POOL + name.encode(), packed.pack(pool.blocks())
 
     def restore(self, blocks: dict[bytes, bytes]) -> None:
         """Restore the last snapshot; ticks planned after it are planned again with the input versions used then."""
+        initial = self.model.initial_state(1)
         if b"position" in blocks:
             position = json.loads(blocks[b"position"])
             self.barrier.planned, self.seq = position["planned"], position["seq"]
@@ -729,41 +638,16 @@ class Allocator:
             self.barrier.latest = {
                 int(shard): min(tick, self.done) for shard, tick in position["latest"].items()
             }
-            self.common = _unhex(position["common"], reconciliation.initial_common())
+            self.common = snapshot.of_hex(position["common"], reconciliation.initial_common())
             for group in position.get("pools", ()):
-                kept = self._restored(NODES + group.encode(), group, blocks)
+                kept = snapshot.restored(snapshot.NODES + group.encode(), group, blocks, initial, self.tick_s)
                 self.pools[group] = SharedNodes(kept, self.settings.seed)
-                self.pools[group].restore(packed.unpack(blocks[POOL + group.encode()]))
+                self.pools[group].restore(packed.unpack(blocks[snapshot.POOL + group.encode()]))
         for key in blocks:
-            if key.startswith(APP):
-                name = key.removeprefix(APP).decode()
-                self.apps[name] = self._restored(key, name, blocks)
+            if key.startswith(snapshot.APP):
+                name = key.removeprefix(snapshot.APP).decode()
+                self.apps[name] = snapshot.restored(key, name, blocks, initial, self.tick_s)
         self.pinned = reader.newest(self.settings, "plans", self.shard, self._used) or {}
-
-    def _restored(self, key: bytes, name: str, blocks: Mapping[bytes, bytes]) -> AppState:
-        """The state of `_app_blocks`; what an older version did not learn is as of a new app."""
-        kept = json.loads(blocks[key])
-        learnt = reconciliation.initial_state()
-        known = learnt | reconciliation.initial_experts(learnt)
-        app = AppState(
-            name,
-            kept["group"],
-            _unhex(kept["state"], self.model.initial_state(1)),
-            learnt | _unhex(kept["reconciled"], known),
-            kept["memory"],
-            kept["managed"],
-            metrics=tuple(kept["metrics"]),
-            offers=tuple(kept["offers"]),
-            learner_since=kept.get("learner_since"),
-            reported=kept.get("reported", {}),
-        )
-        if "same_time" in kept:
-            # an app without it may have an older block, from when its learner was on
-            expert = _unhex(kept["same_time"], same_time.initial_state(self.tick_s))
-            usage = np.frombuffer(blocks[SAME_TIME + name.encode()], np.uint16)
-            expert["usage"] = usage.reshape(-1, same_time.slots(int(expert["tick_s"][0]))).copy()
-            app.same_time = expert
-        return app
 
     def _used(self, messages: list[Message], whole: bool) -> dict[str, Record] | None:
         """Versions and observed tick of each published plan after the snapshot, by plan id.
@@ -781,85 +665,3 @@ class Allocator:
         later = (plan for plan in published if plan["tick"] > self.done)
         observed = ("observed_tick", "capacity")
         return {p["plan_id"]: p["versions"] | {name: p[name] for name in observed} for p in later}
-
-
-def divide(
-    pooled: Pooled, nodes: PlanRequest, requests: Mapping[str, PlanRequest], at: Tick
-) -> dict[str, groups.Decision]:
-    """Plan a group's nodes, then the replicas of its apps, with the nodes' room divided where it is too little."""
-    pool, member = pooled.pool, nodes.member
-    plan, memory = member.decide(member.offers, member.policy, False)
-    if pooled.ending:
-        plan = shared_nodes.released(plan)
-    decided = {pool.kept.name: groups.Decision(plan, memory, {})}
-    for app, request in requests.items():
-        of = request.member
-        decided[app] = groups.Decision(*of.decide(of.offers, of.policy, False), {})
-    if not pooled.shared:
-        return decided
-    members = {app: requests[app].member for app in pooled.policies}
-    need_of = {
-        app: shared_nodes.needed(requests[app].decide.args[0], of.policy, of.offers, at.steps_s)
-        for app, of in members.items()
-    }
-    alone = {app: decided[app].plan for app in members}
-    observed = {
-        offer: nodes.observed[offer]["ready"] for offer in nodes.followed if offer in nodes.observed
-    } | dict.fromkeys(nodes.followed - nodes.observed.keys(), 0)
-    for app, bound in pool.divided(plan, member.offers, observed, alone, need_of, pooled.policies).items():
-        of = members[app]
-        most = bound.replicas + shared_nodes.on_own_instances(of)
-        least = replace(of.policy, max=most, beyond_max=0.0, min=min(of.policy.min, most))
-        limited, after = of.decide(of.offers, least, False)
-        decided[app] = groups.Decision(shared_nodes.bounded(limited, plan, bound), after, {})
-    return decided
-
-
-def commanded(kept: AppState, offer: str | None = None) -> int:
-    """Instances that an app's last plan commanded, of one offer or of all."""
-    counts = kept.memory.get("counts", {})
-    return sum(counts.values()) if offer is None else counts.get(offer, 0)
-
-
-def _evidence(
-    decisions: Sequence[planning.Decide],
-    followed: Followed,
-    offers: Sequence[Offer],
-    policy: Policy,
-    demand: Demand,
-) -> Evidence:
-    """What the learner needs to know of a tick; decisions: by the experts of `followed`."""
-    contexts = {weights: decide.args[0] for weights, decide in zip(followed.experts, decisions, strict=True)}
-    context = decisions[0].args[0]
-    filled = need.of_tick(context.usage, context.saturated, context.metrics, policy)
-    curve = None
-    if demand.users:
-        curve = need_curve.of(contexts, offers, policy)
-    return Evidence(curve, filled if math.isfinite(filled) else None, followed.realised_share)
-
-
-def _app_blocks(key: bytes, app: AppState) -> Iterable[tuple[bytes, bytes]]:
-    """Blocks of a snapshot of an app's state, under a key and, of the same time, under one of its own."""
-    kept = {"group": app.group, "memory": app.memory, "managed": app.managed}
-    kept |= {"state": _hex(app.state), "reconciled": _hex(app.reconciled)}
-    kept |= {"metrics": app.metrics, "offers": app.offers}
-    if app.learner_since is not None:
-        kept |= {"learner_since": app.learner_since}
-    if app.reported:
-        kept |= {"reported": app.reported}
-    if app.same_time:
-        usage, rest = app.same_time["usage"], {n: a for n, a in app.same_time.items() if n != "usage"}
-        kept |= {"same_time": _hex(rest)}
-        yield SAME_TIME + app.name.encode(), usage.tobytes()  # of 14 days: as hexadecimal twice as long
-    yield key, json.dumps(kept).encode()
-
-
-def _hex(state: State) -> dict[str, str]:
-    return {field: array.tobytes().hex() for field, array in sorted(state.items())}
-
-
-def _unhex(stored: Mapping[str, str], like: State) -> State:
-    return {
-        field: np.frombuffer(bytes.fromhex(data), like[field].dtype).reshape(like[field].shape)
-        for field, data in stored.items()
-    }

@@ -15,7 +15,8 @@ from models.learning.price_tail import PRICES as SHORTAGES
 from pipeline.security import signing_keys
 from pipeline.settings import Settings
 from pipeline.stages.allocator import plan_metrics
-from pipeline.stages.allocator.agent import SAME_TIME, Allocator
+from pipeline.stages.allocator.agent import Allocator
+from pipeline.stages.allocator.snapshot import SAME_TIME
 from pipeline.wire import commands
 from pipeline.wire.codec import DEFAULT, Record
 from tests.unit.pipeline.messages import NOW_US
