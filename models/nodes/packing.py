@@ -225,9 +225,12 @@ def by_size(size: Amounts, room: Amounts) -> Counts:
 def fits(size: Amounts, allocatable: Amounts) -> NDArray[np.bool_]:
     """Whether a replica of each app fits an empty node of each type, (type, app).
 
-    size: (app, resource); allocatable: (type, resource).
+    A type that bounds nothing of what a replica asks for is of no use, as in `models.capacity.replicas_per_instance`.
+
+    size: (app, resource); allocatable: (type, resource), infinite where it does not bound replicas.
     """
-    return np.asarray(_fit_each(size, allocatable[:, None]).all(axis=-1))
+    room = allocatable[:, None]
+    return np.asarray(_fit_each(size, room).all(axis=-1) & ((size > 0) & np.isfinite(room)).any(axis=-1))
 
 
 def _fit_each(size: Amounts, room: Amounts) -> NDArray[Any]:

@@ -237,6 +237,11 @@ def unshared(policies: Sequence[Record]) -> dict[str, str]:
                     f"its replicas are commanded (mode {app['mode']}), and the nodes of {name} are not (mode "
                     f"{group['mode']}): they wait for room"
                 )
+            elif app["mode"] == "shadow" and group["mode"] in ("canary", "auto"):
+                why[app["app"]] = (
+                    f"nodes of {name} are bought for it too (mode {group['mode']}), and its replicas are not commanded"
+                    " (mode shadow)"
+                )
     return why
 
 

@@ -117,12 +117,12 @@ def make(model: BehaviourModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         clouds.append(LocalProvider(tmp_path / name, tick_s=TICK_S, faults=Faults(replica_startup_s=5.0)))
         return clouds[-1]
 
-    def installation(name: str = "local", *, killed: bool = False) -> Pool:
+    def installation(name: str = "local", *, killed: bool = False, **inputs: Any) -> Pool:
         here = Settings(
             tick_s=TICK_S, partitions=1, scenarios=256, demo_keys=True, bootstrap="none:1",
             event_time=True, data_dir=tmp_path,
         )  # fmt: skip
-        pool = Pool(model, here, cloud(name))
+        pool = Pool(model, here, cloud(name), **inputs)
         if killed:
             step = pool.step
 
@@ -151,6 +151,8 @@ def test_both_levels_settle_and_everything_is_placed(make: Make) -> None:
     assert [(one["pending"], one["reason"]) for one in ready.values()] == [(0, "")] * 2
     assert 4 * pool.seen("web/node")["ready"] >= sum(one["ready"] for one in ready.values())
     assert all(plan["feasible"] for plan in plans.values()), plans
+    # the nodes have room for the margins too
+    assert all("shared_nodes" not in plan["guardrails"] for plan in plans.values()), plans
     assert {result["status"] for result in pool.results} == {"APPLIED"}
     late = [command for command in pool.commands if command["epoch"] > FIRST + 20]
     assert late == []  # constant demand: nothing is commanded any more
@@ -169,7 +171,71 @@ def test_more_demand_than_there_is_room_for_waits_with_a_reason_until_nodes_are_
         pool.step(shop=12.0, blog=5.0)
     shop = pool.seen(f"shop/{REPLICAS}")
     assert shop["ready"] >= 12
-    assert (shop["pending"], shop["reason"]) == (0, "")
+    assert shop["reason"] == ""  # what is pending, of its margin, has room and starts
+
+
+def test_an_app_that_falls_silent_is_reckoned_with_and_its_neighbour_goes_on(make: Make) -> None:
+    pool, nodes, plans = make(), list[int](), dict[str, Record]()
+    for tick in range(60):
+        plans = pool.step(shop=3.0) if 10 <= tick < 55 else pool.step(shop=3.0, blog=5.0)
+        if tick >= 10:
+            nodes.append(plans["web"]["counts"][0]["desired"][0])
+            assert pool.serving("blog") >= 5
+            assert plans["shop"]["feasible"]
+            assert ("missing_telemetry" in plans["blog"]["guardrails"]) == (tick < 55)
+    assert set(nodes) == {3}
+    assert plans["blog"]["feasible"]
+
+
+def test_a_group_whose_nodes_carry_no_app_says_so(make: Make) -> None:
+    large = [{"metric": "cpu", "value": 9.0}]
+    pool = make(policies=[app("shop", unit=large), app("blog", unit=large), group()])
+    for _ in range(3):
+        plans = pool.step(shop=3.0, blog=5.0)
+        assert not any(plan["feasible"] for plan in plans.values())
+        assert "a replica of blog takes 9 cpu, and a node has 4" in plans["web"]["reason"]
+        assert "no node of the group carries a replica of 9 cpu" in plans["shop"]["reason"]
+    assert pool.commands == []
+
+
+def test_replicas_of_which_none_come_are_not_called_served(make: Make) -> None:
+    pool, plans = make(), dict[str, Record]()
+    pool.executor.providers["fleet"].faults = Faults(rejected=frozenset({f"shop/{REPLICAS}"}))  # type: ignore[attr-defined]
+    for tick in range(12):
+        plans = pool.step(shop=3.0, blog=5.0)
+        assert tick == 0 or not plans["shop"]["feasible"]
+    assert "refused: rejected by configuration" in plans["shop"]["reason"]
+    assert plans["blog"]["feasible"]
+
+
+def test_an_app_that_comes_later_with_the_name_of_its_group_changes_nothing(make: Make) -> None:
+    pool, plans = make(), dict[str, Record]()
+    for tick in range(14):
+        plans = pool.step(shop=3.0, blog=5.0, **({"web": 2.0} if tick >= 10 else {}))
+        assert tick < 8 or (pool.serving("shop") >= 3 and pool.serving("blog") >= 5)
+    assert {name: plan["level"] for name, plan in plans.items()} == {
+        "web": "NODES", "shop": "REPLICAS", "blog": "REPLICAS",
+    }  # fmt: skip
+
+
+def test_nodes_are_not_bought_for_more_than_an_app_may_have(make: Make) -> None:
+    pool, plans = make(policies=[app("shop"), app("blog", max=2), group()]), dict[str, Record]()
+    for _ in range(14):
+        plans = pool.step(shop=3.0, blog=30.0)
+    assert plans["web"]["counts"][0]["desired"][0] <= 3
+    assert pool.seen(f"blog/{REPLICAS}")["ready"] == 2
+    assert "maximum" in plans["blog"]["guardrails"]
+
+
+def test_what_nodes_do_not_bound_is_no_resource_of_theirs(make: Make) -> None:
+    # requests are of a replica, and of memory the node's price says nothing
+    unit = [{"metric": "cpu", "value": 1.0}, {"metric": "memory", "value": 1e9}]
+    policies = [app("shop", unit=unit), app("blog", rps_per_replica=10.0), group()]
+    pool, plans = make(policies=policies), dict[str, Record]()
+    for _ in range(12):
+        plans = pool.step(shop=3.0, blog=5.0)
+    assert all(plan["feasible"] for plan in plans.values()), plans
+    assert (pool.serving("shop") >= 3, pool.serving("blog") >= 5) == (True, True)
 
 
 def test_apps_that_go_back_to_their_own_instances_serve_all_the_while(make: Make) -> None:

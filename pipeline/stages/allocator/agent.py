@@ -180,6 +180,9 @@ class Allocator:
     def _demands(self, at: Tick, scenarios: Mapping[str, list[Record]]) -> dict[str, Demand]:
         """Demand of each app in a tick, without silent users who were replaced; new apps are known after it."""
         telemetry = self.barrier.telemetry.pop(at.number, [])
+        for name in sorted(scenarios.keys() & self.pools.keys()):
+            self._warn(name, "app is not planned", "a group that shares nodes has its name", at.number)
+        scenarios = {app: parts for app, parts in scenarios.items() if app not in self.pools}
         demands = {app: Demand.of(parts) for app, parts in scenarios.items()}
         for app, parts in scenarios.items():
             if app not in self.apps:
@@ -277,10 +280,19 @@ class Allocator:
                 continue
             own = {app: policies.policy_of(self._policy(app, at.number, pins[app])) for app in apps}
             offers, _, _ = currencies.offers_of(prices, at, self.settings.price_max_age_s)
-            lacking = shared_nodes.not_carried(own, offers)
-            on = {app: policy for app, policy in own.items() if app not in lacking}
+            nodes = shared_nodes.at_one_provider(
+                policies.policy_of(
+                    self._policy(group, at.number, {"policy": f"{group}@{pool.policy_version}"})
+                ),
+                own,
+                prices,
+                pool.kept.memory.get("counts", {}),
+            )
+            lacking = shared_nodes.not_carried(own, [offer for offer in offers if offer.offer_id in nodes])
+            # where they carry none, the plan of the nodes says so of all
+            on = {app: policy for app, policy in own.items() if app not in lacking} or own
             demand = pool.observe(at.number, on, demands)
-            pools[group] = Pooled(pool, on, lacking, demand, shared=shared, ending=ending)
+            pools[group] = Pooled(pool, on, nodes, lacking, demand, shared=shared, ending=ending)
         return pools
 
     def _plan_app(
@@ -305,6 +317,7 @@ class Allocator:
         prices, ended = shared_nodes.offers_of_app(
             policy,
             group_prices,
+            {} if pooled is None else pooled.nodes,
             observed,
             shared=shared,
             lacking="" if pooled is None else pooled.lacking.get(app, ""),
@@ -367,20 +380,23 @@ class Allocator:
         expected = self._followed(kept, prices, observed, pinned)
         contexts = {app: requests[app].decide.args[0] for app in pooled.policies}
         group_policy = policies.policy_of(record)
-        offers, currency = self._offers(kept, prices, {}, observed, group_policy, at)
+        elsewhere = dict.fromkeys(
+            prices.keys() - pooled.nodes.keys(), "the group's nodes are of another provider or region"
+        )
+        offers, currency = self._offers(kept, prices, elsewhere, observed, group_policy, at)
         actuation_s = self.settings.allowed_lateness_s
         bought = [offer for offer in offers if not offer.ended]
         window = promise_window.window(bought, at.steps_s, actuation_s).steps
         joint = pool.demand(tick, contexts, window, horizon_steps(at.length_s))
-        offers, need_of = pool.nodes(offers, joint, window, group_policy.confidence, at.end_s)
+        of_packing, need_of = pool.nodes(offers, joint, window, group_policy.confidence, at.end_s)
         policy = pool.policy(group_policy, ending=pooled.ending)
         demand = replace(pooled.demand, scenarios=joint.fluid)
         terms = planning.Terms(self.settings.seed, actuation_s)
         (decide,) = planning.decisions(
-            kept, demand, total, self.common, offers=offers, policy=policy, tick=at, terms=terms
+            kept, demand, total, self.common, offers=of_packing, policy=policy, tick=at, terms=terms
         )
         return PlanRequest(
-            member=self._member(kept, decide, offers, policy, observed, expected, at),
+            member=self._member(kept, decide, of_packing, policy, observed, expected, at),
             decide=decide,
             users=demand.users,
             refused=(),
@@ -395,6 +411,7 @@ class Allocator:
             currency=currency,
             level="NODES",
             parts=pool.parts(joint, need_of, window, policy.confidence),
+            nodes=offers,
         )
 
     def _kept(self, name: str) -> AppState:

@@ -48,8 +48,9 @@ class Pool:
         return self.size[:, self.size.any(axis=0)]
 
     def room(self, nodes: Sequence[Offer]) -> np.ndarray:
-        """(node, resource) what each offer has for replicas, by `resources`."""
-        return np.array([[node.allocatable[metric] for metric in self.resources] for node in nodes])
+        """(node, resource) what each offer has for replicas, by `resources`; of what it does not name, infinite."""
+        room = [[node.allocatable.get(metric, np.inf) for metric in self.resources] for node in nodes]
+        return np.array(room, np.float64).reshape(len(nodes), len(self.resources))
 
     def filled(self, usage: np.ndarray) -> np.ndarray:
         """Replicas, not whole, that usage (tick, app, METRICS) fills, (tick, app); NaN: not measured."""

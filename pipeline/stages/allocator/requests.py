@@ -43,6 +43,8 @@ class PlanRequest:
         versions: of the inputs, the field of the plan's record.
         currency: of the offers.
         level, parts: of the plan's record.
+        nodes: of a group that shares them, the offers with the room that a node has; the member's have what packing
+            leaves of it.
         evidence: what the learner needs to know of the tick; None: the policy follows none.
     """
 
@@ -62,6 +64,7 @@ class PlanRequest:
     evidence: Evidence | None = None
     level: str = "INSTANCES"
     parts: Sequence[Record] = ()
+    nodes: Sequence[Offer] = ()
 
 
 @dataclass(frozen=True)
@@ -85,6 +88,7 @@ class Pooled:
     Attributes:
         pool: its state.
         policies: of the apps whose replicas its nodes carry.
+        nodes: records `price` of the offers that they are of.
         lacking: why they carry none of another app, by app.
         demand: of the group as one app, without scenarios.
         shared: whether its policy says so; else its apps are going back to instances of their own.
@@ -93,6 +97,7 @@ class Pooled:
 
     pool: SharedNodes
     policies: Mapping[str, Policy]
+    nodes: Mapping[str, Record]
     lacking: Mapping[str, str]
     demand: Demand
     shared: bool
@@ -126,7 +131,7 @@ def divide(
     for app, request in requests.items():
         of = request.member
         decided[app] = groups.Decision(*of.decide(of.offers, of.policy, False), {})
-    if not pooled.shared:
+    if not pooled.shared or pooled.lacking.keys() >= pooled.policies.keys():
         return decided
     members = {app: requests[app].member for app in pooled.policies}
     need_of = {
@@ -137,12 +142,12 @@ def divide(
     observed = {
         offer: nodes.observed[offer]["ready"] for offer in nodes.followed if offer in nodes.observed
     } | dict.fromkeys(nodes.followed - nodes.observed.keys(), 0)
-    for app, bound in pool.divided(plan, member.offers, observed, alone, need_of, pooled.policies).items():
+    for app, bound in pool.divided(plan, nodes.nodes, observed, alone, need_of, pooled.policies).items():
         of = members[app]
         most = bound.replicas + shared_nodes.on_own_instances(of)
         least = replace(of.policy, max=most, beyond_max=0.0, min=min(of.policy.min, most))
         limited, after = of.decide(of.offers, least, False)
-        decided[app] = groups.Decision(shared_nodes.bounded(limited, plan, bound), after, {})
+        decided[app] = groups.Decision(shared_nodes.bounded(limited, plan, alone[app], bound), after, {})
     return decided
 
 

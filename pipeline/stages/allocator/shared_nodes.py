@@ -39,20 +39,50 @@ UNLIMITED: Final = 1_000_000
 """Units of a group at most: its offers, quotas and budget bound it."""
 
 
+def at_one_provider(
+    group: Policy, apps: Mapping[str, Policy], prices: Mapping[str, Record], commanded: Mapping[str, int]
+) -> dict[str, Record]:
+    """Records `price` of the offers that a group's nodes are bought of: of one provider, as an app's replicas are.
+
+    It is that of which most nodes are commanded; before there are any, that which is cheapest for its apps.
+
+    Args:
+        group: policy of the group.
+        apps: policies of its apps.
+        prices: of the group's offers.
+        commanded: nodes by offer.
+    """
+
+    def turn(provider: str) -> tuple[int, Decimal, str]:
+        of = [node for node in allowed if node["provider"] == provider]
+        cheapest = (min(_cost(policy, node) for node in of) for policy in apps.values())
+        return -sum(commanded.get(node["offer_id"], 0) for node in of), sum(cheapest, Decimal(0)), provider
+
+    allowed = [
+        node
+        for node in prices.values()
+        if node["provider"] in (group.providers or [node["provider"]])
+        and node["region"] in (group.regions or [node["region"]])
+    ] or list(prices.values())
+    home = min({node["provider"] for node in allowed}, key=turn)
+    return {node["offer_id"]: node for node in allowed if node["provider"] == home}
+
+
+def _cost(policy: Policy, node: Record) -> Decimal:
+    """Of a replica per hour, by its share of a node."""
+    room = {amount["metric"]: amount["value"] for amount in node["capacity"]}
+    share = max((size / room[m] for m, size in policy.unit.items() if room.get(m)), default=1.0)
+    return node["price"] * Decimal(share)
+
+
 def replica_offer(policy: Policy, nodes: Mapping[str, Record]) -> Record:
     """The record `price` of a replica on shared nodes: what it takes of the node that carries it cheapest.
 
     Args:
         policy: of the app.
-        nodes: records `price` of the group's offers, at least one.
+        nodes: records `price` of the offers of `at_one_provider`, at least one.
     """
-
-    def cost(node: Record) -> Decimal:
-        room = {amount["metric"]: amount["value"] for amount in node["capacity"]}
-        share = max((size / room[m] for m, size in policy.unit.items() if room.get(m)), default=1.0)
-        return node["price"] * Decimal(share)
-
-    cheapest = min(nodes.values(), key=lambda node: (cost(node), node["offer_id"]))
+    cheapest = min(nodes.values(), key=lambda node: (_cost(policy, node), node["offer_id"]))
     startup = policy.replica_startup_s
     return cheapest | {
         "offer_id": REPLICAS,
@@ -60,7 +90,7 @@ def replica_offer(policy: Policy, nodes: Mapping[str, Record]) -> Record:
         "tier": "ON_DEMAND",
         "capacity": [{"metric": metric, "value": value} for metric, value in policy.unit.items()],
         "reserved_overhead": [],
-        "price": cost(cheapest),
+        "price": _cost(policy, cheapest),
         "startup_p50_s": startup,
         "startup_p90_s": startup,
         "startup_p99_s": startup,
@@ -111,7 +141,7 @@ class SharedNodes:
         seed: of the installation.
 
     Attributes:
-        last: whole replicas that each app's demand filled when it was measured last.
+        last: whole replicas that each app's demand filled when it was measured last, at most its maximum.
         policy_version: of the group's policy that is followed.
         basis: what was learnt of packing: {key, unit by metric, loss by offer}.
     """
@@ -126,7 +156,7 @@ class SharedNodes:
     def observe(self, tick: int, policies: Mapping[str, Policy], demands: Mapping[str, Demand]) -> Demand:
         """Learn from a tick; its usage as that of one more app, of which the scenarios are still to be made.
 
-        An app that was not measured is taken to need what it needed last; it counts as one that did not report.
+        An app that was not measured is taken to need what it needed last; nothing is released meanwhile.
 
         Args:
             tick: its number.
@@ -136,8 +166,10 @@ class SharedNodes:
         pool = Pool.of(policies)
         self.paired = self.paired.moved(pool)
         usage = np.array([demands[app].usage for app in pool.apps])[None]
-        whole = pool.whole(usage)[0]
-        self.paired.observe(tick, pool.filled(usage)[0])
+        filled = pool.filled(usage)[0]
+        most = np.array([policy.limit for policy in pool.policies])
+        whole = np.where(np.isnan(filled), np.nan, np.minimum(pool.whole(usage)[0], most))
+        self.paired.observe(tick, filled)
         known = [demands[app].representative for app in pool.apps]
         self.last = {
             app: float(self.last.get(app, 0.0) if np.isnan(n) else n)
@@ -153,14 +185,16 @@ class SharedNodes:
             saturated=np.where(requested, (counts * held) @ pool.size, np.nan),
             rates=np.full(len(EVENT_KINDS), np.nan),
             users=len(known),
-            reporting=sum(known),
+            reporting=len(known) if any(known) else 0,  # what the others needed last is as good as measured
             records=TelemetryShare(used=1.0 if all(known) else REPORTING_SHARE),
         )
 
     def demand(
         self, tick: int, contexts: Mapping[str, DecisionContext], window: slice, steps: Sequence[int]
     ) -> JointDemand:
-        """Scenarios of what the apps need together; one of which nobody reports needs what it needed last.
+        """Scenarios of what the apps need together, each at most its maximum.
+
+        An app of which nobody reports needs what it needed last.
 
         Args:
             tick: number of the tick at whose end is decided.
@@ -169,7 +203,8 @@ class SharedNodes:
             steps: ticks ahead of each step.
         """
         joint = self.paired.demand(tick, contexts, window, steps)
-        for a, app in enumerate(self.paired.pool.apps):
+        for a, (app, policy) in enumerate(zip(self.paired.pool.apps, self.paired.pool.policies, strict=True)):
+            np.minimum(joint.replicas[a], policy.limit, out=joint.replicas[a])
             if contexts[app].telemetry.reporting == 0:
                 joint.replicas[a] = int(self.last[app])
         return joint
@@ -187,10 +222,7 @@ class SharedNodes:
         An offer that does not carry a replica of every app that the group's nodes carry is not bought.
         """
         pool = self.paired.pool
-        room = np.array(
-            [[offer.allocatable.get(metric, 0.0) for metric in pool.resources] for offer in offers]
-        )
-        room = room.reshape(len(offers), len(pool.resources))
+        room = pool.room(offers)
         need = joint_need(joint, room, window, confidence, (self.seed, self.kept.name, "packing"))
         key = json.dumps(
             [
@@ -252,11 +284,14 @@ class SharedNodes:
 
     def policy(self, group: Policy, *, ending: bool) -> Policy:
         """The group's policy in its units; ending: its apps have left the nodes, which are released."""
-        unit = self.basis["unit"]
+        pool = self.paired.pool
+        unit = {metric: amount for metric, amount in self.basis["unit"].items() if amount > 0}
+        if not unit:  # no node carries anything
+            unit = dict(zip(pool.resources, pool.requests.max(axis=0, initial=0.0).tolist(), strict=True))
         return replace(
             group,
             app=self.kept.name,
-            governed=self.paired.pool.resources,
+            governed=tuple(unit),
             unit=unit,
             overhead={},
             base={},
@@ -283,7 +318,7 @@ class SharedNodes:
 
         Args:
             nodes: plan of the nodes.
-            offers: of the group, as they are bought.
+            offers: of the group, with the room that their nodes have.
             ready: nodes that serve, by offer; of one that is absent, all that are commanded are taken to.
             alone: plan of each app by itself.
             needed: (scenario) most replicas of each app in its window.
@@ -294,8 +329,9 @@ class SharedNodes:
             return {}
         stay = [nodes.counts.get(offer.offer_id, (0,))[0] for offer in offers]
         counts = [min(n, ready.get(offer.offer_id, n)) for offer, n in zip(offers, stay, strict=True)]
-        room = np.array([[offer.allocatable.get(m, 0.0) for m in pool.resources] for offer in offers])
+        room = pool.room(offers)
         wanted = np.array([alone[app].counts.get(REPLICAS, (0,))[0] for app in pool.apps], np.int64)
+        scenarios = max(len(of) for of in needed.values())  # of an app of which nobody reports they are fewer
         floor = [max(alone[app].reactive_floor, policies[app].min) for app in pool.apps]
         for a, app in enumerate(pool.apps):
             if STANDING & set(alone[app].guardrails):
@@ -303,9 +339,9 @@ class SharedNodes:
         division = divided(
             wanted,
             np.array(floor, np.int64),
-            np.stack([needed[app] for app in pool.apps]),
+            np.stack([np.resize(needed[app], scenarios) for app in pool.apps]),
             Replicas(pool.resources, pool.requests, np.array([policies[app].priority for app in pool.apps])),
-            Nodes.of(np.array(counts, np.int64), room.reshape(len(offers), len(pool.resources))),
+            Nodes.of(np.array(counts, np.int64), room),
         )
         return {
             app: Bound(int(division.replicas[a]), int(wanted[a]), division.reasons[a])
@@ -342,7 +378,13 @@ class SharedNodes:
 
 
 def offers_of_app(
-    policy: Policy, prices: dict[str, Record], observed: Mapping[str, Record], *, shared: bool, lacking: str
+    policy: Policy,
+    prices: dict[str, Record],
+    nodes: Mapping[str, Record],
+    observed: Mapping[str, Record],
+    *,
+    shared: bool,
+    lacking: str,
 ) -> tuple[dict[str, Record], dict[str, str]]:
     """Records `price` of what an app may have, by offer, and why some of them are not bought any more.
 
@@ -351,6 +393,7 @@ def offers_of_app(
     Args:
         policy: of the app.
         prices: of its group's offers.
+        nodes: of these, those that shared nodes are of; empty: its group neither shares any nor did.
         observed: records `capacity_observed` of the app.
         shared: whether its group shares nodes.
         lacking: why the group's nodes carry no replica of the app; empty: they do.
@@ -359,12 +402,12 @@ def offers_of_app(
     if shared:
         own = {offer: price for offer, price in prices.items() if offer in running}
         ended = dict.fromkeys(own, "its group shares nodes")
-        return {REPLICAS: replica_offer(policy, prices), **own}, ended | (
+        return {REPLICAS: replica_offer(policy, nodes), **own}, ended | (
             {REPLICAS: lacking} if lacking else {}
         )
     if REPLICAS in running and prices:
         ended = {REPLICAS: "its group shares no nodes any more"}
-        return {**prices, REPLICAS: replica_offer(policy, prices)}, ended
+        return {**prices, REPLICAS: replica_offer(policy, nodes or prices)}, ended
     return prices, {}
 
 
@@ -377,12 +420,12 @@ def not_carried(policies: Mapping[str, Policy], offers: Sequence[Offer]) -> dict
     """
     pool = Pool.of(policies)
     usable = [offer for offer in offers if not offer.ended]
-    room = np.array([[offer.allocatable.get(metric, 0.0) for metric in pool.resources] for offer in usable])
-    on, _ = common(fits(pool.requests, room.reshape(len(usable), len(pool.resources))))
+    on, _ = common(fits(pool.requests, pool.room(usable)))
     lacking = {}
     for app, fit, size in zip(pool.apps, on.tolist(), pool.requests.tolist(), strict=True):
         if not fit:
             takes = " and ".join(f"{v:g} {m}" for m, v in zip(pool.resources, size, strict=True) if v)
+            takes = takes or "no resource (its policy has no unit)"
             lacking[app] = f"no node of the group carries a replica of {takes} beside the other apps'"
     return lacking
 
@@ -395,8 +438,12 @@ def needed(
     return context.replicas(context.demand[:, window], policy).max(axis=1, initial=0)
 
 
-def bounded(plan: Plan, nodes: Plan, bound: Bound) -> Plan:
-    """An app's plan with fewer replicas than its own plan wants: kept where the plan of the group's nodes is."""
+def bounded(plan: Plan, nodes: Plan, alone: Plan, bound: Bound) -> Plan:
+    """An app's plan with fewer replicas than its own plan wants: kept where the plan of the group's nodes is.
+
+    Not where its own plan, `alone`, is not: its replicas do not come, or its demand is not known.
+    """
+    why = "; ".join(text for text in (bound.why, "" if alone.feasible else alone.reason) if text)
     reason = (
         f"{plan.confidence_planned:.2%} of the scenarios are served, {plan.confidence_asked:.4g} asked: "
         f"{bound.replicas} of {bound.wanted} replicas that are wanted, as the room of the group's nodes is divided"
@@ -404,8 +451,8 @@ def bounded(plan: Plan, nodes: Plan, bound: Bound) -> Plan:
     return replace(
         plan,
         guardrails=("shared_nodes", *(name for name in plan.guardrails if name != "maximum")),
-        feasible=nodes.feasible and not bound.why,
-        reason=f"{reason}; {bound.why}" if bound.why else reason,
+        feasible=nodes.feasible and not why,
+        reason=f"{reason}; {why}" if why else reason,
     )
 
 

@@ -298,15 +298,16 @@ def test_a_policys_history_is_every_version_with_its_author_and_what_it_changed(
 def test_a_group_that_shares_nodes_needs_no_unit_and_is_told_what_does_nothing(tmp_path: Path) -> None:
     file = tmp_path / "web.toml"
     app = (
-        '[[policy]]\napp = "shop"\nmode = "auto"\nallocation_group = "%s"\nlearner = %s\n'
+        '[[policy]]\napp = "shop"\nmode = "%s"\nallocation_group = "%s"\nlearner = %s\n'
         'governed = ["cpu"]\nunit = {cpu = 1}\n'
     )
     group = '[[policy]]\napp = "web"\nnodes = "shared"\nmode = "%s"\n'
     for text, warning in (
-        (group % "auto" + app % ("web", "false"), ""),
-        (group % "auto" + app % ("other", "false"), "no policy has the allocation_group 'web'"),
-        (group % "auto" + app % ("web", "true"), "the learner does nothing for an app of web"),
-        (group % "shadow" + app % ("web", "false"), "and the nodes of web are not (mode shadow)"),
+        (group % "auto" + app % ("auto", "web", "false"), ""),
+        (group % "auto" + app % ("auto", "other", "false"), "no policy has the allocation_group 'web'"),
+        (group % "auto" + app % ("auto", "web", "true"), "the learner does nothing for an app of web"),
+        (group % "shadow" + app % ("auto", "web", "false"), "and the nodes of web are not (mode shadow)"),
+        (group % "auto" + app % ("shadow", "web", "false"), "nodes of web are bought for it too (mode auto)"),
     ):
         file.write_text(text)
         checked = CliRunner().invoke(policies_app, ["check", str(file)])

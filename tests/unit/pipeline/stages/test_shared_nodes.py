@@ -3,8 +3,11 @@
 import pytest
 
 from models.behaviour.lstm import BehaviourModel
+from models.capacity import Policy
 from pipeline.settings import Settings
-from pipeline.wire.codec import Record
+from pipeline.stages.allocator.shared_nodes import at_one_provider, replica_offer
+from pipeline.wire.codec import DEFAULT, Record
+from pipeline.wire.policies import policy_of
 from tests.unit.pipeline.stages import driving
 from tests.unit.pipeline.stages.driving import (
     TICKS,
@@ -25,6 +28,10 @@ NODES = [price("large", "ON_DEMAND", "0.40", capacity=[
 def group(**fields: object) -> list[Record]:
     shared = {"allocation_group": "web"}
     return [policy("shop", **shared), policy("blog", **shared), policy("web", nodes="SHARED", **fields)]
+
+
+def decoded(name: str, record: Record) -> Record:
+    return DEFAULT.decode(DEFAULT.encode(name, record))[1]
 
 
 def plans_of(published: Published, app: str) -> list[Record]:
@@ -119,3 +126,19 @@ def test_an_app_that_no_node_carries_is_named_and_its_neighbour_is_planned(
     assert blog["feasible"]
     assert nodes["feasible"]
     assert [part["app"] for part in nodes["parts"]] == ["blog"]
+
+
+def test_nodes_and_replicas_are_of_one_provider_and_stay_there() -> None:
+    def node(offer: str, cloud: str, amount: str) -> Record:
+        return decoded("price", price(offer, "ON_DEMAND", amount, provider=cloud))
+
+    def of(**fields: object) -> Policy:
+        return policy_of(decoded("policy", policy("web", **fields)))
+
+    apps = {"shop": of()}
+    prices = {"a": node("a", "here", "0.10"), "b": node("b", "there", "0.20"), "c": node("c", "here", "0.30")}
+    assert at_one_provider(of(), apps, prices, {}).keys() == {"a", "c"}
+    assert at_one_provider(of(), apps, prices, {"b": 1, "a": 0}).keys() == {"b"}
+    bounded = at_one_provider(of(providers=["there"]), apps, prices, {"a": 3})
+    assert bounded.keys() == {"b"}
+    assert replica_offer(apps["shop"], bounded)["provider"] == "there"
