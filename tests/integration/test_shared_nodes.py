@@ -168,6 +168,7 @@ def test_killed_while_publishing_observations_of_a_pool_are_repeated_in_the_same
     assert seen(pool, "cafe/replicas", 14) == (4, 0, "")
 
 
+@pytest.mark.slow
 def test_live_replicas_of_all_apps_are_observed_after_a_change_of_nodes(
     pool: Settings, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
