@@ -103,6 +103,7 @@ def check(settings: Settings) -> None:
     assert hall == [(0, 0, ""), (0, 3, ""), (3, 0, ""), (0, 0, ""), (0, 0, "")]
 
 
+@pytest.mark.slow
 def test_plans_of_a_pool_are_applied_together_in_any_order_of_arrival(pool: Settings, run: Run) -> None:
     run.start()
     publish(pool, *(record for given in ticks(pool) for record in given))
