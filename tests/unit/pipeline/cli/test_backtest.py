@@ -251,6 +251,7 @@ def test_a_killed_run_goes_on_and_gives_the_same_bytes(
     assert {name: (tmp_path / name).read_bytes() for name in WRITTEN} == unbroken
 
 
+@pytest.mark.slow
 def test_apps_on_shared_nodes_are_scored_beside_the_same_on_their_own(trace_file: Path) -> None:
     options = ("--warm-up", "65m", "--rival", "hpa", "--rival", "oracle", "--sweep", "0.5", "--sweep", "0.99")
     both, shared, own = (run(trace_file, *options, "--nodes", nodes) for nodes in ("both", "shared", "own"))
