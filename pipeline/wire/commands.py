@@ -81,6 +81,20 @@ class Target:
         }
 
 
+def turn(command: Record, *, grows: bool) -> int:
+    """Place among the commands of one tick in which no replica on shared nodes loses its room.
+
+    Nodes that grow, replicas that shrink, replicas that grow, nodes that shrink.
+
+    Args:
+        command: its record.
+        grows: whether it asks for as much as there is, or more.
+    """
+    if Target.of(command).is_replicas:
+        return 2 if grows else 1
+    return 0 if grows else 3
+
+
 def command_id(plan_id: str, ref: str, desired: int) -> str:
     """BLAKE2b (16 bytes, hex) of plan, target and count, each ended by a line feed: the same plan asks
     once."""

@@ -352,17 +352,14 @@ def command_records(
 
 
 def in_order(issued: Iterable[tuple[Sequence[Record], Mapping[str, int]]]) -> list[Record]:
-    """Commands of several plans in the order of their change, each plan's in its own.
-
-    Nodes that grow, replicas that shrink, replicas that grow, nodes that shrink.
+    """Commands of several plans in the order of their change (`commands.turn`), each plan's in its own.
 
     Args:
         issued: commands of each plan, and the counts before, by offer.
     """
-
-    def stage(command: Record, before: Mapping[str, int]) -> int:
-        grows = command["desired"] >= before[command["offer_id"]]
-        return (2 if grows else 1) if command["target"]["kind"] == "REPLICAS" else (0 if grows else 3)
-
-    staged = [(stage(command, before), command) for of, before in issued for command in of]
-    return [command for _, command in sorted(staged, key=lambda item: item[0])]
+    turns = [
+        (commands.turn(command, grows=command["desired"] >= before[command["offer_id"]]), command)
+        for of, before in issued
+        for command in of
+    ]
+    return [command for _, command in sorted(turns, key=lambda item: item[0])]

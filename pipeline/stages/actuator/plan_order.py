@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from pipeline.providers.base import Record
-from pipeline.wire.commands import Target
+from pipeline.wire.commands import Target, turn
 from pipeline.wire.messages import Position
 
 Item = tuple[Position, Record]
@@ -197,17 +197,10 @@ def _queue(plan: Record) -> Queue:
 
 
 def in_order(commands: Iterable[Item], grows: Callable[[Record], bool]) -> list[Item]:
-    """Commands of shared nodes in the order in which no replica loses its room.
-
-    Nodes that grow, replicas that shrink, replicas that grow, nodes that shrink; of these as they are given.
+    """Commands of shared nodes by their turn (`pipeline.wire.commands.turn`), of one turn as they are given.
 
     Args:
         commands: of the same tick.
         grows: returns whether a command asks for as much as there is, or more.
     """
-
-    def place(item: Item) -> int:
-        replicas, more = Target.of(item[1]).is_replicas, grows(item[1])
-        return (2 if more else 1) if replicas else (0 if more else 3)
-
-    return sorted(commands, key=place)
+    return sorted(commands, key=lambda item: turn(item[1], grows=grows(item[1])))

@@ -200,12 +200,12 @@ class Allocator:
 
     def _plan_apps(self, demands: dict[str, Demand], now: Tick) -> None:
         """Plan all apps, and the nodes of groups that share them."""
-        pools = self._pooled(now, demands)
+        apps_of: dict[str, list[str]] = {}
+        for app, kept in sorted(self.apps.items()):
+            apps_of.setdefault(kept.group, []).append(app)
+        apps_of = dict(sorted(apps_of.items()))
+        pools = self._pooled(now, apps_of, demands)
         demands |= {group: of.demand for group, of in pools.items()}
-        apps_of = {
-            group: [app for app, kept in sorted(self.apps.items()) if kept.group == group]
-            for group in sorted({kept.group for kept in self.apps.values()})
-        }
         names = [*sorted(self.apps), *sorted(pools)]
         stepped = self._step_totals(names, demands, now)
         totals = {name: stepped[row] for row, name in enumerate(names)}
@@ -256,15 +256,22 @@ class Allocator:
             self.publish("forecasts.apps", "forecast", record, partition=self.shard, key=str(self.shard))
         return totals
 
-    def _pooled(self, at: Tick, demands: Mapping[str, Demand]) -> dict[str, Pooled]:
-        """The groups that share nodes at a tick, or whose apps are leaving shared ones, each observed as one app."""
+    def _pooled(
+        self, at: Tick, apps_of: Mapping[str, list[str]], demands: Mapping[str, Demand]
+    ) -> dict[str, Pooled]:
+        """The groups that share nodes at a tick, or whose apps are leaving shared ones, each observed as one app.
+
+        apps_of: apps by group, both in order.
+        """
         pools: dict[str, Pooled] = {}
-        for group in sorted({kept.group for kept in self.apps.values()}):
-            apps = [app for app, kept in sorted(self.apps.items()) if kept.group == group]
+        for group, apps in apps_of.items():
             pins = {app: self.pinned.get(f"{app}@{at.number}") for app in apps}
             record = self._group_policy(group, at.number, pins[apps[0]])
+            wanted = record is not None and record["nodes"] == "SHARED"
+            if not wanted and group not in self.pools:
+                continue
             prices = self._prices(group, at.number, pins[apps[0]])
-            shared = record is not None and record["nodes"] == "SHARED" and bool(prices)
+            shared = wanted and bool(prices)
             if not shared and group not in self.pools:
                 continue
             if group not in self.pools:
@@ -280,10 +287,9 @@ class Allocator:
                 continue
             own = {app: policies.policy_of(self._policy(app, at.number, pins[app])) for app in apps}
             offers, _, _ = currencies.offers_of(prices, at, self.settings.price_max_age_s)
+            followed = self._policy(group, at.number, {"policy": f"{group}@{pool.policy_version}"})
             nodes = shared_nodes.at_one_provider(
-                policies.policy_of(
-                    self._policy(group, at.number, {"policy": f"{group}@{pool.policy_version}"})
-                ),
+                policies.policy_of(followed),
                 own,
                 prices,
                 pool.kept.memory.get("counts", {}),
@@ -292,7 +298,7 @@ class Allocator:
             # where they carry none, the plan of the nodes says so of all
             on = {app: policy for app, policy in own.items() if app not in lacking} or own
             demand = pool.observe(at.number, on, demands)
-            pools[group] = Pooled(pool, on, nodes, lacking, demand, shared=shared, ending=ending)
+            pools[group] = Pooled(pool, followed, on, nodes, lacking, demand, shared=shared, ending=ending)
         return pools
 
     def _plan_app(
@@ -374,12 +380,11 @@ class Allocator:
         """Inputs of the plan of a group's nodes at a tick; requests: of its apps; total: forecast of the group's."""
         pool, kept, tick = pooled.pool, pooled.pool.kept, at.number
         pinned = self.pinned.pop(f"{kept.name}@{tick}", None)
-        record = self._policy(kept.name, tick, {"policy": f"{kept.name}@{pool.policy_version}"})
         prices = self._prices(kept.group, tick, pinned)
         observed = self._observed(kept.name, kept, tick, pinned)
         expected = self._followed(kept, prices, observed, pinned)
         contexts = {app: requests[app].decide.args[0] for app in pooled.policies}
-        group_policy = policies.policy_of(record)
+        group_policy = policies.policy_of(pooled.record)
         elsewhere = dict.fromkeys(
             prices.keys() - pooled.nodes.keys(), "the group's nodes are of another provider or region"
         )
@@ -407,7 +412,7 @@ class Allocator:
             prices=prices,
             observed=observed,
             followed=expected,
-            versions=self._versions(record, prices, "", None),
+            versions=self._versions(pooled.record, prices, "", None),
             currency=currency,
             level="NODES",
             parts=pool.parts(joint, need_of, window, policy.confidence),

@@ -87,6 +87,7 @@ class Pooled:
 
     Attributes:
         pool: its state.
+        record: of the group's policy that is followed.
         policies: of the apps whose replicas its nodes carry.
         nodes: records `price` of the offers that they are of.
         lacking: why they carry none of another app, by app.
@@ -96,6 +97,7 @@ class Pooled:
     """
 
     pool: SharedNodes
+    record: Record
     policies: Mapping[str, Policy]
     nodes: Mapping[str, Record]
     lacking: Mapping[str, str]
