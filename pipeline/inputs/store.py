@@ -22,12 +22,10 @@ from pipeline.security.signing_keys import Keyring
 from pipeline.settings import Settings
 from pipeline.wire import adjustments
 from pipeline.wire.codec import Codec, Record
-from pipeline.wire.policies import policy_of
+from pipeline.wire.policies import OBSERVED_COUNTS, policy_of, refuse_negative
 
 ADJUSTMENTS = "adjustments"
 OBSERVED = "capacity.observed"
-COUNTS = ("ready", "pending", "draining", "failed", "interrupted")
-"""Numbers of instances in a record of it."""
 VERSIONED = {
     "policies": "app",
     "prices": "offer_id",
@@ -114,11 +112,7 @@ class SideInputs:
         try:
             _, record = self.codec.decode(value)
             if topic == OBSERVED:
-                below = [name for name in COUNTS if record[name] < 0]
-                if below:
-                    raise ValueError(
-                        f"{below[0]} of {record['offer_id']} is {record[below[0]]}: a count is 0 or more"
-                    )
+                refuse_negative(record, OBSERVED_COUNTS, f" of {record['offer_id']}")
                 kept = self.observations.setdefault(record["app"], {}).setdefault(record["offer_id"], {})
                 kept[record["tick"]] = record
                 while len(kept) > self.kept_ticks:

@@ -9,6 +9,8 @@ from pipeline.wire.codec import Record
 
 _SYMBOLS: Final = ("confidence_of", "nodes")
 """Fields of a policy that are symbols in capitals in its record."""
+OBSERVED_COUNTS: Final = ("ready", "pending", "draining", "failed", "interrupted")
+"""Numbers of instances in a record `capacity_observed`."""
 
 
 def _amounts(pairs: list[Record]) -> dict[str, float]:
@@ -80,6 +82,18 @@ def reported_of(record: Record) -> dict[str, float]:
 def offered(prices: Iterable[Record], group: str) -> list[Record]:
     """The prices without those of offers that are committed to another allocation group."""
     return [price for price in prices if price["commitment_id"] in (None, "", group)]
+
+
+def refuse_negative(record: Record, names: Iterable[str], where: str = "") -> None:
+    """Refuse a count below 0; one that is null is none.
+
+    Raises:
+        ValueError: names the first of the fields, and with `where` of what it is.
+    """
+    for name in names:
+        count = record[name]
+        if count is not None and count < 0:
+            raise ValueError(f"{name}{where} is {count}: a count is 0 or more")
 
 
 def observed_of(record: Record, sent: Mapping[str, int], at_s: float | None, *, silent: bool) -> Observed:

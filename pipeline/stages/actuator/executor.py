@@ -7,6 +7,7 @@ retried).
 """
 
 import errno
+import math
 import threading
 from collections import defaultdict, deque
 from collections.abc import Callable, Collection, Mapping
@@ -16,9 +17,11 @@ from typing import Any, TypeVar
 
 from pipeline.errors import Exhausted, Rejected, Retryable
 from pipeline.logs import get_logger
-from pipeline.providers.base import Observation, Provider, Record
+from pipeline.providers.base import Observation, Provider, Record, Result
 from pipeline.security.signing_keys import Keyring
+from pipeline.wire.codec import encode
 from pipeline.wire.commands import Ledger, Target, refusal
+from pipeline.wire.policies import OBSERVED_COUNTS, refuse_negative
 
 T = TypeVar("T")
 log = get_logger("leadtime.actuator")
@@ -158,7 +161,7 @@ class Executor:
         provider = self.providers[target.provider]
         try:
             self._check(target)
-            observation = self._bounded(lambda: provider.observe(target, now_s, float(tick * tick_s)))
+            observation = self._bounded(lambda: _sound(provider.observe(target, now_s, float(tick * tick_s))))
         except (Retryable, Rejected) as error:
             log.warning("no observation", target=target.ref, tick=tick, error=str(error))
             return None
@@ -194,14 +197,18 @@ class Executor:
             Exhausted: as `submit`.
         """
         if provider not in self._sharing:
-            try:
-                self._sharing[provider] = self.providers[provider].can_share_nodes()
-            except Exception as error:
-                known = _known(error)
-                if isinstance(known, Exhausted):
-                    raise known from None
-                self._sharing[provider] = False
+            self._sharing[provider] = _or_defect(self.providers[provider].can_share_nodes) or False
         return self._sharing[provider]
+
+    def offered(self, price: Record) -> None:
+        """Tell the offer's provider of a price; a defect of it is logged.
+
+        Raises:
+            Exhausted: as `submit`.
+        """
+        provider = self.providers.get(price["provider"])
+        if provider is not None:
+            _or_defect(lambda: provider.offered(price))
 
     def _check(self, target: Target) -> None:
         """Refuse a target of a kind that its provider does not follow.
@@ -223,7 +230,9 @@ class Executor:
         target = Target.of(command)
         try:
             self._check(target)
-            observation = self._bounded(lambda: self.providers[target.provider].observe(target, now_s))
+            observation = self._bounded(
+                lambda: _sound(self.providers[target.provider].observe(target, now_s))
+            )
         except (Retryable, Rejected):
             return None  # `apply` meets the same obstacle, and says so
         ours = observation.command_id == command["id"] or observation.command_id in self.ledger.ids
@@ -234,24 +243,13 @@ class Executor:
         provider = self.providers[target.provider]
         try:
             self._check(target)
-            done = self._bounded(lambda: provider.apply(command, now_s))
+            return self._bounded(lambda: _done(command, provider.apply(command, now_s), now_s))
         except Retryable as error:
-            wait_s = max(float(error.retry_after), SHORTEST_RETRY_S)
+            wait_s = _wait_s(error)
             self.retries[command["target"]["ref"]] = Retry(command, now_s + wait_s)
             return result(command, "RETRYING", str(error), now_s, retry_after_s=wait_s)
         except Rejected as error:
             return result(command, "FAILED", str(error), now_s)
-        return result(
-            command,
-            "PARTIAL" if done.partial else "APPLIED",
-            "",
-            now_s,
-            before=done.before,
-            after=done.after,
-            accepted_ts=datetime.fromtimestamp(done.accepted_s, UTC),
-            provider_request_id=done.request_id,
-            generation=done.generation,
-        )
 
     def _bounded(self, call: Callable[[], T]) -> T:
         """Make a provider's call in a daemon thread, which is abandoned after the timeout.
@@ -286,6 +284,21 @@ class Executor:
         return outcome[0]
 
 
+def _or_defect(call: Callable[[], T]) -> T | None:
+    """What a provider's call without a result of its own returns; None where it has a defect, which is logged.
+
+    Raises:
+        Exhausted: the machine lacks disk or file handles.
+    """
+    try:
+        return call()
+    except Exception as error:
+        known = _known(error)
+        if isinstance(known, Exhausted):
+            raise known from None
+        return None
+
+
 def _known(error: BaseException) -> BaseException:
     """An error of a provider's call as the contract names it.
 
@@ -300,6 +313,49 @@ def _known(error: BaseException) -> BaseException:
     return Rejected(f"defect of the provider: {type(error).__name__}: {error}")
 
 
+def _wait_s(error: Retryable) -> float:
+    """Seconds until the next try; a pause that is no number is the shortest."""
+    try:
+        wait_s = float(error.retry_after)
+    except (TypeError, ValueError):
+        return SHORTEST_RETRY_S
+    return max(wait_s, SHORTEST_RETRY_S) if math.isfinite(wait_s) else SHORTEST_RETRY_S
+
+
+def _sound(observation: Observation) -> Observation:
+    """The observation, if a record can be made of it.
+
+    Raises:
+        Exception: a field is missing, of another type or a count below 0: a defect of the provider.
+    """
+    record = observed(Target("", ""), 0, observation)
+    encode("capacity_observed", record)
+    refuse_negative(record, OBSERVED_COUNTS)
+    return observation
+
+
+def _done(command: Record, done: Result, now_s: float) -> Record:
+    """The record `command_result` of what a provider accepted.
+
+    Raises:
+        Exception: as `_sound`.
+    """
+    settled = result(
+        command,
+        "PARTIAL" if done.partial else "APPLIED",
+        "",
+        now_s,
+        before=done.before,
+        after=done.after,
+        accepted_ts=datetime.fromtimestamp(done.accepted_s, UTC),
+        provider_request_id=done.request_id,
+        generation=done.generation,
+    )
+    encode("command_result", settled)
+    refuse_negative(settled, ("before", "after"))
+    return settled
+
+
 def result(command: Record, status: str, reason: str, now_s: float, **more: Any) -> Record:
     """The record `command_result`; more: fields that replace the defaults."""
     return {
@@ -308,7 +364,7 @@ def result(command: Record, status: str, reason: str, now_s: float, **more: Any)
         "target": command["target"]["ref"],
         "epoch": command["epoch"],
         "status": status,
-        "reason": reason,
+        "reason": reason.encode(errors="replace").decode(),  # a provider may quote bytes that are no text
         "before": None,
         "after": None,
         "requested_ts": datetime.fromtimestamp(now_s, UTC),

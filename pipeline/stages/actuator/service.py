@@ -206,9 +206,7 @@ class Actuator:
 
     def _price(self, price: Record) -> None:
         self.offers[price["offer_id"]] = price
-        provider = self.executor.providers.get(price["provider"])
-        if provider is not None:
-            provider.offered(price)
+        self.executor.offered(price)
 
     def _plan(self, position: Position, plan: Record) -> None:
         if self.settings.event_time:

@@ -1,14 +1,17 @@
 """The actuator's decisions without Kafka: executor, order and positions."""
 
 import errno
+import math
 import os
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+import structlog
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -184,6 +187,89 @@ def test_a_defect_of_a_provider_fails_its_command_with_a_reason() -> None:
     defect = executor(Scripted(OSError(36, "File name too long")))
     reason = "defect of the provider: OSError: [Errno 36] File name too long"
     assert summary(defect.submit(command(), 660.0)) == [(10, "FAILED", reason)]
+
+
+SEEN = Observation(2, 1, {"cpu": 3.5}, 7)
+MALFORMED: list[Any] = [
+    None,
+    {"ready": 2},
+    replace(SEEN, ready=None),
+    replace(SEEN, ready="2"),
+    replace(SEEN, pending=-1),
+    replace(SEEN, interrupted=-2),
+    replace(SEEN, generation="v7"),
+    replace(SEEN, generation=2**70),
+    replace(SEEN, allocatable={"cpu": None}),
+    replace(SEEN, allocatable=None),
+    replace(SEEN, managed_by=None),
+    replace(SEEN, reason=b"full"),
+    replace(SEEN, pending_ready_s=None),
+]
+
+
+@pytest.mark.parametrize("seen", MALFORMED)
+def test_a_malformed_observation_is_a_defect_of_its_provider_and_of_no_other_target(seen: Any) -> None:
+    """No observation is published of it, its commands are decided, and the actuator goes on."""
+
+    class Broken(Scripted):
+        def observe(self, target: Target, now_s: float, since_s: float | None = None) -> Observation:
+            return seen
+
+    desk = Executor({"local": Broken(), "sound": Scripted()}, KEY.keyring)
+    with structlog.testing.capture_logs() as logs:
+        assert desk.observe(Target("local", "shop/od"), 10, 60, 660.0) is None
+    assert [log["event"] for log in logs] == ["defect of a provider", "no observation"]
+    assert logs[1]["target"] == "shop/od"
+    assert desk.observe(Target("sound", "shop/od"), 10, 60, 660.0) is not None
+    assert summary(desk.submit(command(expected_generation=6), 660.0)) == [(10, "APPLIED", "")]
+
+
+DONE = Result(2, 3, 660.0, 8)
+
+
+@pytest.mark.parametrize(
+    ("done", "names"),
+    [
+        (None, "AttributeError"),
+        (replace(DONE, after=-1), "after is -1: a count is 0 or more"),
+        (replace(DONE, after="3"), "after"),
+        (replace(DONE, before=1.5), "before"),
+        (replace(DONE, accepted_s=None), "TypeError"),
+        (replace(DONE, accepted_s=math.nan), "NaN"),
+        (replace(DONE, accepted_s=6.6e14), "out of range"),
+        (replace(DONE, generation="v8"), "generation"),
+        (replace(DONE, generation=2**70), "generation"),
+        (replace(DONE, request_id=17), "provider_request_id"),
+    ],
+)  # fmt: skip
+def test_a_malformed_result_has_failed_and_the_next_command_is_applied(
+    done: Any, names: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk = executor(Scripted())
+    with monkeypatch.context() as patch:
+        patch.setattr(Scripted, "apply", lambda *_: done)
+        ((epoch, status, reason),) = summary(desk.submit(command(), 660.0))
+    assert (epoch, status) == (10, "FAILED")
+    assert reason.startswith("defect of the provider: ")
+    assert names in reason
+    assert summary(desk.submit(command(epoch=11), 720.0)) == [(11, "APPLIED", "")]
+
+
+@pytest.mark.parametrize("pause", [None, "soon", math.nan, math.inf, -5.0, 0.0])
+def test_a_pause_that_is_no_time_is_the_shortest(pause: Any) -> None:
+    desk = executor(Scripted(Retryable("throttled", pause)))
+    assert summary(desk.submit(command(), 660.0)) == [(10, "RETRYING", "throttled")]
+    assert summary(desk.retry(661.0)) == [(10, "APPLIED", "")]
+
+
+def test_a_reason_that_is_no_text_and_a_price_that_a_provider_cannot_take_end_nothing() -> None:
+    provider = Scripted(Rejected("no such group: \udcff"))
+    provider.offered = lambda price: {}[price["offer_id"]]
+    desk = executor(provider)
+    with structlog.testing.capture_logs() as logs:
+        desk.offered({"provider": "local", "offer_id": "od"})
+    assert [log["event"] for log in logs] == ["defect of a provider"]
+    assert summary(desk.submit(command(), 660.0)) == [(10, "FAILED", "no such group: ?")]
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno.ENFILE])
