@@ -185,6 +185,8 @@ class Decision:
         experts: averaged into the marginals; None: static, and nothing is learnt of experts.
         estimated: (METRICS) demand of the tick where it is not measured for silent users: bounds lie above it; None:
             it is measured.
+        of_apps: the demand is of several apps, each of which was reconciled. It has their forecasts and margins, so
+            that only what its own outcomes have taught moves it: another prior margin would count twice.
     """
 
     metrics: Sequence[int]
@@ -195,6 +197,7 @@ class Decision:
     tick_s: int
     experts: Experts | None = None
     estimated: Array | None = None
+    of_apps: bool = False
 
 
 def reconcile(
@@ -234,7 +237,7 @@ def reconcile_each(
     scenarios = demand.shape[0]
     grid = _grid(rising)
     other = np.maximum(total.grid().astype(np.float64), 0)
-    known = np.isfinite(other[..., 0])
+    known = np.isfinite(other[..., 0]) & (not decision.of_apps)
     other = np.where(known[..., None], other, grid)
     index, window, experts = list(decision.metrics), decision.window, decision.experts
     marginal = _marginal(grid, other, state["odds"][:, index])
@@ -248,7 +251,10 @@ def reconcile_each(
     own = {0.0: state["stretch"]}
     if experts is not None:
         own |= dict(zip(WEIGHTS, state["expert_stretch"], strict=True))
-    limits = {weight: box[0] * np.exp(stretched(state, common, of)[index]) for weight, of in own.items()}
+    if decision.of_apps:
+        limits = {weight: box * np.exp(of[index, None]) for weight, of in own.items()}
+    else:
+        limits = {weight: box[0] * np.exp(stretched(state, common, of)[index]) for weight, of in own.items()}
     bounding = state if decision.estimated is None else extremes.raised(state, decision.estimated)
     most = extremes.most(bounding, 1 - ndtr(levels), decision.tick_s, INDEX)
     chosen = _distinct(box, decision.confidence)

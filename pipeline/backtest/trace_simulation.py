@@ -54,7 +54,9 @@ class TraceSimulation(Simulation):
     def _new(self, name: str) -> AppState:
         """An app of which nothing is known, but, where the expert is asked for, what it used before the first row."""
         job = self.job
-        kept = AppState(name, name, {}, reconciliation.initial_state(), {}, True)
+        kept = AppState(
+            name, name, {}, reconciliation.initial_state(), {}, True, of_apps=name == shared_nodes.POOL
+        )
         if self.experts.get(name) or job.policies[name].learner:
             kept.same_time = same_time.initial_state(job.tick_s)
             a, first = job.apps.index(name), job.first_tick - len(job.before)
@@ -153,4 +155,14 @@ class TraceSimulation(Simulation):
                     for start in (f"learnt.{name}\n", f"same-time.{name}\n")
                 )
                 metrics = tuple(blocks[key].tolist())
-                self.apps[name] = AppState(name, name, {}, learnt, {}, True, metrics, same_time=expert)
+                self.apps[name] = AppState(
+                    name,
+                    name,
+                    {},
+                    learnt,
+                    {},
+                    True,
+                    metrics,
+                    same_time=expert,
+                    of_apps=name == shared_nodes.POOL,
+                )

@@ -29,22 +29,30 @@ def group(version: int = 1, nodes: str = "SHARED", **fields: Any) -> Record:
     return policy(app="web", allocation_group="web", nodes=nodes, version=version, **fields)
 
 
+def node(offer: str = "node", **fields: Any) -> Record:
+    return price(offer) | {"capacity": [{"metric": "cpu", "value": 4.0}]} | fields
+
+
 class Pool(Installation):
     """Two apps of one group; a node has four cores, a replica asks for one."""
 
     def __init__(
         self, model: BehaviourModel, settings: Settings, cloud: LocalProvider, **inputs: Any
     ) -> None:
-        inputs = {"policies": [app("shop"), app("blog"), group()]} | inputs
-        node = price(capacity=[{"metric": "cpu", "value": 4.0}])
-        self.offered = DEFAULT.decode(DEFAULT.encode("price", node))[1]
-        cloud.offered(self.offered)
-        super().__init__(model, settings, cast(Fleet, cloud), prices=[node], **inputs)
+        inputs = {"policies": [app("shop"), app("blog"), group()], "prices": [node()]} | inputs
+        self.offered = [DEFAULT.decode(DEFAULT.encode("price", record))[1] for record in inputs["prices"]]
+        for record in self.offered:
+            cloud.offered(record)
+        super().__init__(model, settings, cast(Fleet, cloud), **inputs)
         self.number = 0
 
     def observe(self, tick: int) -> None:
         now_s = float((tick + 1) * TICK_S)
-        targets = [Target("fleet", f"{name}/node", region="r") for name in ("web", *APPS)]
+        targets = [
+            Target("fleet", f"{name}/{offer['offer_id']}", region="r")
+            for name in ("web", *APPS)
+            for offer in self.offers
+        ]
         targets += [Target("fleet", f"{name}/{REPLICAS}", kind="REPLICAS") for name in APPS]
         for target in targets:
             record = self.executor.observe(target, tick, TICK_S, now_s)
@@ -53,7 +61,8 @@ class Pool(Installation):
 
     def reopened(self, cloud: LocalProvider) -> None:
         """Go on with another process's provider on the same folder."""
-        cloud.offered(self.offered)
+        for record in self.offered:
+            cloud.offered(record)
         self.fleet = cast(Fleet, cloud)
         self.executor.providers = {"fleet": cloud}
 
@@ -236,6 +245,39 @@ def test_what_nodes_do_not_bound_is_no_resource_of_theirs(make: Make) -> None:
         plans = pool.step(shop=3.0, blog=5.0)
     assert all(plan["feasible"] for plan in plans.values()), plans
     assert (pool.serving("shop") >= 3, pool.serving("blog") >= 5) == (True, True)
+
+
+def desired(plan: Record) -> int:
+    """Instances, nodes or replicas that a plan has first, of all offers."""
+    return sum(count["desired"][0] for count in plan["counts"])
+
+
+def after_a_burst(pool: Pool, ticks: int) -> list[dict[str, Record]]:
+    """Plans of the ticks that follow ten in which `shop` uses 30 cores instead of 3, and `blog` 5."""
+    for tick in range(30):
+        pool.step(shop=30.0 if tick >= 20 else 3.0, blog=5.0)
+    return [pool.step(shop=3.0, blog=5.0) for _ in range(ticks)]
+
+
+@pytest.mark.slow  # three minutes of ticks, twice
+def test_after_a_burst_shared_nodes_have_no_margin_beside_that_of_their_apps(make: Make) -> None:
+    shared = [desired(plans["web"]) for plans in after_a_burst(make("shared"), 16)]
+    alone = after_a_burst(make("own", policies=[app("shop"), app("blog"), group(nodes="OWN")]), 16)
+    own = [desired(plans["shop"]) + desired(plans["blog"]) for plans in alone]
+    assert min(own[:6]) >= 8  # a burst that may return
+    assert all(of <= beside + 2 for of, beside in zip(shared, own, strict=True)), (shared, own)
+    assert sum(shared) <= 1.1 * sum(own), (shared, own)
+
+
+@pytest.mark.slow  # likewise
+def test_a_group_of_one_app_has_the_nodes_that_the_app_would_have(make: Make) -> None:
+    nodes: dict[str, list[int]] = {}
+    for sharing, planned in (("SHARED", "web"), ("OWN", "shop")):
+        pool = make(sharing, policies=[app("shop"), group(nodes=sharing)])
+        plans = [pool.step(shop=30.0 if 20 <= tick < 30 else 6.0)[planned] for tick in range(46)]
+        nodes[sharing] = [desired(plan) for plan in plans]
+    assert all(of <= beside + 3 for of, beside in zip(*nodes.values(), strict=True)), nodes
+    assert sum(nodes["SHARED"]) <= 1.1 * sum(nodes["OWN"]), nodes
 
 
 def test_apps_that_go_back_to_their_own_instances_serve_all_the_while(make: Make) -> None:

@@ -277,7 +277,8 @@ class Allocator:
             if group not in self.pools:
                 managed = bool(self.inputs.observed(group, at.number))
                 state = self.model.initial_state(1)
-                kept = AppState(group, group, state, reconciliation.initial_state(), {}, managed)
+                learnt = reconciliation.initial_state()
+                kept = AppState(group, group, state, learnt, {}, managed, of_apps=True)
                 self.pools[group] = SharedNodes(kept, self.settings.seed)
             pool = self.pools[group]
             pool.policy_version = pool.policy_version if record is None else record["version"]
@@ -663,6 +664,7 @@ class Allocator:
             self.common = snapshot.of_hex(position["common"], reconciliation.initial_common())
             for group in position.get("pools", ()):
                 kept = snapshot.restored(snapshot.NODES + group.encode(), group, blocks, initial, self.tick_s)
+                kept.of_apps = True
                 self.pools[group] = SharedNodes(kept, self.settings.seed)
                 self.pools[group].restore(packed.unpack(blocks[snapshot.POOL + group.encode()]))
         for key in blocks:

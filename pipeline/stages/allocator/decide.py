@@ -49,6 +49,8 @@ class AppState:
         learner_since: first tick from which on its policies have had the learner on; None: it is off.
         reported: by offer of which an instance was not reported as its price says when one was ready last, what it has
             by the price and by the report.
+        of_apps: it stands for apps that share nodes, and its scenarios are made of theirs
+            (`models.demand.reconciliation.Decision`).
     """
 
     name: str
@@ -62,6 +64,7 @@ class AppState:
     same_time: State = field(default_factory=dict[str, Any])
     learner_since: int | None = None
     reported: dict[str, list[dict[str, float]]] = field(default_factory=dict[str, list[dict[str, float]]])
+    of_apps: bool = False
 
 
 @dataclass(frozen=True)
@@ -188,9 +191,11 @@ def observe(
     """
     for row, app in enumerate(names):
         kept = apps[app]
-        kept.reconciled, common = reconciliation.observe(
+        kept.reconciled, learnt = reconciliation.observe(
             kept.reconciled, common, totals.outcome[row], totals.proved[row], tick.number, tick.length_s
         )
+        if not kept.of_apps:  # its misses are of scenarios that have a margin already
+            common = learnt
         if kept.same_time:
             kept.same_time = same_time.observe(kept.same_time, totals.proved[row], tick.number, tick.length_s)
     return common
@@ -244,6 +249,7 @@ def decisions(
             tick_s=tick.length_s,
             experts=experts,
             estimated=None if demand.representative else demand.usage + np.nan_to_num(demand.hidden),
+            of_apps=kept.of_apps,
         ),
     )
     context = DecisionContext(

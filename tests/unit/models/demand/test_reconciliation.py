@@ -363,3 +363,35 @@ def test_a_snapshot_of_fewer_weights_goes_on_and_the_new_one_begins_as_static() 
 def test_a_weight_that_nothing_is_learnt_for_is_refused() -> None:
     with pytest.raises(ValueError, match=r"one of 0, 0\.25, 0\.5, 1, got 0\.3"):
         Experts(expert_of(1, 1.0, 1.0), (0.3,))
+
+
+def test_demand_of_reconciled_apps_begins_as_it_is() -> None:
+    demand = draws(2)
+    learnt = initial_common()  # widens what an app forecasts
+    alone, _ = reconcile(demand, normal_total(2, 5000.0, 10.0), initial_state(), learnt, whole(2))
+    assert np.quantile(alone, 0.99) > 2500
+    together, after = reconcile(
+        demand, normal_total(2, 5000.0, 10.0), initial_state(), learnt, replace(whole(2), of_apps=True)
+    )
+    assert together == pytest.approx(demand, abs=1.5)
+    assert after["made"][0] == 100  # and is followed
+
+
+def test_demand_of_reconciled_apps_comes_to_be_wide_enough_by_its_own_outcomes() -> None:
+    rng, state, common = np.random.default_rng(1), initial_state(), initial_common()
+    deciding = replace(whole(1), of_apps=True)
+    kept = list[bool]()
+    for turn in range(700):
+        tick = 100 + 6 * turn
+        scenarios, state = reconcile(
+            draws(1, sd=4.0), normal_total(1, 0.0, 1.0), state, common, replace(deciding, tick=tick)
+        )
+        limit = requirements(scenarios, [0.95], slice(0, 6), [0])[0][0][:, 0]
+        outcomes = 1000 + 10 * rng.standard_normal(6)  # 2.5 times as far
+        kept.append(bool((outcomes <= limit).all()))
+        for step, outcome in enumerate(outcomes, 1):
+            usage = np.full(len(METRICS), np.nan)
+            usage[0] = outcome
+            state, _ = heard(state, common, usage, tick + step)
+    assert np.mean(kept[:40]) < 0.9
+    assert np.mean(kept[400:]) == pytest.approx(0.95, abs=0.03)
