@@ -27,12 +27,14 @@ class Wanted:
         size: what one asks for, by resource, at least 0, and above 0 of one resource.
         priority: the higher is placed first.
         since_s: time from which those that are placed next count as placed, unix seconds; None = when they are.
+        zone_share: largest share of them in one zone, as `models.nodes.packing.Replicas` has it; None = no limit.
     """
 
     count: int
     size: Mapping[str, float]
     priority: int = 0
     since_s: float | None = None
+    zone_share: float | None = None
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,13 @@ class Placement:
         return sorted(at_s for apps in self.on.values() for at_s in apps.get(app, ()))
 
 
-def placed_at(before: Placement, room: Room, wanted: Mapping[str, Wanted], at_s: float) -> Placement:
+def placed_at(
+    before: Placement,
+    room: Room,
+    wanted: Mapping[str, Wanted],
+    at_s: float,
+    zones: Mapping[str, str] | None = None,
+) -> Placement:
     """The placement at a time at which nodes or wanted replicas change (`models.nodes.packing.pack`).
 
     Replicas of nodes that are no longer in `room` are placed anew where there is room, and begin anew. Of those that
@@ -63,14 +71,23 @@ def placed_at(before: Placement, room: Room, wanted: Mapping[str, Wanted], at_s:
         room: of the nodes that are ready.
         wanted: by app.
         at_s: the time, unix seconds.
+        zones: of the nodes, by node; None: all are in one.
     """
     apps, nodes = sorted(app for app, of in wanted.items() if of.count), list(room)
     if not apps:
         return Placement()
     resources, size = _sizes(wanted, apps)
+    number = {zone: z for z, zone in enumerate(sorted({*(zones or {}).values()}))}
+    zone = np.array([number[zones[node]] if zones else 0 for node in nodes], np.int64)
+    share = [wanted[app].zone_share for app in apps]
     packing = pack(
-        Nodes(_amounts(room, resources), np.zeros(len(nodes), np.int64)),
-        Replicas(resources, size, np.array([wanted[app].priority for app in apps])),
+        Nodes(_amounts(room, resources), zone),
+        Replicas(
+            resources,
+            size,
+            np.array([wanted[app].priority for app in apps]),
+            np.array([1.0 if of is None else of for of in share]),
+        ),
         np.array([wanted[app].count for app in apps]),
         _counts(before, nodes, apps),
     )

@@ -19,7 +19,7 @@ from models.evaluation.promise import totals
 from models.metrics import EVENT_KINDS
 from models.nodes import fragmentation
 from models.nodes.joint_need import common, quantum
-from models.nodes.packing import Nodes, Replicas, fits, pack
+from models.nodes.packing import fits, pack
 from pipeline.backtest.job import Arrays, Job
 from pipeline.errors import UsageError
 from pipeline.stages.allocator.pool import Pool
@@ -190,13 +190,13 @@ def packed(job: Job, counts: np.ndarray, first: int) -> dict[str, Any]:
     """
     assert job.pool is not None
     pool = job.pool
-    room = pool.room(next(iter(job.offers.values()))[pool.apps[0]])
-    replicas = Replicas(pool.resources, pool.requests)
+    offers = next(iter(job.offers.values()))[pool.apps[0]]
+    room, replicas = pool.room(offers), pool.replicas
     whole = pool.whole(totals(job.values, [job.members[app] for app in pool.apps]))[first:]
     placed = np.zeros(whole.shape, bool)
     for t, (ready, filled) in enumerate(zip(counts, whole, strict=True)):
         wanted = np.nan_to_num(filled).astype(np.int64)
-        done = pack(Nodes.of(ready.astype(np.int64), room), replicas, wanted)
+        done = pack(pool.nodes(offers, ready), replicas, wanted)
         placed[t] = done.placed.sum(axis=0) >= wanted
     known = ~np.isnan(whole).any(axis=1)
     if not known.any():

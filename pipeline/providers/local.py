@@ -14,7 +14,7 @@ Targets of a group are nodes that its apps share, where apps have replicas on th
 
 import fcntl
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict
 from math import inf
 from pathlib import Path
@@ -275,8 +275,8 @@ class LocalProvider(Provider):
             target = Target("local", f"{group}/{offer_id}")
             state = self._at(target, to_s)
             for instance in state.instances if state else ():
-                room: Mapping[str, float] = self._offer(target, instance.requested_s).allocatable
-                node = Node(_node_name(offer_id, instance), room, instance)
+                offer = self._offer(target, instance.requested_s)
+                node = Node(_node_name(offer_id, instance), offer.allocatable, instance, offer.zone)
                 nodes.append((instance.requested_s, offer_id, instance.serial, node))
         return [of[-1] for of in sorted(nodes, key=lambda of: of[:-1])]
 

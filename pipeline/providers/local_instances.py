@@ -89,6 +89,7 @@ class LocalOffer:
     notice_s: float
     billing_min_s: float
     owned_count: int | None
+    zone: str = ""
 
     @classmethod
     def of(cls, price: Record) -> "LocalOffer":
@@ -106,6 +107,7 @@ class LocalOffer:
             notice_s=price["notice_s"],
             billing_min_s=price["billing_min_s"],
             owned_count=price["owned_count"],
+            zone=f"{price['region']}/{price['zone']}",
         )
 
     def startup(self) -> NormalDist:

@@ -32,11 +32,12 @@ if TYPE_CHECKING:  # loads a compiler, in a second: only where there are replica
 
 
 class Node(NamedTuple):
-    """An instance that apps share: its name among its group's, what it has for replicas by metric, and its life."""
+    """An instance that apps share: its name among its group's, room for replicas by metric, its life and its zone."""
 
     name: str
     room: Mapping[str, float]
     life: Instance
+    zone: str = ""
 
 
 @dataclass
@@ -100,7 +101,9 @@ class Pools:
         """
         target = Target.of(command)
         size = {item["metric"]: item["value"] for item in command["resources"] or ()}
-        wanted = ReplicaSet(command["desired"], command["group"], size, command["priority"])
+        wanted = ReplicaSet(
+            command["desired"], command["group"], size, command["priority"], command["zone_share"]
+        )
         fault = wanted.fault()
         if target.offer_id != REPLICAS:
             fault = f"the target of replicas must be {target.app}/{REPLICAS}, got {target.ref}"
@@ -192,10 +195,11 @@ class Pools:
         history = self._histories[group]
         if at_s > history.to_s:
             nodes = self._nodes(group, at_s)
+            zones = {node.name: node.zone for node in nodes}
             placement = history.placements[-1] if history.placements else Placement()
             for moment_s in self._moments(group, nodes, history.to_s, at_s):
                 room, wanted = self._room(nodes, moment_s), self._wanted(group, moment_s)
-                placement = placed_at(placement, room, wanted, moment_s)
+                placement = placed_at(placement, room, wanted, moment_s, zones)
                 history.times.append(moment_s)
                 history.placements.append(placement)
             history.to_s = at_s
@@ -224,7 +228,7 @@ class Pools:
             if change is not None and change.wanted.group == group:
                 of, running = change.wanted, change.running and change.at_s == at_s
                 since_s = at_s - self._startup_s() if running else None
-                wanted[app.app] = Wanted(of.desired, of.size, of.priority, since_s)
+                wanted[app.app] = Wanted(of.desired, of.size, of.priority, since_s, of.zone_share)
         return wanted
 
     def _least_ready(self, app: AppReplicas, from_s: float, to_s: float) -> int:

@@ -15,17 +15,23 @@ from pipeline.providers.local_instances import replaced
 
 @dataclass(frozen=True)
 class ReplicaSet:
-    """Replicas of an app: how many, on whose nodes, and what one asks for by metric; the higher priority first."""
+    """Replicas of an app: how many, on whose nodes, and what one asks for by metric; the higher priority first.
+
+    zone_share: most of them in one zone; None: no limit.
+    """
 
     desired: int
     group: str
     size: Mapping[str, float]
     priority: int = 0
+    zone_share: float | None = None
 
     def fault(self) -> str | None:
         """What is wrong with it, or None."""
         if not self.group:
             return "replicas must name the allocation group on whose nodes they are"
+        if self.zone_share is not None and not 0 < self.zone_share <= 1:
+            return f"zone_share must be above 0 and at most 1, got {self.zone_share}"
         sizes = self.size.values()
         if not all(isfinite(value) and value >= 0 for value in sizes) or not any(sizes):
             return f"a replica must ask for a finite amount above 0 of a metric, got {dict(self.size)}"

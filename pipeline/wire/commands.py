@@ -23,7 +23,7 @@ from pipeline.security.signing_keys import Keyring, SigningKey
 from pipeline.wire import signatures
 from pipeline.wire.codec import Record
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 REPLICAS: Final = "replicas"
 """Id of what an app on shared nodes has instead of offers: a target of kind REPLICAS is `app/replicas`."""
@@ -122,6 +122,7 @@ class CommandSpec:
         dry_run: judged and answered with NOOP, not applied.
         group, priority: of replicas on shared nodes: the allocation group whose nodes they are on, and the app's place
             among the group's, the higher first.
+        zone_share: likewise, largest share of them in one zone; None: no limit.
     """
 
     plan_id: str
@@ -140,6 +141,7 @@ class CommandSpec:
     dry_run: bool = False
     group: str = ""
     priority: int = 0
+    zone_share: float | None = None
 
 
 def build(spec: CommandSpec, key: SigningKey) -> Record:
@@ -168,6 +170,7 @@ def build(spec: CommandSpec, key: SigningKey) -> Record:
         "dry_run": spec.dry_run,
         "group": spec.group,
         "priority": spec.priority,
+        "zone_share": spec.zone_share,
         "key_id": key.key_id,
         "signature": b"",
     }

@@ -308,6 +308,7 @@ def command_records(
     before: Mapping[str, int],
     observed: Mapping[str, Record],
     key: SigningKey,
+    zone_share: float | None = None,
 ) -> list[Record]:
     """Signed commands for what a plan changes or asks for again, growth first; none in modes that issue none.
 
@@ -317,6 +318,7 @@ def command_records(
         before: counts of the offers that are commanded, as they were before.
         observed: by offer, what the plan started from.
         key: signs.
+        zone_share: of replicas on shared nodes, most of them in one zone; None: no limit.
     """
     if plan["mode"] in ("shadow", "paused"):
         return []
@@ -325,7 +327,12 @@ def command_records(
     tick = Tick(plan["tick"], plan["tick_s"])
     on_nodes: dict[str, Any] = {}
     if commands.REPLICAS in changed:
-        on_nodes = {"resources": policy.unit, "group": plan["allocation_group"], "priority": policy.priority}
+        on_nodes = {
+            "resources": policy.unit,
+            "group": plan["allocation_group"],
+            "priority": policy.priority,
+            "zone_share": zone_share,
+        }
     specs = (
         commands.CommandSpec(
             plan_id=plan["plan_id"],

@@ -16,6 +16,8 @@ PRICE = {
     "version": 1,
     "valid_from_tick": 0,
     "tier": "ON_DEMAND",
+    "region": "",
+    "zone": "",
     "capacity": [{"metric": "cpu", "value": 2.0}],
     "reserved_overhead": [],
     "startup_p50_s": 5.0,

@@ -1,6 +1,7 @@
 """Shared nodes in a closed loop: the allocator's plans on the local provider, a tick after the other, without Kafka."""
 
 from collections.abc import Callable, Mapping
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, cast
 
@@ -278,6 +279,27 @@ def test_a_group_of_one_app_has_the_nodes_that_the_app_would_have(make: Make) ->
         nodes[sharing] = [desired(plan) for plan in plans]
     assert all(of <= beside + 3 for of, beside in zip(*nodes.values(), strict=True)), nodes
     assert sum(nodes["SHARED"]) <= 1.1 * sum(nodes["OWN"]), nodes
+
+
+def test_replicas_are_spread_over_zones_and_nodes_are_bought_for_it(make: Make) -> None:
+    prices = [node(), node("far", price=Decimal("0.11"), zone="y")]
+    plans: dict[str, dict[str, Record]] = {}
+    for name, share in (("spread", 0.5), ("together", None)):
+        pool = make(name, policies=[app("shop", zone_share=share), app("blog"), group()], prices=prices)
+        for _ in range(30):
+            plans[name] = pool.step(shop=6.0, blog=5.0)
+        assert all(plan["feasible"] for plan in plans[name].values()), plans[name]
+        assert [pool.seen(f"{of}/{REPLICAS}")["pending"] for of in APPS] == [0, 0]
+        shares = [
+            command["zone_share"] for command in pool.commands if command["target"]["kind"] == "REPLICAS"
+        ]
+        assert {*shares} == ({0.5, None} if share else {None})
+    nodes = {
+        name: {count["offer_id"]: count["desired"][0] for count in of["web"]["counts"]}
+        for name, of in plans.items()
+    }
+    assert nodes["spread"]["far"] == nodes["spread"]["node"] >= 2, nodes
+    assert nodes["together"]["far"] == 0, nodes
 
 
 def test_apps_that_go_back_to_their_own_instances_serve_all_the_while(make: Make) -> None:

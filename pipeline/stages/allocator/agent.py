@@ -329,6 +329,7 @@ class Allocator:
             shared=shared,
             lacking="" if pooled is None else pooled.lacking.get(app, ""),
         )
+        zone_share = policy.zone_share
         if shared:
             policy = shared_nodes.on_shared_nodes(policy)
         expected = self._followed(kept, prices, observed, pinned)
@@ -373,6 +374,7 @@ class Allocator:
             currency=currency,
             evidence=evidence_of(decisions, followed, offers, policy, demand) if policy.learner else None,
             level="REPLICAS" if shared else "INSTANCES",
+            zone_share=zone_share,
         )
 
     def _plan_nodes(
@@ -537,7 +539,13 @@ class Allocator:
             plan = replace(plan, curve=evidence.curve, realised_share=evidence.realised_share)
         record = plans.plan_record(plan, context, decided.shares)
         issued = plans.command_records(
-            record, request.member.policy, request.prices, plan.commanded, request.observed, self.key
+            record,
+            request.member.policy,
+            request.prices,
+            plan.commanded,
+            request.observed,
+            self.key,
+            request.zone_share,
         )
         record["commands_issued"] = len(issued)
         return PlanRecords(record, issued, plan.commanded)

@@ -13,7 +13,9 @@ from models.evaluation import need
 from models.metrics import METRICS
 from models.nodes import app_dependence
 from models.nodes.joint_need import Demand
+from models.nodes.packing import Nodes, Replicas
 from models.planning.allocate import DecisionContext
+from models.purchase.constraints import zone_of
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,19 @@ class Pool:
     def requests(self) -> np.ndarray:
         """(app, resource) what a replica asks for, by `resources`."""
         return self.size[:, self.size.any(axis=0)]
+
+    @property
+    def replicas(self) -> Replicas:
+        """What a replica of each app asks for, and where its replicas may be."""
+        priority = np.array([policy.priority for policy in self.policies], np.int64)
+        share = [1.0 if policy.zone_share is None else policy.zone_share for policy in self.policies]
+        return Replicas(self.resources, self.requests, priority, np.array(share, np.float64))
+
+    def nodes(self, offers: Sequence[Offer], counts: np.ndarray) -> Nodes:
+        """So many nodes of each offer, (offer), in their zones."""
+        zones = sorted({zone_of(offer) for offer in offers})
+        zone = np.array([zones.index(zone_of(offer)) for offer in offers], np.int64)
+        return Nodes.of(np.asarray(counts, np.int64), self.room(offers), zone)
 
     def room(self, nodes: Sequence[Offer]) -> np.ndarray:
         """(node, resource) what each offer has for replicas, by `resources`; of what it does not name, infinite."""

@@ -45,6 +45,7 @@ class PlanRequest:
         level, parts: of the plan's record.
         nodes: of a group that shares them, the offers with the room that a node has; the member's have what packing
             leaves of it.
+        zone_share: of replicas on shared nodes, most of them in one zone; None: no limit.
         evidence: what the learner needs to know of the tick; None: the policy follows none.
     """
 
@@ -65,6 +66,7 @@ class PlanRequest:
     level: str = "INSTANCES"
     parts: Sequence[Record] = ()
     nodes: Sequence[Offer] = ()
+    zone_share: float | None = None
 
 
 @dataclass(frozen=True)

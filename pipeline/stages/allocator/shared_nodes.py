@@ -21,7 +21,7 @@ from models.metrics import EVENT_KINDS, METRICS
 from models.nodes.division import divided
 from models.nodes.joint_need import Demand as JointDemand
 from models.nodes.joint_need import Need, common, joint_need, quantum, shares
-from models.nodes.packing import Nodes, Replicas, fits
+from models.nodes.packing import fits
 from models.planning.allocate import DecisionContext, Plan, promised
 from models.planning.groups import STANDING, Member
 from models.planning.guardrails import REPORTING_SHARE
@@ -283,8 +283,12 @@ class SharedNodes:
         return "it does not carry a replica of every app"
 
     def policy(self, group: Policy, *, ending: bool) -> Policy:
-        """The group's policy in its units; ending: its apps have left the nodes, which are released."""
+        """The group's policy in its units; ending: its apps have left the nodes, which are released.
+
+        The nodes are as spread over zones as the app asks for that asks for most.
+        """
         pool = self.paired.pool
+        spread = [of.zone_share for of in (group, *pool.policies) if of.zone_share is not None]
         unit = {metric: amount for metric, amount in self.basis["unit"].items() if amount > 0}
         if not unit:  # no node carries anything
             unit = dict(zip(pool.resources, pool.requests.max(axis=0, initial=0.0).tolist(), strict=True))
@@ -303,6 +307,7 @@ class SharedNodes:
             max_up=None,
             max_down=None,
             learner=False,
+            zone_share=min(spread, default=None),
         )
 
     def divided(
@@ -329,7 +334,6 @@ class SharedNodes:
             return {}
         stay = [nodes.counts.get(offer.offer_id, (0,))[0] for offer in offers]
         counts = [min(n, ready.get(offer.offer_id, n)) for offer, n in zip(offers, stay, strict=True)]
-        room = pool.room(offers)
         wanted = np.array([alone[app].counts.get(REPLICAS, (0,))[0] for app in pool.apps], np.int64)
         scenarios = max(len(of) for of in needed.values())  # of an app of which nobody reports they are fewer
         floor = [max(alone[app].reactive_floor, policies[app].min) for app in pool.apps]
@@ -340,8 +344,8 @@ class SharedNodes:
             wanted,
             np.array(floor, np.int64),
             np.stack([np.resize(needed[app], scenarios) for app in pool.apps]),
-            Replicas(pool.resources, pool.requests, np.array([policies[app].priority for app in pool.apps])),
-            Nodes.of(np.array(counts, np.int64), room),
+            pool.replicas,
+            pool.nodes(offers, np.array(counts)),
         )
         return {
             app: Bound(int(division.replicas[a]), int(wanted[a]), division.reasons[a])

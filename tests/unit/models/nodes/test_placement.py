@@ -37,6 +37,17 @@ def test_those_that_ran_before_count_from_then() -> None:
     assert placed.since_s("shop") == [-50.0]
 
 
+def test_replicas_are_spread_over_zones_as_far_as_the_share_asks() -> None:
+    zones = {"a": "east", "b": "west"}
+    apps = {"shop": wanted(4, zone_share=0.5)}
+    spread = placed_at(Placement(), CORES, apps, 10.0, zones)
+    assert spread.on == {"a": {"shop": (10.0,) * 2}, "b": {"shop": (10.0,) * 2}}
+    assert placed_at(Placement(), CORES, {"shop": wanted(4)}, 10.0, zones).on == {"a": {"shop": (10.0,) * 4}}
+    # with one zone there is nothing to spread over
+    alone = placed_at(Placement(), {"a": CORES["a"]}, apps, 10.0, zones)
+    assert alone.since_s("shop") == [10.0] * 4
+
+
 def test_an_app_that_is_not_wanted_any_more_leaves_room() -> None:
     full = placed_at(Placement(), {"a": CORES["a"]}, {"shop": wanted(4), "hall": wanted(4, 1)}, 0.0)
     assert full.since_s("shop") == []

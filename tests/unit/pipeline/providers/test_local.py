@@ -28,6 +28,7 @@ def price(offer_id: str = "od-4", tier: str = "ON_DEMAND", **more: Any) -> dict[
         "valid_from_tick": 0,
         "provider": "local",
         "region": "",
+        "zone": "",
         "tier": tier,
         "capacity": [{"metric": "cpu", "value": 4.0}],
         "reserved_overhead": [{"metric": "cpu", "value": 0.5}],

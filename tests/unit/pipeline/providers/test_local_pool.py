@@ -40,6 +40,7 @@ def replicas(desired: int, epoch: int = 1, app: str = "shop", **more: Any) -> di
             "resources": [{"metric": metric, "value": value} for metric, value in size.items()],
             "group": "team",
             "priority": 0,
+            "zone_share": None,
         }
         | more,
     )
@@ -124,6 +125,24 @@ def test_what_does_not_fit_waits_with_its_reason(make: Make) -> None:
     assert provider.observe(target("hall"), 700.0).reason == (
         "a replica asks for 4 of cpu, the largest node has 3.5"
     )
+
+
+def test_no_more_than_its_share_of_an_app_is_in_one_zone(make: Make) -> None:
+    provider = make(prices=(SMALL, price("big", zone="other", capacity=BIG["capacity"])))
+    provider.start(NODES, 2, 0.0)
+    provider.start(Target("local", "team/big"), 1, 0.0)
+    provider.apply(replicas(5, zone_share=0.5, size={"cpu": 3.5}), 600.0)
+    # three may be in a zone: both small nodes carry one, the big one two
+    assert state(provider, 700.0) == [(4, 1)]
+    provider.apply(nodes(4, ref="team/small"), 700.0)
+    assert state(provider, 2 * HOUR) == [(5, 0)]
+    provider.apply(replicas(10, 2, zone_share=0.5, size={"cpu": 3.5}), 2 * HOUR)
+    assert state(provider, 3 * HOUR) == [(6, 4)]
+    provider.apply(nodes(9, 2, ref="team/small"), 3 * HOUR)
+    assert state(provider, 4 * HOUR) == [(7, 3)]
+    assert provider.observe(target("shop"), 4 * HOUR).reason == "the zones with room have their share"
+    with pytest.raises(Rejected, match="zone_share must be above 0 and at most 1"):
+        provider.apply(replicas(10, 3, zone_share=0.0), 4 * HOUR)
 
 
 def test_a_metric_that_the_offer_does_not_list_does_not_bound(make: Make) -> None:

@@ -50,7 +50,7 @@ def test_the_signed_bytes_are_the_avro_body_with_an_empty_signature() -> None:
     # The signature is the last field: its length (64, zigzag 128 = 80 01), 64 bytes; empty: one zero byte.
     assert signed_bytes(record) == body[:-66] + b"\x00"
     assert body[-66:-64] == b"\x80\x01"
-    assert body[:1] == b"\x04"  # schema_version 2, zigzag
+    assert body[:1] == b"\x06"  # schema_version 3, zigzag
     assert struct.pack("<d", record["drain_s"]) in body
 
 
