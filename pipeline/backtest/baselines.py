@@ -8,6 +8,7 @@ from typing import Any, Final
 import numpy as np
 
 from models.baselines.autoscalers import registry
+from models.baselines.autoscalers.overprovisioning import with_headroom
 from models.baselines.autoscalers.registry import KNOBS, Facts
 from models.baselines.autoscalers.scenario_replicas import ScenarioReplicas
 from models.capacity import replica_loads, replicas
@@ -68,6 +69,12 @@ class _Market:
         self.policies = [self.ours, *registry.make(names, facts, len(SUPPLY)).values()]
         each = [job.swept, *(len(KNOBS[name].values) for name in names)]
         self.settings = [len(SUPPLY) * n for n in each]
+        self.headroom = np.concatenate(
+            [
+                getattr(policy, "headroom", np.zeros(n))
+                for policy, n in zip(self.policies, self.settings, strict=True)
+            ]
+        )
         self.supply = np.concatenate([np.repeat(np.arange(len(SUPPLY)), n) for n in each])
         self.products = np.repeat([False, *(KNOBS[name].product for name in names)], self.settings)
         self.defaults = np.cumsum(self.settings)[:-1]  # each baseline's first setting
@@ -141,6 +148,7 @@ class _Market:
         )
         if job.pool is not None:
             wanted[:, job.apps.index(POOL)] = self._pooled(wanted, job.pool)
+        wanted = with_headroom(wanted, self.headroom)
         kept = np.concatenate([self.ours.kept(self.past + row, own), wanted[own:]])
         for a, app in enumerate(job.apps):
             bought = np.zeros_like(self.reported[a])

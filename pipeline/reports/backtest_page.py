@@ -32,6 +32,7 @@ NAMES: Final = {
     OURS: "Leadtime",
     STATIC: "Leadtime without the learner",
     "hpa": "HPA",
+    "hpa_overprovisioning": "HPA, over-provisioned nodes",
     "keda": "KEDA",
     "aws": "AWS predictive scaling",
     "phpa_linear": "PHPA, linear",

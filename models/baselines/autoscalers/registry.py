@@ -2,7 +2,8 @@
 
 Each decides at the end of a tick the replicas requested from then on, (setting, app); see
 `models.baselines.autoscalers.base`. Defaults are the documentation's. Where it has none for a target: KEDA and
-Autopilot have the HPA's 80 %, and AWS, PHPA and Crane the 50 % of their documentation's examples.
+Autopilot have the HPA's 80 %, and AWS, PHPA and Crane the 50 % of their documentation's examples; of placeholder pods
+it has no size, and a tenth of what the replicas ask for is ours.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from models.baselines.autoscalers.crane import EffectiveHorizontalPodAutoscaler
 from models.baselines.autoscalers.fixed import FixedCapacity
 from models.baselines.autoscalers.hpa import HorizontalPodAutoscaler
 from models.baselines.autoscalers.keda import ScaledObject
+from models.baselines.autoscalers.overprovisioning import Overprovisioning
 from models.baselines.autoscalers.phpa import HoltWinters, LinearRegression, PredictiveHorizontalPodAutoscaler
 from models.metrics import DAY_S
 
@@ -32,6 +34,7 @@ FACTORS: Final = (0.7, 0.8, 0.85, 0.9, 0.95, 1.0, 1.05, 1.1, 1.2, 1.4, 1.7)
 # Autopilot scales a statistic of three days, far above most ticks: settings with little capacity lie beyond 1
 STATISTICAL: Final = (4.0, 3.0, 2.5, 2.0, 1.75, 1.5, 1.35, 1.2, 1.1, 1.0, 0.9, 0.8, 0.6, 0.4)
 WEEKLY: Final = (0.5, 0.7, 0.8, 0.9, 0.95, 0.97, 0.98, 0.99, 0.995, 0.999, 1.0)
+HEADROOM: Final = (0.0, 0.05, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 1.5, 2.0)
 MARGINS: Final = (-0.6, -0.4, -0.2, -0.1, 0.0, 0.1, 0.15, 0.25, 0.5, 1.0, 2.0)
 
 
@@ -100,6 +103,7 @@ def _phpa_holt_winters(facts: Facts, targets: Array) -> Autoscaler:
 
 KNOBS: Final[Mapping[str, Knob]] = {
     "hpa": Knob("target utilisation", 0.8, UTILISATIONS, HorizontalPodAutoscaler, product=True),
+    "hpa_overprovisioning": Knob("headroom", 0.1, HEADROOM, Overprovisioning, product=True),
     "keda": Knob("threshold", 0.8, UTILISATIONS, ScaledObject, product=True),
     "aws": Knob("target utilisation", 0.5, UTILISATIONS, PredictiveScaling, product=True),
     "phpa_linear": Knob("target utilisation", 0.5, UTILISATIONS, _phpa_linear, product=True),

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from models.baselines.autoscalers.registry import KNOBS
 from models.baselines.autoscalers.scenario_replicas import ScenarioReplicas
 from models.capacity import Offer, Policy
 from models.metrics import METRICS
@@ -96,3 +97,15 @@ def test_every_policy_is_bought_for_with_less_certain_supply_too() -> None:
     found = simulate(job, ["keda"], {"wanted": four, "soon": four})["tiers"]["cost"]
     sure, less = found[3:, 0, 0].sum(), found[3:, 0, len(job.levels)].sum()
     assert less < sure
+
+
+def test_nodes_are_bought_for_placeholders_too() -> None:
+    job = job_of([4.0] * 12, [1.0] * 12, [False] * 12)
+    four = np.full((12, 1, 2), 4)
+    outcome = simulate(job, ["hpa", "hpa_overprovisioning"], {"wanted": four, "soon": four})["tiers"]
+    own, settings = len(SUPPLY) * len(job.levels), KNOBS["hpa_overprovisioning"].values
+    hpa = outcome["ready"][-1, 0, own]
+    first = own + len(SUPPLY) * len(KNOBS["hpa"].values)
+    ready = outcome["ready"][-1, 0, first : first + len(settings)]
+    assert hpa == 5  # at 80 %
+    assert ready.tolist() == [hpa + np.ceil(share * hpa - 1e-6) for share in settings]
