@@ -58,9 +58,10 @@ class Telemetry:
 
     reporting, known: users that reported, and users known; idle: whether all reported zero; used: share of the app's
     records that was not refused, 0 to 1; stopped: share of its usage that is what series last used which stopped while
-    others of their user report, carried: the same with series that may only slip over a tick's edge; unreported:
-    governed metrics that nobody reported; usual: whether one reported governed metric suffices, as under the default
-    policy, which nobody wrote for the app.
+    others of their user report, carried: the same with series that may only slip over a tick's edge; seen: share of
+    the demand for a governed metric that is not of silent users, the least; unreported: governed metrics that nobody
+    reported; usual: whether one reported governed metric suffices, as under the default policy, which nobody wrote for
+    the app.
     """
 
     reporting: int
@@ -69,6 +70,7 @@ class Telemetry:
     used: float = 1.0
     stopped: float = 0.0
     carried: float = 0.0
+    seen: float = 1.0
     unreported: tuple[str, ...] = ()
     usual: bool = False
 
@@ -78,8 +80,9 @@ class Telemetry:
 
     @property
     def completeness(self) -> float:
-        """The least of three shares, 0 to 1: of records used, of known users that reported, of usage not stopped."""
-        return min(self.used, self.reporting / self.known if self.known else 1.0, 1 - self.stopped)
+        """The least of four shares, 0 to 1: of records used, of known users that reported, of demand that is not of
+        silent ones, of usage not stopped."""
+        return min(self.used, self.reporting / self.known if self.known else 1.0, self.seen, 1 - self.stopped)
 
 
 @dataclass(frozen=True)
@@ -224,7 +227,7 @@ def _release_rails(
         yield "incomplete_telemetry", lambda c: _only_grown(c, fleet)
     if 1 - telemetry.stopped < COMPLETE_SHARE or 1 - telemetry.carried < REPORTING_SHARE:
         yield "producer_stopped", lambda c: _only_grown(c, fleet)
-    if telemetry.reporting < REPORTING_SHARE * telemetry.known:
+    if telemetry.reporting < REPORTING_SHARE * telemetry.known or telemetry.seen < REPORTING_SHARE:
         yield "doubtful_telemetry", lambda c: _only_grown(c, fleet)
     if policy.scale_down == "never":
         yield "scale_down_never", lambda c: _only_grown(c, fleet)

@@ -159,10 +159,23 @@ class Demand:
     carried: float = 0.0
 
     @property
-    def representative(self) -> bool:
-        """Whether enough users, series and records were there for usage to be the app's; else its total is missing."""
+    def seen(self) -> np.ndarray:
+        """(METRICS) share of the demand that was measured; the rest is of silent users whom nobody replaced."""
+        hidden, used = np.nan_to_num(self.hidden), np.nan_to_num(self.usage)
+        return np.divide(used, used + hidden, out=np.ones(len(METRICS)), where=hidden > 0)
+
+    @property
+    def measured(self) -> np.ndarray:
+        """(METRICS) whether enough users, series and records were there for usage to be the app's, else its total is
+        missing: enough users by number and by what they last used."""
         enough = self.reporting >= REPORTING_SHARE * self.users and self.records.used >= REPORTING_SHARE
-        return self.reporting > 0 and enough and 1 - self.carried >= REPORTING_SHARE
+        enough = self.reporting > 0 and enough and 1 - self.carried >= REPORTING_SHARE
+        return enough & (self.seen >= REPORTING_SHARE)
+
+    @property
+    def representative(self) -> bool:
+        """Whether that holds of all metrics."""
+        return bool(self.measured.all())
 
     def with_telemetry(self, records: TelemetryShare) -> "Demand":
         """With what became of the app's records.

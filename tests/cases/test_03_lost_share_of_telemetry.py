@@ -236,6 +236,26 @@ def test_what_is_used_while_users_are_silent_is_planned_for(
         assert plan["replicas"][0] < 1.8 * used
 
 
+@pytest.mark.parametrize(("small", "others"), [(0.01, 30), (0.1, 40), (0.5, 12)])
+def test_silence_counts_by_what_was_used_and_not_by_heads(
+    shop: Callable[..., list[Record]], small: float, others: int
+) -> None:
+    """One user of many uses most of the app, and falls silent: the rest is not taken for the app."""
+    samples = [
+        (tick, f"u{n}" if n else "large", {"cpu": small if n else 20.0})
+        for tick in range(24)
+        for n in range(0 if tick < 12 else 1, others + 1)
+    ]
+    plans = shop(samples)
+    whole = 20.0 + others * small
+    for plan in plans[12:]:
+        assert plan["completeness"] == pytest.approx(1 - 20.0 / whole)
+        assert min(amounts[0] for amounts in plan["required"]) > whole - 1
+        assert plan["replicas"][0] < 1.5 * whole
+    instances = [sum(count["desired"][0] for count in plan["counts"]) for plan in plans]
+    assert min(instances[12:]) >= instances[11]
+
+
 def silent_tick(used: float = 1.0) -> Demand:
     """Two of three users of two cores report."""
     level = np.full(len(METRICS), 2.0)

@@ -72,7 +72,7 @@ class AppTotals:
     """Measured totals of the apps in one tick, as the behaviour model and reconciliation take them.
 
     Attributes:
-        values: (app, METRICS) float32 usage, NaN where missing or where too few users reported.
+        values: (app, METRICS) float32 usage, NaN where missing or where too few users reported, or too little of it.
         estimated: (app, METRICS) float32, `values`, and where too few users reported, usage with the hidden demand of
             the silent ones: the behaviour model's input, which is no outcome.
         events: (app, EVENT_KINDS) float32 event rates, 1/s, NaN = no event.
@@ -91,7 +91,7 @@ class AppTotals:
     @classmethod
     def of(cls, demands: Sequence[Demand]) -> AppTotals:
         """The totals of each app's demand, in their order."""
-        reported = np.array([[demand.representative] for demand in demands])
+        reported = np.array([demand.measured for demand in demands])
         usage = np.where(reported, [demand.usage for demand in demands], np.nan)
         held = np.array([demand.saturated for demand in demands])
         events = np.array([demand.rates for demand in demands], np.float32)
@@ -265,6 +265,7 @@ def decisions(
             used=demand.records.used,
             stopped=demand.stopped,
             carried=demand.carried,
+            seen=float(min((demand.seen[METRICS.index(m)] for m in policy.governed), default=1.0)),
             usual=terms.usual,
         ),
         now_s=tick.end_s,
