@@ -20,6 +20,7 @@ from models.demand import collapsed_sampler, turnover
 from models.demand.scenarios import ScenarioKey, by_loading
 from models.metrics import EVENT_KINDS, METRICS, horizon_steps
 from models.quantile_function import QuantileFunction
+from models.tick import Tick
 from models.totals import total
 from pipeline.backtest.job import Arrays, Job
 from pipeline.inputs import model_folder
@@ -121,7 +122,7 @@ class ForecastPass:
                 _demand(values[of], events[of], saturated[of]),
                 turnover=self.dependence_table.turnover(
                     name,
-                    tick,
+                    Tick(tick, job.tick_s),
                     self.users.ids[rows[of]].tobytes(),
                     values[of],
                     np.where(before["seen"][of] > 0, before["last"][of], np.nan),

@@ -172,7 +172,7 @@ def _telemetry(plan: Record) -> Iterator[RenderableType]:
             )
         yield Text(
             f"The app's telemetry is {plan['completeness']:.1%} complete: "
-            + f"{'; '.join(why) or 'not all known users reported'}."
+            + f"{'; '.join(why) or 'not all known users reported all that they did'}."
         )
 
 

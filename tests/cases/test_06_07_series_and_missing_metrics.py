@@ -202,6 +202,39 @@ def test_a_governed_metric_is_missing_in_plan_explain_and_log(shop: Callable[...
     assert "Nobody reported cpu, which the policy governs" in decision_text.text(plans[-1])
 
 
+@pytest.mark.parametrize("silent", [3, 5, 9])
+def test_a_governed_metric_that_part_of_the_users_no_longer_report_is_missing_of_them(
+    shop: Callable[..., list[Record]], silent: int
+) -> None:
+    """Memory binds; from minute 12 on some of ten users report cpu alone."""
+    samples = [
+        (tick, f"u{n}", {"cpu": 0.1, "memory": None if tick >= 12 and n < silent else 4e9})
+        for tick in range(24)
+        for n in range(10)
+    ]
+    unit = [{"metric": "cpu", "value": 1.0}, {"metric": "memory", "value": 4e9}]
+    plans = shop(samples, governed=["cpu", "memory"], unit=unit)
+    for plan in plans[12:]:
+        assert plan["completeness"] == pytest.approx(1 - silent / 10)
+        assert min(plan["replicas"]) >= 10
+    instances = [sum(count["desired"][0] for count in plan["counts"]) for plan in plans]
+    assert min(instances[12:]) >= instances[11]
+    assert all(plan["completeness"] == 1 for plan in plans[:12])
+
+
+def test_a_metric_that_users_report_only_when_they_use_it_is_not_added_up(
+    shop: Callable[..., list[Record]],
+) -> None:
+    """Each of ten users has requests in every fifth minute, and reports none in the others."""
+    samples = [
+        (tick, f"u{n}", {"cpu": 0.1, "requests": 50.0 if tick % 5 == n % 5 else None})
+        for tick in range(30)
+        for n in range(10)
+    ]
+    plans = shop(samples, governed=["requests"], unit=[{"metric": "requests", "value": 10.0}])
+    assert max(plan["replicas"][0] for plan in plans[-8:]) <= 20
+
+
 def test_metrics_of_another_app_change_nothing(shop: Callable[..., list[Record]]) -> None:
     own = [(tick, f"u{n}", {"memory": 1e9 * (1 + tick)}) for tick in range(8) for n in range(4)]
     others = [(tick, "x", {"app": "blog", "requests": 5.0, "network": 1e6}) for tick in range(8)]

@@ -12,6 +12,7 @@ from models.demand.scenarios import ScenarioKey, by_loading, pack, simulate
 from models.metrics import METRICS
 from models.planning.risk_premium import USER_LEVEL
 from models.quantile_function import QuantileFunction, Selected, sum_of_quantiles
+from models.tick import Tick
 from models.totals import total
 from pipeline.inputs.store import SideInputs
 from pipeline.runtime.fenced_state import Numbered, Publish
@@ -76,6 +77,7 @@ class Simulator(Numbered):
             rows = np.flatnonzero(gathered["app_index"] == index)
             of_app = self._of_app(forecast, rows)
             metrics = slice(None) if of_app.metrics is None else of_app.metrics
+            columns = np.array([METRICS.index(metric) for metric in head["metrics"]], np.intp)[metrics]
             observed, censored = (
                 gathered["observed"][rows][:, metrics],
                 gathered["censored"][rows][:, metrics],
@@ -87,7 +89,12 @@ class Simulator(Numbered):
             if previous[rows].any():
                 self.dependence_table.rename(app, names, previous[rows].tobytes())
             turnover = self.dependence_table.turnover(
-                app, tick, names, observed, gathered["location"][rows, :, 0][:, metrics]
+                app,
+                Tick(tick, head["tick_s"]),
+                names,
+                observed,
+                gathered["location"][rows, :, 0][:, metrics],
+                columns,
             )
             record = {
                 "app": app,

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 
 import numpy as np
@@ -17,7 +17,9 @@ from models.behaviour.error_dependence import (
     loadings,
     users,
 )
-from models.demand.turnover import Turnover
+from models.demand.turnover import Turnover, silent_ticks
+from models.metrics import METRICS
+from models.tick import Tick
 from pipeline.security.pseudonyms import FORGET_S, PSEUDONYM_BYTES
 from pipeline.wire import messages
 
@@ -27,6 +29,8 @@ which leaves the loading near the prior's 1."""
 BLOCK_BYTES = messages.MESSAGE_BYTES * 9 // 10
 
 
+NEVER = np.iinfo(np.uint16).max
+"""Age of a metric that a user did not report yet, or long ago."""
 _NAMES = np.dtype(f"S{PSEUDONYM_BYTES}")
 
 
@@ -40,7 +44,8 @@ class AppDependence:
         ids: pseudonyms of all rows, concatenated.
         sums: SUMS ().
         users: USER (row), in the order of `ids`: users of the last tick, then absent ones that are still kept.
-        reported: pseudonyms of the users that reported in the last tick, concatenated.
+        reported: pseudonyms of the users of the last turnover, concatenated.
+        ages: (user, METRICS) uint16, of these, ticks since a metric was reported, 0 = in that tick, NEVER at most.
     """
 
     tick: int
@@ -49,6 +54,7 @@ class AppDependence:
     sums: np.ndarray
     users: np.ndarray
     reported: bytes = b""
+    ages: np.ndarray = field(default_factory=lambda: np.zeros((0, len(METRICS)), np.uint16))
 
     def seat(self, ids: bytes, tick: int) -> None:
         """Reorder the rows: the users `ids` of this tick, then at most as many absent users with `known` >= FADED.
@@ -133,28 +139,44 @@ class DependenceTable:
         app.sums, app.users[now] = learn(app.sums, app.users[now], scores, kept, self.prior)
         return estimate(app.sums, self.prior), loadings(app.users[now])
 
-    def turnover(self, name: str, tick: int, ids: bytes, observed: np.ndarray, last: np.ndarray) -> Turnover:
-        """Last usage of an app's users that are silent, went or came; reporting users are kept for the next tick.
+    def turnover(
+        self,
+        name: str,
+        at: Tick,
+        ids: bytes,
+        observed: np.ndarray,
+        last: np.ndarray,
+        columns: np.ndarray | None = None,
+    ) -> Turnover:
+        """Last usage of an app's users that are silent, went or came; who reported is kept for the next tick.
 
-        Where nobody reported in the tick before, all come: who went may be of another shard, or have gone before a gap.
+        Each metric by itself: a user who still reports another one is silent in it, for as long as a user would be
+        forecast who reports nothing. Where nobody reported in the tick before, all come: who went may be of another
+        shard, or have gone before a gap.
 
         Args:
             name: of the app.
-            tick: of the forecasts.
+            at: the tick of the forecasts.
             ids: pseudonyms of the users, concatenated.
             observed: (user, metric) usage in the tick, NaN where absent.
             last: (user, metric) the last usage known, NaN where there is none.
+            columns: place in METRICS of those of `observed` and `last`; None: the first ones.
         """
-        app = self._app(name, tick)
-        names, reports = np.frombuffer(ids, _NAMES), np.isfinite(observed).any(axis=1)
-        if app.reported == ids:  # as in most ticks: no search
-            before = np.ones(len(names), bool)
-        else:
-            before = _places(np.frombuffer(app.reported, _NAMES), names) >= 0
-        level = np.where(np.isfinite(observed), observed, np.nan_to_num(last)).astype(np.float64)
-        app.reported = names[reports].tobytes()
+        app = self._app(name, at.number)
+        if app.reported != ids:  # in most ticks they are the same, and nothing is searched
+            places = _places(np.frombuffer(app.reported, _NAMES), np.frombuffer(ids, _NAMES))
+            ages = np.full((len(places), len(METRICS)), NEVER, np.uint16)
+            ages[places >= 0] = app.ages[places[places >= 0]]
+            app.reported, app.ages = ids, ages
+        reports = np.isfinite(observed)
+        columns = np.arange(observed.shape[1]) if columns is None else columns
+        before = app.ages[:, columns] == 0
+        app.ages = np.minimum(app.ages, NEVER - 1) + np.uint16(1)
+        app.ages[:, columns] = np.where(reports, 0, app.ages[:, columns])
+        silent = ~reports & (app.ages[:, columns] <= silent_ticks(at.length_s))
+        level = np.where(reports, observed, np.nan_to_num(last)).astype(np.float64)
         return Turnover(
-            *(level[rows].sum(axis=0) for rows in (~reports, before & ~reports, reports & ~before))
+            *((level * rows).sum(axis=0) for rows in (silent, before & silent, reports & ~before))
         )
 
     def _app(self, name: str, tick: int) -> AppDependence:
@@ -174,12 +196,13 @@ class DependenceTable:
     def blocks(self) -> Iterable[bytes]:
         """All apps as one byte string, cut into blocks of at most BLOCK_BYTES."""
         head = [
-            [name, app.tick, app.present, len(app.users), len(app.reported) // PSEUDONYM_BYTES]
+            [name, app.tick, app.present, len(app.users), len(app.ages), len(METRICS)]
             for name, app in self.apps.items()
         ]
         text = json.dumps(head).encode()
         arrays = (
-            app.sums.tobytes() + app.ids + app.users.tobytes() + app.reported for app in self.apps.values()
+            app.sums.tobytes() + app.ids + app.users.tobytes() + app.reported + app.ages.tobytes()
+            for app in self.apps.values()
         )
         whole = len(text).to_bytes(4, "little") + text + b"".join(arrays)
         return (whole[at : at + BLOCK_BYTES] for at in range(0, len(whole), BLOCK_BYTES))
@@ -189,16 +212,21 @@ class DependenceTable:
         whole = b"".join(blocks)
         at = 4 + int.from_bytes(whole[:4], "little")
         for name, tick, present, count, *reporting in json.loads(whole[4:at] or b"[]"):
+            # a snapshot of an older version has no ages, or not even who reported: all did, in its tick
+            known, width = (*reporting, 0, 0)[:2]
             sizes = [SUMS.itemsize, PSEUDONYM_BYTES * count, USER.itemsize * count]
-            sizes.append(PSEUDONYM_BYTES * sum(reporting))  # a snapshot of an older version has none: all
+            sizes += [PSEUDONYM_BYTES * known, known * width * 2]
             ends = np.cumsum([at, *sizes]).tolist()
-            sums, ids, rows, reported = (whole[a:b] for a, b in pairwise(ends))
+            sums, ids, rows, reported, ages = (whole[a:b] for a, b in pairwise(ends))
             at = ends[-1]
+            reported = reported if reporting else ids[: PSEUDONYM_BYTES * present]
+            unaged = np.zeros((len(reported) // PSEUDONYM_BYTES, len(METRICS)), np.uint16)
             self.apps[name] = AppDependence(
                 tick,
                 present,
                 ids,
                 np.frombuffer(sums, SUMS)[0:1].reshape(()),
                 np.frombuffer(rows, USER).copy(),
-                reported if reporting else ids[: PSEUDONYM_BYTES * present],
+                reported,
+                np.frombuffer(ages, np.uint16).reshape(-1, width) if width else unaged,
             )
