@@ -188,13 +188,13 @@ def _warn_of_contradictions(bootstrap: str | None, prefix: str | None) -> None:
 
 def _warn_of_offers(policies: Sequence[Record], prices: Sequence[Record]) -> None:
     """Print to stderr what offers leave out, and what of them several allocation groups count each for itself."""
-    from pipeline.inputs.files import undivided, unshared, unstated
+    from pipeline.inputs.files import far_prices, undivided, unshared, unstated
 
     for app, doubt in unshared(policies).items():
         print(f"warning: policy {app}: {doubt}", file=sys.stderr)
     for app, doubt in unstated(policies, prices).items():
         print(f"warning: policy {app}: {doubt}", file=sys.stderr)
-    for offer, doubt in undivided(policies, prices).items():
+    for offer, doubt in [*far_prices(prices).items(), *undivided(policies, prices).items()]:
         print(f"warning: offer {offer}: {doubt}", file=sys.stderr)
 
 

@@ -41,6 +41,10 @@ MOST_REPLICAS = 1_000_000
 DAY_S = 86_400.0
 LONGEST_S = 365 * DAY_S
 """No time of a policy is longer than a year."""
+LONGEST_STARTUP_S = 3600.0
+"""Hardly any instance takes longer: of 99 % start-up times, and of minimum billing."""
+MUCH_DEARER = 100
+"""Times another offer's price of a core or byte: no market has both."""
 _POLICY_TIMES = ("hold_s", "idle_after_s", "drain_s", "spot_return_wait_s", "latency_slo_s")
 NO_EFFECT = ("latency_slo_s", "egress")
 """Fields of policies and prices that are checked and stored, and that nothing uses."""
@@ -175,6 +179,13 @@ def doubtful_amounts(record: Record) -> list[str]:
     ]
     if record.get("notice_s", 0.0) > 3600:
         doubts.append(f"notice_s is {record['notice_s']:,.16g}: seconds are meant, no milliseconds")
+    doubts += [
+        f"{name} is {record[name]:,.16g} s ({record[name] / 3600:.3g} hours): seconds are meant, no milliseconds"
+        for name in ("startup_p99_s", "billing_min_s", "replica_startup_s")
+        if (record.get(name) or 0.0) > LONGEST_STARTUP_S
+    ]
+    if record.get("tier", "RESERVED") != "RESERVED" and not record["price"]:
+        doubts.append("price is 0: as many instances as the policy allows cost nothing, and are bought first")
     if record.get("interruption", 0.0) > 1:
         doubts.append(
             f"interruption is {record['interruption']:g}: the share of instances an hour is meant, such as 0.03"
@@ -190,6 +201,31 @@ def doubtful_amounts(record: Record) -> list[str]:
         for pair in record.get(name, ())
         if 0 < pair["value"] < LEAST_MEANT.get(pair["metric"], 0.0)
     ]
+
+
+def far_prices(prices: Sequence[Record]) -> dict[str, str]:
+    """Which prices are far from each of the others of their currency, two or more, by offer, with what was meant.
+
+    By a core, or by a byte of memory where an offer has no cores: a price a month, in cents, or by a reversed rate.
+    """
+    why: dict[str, str] = {}
+    for metric in ("cpu", "memory"):
+        unit_price = {
+            price["offer_id"]: float(price["price"]) / size
+            for price in prices
+            for size in (next((of["value"] for of in price["capacity"] if of["metric"] == metric), 0.0),)
+            if price["price"] and size
+        }
+        for price in (p for p in prices if p["offer_id"] in unit_price.keys() - why.keys()):
+            offer, currency = price["offer_id"], price["currency"]
+            others = [p["offer_id"] for p in prices if p["currency"] == currency and p["offer_id"] != offer]
+            times = [unit_price[offer] / unit_price[other] for other in others if other in unit_price]
+            if len(times) > 1 and not any(1 / MUCH_DEARER < ratio < MUCH_DEARER for ratio in times):
+                why[offer] = (
+                    f"price {price['price'].normalize():f} {currency} is by {metric} {MUCH_DEARER} times as dear or as "
+                    "cheap as each other offer's: that of an hour is meant, no cents, at a rate that is not reversed"
+                )
+    return why
 
 
 def contradictions(policies: Sequence[Record], prices: Sequence[Record]) -> dict[str, str]:

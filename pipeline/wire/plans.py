@@ -45,8 +45,8 @@ GUARD_RAILS: Final = {
     "producer_stopped": "One of several producers or instances of a user stopped reporting: it may be lost, nothing "
     "shrinks, and what it last used counts for 15 minutes.",
     "idle": "Every user has reported zero for as long as the policy asks (idle_after_s): nothing is needed.",
-    "doubtful_telemetry": "More than a tenth of the known users, or of the demand, is silent: quiet cannot be told from "
-    "loss, nothing shrinks.",
+    "doubtful_telemetry": "More than a tenth of the known users, or of the demand, is silent: quiet cannot be told "
+    "from loss, nothing shrinks.",
     "scale_down_never": "The policy never scales down: nothing shrinks.",
     "hold_time": "More was wanted within the policy's hold time (hold_s): it is not given back yet.",
     "churn": "Shrinking would save less than the policy's churn_threshold, and what runs keeps the promise: nothing "

@@ -1,5 +1,6 @@
 """Sizes with a suffix are of bytes; amounts that cannot be meant are refused, those that hardly can are warned of."""
 
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -162,3 +163,48 @@ def test_what_several_groups_each_count_for_themselves_is_warned_of(
     check(written(tmp_path, both.format(app="shop") + both.format(app="jobs") + second + "\n"), prices=prices)
     expected = [] if warned is None else [f"warning: offer node: {warned}"]
     assert [line[: len(warned or "") + 21] for line in capsys.readouterr().err.splitlines()] == expected
+
+
+OWNED_ALONE = "tier = 'RESERVED'\nowned_count = 2\ncommitment_id = 'shop'"
+DEARER = "is by cpu 100 times as dear or as cheap as each other offer's"
+
+
+def offers(*fields: str) -> str:
+    """Offers of eight cores, each with fields that replace those of PRICE."""
+    rows: list[str] = []
+    for number, more in enumerate(fields):
+        row = tomllib.loads(PRICE.format(metric="cpu", value="8"))["price"][0] | {
+            "offer_id": f"node-{number}"
+        }
+        row |= tomllib.loads(more)
+        given = "\n".join(f"{n} = {{cpu = 8}}" if n == "capacity" else f"{n} = {v!r}" for n, v in row.items())
+        rows.append(f"[[price]]\n{given}\n")
+    return "\n".join(rows)
+
+
+@pytest.mark.parametrize(
+    ("fields", "doubts"),
+    [
+        (["price = '0.2'", "price = '0.3'", "price = '146'"], [f"offer node-2: price 146 USD {DEARER}"]),
+        (["price = '21'", "price = '30'", "price = '0.2'"], [f"offer node-2: price 0.2 USD {DEARER}"]),
+        (["price = '0.2'", "price = '0.3'", "price = '2'"], []),
+        (["price = '146'", "price = '0.2'"], []),  # which of two is mistaken nothing tells
+        (["price = '0.2'", "price = '0.3'", "price = 0"], ["node-2: price is 0: "]),
+        (["price = '0.2'", "price = '0.3'", "price = 0\n" + OWNED_ALONE], []),
+        (["startup_p99_s = 86000"], ["node-0: startup_p99_s is 86,000 s (23.9 hours): seconds are meant"]),
+        (["billing_min_s = 60000"], ["node-0: billing_min_s is 60,000 s (16.7 hours): seconds are meant"]),
+        (["startup_p99_s = 3600\nbilling_min_s = 3600"], []),
+    ],
+)  # fmt: skip
+def test_prices_that_are_far_from_the_others_and_times_in_milliseconds_are_warned_of(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], fields: list[str], doubts: list[str]
+) -> None:
+    prices = tmp_path / "prices.toml"
+    prices.write_text(offers(*fields))
+    check(
+        written(tmp_path, '[[policy]]\napp = "shop"\ngoverned = ["cpu"]\nunit = {cpu = 1}\n'), prices=prices
+    )
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.startswith(f"warning: {doubt}") for line, doubt in zip(lines, doubts, strict=True)] == [
+        True
+    ] * len(doubts)
