@@ -51,13 +51,15 @@ class Pool(Installation):
         now_s = float((tick + 1) * TICK_S)
         targets = [
             Target("fleet", f"{name}/{offer['offer_id']}", region="r")
-            for name in ("web", *APPS)
+            for name in ("web", "team", *APPS)
             for offer in self.offers
         ]
         targets += [Target("fleet", f"{name}/{REPLICAS}", kind="REPLICAS") for name in APPS]
         for target in targets:
             record = self.executor.observe(target, tick, TICK_S, now_s)
-            if record is not None and (record["generation"] or target.app == "web" or target.is_replicas):
+            if record is not None and (
+                record["generation"] or target.app in ("web", "team") or target.is_replicas
+            ):
                 self.inputs.put("capacity.observed", "capacity_observed", record)
 
     def reopened(self, cloud: LocalProvider) -> None:
@@ -300,6 +302,32 @@ def test_replicas_are_spread_over_zones_and_nodes_are_bought_for_it(make: Make) 
     }
     assert nodes["spread"]["far"] == nodes["spread"]["node"] >= 2, nodes
     assert nodes["together"]["far"] == 0, nodes
+
+
+@pytest.mark.parametrize(("nodes", "level"), [("SHARED", "REPLICAS"), ("OWN", "INSTANCES")])
+def test_an_app_that_changes_its_group_serves_all_the_while(make: Make, nodes: str, level: str) -> None:
+    other = policy(app="team", allocation_group="team", nodes=nodes)
+    pool, plans = make(policies=[app("shop"), app("blog"), group(), other]), dict[str, Record]()
+    moved = app("blog") | {"allocation_group": "team", "version": 2, "valid_from_tick": FIRST + 12}
+    pool.inputs.put("policies", "policy", moved)
+    groups, restarts = list[str](), 0
+    for tick in range(40):
+        plans = pool.step(shop=3.0, blog=5.0)
+        groups.append(plans["blog"]["allocation_group"])
+        assert tick < 8 or pool.serving("blog") >= 5, tick
+        restarts += tick >= 8 and pool.serving("shop") < 3
+    assert all(plan["feasible"] for plan in plans.values()), plans
+    assert restarts <= 1  # of replicas on nodes that are released
+    assert groups[:12] == ["web"] * 12
+    assert groups[18:] == ["team"] * 22
+    assert (plans["shop"]["level"], plans["blog"]["level"]) == ("REPLICAS", level)
+    own, on_nodes = (
+        pool.seen("blog/node")["ready"],
+        pool.seen("team/node")["ready"] if nodes == "SHARED" else 0,
+    )
+    assert (own > 0, on_nodes > 0) == (nodes == "OWN", nodes == "SHARED")
+    assert [part["app"] for part in plans["web"]["parts"]] == ["shop"]
+    assert plans["web"]["counts"][0]["desired"][0] < 3  # nodes for `shop` alone
 
 
 def test_apps_that_go_back_to_their_own_instances_serve_all_the_while(make: Make) -> None:

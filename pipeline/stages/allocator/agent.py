@@ -32,7 +32,7 @@ from pipeline.kafka import reader
 from pipeline.logs import Episodes, get_logger
 from pipeline.runtime import metrics
 from pipeline.runtime.fenced_state import Publish
-from pipeline.security.pseudonyms import PSEUDONYM_BYTES
+from pipeline.security.pseudonyms import PSEUDONYM_BYTES, partition_of
 from pipeline.security.signing_keys import SigningKey
 from pipeline.settings import Settings
 from pipeline.stages.allocator import decide as planning
@@ -200,6 +200,9 @@ class Allocator:
 
     def _plan_apps(self, demands: dict[str, Demand], now: Tick) -> None:
         """Plan all apps, and the nodes of groups that share them."""
+        for app, kept in sorted(self.apps.items()):
+            if not (kept.group in self.pools and commanded(kept, REPLICAS)):
+                kept.group = self._group_of(app, now.number)
         apps_of: dict[str, list[str]] = {}
         for app, kept in sorted(self.apps.items()):
             apps_of.setdefault(kept.group, []).append(app)
@@ -299,8 +302,21 @@ class Allocator:
             # where they carry none, the plan of the nodes says so of all
             on = {app: policy for app, policy in own.items() if app not in lacking} or own
             demand = pool.observe(at.number, on, demands)
-            pools[group] = Pooled(pool, followed, on, nodes, lacking, demand, shared=shared, ending=ending)
+            leaving = frozenset(app for app in apps if self._group_of(app, at.number) != group)
+            pools[group] = Pooled(
+                pool, followed, on, nodes, lacking, demand, leaving, shared=shared, ending=ending
+            )
         return pools
+
+    def _group_of(self, app: str, tick: int) -> str:
+        """The group that an app's policy names at a tick, else the app itself.
+
+        Where that is planned in another partition, the group that the app is in.
+        """
+        policy = self._policy(app, tick, self.pinned.get(f"{app}@{tick}"))
+        group = (policy["allocation_group"] if policy["app"] == app else "") or app
+        here = partition_of(group, self.settings.partitions) == self.shard
+        return group if here else self.apps[app].group
 
     def _plan_app(
         self, app: str, demand: Demand, total: QuantileFunction, at: Tick, pooled: Pooled | None = None
@@ -320,7 +336,7 @@ class Allocator:
         policy = policies.policy_of(policy_record)
         group_prices = self._prices(kept.group, tick, pinned)
         observed = self._observed(app, kept, tick, pinned)
-        shared = pooled is not None and pooled.shared
+        shared = pooled is not None and pooled.shared and app not in pooled.leaving
         prices, ended = shared_nodes.offers_of_app(
             policy,
             group_prices,

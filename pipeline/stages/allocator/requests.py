@@ -94,6 +94,7 @@ class Pooled:
         nodes: records `price` of the offers that they are of.
         lacking: why they carry none of another app, by app.
         demand: of the group as one app, without scenarios.
+        leaving: apps that are to be in another group; they stay until instances of their own serve.
         shared: whether its policy says so; else its apps are going back to instances of their own.
         ending: whether they have, so that the nodes are released.
     """
@@ -104,6 +105,7 @@ class Pooled:
     nodes: Mapping[str, Record]
     lacking: Mapping[str, str]
     demand: Demand
+    leaving: frozenset[str]
     shared: bool
     ending: bool
 
@@ -147,6 +149,8 @@ def divide(
         offer: nodes.observed[offer]["ready"] for offer in nodes.followed if offer in nodes.observed
     } | dict.fromkeys(nodes.followed - nodes.observed.keys(), 0)
     for app, bound in pool.divided(plan, nodes.nodes, observed, alone, need_of, pooled.policies).items():
+        if app in pooled.leaving:  # its replicas stand until its own instances serve
+            continue
         of = members[app]
         most = bound.replicas + shared_nodes.on_own_instances(of)
         least = replace(of.policy, max=most, beyond_max=0.0, min=min(of.policy.min, most))

@@ -410,7 +410,7 @@ def offers_of_app(
             {REPLICAS: lacking} if lacking else {}
         )
     if REPLICAS in running and prices:
-        ended = {REPLICAS: "its group shares no nodes any more"}
+        ended = {REPLICAS: "it shares no nodes any more"}
         return {**prices, REPLICAS: replica_offer(policy, nodes or prices)}, ended
     return prices, {}
 
