@@ -1,8 +1,8 @@
 """Many apps on one pool of nodes in a backtest: the pool is one more app, whose demand is what the apps' replicas take.
 
 Its usage in a tick is the sum of what its apps' whole replicas ask for in each resource; its scenarios are the sums of
-theirs, paired as the apps have been high together. So its forecast, its promise, its purchase and the baselines on the
-group's total are those of any app. A unit of it is a small part of a node.
+theirs, paired as the apps have been high together. So its promise, its purchase and the baselines on the group's
+total are those of any app. A unit of it is a small part of a node.
 """
 
 from __future__ import annotations

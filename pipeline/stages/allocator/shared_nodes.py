@@ -1,9 +1,9 @@
 """Apps of an allocation group that share nodes: the nodes for what they need together, then each app's replicas.
 
 A group whose policy says `nodes = "shared"` is planned as one more app, whose demand is what its apps' whole replicas
-ask for: it has a forecast, a reconciliation, a promise and guard rails as any app has. Its apps are planned for
-replicas, as if these were offers of one replica each; where the nodes that serve do not carry what all of them want,
-the room is divided (`models.nodes.division`).
+ask for: it has a promise and guard rails as any app has. Its scenarios are of its apps' reconciled ones, and are moved
+by what came of its own promises alone. Its apps are planned for replicas, as if these were offers of one replica each;
+where the nodes that serve do not carry what all of them want, the room is divided (`models.nodes.division`).
 """
 
 from __future__ import annotations
