@@ -21,8 +21,9 @@ from models.quantile_function import LEVELS
 # A multiple of the 16 float32 of a vector register; 1,024 would put a column's values, 4,096 bytes apart, into one
 # set of the cache: the copies at the border then take nine times as long.
 BLOCK: Final = 1008
-# For a few hundred users: less than a quarter of the time of one of 1,008 that is mostly empty. These give the same
-# bits as 1,008; sizes that are no multiple of 48 round otherwise.
+# For a few hundred users: less than a quarter of the time of one of 1,008 that is mostly empty. One number in some
+# 100,000 differs in its last bit from that of blocks of 1,008 (of sizes that are no multiple of 48 many do): not for
+# bytes that are to be those of a worker.
 SMALL_BLOCKS: Final = (144, 240, 336)
 OFFSETS: Final = len(METRICS) * STEPS * LEVELS
 _ALIGNED: Final = 64  # bytes, for TensorFlow to take an array as it is

@@ -19,12 +19,12 @@ import numpy as np
 from models.behaviour.lstm import BehaviourModel
 from models.planning import groups
 from models.tick import Tick
-from pipeline.backtest.forecasts import model_of
 from pipeline.backtest.job import Arrays, Job
 from pipeline.backtest.parallel import days, resume
 from pipeline.backtest.simulation import Simulation
 from pipeline.backtest.topic_window import TopicWindow, since
 from pipeline.errors import Poison, UsageError
+from pipeline.inputs.model_folder import load_model
 from pipeline.kafka import reader
 from pipeline.progress import Progress, silent
 from pipeline.security.signing_keys import SigningKey, demo_key, read_private
@@ -207,7 +207,7 @@ def run(
         progress("planning", row, len(job.values))
 
     resume(
-        lambda: TopicSimulation(job, model_of(model, job.rows), recorded, pinned=pinned),
+        lambda: TopicSimulation(job, load_model(model), recorded, pinned=pinned),
         len(job.values),
         folder,
         report,

@@ -87,14 +87,16 @@ def test_the_small_block_that_leaves_least_empty(users: int, block: int) -> None
 @pytest.mark.parametrize(
     "block", [SMALL_BLOCKS[0], *(pytest.param(block, marks=pytest.mark.slow) for block in SMALL_BLOCKS[1:])]
 )
-def test_small_blocks_give_the_same_bits(model: BehaviourModel, block: int) -> None:
+def test_small_blocks_give_the_same_but_for_rare_last_bits(model: BehaviourModel, block: int) -> None:
     small = BehaviourModel(model.network, model.facts, block=block)
     values, events, saturated = samples(users=300)
     whole, parts = (run(one, values, events, saturated) for one in (model, small))
-    for name, array in whole[0].items():
-        np.testing.assert_array_equal(parts[0][name], array, err_msg=name)
-    for name in ("location", "scale", "offsets"):
-        np.testing.assert_array_equal(getattr(parts[1], name), getattr(whole[1], name), err_msg=name)
+    pairs = [(parts[0][name], array) for name, array in whole[0].items()]
+    pairs += [(getattr(parts[1], name), getattr(whole[1], name)) for name in ("location", "scale", "offsets")]
+    for ours, theirs in pairs:
+        same = (ours == theirs) | ((ours != ours) & (theirs != theirs))
+        assert same.mean() > 0.999
+        np.testing.assert_allclose(ours, theirs, rtol=2e-3)
 
 
 def test_a_tick_scores_what_was_said_of_it(model: BehaviourModel) -> None:
@@ -232,7 +234,7 @@ def test_seasonal_memory_holds_codes_of_the_slots_of_day_and_hour(model: Behavio
 
 
 def test_below_five_minutes_the_hour_has_a_slot_for_each_minute(model: BehaviourModel) -> None:
-    model = BehaviourModel(model.network, model.facts, block=SMALL_BLOCKS[0])  # the same bits, sooner
+    model = BehaviourModel(model.network, model.facts, block=SMALL_BLOCKS[0])  # compiled sooner
     state = model.initial_state(2)
     rng = np.random.default_rng(0)
     for tick in range(601):  # a job at the eighth minute of every ten
