@@ -49,6 +49,8 @@ _POLICY_TIMES = ("hold_s", "idle_after_s", "drain_s", "spot_return_wait_s", "lat
 NO_EFFECT = ("latency_slo_s", "egress")
 """Fields of policies and prices that are checked and stored, and that nothing uses."""
 _RANGES = {"int": 2**31, "long": 2**63}
+_OF_CONVERSION = ("quoted_price", "quoted_currency", "rate")
+"""Fields of a price that say how it was converted: ours to say."""
 
 
 def read_policies(path: Path) -> list[Record]:
@@ -373,6 +375,9 @@ def _price_rules(record: Record) -> Rules:
     startup = (offer.startup_p50_s, offer.startup_p90_s, offer.startup_p99_s)
     seconds = {name: record[name] for name in ("billing_min_s", "notice_s")}
     counts = {name: record[name] for name in ("owned_count", "quota_limit", "egress")}
+    taken = ", ".join(
+        p["metric"] for p in record["reserved_overhead"] if p["metric"] not in offer.allocatable
+    )
     return [
         *_texts(
             record, "provider", "region", "zone", "instance_type", "pool", "commitment_id", "quota_group"
@@ -380,6 +385,10 @@ def _price_rules(record: Record) -> Rules:
         (record["provider"] != "", "provider must not be empty"),
         (record["instance_type"] != "", "instance_type must not be empty"),
         (len(offer.allocatable) > 0, "capacity must name at least one metric"),
+        (
+            not taken,
+            f"reserved_overhead takes of {taken}: capacity must name it, with all that an instance has",
+        ),
         *(
             (value > 0, f"capacity of {metric} must be above what reserved_overhead takes of it")
             for metric, value in offer.allocatable.items()
@@ -518,9 +527,14 @@ def _record(schema: str, row: Mapping[str, Any]) -> Record:
     del fields["schema_version"]  # ours to say
     given = {"version": 0, "valid_from_tick": 0} | dict(row)
     for name in given:
+        if schema == "price" and name in _OF_CONVERSION:
+            raise ValueError(
+                f"{name} says how a price was converted: give price, currency and a table [rates]"
+            )
         if name not in fields:
             raise ValueError(
-                f"there is no field {name}; there are {', '.join(n for n in fields if n not in given)}"
+                f"there is no field {name}; there are "
+                + ", ".join(n for n in fields if n not in (*given, *_OF_CONVERSION))
             )
     zone = given.get("timezone", "UTC")
     record: Record = {}

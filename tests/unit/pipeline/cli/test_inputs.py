@@ -116,6 +116,16 @@ PRICES = [
     (PRICE.replace("700MiB", "17GiB"), "capacity of memory must be above what reserved"),
     (PRICE.replace('{cpu = 4, memory = "16GiB", network = "1.25GB"}', "{}"), "capacity must name"),
     (PRICE.replace('provider = "aws"', ""), "provider is missing"),
+    (
+        PRICE.replace(', memory = "16GiB"', ""),
+        "reserved_overhead takes of memory: capacity must name it, with all",
+    ),
+    (
+        PRICE + "quoted_price = '0.2'",
+        "quoted_price says how a price was converted: give price, currency and a tab",
+    ),
+    (PRICE + "quoted_currency = 'GBP'", "quoted_currency says how a price was converted"),
+    (PRICE + "rate = '1.27'", "rate says how a price was converted"),
 ]
 EVENTS = [
     (EVENT.replace("11-28", "11-27"), "end (2026-11-27 05:00:00+00:00) must be after"),
