@@ -36,7 +36,7 @@ from models.planning.promotion import Promotion, decided, judge
 from models.planning.risk_premium import Level, Margin, Question, of_users, split
 from models.planning.shortage_price import confidence as least_cost
 from models.planning.shortage_price import prices
-from models.purchase.choose import Choice, Purchase, choose
+from models.purchase.choose import KEPT, Choice, choose
 from models.purchase.market import SUPPLY_SCENARIOS, Market
 from models.purchase.promise_window import window
 
@@ -400,7 +400,8 @@ def _plan(
     curve, alpha = required(context.demand, confidence, window, context.governed(policy))
     guardrails = situation.failing.guardrails + situation.delivery.guardrails + guarded.guardrails
     unknown = [o for o in situation.delivery.unobserved if guarded.counts.get(o)]
-    reason = _reason(situation, choice.best, planned, guardrails)
+    kept = all(guarded.counts[o] >= fleet.running[o] for o in fleet.offers)
+    reason = _reason(situation, choice.best.short, planned, guardrails, kept=kept)
     mismatches = [f"{o.offer_id}: {o.mismatch}" for o in situation.usable if o.mismatch]
     return Plan(
         confidence_asked=confidence,
@@ -579,8 +580,13 @@ def _alternatives(choice: Choice, confidence: float) -> tuple[Alternative, ...]:
     )[:ALTERNATIVES]
 
 
-def _reason(situation: _Situation, best: Purchase, planned: float, guardrails: Sequence[str]) -> str:
-    """One line: the share of scenarios served and, where that is less than asked for, why."""
+def _reason(
+    situation: _Situation, short: str, planned: float, guardrails: Sequence[str], *, kept: bool
+) -> str:
+    """One line: the share of scenarios served and, where that is less than asked for, why.
+
+    short: of the purchase, before the guard rails; kept: whether all that runs is kept, after them.
+    """
     telemetry = situation.context.telemetry
     if telemetry.missing(situation.policy):
         nobody = f"nobody reported {' or '.join(telemetry.unreported)}, which the policy governs"
@@ -592,11 +598,12 @@ def _reason(situation: _Situation, best: Purchase, planned: float, guardrails: S
         refused = "; ".join(
             f"{offer}: {why}" for offer, why in sorted(situation.refused.items()) if why is not None
         )
-        return f"no usable offer, what runs is kept{f' ({refused})' if refused else ''}"
+        return f"no usable offer{', what runs is kept' * kept}{f' ({refused})' if refused else ''}"
     failed = [f"not bought more of {offer}: {why}" for offer, why in sorted(situation.excluded.items())]
     failed += [note for offer, note in situation.delivery.notes.items() if offer not in situation.excluded]
     served = f"{planned:.2%} of the scenarios are served, {situation.confidence:.4g} asked"
     if planned >= situation.confidence:
         return "; ".join([served, *(["over_budget"] if "over_budget" in guardrails else []), *failed])
-    why = [text for text in (best.short, ", ".join(guardrails), *failed) if text]
+    short = short if kept else short.removesuffix(KEPT)
+    why = [text for text in (short, ", ".join(guardrails), *failed) if text]
     return f"{served}: {'; '.join(why)}"

@@ -143,6 +143,26 @@ def test_churn_is_not_worth_it_where_what_runs_keeps_the_promise():
     assert first(plan(constant(6.0), [OD], policy, observed=seen)) == {"od": 3}
 
 
+@pytest.mark.parametrize(
+    ("offer", "limits", "reason"),
+    [
+        (OD, {"budget": 0.0}, "the maximum is 2"),
+        (replace(OD, price_h=math.nan), {}, "no usable offer (od: price nan is not a price)"),
+    ],
+)
+def test_what_runs_is_not_called_kept_where_the_maximum_takes_of_it(
+    offer: Offer, limits: dict[str, Any], reason: str
+):
+    seen = {"od": Observed(ready=3)}
+    bounded = plan(constant(9.0), [offer], replace(POLICY, max=2, **limits), observed=seen)
+    assert first(bounded) == {"od": 1}
+    assert reason in bounded.reason
+    assert "what runs is kept" not in bounded.reason
+    free = plan(constant(9.0), [offer], replace(POLICY, **limits), observed=seen)
+    assert first(free)["od"] >= 3
+    assert "what runs is kept" in free.reason
+
+
 def test_without_usable_offers_what_runs_is_kept_and_the_reasons_are_given():
     broken = [replace(OD, price_h=math.nan), replace(SPOT, allocatable={"cpu": 0.0, "memory": 0.0})]
     found = plan(constant(9.0), broken, observed={"od": Observed(ready=2)})
