@@ -5,6 +5,7 @@ valid: tick t uses the newest with `valid_from_tick` <= t. What a plan used is i
 stage that plans the tick again after a kill uses the same, also where a newer version has come since.
 """
 
+import math
 import threading
 from collections.abc import Iterable, Mapping
 from itertools import islice
@@ -50,6 +51,8 @@ class SideInputs:
         kept_ticks: observations kept of a target, and adjustments of an app, the newest.
         ring: keys of whoever may adjust; None: adjustments are taken without looking at their signatures, as of
             recorded topics whose plans name what they followed.
+        max_ahead_s: most seconds that the end of an observation's tick may be after its message's timestamp; None: it
+            is not looked at, as in a replay, whose event time may be ahead of the clock.
     """
 
     def __init__(
@@ -58,8 +61,9 @@ class SideInputs:
         logical: Iterable[str] = (*VERSIONED, OBSERVED),
         kept_ticks: int = KEPT_TICKS,
         ring: Keyring | None = None,
+        max_ahead_s: float | None = None,
     ) -> None:
-        self.kept_ticks, self.ring = kept_ticks, ring
+        self.kept_ticks, self.ring, self.max_ahead_s = kept_ticks, ring, max_ahead_s
         self.settings, self.codec = settings, Codec(settings.registry_url)
         self.names = {topics.name(topic, settings): topic for topic in logical}
         self.inputs: dict[str, Versions] = {topic: {} for topic in VERSIONED}
@@ -100,19 +104,20 @@ class SideInputs:
                 error, topic = message.error(), message.topic() or ""
                 with self.changed:
                     if error is None:
-                        self._take(self.names[topic], message.value())
+                        self._take(self.names[topic], message.value(), message.timestamp()[1] / 1000)
                     elif error.code() == KafkaError._PARTITION_EOF:
                         self._behind.discard((topic, message.partition()))
                     self.changed.notify_all()
         self._consumer.close()
 
-    def _take(self, topic: str, value: bytes | None) -> None:
+    def _take(self, topic: str, value: bytes | None, produced_s: float = math.inf) -> None:
         if value is None:
             return
         try:
             _, record = self.codec.decode(value)
             if topic == OBSERVED:
                 refuse_negative(record, OBSERVED_COUNTS, f" of {record['offer_id']}")
+                self._refuse_ahead(record, produced_s)
                 kept = self.observations.setdefault(record["app"], {}).setdefault(record["offer_id"], {})
                 kept[record["tick"]] = record
                 while len(kept) > self.kept_ticks:
@@ -131,6 +136,19 @@ class SideInputs:
             versions.sort(key=_order)
         if topic == ADJUSTMENTS:
             del versions[: -self.kept_ticks]
+
+    def _refuse_ahead(self, record: Record, produced_s: float) -> None:
+        """Refuse an observation of a tick that was not over when it was produced: all waits would take it for theirs.
+
+        Raises:
+            ValueError: its tick ends more than `max_ahead_s` after that.
+        """
+        ahead_s = (record["tick"] + 1) * self.settings.tick_s - produced_s
+        if self.max_ahead_s is not None and ahead_s > self.max_ahead_s:
+            raise ValueError(
+                f"tick {record['tick']} of {record['target']} ends {ahead_s:,.0f} s after it was produced, at most "
+                f"{self.max_ahead_s:g} s are taken"
+            )
 
     def _check(self, topic: str, record: Record) -> None:
         """Check a version of a side input.

@@ -118,7 +118,11 @@ def _agents(
     model = _model(settings, names)
     codec, outputs = Codec(settings.registry_url), Outputs(settings, check=check)
     key, xp = signing_key(settings), array_module()
-    inputs = SideInputs(settings, ring={**keyring(settings), **key.keyring}).start()
+    inputs = SideInputs(
+        settings,
+        ring={**keyring(settings), **key.keyring},
+        max_ahead_s=None if settings.event_time else settings.max_ahead_s,
+    ).start()
 
     def profiler(shard: int) -> Profiler:
         assert model is not None

@@ -87,6 +87,30 @@ def test_what_cannot_be_read_does_not_stop_the_rest(there: Settings, tmp_path: P
     assert ticks(there) == {1: 0}
 
 
+@pytest.mark.parametrize("ahead_s", [300.0, None])
+def test_an_observation_of_a_tick_that_was_not_over_ends_no_wait_and_pushes_none_out(
+    there: Settings, ahead_s: float | None
+) -> None:
+    outputs, now_tick = Outputs(there), int(NOW_S) // there.tick_s
+    for tick in (now_tick - 1, *(now_tick * 1000 + n for n in range(3))):  # a tick of milliseconds
+        observed = {
+            "tick": tick, "target": "shop/node", "app": "shop", "offer_id": "node", "ready": 1, "pending": 0,
+            "allocatable": [], "generation": 1,
+        }  # fmt: skip
+        timestamp_ms = int(NOW_S) * 1000
+        outputs.publish(
+            "capacity.observed", "capacity_observed", observed, key="shop/node", timestamp_ms=timestamp_ms
+        )
+    outputs.flush()
+    inputs = SideInputs(there, kept_ticks=3, max_ahead_s=ahead_s).start()
+    try:
+        assert inputs.wait_observed("shop", now_tick, 0) == (ahead_s is None)
+        assert inputs.wait_observed("shop", now_tick - 1, 0)
+        assert set(inputs.observed("shop", now_tick)) == ({"node"} if ahead_s else set())
+    finally:
+        inputs.stop()
+
+
 def test_prices_and_events_arrive_as_they_were_written(there: Settings, tmp_path: Path) -> None:
     for text, topic, schema, read in (
         (PRICE, "prices", "price", read_prices),
