@@ -412,6 +412,8 @@ class Allocator:
         bought = [offer for offer in offers if not offer.ended]
         window = promise_window.window(bought, at.steps_s, actuation_s).steps
         joint = pool.demand(tick, contexts, window, horizon_steps(at.length_s))
+        placed = {app: requests[app].observed.get(REPLICAS) for app in pooled.policies}
+        pool.observe_placement(offers, observed, {app: of for app, of in placed.items() if of}, at.length_s)
         of_packing, need_of = pool.nodes(offers, joint, window, group_policy.confidence, at.end_s)
         policy = pool.policy(group_policy, ending=pooled.ending)
         demand = replace(pooled.demand, scenarios=joint.fluid)

@@ -35,6 +35,8 @@ PARTS: Final = 8
 """Units in which a group is planned, in its smallest node."""
 LEARNT_S: Final = 6 * 3600
 """Time for which what packing loses, and the proportions of a unit, stay as they were learnt."""
+FRAGMENTED_S: Final = 24 * 3600
+"""Time in which half of what running replicas were seen to lose of the nodes' room is forgotten."""
 UNLIMITED: Final = 1_000_000
 """Units of a group at most: its offers, quotas and budget bound it."""
 
@@ -144,6 +146,7 @@ class SharedNodes:
         last: whole replicas that each app's demand filled when it was measured last, at most its maximum.
         policy_version: of the group's policy that is followed.
         basis: what was learnt of packing: {key, unit by metric, loss by offer}.
+        fragmented: the nodes' room over what running replicas, which do not move, were seen to use of it; at least 1.
     """
 
     def __init__(self, kept: AppState, seed: int) -> None:
@@ -152,6 +155,7 @@ class SharedNodes:
         self.last: dict[str, float] = {}
         self.policy_version = 0
         self.basis: dict[str, Any] = {}
+        self.fragmented = 1.0
 
     def observe(self, tick: int, policies: Mapping[str, Policy], demands: Mapping[str, Demand]) -> Demand:
         """Learn from a tick; its usage as that of one more app, of which the scenarios are still to be made.
@@ -209,6 +213,38 @@ class SharedNodes:
                 joint.replicas[a] = int(self.last[app])
         return joint
 
+    def observe_placement(
+        self,
+        offers: Sequence[Offer],
+        nodes: Mapping[str, Record],
+        replicas: Mapping[str, Record],
+        tick_s: int,
+    ) -> None:
+        """Learn how much room is left unused where replicas find no node: new packing would move those that run.
+
+        It is at most what a node may have left over where the largest replica does not fit.
+
+        Args:
+            offers: of the group.
+            nodes: records `capacity_observed` of the group, by offer.
+            replicas: those of its apps' replicas, by app.
+            tick_s: tick length in seconds.
+        """
+        self.fragmented = 1 + (self.fragmented - 1) * 0.5 ** (tick_s / FRAGMENTED_S)
+        unplaced = any(of["pending"] > 0 and of["reason"] for of in replicas.values())
+        if not unplaced or any(of["pending"] > 0 for of in nodes.values()):
+            return
+        pool = self.paired.pool
+        serving = [offer for offer in offers if nodes.get(offer.offer_id, {}).get("ready", 0) > 0]
+        counts = np.array([nodes[offer.offer_id]["ready"] for offer in serving], np.float64)
+        running = np.array([replicas[app]["ready"] if app in replicas else 0 for app in pool.apps])
+        room = pool.room(serving)
+        if not room.size or not pool.apps:
+            return
+        used = float(np.max(running @ pool.requests / (counts @ room), initial=0.0))
+        largest = float(np.max(pool.requests.max(axis=0) / room.min(axis=0), initial=0.0))
+        self.fragmented = max(self.fragmented, 1 / max(used, 1 - largest, 0.5))
+
     def nodes(
         self,
         offers: Sequence[Offer],
@@ -248,7 +284,7 @@ class SharedNodes:
                 "lost": lost,
                 "unit": dict(zip(pool.resources, unit.tolist(), strict=True)),
             }
-        lost = self.basis["lost"]
+        lost = {offer: max(factor, self.fragmented) for offer, factor in self.basis["lost"].items()}
         carrying = [
             replace(
                 offer,
@@ -368,13 +404,14 @@ class SharedNodes:
     def blocks(self) -> dict[str, np.ndarray]:
         """For a snapshot, without `kept`."""
         words = {"apps": list(self.paired.pool.apps), "last": self.last, "basis": self.basis}
-        words |= {"policy_version": self.policy_version}
+        words |= {"policy_version": self.policy_version, "fragmented": self.fragmented}
         return {"words": np.frombuffer(json.dumps(words).encode(), np.uint8), **self.paired.blocks()}
 
     def restore(self, blocks: Mapping[str, np.ndarray]) -> None:
         """Continue from a snapshot."""
         words = json.loads(blocks["words"].tobytes())
         self.last, self.basis, self.policy_version = words["last"], words["basis"], words["policy_version"]
+        self.fragmented = words.get("fragmented", 1.0)  # of a snapshot before it was kept
         self.paired = PairedApps(
             Pool(words["apps"], (), np.zeros((len(words["apps"]), len(METRICS)))), self.seed
         )

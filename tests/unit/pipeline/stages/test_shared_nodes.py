@@ -4,8 +4,12 @@ import pytest
 
 from models.behaviour.lstm import BehaviourModel
 from models.capacity import Policy
+from models.tick import Tick
 from pipeline.settings import Settings
-from pipeline.stages.allocator.shared_nodes import at_one_provider, replica_offer
+from pipeline.stages.allocator.decide import AppState
+from pipeline.stages.allocator.pool import Pool
+from pipeline.stages.allocator.shared_nodes import SharedNodes, at_one_provider, replica_offer
+from pipeline.wire import currencies
 from pipeline.wire.codec import DEFAULT, Record
 from pipeline.wire.policies import policy_of
 from tests.unit.pipeline.stages import driving
@@ -142,3 +146,39 @@ def test_nodes_and_replicas_are_of_one_provider_and_stay_there() -> None:
     bounded = at_one_provider(of(providers=["there"]), apps, prices, {"a": 3})
     assert bounded.keys() == {"b"}
     assert replica_offer(apps["shop"], bounded)["provider"] == "there"
+
+
+def test_room_that_running_replicas_leave_unused_is_not_counted_on() -> None:
+    """Nodes of 32 with replicas of 4 and of 20: a replica of 20 finds no node where 12 of each are free."""
+    policies = {
+        app: policy_of(decoded("policy", policy(app, unit=[{"metric": "cpu", "value": size}])))
+        for app, size in (("shop", 20.0), ("blog", 4.0))
+    }
+    offers, _, _ = currencies.offers_of({"large": decoded("price", NODES[0])}, Tick(1, 300), None)
+    pool = SharedNodes(AppState("web", "web", {}, {}, {}, True), 0)
+    pool.paired = pool.paired.moved(Pool.of(policies))
+
+    def observe(shop: tuple[int, int, str], blog: int, nodes: tuple[int, int], tick_s: int = 300) -> float:
+        replicas = {
+            "shop": {"ready": shop[0], "pending": shop[1], "reason": shop[2]},
+            "blog": {"ready": blog, "pending": 0, "reason": ""},
+        }
+        pool.observe_placement(offers, {"large": {"ready": nodes[0], "pending": nodes[1]}}, replicas, tick_s)
+        return pool.fragmented
+
+    assert observe((2, 0, ""), 6, (4, 0)) == 1.0
+    assert observe((2, 1, ""), 6, (4, 0)) == 1.0  # it starts
+    assert observe((2, 1, "no node has room"), 6, (4, 1)) == 1.0  # a node is awaited
+    assert observe((2, 1, "no node has room"), 12, (4, 0)) == pytest.approx(128 / 88)
+    assert observe((2, 0, ""), 6, (4, 0), 24 * 3600) == pytest.approx(1 + 40 / 88 / 2)
+    assert (
+        observe((0, 1, "the zones with room have their share"), 0, (4, 0)) == 2.0
+    )  # 12 of 32 at most, or half
+
+
+def test_what_was_learnt_of_placement_is_in_a_snapshot() -> None:
+    pool = SharedNodes(AppState("web", "web", {}, {}, {}, True), 0)
+    pool.fragmented = 1.25
+    other = SharedNodes(AppState("web", "web", {}, {}, {}, True), 0)
+    other.restore(pool.blocks())
+    assert other.fragmented == 1.25
