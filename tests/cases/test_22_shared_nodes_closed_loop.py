@@ -378,3 +378,19 @@ def test_a_provider_that_is_killed_in_every_tick_changes_nothing(make: Make) -> 
             records += [pool.seen(ref) for ref in ("web/node", f"shop/{REPLICAS}", f"blog/{REPLICAS}")]
         published.append(records + pool.results + pool.commands)
     assert published[0] == published[1]
+
+
+@pytest.mark.parametrize("grows", [False, True])
+def test_a_paused_app_takes_room_for_its_replicas_and_none_of_its_neighbours(make: Make, grows: bool) -> None:
+    pool = make(policies=[app("shop"), app("blog"), group()])
+    first, later = (3.0, 12.0) if grows else (12.0, 1.0)
+    for _ in range(10):
+        pool.step(shop=first, blog=5.0)
+    nodes, stood = pool.seen("web/node")["ready"], pool.serving("shop")
+    pool.inputs.put("policies", "policy", app("shop", version=2, valid_from_tick=FIRST + 10, mode="paused"))
+    for tick in range(10, 40):
+        pool.step(shop=later, blog=5.0 if tick < 30 else 9.0)
+        if tick == 29:
+            assert pool.seen("web/node")["ready"] == nodes
+    assert pool.serving("shop") == stood
+    assert pool.serving("blog") >= 9

@@ -147,6 +147,7 @@ class SharedNodes:
         policy_version: of the group's policy that is followed.
         basis: what was learnt of packing: {key, unit by metric, loss by offer}.
         fragmented: the nodes' room over what running replicas, which do not move, were seen to use of it; at least 1.
+        stand: replicas of the apps that are paused in the tick.
     """
 
     def __init__(self, kept: AppState, seed: int) -> None:
@@ -156,8 +157,15 @@ class SharedNodes:
         self.policy_version = 0
         self.basis: dict[str, Any] = {}
         self.fragmented = 1.0
+        self.stand: Mapping[str, int] = {}
 
-    def observe(self, tick: int, policies: Mapping[str, Policy], demands: Mapping[str, Demand]) -> Demand:
+    def observe(
+        self,
+        tick: int,
+        policies: Mapping[str, Policy],
+        demands: Mapping[str, Demand],
+        stand: Mapping[str, int],
+    ) -> Demand:
         """Learn from a tick; its usage as that of one more app, of which the scenarios are still to be made.
 
         An app that was not measured is taken to need what it needed last; nothing is released meanwhile.
@@ -166,7 +174,9 @@ class SharedNodes:
             tick: its number.
             policies: of the group's apps.
             demands: of these.
+            stand: replicas of those that are paused, which need room for as many and for no more.
         """
+        self.stand = stand
         pool = Pool.of(policies)
         self.paired = self.paired.moved(pool)
         usage = np.array([demands[app].usage for app in pool.apps])[None]
@@ -179,7 +189,7 @@ class SharedNodes:
             app: float(self.last.get(app, 0.0) if np.isnan(n) else n)
             for app, n in zip(pool.apps, whole.tolist(), strict=True)
         }
-        counts = np.array([self.last[app] for app in pool.apps])
+        counts = np.array([stand.get(app, self.last[app]) for app in pool.apps])
         held = [np.nansum(demands[app].saturated) > 0 for app in pool.apps]
         requested = pool.size.any(axis=0)
         return Demand(
@@ -211,6 +221,8 @@ class SharedNodes:
             np.minimum(joint.replicas[a], policy.limit, out=joint.replicas[a])
             if contexts[app].telemetry.reporting == 0:
                 joint.replicas[a] = int(self.last[app])
+            if app in self.stand:
+                joint.replicas[a] = self.stand[app]
         return joint
 
     def observe_placement(
