@@ -43,13 +43,13 @@ KEPT: Final = ("plans", "commands")
 class _Allocator(Allocator):
     """An allocator that keeps the decisions of its plans."""
 
-    asked: dict[int, dict[str, PlanRequest]]
+    requests: dict[int, dict[str, PlanRequest]]
 
     def _plan_records(
         self, app: str, request: PlanRequest, decided: groups.Decision, tick: Tick
     ) -> PlanRecords:
         if app in self.apps:
-            self.asked.setdefault(tick.number, {})[app] = request
+            self.requests.setdefault(tick.number, {})[app] = request
         return super()._plan_records(app, request, decided, tick)
 
 
@@ -92,9 +92,9 @@ class TopicSimulation(Simulation):
         ]
         self.waiting: list[list[tuple[int, bytes]]] = [[] for _ in numbers]
         self.published: list[tuple[int, bytes]] = []
-        for one in self.allocators:
-            one.asked = {}
-            self._restore(one, {})
+        for allocator in self.allocators:
+            allocator.requests = {}
+            self._restore(allocator, {})
 
     def _restore(self, allocator: Allocator, blocks: dict[bytes, bytes]) -> None:
         allocator.restore(blocks)
@@ -121,9 +121,9 @@ class TopicSimulation(Simulation):
             for part in frames.get(tick, ()):
                 self.profilers[shard].fold(self.codec.encode("frame", part))
         requests: dict[str, PlanRequest] = {}
-        for one in self.allocators:
-            requests |= one.asked.get(tick, {})
-            one.asked.clear()
+        for allocator in self.allocators:
+            requests |= allocator.requests.get(tick, {})
+            allocator.requests.clear()
         return (
             {name: (requests[name].decide, requests[name].users) for name in sorted(requests)}
             if plans

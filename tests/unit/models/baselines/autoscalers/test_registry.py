@@ -33,11 +33,11 @@ def decisions(name: str, facts: Facts, rows: range) -> Any:
     """(row, setting, app), with everything ready in the next tick."""
     policy = make([name], facts)[name]
     ready = np.full((len(KNOBS[name].values), len(facts.least)), 4)
-    found: list[Any] = []
+    decided: list[Any] = []
     for row in rows:
         ready = policy.decide(row, ready)
-        found.append(ready.copy())
-    return np.stack(found)
+        decided.append(ready.copy())
+    return np.stack(decided)
 
 
 @settings(max_examples=8, deadline=None)
@@ -47,11 +47,11 @@ def test_answers_lie_between_the_bounds_whatever_is_missing(
     name: str, seed: int, least: int, span: int
 ) -> None:
     facts = facts_of(loads(seed, missing=0.4), least, least + span)
-    found = decisions(name, facts, range(170, 200))
-    assert found.shape == (30, len(KNOBS[name].values), 3)
-    assert found.dtype == np.int64
-    assert (found >= least).all()
-    assert (found <= least + span).all()
+    decided = decisions(name, facts, range(170, 200))
+    assert decided.shape == (30, len(KNOBS[name].values), 3)
+    assert decided.dtype == np.int64
+    assert (decided >= least).all()
+    assert (decided <= least + span).all()
 
 
 @pytest.mark.parametrize("name", CAUSAL)
@@ -73,12 +73,12 @@ def test_apps_do_not_see_each_other(name: str) -> None:
 
 @pytest.mark.parametrize("name", KNOBS)
 def test_the_knob_orders_capacity_from_lean_to_ample(name: str) -> None:
-    asked = decisions(name, facts_of(loads(3, missing=0.0), most=500), range(150, 216))
+    desired = decisions(name, facts_of(loads(3, missing=0.0), most=500), range(150, 216))
     if name == "hpa_overprovisioning":  # its knob is of the nodes
-        asked = np.stack([with_headroom(of, np.array(KNOBS[name].values)) for of in asked])
-    found = asked.mean(axis=(0, 2))[1:]
-    assert (np.diff(found) >= 0).all()
-    assert found[-1] > found[0]
+        desired = np.stack([with_headroom(of, np.array(KNOBS[name].values)) for of in desired])
+    decided = desired.mean(axis=(0, 2))[1:]
+    assert (np.diff(decided) >= 0).all()
+    assert decided[-1] > decided[0]
 
 
 @pytest.mark.parametrize("name", KNOBS)
@@ -98,7 +98,7 @@ def test_the_default_is_one_of_its_answers(name: str) -> None:
 def test_the_oracle_is_never_short(seed: int, lead: int) -> None:
     facts = facts_of(loads(seed), least=0, most=10_000, lead=lead)
     wanted = KNOBS["oracle"].make(facts, np.array([1.0]))
-    asked = np.stack([wanted.decide(row, np.zeros((1, 3), np.int64))[0] for row in range(HOURS - lead)])
-    # at tick t serves the least of what was asked for at the ends of t − lead to t − 1
+    desired = np.stack([wanted.decide(row, np.zeros((1, 3), np.int64))[0] for row in range(HOURS - lead)])
+    # at tick t serves the least of what was wanted at the ends of t − lead to t − 1
     for t in range(lead, HOURS - lead):
-        assert (asked[t - lead : t].min(axis=0) >= np.nan_to_num(facts.need[t]) - 1e-5).all()
+        assert (desired[t - lead : t].min(axis=0) >= np.nan_to_num(facts.need[t]) - 1e-5).all()
