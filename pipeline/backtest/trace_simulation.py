@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -51,12 +52,15 @@ class TraceSimulation(Simulation):
             self.filled = job.pool.filled(usage)
             self.paired = PairedApps(job.pool, job.seed)
 
+    @staticmethod
+    def _kept(name: str, learnt: dict[str, Any], **more: Any) -> AppState:
+        """What is kept of an app, or of the pool; learnt: of reconciliation; more: fields that are not empty."""
+        return AppState(name, name, {}, learnt, {}, True, of_apps=name == shared_nodes.POOL, **more)
+
     def _new(self, name: str) -> AppState:
         """An app of which nothing is known, but, where the expert is asked for, what it used before the first row."""
         job = self.job
-        kept = AppState(
-            name, name, {}, reconciliation.initial_state(), {}, True, of_apps=name == shared_nodes.POOL
-        )
+        kept = self._kept(name, reconciliation.initial_state())
         if self.experts.get(name) or job.policies[name].learner:
             kept.same_time = same_time.initial_state(job.tick_s)
             a, first = job.apps.index(name), job.first_tick - len(job.before)
@@ -155,14 +159,4 @@ class TraceSimulation(Simulation):
                     for start in (f"learnt.{name}\n", f"same-time.{name}\n")
                 )
                 metrics = tuple(blocks[key].tolist())
-                self.apps[name] = AppState(
-                    name,
-                    name,
-                    {},
-                    learnt,
-                    {},
-                    True,
-                    metrics,
-                    same_time=expert,
-                    of_apps=name == shared_nodes.POOL,
-                )
+                self.apps[name] = self._kept(name, learnt, metrics=metrics, same_time=expert)

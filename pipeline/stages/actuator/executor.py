@@ -158,10 +158,8 @@ class Executor:
             Stopped: the process is being stopped.
             Exhausted: as `submit`.
         """
-        provider = self.providers[target.provider]
         try:
-            self._check(target)
-            observation = self._bounded(lambda: _sound(provider.observe(target, now_s, float(tick * tick_s))))
+            observation = self._observation(target, now_s, float(tick * tick_s))
         except (Retryable, Rejected) as error:
             log.warning("no observation", target=target.ref, tick=tick, error=str(error))
             return None
@@ -219,6 +217,12 @@ class Executor:
         if target.is_replicas and not self.can_share_nodes(target.provider):
             raise Rejected(f"provider {target.provider!r} has no shared nodes")
 
+    def _observation(self, target: Target, now_s: float, since_s: float | None = None) -> Observation:
+        """What the target's provider observes; see `Provider.observe`."""
+        self._check(target)
+        provider = self.providers[target.provider]
+        return self._bounded(lambda: _sound(provider.observe(target, now_s, since_s)))
+
     def _foreign_generation(self, command: Record, now_s: float) -> int | None:
         """The target's generation where neither this command nor an accepted one set it; else None.
 
@@ -229,10 +233,7 @@ class Executor:
             return None
         target = Target.of(command)
         try:
-            self._check(target)
-            observation = self._bounded(
-                lambda: _sound(self.providers[target.provider].observe(target, now_s))
-            )
+            observation = self._observation(target, now_s)
         except (Retryable, Rejected):
             return None  # `apply` meets the same obstacle, and says so
         ours = observation.command_id == command["id"] or observation.command_id in self.ledger.ids

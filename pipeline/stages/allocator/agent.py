@@ -301,8 +301,11 @@ class Allocator:
             lacking = shared_nodes.not_carried(own, [offer for offer in offers if offer.offer_id in nodes])
             # where they carry none, the plan of the nodes says so of all
             on = {app: policy for app, policy in own.items() if app not in lacking} or own
-            paused = {app for app, policy in on.items() if policy.mode == "paused"}
-            stand = {app: commanded(self.apps[app], REPLICAS) for app in sorted(paused)}
+            stand = {
+                app: commanded(self.apps[app], REPLICAS)
+                for app, policy in on.items()
+                if policy.mode == "paused"
+            }
             demand = pool.observe(at.number, on, demands, stand)
             leaving = frozenset(app for app in apps if self._group_of(app, at.number) != group)
             pools[group] = Pooled(

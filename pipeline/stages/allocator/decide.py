@@ -258,16 +258,7 @@ def decisions(
         steps_s=tick.steps_s,
         usage=demand.usage[index],
         saturated=demand.saturated[index],
-        telemetry=Telemetry(
-            demand.reporting,
-            demand.users,
-            idle=demand.idle,
-            used=demand.records.used,
-            stopped=demand.stopped,
-            carried=demand.carried,
-            seen=float(min((demand.seen[METRICS.index(m)] for m in policy.governed), default=1.0)),
-            usual=terms.usual,
-        ),
+        telemetry=_telemetry(demand, policy, usual=terms.usual),
         now_s=tick.end_s,
         seed=terms.seed,
         app=kept.name.encode(),
@@ -292,6 +283,21 @@ def decisions(
         )
         for weights in terms.experts
     ]
+
+
+def _telemetry(demand: Demand, policy: Policy, *, usual: bool) -> Telemetry:
+    """What of an app's telemetry came; usual: as of `Terms`."""
+    seen = demand.seen
+    return Telemetry(
+        demand.reporting,
+        demand.users,
+        idle=demand.idle,
+        used=demand.records.used,
+        stopped=demand.stopped,
+        carried=demand.carried,
+        seen=float(min((seen[METRICS.index(metric)] for metric in policy.governed), default=1.0)),
+        usual=usual,
+    )
 
 
 def _same_time(

@@ -143,11 +143,11 @@ class SharedNodes:
         seed: of the installation.
 
     Attributes:
-        last: whole replicas that each app's demand filled when it was measured last, at most its maximum.
+        last: whole replicas that each app's demand filled when it was measured last, at most its maximum;
+            of an app that is paused, those that stand.
         policy_version: of the group's policy that is followed.
         basis: what was learnt of packing: {key, unit by metric, loss by offer}.
         fragmented: the nodes' room over what running replicas, which do not move, were seen to use of it; at least 1.
-        stand: replicas of the apps that are paused in the tick.
     """
 
     def __init__(self, kept: AppState, seed: int) -> None:
@@ -157,7 +157,6 @@ class SharedNodes:
         self.policy_version = 0
         self.basis: dict[str, Any] = {}
         self.fragmented = 1.0
-        self.stand: Mapping[str, int] = {}
 
     def observe(
         self,
@@ -176,7 +175,6 @@ class SharedNodes:
             demands: of these.
             stand: replicas of those that are paused, which need room for as many and for no more.
         """
-        self.stand = stand
         pool = Pool.of(policies)
         self.paired = self.paired.moved(pool)
         usage = np.array([demands[app].usage for app in pool.apps])[None]
@@ -186,10 +184,10 @@ class SharedNodes:
         self.paired.observe(tick, filled)
         known = [demands[app].representative for app in pool.apps]
         self.last = {
-            app: float(self.last.get(app, 0.0) if np.isnan(n) else n)
+            app: float(stand.get(app, self.last.get(app, 0.0) if np.isnan(n) else n))
             for app, n in zip(pool.apps, whole.tolist(), strict=True)
         }
-        counts = np.array([stand.get(app, self.last[app]) for app in pool.apps])
+        counts = np.array([self.last[app] for app in pool.apps])
         held = [np.nansum(demands[app].saturated) > 0 for app in pool.apps]
         requested = pool.size.any(axis=0)
         return Demand(
@@ -208,7 +206,7 @@ class SharedNodes:
     ) -> JointDemand:
         """Scenarios of what the apps need together, each at most its maximum.
 
-        An app of which nobody reports needs what it needed last.
+        An app of which nobody reports needs what it needed last, and a paused one what stands.
 
         Args:
             tick: number of the tick at whose end is decided.
@@ -219,10 +217,8 @@ class SharedNodes:
         joint = self.paired.demand(tick, contexts, window, steps)
         for a, (app, policy) in enumerate(zip(self.paired.pool.apps, self.paired.pool.policies, strict=True)):
             np.minimum(joint.replicas[a], policy.limit, out=joint.replicas[a])
-            if contexts[app].telemetry.reporting == 0:
+            if policy.mode == "paused" or contexts[app].telemetry.reporting == 0:
                 joint.replicas[a] = int(self.last[app])
-            if app in self.stand:
-                joint.replicas[a] = self.stand[app]
         return joint
 
     def observe_placement(
