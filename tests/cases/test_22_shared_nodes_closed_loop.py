@@ -394,3 +394,48 @@ def test_a_paused_app_takes_room_for_its_replicas_and_none_of_its_neighbours(mak
             assert pool.seen("web/node")["ready"] == nodes
     assert pool.serving("shop") == stood
     assert pool.serving("blog") >= 9
+
+
+def set_by_somebody_else(pool: Pool, name: str, count: int) -> None:
+    """Set the number of an app's replicas at the provider, at the end of the tick that was planned last."""
+    epoch = FIRST + pool.number - 1
+    other = {
+        "id": f"other-{epoch}", "target": {"ref": f"{name}/{REPLICAS}", "kind": "REPLICAS", "provider": "fleet"},
+        "desired": count, "epoch": epoch, "unit": [{"metric": "cpu", "value": 1.0}],
+    }  # fmt: skip
+    command = next(c for c in reversed(pool.commands) if c["target"]["ref"] == f"{name}/{REPLICAS}")
+    pool.executor.providers["fleet"].apply(command | other, float((epoch + 1) * TICK_S))
+    pool.observe(epoch)
+
+
+@pytest.mark.parametrize("count", [20, 1])
+def test_replicas_that_somebody_else_set_and_that_are_held_have_room_and_no_more(
+    make: Make, count: int
+) -> None:
+    policies = [app("shop", on_conflict="hold"), app("blog"), group()]
+    pool, plans = make(policies=policies), dict[str, Record]()
+    for _ in range(12):
+        pool.step(shop=3.0, blog=5.0)
+    set_by_somebody_else(pool, "shop", count)
+    for tick in range(12, 42):
+        plans = pool.step(shop=3.0, blog=5.0 if tick < 27 else 9.0)
+        if tick == 26:
+            assert plans["blog"]["feasible"]
+            assert count + 5 <= 4 * pool.seen("web/node")["ready"] <= 1.6 * (count + 5)
+    assert "conflict" in plans["shop"]["guardrails"]
+    assert pool.serving("shop") == count
+    assert pool.serving("blog") >= 9
+    assert plans["blog"]["feasible"], plans["blog"]["reason"]
+
+
+def test_nodes_carry_the_replicas_that_are_never_released(make: Make) -> None:
+    policies = [app("shop", scale_down="never"), app("blog"), group()]
+    pool, plans = make(policies=policies), dict[str, Record]()
+    for _ in range(10):
+        pool.step(shop=12.0, blog=5.0)
+    stood = pool.serving("shop")
+    for tick in range(10, 50):
+        plans = pool.step(shop=1.0, blog=5.0 if tick < 35 else 9.0)
+        assert pool.serving("shop") >= stood, tick
+    assert pool.serving("blog") >= 9
+    assert all(plan["feasible"] for plan in plans.values()), plans

@@ -44,11 +44,10 @@ from pipeline.stages.allocator.requests import (
     PlanRecords,
     PlanRequest,
     Pooled,
-    commanded,
     divide,
     evidence_of,
 )
-from pipeline.stages.allocator.shared_nodes import SharedNodes
+from pipeline.stages.allocator.shared_nodes import SharedNodes, commanded
 from pipeline.wire import currencies, packed, plans, policies
 from pipeline.wire.codec import Codec, Record
 from pipeline.wire.commands import REPLICAS
@@ -301,12 +300,8 @@ class Allocator:
             lacking = shared_nodes.not_carried(own, [offer for offer in offers if offer.offer_id in nodes])
             # where they carry none, the plan of the nodes says so of all
             on = {app: policy for app, policy in own.items() if app not in lacking} or own
-            stand = {
-                app: commanded(self.apps[app], REPLICAS)
-                for app, policy in on.items()
-                if policy.mode == "paused"
-            }
-            demand = pool.observe(at.number, on, demands, stand)
+            on = {app: shared_nodes.standing(policy, self.apps[app]) for app, policy in on.items()}
+            demand = pool.observe(at.number, on, demands)
             leaving = frozenset(app for app in apps if self._group_of(app, at.number) != group)
             pools[group] = Pooled(
                 pool, followed, on, nodes, lacking, demand, leaving, shared=shared, ending=ending

@@ -17,7 +17,6 @@ from models.planning.sweep import NeedCurve
 from models.tick import Tick
 from pipeline.stages.allocator import decide as planning
 from pipeline.stages.allocator import shared_nodes
-from pipeline.stages.allocator.decide import AppState
 from pipeline.stages.allocator.following import Followed
 from pipeline.stages.allocator.shared_nodes import SharedNodes
 from pipeline.wire.codec import Record
@@ -90,7 +89,7 @@ class Pooled:
     Attributes:
         pool: its state.
         record: of the group's policy that is followed.
-        policies: of the apps whose replicas its nodes carry.
+        policies: of the apps whose replicas its nodes carry, with what needs room of these as minimum and maximum.
         nodes: records `price` of the offers that they are of.
         lacking: why they carry none of another app, by app.
         demand: of the group as one app, without scenarios.
@@ -157,12 +156,6 @@ def divide(
         limited, after = of.decide(of.offers, least, False)
         decided[app] = groups.Decision(shared_nodes.bounded(limited, plan, alone[app], bound), after, {})
     return decided
-
-
-def commanded(kept: AppState, offer: str | None = None) -> int:
-    """Instances that an app's last plan commanded, of one offer or of all."""
-    counts = kept.memory.get("counts", {})
-    return sum(counts.values()) if offer is None else counts.get(offer, 0)
 
 
 def evidence_of(

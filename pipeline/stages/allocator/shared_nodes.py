@@ -120,6 +120,27 @@ def on_shared_nodes(policy: Policy) -> Policy:
     )
 
 
+def commanded(kept: AppState, offer: str | None = None) -> int:
+    """Instances that an app's last plan commanded, of one offer or of all."""
+    counts = kept.memory.get("counts", {})
+    return sum(counts.values()) if offer is None else counts.get(offer, 0)
+
+
+def standing(policy: Policy, kept: AppState) -> Policy:
+    """An app's policy with what needs room whatever its demand as its minimum and maximum.
+
+    Replicas of an app that is paused, and those whose number somebody else set and that are left alone, stand as they
+    are; of the latter no more than the policy's maximum have room. Where none may be released, none go.
+    """
+    stand = commanded(kept, REPLICAS)
+    if policy.mode == "paused":
+        return replace(policy, min=stand, max=stand, beyond_max=0.0)
+    within = min(stand, policy.limit)
+    if policy.on_conflict == "hold" and kept.memory.get("orders", {}).get(REPLICAS, {}).get("held"):
+        return replace(policy, min=within, max=within, beyond_max=0.0)
+    return replace(policy, min=max(policy.min, within)) if policy.scale_down == "never" else policy
+
+
 @dataclass(frozen=True)
 class Bound:
     """Replicas of an app where the nodes carry fewer than its own plan wants.
@@ -143,8 +164,7 @@ class SharedNodes:
         seed: of the installation.
 
     Attributes:
-        last: whole replicas that each app's demand filled when it was measured last, at most its maximum;
-            of an app that is paused, those that stand.
+        last: whole replicas that each app's demand filled when it was measured last, within its policy's bounds.
         policy_version: of the group's policy that is followed.
         basis: what was learnt of packing: {key, unit by metric, loss by offer}.
         fragmented: the nodes' room over what running replicas, which do not move, were seen to use of it; at least 1.
@@ -158,33 +178,27 @@ class SharedNodes:
         self.basis: dict[str, Any] = {}
         self.fragmented = 1.0
 
-    def observe(
-        self,
-        tick: int,
-        policies: Mapping[str, Policy],
-        demands: Mapping[str, Demand],
-        stand: Mapping[str, int],
-    ) -> Demand:
+    def observe(self, tick: int, policies: Mapping[str, Policy], demands: Mapping[str, Demand]) -> Demand:
         """Learn from a tick; its usage as that of one more app, of which the scenarios are still to be made.
 
         An app that was not measured is taken to need what it needed last; nothing is released meanwhile.
 
         Args:
             tick: its number.
-            policies: of the group's apps.
+            policies: of the group's apps, as `standing` has them.
             demands: of these.
-            stand: replicas of those that are paused, which need room for as many and for no more.
         """
         pool = Pool.of(policies)
         self.paired = self.paired.moved(pool)
         usage = np.array([demands[app].usage for app in pool.apps])[None]
         filled = pool.filled(usage)[0]
-        most = np.array([policy.limit for policy in pool.policies])
-        whole = np.where(np.isnan(filled), np.nan, np.minimum(pool.whole(usage)[0], most))
+        whole = np.where(np.isnan(filled), np.nan, pool.whole(usage)[0])
         self.paired.observe(tick, filled)
         known = [demands[app].representative for app in pool.apps]
         self.last = {
-            app: float(stand.get(app, self.last.get(app, 0.0) if np.isnan(n) else n))
+            app: min(
+                max(self.last.get(app, 0.0) if np.isnan(n) else n, policies[app].min), policies[app].limit
+            )
             for app, n in zip(pool.apps, whole.tolist(), strict=True)
         }
         counts = np.array([self.last[app] for app in pool.apps])
@@ -204,9 +218,9 @@ class SharedNodes:
     def demand(
         self, tick: int, contexts: Mapping[str, DecisionContext], window: slice, steps: Sequence[int]
     ) -> JointDemand:
-        """Scenarios of what the apps need together, each at most its maximum.
+        """Scenarios of what the apps need together, each within its policy's bounds.
 
-        An app of which nobody reports needs what it needed last, and a paused one what stands.
+        An app of which nobody reports needs what it needed last.
 
         Args:
             tick: number of the tick at whose end is decided.
@@ -217,7 +231,7 @@ class SharedNodes:
         joint = self.paired.demand(tick, contexts, window, steps)
         for a, (app, policy) in enumerate(zip(self.paired.pool.apps, self.paired.pool.policies, strict=True)):
             np.minimum(joint.replicas[a], policy.limit, out=joint.replicas[a])
-            if policy.mode == "paused" or contexts[app].telemetry.reporting == 0:
+            if contexts[app].telemetry.reporting == 0:
                 joint.replicas[a] = int(self.last[app])
         return joint
 
