@@ -37,6 +37,7 @@ from models.planning.risk_premium import Level, Margin, Question, of_users, spli
 from models.planning.shortage_price import confidence as least_cost
 from models.planning.shortage_price import prices
 from models.purchase.choose import KEPT, Choice, choose
+from models.purchase.constraints import zone_of
 from models.purchase.market import SUPPLY_SCENARIOS, Market
 from models.purchase.promise_window import window
 
@@ -144,6 +145,7 @@ class DecisionContext:
         user_quantiles: (step, metric) sum of every user's own 99 % quantile, None = not known.
         past: an expert whose replicas are averaged with the scenarios' where a shortage has a price; None = there is
             none.
+        shared: whether what is bought are nodes that several apps share.
     """
 
     demand: NDArray[np.float32]
@@ -159,6 +161,7 @@ class DecisionContext:
     actuation_s: float = 0.0
     user_quantiles: NDArray[np.floating[Any]] | None = None
     past: PastNeed | None = None
+    shared: bool = False
 
     def replicas(self, demand: NDArray[np.floating[Any]], policy: Policy) -> NDArray[np.int32]:
         """Whole replicas (...) that a demand (..., metric) needs."""
@@ -254,7 +257,8 @@ def allocate(
     context = replace(context, telemetry=context.reported(policy))
     situation = _situation(context, offers, observed, policy, memory, requested, shortage_price)
     choice = _choice(situation, policy, requested, draft)
-    fleet = _fleet(offers, {o.offer_id for o in situation.usable}, observed, policy, situation.excluded)
+    usable = {o.offer_id for o in situation.usable}
+    fleet = _fleet(offers, usable, observed, policy, situation.excluded, shared=context.shared)
     desired = choice.best.counts if situation.usable else fleet.running
     need = _present_need(situation, fleet)
     guarded = guard(
@@ -496,6 +500,8 @@ def _fleet(
     observed: Mapping[str, Observed],
     policy: Policy,
     excluded: Mapping[str, str],
+    *,
+    shared: bool,
 ) -> Fleet:
     """What guard rails may buy: offers of which a replica fits in an instance, in order of preference.
 
@@ -531,6 +537,7 @@ def _fleet(
         quotas=dict(quotas([o for o in known if o.offer_id in usable]).values()),
         committed=committed(o for o in known if o.offer_id in usable),
         unusable=frozenset(o.offer_id for o in known if o.offer_id not in usable),
+        alike={o.offer_id: (o.tier, zone_of(o)) for o in known} if shared else {},
     )
 
 

@@ -10,9 +10,11 @@ They are applied in this order, and a plan names each that changed the counts:
    the app were refused or series of users who report stopped, doubtful where too few of its users reported.
 4. `hold_time`: replicas are not released below the largest number desired within the last `hold_s`.
 5. `churn`: instances are not exchanged for a saving below the threshold while what runs keeps the promise, but for
-   those of an offer that may not be bought any more.
+   those of an offer that may not be bought any more. Nodes that apps share are not either while it is not kept: of
+   alike offers (one tier and zone) those that run stay, up to the capacity that is wanted.
 6. `max_up`, `max_down`, `canary`: the change per tick is bounded.
-7. `grow_before_shrink`: an offer shrinks only as far as the ready capacity that stays carries what is needed.
+7. `grow_before_shrink`: an offer shrinks only as far as the ready capacity that stays carries what is needed; nodes
+   that apps share, as far as it carries what is wanted, for replicas find no room on nodes that are still starting.
 8. `reactive_floor`, `minimum`: at least the capacity for the present usage and the policy's minimum, despite the rails
    above.
 9. `maximum`: never above it, despite the rails above; room below it that a whole instance leaves is filled with smaller
@@ -92,7 +94,8 @@ class Fleet:
     offers: ids, those to keep or to buy first in front; size: replicas per instance; price: per instance and hour;
     most: instances up to which a guard rail may buy, 0 = none; ready, pending: instances; quotas: most instances of
     some offers together; committed: price per hour of reserved instances, used or not; unusable: offers of which what
-    runs is to be replaced, whatever that costs or saves.
+    runs is to be replaced, whatever that costs or saves; alike: of nodes that apps share, which stand for each other
+    ({} where an app has instances of its own).
     """
 
     offers: tuple[str, ...]
@@ -104,6 +107,7 @@ class Fleet:
     quotas: Mapping[tuple[str, ...], int] = field(default_factory=dict[tuple[str, ...], int])
     committed: float = 0.0
     unusable: frozenset[str] = frozenset()
+    alike: Mapping[str, tuple[Any, ...]] = field(default_factory=dict[str, tuple[Any, ...]])
 
     @property
     def running(self) -> Counts:
@@ -186,7 +190,7 @@ def guard(
     rails = (
         *_release_rails(fleet, policy, need, telemetry, held=int(history[0][1])),
         *_change_rails(fleet, policy),
-        ("grow_before_shrink", lambda c: _grown_before_shrunk(c, fleet, need.needed_now)),
+        ("grow_before_shrink", lambda c: _grown_before_shrunk(c, fleet, _carried_now(c, fleet, need))),
         ("reactive_floor", lambda c: _raised(c, fleet, need.floor)),
         ("minimum", lambda c: _raised(c, fleet, least)),
         *_bound_rails(fleet, policy.limit, wanted=max(need.floor, least), least=least),
@@ -312,7 +316,35 @@ def _without_churn(counts: Counts, fleet: Fleet, policy: Policy, running_holds: 
     saving = fleet.cost(running) - fleet.cost(counts)
     if running_holds and shrinks and saving < policy.churn_threshold * fleet.cost(running):
         return running
-    return counts
+    kept = _least_exchanged(counts, fleet)
+    return (
+        kept
+        if fleet.cost(kept) - fleet.cost(counts) < policy.churn_threshold * fleet.cost(running)
+        else counts
+    )
+
+
+def _least_exchanged(counts: Counts, fleet: Fleet) -> Counts:
+    """Counts with running nodes kept instead of alike ones bought, so far that as many replicas are carried."""
+    result, running = dict(counts), fleet.running
+    for kind in sorted(set(fleet.alike.values())):
+        alike = [o for o in fleet.offers if fleet.alike[o] == kind]
+        surplus = sum(fleet.size[o] * max(0, running[o] - counts[o]) for o in alike)
+        for o in alike:
+            result[o] = max(counts[o], running[o])
+        # dearest first: what is bought is given up before what runs is released
+        for o, least in [*((o, running) for o in alike[::-1]), *((o, counts) for o in alike[::-1])]:
+            fewer = min(max(0, result[o] - least[o]), surplus // fleet.size[o])
+            result[o] -= fewer
+            surplus -= fewer * fleet.size[o]
+    return result
+
+
+def _carried_now(counts: Counts, fleet: Fleet, need: PresentNeed) -> int:
+    """Replicas that ready instances must carry until what is bought now serves."""
+    if not fleet.alike:
+        return need.needed_now
+    return max(need.needed_now, min(fleet.replicas(counts), fleet.ready_replicas(fleet.ready)))
 
 
 def _bounded(

@@ -123,12 +123,12 @@ def on_nodes(inputs: PlanningInputs) -> PlanningInputs:
     """Apps of `sized` with nodes of NODE_SIZES that all of them can buy, instead of instances of each app's own.
 
     NODES of the smallest carry the apps' medians together. A node costs what the instances of `sized` cost that carry
-    the same share of the medians, on demand and on spot.
+    the same share of the medians, on demand and on spot: what is reserved would be each app's own, and the pool's once.
     """
     units = {app: policy_of(policy).unit for app, policy in inputs.policies.items()}
     median = Example.median_replicas()
     app, offers = next(iter(inputs.prices.items()))
-    nodes = node_offers(units, offers, units[app])
+    nodes = node_offers(units, [o for o in offers if o["tier"] != "RESERVED"], units[app])
     starting = {
         app: start_of(_started(nodes, policy_of(policy), 1.5 * median), nodes)
         for app, policy in inputs.policies.items()

@@ -42,8 +42,8 @@ def demo(
     speed: Speed = None,
     headless: Annotated[bool, typer.Option("--headless", help="Do not open the page in a browser.")] = False,
     nodes: Annotated[
-        str, typer.Option(help="own: instances of each app's own; shared: nodes that the apps share.")
-    ] = "own",
+        str, typer.Option(help="shared: nodes that the apps share; own: instances of each app's own.")
+    ] = "shared",
     out: Annotated[
         Path | None,
         typer.Option(help="Folder for the page, and plans, commands, results as JSON lines."),
@@ -61,7 +61,7 @@ def demo(
     Hit rate and cost are printed, and shown app by app on a page that opens in a browser.
     """
     if nodes not in ("own", "shared"):
-        raise UsageError(f"--nodes is own or shared, got {nodes!r}")
+        raise UsageError(f"--nodes is shared or own, got {nodes!r}")
     start_s = None if start is None else parse_time(start)
     begun_s = time.monotonic()
     if out is not None:
@@ -221,7 +221,7 @@ def _show(figures: dict[str, Any], page: Path) -> None:
     if figures["shared_nodes"]:
         of = figures["shared_nodes"]
         costs = (money(of[name], figures["currency"]) for name in ("cost", "cost_alone"))
-        table.add_row("  of it shared nodes; each app alone", *costs)
+        table.add_row("  of it shared nodes; each app on its own", *costs)
     table.add_row("95 % intervals hold", percent(figures["coverage_95"]), "")
     table.add_row("records", f"{figures['records']:,}", "")
     table.add_row("users, apps, ticks", f"{figures['users']}, {figures['apps']}, {figures['ticks']}", "")

@@ -134,7 +134,7 @@ class Run:
         """
         own = Example.of(self.trace, self.window, learnt=self.learnt)
         on_nodes = [policy["app"] for policy in own.policies if policy["app"] not in self.learnt]
-        example = own.on_shared_nodes(on_nodes) if self.shared and on_nodes else own
+        example = own.on_shared_nodes(on_nodes) if self.shared and len(on_nodes) > 1 else own
         self._say(
             f"{self.rows.height:,} rows, {len(self.apps)} apps, {self.window.ticks} ticks of {self.window.tick_s} s"
         )

@@ -4,7 +4,7 @@ import math
 import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,25 +41,57 @@ WARM_UP_TICKS = 12
 HPA_TARGET = 0.8  # of CPU: what Kubernetes gives an HPA that names no metric
 
 
-def app_run(
-    app: str,
-    watch: Watch,
-    policy: Policy,
-    prices: Sequence[Record],
-    start: Mapping[str, int],
-    window: TickWindow,
-) -> AppRun:
-    """One app's outcome, tick by tick."""
+@dataclass(frozen=True)
+class OwnInstances:
+    """What an app can buy for itself, and does under the reactive policy.
+
+    Attributes:
+        policy: in replicas as its offers carry them.
+        prices: of its offers.
+        start: instances by offer, ready at the first tick.
+    """
+
+    policy: Policy
+    prices: Sequence[Record]
+    start: Mapping[str, int]
+
+    @classmethod
+    def of(cls, app: str, example: Example, watch: Watch) -> "OwnInstances":
+        """Of an app of an example in which it has instances of its own."""
+        policy = policies_of(example, watch)[app]
+        prices = [
+            _full("price", p, watch) for p in example.prices if p["commitment_id"] == policy.allocation_group
+        ]
+        return cls(policy, prices, example.starting[app])
+
+    def carried(self) -> dict[str, int]:
+        """Replicas on an instance, by offer."""
+        return {p["offer_id"]: replicas_per_instance(offer_of(p), self.policy) for p in self.prices}
+
+
+def policies_of(example: Example, watch: Watch) -> dict[str, Policy]:
+    """An example's policies by app."""
+    return {p["app"]: policy_of(_full("policy", p, watch)) for p in example.policies}
+
+
+def _full(schema: str, record: Record, watch: Watch) -> Record:
+    """The record as it is read: with its schema's defaults."""
+    return watch.codec.decode(watch.codec.encode(schema, record))[1]
+
+
+def app_run(app: str, watch: Watch, policy: Policy, own: OwnInstances, window: TickWindow) -> AppRun:
+    """One app's outcome, tick by tick, in replicas of its policy."""
     ticks = range(window.first, window.last + 1)
     usage = np.array([watch.usage[app].get(tick, np.full(len(METRICS), np.nan)) for tick in ticks])
     governed = [METRICS.index(metric) for metric in policy.governed]
     unknown = np.isnan(usage[:, governed]).all(axis=1)
     demand = np.where(unknown, np.nan, replica_loads(usage, METRICS, policy).max(axis=1))
-    per = {p["offer_id"]: replicas_per_instance(offer_of(p), policy) for p in prices}
-    size = per | {REPLICAS: 1} if REPLICAS in watch.observed[app] else per
+    smaller = own.policy.size(policy.governed[0]) / policy.size(policy.governed[0])
+    size = {offer: smaller * of for offer, of in own.carried().items()}
+    size |= {REPLICAS: 1.0} if REPLICAS in watch.observed[app] else {}
     counts = {o: _series(watch.observed[app][o], ticks, "least_ready") for o in size}
-    cost = _cost(watch.observed[app], prices, window)
-    reactive, reactive_cost = _reactive(app, usage, policy, prices, per, start, window)
+    cost = _cost(watch.observed[app], own.prices, window)
+    reactive, reactive_cost = _reactive(app, usage, own, window)
     low, mean, high = _fan(app, watch, policy, ticks)
     warm_up = min(WARM_UP_TICKS, window.ticks // 4)
     ready = np.sum([counts[o] * size[o] for o in size], axis=0)
@@ -74,12 +106,13 @@ def app_run(
         high=high,
         required=_required(watch.plans[app], ticks, window.tick_s),
         ready=ready,
-        reactive=reactive,
+        reactive=reactive * smaller,
         counts=counts,
-        tiers={p["offer_id"]: p["tier"] for p in prices} | ({REPLICAS: "SHARED"} if REPLICAS in size else {}),
+        tiers={p["offer_id"]: p["tier"] for p in own.prices}
+        | ({REPLICAS: "SHARED"} if REPLICAS in size else {}),
         cost=cost,
         reactive_cost=reactive_cost,
-        currency=currencies.one_currency(prices)[0],
+        currency=currencies.one_currency(own.prices)[0],
         held=np.array(
             ["missing_telemetry" in watch.plans[app].get(t, {"guardrails": []})["guardrails"] for t in ticks]
         ),
@@ -161,19 +194,14 @@ def _required(plans: Mapping[int, Record], ticks: range, tick_s: int) -> np.ndar
 
 
 def _reactive(
-    app: str,
-    usage: np.ndarray,
-    policy: Policy,
-    prices: Sequence[Record],
-    per: Mapping[str, int],
-    start: Mapping[str, int],
-    window: TickWindow,
+    app: str, usage: np.ndarray, own: OwnInstances, window: TickWindow
 ) -> tuple[np.ndarray, np.ndarray]:
     """Least ready replicas and cost by tick of Kubernetes' HPA at its defaults: reserved first, then on demand."""
+    policy, start, per = own.policy, own.start, own.carried()
     filled = usage[:, [METRICS.index(m) for m in policy.governed]] / [policy.size(m) for m in policy.governed]
     facts = Facts(filled[:, None], np.array([policy.min]), np.array([policy.max]), window.tick_s, lead=1)
     scaler = HorizontalPodAutoscaler(facts, np.array([HPA_TARGET]))
-    bought = sorted((p for p in prices if p["tier"] != "SPOT"), key=lambda p: p["tier"] != "RESERVED")
+    bought = sorted((p for p in own.prices if p["tier"] != "SPOT"), key=lambda p: p["tier"] != "RESERVED")
     ready, cost = np.zeros(window.ticks), np.zeros(window.ticks)
     with tempfile.TemporaryDirectory() as folder:
         cloud = LocalProvider(Path(folder), tick_s=window.tick_s)
@@ -223,32 +251,17 @@ def outcome(watch: Watch, example: Example, own: Example, window: TickWindow) ->
         own: the same with instances of each app's own.
         window: ticks of the run.
     """
-    codec = watch.codec
-    full = [codec.decode(codec.encode("policy", record))[1] for record in own.policies]
-    offers = [codec.decode(codec.encode("price", record))[1] for record in own.prices]
-    nodes = [codec.decode(codec.encode("price", record))[1] for record in example.prices]
+    policies = {app: of for app, of in sorted(policies_of(example, watch).items()) if app != example.group}
     runs = [
-        app_run(
-            policy["app"],
-            watch,
-            policy_of(policy),
-            [p for p in offers if p["commitment_id"] == policy["allocation_group"]],
-            own.starting[policy["app"]],
-            window,
-        )
-        for policy in sorted(full, key=lambda record: record["app"])
+        app_run(app, watch, policy, OwnInstances.of(app, own, watch), window)
+        for app, policy in policies.items()
     ]
     if not example.group:
         return runs
-    nodes = [price for price in nodes if price["commitment_id"] == example.group]
+    nodes = [_full("price", p, watch) for p in example.prices if p["commitment_id"] == example.group]
     cost = _cost(watch.observed[example.group], nodes, window)
-    whole = {
-        m: sum(pair["value"] for p in full for pair in p["unit"] if pair["metric"] == m) for m in METRICS
-    }
-    takes = {
-        policy["app"]: max(pair["value"] / whole[pair["metric"]] for pair in policy["unit"])
-        for policy in full
-    }
+    whole = {m: sum(p.size(m) for p in policies.values() if m in p.unit) for m in METRICS}
+    takes = {app: max(policy.size(m) / whole[m] for m in policy.unit) for app, policy in policies.items()}
     on = [run for run in runs if run.app in example.replicas]
     taken = {run.app: np.maximum(run.ready, 1e-9) * takes[run.app] for run in on}
     together = np.sum(list(taken.values()), axis=0)
@@ -299,11 +312,9 @@ def learner_run(
         seed: of the simulated fleets.
         shifts: what changed in its demand, by tick.
     """
-    codec = watch.codec
-    decoded = (codec.decode(codec.encode("policy", p))[1] for p in example.policies if p["app"] == app)
-    policy = policy_of(next(decoded))
-    prices = [codec.decode(codec.encode("price", p))[1] for p in example.prices if p["commitment_id"] == app]
-    run = app_run(app, watch, policy, prices, example.starting[app], window)
+    own = OwnInstances.of(app, example, watch)
+    policy, prices = own.policy, own.prices
+    run = app_run(app, watch, policy, own, window)
     plans = {
         tick: plan
         for tick, plan in sorted(watch.plans[app].items())

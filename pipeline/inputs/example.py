@@ -22,6 +22,8 @@ NODE_SIZES: Final = (1, 2, 4)
 """Nodes that apps may share, in the smallest one's size,"""
 NODES: Final = 32
 """and of the smallest so many as carry the apps' medians."""
+NODE_PARTS: Final = 8
+"""Replicas on shared nodes are small enough for the largest node to carry so many of each app."""
 GROUP: Final = "shared-nodes"
 """Name of the group whose apps share nodes, with a ' for each app of that name."""
 
@@ -54,7 +56,8 @@ class Example:
         nodes = node_offers(units, [p for p in self.prices if p["commitment_id"] == first], units[first])
         nodes = [node | {"commitment_id": group} for node in nodes]
         metrics = sorted({metric for unit in units.values() for metric in unit})
-        together = {
+        together = {m: sum(unit.get(m, 0.0) for unit in units.values()) for m in metrics}
+        policy: Record = {
             "app": group,
             "version": 1,
             "valid_from_tick": 0,
@@ -62,23 +65,27 @@ class Example:
             "allocation_group": group,
             "nodes": "SHARED",
             "governed": metrics,
-            "unit": [
-                {"metric": m, "value": sum(unit.get(m, 0.0) for unit in units.values())} for m in metrics
-            ],
+            "unit": [{"metric": metric, "value": value} for metric, value in together.items()],
             **example["policy"],
         }
-        sizing, largest = example["sizing"], NODE_SIZES[-1]
-        carried = sizing["median_replicas"] * largest / NODES  # replicas of every app
+        sizing = example["sizing"]
         replicas = math.ceil(sizing["starting_share"] * sizing["median_replicas"])
-        counts = {node["offer_id"]: 0 for node in nodes} | {
-            f"node-{largest}.on-demand": math.ceil(replicas / carried)
-        }
+        room = {node["offer_id"]: _amounts(node["capacity"]) for node in nodes}
+        # replicas of every app, before they are divided
+        carried = {node: min(of[m] / together[m] for m in metrics) for node, of in room.items()}
+        largest = room[max(carried, key=lambda node: carried[node])]
+        parts = {app: _parts(unit, largest) for app, unit in units.items()}
         return Example(
-            [p | {"allocation_group": group} if p["app"] in apps else p for p in self.policies] + [together],
+            [
+                _smaller(p, parts[p["app"]]) | {"allocation_group": group} if p in on else p
+                for p in self.policies
+            ]
+            + [policy],
             [p for p in self.prices if p["commitment_id"] not in apps] + nodes,
-            {app: of for app, of in self.starting.items() if app not in apps} | {group: counts},
+            {app: of for app, of in self.starting.items() if app not in apps}
+            | {group: _starting(nodes, carried, replicas)},
             group,
-            {app: replicas for app in sorted(units)},  # noqa: C420
+            {app: replicas * parts[app] for app in sorted(units)},
         )
 
     @classmethod
@@ -127,7 +134,11 @@ class Example:
             )
             offers = [_price(app, unit, offer, sizing["median_replicas"]) for offer in example["offer"]]
             prices += offers
-            starting[app] = _starting(offers, example["offer"], sizing)
+            replicas = sizing["starting_share"] * sizing["median_replicas"]
+            carried = {
+                price["offer_id"]: of["replicas"] for price, of in zip(offers, example["offer"], strict=True)
+            }
+            starting[app] = _starting(offers, carried, replicas)
         return cls(policies, prices, starting)
 
 
@@ -184,18 +195,27 @@ def _offer_id(app: str, tier: str) -> str:
     return f"{blake2b(app.encode(), digest_size=16).hexdigest()}.{kind}"
 
 
-def _starting(
-    offers: list[Record], templates: list[dict[str, Any]], sizing: dict[str, Any]
-) -> dict[str, int]:
-    """All that is reserved, the rest on demand."""
-    replicas = sizing["starting_share"] * sizing["median_replicas"]
+def _starting(offers: Sequence[Record], carried: Mapping[str, float], replicas: float) -> dict[str, int]:
+    """All that is reserved, the rest on demand; carried: replicas on an instance, by offer."""
     counts: dict[str, int] = {}
-    for record, offer in zip(offers, templates, strict=True):
-        wanted = math.ceil(replicas / offer["replicas"])
-        most = {"RESERVED": record["owned_count"] or 0, "SPOT": 0}.get(offer["tier"], wanted)
-        counts[record["offer_id"]] = min(wanted, most)
-        replicas -= counts[record["offer_id"]] * offer["replicas"]
+    for offer in sorted(offers, key=lambda offer: (offer["tier"] != "RESERVED", -carried[offer["offer_id"]])):
+        name = offer["offer_id"]
+        wanted = max(0, math.ceil(replicas / carried[name]))
+        most = {"RESERVED": offer["owned_count"] or 0, "SPOT": 0}.get(offer["tier"], wanted)
+        counts[name] = min(wanted, most)
+        replicas -= counts[name] * carried[name]
     return counts
+
+
+def _parts(unit: Mapping[str, float], node: Mapping[str, float]) -> int:
+    """Into how many a replica of an app is divided, for a node to carry NODE_PARTS of them."""
+    return max(1, math.ceil(NODE_PARTS * max(value / node[metric] for metric, value in unit.items())))
+
+
+def _smaller(policy: Record, parts: int) -> Record:
+    """The policy in replicas of a part of the size."""
+    unit = [{"metric": of["metric"], "value": of["value"] / parts} for of in policy["unit"]]
+    return policy | {"unit": unit, "min": policy["min"] * parts, "max": policy["max"] * parts}
 
 
 def node_offers(
@@ -204,11 +224,11 @@ def node_offers(
     """Records `price` of nodes of NODE_SIZES that all apps can buy.
 
     NODES of the smallest carry the apps' medians together. A node costs what instances cost that carry the same share
-    of the medians, on demand and on spot.
+    of the medians; where some of these are reserved, nodes of the largest size are for the same share.
 
     Args:
         units: of the apps' replicas, by app and metric.
-        offers: of one app, which these are like; those that are reserved are left out.
+        offers: of one app, which these are like.
         unit: of that app.
     """
     median = Example.median_replicas()
@@ -218,10 +238,11 @@ def node_offers(
     for size in NODE_SIZES:
         capacity = {m: size * amount / NODES for m, amount in whole.items()}
         for offer in offers:
-            if offer["tier"] == "RESERVED":
+            if offer["tier"] == "RESERVED" and size < NODE_SIZES[-1]:
                 continue
-            carried = max(of["value"] / unit[of["metric"]] for of in offer["capacity"])
-            price = float(offer["price"]) * len(units) * median / carried * size / NODES
+            share = max(of["value"] / unit[of["metric"]] for of in offer["capacity"]) / median
+            price = float(offer["price"]) * len(units) / share * size / NODES
+            owned = offer["owned_count"]
             name = f"node-{size}.{offer['tier'].lower().replace('_', '-')}"
             nodes.append(
                 offer
@@ -230,6 +251,7 @@ def node_offers(
                     "instance_type": f"node-{size}",
                     "capacity": [{"metric": m, "value": value} for m, value in capacity.items()],
                     "price": Decimal(price).quantize(offer["price"]),
+                    "owned_count": None if owned is None else round(owned * share * NODES / size),
                     "commitment_id": None,
                     "pool": name,
                 }

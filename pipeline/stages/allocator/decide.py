@@ -265,6 +265,7 @@ def decisions(
         tick=tick.number,
         actuation_s=terms.actuation_s,
         user_quantiles=None if demand.user_quantiles is None else demand.user_quantiles * demand.share[index],
+        shared=kept.of_apps,
     )
     if experts is None:
         scenarios = scenarios * len(same_time_weights)

@@ -305,3 +305,73 @@ def test_more_than_the_budget_is_said():
     # the floor of 8 replicas takes the two owned ones and three at 1.0 an hour, which with 0.5 committed is 3.5
     found = decide({"od": 1}, replace(fleet(), committed=0.5), policy, floor=8)
     assert outcome(found) == (2, 0, 3, ("reactive_floor", "over_budget"))
+
+
+def shared_nodes(ready: dict[str, int], **pending: int) -> Fleet:
+    """Nodes of 1, 2 and 4 replicas, on spot and on demand, as dear as they are large."""
+    sizes: dict[str, int] = {"s1": 1, "s2": 2, "s4": 4, "d4": 4}
+    return Fleet(
+        offers=tuple(sizes),
+        size=sizes,
+        price={o: float(size if o[0] == "s" else 3 * size) for o, size in sizes.items()},
+        most=dict.fromkeys(sizes, 0) | {"d4": 1000},
+        ready={o: ready.get(o, 0) for o in sizes},
+        pending={o: pending.get(o, 0) for o in sizes},
+        alike={o: (o[0],) for o in sizes},
+    )
+
+
+@pytest.mark.parametrize(
+    ("desired", "counts", "rails"),
+    [
+        # eight small ones run: of ten replicas two are bought, instead of ten on other nodes
+        ({"s2": 5}, {"s1": 8, "s2": 1}, ("churn",)),
+        # of four wanted four of those that run are released
+        ({"s4": 1}, {"s1": 4}, ("churn",)),
+        # nodes on demand do not stand for spot ones; these stay until those serve
+        ({"d4": 2}, {"s1": 8, "d4": 2}, ("grow_before_shrink",)),
+        ({"s1": 8, "s4": 1}, {"s1": 8, "s4": 1}, ()),
+    ],
+)
+def test_shared_nodes_that_run_are_not_exchanged_for_alike_ones(
+    desired: dict[str, int], counts: dict[str, int], rails: tuple[str, ...]
+) -> None:
+    policy = replace(POLICY, churn_threshold=0.02)
+    guarded = decide(desired, shared_nodes({"s1": 8}), policy)
+    assert {o: n for o, n in guarded.counts.items() if n} == counts
+    assert guarded.guardrails == rails
+    # an app's own instances are
+    own = decide(desired, replace(shared_nodes({"s1": 8}), alike={}), policy)
+    assert {o: n for o, n in own.counts.items() if n} == desired
+
+
+def test_shared_nodes_are_exchanged_where_that_saves_enough_and_released_once_others_serve() -> None:
+    policy = replace(POLICY, churn_threshold=0.1)
+    # one node of four for five that carry five, where three are wanted: a fifth is saved
+    dear = replace(shared_nodes({"s1": 3}), price={"s1": 4.0, "s2": 2.0, "s4": 4.0, "d4": 12.0})
+    begun = decide({"s4": 1}, dear, policy)
+    assert (begun.counts["s1"], begun.counts["s4"]) == (3, 1)
+    served = replace(dear, ready={"s1": 3, "s2": 0, "s4": 1, "d4": 0})
+    done = decide({"s4": 1}, served, policy)
+    assert (done.counts["s1"], done.counts["s4"]) == (0, 1)
+
+
+@given(
+    ready=st.lists(st.integers(0, 6), min_size=4, max_size=4),
+    desired=st.lists(st.integers(0, 6), min_size=4, max_size=4),
+    needed=st.integers(0, 40),
+)
+def test_shared_nodes_carry_what_is_wanted_of_each_kind_and_release_no_more_than_that(
+    ready: list[int], desired: list[int], needed: int
+) -> None:
+    offers: list[str] = ["s1", "s2", "s4", "d4"]
+    fleet_ = shared_nodes(dict(zip(offers, ready, strict=True)))
+    wanted = dict(zip(offers, desired, strict=True))
+    counts = decide(wanted, fleet_, replace(POLICY, churn_threshold=0.02), needed_now=needed).counts
+    for kind in ("s", "d"):
+        of = [o for o in offers if o[0] == kind]
+        assert sum(fleet_.size[o] * counts[o] for o in of) >= sum(fleet_.size[o] * wanted[o] for o in of)
+    for o in offers:
+        assert counts[o] <= max(wanted[o], fleet_.ready[o], int(o == "d4") * 1000)
+    carried = fleet_.ready_replicas(counts)
+    assert carried >= min(needed, fleet_.replicas(wanted), fleet_.ready_replicas(fleet_.ready))

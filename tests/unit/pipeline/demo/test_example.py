@@ -13,13 +13,22 @@ def test_apps_on_shared_nodes_begin_with_the_same_replicas_and_nodes_for_them() 
     groups = {policy["app"]: policy["allocation_group"] for policy in shared.policies}
     assert groups == {"a": GROUP, "b": GROUP, "learnt": "learnt", GROUP: GROUP}
     assert next(p for p in shared.policies if p["app"] == GROUP)["nodes"] == "SHARED"
-    assert shared.replicas == {"a": 18, "b": 18}
+    units = {p["app"]: {of["metric"]: of["value"] for of in p["unit"]} for p in shared.policies}
+    assert shared.replicas == {"a": 18 * 6, "b": 18 * 4}
+    assert units["a"] == {"cpu": 1 / 6, "memory": 2e9 / 6}
+    assert units["b"] == {"cpu": 3 / 4}
     assert shared.starting["learnt"] == own.starting["learnt"]
-    largest = next(price for price in shared.prices if price["offer_id"] == "node-4.on-demand")
-    room = {pair["metric"]: pair["value"] for pair in largest["capacity"]}
-    count = shared.starting[GROUP]["node-4.on-demand"]
-    assert room["cpu"] * count >= 18 * (1.0 + 3.0)
-    assert room["memory"] * count >= 18 * 2e9
+    nodes = {price["offer_id"]: price for price in shared.prices if price["commitment_id"] == GROUP}
+    room = {name: {of["metric"]: of["value"] for of in node["capacity"]} for name, node in nodes.items()}
+    # the largest node carries eight replicas of each, however large the app
+    assert all(8 * size <= room["node-4.spot"][m] + 1e-6 for app in "ab" for m, size in units[app].items())
+    counts = shared.starting[GROUP]
+    for metric, taken in (("cpu", 18 * (1.0 + 3.0)), ("memory", 18 * 2e9)):
+        assert sum(room[name][metric] * count for name, count in counts.items()) >= taken
+    largest = nodes["node-4.on-demand"]
+    # as for own instances, half of the median is reserved
+    assert (counts["node-4.reserved"], nodes["node-4.reserved"]["owned_count"]) == (4, 4)
+    assert [name for name in nodes if name.endswith("reserved")] == ["node-4.reserved"]
     # two apps' replicas at the price of their own instances
     per_replica = Decimal("0.1920") / 2
     assert largest["price"] == 2 * 12 * per_replica * 4 / 32
