@@ -68,6 +68,9 @@ COMMANDS: Final = {
     "actuator": Command(
         "pipeline.stages.__main__:actuator", "Run the actuator: apply commands and report capacity."
     ),
+    "targets": Command(
+        "pipeline.cli.targets:targets_app", "Check which objects of a cluster the targets of commands are."
+    ),
     "topics": Command("pipeline.cli.inputs:topics_app", "List or create the topics."),
     "policies": Command("pipeline.cli.inputs:policies_app", "List, check or publish the policies of apps."),
     "prices": Command("pipeline.cli.inputs:prices_app", "List or publish the offers that can be bought."),

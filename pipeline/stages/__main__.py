@@ -6,6 +6,7 @@ Nothing heavy is imported before a command runs, so that a stage loads only what
 import os
 import signal
 import threading
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 # Small products gain nothing from threads, and lose a lot to them on a loaded machine (models/demand/scenarios).
@@ -16,10 +17,11 @@ os.environ.setdefault("POLARS_MAX_THREADS", "1")
 import typer
 
 from pipeline.command_line import run
-from pipeline.errors import AGAIN_EXIT
-from pipeline.options import Bootstrap, Prefix
+from pipeline.errors import AGAIN_EXIT, UsageError
+from pipeline.options import Bootstrap, Prefix, refuse_unused
 
 if TYPE_CHECKING:
+    from pipeline.providers.kubernetes.resources import Resource
     from pipeline.settings import Settings
 
 Supervised = Annotated[bool, typer.Option("--supervised", hidden=True)]
@@ -75,12 +77,56 @@ def worker(
     agents.run(settings, [name.strip() for name in only.split(",")])
 
 
-def actuator(bootstrap: Bootstrap = None, prefix: Prefix = None, supervised: Supervised = False) -> None:
-    """Run the actuator of the local provider: apply signed commands, publish results and observed capacity."""
+def actuator(
+    bootstrap: Bootstrap = None,
+    prefix: Prefix = None,
+    provider: Annotated[str, typer.Option(help="Whose commands it applies: local or kubernetes.")] = "local",
+    targets: Annotated[
+        Path | None, typer.Option(help="TOML file of [[target]] tables: which object each target is.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Have the API server check each change, and change nothing.")
+    ] = False,
+    supervised: Supervised = False,
+) -> None:
+    """Run the actuator of a provider: apply signed commands, publish results and observed capacity."""
+    resources = _targets(provider, targets, dry_run=dry_run)
+    settings, stop = _stage(supervised, bootstrap=bootstrap, prefix=prefix)
     from pipeline.stages.actuator import service as actuators
 
-    settings, stop = _stage(supervised, bootstrap=bootstrap, prefix=prefix)
-    actuators.run(settings, stop=stop)
+    if resources is None:
+        actuators.run(settings, stop=stop)
+        return
+    if settings.event_time:
+        raise UsageError("a cluster has no event time: replays need the local provider")
+    from pipeline.providers.kubernetes import connected
+
+    api = connected()
+    from pipeline.providers.kubernetes.provider import KubernetesProvider
+
+    kubernetes = KubernetesProvider(api, resources, dry_run=dry_run)
+    try:
+        actuators.run(settings, {provider: kubernetes}, stop=stop)
+    finally:
+        kubernetes.close()
+
+
+def _targets(provider: str, targets: Path | None, *, dry_run: bool) -> "list[Resource] | None":
+    """Targets of a provider; None of the local one, which has what it is commanded.
+
+    Raises:
+        UsageError: there is no such provider, the file has faults, or an option has no effect.
+    """
+    if provider not in ("local", "kubernetes"):
+        raise UsageError(f"no provider {provider}: there are local, kubernetes")
+    if provider == "local":
+        refuse_unused({"--targets": targets, "--dry-run": dry_run}, "with the local provider")
+        return None
+    if targets is None:
+        raise UsageError("--provider kubernetes needs --targets FILE")
+    from pipeline.providers.kubernetes.targets import read_targets
+
+    return read_targets(targets)
 
 
 if __name__ == "__main__":

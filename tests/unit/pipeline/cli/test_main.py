@@ -20,6 +20,7 @@ HEAVY = [
     "confluent_kafka",
     "rich",
     "jgo",
+    "kubernetes",
 ]
 GROUPS = {name: get_command(app).get_command(None, name) for name in COMMANDS}  # type: ignore[union-attr]
 HELPS = [

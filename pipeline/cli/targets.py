@@ -1,0 +1,54 @@
+"""`leadtime targets`: check the file that says which object of a cluster each target of the commands is."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipeline.command_line import command_group
+from pipeline.errors import USAGE_EXIT, Retryable, UsageError
+from pipeline.options import AsJson
+
+targets_app = command_group(no_args_is_help=True, help="Check the targets of a provider.")
+
+
+@targets_app.callback()
+def _targets() -> None:
+    """Check the targets of a provider."""
+
+
+@targets_app.command("check")
+def check(
+    file: Annotated[Path, typer.Argument(help="TOML file of [[target]] tables.")],
+    live: Annotated[
+        bool, typer.Option("--live", help="Also ask the API server for each target, and for our permissions.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Check a TOML file of [[target]] tables; every fault is one line, and the exit status is then 2.
+
+    With --live, what would hinder a command is a fault too: a permission that is missing, an object that is not there,
+    is paused or has another autoscaler. Nothing is changed.
+    """
+    from pipeline.providers.kubernetes.targets import parse_targets
+
+    resources, faults = parse_targets(file)
+    if live and not faults:
+        from pipeline.providers.kubernetes import connected
+
+        api = connected()
+        from pipeline.providers.kubernetes.checks import live_faults
+
+        try:
+            faults = live_faults(api, resources)
+        except Retryable as error:
+            raise UsageError(str(error)) from None
+        finally:
+            api.close()
+    if as_json:
+        print(json.dumps({"targets": [resource.ref for resource in resources], "faults": faults}))
+    else:
+        print("\n".join(faults) or f"{file}: {len(resources)} good: {', '.join(r.ref for r in resources)}")
+    if faults:
+        raise typer.Exit(USAGE_EXIT)
