@@ -46,9 +46,37 @@ def check(
             raise UsageError(str(error)) from None
         finally:
             api.close()
+    _print([resource.ref for resource in resources], faults, file, as_json=as_json)
+
+
+@targets_app.command("release")
+def release(
+    file: Annotated[Path, typer.Argument(help="TOML file of [[target]] tables.")], as_json: AsJson = False
+) -> None:
+    """Give targets back: the count that somebody else set last, and no annotation of ours. Stop the actuator before.
+
+    What cannot be given back is one line each, and the exit status is then 2.
+    """
+    from pipeline.providers.kubernetes import connected
+    from pipeline.providers.kubernetes.targets import read_targets
+
+    resources, api = read_targets(file), connected()
+    from pipeline.providers.kubernetes.release import release as give_back
+
+    done, failed = give_back(api, resources)
+    api.close()
     if as_json:
-        print(json.dumps({"targets": [resource.ref for resource in resources], "faults": faults}))
+        print(json.dumps({"released": done, "faults": failed}))
     else:
-        print("\n".join(faults) or f"{file}: {len(resources)} good: {', '.join(r.ref for r in resources)}")
+        print("\n".join([*done, *failed]))
+    if failed:
+        raise typer.Exit(USAGE_EXIT)
+
+
+def _print(refs: list[str], faults: list[str], file: Path, *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps({"targets": refs, "faults": faults}))
+    else:
+        print("\n".join(faults) or f"{file}: {len(refs)} good: {', '.join(refs)}")
     if faults:
         raise typer.Exit(USAGE_EXIT)

@@ -35,6 +35,7 @@ class Mark:
     Attributes:
         command, epoch: id and epoch of the command.
         before, desired: count before it, and the one that it set.
+        original: count that somebody else set last.
         accepted_s: event time of that, unix seconds.
         generation: of the count, of kinds whose objects have no `metadata.generation`.
     """
@@ -43,6 +44,7 @@ class Mark:
     epoch: int
     before: int
     desired: int
+    original: int
     accepted_s: float
     generation: int = 1
 
@@ -84,6 +86,7 @@ def annotations(mark: Mark, uid: str) -> dict[str, str]:
     result = {
         "uid": uid,
         "before": mark.before,
+        "original": mark.original,
         "accepted_s": mark.accepted_s,
         "generation": mark.generation,
     }
@@ -94,6 +97,10 @@ def annotations(mark: Mark, uid: str) -> dict[str, str]:
         "result": json.dumps(result),
     }
     return {PREFIX + name: value for name, value in values.items()}
+
+
+NO_MARK: Final = {PREFIX + name: None for name in ("command", "epoch", "desired", "result")}
+"""Annotations of a patch that takes a mark away."""
 
 
 def manager(mark: Mark) -> str:
@@ -120,6 +127,7 @@ def _noted(obj: Object) -> Mark | None:
             int(notes[f"{PREFIX}epoch"]),
             int(result["before"]),
             int(notes[f"{PREFIX}desired"]),
+            int(result["original"]),
             float(result["accepted_s"]),
             int(result["generation"]),
         )
@@ -132,7 +140,7 @@ def _named(owner: str, count: int | None) -> Mark | None:
     epoch, _, command = rest.partition(":")
     if name != MANAGER or not epoch.lstrip("-").isdigit() or count is None:
         return None
-    return Mark(command, int(epoch), count, count, 0.0)
+    return Mark(command, int(epoch), count, count, count, 0.0)
 
 
 def _owner(obj: Object, field: str) -> str:

@@ -125,7 +125,8 @@ class KubernetesProvider(Provider):
         desired = max(command["desired"], resource.kind.least)
         desired = desired if most is None else min(desired, most)
         generation = state.generation + (desired != state.count)
-        mark = Mark(command["id"], command["epoch"], state.count, desired, now_s, generation)
+        original = state.mark.original if state.mark is not None and state.ours else state.count
+        mark = Mark(command["id"], command["epoch"], state.count, desired, original, now_s, generation)
         return Change(resource, state, str(metadata["resourceVersion"]), str(metadata["uid"]), mark)
 
     def _write(self, call: Call, change: Change, command: Record) -> Result:

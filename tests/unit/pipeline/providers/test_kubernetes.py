@@ -14,6 +14,7 @@ from pipeline.providers.base import Observation, Result
 from pipeline.providers.kubernetes import observation as watching
 from pipeline.providers.kubernetes.checks import live_faults, permissions
 from pipeline.providers.kubernetes.provider import KubernetesProvider
+from pipeline.providers.kubernetes.release import release
 from pipeline.providers.kubernetes.resources import (
     DEPLOYMENT,
     HPA,
@@ -303,6 +304,35 @@ def test_what_a_late_event_tells_does_not_undo_what_a_request_returned(floor: Cl
     apply(provider, 7)
     provider.cluster.note(FLOOR.place, old)
     assert observe(provider).command_id == order(7)["id"]
+
+
+def test_what_is_given_back_is_as_somebody_else_left_it(floor: Cluster) -> None:
+    provider = floor.provider(FLOOR)
+    apply(provider, 7, 10)
+    apply(provider, 9, 11)
+    gone = Resource("gone/pod", Place(HPA, "shop", "gone"))
+    (done,), (failed,) = release(provider.api, [FLOOR, gone])
+    assert done == f"target {REF}: minReplicas 9 → 2, no annotations of ours"
+    assert failed.startswith("target gone/pod: ")
+    released = floor.state.get("horizontalpodautoscalers", "shop", "web")
+    assert (released["spec"]["minReplicas"], released["metadata"]["annotations"]) == (2, {})
+    apply(provider, 7, 12)
+    floor.state.edit("horizontalpodautoscalers", "shop", "web", {"spec": {"minReplicas": 5}})
+    apply(provider, 8, 13)
+    assert release(provider.api, [FLOOR])[0] == [f"target {REF}: minReplicas 8 → 5, no annotations of ours"]
+    apply(provider, 7, 14)
+    floor.state.edit("horizontalpodautoscalers", "shop", "web", {"spec": {"minReplicas": 6}})
+    assert release(provider.api, [FLOOR])[0] == [f"target {REF}: minReplicas 6 → 6, no annotations of ours"]
+    assert release(provider.api, [FLOOR])[0] == [f"target {REF}: nothing of ours is on it"]
+
+
+def test_a_target_by_scale_is_not_given_back_unsaid(cluster: Cluster) -> None:
+    cluster.state.put("nodepools", kube.node_pool())
+    provider = cluster.provider(BY_SCALE)
+    apply(provider, 7)
+    assert release(provider.api, [BY_SCALE])[1] == [
+        f"target {REF}: set replicas of NodePool general yourself: with through = scale nobody knows what it was"
+    ]
 
 
 # The twelve failures.

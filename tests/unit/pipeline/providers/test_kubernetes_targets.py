@@ -122,6 +122,21 @@ def test_a_live_check_asks_the_cluster_of_the_kubeconfig(
         CliRunner().invoke(app, words, catch_exceptions=False)
 
 
+def test_releasing_names_what_was_done_and_what_could_not_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["targets", "release", str(write(tmp_path, GOOD))]
+    with served() as server:
+        server.state.put("horizontalpodautoscalers", kube.hpa())
+        monkeypatch.setattr(LOCATION, str(server.kubeconfig(tmp_path / "config")))
+        done = CliRunner().invoke(app, words)
+        server.state.put("nodepools", kube.node_pool())
+        again = CliRunner().invoke(app, [*words, "--json"])
+    gone = 'target general/m7i: NodePool general: nodepools "general" not found'
+    assert (done.exit_code, done.output) == (2, f"target shop/pod: nothing of ours is on it\n{gone}\n")
+    assert (again.exit_code, json.loads(again.output)["faults"]) == (0, [])
+
+
 @pytest.mark.parametrize(
     ("words", "why"),
     [
