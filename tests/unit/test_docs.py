@@ -18,6 +18,7 @@ from pipeline.cli.inputs import policies_app
 from pipeline.cli.main import app
 from pipeline.inputs.files import read_policies, read_prices
 from pipeline.kafka.topics import TOPICS
+from pipeline.providers.kubernetes.targets import read_targets
 from pipeline.runtime import metrics
 from pipeline.settings import Settings
 from pipeline.wire.codec import published
@@ -196,7 +197,7 @@ def test_commands_in_code_blocks_exist_with_their_options(block: Block) -> None:
 
 
 @pytest.mark.parametrize("block", blocks("toml"), ids=str)
-def test_policies_and_prices_in_code_blocks_are_accepted(block: Block, tmp_path: Path) -> None:
+def test_policies_prices_and_targets_in_code_blocks_are_accepted(block: Block, tmp_path: Path) -> None:
     tables: dict[str, Any] = tomllib.loads(block.text)
     file = tmp_path / "block.toml"
     file.write_text(block.text)
@@ -204,6 +205,8 @@ def test_policies_and_prices_in_code_blocks_are_accepted(block: Block, tmp_path:
     if "policy" in tables:
         checked = CliRunner().invoke(policies_app, ["check", str(file)])
         assert checked.exit_code == 0, checked.output
+    elif "target" in tables:
+        assert read_targets(file)
     else:
         assert read_prices(file)
 
