@@ -86,6 +86,7 @@ class Observed:
     at_s: event time of the report, unix seconds, 0 = there was none yet; None: no reports are to be expected
     silent: whether a report is overdue; managed_by: who set the generation; answer: to the newest command
     set_by: tick of the command of ours that set the generation, -1 = somebody else did, None = not known
+    resized: of replicas, what they ask for where that is not what the policy says; counts are in those of the policy
     """
 
     ready: int = 0
@@ -99,6 +100,7 @@ class Observed:
     managed_by: str = "leadtime"
     set_by: int | None = None
     answer: Answer | None = None
+    resized: str = ""
 
     @property
     def running(self) -> int:

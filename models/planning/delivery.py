@@ -9,7 +9,8 @@ A command is a wish. What counts is what the observation shows, and the answer t
 4. where instances are lost as often as they come (`models.planning.crash_loops`), only those that stay ready count;
 5. a generation that none of our commands set is somebody else's (`conflict`), one that went back is a new target
    (`gone`): what runs is then what there is to start from;
-6. a target of which nothing is reported any more (`unobserved`) may have changed without our knowing.
+6. replicas that ask for another amount than the policy says (`resized`) count as so many of those as they make up;
+7. a target of which nothing is reported any more (`unobserved`) may have changed without our knowing.
 
 While the need lasts, what failed is sent again: after a tick, then after twice as long each time, up to `BACKOFF_S` or
 two ticks. For as long as other offers can stand in, an offer that fails is not bought more of; after the policy's
@@ -37,6 +38,8 @@ BACKOFF_S: Final = (
 REMEMBERED: Final = 8  # commands of a target, and reasons to wait, that are kept
 NOT_DELIVERED: Final = ("refused", "partly", "retrying", "unanswered", "late", "unstable", "unobserved")
 """States in which no more of an offer counts as served than is observed, and others stand in."""
+UNDONE: Final = ("conflict", "gone", "resized")
+"""States in which what is there is not what was commanded, and is commanded again."""
 BY_COMMAND: Final = ("refused", "partly", "retrying", "unanswered")
 """Of these, the ones that a command brought about, and that the next accepted one ends."""
 
@@ -101,7 +104,7 @@ class Order:
     @property
     def trusted(self) -> bool:
         """Whether a launch that is asked for now counts as served from its start-up time on."""
-        if self.state in ("conflict", "gone"):
+        if self.state in UNDONE:
             return self.attempts <= 1 and not self.held
         return self.state not in NOT_DELIVERED and not self.losses.loop
 
@@ -176,7 +179,7 @@ class Delivery:
         order, seen = self._order(offer), self.observed.get(offer, Observed())
         if order.losses.loop:
             return min(count, order.losses.steady)
-        undone = order.state in ("conflict", "gone")  # served if commanded again, which a pause does not
+        undone = order.state in UNDONE  # served if commanded again, which a pause does not
         if order.trusted and not (undone and self.paused):
             return count - max(0, min(order.late, count - seen.ready))
         return min(count, seen.ready + max(0, seen.pending - order.late))
@@ -242,7 +245,7 @@ class Delivery:
         failed = not order.accepted and f"command {order.sent[-1][0]}" in order.blamed
         if not order.accepted and not failed:  # the answer may still come
             return count != order.sent[-1][1] and self._pause_over(order, count)
-        lacking = order.unseen or order.state in ("late", "unstable", "unreleased", "conflict")
+        lacking = order.unseen or order.state in ("late", "unstable", "unreleased", "conflict", "resized")
         return (count != order.in_force or lacking) and self._pause_over(order, count)
 
     def _pause_over(self, order: Order, count: int) -> bool:
@@ -306,34 +309,46 @@ def _followed(order: Order, seen: Observed, offer: Offer | None, policy: Policy,
         order.late = max(order.late, order.goal - order.losses.steady)
     order.unseen = seen.silent and order.known
     epoch = order.sent[-1][0] if order.sent else -1
-    if order.accepted and order.state in ("late", "unstable", "unreleased", "unobserved"):
+    if order.accepted and order.state in ("late", "unstable", "unreleased", "unobserved", "resized"):
         order.state = order.detail = ""
     if order.state == "" and order.accepted:
-        observed_s = seen.at_s or 0.0
-        if order.unseen:
-            detail = f"nothing was reported of it since tick {int(observed_s / clock.tick_s) - 1}"
-            order.blame("unobserved", detail, f"unobserved {epoch}", pause)
-        elif order.losses.loop and order.goal:
-            detail = (
-                f"instances are lost as often as they come: {order.losses.steady} of {order.goal} stayed ready "
-                f"for the start-up time of {lead_s:.0f} s"
-            )
-            order.blame("unstable", detail, f"unstable {epoch}", pause)
-        elif overdue:
-            detail = f"{overdue} of {order.in_force} instances did not come in {lead_s:.0f} s, nor in twice as long"
-            order.blame("late", detail, f"late {epoch}", pause)
-        elif (
-            order.known
-            and seen.running > order.in_force
-            and (unreleased or observed_s > order.issued_s + clock.tick_s)
-        ):
-            detail = f"{seen.running} instances run where {order.in_force} were commanded"
-            order.blame("unreleased", detail, f"unreleased {epoch}", pause)
+        late = (overdue, lead_s)
+        state, detail = _lacking(order, seen, late, unreleased=unreleased, clock=clock)
+        if state:
+            order.blame(state, detail, f"{state} {epoch}", pause)
     if order.avoided and order.state in BY_COMMAND and clock.now_s >= order.avoid_s:
         order.state = order.detail = ""  # others have stood in for it long enough
     if not order.state and clock.now_s - order.failed_s > 2 * max(BACKOFF_S, 2 * clock.tick_s):
         order.attempts = 0
     return order
+
+
+def _lacking(
+    order: Order, seen: Observed, late: tuple[int, float], *, unreleased: bool, clock: Clock
+) -> tuple[str, str]:
+    """State and detail of an accepted order of which not what was commanded is there; empty where it is.
+
+    late: instances that are overdue, and the start-up time; unreleased: whether that was its state.
+    """
+    observed_s, (overdue, lead_s) = seen.at_s or 0.0, late
+    if order.unseen:
+        return "unobserved", f"nothing was reported of it since tick {int(observed_s / clock.tick_s) - 1}"
+    if seen.resized and order.known:
+        return "resized", seen.resized
+    if order.losses.loop and order.goal:
+        return "unstable", (
+            f"instances are lost as often as they come: {order.losses.steady} of {order.goal} stayed ready "
+            f"for the start-up time of {lead_s:.0f} s"
+        )
+    if overdue:
+        return (
+            "late",
+            f"{overdue} of {order.in_force} instances did not come in {lead_s:.0f} s, nor in twice as long",
+        )
+    more = order.known and seen.running > order.in_force
+    if more and (unreleased or observed_s > order.issued_s + clock.tick_s):
+        return "unreleased", f"{seen.running} instances run where {order.in_force} were commanded"
+    return "", ""
 
 
 def _settle(order: Order, seen: Observed, pause: _Pause) -> None:

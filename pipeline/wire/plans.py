@@ -35,6 +35,8 @@ REPORTED: Final = (
     "command_id",
     "answer",
     "allocatable",
+    "pending_ready_s",
+    "reason",
 )
 """Fields of `capacity_observed` that a plan keeps."""
 GUARD_RAILS: Final = {
@@ -148,6 +150,7 @@ def capacity_of(
     followed: Collection[str],
     orders: Mapping[str, Any],
     tick: Tick,
+    unit: Mapping[str, float],
 ) -> dict[str, Observed]:
     """What was observed of an app's offers, as a decision takes it.
 
@@ -156,6 +159,7 @@ def capacity_of(
         followed: offers of which observations are to be expected.
         orders: of the app's memory (`models.planning.delivery`), which has its last commands.
         tick: that is planned.
+        unit: what one replica on shared nodes is to ask for, by metric.
     """
     capacity: dict[str, Observed] = {}
     for offer in sorted({*observed, *followed}):
@@ -174,6 +178,8 @@ def capacity_of(
             at_s if offer in followed else None,
             silent=tick.end_s - at_s > max(OVERDUE_S, OVERDUE_TICKS * tick.length_s),
         )
+        if offer == commands.REPLICAS:
+            capacity[offer] = policies.in_units(capacity[offer], record, unit)
     return capacity
 
 

@@ -1,10 +1,11 @@
 """Converts records of policies, prices and observed capacity to the parameter objects of `models.capacity`."""
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from datetime import datetime
 from typing import Final
 
-from models.capacity import Answer, Observed, Offer, Policy
+from models.capacity import ROUNDING, Answer, Observed, Offer, Policy
 from pipeline.wire.codec import Record
 
 _SYMBOLS: Final = ("confidence_of", "nodes")
@@ -77,6 +78,26 @@ def offer_of(record: Record, now_s: float = 0.0, max_age_s: float | None = None,
 def reported_of(record: Record) -> dict[str, float]:
     """By metric, what one instance has for replicas by a record `capacity_observed`; empty where none is ready."""
     return _amounts(record.get("allocatable", [])) if record["ready"] > 0 else {}
+
+
+def in_units(seen: Observed, record: Record, unit: Mapping[str, float]) -> Observed:
+    """Replicas that ask for another amount than a policy's unit as so many of that unit as they make up.
+
+    Args:
+        seen: as they are reported.
+        record: the observation, whose `allocatable` is what one asks for.
+        unit: of the policy, by metric.
+    """
+    size = _amounts(record.get("allocatable", []))
+    if not size or size == dict(unit):
+        return seen
+    share = min([1.0, *(size[metric] / amount for metric, amount in unit.items() if metric in size)])
+    ready, running = (int(n * share + ROUNDING) for n in (seen.ready, seen.running))
+    old, new = (
+        " and ".join(f"{amount:g} {metric}" for metric, amount in sorted(of.items())) for of in (size, unit)
+    )
+    resized = f"replicas ask for {old}, and the policy's for {new}"
+    return replace(seen, ready=ready, pending=running - ready, resized=resized)
 
 
 def offered(prices: Iterable[Record], group: str) -> list[Record]:

@@ -439,3 +439,63 @@ def test_nodes_carry_the_replicas_that_are_never_released(make: Make) -> None:
         assert pool.serving("shop") >= stood, tick
     assert pool.serving("blog") >= 9
     assert all(plan["feasible"] for plan in plans.values()), plans
+
+
+def test_nodes_that_did_not_come_are_no_room_that_replicas_leave_unused(make: Make) -> None:
+    ready: list[int] = []
+    for refused in (False, True):
+        pool = make(f"refused-{refused}")
+        for tick in range(60):
+            rejected = frozenset({"web/node"} if refused and 15 <= tick < 35 else ())
+            pool.executor.providers["fleet"].faults = Faults(replica_startup_s=5.0, rejected=rejected)  # type: ignore[attr-defined]
+            pool.step(shop=12.0 if 16 <= tick < 36 else 3.0, blog=5.0)
+        ready.append(pool.seen("web/node")["ready"])
+    assert ready[1] <= ready[0] + 1, ready
+
+
+def test_an_allocator_that_starts_again_plans_the_same_while_replicas_wait(make: Make) -> None:
+    """It was killed after plans that no snapshot has, with replicas that found no node; from a snapshot of before."""
+    pool = make(prices=[node(quota_group="few", quota_limit=3)])
+    pools, snapshot = pool.allocator.pools, dict[bytes, bytes]()
+    for tick in range(30):
+        if tick == 12:
+            snapshot = dict(pool.allocator.blocks())
+        pool.step(shop=12.0 if tick >= 14 else 3.0, blog=5.0)
+    before, learnt = [plan for plan in pool.plans if plan["tick"] >= FIRST + 12], pools["web"].fragmented
+    assert pool.seen(f"shop/{REPLICAS}")["reason"]
+    pool.plans.clear()
+    pool.allocator = pool.allocators()
+    pool.allocator.restore(snapshot)
+    kept = ("observed_tick", "capacity")
+    pool.allocator.pinned = {p["plan_id"]: p["versions"] | {name: p[name] for name in kept} for p in before}
+    for tick in range(12, 30):
+        cores = {"shop": 12.0 if tick >= 14 else 3.0, "blog": 5.0}
+        for value in scenarios(pool.model, pool.settings, FIRST + tick, cores):
+            pool.allocator.fold(value)
+    assert pool.plans == before
+    assert pool.allocator.pools["web"].fragmented == learnt
+
+
+@pytest.mark.parametrize(("cpu", "refused"), [(2.0, False), (2.0, True), (0.5, False)])
+def test_replicas_of_another_size_than_the_policy_says_are_commanded_anew(
+    make: Make, cpu: float, refused: bool
+) -> None:
+    """Where that is refused, what runs counts as it is. Their number is the same before and after."""
+    pool, plans = make(policies=[app("shop", min=4, max=4), app("blog"), group()]), dict[str, Record]()
+    unit, cores = [{"metric": "cpu", "value": cpu}], 6.0 if cpu > 1 else 1.5
+    edit = app("shop", version=2, valid_from_tick=FIRST + 12, unit=unit, min=4, max=4)
+    pool.inputs.put("policies", "policy", edit)
+    rejected, named = frozenset({f"shop/{REPLICAS}"} if refused else ()), False
+    for tick in range(30):
+        faults = Faults(replica_startup_s=5.0, rejected=rejected if tick >= 12 else frozenset())
+        pool.executor.providers["fleet"].faults = faults  # type: ignore[attr-defined]
+        plans = pool.step(shop=cores if tick >= 14 else 1.5, blog=5.0)
+        if refused and tick > 14:
+            assert not plans["shop"]["feasible"], tick
+            named |= "replicas ask for 1 cpu, and the policy's for 2 cpu" in plans["shop"]["reason"]
+    seen = pool.seen(f"shop/{REPLICAS}")
+    assert named == refused
+    if not refused:
+        assert (seen["allocatable"], seen["ready"]) == (unit, 4)
+        assert plans["shop"]["feasible"], plans["shop"]["reason"]
+    assert pool.serving("blog") >= 5

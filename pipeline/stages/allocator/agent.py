@@ -455,7 +455,9 @@ class Allocator:
     ) -> tuple[list[Offer], str]:
         """Offers at a tick as they are reported, in one currency, and that; ended: why some are not bought any more."""
         offers, currency, foreign = currencies.offers_of(prices, at, self.settings.price_max_age_s)
-        reported = {name: policies.reported_of(record) for name, record in observed.items()}
+        reported = {
+            name: policies.reported_of(record) for name, record in observed.items() if name != REPLICAS
+        }
         offers = planning.as_reported(kept, offers, reported, policy)
         for offer in offers:
             for event, why in (
@@ -482,7 +484,8 @@ class Allocator:
         at: Tick,
     ) -> groups.Member:
         """An app, or a group's nodes, as they are decided from what is observed of them."""
-        capacity = plans.capacity_of(kept.name, observed, expected, kept.memory.get("orders", {}), at)
+        orders = kept.memory.get("orders", {})
+        capacity = plans.capacity_of(kept.name, observed, expected, orders, at, policy.unit)
         return groups.Member(
             offers=offers,
             policy=policy,

@@ -259,7 +259,8 @@ class SharedNodes:
         pool = self.paired.pool
         serving = [offer for offer in offers if nodes.get(offer.offer_id, {}).get("ready", 0) > 0]
         counts = np.array([nodes[offer.offer_id]["ready"] for offer in serving], np.float64)
-        running = np.array([replicas[app]["ready"] if app in replicas else 0 for app in pool.apps])
+        placed = {app: of["ready"] + len(of["pending_ready_s"]) for app, of in replicas.items()}
+        running = np.array([placed.get(app, 0) for app in pool.apps])
         room = pool.room(serving)
         if not room.size or not pool.apps:
             return

@@ -158,10 +158,12 @@ def test_room_that_running_replicas_leave_unused_is_not_counted_on() -> None:
     pool = SharedNodes(AppState("web", "web", {}, {}, {}, True), 0)
     pool.paired = pool.paired.moved(Pool.of(policies))
 
-    def observe(shop: tuple[int, int, str], blog: int, nodes: tuple[int, int], tick_s: int = 300) -> float:
+    def observe(
+        shop: tuple[int, int, str], blog: int, nodes: tuple[int, int], tick_s: int = 300, starting: int = 0
+    ) -> float:
         replicas = {
-            "shop": {"ready": shop[0], "pending": shop[1], "reason": shop[2]},
-            "blog": {"ready": blog, "pending": 0, "reason": ""},
+            "shop": {"ready": shop[0], "pending": shop[1], "reason": shop[2], "pending_ready_s": []},
+            "blog": {"ready": blog, "pending": starting, "reason": "", "pending_ready_s": [5.0] * starting},
         }
         pool.observe_placement(offers, {"large": {"ready": nodes[0], "pending": nodes[1]}}, replicas, tick_s)
         return pool.fragmented
@@ -169,6 +171,7 @@ def test_room_that_running_replicas_leave_unused_is_not_counted_on() -> None:
     assert observe((2, 0, ""), 6, (4, 0)) == 1.0
     assert observe((2, 1, ""), 6, (4, 0)) == 1.0  # it starts
     assert observe((2, 1, "no node has room"), 6, (4, 1)) == 1.0  # a node is awaited
+    assert observe((0, 1, "no node has room"), 0, (4, 0), starting=32) == 1.0  # those that start have room
     assert observe((2, 1, "no node has room"), 12, (4, 0)) == pytest.approx(128 / 88)
     assert observe((2, 0, ""), 6, (4, 0), 24 * 3600) == pytest.approx(1 + 40 / 88 / 2)
     assert (
