@@ -10,7 +10,7 @@ import math
 import re
 import tomllib
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, date, datetime
 from datetime import time as clock_time
@@ -48,6 +48,10 @@ MUCH_DEARER = 100
 _POLICY_TIMES = ("hold_s", "idle_after_s", "drain_s", "spot_return_wait_s", "latency_slo_s")
 NO_EFFECT = ("latency_slo_s", "egress")
 """Fields of policies and prices that are checked and stored, and that nothing uses."""
+OF_APPS = ("min", "max", "beyond_max", "max_up", "max_down", "learner")
+"""Fields of a policy that are of its apps where a group shares nodes."""
+OF_NODES = ("providers", "regions", "min_on_demand", "pool_loss", "learner")
+"""Fields of an app's policy that are of its group's nodes where it shares them."""
 _RANGES = {"int": 2**31, "long": 2**63}
 _OF_CONVERSION = ("quoted_price", "quoted_currency", "rate")
 """Fields of a price that say how it was converted: ours to say."""
@@ -263,24 +267,43 @@ def unshared(policies: Sequence[Record]) -> dict[str, str]:
     for group in (policy for policy in policies if policy["nodes"] == "SHARED"):
         name = group["app"]
         apps = [p for p in policies if p["allocation_group"] == name and p["app"] != name]
+        doubts = {
+            name: [
+                f"{field} does nothing for a group whose apps share nodes" for field in _set(group, OF_APPS)
+            ]
+        }
         if not apps:
-            why[name] = (
+            doubts[name] = [
                 f"no policy has the allocation_group {name!r}, whose apps are to share nodes: it does nothing"
-            )
+            ]
         for app in apps:
-            if app["learner"]:
-                why[app["app"]] = f"the learner does nothing for an app of {name}, whose apps share nodes"
-            if app["mode"] in ("canary", "auto") and group["mode"] in ("shadow", "paused"):
-                why[app["app"]] = (
-                    f"its replicas are commanded (mode {app['mode']}), and the nodes of {name} are not (mode "
-                    f"{group['mode']}): they wait for room"
-                )
-            elif app["mode"] == "shadow" and group["mode"] in ("canary", "auto"):
-                why[app["app"]] = (
-                    f"nodes of {name} are bought for it too (mode {group['mode']}), and its replicas are not commanded"
-                    " (mode shadow)"
-                )
+            doubts[app["app"]] = [
+                f"{field} does nothing for an app of {name}, whose apps share nodes"
+                for field in _set(app, OF_NODES)
+            ] + _of_modes(app, group)
+        why |= {app: "; ".join(texts) for app, texts in doubts.items() if texts}
     return why
+
+
+def _set(policy: Record, fields: Iterable[str]) -> list[str]:
+    """Which of some fields are not at their defaults."""
+    defaults = {field["name"]: field.get("default") for field in published("policy").schema["fields"]}
+    return [field for field in fields if policy[field] != defaults[field]]
+
+
+def _of_modes(app: Record, group: Record) -> list[str]:
+    """What is commanded of an app's replicas or its group's nodes and not of the others; none or one."""
+    if app["mode"] in ("canary", "auto") and group["mode"] in ("shadow", "paused"):
+        return [
+            f"its replicas are commanded (mode {app['mode']}), and the nodes of {group['app']} are not (mode "
+            f"{group['mode']}): they wait for room"
+        ]
+    if app["mode"] == "shadow" and group["mode"] in ("canary", "auto"):
+        return [
+            f"nodes of {group['app']} are bought for it too (mode {group['mode']}), and its replicas are not commanded"
+            " (mode shadow)"
+        ]
+    return []
 
 
 def unstated(policies: Sequence[Record], prices: Sequence[Record]) -> dict[str, str]:

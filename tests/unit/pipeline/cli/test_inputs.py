@@ -315,7 +315,15 @@ def test_a_group_that_shares_nodes_needs_no_unit_and_is_told_what_does_nothing(t
     for text, warning in (
         (group % "auto" + app % ("auto", "web", "false"), ""),
         (group % "auto" + app % ("auto", "other", "false"), "no policy has the allocation_group 'web'"),
-        (group % "auto" + app % ("auto", "web", "true"), "the learner does nothing for an app of web"),
+        (group % "auto" + app % ("auto", "web", "true"), "learner does nothing for an app of web"),
+        (
+            group % "auto" + "max = 2\n" + app % ("auto", "web", "false"),
+            "web: max does nothing for a group whose apps",
+        ),
+        (
+            group % "auto" + app % ("auto", "web", "false") + "min_on_demand = 0.5\n",
+            "shop: min_on_demand does nothing for an app of web",
+        ),
         (group % "shadow" + app % ("auto", "web", "false"), "and the nodes of web are not (mode shadow)"),
         (group % "auto" + app % ("shadow", "web", "false"), "nodes of web are bought for it too (mode auto)"),
     ):
