@@ -85,13 +85,14 @@ def in_units(seen: Observed, record: Record, unit: Mapping[str, float]) -> Obser
 
     Args:
         seen: as they are reported.
-        record: the observation, whose `allocatable` is what one asks for.
+        record: the observation, whose `allocatable` is what one asks for; metrics of only one of both do not count.
         unit: of the policy, by metric.
     """
     size = _amounts(record.get("allocatable", []))
-    if not size or size == dict(unit):
+    shares = [size[metric] / amount for metric, amount in unit.items() if metric in size and amount > 0]
+    if all(abs(share - 1) < ROUNDING for share in shares):
         return seen
-    share = min([1.0, *(size[metric] / amount for metric, amount in unit.items() if metric in size)])
+    share = min(1.0, *shares)
     ready, running = (int(n * share + ROUNDING) for n in (seen.ready, seen.running))
     old, new = (
         " and ".join(f"{amount:g} {metric}" for metric, amount in sorted(of.items())) for of in (size, unit)
