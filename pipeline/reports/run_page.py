@@ -30,6 +30,8 @@ DEFINITIONS = (
     "Capacity and demand are in replicas; demand is not rounded.",
 )
 
+SHARED = "replicas on shared nodes"
+
 
 def page(
     title: str,
@@ -178,7 +180,7 @@ def _legend(runs: Sequence[AppRun]) -> str:
             fill = name if tier in charts.TIER_COLOURS else "other"
             stripes = '<path d="M4 12 L16 0 M14 12 L26 0" stroke="var(--paper)" stroke-width="1.6"/>'
             mark = f'<rect width="26" height="12" fill="var(--{fill})"/>{stripes if tier == "SPOT" else ""}'
-            items.append((mark, f"{escape(name)} instances"))
+            items.append((mark, SHARED if tier == "SHARED" else f"{escape(name)} instances"))
     spans = "".join(
         f'<span><svg viewBox="0 0 26 12" width="26" height="12" aria-hidden="true">{mark}</svg>{text}</span>'
         for mark, text in items
@@ -206,7 +208,19 @@ def _headline(runs: Sequence[AppRun], summary: Mapping[str, Any]) -> str:
         ("Coverage", fmt.percent(_given(summary, "coverage_95")), "", ""),
     ]
     head = ("", "Leadtime", "Reactive", "Difference")
-    return f"<section><h2>The whole run</h2>{html_parts.table(head, rows)}</section>"
+    shared = _shared_nodes(summary.get("shared_nodes"), currency)
+    return f"<section><h2>The whole run</h2>{html_parts.table(head, rows)}{shared}</section>"
+
+
+def _shared_nodes(facts: Mapping[str, Any] | None, currency: str) -> str:
+    """What the nodes cost that apps share, and what nodes of each app's own would; empty where none are shared."""
+    if not facts:
+        return ""
+    return (
+        f"<p>{escape(', '.join(facts['apps']))} share nodes, which cost {fmt.money(facts['cost'], currency)}; nodes of "
+        f"each app's own would have cost {fmt.money(facts['cost_alone'], currency)}, by what the plans say that each "
+        "needs at the same confidence. The reactive policy has instances of each app's own, sized for it.</p>"
+    )
 
 
 def _learner(run: LearnerRun) -> str:

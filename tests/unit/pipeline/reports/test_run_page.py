@@ -146,6 +146,18 @@ def test_page_loads_nothing_and_its_pictures_are_xml() -> None:
     assert text == run_page.page("Demo", [app_run()], {}, [])
 
 
+def test_page_says_what_shared_nodes_cost_beside_nodes_of_each_apps_own() -> None:
+    run = replace(app_run("<web>"), counts={"replicas": app_run().ready}, tiers={"replicas": "SHARED"})
+    shared = {"apps": ["<web>", "shop"], "cost": 89.43, "cost_alone": 130.15}
+    text = run_page.page("Demo", [run], {"shared_nodes": shared}, [])
+    assert (
+        "&lt;web&gt;, shop share nodes, which cost $89.43; nodes of each app's own would have cost $130.15"
+        in text
+    )
+    assert "replicas on shared nodes</span>" in text
+    assert "share nodes" not in run_page.page("Demo", [app_run()], {"shared_nodes": None}, [])
+
+
 @pytest.mark.parametrize("runs", [[], [blank(1)], [blank(288)], [app_run(ticks=1)], [app_run(ticks=0)]])
 def test_page_of_what_cannot_be_scored(runs: list[AppRun]) -> None:
     text = run_page.page("Demo", runs, {"cost": None, "hit_rate": float("nan"), "users": "many"}, [])
