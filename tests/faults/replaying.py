@@ -105,6 +105,7 @@ def run(
     ticks: int = TICKS,
     ticks_per_s: float | None = None,
     clock: Callable[[], float] = time.time,
+    shared: bool = False,
     **more: Any,
 ) -> Outcome:
     """Replay the window in an installation of its own.
@@ -115,6 +116,7 @@ def run(
         fault: what goes wrong.
         ticks_per_s: pace of the replay; None: as fast as it goes.
         clock: the replay's.
+        shared: whether the apps share nodes.
         more: of the settings.
     """
     made, fault = trace(ticks), fault or Fault()
@@ -132,11 +134,12 @@ def run(
         patch.setattr("pipeline.demo.run.records", partial(spoilt, over=lambda: fault.over))
         patch.setattr("pipeline.demo.run.Replayer", partial(replay.Replayer, clock=clock))
         patch.setattr("pipeline.demo.run.Supervisor", partial(Supervisor, module="tests.faults.stage"))
-        figures = Run(here, made, Replayed(TickWindow.of(made, made.tick_s)), console, speed, each=fault).go(
+        replayed = Replayed(TickWindow.of(made, made.tick_s), shared=shared)
+        figures = Run(here, made, replayed, console, speed, each=fault).go(
             folder / "page.html", folder / "out"
         )
     assert fault.over
-    files = [*(folder / "out").glob("*.jsonl"), *(folder / "local").glob("*.json")]
+    files = [*(folder / "out").glob("*.jsonl"), *(folder / "local").rglob("*.json")]
     return Outcome(figures, published(here), {path.name: path.read_bytes() for path in sorted(files)})
 
 

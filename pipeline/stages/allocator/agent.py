@@ -331,12 +331,14 @@ class Allocator:
             pooled: the app's group, where it shares nodes.
         """
         kept, tick = self.apps[app], at.number
+        leaves = pooled is not None and app in pooled.leaving
+        group = self._group_of(app, tick) if leaves else kept.group
         pinned = self.pinned.pop(f"{app}@{tick}", None)
         policy_record = self._policy(app, tick, pinned)
         policy = policies.policy_of(policy_record)
-        group_prices = self._prices(kept.group, tick, pinned)
+        group_prices = self._prices(group, tick, pinned)
         observed = self._observed(app, kept, tick, pinned)
-        shared = pooled is not None and pooled.shared and app not in pooled.leaving
+        shared = pooled is not None and pooled.shared and not leaves
         prices, ended = shared_nodes.offers_of_app(
             policy,
             group_prices,

@@ -456,8 +456,8 @@ def offers_of_app(
 
     Args:
         policy: of the app.
-        prices: of its group's offers.
-        nodes: of these, those that shared nodes are of; empty: its group neither shares any nor did.
+        prices: of its group's offers; where it leaves its group, of those of the next.
+        nodes: of its group's offers, those that shared nodes are of; empty: it neither shares any nor did.
         observed: records `capacity_observed` of the app.
         shared: whether its group shares nodes.
         lacking: why the group's nodes carry no replica of the app; empty: they do.
@@ -469,7 +469,7 @@ def offers_of_app(
         return {REPLICAS: replica_offer(policy, nodes), **own}, ended | (
             {REPLICAS: lacking} if lacking else {}
         )
-    if REPLICAS in running and prices:
+    if REPLICAS in running and (nodes or prices):
         ended = {REPLICAS: "it shares no nodes any more"}
         return {**prices, REPLICAS: replica_offer(policy, nodes or prices)}, ended
     return prices, {}
