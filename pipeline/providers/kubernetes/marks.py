@@ -37,7 +37,7 @@ class Mark:
         before, desired: count before it, and the one that it set.
         original: count that somebody else set last.
         accepted_s: event time of that, unix seconds.
-        generation: of the count, of kinds whose objects have no `metadata.generation`.
+        generation: of the count since then, at least: `metadata.generation` counts other edits too.
     """
 
     command: str

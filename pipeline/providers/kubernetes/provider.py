@@ -100,7 +100,10 @@ class KubernetesProvider(Provider):
             obj = call.get(resource.place)
             state = state_of(resource, obj)
             if state.mark is not None and state.mark.command == command["id"]:
-                return _result(state.mark, command, state.generation, str(obj["metadata"]["uid"]))
+                generation = (
+                    state.generation if state.ours else state.mark.generation
+                )  # before the foreign edit
+                return _result(state.mark, command, generation, str(obj["metadata"]["uid"]))
             change = self._change(call, resource, obj, command, now_s)
             self._enter(resource, command)
             try:

@@ -351,16 +351,22 @@ def test_failure_stale_version(floor: Cluster) -> None:
         apply(provider, 8, epoch=11)
 
 
-def test_failure_kill_between_patch_and_result(floor: Cluster) -> None:
+@pytest.mark.parametrize("resource", [FLOOR, POOL], ids=["hpa", "pool"])
+def test_failure_kill_between_patch_and_result(floor: Cluster, resource: Resource) -> None:
     """The answer is lost; another process answers the same command as the first time, also after a foreign edit."""
+    floor.state.put("nodepools", kube.node_pool())
+    place = resource.place
+    key = place.kind.plural, place.namespace, place.name
     floor.state.faults.append(Fault("PATCH", lost=True))
     with pytest.raises(Retryable):
-        apply(floor.provider(FLOOR), 7)
-    assert least(floor) == 7
-    floor.state.edit("horizontalpodautoscalers", "shop", "web", {"spec": {"minReplicas": 4}})
-    result = apply(floor.provider(FLOOR), 7)
+        apply(floor.provider(resource), 7)
+    assert floor.state.get(*key)["spec"][place.kind.count] == 7
+    floor.state.edit(*key, {"spec": {place.kind.count: 4}})
+    provider = floor.provider(resource)
+    result = apply(provider, 7)
     assert (result.before, result.after) == (2, 7)
-    assert least(floor) == 4
+    assert result.generation < observe(provider).generation  # so plans see that somebody came after it
+    assert floor.state.get(*key)["spec"][place.kind.count] == 4
     assert len(floor.state.patches) == 1
 
 
