@@ -85,6 +85,7 @@ def connect(context: str | None = None) -> "Api":
         UsageError: there are no credentials, or they cannot be read.
     """
     configuration = Configuration(retries=cast("Any", False))
+    configuration.keep_alive = True  # else a balancer in between drops an idle connection, and nobody is told
     try:
         if "KUBERNETES_SERVICE_HOST" in os.environ and "KUBECONFIG" not in os.environ and context is None:
             kubernetes_config.load_incluster_config(configuration)
