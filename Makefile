@@ -9,7 +9,7 @@ SYNCED := .venv/.synced
 
 TIER := .venv/bin/python -m pytest -m
 
-.PHONY: demo test test-slow test-all faults lint types docs setup
+.PHONY: demo test test-slow test-all test-peers peers faults lint types docs setup
 
 demo: $(SYNCED)
 	@echo "demo: a trace through all stages on an embedded Kafka"
@@ -24,6 +24,23 @@ test-slow: $(SYNCED)
 	@$(TIER) slow $(ARGS)
 
 test-all: test test-slow
+
+# Real peers, built from Go modules into the user's cache; KUBERNETES is the module that names their versions.
+PEERS := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/leadtime/peers
+KUBERNETES := tests/peers/kubernetes
+GITVERSION := $(shell sed -n 's/^require k8s.io\/kubernetes //p' $(KUBERNETES)/go.mod)
+
+peers: $(PEERS)/kube-apiserver
+
+$(PEERS)/kube-apiserver: $(KUBERNETES)/go.mod $(KUBERNETES)/go.sum
+	@command -v go >/dev/null || { echo "peers: no go on PATH" >&2; exit 2; }
+	@echo "peers: kube-apiserver $(GITVERSION) into $(PEERS): 11 minutes of a core, the first time"
+	@cd $(KUBERNETES) && CGO_ENABLED=0 go build -trimpath -o $@ \
+		-ldflags "-s -w -X k8s.io/component-base/version.gitVersion=$(GITVERSION)" k8s.io/kubernetes/cmd/kube-apiserver
+
+test-peers: $(SYNCED) peers
+	@echo "test-peers: the provider of Kubernetes on a real kube-apiserver; needs etcd on PATH"
+	@.venv/bin/python -m pytest tests/peers $(ARGS)
 
 faults: $(SYNCED)
 	@echo "faults: stages killed, frozen and starved during a replay, seeds from $(or $(SEED),0)"

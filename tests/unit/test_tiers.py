@@ -9,8 +9,9 @@ import pytest
 from tests import tiers
 
 ROOT = Path(__file__).parents[2]
-OUTSIDE = {"tests/rivals/test_libraries.py"}
-"""Run by `uv run --group rivals pytest tests/rivals`: needs 3 GB of libraries that nothing else does."""
+OUTSIDE = {"tests/rivals/test_libraries.py", "tests/peers/test_kubernetes.py"}
+"""Run by `uv run --group rivals pytest tests/rivals`, which needs 3 GB of libraries that nothing else does, and by
+`make test-peers`, which builds its peers first."""
 
 
 def test_each_collected_test_is_in_exactly_one_tier(request: pytest.FixtureRequest) -> None:

@@ -410,6 +410,9 @@ def _validate(key: Key, obj: Object) -> None:
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = (
+        True  # else each answer waits 40 ms for the delayed acknowledgement of its headers
+    )
     state: ApiServer
 
     def log_message(self, format: str, *args: Any) -> None:
@@ -579,7 +582,7 @@ def deployment(replicas: int = 2, name: str = "web", **metadata: Any) -> Object:
     requests = {"cpu": "500m", "memory": "1Gi"}
     pod = {
         "metadata": {"labels": labels},
-        "spec": {"containers": [{"name": name, "resources": {"requests": requests}}]},
+        "spec": {"containers": [{"name": name, "image": "web:1", "resources": {"requests": requests}}]},
     }
     spec = {"replicas": replicas, "selector": {"matchLabels": labels}, "template": pod}
     status = {"replicas": replicas, "readyReplicas": replicas}

@@ -315,7 +315,7 @@ def test_what_is_given_back_is_as_somebody_else_left_it(floor: Cluster) -> None:
     assert done == f"target {REF}: minReplicas 9 → 2, no annotations of ours"
     assert failed.startswith("target gone/pod: ")
     released = floor.state.get("horizontalpodautoscalers", "shop", "web")
-    assert (released["spec"]["minReplicas"], released["metadata"]["annotations"]) == (2, {})
+    assert (released["spec"]["minReplicas"], released["metadata"].get("annotations", {})) == (2, {})
     apply(provider, 7, 12)
     floor.state.edit("horizontalpodautoscalers", "shop", "web", {"spec": {"minReplicas": 5}})
     apply(provider, 8, 13)
@@ -407,7 +407,7 @@ def test_failure_hpa_present(floor: Cluster) -> None:
     """Replicas that an autoscaler sets are not ours to set, nor is an autoscaler that KEDA sets."""
     with pytest.raises(Rejected, match="HorizontalPodAutoscaler web sets Deployment shop/web"):
         apply(floor.provider(DIRECT), 7)
-    owner = {"kind": "ScaledObject", "name": "web-kafka"}
+    owner = {"apiVersion": "keda.sh/v1alpha1", "kind": "ScaledObject", "name": "web-kafka", "uid": "1"}
     floor.state.put("horizontalpodautoscalers", kube.hpa(ownerReferences=[owner]))
     with pytest.raises(Rejected, match="make ScaledObject web-kafka the target"):
         apply(floor.provider(FLOOR), 7)
@@ -522,7 +522,8 @@ def test_failure_pods_pending_for_nodes(floor: Cluster) -> None:
     apply(provider, 7)
     message = "0/3 nodes are available: 3 Insufficient cpu."
     condition = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message}
-    pod = {"metadata": {"name": "web-1", "namespace": "shop", "labels": {"app": "web"}}}
+    pod: Object = {"metadata": {"name": "web-1", "namespace": "shop", "labels": {"app": "web"}}}
+    pod["spec"] = {"containers": [{"name": "web", "image": "web:1"}]}
     floor.state.put("pods", pod | {"status": {"phase": "Pending", "conditions": [condition]}})
     seen = observe(provider)
     assert (counts(seen), seen.reason) == ((2, 5, 0), f"Unschedulable: {message}")

@@ -1,0 +1,271 @@
+"""A real API server with the interface of the contract server, as far as tests do not inject faults."""
+
+import contextlib
+import signal
+import socket
+import ssl
+import subprocess
+import time
+import urllib.request
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.x509.oid import NameOID
+from kubernetes.client.api_client import ApiClient
+from kubernetes.client.configuration import Configuration
+
+from pipeline.errors import Rejected, Retryable
+from pipeline.providers.kubernetes.api import Api, Conflict, NotFound
+from pipeline.providers.kubernetes.resources import (
+    COMMANDED,
+    EVENT,
+    NODE,
+    POD,
+    Kind,
+    Object,
+    Permission,
+    Place,
+)
+from tests.unit.pipeline.providers.kubernetes_server import Key
+
+ACTUATOR = "system:serviceaccount:leadtime:leadtime-actuator"
+"""User of the roles of infra/kubernetes/rbac.yaml."""
+RBAC = "rbac.authorization.k8s.io"
+CRD = Kind(
+    "CustomResourceDefinition", "apiextensions.k8s.io", "v1", "customresourcedefinitions", namespaced=False
+)
+KINDS = {
+    kind.name: kind
+    for kind in (
+        *(*COMMANDED.values(), EVENT, NODE, POD, CRD),
+        Kind("Namespace", "", "v1", "namespaces", namespaced=False),
+        Kind("ServiceAccount", "", "v1", "serviceaccounts"),
+        Kind("Role", RBAC, "v1", "roles"),
+        Kind("RoleBinding", RBAC, "v1", "rolebindings"),
+        Kind("ClusterRole", RBAC, "v1", "clusterroles", namespaced=False),
+        Kind("ClusterRoleBinding", RBAC, "v1", "clusterrolebindings", namespaced=False),
+    )
+}
+BY_PLURAL = {kind.plural: kind for kind in KINDS.values()}
+MADE_BY_THE_SERVER = ("uid", "resourceVersion", "generation", "managedFields", "creationTimestamp")
+
+
+@dataclass
+class ApiServer:
+    """See the module.
+
+    Attributes:
+        url: its address; folder: with its certificate.
+        patches: what providers wrote, as the contract server notes it.
+        restricted: whether providers are the user ACTUATOR, and not an administrator.
+        before_patch: is done, each once, before a provider sends a patch.
+    """
+
+    url: str
+    folder: Path
+    patches: list[tuple[Key, str, Object]] = field(default_factory=list[tuple[Key, str, Object]])
+    restricted: bool = False
+    before_patch: list[Callable[[], object]] = field(default_factory=list[Callable[[], object]])
+    process: subprocess.Popen[bytes] | None = None
+
+    def __post_init__(self) -> None:
+        self.admin = self._api("admin")
+
+    @property
+    def state(self) -> "ApiServer":
+        return self
+
+    def api(self, **limits: Any) -> Api:
+        return self._api("actuator" if self.restricted else "admin", **limits)
+
+    def tokens(self) -> Path:
+        path = self.folder / "tokens.csv"
+        path.write_text(f'admin,admin,1,"system:masters"\nactuator,{ACTUATOR},2,"system:serviceaccounts"\n')
+        return path
+
+    def _api(self, token: str, **limits: Any) -> Api:
+        configuration = Configuration(host=self.url, retries=False)  # type: ignore[arg-type]
+        configuration.api_key["BearerToken"] = f"Bearer {token}"
+        configuration.ssl_ca_cert = str(self.folder / "server.crt")
+        return Api(ApiClient(configuration), **limits)
+
+    def ready(self) -> bool:
+        context = ssl.create_default_context(cafile=str(self.folder / "server.crt"))
+        with contextlib.suppress(OSError):
+            return urllib.request.urlopen(f"{self.url}/readyz", context=context, timeout=2).status == 200
+        return False
+
+    def prepare(self) -> None:
+        """Make the namespaces and the kinds of KEDA and Karpenter."""
+        for name in ("shop", "leadtime"):
+            self.admin.call().create(Place(KINDS["Namespace"]), {"metadata": {"name": name}})
+        for name in ("ScaledObject", "NodePool"):
+            self.admin.call().create(Place(CRD), _definition(KINDS[name]))
+        for name in ("ScaledObject", "NodePool"):
+            place = Place(KINDS[name], "shop" if KINDS[name].namespaced else "")
+            _eventually(lambda place=place: self.admin.call().list(place))
+
+    def clean(self) -> None:
+        """Take away what a test has left."""
+        self.patches.clear()
+        self.before_patch.clear()
+        self.restricted = False
+        for kind in (*COMMANDED.values(), EVENT, NODE, POD):
+            for namespace in ("shop", "default") if kind.namespaced else ("",):
+                self._delete_all(Place(kind, namespace))
+        self.clean_roles()
+
+    def clean_roles(self) -> None:
+        """Take away the roles of tests."""
+        for name in ("Role", "RoleBinding"):
+            for namespace in ("shop", "default"):
+                self._delete_all(Place(KINDS[name], namespace), "leadtime")
+        for name in ("ClusterRole", "ClusterRoleBinding"):
+            self._delete_all(Place(KINDS[name]), "leadtime")
+
+    def freeze(self, *, thaw: bool = False) -> None:
+        """Stop the server's process where it is, or let it go on."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGCONT if thaw else signal.SIGSTOP)
+
+    def put(self, plural: str, obj: Object, manager: str = "kubectl-create") -> Object:
+        """Make an object, or make it anew, with its status."""
+        place = self._place(plural, obj["metadata"].get("namespace", ""), obj["metadata"]["name"])
+        with contextlib.suppress(NotFound):
+            self._delete(place)
+        metadata = {n: v for n, v in obj["metadata"].items() if n not in MADE_BY_THE_SERVER}
+        self.admin.call().create(Place(place.kind, place.namespace), obj | {"metadata": metadata})
+        if "status" in obj:
+            return self.edit(plural, place.namespace, place.name, {"status": obj["status"]}, manager)
+        return self.admin.call().get(place)
+
+    def edit(
+        self, plural: str, namespace: str, name: str, body: Object, manager: str = "kubectl-edit"
+    ) -> Object:
+        subresource = "status" if "status" in body else ""
+        return self.admin.call().patch(
+            self._place(plural, namespace, name), body, manager=manager, subresource=subresource
+        )
+
+    def delete(self, plural: str, namespace: str, name: str) -> None:
+        self._delete(self._place(plural, namespace, name))
+
+    def get(self, plural: str, namespace: str, name: str) -> Object:
+        return self.admin.call().get(self._place(plural, namespace, name))
+
+    def events(self) -> list[str]:
+        return [
+            event["message"]
+            for namespace in ("shop", "default")
+            for event in self.admin.call().list(Place(EVENT, namespace))[0]
+        ]
+
+    def allow(self, *rules: Object) -> None:
+        """Let providers do what the rules say, and nothing else."""
+        self.apply({"kind": "ClusterRole", "metadata": {"name": "leadtime-test"}, "rules": list(rules)})
+        role = {"apiGroup": RBAC, "kind": "ClusterRole", "name": "leadtime-test"}
+        subject = {"kind": "ServiceAccount", "name": "leadtime-actuator", "namespace": "leadtime"}
+        binding = {"metadata": {"name": "leadtime-test"}, "roleRef": role, "subjects": [subject]}
+        self.apply({"kind": "ClusterRoleBinding"} | binding)
+        self.restrict()
+
+    def restrict(self) -> None:
+        """From now on providers are the user ACTUATOR; waits until its roles are in force."""
+        self.restricted = True
+        time.sleep(1.0)  # the authorizer reads them by watch
+
+    def apply(self, obj: Object) -> None:
+        """Make an object of a manifest, or leave one that is there."""
+        kind = KINDS[obj["kind"]]
+        with contextlib.suppress(Conflict):
+            self.admin.call().create(Place(kind, obj["metadata"].get("namespace", "")), obj)
+
+    def _place(self, plural: str, namespace: str, name: str) -> Place:
+        return Place(BY_PLURAL[plural], namespace, name)
+
+    def _delete(self, place: Place) -> None:
+        call = self.admin.call()
+        call._request(Permission("delete", place), "DELETE", [("gracePeriodSeconds", "0")])
+        _eventually(lambda: not any(o["metadata"]["name"] == place.name for o in self._all(place)))
+
+    def _all(self, place: Place) -> list[Object]:
+        return self.admin.call().list(Place(place.kind, place.namespace))[0]
+
+    def _delete_all(self, place: Place, prefix: str = "") -> None:
+        for obj in self._all(place):
+            if obj["metadata"]["name"].startswith(prefix):
+                self._delete(Place(place.kind, place.namespace, obj["metadata"]["name"]))
+
+
+def _definition(kind: Kind) -> Object:
+    scale = {"specReplicasPath": f".spec.{kind.count}", "statusReplicasPath": ".status.nodes"}
+    schema = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
+    count: Object = {"type": "object", "properties": {kind.count: {"type": "integer", "minimum": 0}}}
+    count["x-kubernetes-preserve-unknown-fields"] = True
+    version = {
+        "name": kind.version,
+        "served": True,
+        "storage": True,
+        "schema": {"openAPIV3Schema": {"type": "object", "properties": {"spec": count, "status": schema}}},
+        "subresources": {"status": {}, "scale": scale},
+    }
+    names = {"plural": kind.plural, "kind": kind.name, "singular": kind.name.lower()}
+    spec = {
+        "group": kind.group,
+        "names": names,
+        "scope": "Namespaced" if kind.namespaced else "Cluster",
+        "versions": [version],
+    }
+    return {"metadata": {"name": kind.resource}, "spec": spec}
+
+
+def _eventually(check: Any) -> None:
+    deadline = time.monotonic() + 20
+    while True:
+        with contextlib.suppress(Retryable, Rejected):
+            if check():
+                return
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports of this machine that are free now."""
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [sock.getsockname()[1] for sock in sockets]
+    for sock in sockets:
+        sock.close()
+    return ports
+
+
+def self_signed(folder: Path) -> None:
+    """A key and a certificate for 127.0.0.1, in `server.key` and `server.crt`."""
+    key = rsa.generate_private_key(65537, 2048)
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    private = key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.TraditionalOpenSSL,
+        serialization.NoEncryption(),
+    )
+    (folder / "server.key").write_bytes(private)
+    (folder / "server.crt").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
