@@ -30,16 +30,16 @@ PEERS := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/leadtime/peers
 KUBERNETES := tests/peers/kubernetes
 GITVERSION := $(shell sed -n 's/^require k8s.io\/kubernetes //p' $(KUBERNETES)/go.mod)
 
-peers: $(PEERS)/kube-apiserver
+peers: $(PEERS)/kube-apiserver $(PEERS)/kube-controller-manager
 
-$(PEERS)/kube-apiserver: $(KUBERNETES)/go.mod $(KUBERNETES)/go.sum
+$(PEERS)/%: $(KUBERNETES)/go.mod $(KUBERNETES)/go.sum
 	@command -v go >/dev/null || { echo "peers: no go on PATH" >&2; exit 2; }
-	@echo "peers: kube-apiserver $(GITVERSION) into $(PEERS): 11 minutes of a core, the first time"
+	@echo "peers: $* $(GITVERSION) into $(PEERS): some minutes of a core, the first time"
 	@cd $(KUBERNETES) && CGO_ENABLED=0 go build -trimpath -o $@ \
-		-ldflags "-s -w -X k8s.io/component-base/version.gitVersion=$(GITVERSION)" k8s.io/kubernetes/cmd/kube-apiserver
+		-ldflags "-s -w -X k8s.io/component-base/version.gitVersion=$(GITVERSION)" k8s.io/kubernetes/cmd/$*
 
 test-peers: $(SYNCED) peers
-	@echo "test-peers: the provider of Kubernetes on a real kube-apiserver; needs etcd on PATH"
+	@echo "test-peers: the provider of Kubernetes on a real API server and controllers; needs etcd on PATH"
 	@.venv/bin/python -m pytest tests/peers $(ARGS)
 
 faults: $(SYNCED)

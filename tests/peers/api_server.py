@@ -14,6 +14,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
+import yaml
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
@@ -41,10 +42,11 @@ RBAC = "rbac.authorization.k8s.io"
 CRD = Kind(
     "CustomResourceDefinition", "apiextensions.k8s.io", "v1", "customresourcedefinitions", namespaced=False
 )
+REPLICA_SET = Kind("ReplicaSet", "apps", "v1", "replicasets")
 KINDS = {
     kind.name: kind
     for kind in (
-        *(*COMMANDED.values(), EVENT, NODE, POD, CRD),
+        *(*COMMANDED.values(), REPLICA_SET, EVENT, NODE, POD, CRD),
         Kind("Namespace", "", "v1", "namespaces", namespaced=False),
         Kind("ServiceAccount", "", "v1", "serviceaccounts"),
         Kind("Role", RBAC, "v1", "roles"),
@@ -96,6 +98,30 @@ class ApiServer:
         configuration.ssl_ca_cert = str(self.folder / "server.crt")
         return Api(ApiClient(configuration), **limits)
 
+    def kubeconfig(self) -> Path:
+        """Of an administrator, for the controllers."""
+        path = self.folder / "kubeconfig"
+        cluster = {"server": self.url, "certificate-authority": str(self.folder / "server.crt")}
+        context = {"cluster": "peer", "user": "admin"}
+        config = {
+            "apiVersion": "v1",
+            "kind": "Config",
+            "current-context": "peer",
+            "clusters": [{"name": "peer", "cluster": cluster}],
+            "users": [{"name": "admin", "user": {"token": "admin"}}],
+            "contexts": [{"name": "peer", "context": context}],
+        }
+        path.write_text(yaml.safe_dump(config))
+        return path
+
+    def start_pods(self) -> None:
+        """Do what nodes do: every pod runs and is ready."""
+        ready = {"type": "Ready", "status": "True"}
+        for pod in self._all(Place(POD, "shop")):
+            if pod["status"].get("phase") != "Running":
+                body = {"status": {"phase": "Running", "conditions": [ready]}}
+                self.edit("pods", "shop", pod["metadata"]["name"], body, "kubelet")
+
     def ready(self) -> bool:
         context = ssl.create_default_context(cafile=str(self.folder / "server.crt"))
         with contextlib.suppress(OSError):
@@ -117,7 +143,7 @@ class ApiServer:
         self.patches.clear()
         self.before_patch.clear()
         self.restricted = False
-        for kind in (*COMMANDED.values(), EVENT, NODE, POD):
+        for kind in (*COMMANDED.values(), REPLICA_SET, EVENT, NODE, POD):
             for namespace in ("shop", "default") if kind.namespaced else ("",):
                 self._delete_all(Place(kind, namespace))
         self.clean_roles()

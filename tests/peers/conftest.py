@@ -109,3 +109,20 @@ def floor(cluster: Cluster) -> Cluster:
     cluster.state.put("horizontalpodautoscalers", kube.hpa())
     cluster.state.put("deployments", kube.deployment())
     return cluster
+
+
+@pytest.fixture
+def controllers(floor: Cluster, peer: ApiServer, tmp_path: Path) -> Generator[Cluster]:
+    """The cluster with the controllers of Deployments, ReplicaSets and autoscalers, and no metrics."""
+    binary = PEERS / "kube-controller-manager"
+    assert binary.exists(), f"{binary} is not there: make peers"
+    flags = {
+        "kubeconfig": peer.kubeconfig(),
+        "leader-elect": "false",
+        "secure-port": 0,
+        "controllers": "deployment-controller,replicaset-controller,horizontal-pod-autoscaler-controller",
+        "horizontal-pod-autoscaler-sync-period": "1s",
+    }
+    words = [f"--{name}={value}" for name, value in flags.items()]
+    with running(binary, *words, log=tmp_path / "kube-controller-manager.log"):
+        yield floor

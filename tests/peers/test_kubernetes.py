@@ -17,7 +17,10 @@ from tests.unit.pipeline.providers.test_kubernetes import (
     FLOOR,
     Cluster,
     apply,
+    counts,
+    eventually,
     observe,
+    order,
     run_all,
     shared_cluster,
 )
@@ -107,3 +110,22 @@ def test_a_frozen_api_server_applies_a_late_patch_before_the_next_command_or_nev
     assert written["metadata"]["annotations"]["leadtime.dev/epoch"] == "11"
     with pytest.raises(Rejected, match="older-epoch"):
         apply(floor.provider(FLOOR), 7, epoch=10)
+
+
+def test_a_floor_takes_effect_without_metrics_and_the_autoscaler_stays(
+    controllers: Cluster, peer: ApiServer
+) -> None:
+    """Command to pods through the real controllers; a lower floor leaves what the autoscaler holds."""
+    provider = controllers.provider(FLOOR)
+    assert apply(provider, 17, epoch=10).after == 17
+
+    def started(ready: int) -> bool:
+        peer.start_pods()
+        return counts(observe(provider)) == (ready, 0, 0)
+
+    eventually(lambda: sum(counts(observe(provider))) == 17)
+    eventually(lambda: started(17))
+    assert apply(provider, 3, epoch=11).after == 3
+    time.sleep(3.0)  # three syncs of the autoscaler
+    assert counts(observe(provider)) == (17, 0, 0)
+    assert observe(provider).command_id == order(3, 11)["id"]  # nobody has fought

@@ -3,4 +3,7 @@
 // Package peers keeps in go.mod what `make peers` builds.
 package peers
 
-import _ "k8s.io/kubernetes/cmd/kube-apiserver"
+import (
+	_ "k8s.io/kubernetes/cmd/kube-apiserver"
+	_ "k8s.io/kubernetes/cmd/kube-controller-manager"
+)
