@@ -5,7 +5,7 @@ from typing import Final
 
 from pipeline.errors import Rejected
 from pipeline.providers.kubernetes.api import Api, Call
-from pipeline.providers.kubernetes.marks import MANAGER, pause_of, state_of
+from pipeline.providers.kubernetes.marks import MANAGER, pause_of, state_of, stated_count
 from pipeline.providers.kubernetes.observation import watched_for, workload_of
 from pipeline.providers.kubernetes.resources import (
     ACCESS_REVIEW,
@@ -103,11 +103,9 @@ def _fault(call: Call, resource: Resource) -> str | None:
     """What hinders a target that may be read and written; a patch that changes nothing is tried last."""
     try:
         obj = call.get(resource.place)
-        state = state_of(resource, obj)
-        if state.count is None:
-            return f"{resource.place} is dynamic: only a static one, with spec.replicas, has a count"
+        count = stated_count(resource, state_of(resource, obj))
         refuse_hindered(call, resource.place, obj)
-        body = {"spec": {resource.kind.count: state.count}}
+        body = {"spec": {resource.kind.count: count}}
         subresource = "scale" if resource.by_scale else ""
         call.patch(resource.place, body, manager=MANAGER, subresource=subresource, dry_run=True)
     except Rejected as error:

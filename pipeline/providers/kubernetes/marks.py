@@ -17,6 +17,7 @@ import json
 from dataclasses import dataclass
 from typing import Any, Final
 
+from pipeline.errors import Rejected
 from pipeline.providers.kubernetes.resources import Object, Resource, count_of
 
 PREFIX: Final = "leadtime.dev/"
@@ -79,6 +80,17 @@ def state_of(resource: Resource, obj: Object) -> State:
     if generation is None:  # HorizontalPodAutoscalers have none
         generation = 1 if mark is None else mark.generation + (mark.desired != count)
     return State(count, int(generation), mark, owner)
+
+
+def stated_count(resource: Resource, state: State) -> int:
+    """The count of an object that has one.
+
+    Raises:
+        Rejected: it has none.
+    """
+    if state.count is None:
+        raise Rejected(f"{resource.place} is dynamic: only a static one, with spec.replicas, has a count")
+    return state.count
 
 
 def annotations(mark: Mark, uid: str) -> dict[str, str]:

@@ -16,7 +16,7 @@ from pipeline.errors import Rejected, Retryable
 from pipeline.logs import get_logger
 from pipeline.providers.base import Observation
 from pipeline.providers.kubernetes.api import LIST_S, WATCH_S, Api, Call, Gone, Stream
-from pipeline.providers.kubernetes.marks import MANAGER, state_of
+from pipeline.providers.kubernetes.marks import MANAGER, state_of, stated_count
 from pipeline.providers.kubernetes.resources import (
     AUTOSCALERS,
     NODE,
@@ -211,17 +211,14 @@ class Cluster:
         if obj is None:
             return Observation(0, 0, {}, generation=0)
         state = state_of(resource, obj)
-        if state.count is None:
-            raise Rejected(f"{resource.place} is dynamic: only a static one, with spec.replicas, has a count")
+        count = stated_count(resource, state)
         if resource.kind is NODE_POOL:
-            seen = _nodes(obj, state.count, self._watch(Place(NODE)).all(), now_s)
+            seen = _nodes(obj, count, self._watch(Place(NODE)).all(), now_s)
         else:
-            seen = self._pods(resource, obj, state.count)
+            seen = self._pods(resource, obj, count)
         owner = MANAGER if state.ours else state.owner or "unknown"
         command_id = state.mark.command if state.mark is not None and state.ours else ""
-        return Observation(
-            **seen, generation=state.generation, command_id=command_id, managed_by=owner
-        )  # what is billed, nobody here knows
+        return Observation(**seen, generation=state.generation, command_id=command_id, managed_by=owner)
 
     def _pods(self, resource: Resource, obj: Object, count: int) -> dict[str, Any]:
         """Counts of a target's pods: of an autoscaler's, at least its floor are wanted."""

@@ -26,6 +26,7 @@ from pipeline.providers.kubernetes.marks import (
     annotations,
     manager,
     state_of,
+    stated_count,
 )
 from pipeline.providers.kubernetes.observation import Cluster
 from pipeline.providers.kubernetes.resources import (
@@ -121,15 +122,14 @@ class KubernetesProvider(Provider):
         state, metadata = state_of(resource, obj), obj["metadata"]
         if state.mark is not None and command["epoch"] <= state.mark.epoch:
             raise Rejected("older-epoch")
-        if state.count is None:
-            raise Rejected(f"{resource.place} is dynamic: only a static one, with spec.replicas, has a count")
+        count = stated_count(resource, state)
         refuse_hindered(call, resource.place, obj)
         most = most_of(resource.kind, obj)
         desired = max(command["desired"], resource.kind.least)
         desired = desired if most is None else min(desired, most)
-        generation = state.generation + (desired != state.count)
-        original = state.mark.original if state.mark is not None and state.ours else state.count
-        mark = Mark(command["id"], command["epoch"], state.count, desired, original, now_s, generation)
+        generation = state.generation + (desired != count)
+        original = state.mark.original if state.mark is not None and state.ours else count
+        mark = Mark(command["id"], command["epoch"], count, desired, original, now_s, generation)
         return Change(resource, state, str(metadata["resourceVersion"]), str(metadata["uid"]), mark)
 
     def _write(self, call: Call, change: Change, command: Record) -> Result:
