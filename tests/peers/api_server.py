@@ -56,6 +56,7 @@ KINDS = {
     )
 }
 BY_PLURAL = {kind.plural: kind for kind in KINDS.values()}
+READY_S = 120.0
 MADE_BY_THE_SERVER = ("uid", "resourceVersion", "generation", "managedFields", "creationTimestamp")
 
 
@@ -75,6 +76,7 @@ class ApiServer:
     patches: list[tuple[Key, str, Object]] = field(default_factory=list[tuple[Key, str, Object]])
     restricted: bool = False
     before_patch: list[Callable[[], object]] = field(default_factory=list[Callable[[], object]])
+    command: list[str] = field(default_factory=list[str])
     process: subprocess.Popen[bytes] | None = None
 
     def __post_init__(self) -> None:
@@ -122,7 +124,7 @@ class ApiServer:
                 body = {"status": {"phase": "Running", "conditions": [ready]}}
                 self.edit("pods", "shop", pod["metadata"]["name"], body, "kubelet")
 
-    def ready(self) -> bool:
+    def _is_ready(self) -> bool:
         context = ssl.create_default_context(cafile=str(self.folder / "server.crt"))
         with contextlib.suppress(OSError):
             return urllib.request.urlopen(f"{self.url}/readyz", context=context, timeout=2).status == 200
@@ -155,6 +157,22 @@ class ApiServer:
                 self._delete_all(Place(KINDS[name], namespace), "leadtime")
         for name in ("ClusterRole", "ClusterRoleBinding"):
             self._delete_all(Place(KINDS[name]), "leadtime")
+
+    def start(self) -> None:
+        """Start the server's process, and wait until it answers."""
+        log = self.folder / "kube-apiserver.log"
+        with log.open("ab") as out:
+            self.process = subprocess.Popen(self.command, stdout=out, stderr=out)
+        deadline = time.monotonic() + READY_S
+        while not self._is_ready():
+            assert time.monotonic() < deadline, log.read_text()[-3000:]
+            time.sleep(0.2)
+
+    def stop(self) -> None:
+        """Kill the server's process."""
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait()
 
     def freeze(self, *, thaw: bool = False) -> None:
         """Stop the server's process where it is, or let it go on."""

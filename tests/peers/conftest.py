@@ -3,7 +3,6 @@
 import os
 import shutil
 import subprocess
-import time
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -17,7 +16,6 @@ from tests.unit.pipeline.providers import kubernetes_server as kube
 from tests.unit.pipeline.providers.test_kubernetes import Cluster
 
 PEERS = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "leadtime" / "peers"
-READY_S = 120.0
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -74,12 +72,9 @@ def peer(tmp_path_factory: pytest.TempPathFactory) -> Generator[ApiServer]:
             "service-account-signing-key-file": folder / "server.key",
         }
         words = [f"--{name}={value}" for name, value in flags.items()]
-        log = folder / "kube-apiserver.log"
-        server.process = stack.enter_context(running(binary, *words, log=log))
-        deadline = time.monotonic() + READY_S
-        while not server.ready():
-            assert time.monotonic() < deadline, log.read_text()[-3000:]
-            time.sleep(0.2)
+        server.command = [str(binary), *words]
+        stack.callback(server.stop)
+        server.start()
         server.prepare()
         yield server
 

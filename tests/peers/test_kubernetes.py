@@ -1,6 +1,7 @@
 """The provider on a real kube-apiserver: what the contract server was believed to do, and the roles as they are."""
 
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import yaml
 from pipeline.errors import Rejected, Retryable
 from pipeline.providers.kubernetes.api import Gone
 from pipeline.providers.kubernetes.checks import live_faults
+from pipeline.providers.kubernetes.observation import BROKEN_S
 from pipeline.providers.kubernetes.resources import Place
 from tests.peers.api_server import ApiServer
 from tests.unit.pipeline.providers import test_kubernetes as contract
@@ -129,3 +131,26 @@ def test_a_floor_takes_effect_without_metrics_and_the_autoscaler_stays(
     time.sleep(3.0)  # three syncs of the autoscaler
     assert counts(observe(provider)) == (17, 0, 0)
     assert observe(provider).command_id == order(3, 11)["id"]  # nobody has fought
+
+
+def test_an_api_server_that_was_down_is_followed_again(floor: Cluster, peer: ApiServer) -> None:
+    provider = floor.provider(FLOOR)
+    apply(provider, 7, epoch=10)
+    peer.stop()
+    try:
+        with pytest.raises(Retryable, match="no answer from the API server"):
+            apply(provider, 8, epoch=11)
+        time.sleep(BROKEN_S + 1)
+        with pytest.raises(Retryable, match="nothing was heard of"):
+            observe(provider)
+    finally:
+        peer.start()
+    assert apply(floor.provider(FLOOR), 8, epoch=11).before == 7
+    peer.edit("deployments", "shop", "web", {"spec": {"replicas": 11}})
+
+    def followed() -> bool:
+        with suppress(Retryable):
+            return sum(counts(observe(provider))[:2]) == 11
+        return False
+
+    eventually(followed, within_s=60)

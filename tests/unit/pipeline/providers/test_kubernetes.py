@@ -43,8 +43,8 @@ WITHIN_S = 10.0
 NOW_S = 900.0
 
 
-def eventually(check: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + WITHIN_S
+def eventually(check: Callable[[], bool], within_s: float = WITHIN_S) -> None:
+    deadline = time.monotonic() + within_s
     while not check():
         assert time.monotonic() < deadline
         time.sleep(0.01)
