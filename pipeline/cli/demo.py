@@ -220,8 +220,8 @@ def _show(figures: dict[str, Any], page: Path) -> None:
     table.add_row("cost", *costs)
     if figures["shared_nodes"]:
         of = figures["shared_nodes"]
-        costs = (money(of[name], figures["currency"]) for name in ("cost", "cost_alone"))
-        table.add_row("  of it shared nodes; each app on its own", *costs)
+        table.add_row("  of it shared nodes", money(of["cost"], figures["currency"]), "")
+        table.add_row("  (each app on its own)", money(of["cost_alone"], figures["currency"]), "")
     table.add_row("95 % intervals hold", percent(figures["coverage_95"]), "")
     table.add_row("records", f"{figures['records']:,}", "")
     table.add_row("users, apps, ticks", f"{figures['users']}, {figures['apps']}, {figures['ticks']}", "")
