@@ -53,8 +53,10 @@ class Example:
         example, on = tomllib.loads(FILE.read_text()), [p for p in self.policies if p["app"] in apps]
         units = {policy["app"]: _amounts(policy["unit"]) for policy in on}
         first = min(units)
-        nodes = node_offers(units, [p for p in self.prices if p["commitment_id"] == first], units[first])
-        nodes = [node | {"commitment_id": group} for node in nodes]
+        offers = [p for p in self.prices if p["commitment_id"] == first]
+        nodes: list[Record] = [
+            node | {"commitment_id": group} for node in node_offers(units, offers, units[first])
+        ]
         metrics = sorted({metric for unit in units.values() for metric in unit})
         together = {m: sum(unit.get(m, 0.0) for unit in units.values()) for m in metrics}
         policy: Record = {
