@@ -130,6 +130,8 @@ class OfferCapacity(_Part):
         generation, managed_by, command_id: who set the desired count last; see `capacity_observed`.
         answer: to the newest command.
         allocatable: by metric, what one instance was reported to have for replicas.
+        pending_ready_s: for each pending instance that is expected, seconds until it serves.
+        reason: why pending ones have no node; empty where they have.
         in_force: count that the provider last accepted; None: no command was sent yet.
         late: instances of it that should have been ready by now.
         state, detail: what is wrong, as a word and in words; empty where nothing is.
@@ -148,6 +150,8 @@ class OfferCapacity(_Part):
     command_id: str | None
     answer: CommandAnswer | None
     allocatable: tuple[ReportedAmount, ...]
+    pending_ready_s: tuple[float, ...] = ()
+    reason: str = ""
     in_force: int | None
     late: int
     state: str
