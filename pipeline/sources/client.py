@@ -40,6 +40,8 @@ _UNITS: Final = {
 }
 ASK_S, ASK_AGAIN_S = 5.0, 60.0
 """How long a sample without an interval waits for Kafka to tell the tick, and when the next one asks again."""
+EXPIRED_S: Final = 3.0
+"""After its timeout a record has failed within so long: librdkafka looks for such once a second."""
 _SCOPES: Final = ("USER", "SHARED", "APP", "INSTANCE")
 
 
@@ -279,7 +281,7 @@ class Telemetry:
                 first reason. The object can be used further; what failed is not sent again.
         """
         try:
-            self._outputs.flush(self._timeout_s + 1.0)  # a record's own timeout gives the better reason
+            self._outputs.flush(self._timeout_s + EXPIRED_S)  # a record's own timeout gives the better reason
         except NotDelivered:
             self._outputs.forget_failures()
             raise
