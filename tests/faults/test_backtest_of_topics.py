@@ -34,6 +34,7 @@ def groups(settings: Settings) -> set[str]:
     return {group.group_id for group in found.valid}
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_topics_run_again_give_what_was_published(
     installation: Settings,
