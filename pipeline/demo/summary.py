@@ -58,20 +58,14 @@ class OwnInstances:
     @classmethod
     def of(cls, app: str, example: Example, watch: Watch) -> "OwnInstances":
         """Of an app of an example in which it has instances of its own."""
-        policy = policies_of(example, watch)[app]
-        prices = [
-            _full("price", p, watch) for p in example.prices if p["commitment_id"] == policy.allocation_group
-        ]
-        return cls(policy, prices, example.starting[app])
+        record = next(policy for policy in example.policies if policy["app"] == app)
+        group = record["allocation_group"]
+        prices = [_full("price", price, watch) for price in example.prices if price["commitment_id"] == group]
+        return cls(policy_of(_full("policy", record, watch)), prices, example.starting[app])
 
     def carried(self) -> dict[str, int]:
         """Replicas on an instance, by offer."""
         return {p["offer_id"]: replicas_per_instance(offer_of(p), self.policy) for p in self.prices}
-
-
-def policies_of(example: Example, watch: Watch) -> dict[str, Policy]:
-    """An example's policies by app."""
-    return {p["app"]: policy_of(_full("policy", p, watch)) for p in example.policies}
 
 
 def _full(schema: str, record: Record, watch: Watch) -> Record:
@@ -251,7 +245,8 @@ def outcome(watch: Watch, example: Example, own: Example, window: TickWindow) ->
         own: the same with instances of each app's own.
         window: ticks of the run.
     """
-    policies = {app: of for app, of in sorted(policies_of(example, watch).items()) if app != example.group}
+    of_apps = [_full("policy", p, watch) for p in example.policies if p["app"] != example.group]
+    policies = {p["app"]: policy_of(p) for p in sorted(of_apps, key=lambda p: p["app"])}
     runs = [
         app_run(app, watch, policy, OwnInstances.of(app, own, watch), window)
         for app, policy in policies.items()

@@ -1,8 +1,6 @@
 """The embedded Kafka itself: it keeps what it was given, says why it fails, and ends when we do."""
 
 import asyncio
-import datetime
-import ipaddress
 import json
 import signal
 import subprocess
@@ -17,9 +15,6 @@ import pytest
 from aiokafka import AIOKafkaProducer
 from confluent_kafka import Consumer, KafkaError, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 from faust.transport.drivers.aiokafka import credentials_to_aiokafka_auth
 
 from pipeline.errors import Unreachable, UsageError
@@ -27,6 +22,7 @@ from pipeline.kafka.connection import connection, faust_credentials, reachable
 from pipeline.kafka.embedded import EmbeddedKafka
 from pipeline.runtime.cluster import cluster
 from pipeline.settings import Settings
+from tests.certificates import self_signed
 
 PASSWORD = 'p"a\\s,s;w=o${r}d é'
 
@@ -146,35 +142,6 @@ def test_temporary_data_is_removed_and_the_process_is_gone() -> None:
     assert not data.exists()
 
 
-def certificate(folder: Path) -> Path:
-    """A PEM file with a key and a certificate for 127.0.0.1 that it signs itself."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "leadtime test")])
-    now = datetime.datetime.now(datetime.UTC)
-    signed = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(hours=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(
-            x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False
-        )
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    path = folder / "broker.pem"
-    path.write_bytes(
-        key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
-        + signed.public_bytes(serialization.Encoding.PEM)
-    )
-    return path
-
-
 async def send_as_faust_does(settings: Settings, topic: str, value: bytes) -> None:
     assert settings.bootstrap is not None
     options = credentials_to_aiokafka_auth(faust_credentials(settings))
@@ -184,7 +151,7 @@ async def send_as_faust_does(settings: Settings, topic: str, value: bytes) -> No
 
 @pytest.mark.parametrize("protocol", ["SASL_PLAINTEXT", "SASL_SSL"])
 def test_both_clients_authenticate_alike(protocol: str, tmp_path: Path) -> None:
-    tls = certificate(tmp_path) if protocol == "SASL_SSL" else None
+    tls = self_signed(tmp_path) if protocol == "SASL_SSL" else None
     with EmbeddedKafka(sasl={"ann": PASSWORD, "bob": "other"}, tls=tls) as kafka:
         assert kafka.options["security.protocol"] == protocol
         settings = Settings(bootstrap=kafka.bootstrap, kafka=kafka.options)

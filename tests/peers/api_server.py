@@ -9,16 +9,10 @@ import time
 import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
 import yaml
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import rsa
-from cryptography.x509.oid import NameOID
 from kubernetes.client.api_client import ApiClient
 from kubernetes.client.configuration import Configuration
 
@@ -97,13 +91,13 @@ class ApiServer:
     def _api(self, token: str, **limits: Any) -> Api:
         configuration = Configuration(host=self.url, retries=False)  # type: ignore[arg-type]
         configuration.api_key["BearerToken"] = f"Bearer {token}"
-        configuration.ssl_ca_cert = str(self.folder / "server.crt")
+        configuration.ssl_ca_cert = str(self.folder / "server.pem")
         return Api(ApiClient(configuration), **limits)
 
     def kubeconfig(self) -> Path:
         """Of an administrator, for the controllers."""
         path = self.folder / "kubeconfig"
-        cluster = {"server": self.url, "certificate-authority": str(self.folder / "server.crt")}
+        cluster = {"server": self.url, "certificate-authority": str(self.folder / "server.pem")}
         context = {"cluster": "peer", "user": "admin"}
         config = {
             "apiVersion": "v1",
@@ -125,7 +119,7 @@ class ApiServer:
                 self.edit("pods", "shop", pod["metadata"]["name"], body, "kubelet")
 
     def _is_ready(self) -> bool:
-        context = ssl.create_default_context(cafile=str(self.folder / "server.crt"))
+        context = ssl.create_default_context(cafile=str(self.folder / "server.pem"))
         with contextlib.suppress(OSError):
             return urllib.request.urlopen(f"{self.url}/readyz", context=context, timeout=2).status == 200
         return False
@@ -287,29 +281,3 @@ def free_ports(count: int) -> list[int]:
     for sock in sockets:
         sock.close()
     return ports
-
-
-def self_signed(folder: Path) -> None:
-    """A key and a certificate for 127.0.0.1, in `server.key` and `server.crt`."""
-    key = rsa.generate_private_key(65537, 2048)
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
-    now = datetime.now(UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    private = key.private_bytes(
-        serialization.Encoding.PEM,
-        serialization.PrivateFormat.TraditionalOpenSSL,
-        serialization.NoEncryption(),
-    )
-    (folder / "server.key").write_bytes(private)
-    (folder / "server.crt").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from pipeline.providers.kubernetes.api import Call
-from tests.peers.api_server import ApiServer, free_ports, self_signed
+from tests.certificates import self_signed
+from tests.peers.api_server import ApiServer, free_ports
 from tests.unit.pipeline.providers import kubernetes_server as kube
 from tests.unit.pipeline.providers.test_kubernetes import Cluster
 
@@ -42,7 +43,7 @@ def peer(tmp_path_factory: pytest.TempPathFactory) -> Generator[ApiServer]:
     assert etcd is not None, "etcd is not there: Debian has it in etcd-server"
     folder = tmp_path_factory.mktemp("peer")
     store, store_peer, port = free_ports(3)
-    self_signed(folder)
+    certificate = self_signed(folder)
     server = ApiServer(f"https://127.0.0.1:{port}", folder)
     urls = f"http://127.0.0.1:{store}", f"http://127.0.0.1:{store_peer}"
     with ExitStack() as stack:
@@ -61,15 +62,15 @@ def peer(tmp_path_factory: pytest.TempPathFactory) -> Generator[ApiServer]:
             "etcd-servers": urls[0],
             "secure-port": port,
             "bind-address": "127.0.0.1",
-            "tls-cert-file": folder / "server.crt",
-            "tls-private-key-file": folder / "server.key",
+            "tls-cert-file": certificate,
+            "tls-private-key-file": certificate,
             "service-cluster-ip-range": "10.0.0.0/24",
             "token-auth-file": server.tokens(),
             "authorization-mode": "RBAC",
             "disable-admission-plugins": "ServiceAccount",
             "service-account-issuer": "https://leadtime.test",
-            "service-account-key-file": folder / "server.key",
-            "service-account-signing-key-file": folder / "server.key",
+            "service-account-key-file": certificate,
+            "service-account-signing-key-file": certificate,
         }
         words = [f"--{name}={value}" for name, value in flags.items()]
         server.command = [str(binary), *words]

@@ -29,6 +29,7 @@ from pipeline.providers.kubernetes.resources import (
     Resource,
     quantity,
 )
+from pipeline.wire.commands import REPLICAS
 
 QUIET_S: Final = WATCH_S + 10.0
 """Silence of a watch in which nothing changes: it ends, and begins again, more often."""
@@ -126,8 +127,8 @@ class Watch:
                 self._version, wait_s = "", SHORTEST_WAIT_S
             except (Retryable, Rejected) as error:
                 self._failed(error)
-                asked_s = error.retry_after if isinstance(error, Retryable) else 0.0
-                wait_s = min(max(SHORTEST_WAIT_S, 2 * wait_s, asked_s), MOST_WAIT_S)
+                requested_s = error.retry_after if isinstance(error, Retryable) else 0.0
+                wait_s = min(max(SHORTEST_WAIT_S, 2 * wait_s, requested_s), MOST_WAIT_S)
             except Exception as error:  # a defect of ours or the library's must not end the watch
                 self._failed(Retryable(f"watch of {self.place}: {error!r}", MOST_WAIT_S))
                 self._version, wait_s = "", MOST_WAIT_S
@@ -227,15 +228,15 @@ class Cluster:
         if workload is None:
             reason = f"{place} is gone"
             return {"ready": 0, "pending": count, "allocatable": {}, "reason": reason}
-        status, asked = workload.get("status", {}), workload.get("spec", {}).get("replicas", 1)
-        wanted = max(count, asked)
+        status, replicas = workload.get("status", {}), workload.get("spec", {}).get("replicas", 1)
+        wanted = max(count, replicas)
         ready = min(status.get("readyReplicas", 0), wanted)
         reason = self._why(resource, obj, workload) if ready < wanted else ""
         return {
             "ready": ready,
             "pending": wanted - ready,
             "draining": max(0, status.get("replicas", 0) - wanted),
-            "allocatable": _requests(workload) if resource.ref.endswith("/replicas") else {},
+            "allocatable": _requests(workload) if resource.ref.endswith(f"/{REPLICAS}") else {},
             "reason": reason,
         }
 
@@ -362,11 +363,11 @@ def _condition(obj: Object, wrong: dict[str, str]) -> str:
 def _requests(workload: Object) -> dict[str, float]:
     """What one pod asks for, by metric, as far as all its containers say."""
     containers = workload.get("spec", {}).get("template", {}).get("spec", {}).get("containers") or []
-    asked = [container.get("resources", {}).get("requests", {}) for container in containers]
+    requests = [container.get("resources", {}).get("requests", {}) for container in containers]
     return {
-        size: sum(quantity(request[size]) for request in asked)
+        size: sum(quantity(request[size]) for request in requests)
         for size in SIZES
-        if asked and all(size in request for request in asked)
+        if requests and all(size in request for request in requests)
     }
 
 

@@ -180,9 +180,9 @@ class ApiServer:
         with self.changed:
             if place.plural == "selfsubjectaccessreviews":
                 assert body is not None
-                asked = body["spec"]["resourceAttributes"]
+                wanted = body["spec"]["resourceAttributes"]
                 allowed = self._allows(
-                    asked["verb"], asked["group"], asked["resource"], asked["subresource"], asked["name"]
+                    wanted["verb"], wanted["group"], wanted["resource"], wanted["subresource"], wanted["name"]
                 )
                 return body | {"metadata": {}, "status": {"allowed": allowed}}
             self._authorize(method, place, query)

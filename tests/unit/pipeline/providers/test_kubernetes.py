@@ -128,23 +128,23 @@ def test_a_command_sets_the_count_and_leaves_its_mark_in_one_patch(
     if plural != "deployments":
         cluster.state.put("deployments", kube.deployment())
     provider = cluster.provider(resource)
-    asked = order(7)
-    first = provider.apply(asked, NOW_S)
+    seven = order(7)
+    first = provider.apply(seven, NOW_S)
     assert (first.before, first.after, first.partial) == (2, 7, False)
     ((key, manager, written),) = cluster.state.patches
     assert (key[0], written["spec"][field]) == (plural, 7)
     notes = written["metadata"].get("annotations", {})
     if resource.by_scale:
-        assert manager == f"leadtime:10:{asked['id']}"
+        assert manager == f"leadtime:10:{seven['id']}"
         assert notes == {}
     else:
         named = [notes[f"leadtime.dev/{name}"] for name in ("command", "epoch", "desired")]
-        assert named == [asked["id"], "10", "7"]
+        assert named == [seven["id"], "10", "7"]
     (event,) = cluster.state.events()
-    assert event == f"{field} 2 → 7, plan {asked['plan_id']}, epoch 10"
+    assert event == f"{field} 2 → 7, plan {seven['plan_id']}, epoch 10"
     seen = observe(provider)
-    assert (seen.command_id, seen.generation, seen.managed_by) == (asked["id"], first.generation, "leadtime")
-    again = provider.apply(asked, NOW_S + 60)
+    assert (seen.command_id, seen.generation, seen.managed_by) == (seven["id"], first.generation, "leadtime")
+    again = provider.apply(seven, NOW_S + 60)
     assert (again.after, again.generation) == (first.after, first.generation)
     assert again == first or resource.by_scale  # which does not say what there was before
     assert len(cluster.state.patches) == 1

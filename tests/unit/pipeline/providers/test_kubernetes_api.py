@@ -15,10 +15,6 @@ from typing import Any
 
 import pytest
 import urllib3.exceptions
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from kubernetes.client.exceptions import ApiException
@@ -28,6 +24,7 @@ from pipeline.errors import Rejected, Retryable, UsageError
 from pipeline.providers.kubernetes.api import CALL_S, Api, Conflict, Gone, NotFound, connect
 from pipeline.providers.kubernetes.resources import HPA, NODE, Place, quantity
 from pipeline.stages.actuator.executor import Executor
+from tests.certificates import self_signed
 from tests.unit.pipeline.providers import kubernetes_server as kube
 from tests.unit.pipeline.providers.kubernetes_server import Fault, Refused, Served, served
 
@@ -224,26 +221,8 @@ def test_pages_that_never_end_are_given_up(server: Served) -> None:
 
 
 def test_a_certificate_of_somebody_else_is_refused(tmp_path: Path) -> None:
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "somebody else")])
-    now = datetime.now(UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + timedelta(days=1))
-        .sign(key, hashes.SHA256())
-    )
-    pem = tmp_path / "server.pem"
-    private = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    pem.write_bytes(private + certificate.public_bytes(serialization.Encoding.PEM))
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(pem)
+    context.load_cert_chain(self_signed(tmp_path))
     with served(lambda sock: context.wrap_socket(sock, server_side=True), "https") as tls:
         with pytest.raises(Retryable, match="certificate verify failed") as refused:
             tls.api().call().get(PLACE)

@@ -57,17 +57,17 @@ class Interleavings(RuleBasedStateMachine):
 
     def _apply(self, number: int, fault: Fault | None = None) -> None:
         """Apply a command; its answers, where there are several, are the same."""
-        asked = self.commands[number]
+        order = self.commands[number]
         self.state.faults[:] = [fault] if fault is not None else []
         try:
-            result = self.provider.apply(asked, 100.0)
+            result = self.provider.apply(order, 100.0)
         except (Retryable, Rejected):
             return
         finally:
             self.state.faults.clear()
         answer = result.before, result.after
-        assert self.answers.setdefault(asked["id"], answer) == answer
-        assert result.after == asked["desired"]
+        assert self.answers.setdefault(order["id"], answer) == answer
+        assert result.after == order["desired"]
 
     def _next(self, desired: int) -> int:
         epoch = len(self.commands) + 1
@@ -139,10 +139,10 @@ class Interleavings(RuleBasedStateMachine):
 
     @invariant()
     def what_was_written_is_what_was_commanded(self) -> None:
-        desired = {asked["id"]: asked["desired"] for asked in self.commands}
+        desired = {order["id"]: order["desired"] for order in self.commands}
         for _, _, written in list(self.state.patches):
-            asked = written["metadata"]["annotations"][f"{PREFIX}command"]
-            assert written["spec"][self.place.kind.count] == desired[asked]
+            command_id = written["metadata"]["annotations"][f"{PREFIX}command"]
+            assert written["spec"][self.place.kind.count] == desired[command_id]
 
 
 class OfDeployments(Interleavings):
