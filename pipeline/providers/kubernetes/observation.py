@@ -100,10 +100,9 @@ class Watch:
         return list(self._known().values())
 
     def note(self, obj: Object) -> None:
-        """Keep what a request returned, unless the watch knows a newer version."""
+        """Keep what a request returned, unless a newer version is known; a list that was read before it too."""
         with self._lock:
-            if self._listed.is_set():
-                self._put(obj)
+            self._put(obj)
 
     def _known(self) -> dict[str, Object]:
         if not self._listed.wait(FIRST_S if self.fault is None else 0.0) or self.heard_s is None:
@@ -140,8 +139,11 @@ class Watch:
 
     def _list(self) -> None:
         objects, self._version = self.api.call(LIST_S).list(self.place, selector=self.selector)
+        listed = {obj["metadata"]["name"]: obj for obj in objects}
         with self._lock:
-            self.objects = {obj["metadata"]["name"]: obj for obj in objects}
+            read_at = _number(self._version)
+            noted = {name: obj for name, obj in self.objects.items() if _version(obj) > read_at}
+            self.objects = listed | noted
             self._heard()
         self._listed.set()
 
@@ -382,5 +384,8 @@ def _smallest(amounts: list[dict[str, Any]]) -> dict[str, float]:
 
 def _version(obj: Object) -> int:
     """Version of an object, which the API server counts up."""
-    text = str(obj["metadata"].get("resourceVersion", ""))
-    return int(text) if text.isdigit() else 0
+    return _number(str(obj["metadata"].get("resourceVersion", "")))
+
+
+def _number(version: str) -> int:
+    return int(version) if version.isdigit() else 0

@@ -74,6 +74,7 @@ class Fault:
         refused: is answered; body: is answered instead of an object, with status 200.
         lost: done, but the connection ends before the answer; unheard: the connection ends before it is done.
         held: done only when the event is set: the client has given up by then.
+    late: done at once, but answered only when the event is set.
         slow_s: is waited before; finished: set when it is done.
     """
 
@@ -85,6 +86,7 @@ class Fault:
     lost: bool = False
     unheard: bool = False
     held: threading.Event | None = None
+    late: threading.Event | None = None
     slow_s: float = 0.0
     finished: threading.Event = field(default_factory=threading.Event)
 
@@ -458,6 +460,8 @@ class _Handler(BaseHTTPRequestHandler):
         if fault is not None and (fault.lost or fault.held is not None):
             self.close_connection = True
             return
+        if fault is not None and fault.late is not None:
+            fault.late.wait(30)
         self._send(200, answer)
 
     def _before(self, fault: Fault) -> bool:

@@ -390,6 +390,20 @@ def test_failure_scaled_by_hand(cluster: Cluster, resource: Resource) -> None:
     assert apply(provider, 9, epoch=11).before == 5
 
 
+def test_a_command_is_observed_though_the_list_was_read_before_it(cluster: Cluster) -> None:
+    """The first list of a watch is still on its way while a command is applied."""
+    cluster.state.put("nodepools", kube.node_pool())
+    answered = threading.Event()
+    listing = Fault("GET", "nodepools", late=answered)
+    cluster.state.faults.append(listing)
+    provider = cluster.provider(POOL)
+    eventually(lambda: listing.times == 0)
+    ours = apply(provider, 7)
+    answered.set()
+    seen = observe(provider)
+    assert (seen.command_id, seen.generation) == (order(7)["id"], ours.generation)
+
+
 def test_failure_scaled_by_hand_is_a_conflict_of_the_actuator(floor: Cluster) -> None:
     provider = floor.provider(FLOOR)
     actuator = Executor({"kubernetes": provider}, demo_key().keyring)
