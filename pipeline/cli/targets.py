@@ -1,4 +1,4 @@
-"""`leadtime targets`: check the file that says which object of a cluster each target of the commands is."""
+"""`leadtime targets`: check the file that says which object of a cluster or cloud each target of the commands is."""
 
 import json
 from pathlib import Path
@@ -22,7 +22,8 @@ def _targets() -> None:
 def check(
     file: Annotated[Path, typer.Argument(help="TOML file of [[target]] tables.")],
     live: Annotated[
-        bool, typer.Option("--live", help="Also ask the API server for each target, and for our permissions.")
+        bool,
+        typer.Option("--live", help="Also ask the provider's API for each target, and for our permissions."),
     ] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -31,40 +32,36 @@ def check(
     With --live, what would hinder a command is a fault too: a permission that is missing, an object that is not there,
     is paused or has another autoscaler. Nothing is changed.
     """
-    from pipeline.providers.kubernetes.targets import parse_targets
+    from pipeline.providers.integrations import INTEGRATIONS
+    from pipeline.providers.targets import parse_targets
 
-    resources, faults = parse_targets(file)
+    parsed = parse_targets(file, INTEGRATIONS)
+    faults = [*parsed.faults]
     if live and not faults:
-        from pipeline.providers.kubernetes import connected
-
-        api = connected()
-        from pipeline.providers.kubernetes.checks import live_faults
-
         try:
-            faults = live_faults(api, resources)
+            for name, resources in parsed.by_provider().items():
+                faults += INTEGRATIONS[name].live_faults(resources)
         except Retryable as error:
             raise UsageError(str(error)) from None
-        finally:
-            api.close()
-    _print([resource.ref for resource in resources], faults, file, as_json=as_json)
+    _print(parsed.refs, faults, file, as_json=as_json)
 
 
 @targets_app.command("release")
 def release(
     file: Annotated[Path, typer.Argument(help="TOML file of [[target]] tables.")], as_json: AsJson = False
 ) -> None:
-    """Give targets back: the count that somebody else set last, and no annotation of ours. Stop the actuator before.
+    """Give targets back: the count that somebody else set last, and no annotation or tag of ours.
 
-    What cannot be given back is one line each, and the exit status is then 2.
+    Stop the actuator before. What cannot be given back is one line each, and the exit status is then 2.
     """
-    from pipeline.providers.kubernetes import connected
-    from pipeline.providers.kubernetes.targets import read_targets
+    from pipeline.providers.integrations import INTEGRATIONS
+    from pipeline.providers.targets import read_targets
 
-    resources, api = read_targets(file), connected()
-    from pipeline.providers.kubernetes.release import release as give_back
-
-    done, failed = give_back(api, resources)
-    api.close()
+    done: list[str] = []
+    failed: list[str] = []
+    for name, resources in read_targets(file, INTEGRATIONS).by_provider().items():
+        of_done, of_failed = INTEGRATIONS[name].release(resources)
+        done, failed = done + of_done, failed + of_failed
     if as_json:
         print(json.dumps({"released": done, "faults": failed}))
     else:

@@ -21,7 +21,9 @@ from pipeline.errors import AGAIN_EXIT, UsageError
 from pipeline.options import Bootstrap, Prefix, refuse_unused
 
 if TYPE_CHECKING:
-    from pipeline.providers.kubernetes.resources import Resource
+    from contextlib import AbstractContextManager
+
+    from pipeline.providers.base import Provider
     from pipeline.settings import Settings
 
 Supervised = Annotated[bool, typer.Option("--supervised", hidden=True)]
@@ -90,43 +92,41 @@ def actuator(
     supervised: Supervised = False,
 ) -> None:
     """Run the actuator of a provider: apply signed commands, publish results and observed capacity."""
-    resources = _targets(provider, targets, dry_run=dry_run)
+    integration = _integration(provider, targets, dry_run=dry_run)
     settings, stop = _stage(supervised, bootstrap=bootstrap, prefix=prefix)
     from pipeline.stages.actuator import service as actuators
 
-    if resources is None:
+    if integration is None:
         actuators.run(settings, stop=stop)
         return
     if settings.event_time:
         raise UsageError("a cluster has no event time: replays need the local provider")
-    from pipeline.providers.kubernetes import connected
-
-    api = connected()
-    from pipeline.providers.kubernetes.provider import KubernetesProvider
-
-    kubernetes = KubernetesProvider(api, resources, dry_run=dry_run)
-    try:
-        actuators.run(settings, {provider: kubernetes}, stop=stop)
-    finally:
-        kubernetes.close()
+    with integration as made:
+        actuators.run(settings, {provider: made}, stop=stop)
 
 
-def _targets(provider: str, targets: Path | None, *, dry_run: bool) -> "list[Resource] | None":
-    """Targets of a provider; None of the local one, which has what it is commanded.
+def _integration(
+    provider: str, targets: Path | None, *, dry_run: bool
+) -> "AbstractContextManager[Provider] | None":
+    """A provider with the targets of a file, not connected yet; None: the local one, which has what it is commanded.
 
     Raises:
-        UsageError: there is no such provider, the file has faults, or an option has no effect.
+        UsageError: there is no such provider, the file has faults or no target of it, or an option has no effect.
     """
-    if provider not in ("local", "kubernetes"):
-        raise UsageError(f"no provider {provider}: there are local, kubernetes")
+    from pipeline.providers.integrations import INTEGRATIONS
+    from pipeline.providers.targets import read_targets
+
     if provider == "local":
         refuse_unused({"--targets": targets, "--dry-run": dry_run}, "with the local provider")
         return None
+    if provider not in INTEGRATIONS:
+        raise UsageError(f"no provider {provider}: there are {', '.join(['local', *INTEGRATIONS])}")
     if targets is None:
-        raise UsageError("--provider kubernetes needs --targets FILE")
-    from pipeline.providers.kubernetes.targets import read_targets
-
-    return read_targets(targets)
+        raise UsageError(f"--provider {provider} needs --targets FILE")
+    resources = read_targets(targets, INTEGRATIONS).by_provider().get(provider)
+    if not resources:
+        raise UsageError(f"{targets}: no target of {provider}")
+    return INTEGRATIONS[provider].provider(resources, dry_run=dry_run)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,8 @@ from pipeline.cli.inputs import policies_app
 from pipeline.cli.main import app
 from pipeline.inputs.files import read_policies, read_prices
 from pipeline.kafka.topics import TOPICS
-from pipeline.providers.kubernetes.targets import read_targets
+from pipeline.providers.integrations import INTEGRATIONS
+from pipeline.providers.targets import read_targets
 from pipeline.runtime import metrics
 from pipeline.settings import Settings
 from pipeline.wire.codec import published
@@ -206,7 +207,7 @@ def test_policies_prices_and_targets_in_code_blocks_are_accepted(block: Block, t
         checked = CliRunner().invoke(policies_app, ["check", str(file)])
         assert checked.exit_code == 0, checked.output
     elif "target" in tables:
-        assert read_targets(file)
+        assert read_targets(file, INTEGRATIONS).refs
     else:
         assert read_prices(file)
 

@@ -2,10 +2,11 @@
 
 from collections.abc import Iterable
 
-from pipeline.errors import Rejected, Retryable
+from pipeline.errors import Rejected
 from pipeline.providers.kubernetes.api import Api
 from pipeline.providers.kubernetes.marks import MANAGER, NO_MARK, state_of
 from pipeline.providers.kubernetes.resources import Resource
+from pipeline.providers.targets import give_back_each
 
 
 def release(api: Api, resources: Iterable[Resource]) -> tuple[list[str], list[str]]:
@@ -14,14 +15,7 @@ def release(api: Api, resources: Iterable[Resource]) -> tuple[list[str], list[st
     A count that somebody else set since our last command stays. Of a target that is written through `scale` nothing
     says what it was before us.
     """
-    done: list[str] = []
-    failed: list[str] = []
-    for resource in resources:
-        try:
-            done.append(f"target {resource.ref}: {_release(api, resource)}")
-        except (Retryable, Rejected) as error:
-            failed.append(f"target {resource.ref}: {error}")
-    return done, failed
+    return give_back_each(resources, lambda resource: _release(api, resource))
 
 
 def _release(api: Api, resource: Resource) -> str:

@@ -11,6 +11,7 @@ import yaml
 
 from pipeline.errors import Rejected, Retryable
 from pipeline.providers.base import Observation, Result
+from pipeline.providers.integrations import INTEGRATIONS
 from pipeline.providers.kubernetes import observation as watching
 from pipeline.providers.kubernetes.checks import live_faults, permissions
 from pipeline.providers.kubernetes.provider import KubernetesProvider
@@ -24,7 +25,7 @@ from pipeline.providers.kubernetes.resources import (
     Place,
     Resource,
 )
-from pipeline.providers.kubernetes.targets import read_targets
+from pipeline.providers.targets import read_targets
 from pipeline.security.signing_keys import demo_key
 from pipeline.stages.actuator.executor import Executor
 from pipeline.wire.commands import Target
@@ -625,7 +626,7 @@ ROLES: list[Object] = [
     for document in yaml.safe_load_all((ROOT / "infra/kubernetes/rbac.yaml").read_text())
     if document["kind"] in ("Role", "ClusterRole")
 ]
-EXAMPLES = read_targets(ROOT / "examples/targets.toml")
+EXAMPLES = read_targets(ROOT / "examples/targets.toml", INTEGRATIONS).by_provider()["kubernetes"]
 
 
 def shared_cluster(cluster: Cluster) -> KubernetesProvider:

@@ -10,8 +10,9 @@ from typer.testing import CliRunner
 
 from pipeline.cli.main import app
 from pipeline.errors import UsageError
+from pipeline.providers.integrations import INTEGRATIONS
 from pipeline.providers.kubernetes.resources import HPA, NODE_POOL, Place, Resource
-from pipeline.providers.kubernetes.targets import parse_targets, read_targets
+from pipeline.providers.targets import parse_targets, read_targets
 from tests.unit.pipeline.providers import kubernetes_server as kube
 from tests.unit.pipeline.providers.kubernetes_server import served
 
@@ -42,10 +43,12 @@ def write(folder: Path, text: str) -> Path:
 
 
 def test_targets_are_objects(tmp_path: Path) -> None:
-    assert read_targets(write(tmp_path, GOOD)) == [
-        Resource("shop/pod", Place(HPA, "shop", "web")),
-        Resource("general/m7i", Place(NODE_POOL, "", "general"), by_scale=True),
-    ]
+    assert read_targets(write(tmp_path, GOOD), INTEGRATIONS).by_provider() == {
+        "kubernetes": [
+            Resource("shop/pod", Place(HPA, "shop", "web")),
+            Resource("general/m7i", Place(NODE_POOL, "", "general"), by_scale=True),
+        ]
+    }
 
 
 @pytest.mark.parametrize(
@@ -78,11 +81,11 @@ def test_targets_are_objects(tmp_path: Path) -> None:
 )
 def test_every_fault_is_a_line(tmp_path: Path, text: str, faults: list[str]) -> None:
     path = write(tmp_path, text)
-    _, lines = parse_targets(path)
+    lines = parse_targets(path, INTEGRATIONS).faults
     assert len(lines) == len(faults)
     assert all(fault in line for fault, line in zip(faults, lines, strict=True))
     with pytest.raises(UsageError, match=r"targets\.toml: "):
-        read_targets(path)
+        read_targets(path, INTEGRATIONS)
     checked = CliRunner().invoke(app, ["targets", "check", str(path)])
     assert (checked.exit_code, checked.output.splitlines()) == (2, lines)
 
@@ -93,7 +96,7 @@ def test_a_file_that_cannot_be_read_is_one_line(tmp_path: Path, text: bytes | No
     if text is not None:
         path.write_bytes(text)
     with pytest.raises(UsageError, match=r"^[^\n]*targets\.toml: [^\n]+$"):
-        parse_targets(path)
+        parse_targets(path, INTEGRATIONS)
 
 
 def test_a_good_file_is_named_with_its_targets(tmp_path: Path) -> None:

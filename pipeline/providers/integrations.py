@@ -1,0 +1,9 @@
+"""The providers whose targets a file names, by the name that targets of commands carry."""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from pipeline.providers.kubernetes.integration import KubernetesIntegration
+from pipeline.providers.targets import Integration
+
+INTEGRATIONS: Final[Mapping[str, Integration[Any]]] = {"kubernetes": KubernetesIntegration()}
