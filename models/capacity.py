@@ -42,6 +42,10 @@ class Offer:
     quota_limit: most instances of all offers of the quota_group together, None = no limit
     ended: why it is not to be had any more, where it is not; stale: why its price is not to be trusted, likewise
     mismatch: how many replicas fit by its reports, where by its price it is more, or half of them
+    learnt: what it states and was not, where it was found to be otherwise (`models.supply.offers`)
+    loss_correlation: of two instances of its pool, None = the usual one (`models.purchase.market`);
+    provider_correlation: of losses of two pools of its provider, 0 = none
+    detect_s: seconds by which losses are seen later than at a tick's end
     """
 
     offer_id: str
@@ -63,6 +67,10 @@ class Offer:
     ended: str = ""
     stale: str = ""
     mismatch: str = ""
+    learnt: str = ""
+    loss_correlation: float | None = None
+    provider_correlation: float = 0.0
+    detect_s: float = 0.0
 
 
 @dataclass(frozen=True)

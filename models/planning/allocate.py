@@ -40,6 +40,8 @@ from models.purchase.choose import KEPT, Choice, choose
 from models.purchase.constraints import zone_of
 from models.purchase.market import SUPPLY_SCENARIOS, Market
 from models.purchase.promise_window import window
+from models.supply import evidence
+from models.supply.offers import Closed, closed
 
 if TYPE_CHECKING:
     from models.planning.sweep import NeedCurve
@@ -197,6 +199,7 @@ class _Situation:
             that is requested; None = demand and supply are bought for together.
         past: (2) replicas that the context's `past` needs at that price, over the promise's steps and before them;
             None = there is none.
+        seen: evidence of what offers are really like, for the next tick; closed: by it, offers not bought more of.
     """
 
     context: DecisionContext
@@ -212,10 +215,12 @@ class _Situation:
     notes: tuple[str, ...]
     supply: Market | None = None
     past: NDArray[np.int64] | None = None
+    seen: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    closed: Closed = field(default_factory=lambda: Closed({}))
 
     @property
     def excluded(self) -> Mapping[str, str]:
-        return {**self.delivery.avoided, **self.failing.excluded}
+        return {**self.delivery.avoided, **self.failing.excluded, **self.closed.excluded}
 
 
 def allocate(
@@ -265,13 +270,14 @@ def allocate(
         desired, fleet, policy, need, telemetry=context.telemetry, memory=memory, now_s=context.now_s
     )
     delivery = situation.delivery
-    guarded = replace(guarded, counts=delivery.kept(guarded.counts))
+    guarded = replace(guarded, counts=delivery.kept(_awaited(guarded.counts, situation)))
     plan = _plan(situation, choice, fleet, guarded, desired)
     plan = replace(plan, reactive_floor=need.floor, promotion=promotion, orders=delivery.orders)
     if situation.usable and not draft:
         plan = _with_margins(plan, situation, choice)
     after = guarded.memory | {"failing": situation.failing.memory}
     after |= {"counts": guarded.counts} if "counts" in after else {}
+    after |= {"supply": situation.seen} if situation.seen else {}
     if policy.mode != "shadow":
         commanded, orders = delivery.issued(guarded.counts)
         if policy.mode == "paused":
@@ -309,8 +315,12 @@ def _situation(
         "orders", memory_of({o: Order(n, goal=n) for o, n in memory.get("counts", {}).items()})
     )
     delivery = Delivery({}, observed, {}, clock)
+    seen, shut = dict[str, Any](), Closed({})
     if policy.mode != "shadow":
         delivery = follow(usable, observed, policy, orders, clock, failed.excluded)
+        wait_s = max(policy.spot_return_wait_s, context.steps_s[0])
+        seen = evidence.observe(memory.get("supply", {}), usable, delivery.sightings, context.now_s, wait_s)
+        shut = closed(usable, seen, context.now_s)
     market = Market(usable, delivery.credible, policy, needed, context.steps_s, key, context.actuation_s)
     confidence, notes, past = requested, (), None
     if shortage_price is not None:
@@ -347,7 +357,27 @@ def _situation(
         notes,
         supply,
         past,
+        seen,
+        shut,
     )
+
+
+def _awaited(counts: Mapping[str, int], situation: _Situation) -> dict[str, int]:
+    """Counts with an instance that waits for each empty pool to return, where that is cheaper than on demand.
+
+    It costs nothing while the pool gives none, and says when it gives some again.
+    """
+    policy, size = situation.policy, situation.market.size
+    by_id = {o.offer_id: o for o in situation.usable}
+    on_demand = [o.price_h / size[o.offer_id] for o in situation.usable if o.tier == "ON_DEMAND"]
+    after = dict(counts)
+    for name in situation.closed.empty:
+        offer = by_id[name]
+        carried = sum(size[o] * n for o, n in after.items() if o in size)
+        cheap = offer.price_h / size[name] < min(on_demand, default=math.inf)
+        if cheap and not offer.quota_group and carried + size[name] <= policy.limit:
+            after[name] = max(after.get(name, 0), 1)
+    return after
 
 
 def _choice(situation: _Situation, policy: Policy, requested: float, draft: bool) -> Choice:
@@ -406,7 +436,8 @@ def _plan(
     unknown = [o for o in situation.delivery.unobserved if guarded.counts.get(o)]
     kept = all(guarded.counts[o] >= fleet.running[o] for o in fleet.offers)
     reason = _reason(situation, choice.best.short, planned, guardrails, kept=kept)
-    mismatches = [f"{o.offer_id}: {o.mismatch}" for o in situation.usable if o.mismatch]
+    otherwise = [f"{o.offer_id}: {o.mismatch}" for o in situation.usable if o.mismatch]
+    otherwise += [f"{o.offer_id} {o.learnt}" for o in situation.usable if o.learnt]
     return Plan(
         confidence_asked=confidence,
         confidence_planned=planned,
@@ -425,7 +456,7 @@ def _plan(
         and (planned >= confidence or (whole and situation.supply is not None))
         and not (unknown or context.telemetry.missing(policy)),
         reason="; ".join(
-            (reason, *situation.notes, *choice.notes, *_beyond(policy, fleet, guardrails), *mismatches)
+            (reason, *situation.notes, *choice.notes, *_beyond(policy, fleet, guardrails), *otherwise)
         ),
         excluded=situation.excluded,
         mode=policy.mode,

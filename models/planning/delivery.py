@@ -30,6 +30,8 @@ from typing import Any, Final
 from models.capacity import Observed, Offer, Policy
 from models.planning.crash_loops import RELAUNCH_S, Losses, Times
 from models.planning.failing_offers import starting_s
+from models.supply.evidence import Sighting
+from models.supply.startup import Interval
 
 ANSWER_S: Final = 30.0  # a provider's call may take the actuator's 10 s, and others wait in front of it
 BACKOFF_S: Final = (
@@ -68,7 +70,8 @@ class Order:
         known: whether any command was ever accepted.
         ours: newest generation that a command of ours set; None: not known.
         goal: count that is waited for.
-        waiting: [time, instances] that are waited for since then, the oldest first.
+        waiting: [time, instances] that are waited for since then, the oldest first; of what was lost also by how many
+            seconds that may have been earlier.
         late: of these, the ones that should be ready.
         state, detail: what is wrong; empty where nothing is.
         attempts: failures in a row; blamed: what they were counted for; failed_s: event time of the last.
@@ -76,6 +79,8 @@ class Order:
         held: whether somebody else's change is left alone.
         unseen: whether reports of what was commanded have stopped; followed: whether they carry their time.
         losses: how its ready instances came and went.
+        came: start-up times of launches that are ready since the observation before, or were given up by then; of this
+            observation alone, not kept.
     """
 
     in_force: int = 0
@@ -100,6 +105,7 @@ class Order:
     unseen: bool = False
     followed: bool = True
     losses: Losses = field(default_factory=Losses)
+    came: list[Interval] = field(default_factory=list[Interval])
 
     @property
     def trusted(self) -> bool:
@@ -212,6 +218,33 @@ class Delivery:
         return {o: f"{o}: {order.detail or other[o]}" for o, order in wrong.items()}
 
     @property
+    def sightings(self) -> dict[str, Sighting]:
+        """By offer, what its observation and the answers to its commands say of the offer itself."""
+        return {
+            name: self._sighting(order, self.observed[name])
+            for name, order in self.orders.items()
+            if name in self.observed and order.followed and not self.observed[name].silent
+        }
+
+    def _sighting(self, order: Order, seen: Observed) -> Sighting:
+        at_s, failing = seen.at_s or 0.0, order.state in ("retrying", "unanswered")
+        return Sighting(
+            at_s,
+            seen.ready,
+            order.goal,
+            delay_s=max(0.0, self.clock.now_s - self.clock.delay_s - self.clock.tick_s - at_s),
+            failed=seen.failed,
+            interrupted=seen.interrupted,
+            came=order.came,
+            waits=[(at_s - since, math.inf, n) for since, n, *_ in order.waiting if at_s > since],
+            refused=order.state == "partly" and order.failed_s == self.clock.now_s,
+            stuck=order.state in ("partly", "late"),
+            attempts=max(1, order.attempts) if failing else 0,
+            issued_s=order.issued_s,
+            accepted=order.accepted and order.known,
+        )
+
+    @property
     def guardrails(self) -> tuple[str, ...]:
         """Names for the plan: what did not come, and what somebody else changed."""
         states = {order.state for order in self.orders.values()} - {""}
@@ -284,7 +317,8 @@ def follow(
 
 def memory_of(orders: Mapping[str, Order]) -> dict[str, Any]:
     """The orders as plain JSON."""
-    return {name: asdict(order) for name, order in sorted(orders.items())}
+    kept = {name: asdict(order) for name, order in sorted(orders.items())}
+    return {name: {k: v for k, v in order.items() if k != "came"} for name, order in kept.items()}
 
 
 def _stored(memory: Mapping[str, Any]) -> Order:
@@ -412,27 +446,38 @@ def _waited(order: Order, seen: Observed, lead_s: float, clock: Clock) -> int:
     failed = not order.accepted and f"command {order.sent[-1][0]}" in order.blamed
     goal = order.in_force if order.accepted or failed else order.sent[-1][1]
     missing = max(0, goal - seen.ready)
-    launched = min(max(0, goal - order.goal), missing)  # those asked for first come first
-    _taken(order.waiting, order.goal - goal, newest=True)
+    grown = max(0, goal - order.goal)
+    launched = min(grown, missing)  # those asked for first come first
+    given_up = _taken(order.waiting, order.goal - goal, newest=True)
     order.goal = goal
-    lost = missing - launched - sum(int(n) for _, n in order.waiting)
-    _taken(order.waiting, -lost, newest=False)
-    since = (order.issued_s, launched), (seen.at_s or order.issued_s, lost)
-    order.waiting = [*order.waiting, *([at_s, n] for at_s, n in since if n > 0)]
-    waited = [((seen.at_s or 0.0) - since, int(n)) for since, n in order.waiting]
+    lost = missing - launched - sum(int(entry[1]) for entry in order.waiting)
+    came = [*_taken(order.waiting, -lost, newest=False), [order.issued_s, grown - launched]]
+    at_s = seen.at_s or order.issued_s
+    before_s = order.losses.lows[-1][0] if order.losses.lows else at_s - clock.tick_s
+    order.came = [
+        *((max(0.0, before_s - since), at_s - since + sum(slack), n) for since, n, *slack in came),
+        *((before_s - since, math.inf, n) for since, n, *_ in given_up),
+    ]
+    order.came = [(low, high, n) for low, high, n in order.came if n and high > low >= 0 and at_s > before_s]
+    since = [order.issued_s, launched], [at_s, lost, at_s - before_s]
+    order.waiting = [*order.waiting, *(entry for entry in since if entry[1] > 0)]
+    waited = [((seen.at_s or 0.0) - entry[0], int(entry[1])) for entry in order.waiting]
     order.late = sum(n for age_s, n in waited if age_s > lead_s + clock.tick_s)
     return sum(n for age_s, n in waited if age_s > 2 * lead_s + RELAUNCH_S + clock.tick_s)
 
 
-def _taken(waiting: list[list[float]], count: int, *, newest: bool) -> None:
-    """Take so many instances out of those that are waited for."""
+def _taken(waiting: list[list[float]], count: int, *, newest: bool) -> list[list[float]]:
+    """Take so many instances out of those that are waited for; returns these."""
+    taken: list[list[float]] = []
     while count > 0 and waiting:
         entry = waiting[-1 if newest else 0]
         some = min(count, int(entry[1]))
+        taken.append([entry[0], some, *entry[2:]])
         entry[1] -= some
         count -= some
         if not entry[1]:
             waiting.remove(entry)
+    return taken
 
 
 def _avoided(

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import betaincinv, ndtr
 
 from models.capacity import Observed, Offer, Policy, replicas_per_instance
 from models.purchase.promise_window import window
@@ -27,6 +28,7 @@ Array = NDArray[Any]  # replicas: whole, or expected
 # survival 0.992), a tenth or more is lost of 20 instances in 2.9 % of the windows and of 100 in 2.5 %; with independent
 # losses in 1.2 % of the windows and never.
 POOL_CORRELATION: Final = 0.3
+CERTAIN: Final = 0.9  # correlation from which on a pool's instances are lost all or none
 EXACT: Final = 1e-6  # share of a need: sums of expected supply in float32 err by some 1e-7 of it
 
 
@@ -59,9 +61,12 @@ class Market:
         self._survival: dict[tuple[str, str], NDArray[np.float64]] = {}
         self._alive: dict[tuple[str, int], Array] = {}
         self._rates: dict[str, float] = {}
+        self._correlation: dict[str, float] = {}
         for offer in offers:
             pool = pool_of(offer)
             self._rates[pool] = max(self._rates.get(pool, 0.0), offer.interruption_h)
+            together = POOL_CORRELATION if offer.loss_correlation is None else offer.loss_correlation
+            self._correlation[pool] = max(self._correlation.get(pool, 0.0), together)
         patterns, group = np.unique(self.window.late, axis=1, return_inverse=True)
         inside = replicas[:, self.window.steps]
         self.need = np.stack([inside[:, group == g].max(axis=1) for g in range(patterns.shape[1])])
@@ -69,17 +74,32 @@ class Market:
 
     def mean_survival(self, offer: Offer) -> float:
         """Probability that an instance is not interrupted in the window."""
-        return math.exp(-self._rates[pool_of(offer)] * self._horizon_h) if offer.tier == "SPOT" else 1.0
+        if offer.tier != "SPOT":
+            return 1.0
+        return math.exp(-self._rates[pool_of(offer)] * (self._horizon_h + offer.detect_s / 3600))
 
     def survival(self, offer: Offer, use: str = "pool") -> NDArray[np.float64] | float:
-        """Probability to survive the window by scenario, (scenario): one draw for each pool and `use`."""
-        mean, strength = self.mean_survival(offer), 1 / POOL_CORRELATION - 1
+        """Probability to survive the window by scenario, (scenario): one draw for each pool and `use`.
+
+        Where pools of the provider lose instances together, by a Gaussian copula of its `provider_correlation` r:
+        the level Φ(√r z_provider + √(1 − r) z_pool) of the same beta distribution, of which above CERTAIN nothing but
+        its ends is left.
+        """
+        mean, strength = self.mean_survival(offer), 1 / self._correlation[pool_of(offer)] - 1
         if mean >= 1:
             return 1.0
         known = (use, pool_of(offer))
         if known not in self._survival:
+            a, b, r = mean * strength, (1 - mean) * strength, offer.provider_correlation
             draw = stream(np, *self.key, *known)
-            self._survival[known] = draw.beta(mean * strength, (1 - mean) * strength, size=self.scenarios)
+            if r <= 0:
+                self._survival[known] = draw.beta(a, b, size=self.scenarios)
+            else:
+                shared = stream(np, *self.key, use, "provider", offer.provider)
+                z = [of.standard_normal(self.scenarios) for of in (shared, draw)]
+                level = ndtr(math.sqrt(r) * z[0] + math.sqrt(1 - r) * z[1])
+                certain = self._correlation[pool_of(offer)] >= CERTAIN
+                self._survival[known] = (level < mean) * 1.0 if certain else betaincinv(a, b, level)
         return self._survival[known]
 
     def alive(self, offer: Offer, counts: Sequence[int]) -> Array:

@@ -163,3 +163,17 @@ def learner(
     with phases("seeds") as progress:
         made = bench.measured(only or (), seeds, observations or (), progress)
     tables(made if json else bench.for_people(made), json)
+
+
+@bench_app.command()
+def supply(
+    offers: Annotated[int, typer.Option(min=1, help="Simulated offers, five a provider.")] = 200,
+    launches: Annotated[int, typer.Option(min=1, help="Launches of each that were seen.")] = 50,
+    seed: Annotated[int, typer.Option(help="Seed of the offers and their launches.")] = 0,
+    json: AsJson = False,
+) -> None:
+    """Measure how often the 95 % interval of a learnt start-up p99 covers the truth, on offers that state otherwise."""
+    from pipeline.bench import supply as bench
+    from pipeline.display import tell
+
+    tell(bench.measured(offers, launches, seed), json)

@@ -19,7 +19,17 @@ ROOMS = {
     ),
     "models": (
         GROUND,
-        *("behaviour", "demand", "nodes", "purchase", "planning", "baselines", "evaluation", "synthetic"),
+        *(
+            "behaviour",
+            "demand",
+            "nodes",
+            "supply",
+            "purchase",
+            "planning",
+            "baselines",
+            "evaluation",
+            "synthetic",
+        ),
         *("learning", "federation"),
     ),
 }

@@ -26,6 +26,7 @@ from models.metrics import horizon_steps
 from models.planning import groups
 from models.purchase import promise_window
 from models.quantile_function import QuantileFunction
+from models.supply.offers import learnt
 from models.tick import Tick
 from pipeline.inputs.store import SideInputs
 from pipeline.kafka import reader
@@ -455,7 +456,10 @@ class Allocator:
         policy: Policy,
         at: Tick,
     ) -> tuple[list[Offer], str]:
-        """Offers at a tick as they are reported, in one currency, and that; ended: why some are not bought any more."""
+        """Offers at a tick as they are reported and have shown to be, in one currency, and that.
+
+        ended: why some are not bought any more.
+        """
         offers, currency, foreign = currencies.offers_of(prices, at, self.settings.price_max_age_s)
         reported = {
             name: policies.reported_of(record) for name, record in observed.items() if name != REPLICAS
@@ -470,6 +474,7 @@ class Allocator:
                 if why:
                     self._warn(kept.name, event, f"{offer.offer_id}: {why}", at.number)
         plan_metrics.show_prices(offers)
+        offers = learnt(offers, kept.memory.get("supply", {}))
         return [
             replace(offer, ended=ended[offer.offer_id]) if offer.offer_id in ended else offer
             for offer in offers

@@ -1,0 +1,163 @@
+"""Offers as the evidence shows them to be, where it contradicts what they state.
+
+What is stated stands until it lies outside the posterior's interval of 99 %, so that plans change where there is a
+reason alone. From there on the posterior's own figure is planned with, and `Offer.learnt` says so.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+from models.capacity import Offer
+from models.supply import rates, startup
+from models.supply.evidence import EMPTY, intervals, pool_name
+from models.supply.rates import Tally
+from models.supply.startup import Stated
+
+LEAST: Final = 5.0  # launches, below which start-up times and failures count as stated
+MOST_FAILURE: Final = 0.95
+
+
+@dataclass(frozen=True)
+class Closed:
+    """Offers that are not bought more of now.
+
+    Attributes:
+        excluded: why, by offer.
+        empty: offers of spot pools that give nothing, the cheapest of each: a single instance waits for them to return.
+    """
+
+    excluded: Mapping[str, str]
+    empty: tuple[str, ...] = ()
+
+
+def learnt(offers: Sequence[Offer], memory: Mapping[str, Any]) -> list[Offer]:
+    """The offers with start-up times, failure and interruptions as the evidence shows them.
+
+    Args:
+        offers: as their prices state them.
+        memory: of `models.supply.evidence.observe`.
+    """
+    if not memory:
+        return list(offers)
+    return [_learnt(offer, [o for o in offers if o.provider == offer.provider], memory) for offer in offers]
+
+
+def _learnt(offer: Offer, of_provider: Sequence[Offer], memory: Mapping[str, Any]) -> Offer:
+    others = [o for o in of_provider if o.offer_id != offer.offer_id]
+    notes: list[str] = []
+    after = _started(offer, others, memory, notes)
+    after = _failing(after, others, memory, notes)
+    if offer.tier == "SPOT":
+        after = _interrupted(after, of_provider, memory, notes)
+    late = memory["providers"].get(offer.provider, {}).get("late")
+    if late:
+        after = replace(after, detect_s=late[1] / late[0])
+    return replace(after, learnt="; ".join(notes)) if notes else after
+
+
+def _evidence(offer: Offer, memory: Mapping[str, Any]) -> Mapping[str, Any]:
+    return memory["offers"].get(offer.offer_id, {})
+
+
+def _stated(offer: Offer) -> Stated:
+    return Stated(offer.startup_p50_s, offer.startup_p99_s, offer.launch_failure)
+
+
+def _started(offer: Offer, others: Sequence[Offer], memory: Mapping[str, Any], notes: list[str]) -> Offer:
+    """The offer with its start-up times."""
+    seen = intervals(_evidence(offer, memory))
+    launches = sum(n for _, high, n in seen if math.isfinite(high))
+    if launches < LEAST or not math.isfinite(offer.startup_p99_s):
+        return offer
+    known = [o for o in others if math.isfinite(o.startup_p99_s)]
+    shift = startup.provider_shift([(_stated(o), intervals(_evidence(o, memory))) for o in known])
+    now = startup.posterior(_stated(offer), seen, shift)
+    stated = (("", offer.startup_p50_s, now.p50_s, 0.5), (" at 99 %", offer.startup_p99_s, now.p99_s, 0.99))
+    for at, figure_s, was_s, quantile in stated:
+        low_s, high_s = now.interval(quantile, 0.99)
+        if not low_s <= figure_s <= high_s:
+            notes.append(f"stated {figure_s:.0f} s{at}, was {was_s:.0f} s in {launches:.0f} launches")
+            return replace(offer, startup_p50_s=now.p50_s, startup_p90_s=now.p90_s, startup_p99_s=now.p99_s)
+    return offer
+
+
+def _failing(offer: Offer, others: Sequence[Offer], memory: Mapping[str, Any], notes: list[str]) -> Offer:
+    """The offer with its launch failure; failures that a provider mends within a tick are not seen: upwards alone."""
+
+    def tally(o: Offer) -> Tally:
+        seen = _evidence(o, memory)
+        return Tally(o.launch_failure, seen.get("fails", 0.0), seen.get("trials", 0.0))
+
+    own = tally(offer)
+    if own.exposure < LEAST:
+        return offer
+    rate = rates.failure(own, [tally(o) for o in others])
+    if rate.low <= offer.launch_failure:
+        return offer
+    notes.append(
+        f"stated {offer.launch_failure:.1%} failed launches, was {rate.mean:.1%} of {own.exposure:.0f} tries"
+    )
+    return replace(offer, launch_failure=min(rate.mean, MOST_FAILURE))
+
+
+def _interrupted(
+    offer: Offer, of_provider: Sequence[Offer], memory: Mapping[str, Any], notes: list[str]
+) -> Offer:
+    """The offer with its pool's interruptions, upwards alone, and how they come together."""
+    pools: dict[str, float] = {}
+    for o in of_provider:
+        if o.tier == "SPOT":
+            pools[pool_name(o)] = max(pools.get(pool_name(o), 0.0), o.interruption_h)
+    own = pool_name(offer)
+
+    def tally(name: str) -> Tally:
+        seen = memory["pools"].get(name, {})
+        return Tally(pools[name], seen.get("lost", 0.0), seen.get("hours", 0.0))
+
+    seen = memory["pools"].get(own)
+    if seen is None:
+        return offer
+    rate = rates.interruptions(tally(own), [tally(name) for name in sorted(pools) if name != own])
+    stated = pools[own]
+    after = offer
+    if rate.low > stated:
+        notes.append(
+            f"stated {stated:.3g} interruptions an hour, was {rate.mean:.3g} in {seen['hours']:.0f} h"
+        )
+        after = replace(after, interruption_h=rate.mean)
+    together = rates.correlation(seen["log_likelihood"])
+    between = rates.between_pools(*memory["providers"].get(offer.provider, {}).get("losses", (0, 0, 0, 0)))
+    return replace(after, loss_correlation=together, provider_correlation=between)
+
+
+def closed(offers: Sequence[Offer], memory: Mapping[str, Any], now_s: float) -> Closed:
+    """Offers of providers that are out and of spot pools that are empty; none where no other offer is left.
+
+    Args:
+        offers: usable ones.
+        memory: of `models.supply.evidence.observe`.
+        now_s: unix seconds.
+    """
+    if not memory:
+        return Closed({})
+    excluded: dict[str, str] = {}
+    pools: dict[str, Offer] = {}
+    for offer in sorted(offers, key=lambda o: (o.price_h, o.offer_id)):
+        out = memory["providers"].get(offer.provider, {}).get("out")
+        if out is not None and now_s < out["until_s"]:
+            excluded[offer.offer_id] = (
+                f"provider {offer.provider} has not answered for {now_s - out['since_s']:.0f} s, "
+                f"tried again in {out['until_s'] - now_s:.0f} s"
+            )
+        elif offer.tier == "SPOT" and memory["pools"].get(pool_name(offer), {}).get("empty", 0) >= EMPTY:
+            excluded[offer.offer_id] = (
+                f"pool {offer.pool or offer.offer_id} gives nothing, one instance waits for it"
+            )
+            pools.setdefault(pool_name(offer), offer)
+    if len(excluded) == len(offers):
+        return Closed({})
+    return Closed(excluded, tuple(sorted(offer.offer_id for offer in pools.values())))
