@@ -19,7 +19,6 @@ up sends nothing more. Credentials are the client's own chain: in-cluster where 
 `KUBECONFIG` or `~/.kube/config`.
 """
 
-import errno
 import json
 import os
 import time
@@ -36,13 +35,9 @@ from kubernetes.client.exceptions import OpenApiException
 from urllib3.exceptions import HTTPError
 
 from pipeline.errors import Rejected, Retryable, UsageError
+from pipeline.providers.bounds import CALL_S, CONNECT_S, LONG_WAIT_S, OF_THE_MACHINE, READ_S, WAIT_S, one_line
 from pipeline.providers.kubernetes.resources import Object, Permission, Place
 
-CONNECT_S: Final = 2.0
-READ_S: Final = 5.0
-"""Longest silence within an answer."""
-CALL_S: Final = 8.0
-"""For all requests of one call of the provider: the actuator gives it up after 10 s."""
 LIST_S: Final = 30.0
 """For all pages of a list, which no call of the provider waits for."""
 WATCH_S: Final = 50.0
@@ -51,12 +46,6 @@ PAGE: Final = 500
 PIECE: Final = 65_536
 BODY_BYTES: Final = 64 * 1024**2
 """More than any page that is asked for can have."""
-WAIT_S: Final = 5.0
-"""Pause after a failure whose answer names none."""
-LONG_WAIT_S: Final = 30.0
-"""Pause after what somebody has to mend: credentials, certificates."""
-OF_THE_MACHINE: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno.ENFILE})
-"""Errors that are no answer of the server: they end the actuator, which starts again."""
 RETRYABLE: Final = frozenset({401, 408, 429})
 """Besides 5xx. A token that was rotated is read again, so that 401 can pass."""
 JSON: Final = "application/json"
@@ -92,7 +81,7 @@ def connect(context: str | None = None) -> "Api":
         else:
             kubernetes_config.load_kube_config(context=context, client_configuration=configuration)
     except Exception as error:  # it raises its own, and what a malformed file brings about
-        raise UsageError(f"no credentials for Kubernetes: {_line(error)}") from None
+        raise UsageError(f"no credentials for Kubernetes: {one_line(error)}") from None
     return Api(ApiClient(configuration))
 
 
@@ -309,15 +298,15 @@ def _reached(request: Callable[[], Any]) -> Any:
     try:
         return request()
     except OpenApiException as error:  # the library's for TLS
-        raise Retryable(f"no connection to the API server: {_line(error)}", LONG_WAIT_S) from None
+        raise Retryable(f"no connection to the API server: {one_line(error)}", LONG_WAIT_S) from None
     except kubernetes_config.ConfigException as error:
-        raise Retryable(f"no credentials for Kubernetes: {_line(error)}", LONG_WAIT_S) from None
+        raise Retryable(f"no credentials for Kubernetes: {one_line(error)}", LONG_WAIT_S) from None
     except HTTPError as error:
-        raise Retryable(f"no answer from the API server: {_line(error)}", WAIT_S) from None
+        raise Retryable(f"no answer from the API server: {one_line(error)}", WAIT_S) from None
     except OSError as error:
         if error.errno in OF_THE_MACHINE:
             raise
-        raise Retryable(f"no answer from the API server: {_line(error)}", WAIT_S) from None
+        raise Retryable(f"no answer from the API server: {one_line(error)}", WAIT_S) from None
 
 
 def _check(permission: Permission, answer: Answer) -> Object:
@@ -400,9 +389,3 @@ def _decoded(body: bytes) -> Object:
 
 def _is_object(value: object) -> bool:
     return isinstance(value, dict) and isinstance(cast("Object", value).get("metadata"), dict)
-
-
-def _line(error: Exception) -> str:
-    """An exception as one line."""
-    text = str(getattr(error, "reason", None) or error) or type(error).__name__
-    return " ".join(text.split())

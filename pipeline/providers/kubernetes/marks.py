@@ -19,6 +19,7 @@ from typing import Any, Final
 
 from pipeline.errors import Rejected
 from pipeline.providers.kubernetes.resources import Object, Resource, count_of
+from pipeline.providers.marks import Mark
 
 PREFIX: Final = "leadtime.dev/"
 MANAGER: Final = "leadtime"
@@ -27,27 +28,6 @@ PAUSED: Final = (f"{PREFIX}paused", "autoscaling.keda.sh/paused")
 """Annotations that stop us where they are "true"."""
 PAUSED_AT: Final = "autoscaling.keda.sh/paused-replicas"
 """Annotation that stops KEDA at a count, whatever it is."""
-
-
-@dataclass(frozen=True)
-class Mark:
-    """The last command on an object, and what it did.
-
-    Attributes:
-        command, epoch: id and epoch of the command.
-        before, desired: count before it, and the one that it set.
-        original: count that somebody else set last.
-        accepted_s: event time of that, unix seconds.
-        generation: of the count since then, at least: `metadata.generation` counts other edits too.
-    """
-
-    command: str
-    epoch: int
-    before: int
-    desired: int
-    original: int
-    accepted_s: float
-    generation: int = 1
 
 
 @dataclass(frozen=True)

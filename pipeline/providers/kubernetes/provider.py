@@ -21,7 +21,6 @@ from pipeline.providers.kubernetes.api import Api, Call, Conflict
 from pipeline.providers.kubernetes.checks import refuse_hindered
 from pipeline.providers.kubernetes.marks import (
     MANAGER,
-    Mark,
     State,
     annotations,
     manager,
@@ -36,6 +35,7 @@ from pipeline.providers.kubernetes.resources import (
     Resource,
     most_of,
 )
+from pipeline.providers.marks import Mark
 from pipeline.wire.commands import Target
 
 TRIES: Final = 3

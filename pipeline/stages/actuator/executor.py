@@ -6,7 +6,6 @@ it, also where the target had that count already), NOOP (a dry run), RETRYING (t
 retried).
 """
 
-import errno
 import math
 import threading
 from collections import defaultdict, deque
@@ -18,6 +17,7 @@ from typing import Any, TypeVar
 from pipeline.errors import Exhausted, Rejected, Retryable
 from pipeline.logs import get_logger
 from pipeline.providers.base import Observation, Provider, Record, Result
+from pipeline.providers.bounds import OF_THE_MACHINE
 from pipeline.security.signing_keys import Keyring
 from pipeline.wire.codec import encode
 from pipeline.wire.commands import Ledger, Target, refusal
@@ -37,8 +37,6 @@ ANSWERS = 256
 """Results kept of a target: a restarted actuator observes its last ticks again, some hundred at most."""
 SHORTEST_RETRY_S = 1.0
 """A provider that asks for less would be called without a pause."""
-OF_THE_MACHINE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno.ENFILE})
-"""Errors of no single target: the disk is full or read-only, or there are no more file handles."""
 
 
 class Stopped(Exception):
