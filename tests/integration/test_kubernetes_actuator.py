@@ -19,7 +19,8 @@ from pipeline.wire.codec import Record
 from pipeline.wire.commands import Target
 from tests.integration.actuating import command, observations, plan, publish, results
 from tests.unit.pipeline.providers import kubernetes_server as kube
-from tests.unit.pipeline.providers.kubernetes_server import Fault, Served, served
+from tests.unit.pipeline.providers.faults import Fault
+from tests.unit.pipeline.providers.kubernetes_server import Served, served
 
 LEADTIME = Path(sys.executable).parent / "leadtime"
 TARGETS = """

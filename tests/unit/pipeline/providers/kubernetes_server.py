@@ -22,6 +22,7 @@ from kubernetes.client.api_client import ApiClient
 from kubernetes.client.configuration import Configuration
 
 from pipeline.providers.kubernetes.api import Api
+from tests.unit.pipeline.providers.faults import Fault, take
 
 Object = dict[str, Any]
 Key = tuple[str, str, str]
@@ -64,31 +65,6 @@ class Refused(Exception):
             "reason": self.reason,
             "code": self.code,
         }
-
-
-@dataclass
-class Fault:
-    """What happens to the next `times` requests of a method whose path contains a text.
-
-    Attributes:
-        refused: is answered; body: is answered instead of an object, with status 200.
-        lost: done, but the connection ends before the answer; unheard: the connection ends before it is done.
-        held: done only when the event is set: the client has given up by then.
-    late: done at once, but answered only when the event is set.
-        slow_s: is waited before; finished: set when it is done.
-    """
-
-    method: str
-    path: str = ""
-    times: int = 1
-    refused: Refused | None = None
-    body: bytes | None = None
-    lost: bool = False
-    unheard: bool = False
-    held: threading.Event | None = None
-    late: threading.Event | None = None
-    slow_s: float = 0.0
-    finished: threading.Event = field(default_factory=threading.Event)
 
 
 @dataclass
@@ -340,11 +316,7 @@ class ApiServer:
     def next_fault(self, method: str, path: str) -> Fault | None:
         with self.changed:
             self.requests.append((method, path))
-            for fault in self.faults:
-                if fault.method == method and fault.path in path and fault.times > 0:
-                    fault.times -= 1
-                    return fault
-        return None
+            return take(self.faults, method, path)
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,8 @@ from pipeline.stages.actuator.executor import Executor
 from pipeline.wire.commands import Target
 from tests.unit.pipeline.messages import command
 from tests.unit.pipeline.providers import kubernetes_server as kube
-from tests.unit.pipeline.providers.kubernetes_server import Fault, Object, Refused, Served, served
+from tests.unit.pipeline.providers.faults import Fault
+from tests.unit.pipeline.providers.kubernetes_server import Object, Refused, Served, served
 
 ROOT = Path(__file__).parents[4]
 REF = "shop/pod"

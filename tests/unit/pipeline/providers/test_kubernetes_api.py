@@ -26,7 +26,8 @@ from pipeline.providers.kubernetes.resources import HPA, NODE, Place, quantity
 from pipeline.stages.actuator.executor import Executor
 from tests.certificates import self_signed
 from tests.unit.pipeline.providers import kubernetes_server as kube
-from tests.unit.pipeline.providers.kubernetes_server import Fault, Refused, Served, served
+from tests.unit.pipeline.providers.faults import Fault
+from tests.unit.pipeline.providers.kubernetes_server import Refused, Served, served
 
 PLACE = Place(HPA, "shop", "web")
 CODES: dict[int, type[Exception]] = {

@@ -1,0 +1,168 @@
+"""Any interleaving of commands, kills, late calls and foreign edits, for a provider on its contract server."""
+
+import threading
+from abc import abstractmethod
+from typing import Any, ClassVar, Protocol, cast
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
+
+from pipeline.errors import Rejected, Retryable
+from pipeline.providers.base import Record, Result
+from pipeline.wire.commands import Target
+from tests.unit.pipeline.messages import command
+from tests.unit.pipeline.providers.faults import Fault
+
+REF = "shop/pod"
+COUNTS = st.integers(1, 9)
+
+
+class Closable(Protocol):
+    """A provider that ends."""
+
+    def apply(self, command: Record, now_s: float) -> Result: ...
+
+    def close(self) -> None: ...
+
+
+class Interleavings(RuleBasedStateMachine):
+    """One target; the newest command is repeated as an actuator does after a kill, older ones as calls come late.
+
+    Attributes:
+        name: of the provider; writes: methods of the requests of a command that write, in their order.
+        refusals: answers that a command may meet.
+    """
+
+    name: ClassVar[str]
+    writes: ClassVar[tuple[str, ...]]
+    refusals: ClassVar[tuple[Any, ...]]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.commands: list[Record] = []
+        self.held: list[Fault] = []
+        self.answers: dict[str, tuple[int, int]] = {}
+        self.start()
+        self.provider = self.made()
+
+    @abstractmethod
+    def start(self) -> None:
+        """Begin with a target on a server."""
+
+    @abstractmethod
+    def stop(self) -> None:
+        """End the server."""
+
+    @abstractmethod
+    def made(self) -> Closable:
+        """Another process's provider."""
+
+    @property
+    @abstractmethod
+    def faults(self) -> list[Fault]:
+        """Of the server."""
+
+    @abstractmethod
+    def set_count(self, count: int) -> None:
+        """Somebody else sets the count."""
+
+    @abstractmethod
+    def edit(self, text: str | None) -> None:
+        """Somebody else edits something that is no count."""
+
+    @abstractmethod
+    def judge(self) -> None:
+        """Assert what must hold of what was written."""
+
+    def teardown(self) -> None:
+        for fault in self.held:
+            self._release(fault)
+        self.judge()
+        self.provider.close()
+        self.stop()
+
+    def _apply(self, number: int, fault: Fault | None = None) -> None:
+        """Apply a command; its answers, where there are several, are the same."""
+        order = self.commands[number]
+        self.faults[:] = [fault] if fault is not None else []
+        try:
+            result = self.provider.apply(order, 100.0)
+        except (Retryable, Rejected):
+            return
+        finally:
+            self.faults.clear()
+            self.judge()
+        answer = result.before, result.after
+        assert self.answers.setdefault(order["id"], answer) == answer
+        assert result.after == order["desired"]
+
+    def _next(self, desired: int) -> int:
+        epoch = len(self.commands) + 1
+        self.commands.append(command(epoch, desired, REF, target=Target(self.name, REF), bounds=(0, 9)))
+        return -1
+
+    def _write(self, data: st.DataObject) -> str:
+        return data.draw(st.sampled_from(self.writes))
+
+    @rule(desired=COUNTS)
+    def commanded(self, desired: int) -> None:
+        self._apply(self._next(desired))
+
+    @rule(desired=COUNTS, data=st.data())
+    def refused(self, desired: int, data: st.DataObject) -> None:
+        refused = data.draw(st.sampled_from(self.refusals))
+        self._apply(self._next(desired), Fault(self._write(data), refused=refused))
+
+    @rule(desired=COUNTS, lost=st.booleans(), data=st.data())
+    def killed(self, desired: int, lost: bool, data: st.DataObject) -> None:
+        """Before or after a write: another process goes on."""
+        self._apply(self._next(desired), Fault(self._write(data), lost=lost, unheard=not lost))
+        self.provider.close()
+        self.provider = self.made()
+
+    @rule(desired=COUNTS)
+    def given_up(self, desired: int) -> None:
+        """The last write is on its way when the call is given up."""
+        fault = Fault(self.writes[-1], held=threading.Event())
+        self._apply(self._next(desired), fault)
+        if not fault.times:  # it was sent
+            self.held.append(fault)
+
+    @precondition(lambda self: bool(self.held))
+    @rule()
+    def lands_late(self) -> None:
+        self._release(self.held.pop(0))
+        self.judge()
+
+    def _release(self, fault: Fault) -> None:
+        assert fault.held is not None
+        fault.held.set()
+        assert fault.finished.wait(10)
+
+    @precondition(lambda self: bool(self.commands))
+    @rule()
+    def repeated(self) -> None:
+        self._apply(-1)
+
+    @precondition(lambda self: bool(self.commands))
+    @rule(data=st.data())
+    def comes_again(self, data: st.DataObject) -> None:
+        """Any command, as if nobody had looked at its epoch before."""
+        self._apply(data.draw(st.integers(0, len(self.commands) - 1)))
+
+    @rule(count=COUNTS)
+    def scaled_by_hand(self, count: int) -> None:
+        self.set_count(count)
+
+    @rule(text=st.sampled_from(["a", "b", None]))
+    def edited(self, text: str | None) -> None:
+        self.edit(text)
+
+
+def case(machine: type[Interleavings], examples: int) -> Any:
+    """The machine as a test of so many examples."""
+    made: Any = cast("Any", machine).TestCase
+    health = [HealthCheck.too_slow, HealthCheck.filter_too_much]
+    made.settings = settings(max_examples=examples, stateful_step_count=20, suppress_health_check=health)
+    return made
