@@ -1,21 +1,22 @@
 """`leadtime targets`: check the file that says which object of a cluster or cloud each target of the commands is."""
 
 import json
+from contextlib import closing
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from pipeline.command_line import command_group
-from pipeline.errors import USAGE_EXIT, Retryable, UsageError
+from pipeline.errors import USAGE_EXIT, Rejected, Retryable, UsageError
 from pipeline.options import AsJson
 
-targets_app = command_group(no_args_is_help=True, help="Check the targets of a provider.")
+targets_app = command_group(no_args_is_help=True, help="Check, find and give back the targets of providers.")
 
 
 @targets_app.callback()
 def _targets() -> None:
-    """Check the targets of a provider."""
+    """Check, find and give back the targets of providers."""
 
 
 @targets_app.command("check")
@@ -68,6 +69,34 @@ def release(
         print("\n".join([*done, *failed]))
     if failed:
         raise typer.Exit(USAGE_EXIT)
+
+
+@targets_app.command("discover")
+def discover(
+    region: Annotated[str, typer.Option(help="Region of AWS, as eu-west-1.")],
+    profile: Annotated[
+        str, typer.Option(help="Profile of ~/.aws/config; default: the SDK's own credentials.")
+    ] = "",
+) -> None:
+    """Print a targets file of AWS's auto scaling groups whose tag leadtime.dev/target says app/offer.
+
+    A comment above a target says what would hinder its commands. Nothing is changed.
+    """
+    from pipeline.providers.aws.integration import connect_to
+    from pipeline.providers.aws.resources import Account
+
+    account = Account(profile, region)
+    with closing(connect_to(account)) as api:
+        from pipeline.providers.aws.discovery import TARGET_TAG
+        from pipeline.providers.aws.discovery import discover as proposed
+
+        try:
+            text = proposed(api, account)
+        except (Retryable, Rejected) as error:
+            raise UsageError(str(error)) from None
+    if not text:
+        raise UsageError(f"no auto scaling group in {account} has the tag {TARGET_TAG}")
+    print(text)
 
 
 def _print(refs: list[str], faults: list[str], file: Path, *, as_json: bool) -> None:

@@ -82,12 +82,18 @@ def worker(
 def actuator(
     bootstrap: Bootstrap = None,
     prefix: Prefix = None,
-    provider: Annotated[str, typer.Option(help="Whose commands it applies: local or kubernetes.")] = "local",
+    provider: Annotated[
+        str, typer.Option(help="Whose commands it applies: local, kubernetes or aws.")
+    ] = "local",
     targets: Annotated[
         Path | None, typer.Option(help="TOML file of [[target]] tables: which object each target is.")
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Have the API server check each change, and change nothing.")
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Have each change checked, and change nothing.",
+        ),
     ] = False,
     supervised: Supervised = False,
 ) -> None:
@@ -100,7 +106,7 @@ def actuator(
         actuators.run(settings, stop=stop)
         return
     if settings.event_time:
-        raise UsageError("a cluster has no event time: replays need the local provider")
+        raise UsageError("a cluster or cloud has no event time: replays need the local provider")
     with integration as made:
         actuators.run(settings, {provider: made}, stop=stop)
 

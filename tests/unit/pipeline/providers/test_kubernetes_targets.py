@@ -143,7 +143,7 @@ def test_releasing_names_what_was_done_and_what_could_not_be(
 @pytest.mark.parametrize(
     ("words", "why"),
     [
-        (["--provider", "gcp"], "no provider gcp: there are local, kubernetes"),
+        (["--provider", "gcp"], "no provider gcp: there are local, kubernetes, aws"),
         (["--provider", "kubernetes"], "--provider kubernetes needs --targets FILE"),
         (["--targets", "x.toml"], "--targets: no effect with the local provider"),
         (["--dry-run"], "--dry-run: no effect with the local provider"),

@@ -1,0 +1,42 @@
+"""Proposes targets: groups that a tag names as `app/offer`."""
+
+import json
+
+from pipeline.errors import Rejected
+from pipeline.providers.aws.api import PAGE, Api
+from pipeline.providers.aws.checks import refuse_described, refuse_scaled
+from pipeline.providers.aws.marks import tags_of
+from pipeline.providers.aws.resources import KIND, Account, Place
+
+TARGET_TAG = "leadtime.dev/target"
+"""Tag whose value is the `ref` of a group."""
+
+
+def discover(api: Api, account: Account) -> str:
+    """A targets file of the groups of an account and region that have the tag TARGET_TAG; a comment says what hinders
+    commands of one.
+
+    Raises:
+        Retryable, Rejected: AWS does not tell.
+    """
+    call = api.call()
+    filters = [{"Name": "tag-key", "Values": [TARGET_TAG]}]
+    groups = call.pages("DescribeAutoScalingGroups", "AutoScalingGroups", Filters=filters, MaxRecords=PAGE)
+    tables: list[str] = []
+    for group in sorted(groups, key=lambda group: str(group["AutoScalingGroupName"])):
+        place = Place(account, str(group["AutoScalingGroupName"]))
+        fields = {
+            "ref": tags_of(group).get(TARGET_TAG, ""),
+            "kind": KIND,
+            "region": account.region,
+            **({"profile": account.profile} if account.profile else {}),
+            "name": place.name,
+        }
+        lines = ["[[target]]", *(f"{name} = {json.dumps(value)}" for name, value in fields.items())]
+        try:
+            refuse_described(place, group)
+            refuse_scaled(api.call(), place)
+        except Rejected as error:
+            lines.insert(0, f"# {error}")
+        tables.append("\n".join(lines))
+    return "\n\n".join(tables)

@@ -1,0 +1,298 @@
+"""Groups as the API described them lately, and what that says of a target.
+
+A thread an account and region describes all its groups every few seconds, a hundred in a request, and asks for the
+scaling activities of those that lack instances. So an observation asks AWS nothing. It is refused once the answers are
+older than a few polls: a describe that is throttled is not zero instances.
+"""
+
+import json
+import threading
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Final
+
+from pipeline.errors import Rejected, Retryable
+from pipeline.logs import get_logger
+from pipeline.providers.aws.api import Api
+from pipeline.providers.aws.marks import TAG, Memory, Whose, tag_of
+from pipeline.providers.aws.notices import REBALANCE, WARNING, Notices
+from pipeline.providers.aws.resources import (
+    IN_SERVICE,
+    LAUNCHING,
+    LEAVING,
+    Described,
+    Group,
+    is_counted,
+    serves,
+    state_of_life,
+    uid_of,
+)
+from pipeline.providers.base import Observation
+from pipeline.providers.marks import Mark
+
+POLL_S: Final = 5.0
+MOST_WAIT_S: Final = 30.0
+"""Pauses between two polls: while nothing fails, and at most."""
+POLL_CALL_S: Final = 30.0
+"""For all requests of one poll, which no call of the provider waits for."""
+STALE_S: Final = 20.0
+"""Age of descriptions that are not reported any more."""
+FIRST_S: Final = 5.0
+"""Wait for the first poll, within the actuator's 10 s."""
+ACTIVITIES: Final = 20
+"""Newest scaling activities that are read of a group."""
+ASKED: Final = 10
+"""Groups whose activities are read in one poll."""
+RECENT_S: Final = 1800.0
+"""Age of a failed launch that still says why instances are missing: AWS tries again within minutes."""
+NO_CAPACITY: Final = (
+    ("InsufficientInstanceCapacity", "InsufficientInstanceCapacity"),
+    ("MaxSpotInstanceCountExceeded", "MaxSpotInstanceCountExceeded"),
+    ("VcpuLimitExceeded", "VcpuLimitExceeded"),
+    ("UnfulfillableCapacity", "UnfulfillableCapacity"),
+    ("do not have sufficient", "InsufficientInstanceCapacity"),
+    ("no Spot capacity available", "InsufficientInstanceCapacity"),
+    ("more vCPU capacity than your current vCPU limit", "VcpuLimitExceeded"),
+)
+"""What the message of a failed launch has, and the code that it stands for: some give the sentence alone."""
+log = get_logger("leadtime.aws")
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A launch that failed: code where capacity is lacking, else empty; zone; message; start, unix seconds."""
+
+    code: str
+    zone: str
+    message: str
+    at_s: float
+
+    def __str__(self) -> str:
+        return f"{self.code or self.message}{f' in {self.zone}' if self.zone else ''}"
+
+
+@dataclass
+class Region:
+    """Groups of an account in a region, kept up to date by a thread.
+
+    Attributes:
+        api: its clients.
+        groups: targets there.
+        described: by name.
+        failures: of launches, the newest of each zone, by name.
+        heard_s: monotonic time at which the last poll began that was answered; None: none was.
+        fault: why the last poll failed; None: it did not.
+    """
+
+    api: Api
+    groups: Sequence[Group]
+    poll_s: float = POLL_S
+    described: dict[str, Described] = field(default_factory=dict[str, Described])
+    failures: dict[str, list[Failure]] = field(default_factory=dict[str, list[Failure]])
+    notices: Notices = field(default_factory=Notices)
+    heard_s: float | None = None
+    fault: Retryable | Rejected | None = None
+    _noted: dict[str, tuple[float, Described]] = field(default_factory=dict[str, tuple[float, Described]])
+    _asked: dict[str, float] = field(default_factory=dict[str, float])
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _polled: threading.Event = field(default_factory=threading.Event)
+    _stop: threading.Event = field(default_factory=threading.Event)
+
+    def start(self) -> "Region":
+        """Begin to poll."""
+        threading.Thread(target=self._run, name=f"poll {self.groups[0].account}", daemon=True).start()
+        return self
+
+    def stop(self) -> None:
+        """End it; its thread ends soon."""
+        self._stop.set()
+
+    def note(self, group: Group, described: Described, mark: Mark) -> None:
+        """Keep a group as a command left it, until a poll that began later."""
+        tag = {"Key": TAG, "Value": tag_of(mark, uid_of(described))}
+        tags = [t for t in described.get("Tags") or () if t.get("Key") != TAG]
+        noted = {**described, "DesiredCapacity": mark.desired, "Tags": [*tags, tag]}
+        with self._lock:
+            self._noted[group.place.name] = self.api.clock(), noted
+            self.described[group.place.name] = noted
+
+    def noticed(self, described: Described) -> dict[str, str]:
+        """Instances of a group that will be taken back, with the kind of notice.
+
+        A recommendation counts where the group replaces instances at one: elsewhere nothing may come of it.
+        """
+        here = {str(i.get("InstanceId")) for i in described.get("Instances") or ()}
+        return {
+            name: notice.kind
+            for name, notice in list(self.notices.of.items())
+            if name in here and (notice.kind == WARNING or described.get("CapacityRebalance"))
+        }
+
+    def observe(self, group: Group, memory: Memory, now_s: float) -> Observation:
+        """What a target has now; a group that is gone has nothing, at generation 0.
+
+        Raises:
+            Retryable, Rejected: it cannot be told.
+        """
+        self._known()
+        with self._lock:
+            described = self.described.get(group.place.name)
+        if described is None:
+            return Observation(0, 0, {}, generation=0)
+        state = memory.state(described, self.api.clock())
+        ours = state.whose is not Whose.FOREIGN
+        return Observation(
+            **self._counts(described, state.count, now_s),
+            allocatable={},
+            generation=state.generation,
+            command_id=state.command,
+            managed_by="leadtime" if ours else Whose.FOREIGN.value,
+        )
+
+    def _counts(self, described: Described, count: int, now_s: float) -> dict[str, Any]:
+        instances: list[Described] = described.get("Instances") or []
+        noticed = self.noticed(described)
+        inside = [i for i in instances if state_of_life(i) == IN_SERVICE]
+        interrupted = [i for i in inside if i["InstanceId"] in noticed]
+        ready = sum(1 for i in inside if serves(i) and i["InstanceId"] not in noticed)
+        launching = sum(1 for i in instances if state_of_life(i) in LAUNCHING)
+        missing = max(0, count - len(inside) - launching)
+        failures = [f for f in self._failures(described) if now_s - f.at_s < RECENT_S]
+        failed = missing if any(f.code for f in failures) else 0
+        leaving = sum(1 for i in instances if state_of_life(i) in LEAVING) + len(inside) - len(interrupted)
+        reasons = [
+            *(map(str, failures) if missing or launching else ()),
+            *(_notice_words(noticed) if interrupted else ()),
+        ]
+        return {
+            "ready": min(ready, count),
+            "pending": launching + missing - failed,
+            "draining": leaving - min(ready, count),
+            "failed": failed,
+            "interrupted": len(interrupted),
+            "reason": "; ".join(reasons),
+        }
+
+    def _failures(self, described: Described) -> list[Failure]:
+        with self._lock:
+            return self.failures.get(str(described.get("AutoScalingGroupName")), [])
+
+    def _known(self) -> None:
+        if not self._polled.wait(FIRST_S if self.fault is None else 0.0) or self.heard_s is None:
+            raise self.fault or Retryable(f"{self.groups[0].account} was not described yet", 1.0)
+        silent_s = self.api.clock() - self.heard_s
+        if silent_s > STALE_S:
+            why = f": {self.fault}" if self.fault is not None else ""
+            raise Retryable(f"nothing was heard of {self.groups[0].account} for {silent_s:.0f} s{why}", 5.0)
+
+    def _run(self) -> None:
+        wait_s = 0.0
+        while not self._stop.wait(wait_s):
+            try:
+                self.poll()
+                wait_s = self.poll_s
+            except (Retryable, Rejected) as error:
+                self._failed(error)
+                requested_s = error.retry_after if isinstance(error, Retryable) else 0.0
+                wait_s = min(max(self.poll_s, 2 * wait_s, requested_s), MOST_WAIT_S)
+            except Exception as error:  # a defect of ours or the library's must not end the polling
+                self._failed(Retryable(f"poll of {self.groups[0].account}: {error!r}", MOST_WAIT_S))
+                wait_s = MOST_WAIT_S
+
+    def _failed(self, error: Retryable | Rejected) -> None:
+        if not self._stop.is_set() and str(error) != str(self.fault):
+            log.warning("poll failed", of=str(self.groups[0].account), error=str(error))
+        self.fault = error
+
+    def poll(self) -> None:
+        """Describe all groups, then read what is optional: notices and scaling activities.
+
+        Raises:
+            Retryable, Rejected: the groups could not be described.
+        """
+        began_s = self.api.clock()
+        names = list(dict.fromkeys(group.place.name for group in self.groups))
+        described = self.api.call(POLL_CALL_S).groups(names)
+        with self._lock:
+            self._noted = {name: noted for name, noted in self._noted.items() if noted[0] >= began_s}
+            self.described = described | {name: noted for name, (_, noted) in self._noted.items()}
+            self.heard_s, self.fault = began_s, None
+        self._polled.set()
+        for queue in dict.fromkeys(group.queue for group in self.groups if group.queue):
+            self._optionally(lambda queue=queue: self._read(queue))
+        for name in self._lacking(described):
+            self._optionally(lambda name=name: self._ask(name))
+
+    def _optionally(self, request: Any) -> None:
+        try:
+            request()
+        except (Retryable, Rejected) as error:
+            log.warning("not read", of=str(self.groups[0].account), error=str(error))
+
+    def _read(self, queue: str) -> None:
+        self.notices.read(self.api.call(), queue, time.time())
+
+    def _lacking(self, described: dict[str, Described]) -> list[str]:
+        """Groups that lack instances, those first that were asked for longest ago."""
+        lacking = [name for name, group in described.items() if _missing(group)]
+        with self._lock:
+            self.failures = {name: self.failures[name] for name in lacking if name in self.failures}
+        return sorted(lacking, key=lambda name: self._asked.get(name, 0.0))[:ASKED]
+
+    def _ask(self, name: str) -> None:
+        answer = self.api.call().request(
+            "DescribeScalingActivities", AutoScalingGroupName=name, MaxRecords=ACTIVITIES
+        )
+        failures = failures_of(answer.get("Activities") or [])
+        with self._lock:
+            self.failures[name] = failures
+            self._asked[name] = self.api.clock()
+
+
+def failures_of(activities: Iterable[Described]) -> list[Failure]:
+    """Failed launches, the newest of each zone, unless one succeeded there since.
+
+    activities: of scaling, the newest first.
+    """
+    zones: dict[str, Failure | None] = {}
+    for activity in activities:
+        words = str(activity.get("Description") or "")
+        if not words.startswith("Launching"):
+            continue
+        status, zone = activity.get("StatusCode"), _zone(str(activity.get("Details") or ""))
+        if status == "Successful":
+            zones.setdefault(zone, None)
+        elif status in ("Failed", "Cancelled"):
+            zones.setdefault(zone, _failure(activity, zone))
+    return [failure for _, failure in sorted(zones.items()) if failure is not None]
+
+
+def _failure(activity: Described, zone: str) -> Failure:
+    message = " ".join(str(activity.get("StatusMessage") or activity.get("StatusCode")).split())
+    code = next((code for words, code in NO_CAPACITY if words.lower() in message.lower()), "")
+    at = activity.get("StartTime")
+    return Failure(code, zone, message, at.timestamp() if isinstance(at, datetime) else 0.0)
+
+
+def _zone(details: str) -> str:
+    """Availability zone in the details of an activity, which are JSON; empty: they name none."""
+    try:
+        fields: Any = json.loads(details)
+        return str(fields.get("Availability Zone") or "")
+    except (ValueError, AttributeError):
+        return ""
+
+
+def _missing(group: Described) -> bool:
+    here = sum(1 for i in group.get("Instances") or () if is_counted(i))
+    return here < int(group.get("DesiredCapacity", 0)) or any(
+        state_of_life(i) in LAUNCHING for i in group.get("Instances") or ()
+    )
+
+
+def _notice_words(noticed: dict[str, str]) -> list[str]:
+    kinds = sorted(noticed.values())
+    words = {WARNING: "under a spot interruption warning", REBALANCE: "recommended to be replaced"}
+    return [f"{kinds.count(kind)} {words[kind]}" for kind in dict.fromkeys(kinds)]

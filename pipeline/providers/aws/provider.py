@@ -1,0 +1,222 @@
+"""AWS as a provider: reads a group, then leaves a tag with the command on it, then sets its desired capacity.
+
+1. the group is read; a tag with the command's id answers it again as the first time, or, where a kill or fault came
+   between tag and count, goes on with 4;
+2. a tag of the same epoch or a newer one, a pause, or somebody else who would fight refuses it;
+3. the tag is written;
+4. the count is set, or, where some instances are protected or under notice, victims are terminated one by one in one
+   request, each with its place in the count.
+
+Nothing makes 4 depend on 1: a request that was given up can land late. Requests of a target wait for each other, none
+leaves after its call's deadline, and one that lands all the same is recognised by its count (`marks`).
+"""
+
+import math
+import threading
+from collections.abc import Callable, Generator, Iterable
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Final
+
+from pipeline.errors import Rejected, Retryable
+from pipeline.providers.aws.api import Api, Call, Unanswered, connect
+from pipeline.providers.aws.checks import refuse_described, refuse_scaled
+from pipeline.providers.aws.marks import LATE_S, TAG, Memory, State, Whose, mark_of, tag_of
+from pipeline.providers.aws.observation import Region
+from pipeline.providers.aws.resources import Account, Described, Group, uid_of
+from pipeline.providers.aws.victims import BATCH, launch_times, protected, victims
+from pipeline.providers.base import Observation, Provider, Record, Result
+from pipeline.providers.bounds import CALL_S
+from pipeline.providers.marks import Mark
+from pipeline.wire.commands import Target
+
+CHECKED_S: Final = 300.0
+"""For how long a group is known to have no policies or schedules of others."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """What a command does to a group that was read, and the tag that it leaves."""
+
+    group: Group
+    described: Described
+    mark: Mark
+
+
+class AwsProvider(Provider):
+    """Auto scaling groups of any number of accounts and regions.
+
+    Args:
+        groups: targets.
+        connected: makes the clients of an account and region.
+        dry_run: commands are judged by what is there, and rejected: the API itself cannot try them.
+    """
+
+    def __init__(
+        self, groups: Iterable[Group], connected: Callable[[Account], Api] = connect, *, dry_run: bool = False
+    ) -> None:
+        self.groups, self.dry_run = {group.ref: group for group in groups}, dry_run
+        accounts = dict.fromkeys(group.account for group in self.groups.values())
+        self.apis = {account: connected(account) for account in accounts}
+        self.memory = {group.ref: Memory() for group in self.groups.values()}
+        self.regions = {
+            account: Region(api, [g for g in self.groups.values() if g.account == account]).start()
+            for account, api in self.apis.items()
+        }
+        self._epochs: dict[str, int] = {}
+        self._checked_s: dict[str, float] = {}
+        self._lock = threading.Lock()
+        self._turns = {ref: threading.Lock() for ref in self.groups}
+
+    def close(self) -> None:
+        """End the polling."""
+        for region in self.regions.values():
+            region.stop()
+        for api in self.apis.values():
+            api.close()
+
+    def observe(self, target: Target, now_s: float, since_s: float | None = None) -> Observation:
+        """As the last polls tell; see `Region.observe`."""
+        group = self._group(target.ref)
+        return self.regions[group.account].observe(group, self.memory[group.ref], now_s)
+
+    def apply(self, command: Record, now_s: float) -> Result:
+        """Set the desired capacity of the target's group; see the module and `Provider.apply`."""
+        group = self._group(Target.of(command).ref)
+        self._enter(group, command)
+        with self._turn(group):
+            call = self.apis[group.account].call()
+            described = call.group(group.place)
+            state = self.memory[group.ref].state(described, call.api.clock())
+            if state.mark is not None and state.mark.command == command["id"]:
+                if state.whose is not Whose.UNWRITTEN:
+                    return _result(state.mark, command, uid_of(described))
+                change = Change(group, described, state.mark)
+            else:
+                change = self._change(call, group, described, state, command, now_s)
+            if self.dry_run:
+                words = f"desired capacity {change.mark.before} → {change.mark.desired}"
+                raise Rejected(f"dry run: {words} of {group.place} would be set, nothing was changed")
+            if mark_of(described) != change.mark:
+                self._tag(call, change)
+            self._enter(group, command)
+            self._set(call, change, oldest=command["victim_rule"] == "OLDEST")
+            return _result(change.mark, command, uid_of(described))
+
+    def _change(
+        self, call: Call, group: Group, described: Described, state: State, command: Record, now_s: float
+    ) -> Change:
+        """What a command does to the group that was read.
+
+        Raises:
+            Rejected: it does nothing, for its epoch, the group, or somebody who would fight.
+        """
+        if state.mark is not None and command["epoch"] <= state.mark.epoch:
+            raise Rejected("older-epoch")
+        refuse_described(group.place, described)
+        self._check(call, group)
+        desired = min(max(command["desired"], int(described["MinSize"])), int(described["MaxSize"]))
+        if desired < state.count:
+            desired = min(state.count, max(desired, protected(described)))
+        foreign = state.mark is None or state.whose is Whose.FOREIGN
+        original = state.count if foreign or state.mark is None else state.mark.original
+        generation = state.generation + (desired != state.count)
+        mark = Mark(command["id"], command["epoch"], state.count, desired, original, now_s, generation)
+        return Change(group, described, mark)
+
+    def _check(self, call: Call, group: Group) -> None:
+        """Refuse a group that others scale, unless it was looked at lately."""
+        clock = self.apis[group.account].clock
+        if clock() < self._checked_s.get(group.ref, -math.inf) + CHECKED_S:
+            return
+        refuse_scaled(call, group.place)
+        self._checked_s[group.ref] = clock()
+
+    def _tag(self, call: Call, change: Change) -> None:
+        """Leave the command on the group."""
+        uid, name = uid_of(change.described), change.group.place.name
+        self.memory[change.group.ref].wrote(uid, change.mark)
+        tag = {
+            "ResourceId": name,
+            "ResourceType": "auto-scaling-group",
+            "Key": TAG,
+            "Value": tag_of(change.mark, uid),
+            "PropagateAtLaunch": False,
+        }
+        call.request("CreateOrUpdateTags", Tags=[tag])
+
+    def _set(self, call: Call, change: Change, *, oldest: bool) -> None:
+        """Write the count of a change whose tag is written.
+
+        Raises:
+            Retryable, Rejected: as AWS answers.
+        """
+        group, mark, memory = change.group, change.mark, self.memory[change.group.ref]
+        count = int(change.described["DesiredCapacity"])
+        try:
+            if mark.desired != count:
+                self._write(call, change, count, oldest=oldest)
+        except Unanswered:
+            memory.unanswered[mark.command] = mark.desired, call.api.clock() + LATE_S
+            raise
+        memory.settled = mark.command
+        self.regions[group.account].note(group, change.described, mark)
+
+    def _write(self, call: Call, change: Change, count: int, *, oldest: bool) -> None:
+        name, desired = change.group.place.name, change.mark.desired
+        noticed = self.regions[change.group.account].noticed(change.described)
+        going: list[str] = []
+        if desired < count and (noticed or protected(change.described)):
+            launched = launch_times(call, change.described)
+            going = victims(change.described, count - desired, noticed, launched, oldest=oldest)
+        for first in range(0, len(going), BATCH):
+            call.request(
+                "TerminateInstanceInAutoScalingGroup",
+                InstanceIds=going[first : first + BATCH],
+                AutoScalingGroupName=name,
+                ShouldDecrementDesiredCapacity=True,
+            )
+        if count - len(going) != desired:  # a rest was never launched
+            call.request("SetDesiredCapacity", AutoScalingGroupName=name, DesiredCapacity=desired)
+
+    def _enter(self, group: Group, command: Record) -> None:
+        """Refuse a command that a newer one of this process has overtaken: a call that was given up lives on.
+
+        Raises:
+            Rejected: one has.
+        """
+        with self._lock:
+            if command["epoch"] < self._epochs.get(group.ref, command["epoch"]):
+                raise Rejected("older-epoch")
+            self._epochs[group.ref] = command["epoch"]
+
+    @contextmanager
+    def _turn(self, group: Group) -> Generator[None]:
+        """One call of a target at a time: one that was given up ends by its own deadline.
+
+        Raises:
+            Retryable: it takes longer.
+        """
+        turn = self._turns[group.ref]
+        if not turn.acquire(timeout=CALL_S):
+            raise Retryable(f"an earlier request for {group.place} has not ended yet", 1.0)
+        try:
+            yield
+        finally:
+            turn.release()
+
+    def _group(self, ref: str) -> Group:
+        if ref not in self.groups:
+            raise Rejected(f"the targets file has no {ref}")
+        return self.groups[ref]
+
+
+def _result(mark: Mark, command: Record, uid: str) -> Result:
+    return Result(
+        mark.before,
+        mark.desired,
+        mark.accepted_s,
+        mark.generation,
+        request_id=uid,
+        partial=mark.desired != command["desired"],
+    )
