@@ -255,9 +255,8 @@ def allocate(
     promotion, gates = None, dict[str, Any]()
     if policy.promotion_gates:
         before = memory.get("promotion", {})
-        promotion, gates = judge(
-            policy, before, context.metrics, context.usage, context.saturated, context.tick
-        )
+        demand = context.usage if context.telemetry.representative else np.full_like(context.usage, np.nan)
+        promotion, gates = judge(policy, before, context.metrics, demand, context.saturated, context.tick)
         policy = replace(policy, mode=promotion.mode)
     context = replace(context, telemetry=context.reported(policy))
     situation = _situation(context, offers, observed, policy, memory, requested, shortage_price)

@@ -86,6 +86,22 @@ class Telemetry:
         silent ones, of usage not stopped."""
         return min(self.used, self.reporting / self.known if self.known else 1.0, self.seen, 1 - self.stopped)
 
+    @property
+    def representative(self) -> bool:
+        """Whether usage is the app's demand, so that plans may be judged by it; else it is what was heard of that."""
+        return min(self.completeness, 1 - self.carried) >= REPORTING_SHARE
+
+    def withheld(self) -> Iterator[str]:
+        """Names of the guard rails by which nothing is released: too little was heard of the app."""
+        if self.unreported and not self.usual:
+            yield "missing_telemetry"
+        if self.used < COMPLETE_SHARE:
+            yield "incomplete_telemetry"
+        if 1 - self.stopped < COMPLETE_SHARE or 1 - self.carried < REPORTING_SHARE:
+            yield "producer_stopped"
+        if self.reporting < REPORTING_SHARE * self.known or self.seen < REPORTING_SHARE:
+            yield "doubtful_telemetry"
+
 
 @dataclass(frozen=True)
 class Fleet:
@@ -225,14 +241,8 @@ def _release_rails(
     fleet: Fleet, policy: Policy, need: PresentNeed, telemetry: Telemetry, *, held: int
 ) -> Iterator[Rail]:
     """Rails that bound releases; held: most replicas desired within the hold time."""
-    if telemetry.unreported and not telemetry.usual:
-        yield "missing_telemetry", lambda c: _only_grown(c, fleet)
-    if telemetry.used < COMPLETE_SHARE:
-        yield "incomplete_telemetry", lambda c: _only_grown(c, fleet)
-    if 1 - telemetry.stopped < COMPLETE_SHARE or 1 - telemetry.carried < REPORTING_SHARE:
-        yield "producer_stopped", lambda c: _only_grown(c, fleet)
-    if telemetry.reporting < REPORTING_SHARE * telemetry.known or telemetry.seen < REPORTING_SHARE:
-        yield "doubtful_telemetry", lambda c: _only_grown(c, fleet)
+    for name in telemetry.withheld():
+        yield name, lambda c: _only_grown(c, fleet)
     if policy.scale_down == "never":
         yield "scale_down_never", lambda c: _only_grown(c, fleet)
     least = min(held, fleet.replicas(fleet.running))

@@ -10,7 +10,7 @@ back to `shadow` when coverage falls below the gate. Gates, by name:
 - `decisions`: the number of decisions, at most 10,000; 288 by default, a day of 5-minute ticks.
 
 Gates change nothing for a policy whose mode is `shadow` or `paused`. Demand is usage, where a saturated user's counts
-1.5 times; a decision for which a metric or tick was not measured is not judged.
+1.5 times; a decision for which a metric or tick was not measured, or too little of it was heard, is not judged.
 """
 
 from __future__ import annotations

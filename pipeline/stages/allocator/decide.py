@@ -258,7 +258,7 @@ def decisions(
         steps_s=tick.steps_s,
         usage=demand.usage[index],
         saturated=demand.saturated[index],
-        telemetry=_telemetry(demand, policy, usual=terms.usual),
+        telemetry=telemetry_of(demand, policy, usual=terms.usual),
         now_s=tick.end_s,
         seed=terms.seed,
         app=kept.name.encode(),
@@ -286,7 +286,7 @@ def decisions(
     ]
 
 
-def _telemetry(demand: Demand, policy: Policy, *, usual: bool) -> Telemetry:
+def telemetry_of(demand: Demand, policy: Policy, *, usual: bool = False) -> Telemetry:
     """What of an app's telemetry came; usual: as of `Terms`."""
     seen = demand.seen
     return Telemetry(
@@ -297,6 +297,7 @@ def _telemetry(demand: Demand, policy: Policy, *, usual: bool) -> Telemetry:
         stopped=demand.stopped,
         carried=demand.carried,
         seen=float(min((seen[METRICS.index(metric)] for metric in policy.governed), default=1.0)),
+        unreported=tuple(m for m in policy.governed if math.isnan(demand.usage[METRICS.index(m)])),
         usual=usual,
     )
 

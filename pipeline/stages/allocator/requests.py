@@ -165,10 +165,15 @@ def evidence_of(
     policy: Policy,
     demand: Demand,
 ) -> Evidence:
-    """What the learner needs to know of a tick; decisions: by the experts of `followed`."""
+    """What the learner needs to know of a tick; decisions: by the experts of `followed`.
+
+    The need is not known where a governed metric was not reported or too little of it was heard.
+    """
     contexts = {weights: decide.args[0] for weights, decide in zip(followed.experts, decisions, strict=True)}
     context = decisions[0].args[0]
-    filled = need.of_tick(context.usage, context.saturated, context.metrics, policy)
+    telemetry, filled = context.telemetry, math.nan
+    if telemetry.representative and not telemetry.unreported:
+        filled = need.of_tick(context.usage, context.saturated, context.metrics, policy)
     curve = None
     if demand.users:
         curve = need_curve.of(contexts, offers, policy)
