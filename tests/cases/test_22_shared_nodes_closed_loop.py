@@ -1,6 +1,6 @@
 """Shared nodes in a closed loop: the allocator's plans on the local provider, a tick after the other, without Kafka."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, cast
@@ -46,6 +46,7 @@ class Pool(Installation):
             cloud.offered(record)
         super().__init__(model, settings, cast(Fleet, cloud), **inputs)
         self.number = 0
+        self.telemetry: list[Record] = []  # that the next markers have
 
     def observe(self, tick: int) -> None:
         now_s = float((tick + 1) * TICK_S)
@@ -72,7 +73,7 @@ class Pool(Installation):
     def step(self, **cores: float) -> dict[str, Record]:
         """Plan a tick in which apps use so many cores, and follow its commands; the plans by name."""
         number, self.number = self.number, self.number + 1
-        for value in scenarios(self.model, self.settings, FIRST + number, cores):
+        for value in scenarios(self.model, self.settings, FIRST + number, cores, self.telemetry):
             self.allocator.fold(value)
         self.follow(float((FIRST + number + 1) * TICK_S))
         return {plan["app"]: plan for plan in self.plans if plan["tick"] == FIRST + number}
@@ -89,7 +90,11 @@ class Pool(Installation):
 
 
 def scenarios(
-    model: BehaviourModel, settings: Settings, tick: int, cores: Mapping[str, float]
+    model: BehaviourModel,
+    settings: Settings,
+    tick: int,
+    cores: Mapping[str, float],
+    telemetry: Sequence[Record] = (),
 ) -> list[bytes]:
     """Scenarios of one shard in which apps use so many cores, give or take 5 %, and the shard's marker."""
     steps, cpu = [step * TICK_S for step in horizon_steps(TICK_S)], METRICS.index("cpu")
@@ -110,6 +115,7 @@ def scenarios(
         }  # fmt: skip
         records.append(DEFAULT.encode("scenario", record))
     marker = {"shard": 0, "seq": tick - FIRST, "tick": tick, "tick_s": TICK_S, "apps": sorted(cores)}
+    marker |= {"telemetry": [*telemetry]}
     return [*records, DEFAULT.encode("marker", marker)]
 
 
@@ -197,6 +203,20 @@ def test_an_app_that_falls_silent_is_reckoned_with_and_its_neighbour_goes_on(mak
             assert ("missing_telemetry" in plans["blog"]["guardrails"]) == (tick < 55)
     assert set(nodes) == {3}
     assert plans["blog"]["feasible"]
+
+
+def test_replicas_of_an_app_of_which_too_little_is_heard_stand_while_its_neighbour_grows(make: Make) -> None:
+    pool, plans = make(policies=[app("shop"), app("blog", priority=10), group()]), dict[str, Record]()
+    for _ in range(12):
+        plans = pool.step(shop=8.0, blog=5.0)
+    stood = desired(plans["shop"])
+    used = {"app": "shop", "reason": "", "samples": 20, "events": 0}
+    pool.telemetry = [used, used | {"reason": "late", "samples": 80}]
+    for tick in range(16):
+        plans = pool.step(shop=1.6, blog=5.0 if tick < 4 else 16.0)
+        assert desired(plans["shop"]) >= stood, plans["shop"]["reason"]
+        full = 4 <= tick < 7  # until the nodes that the neighbour needs are ready, for its priority is higher
+        assert full or (pool.serving("shop") >= 8 and pool.serving("blog") >= (5 if tick < 4 else 16)), tick
 
 
 def test_a_group_whose_nodes_carry_no_app_says_so(make: Make) -> None:

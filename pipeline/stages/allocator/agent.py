@@ -301,7 +301,9 @@ class Allocator:
             lacking = shared_nodes.not_carried(own, [offer for offer in offers if offer.offer_id in nodes])
             # where they carry none, the plan of the nodes says so of all
             on = {app: policy for app, policy in own.items() if app not in lacking} or own
-            on = {app: shared_nodes.standing(policy, self.apps[app]) for app, policy in on.items()}
+            on = {
+                app: shared_nodes.standing(policy, self.apps[app], demands[app]) for app, policy in on.items()
+            }
             demand = pool.observe(at.number, on, demands)
             leaving = frozenset(app for app in apps if self._group_of(app, at.number) != group)
             pools[group] = Pooled(

@@ -25,7 +25,7 @@ from models.nodes.packing import fits
 from models.planning.allocate import DecisionContext, Plan, promised
 from models.planning.groups import STANDING, Member
 from models.planning.guardrails import REPORTING_SHARE
-from pipeline.stages.allocator.decide import AppState
+from pipeline.stages.allocator.decide import AppState, telemetry_of
 from pipeline.stages.allocator.pool import PairedApps, Pool
 from pipeline.wire.codec import Record
 from pipeline.wire.commands import REPLICAS
@@ -126,11 +126,12 @@ def commanded(kept: AppState, offer: str | None = None) -> int:
     return sum(counts.values()) if offer is None else counts.get(offer, 0)
 
 
-def standing(policy: Policy, kept: AppState) -> Policy:
+def standing(policy: Policy, kept: AppState, demand: Demand) -> Policy:
     """An app's policy with what needs room whatever its demand as its minimum and maximum.
 
     Replicas of an app that is paused, and those whose number somebody else set and that are left alone, stand as they
-    are; of the latter no more than the policy's maximum have room. Where none may be released, none go.
+    are; of the latter no more than the policy's maximum have room. Where none may be released, by the policy or because
+    too little was heard of the app, none go.
     """
     stand = commanded(kept, REPLICAS)
     if policy.mode == "paused":
@@ -138,7 +139,8 @@ def standing(policy: Policy, kept: AppState) -> Policy:
     within = min(stand, policy.limit)
     if policy.on_conflict == "hold" and kept.memory.get("orders", {}).get(REPLICAS, {}).get("held"):
         return replace(policy, min=within, max=within, beyond_max=0.0)
-    return replace(policy, min=max(policy.min, within)) if policy.scale_down == "never" else policy
+    stays = policy.scale_down == "never" or any(telemetry_of(demand, policy).withheld())
+    return replace(policy, min=max(policy.min, within)) if stays else policy
 
 
 @dataclass(frozen=True)
@@ -193,8 +195,8 @@ class SharedNodes:
         usage = np.array([demands[app].usage for app in pool.apps])[None]
         filled = pool.filled(usage)[0]
         whole = np.where(np.isnan(filled), np.nan, pool.whole(usage)[0])
-        self.paired.observe(tick, filled)
-        known = [demands[app].representative for app in pool.apps]
+        known = np.array([demands[app].representative for app in pool.apps])
+        self.paired.observe(tick, np.where(known, filled, np.nan))
         self.last = {
             app: min(
                 max(self.last.get(app, 0.0) if np.isnan(n) else n, policies[app].min), policies[app].limit
@@ -211,8 +213,8 @@ class SharedNodes:
             saturated=np.where(requested, (counts * held) @ pool.size, np.nan),
             rates=np.full(len(EVENT_KINDS), np.nan),
             users=len(known),
-            reporting=len(known) if any(known) else 0,  # what the others needed last is as good as measured
-            records=TelemetryShare(used=1.0 if all(known) else REPORTING_SHARE),
+            reporting=len(known) if known.any() else 0,  # what the others needed last is as good as measured
+            records=TelemetryShare(used=1.0 if known.all() else REPORTING_SHARE),
         )
 
     def demand(
