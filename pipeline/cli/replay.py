@@ -50,7 +50,7 @@ def replay(
     from pipeline.kafka.connection import reachable
     from pipeline.kafka.installation import settled
     from pipeline.settings import load_settings
-    from pipeline.sources.replay import Replayer, records, window_of_topics
+    from pipeline.sources.replay import Replayer, at_speed, records, window_of_topics
     from pipeline.traces import trace_file
     from pipeline.traces.window import TickWindow
 
@@ -79,7 +79,7 @@ def replay(
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("", total=total)
         sent = Replayer(settings).run(
-            items, speed, lambda count: progress.update(task, completed=count), last
+            items, at_speed(speed), lambda count: progress.update(task, completed=count), last
         )
     facts = {"records": sent, "wall_s": round(time.monotonic() - begun, 3), **facts}
     if not as_json:

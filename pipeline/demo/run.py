@@ -21,10 +21,11 @@ from pipeline.inputs import publish
 from pipeline.inputs.example import Example
 from pipeline.kafka import topics
 from pipeline.providers.local_replicas import ReplicaSet
+from pipeline.reports.app_run import AppRun
 from pipeline.runtime.cluster import cluster
 from pipeline.runtime.supervisor import Supervisor
 from pipeline.settings import Settings
-from pipeline.sources.replay import Replayer, records
+from pipeline.sources.replay import Pace, Replayer, records, unpaced
 from pipeline.stages.actuator.service import starting_capacity
 from pipeline.traces import trace_file as traces
 from pipeline.traces.window import TickWindow
@@ -77,7 +78,7 @@ class Run:
         trace: what is replayed.
         replayed: ticks of it.
         console: for progress.
-        speed: event seconds per second; None = as fast as possible.
+        pace: of the replay.
         each: called after each poll of the published records.
         notes: for the end of the page.
         begun_s: when the run began, on the monotonic clock; None = now.
@@ -89,14 +90,14 @@ class Run:
         trace: traces.Trace,
         replayed: Replayed,
         console: Console,
-        speed: float | None = None,
+        pace: Pace = unpaced,
         each: Callable[[Watch, Supervisor], None] = lambda *_: None,
         notes: Sequence[str] = (),
         begun_s: float | None = None,
     ) -> None:
         self.settings, self.trace, self.console = settings, trace, console
         self.window, self.learnt, self.shifts, self.shared = replayed
-        self.speed, self.each, self.notes = speed, each, notes
+        self.pace, self.each, self.notes = pace, each, notes
         self.rows = self.window.select(trace)
         self.replayed = self._replayed()
         self.apps = sorted(self.rows["app"].unique().to_list())
@@ -132,9 +133,7 @@ class Run:
         Raises:
             LeadtimeError: nothing was published for STALL_S seconds, or the replay failed.
         """
-        own = Example.of(self.trace, self.window, learnt=self.learnt)
-        on_nodes = [policy["app"] for policy in own.policies if policy["app"] not in self.learnt]
-        example = own.on_shared_nodes(on_nodes) if self.shared and len(on_nodes) > 1 else own
+        own, example = self._examples()
         self._say(
             f"{self.rows.height:,} rows, {len(self.apps)} apps, {self.window.ticks} ticks of {self.window.tick_s} s"
         )
@@ -152,14 +151,10 @@ class Run:
             topics.create(settings)
             publish.publish(settings, "prices", "price", example.prices)
             publish.publish(settings, "policies", "policy", example.policies)
-            for app, counts in example.starting.items():
-                starting_capacity(
-                    settings,
-                    {app: counts},
-                    self.learnt.get(app, self.window.first),
-                    replica_sets(example) if app == example.group else None,
-                )
-            supervisor = Supervisor(settings.environment(), settings.data_dir / "stages", self._say)
+            options = self._begin(settings, example)
+            supervisor = Supervisor(
+                settings.environment(), settings.data_dir / "stages", self._say, options=options
+            )
             watch = Watch(settings)
             try:
                 supervisor.start()
@@ -171,6 +166,31 @@ class Run:
                 supervisor.stop()
                 watch.close()
         return self._finish(example, own, watch, supervisor, page, out)
+
+    def _examples(self) -> tuple[Example, Example]:
+        """What is published: with instances of each app's own, and as it is."""
+        own = Example.of(self.trace, self.window, learnt=self.learnt)
+        on_nodes = [policy["app"] for policy in own.policies if policy["app"] not in self.learnt]
+        return own, own.on_shared_nodes(on_nodes) if self.shared and len(on_nodes) > 1 else own
+
+    def _begin(self, settings: Settings, example: Example) -> Mapping[str, Sequence[str]]:
+        """Make what the first tick starts with; return options of the stages, by their names."""
+        for app, counts in example.starting.items():
+            starting_capacity(
+                settings,
+                {app: counts},
+                self.learnt.get(app, self.window.first),
+                replica_sets(example) if app == example.group else None,
+            )
+        return {}
+
+    def _outcome(self, example: Example, own: Example, watch: Watch) -> list[AppRun]:
+        """What became of each app."""
+        return summary.outcome(watch, example, own, self.window)
+
+    def _figures(self) -> dict[str, Any]:
+        """Figures beside those of every run."""
+        return {}
 
     def _say(self, text: str) -> None:
         elapsed = f"{time.monotonic() - self.begun_s:6.1f} s"
@@ -184,7 +204,7 @@ class Run:
             try:
                 items = records(self.replayed, self.trace.tick_s)
                 Replayer(self.settings).run(
-                    items, self.speed, lambda count: setattr(self, "sent", count), self.window.last
+                    items, self.pace, lambda count: setattr(self, "sent", count), self.window.last
                 )
             except BaseException as error:  # told by the main thread
                 failure.append(error)
@@ -274,7 +294,7 @@ class Run:
         out: Path | None,
     ) -> dict[str, Any]:
         self._say("summing up, beside the reactive policy")
-        runs = summary.outcome(watch, example, own, self.window)
+        runs = self._outcome(example, own, watch)
         steered = [
             summary.learner_run(
                 app, watch, example, replace(self.window, first=first), self.settings.seed, self.shifts
@@ -295,6 +315,7 @@ class Run:
             "restarts": {name: stage.restarts for name, stage in supervisor.stages.items()},
             "shared_nodes": summary.shared_nodes(watch, example, runs, self.window),
             "learner": {run.app: run.figures for run in steered},
+            **self._figures(),
             "skipped": self.window.skipped(self.trace),
             "notes": self.remarks,
         }

@@ -4,7 +4,7 @@ import math
 import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ from pipeline.reports.learner_run import LearnerRun
 from pipeline.stages.learner.agent import terms_of
 from pipeline.traces.window import TickWindow
 from pipeline.wire import commands, currencies
-from pipeline.wire.codec import Record
+from pipeline.wire.codec import DEFAULT, Record
 from pipeline.wire.commands import REPLICAS
 from pipeline.wire.json_lines import lines
 from pipeline.wire.plans import promised
@@ -60,36 +60,71 @@ class OwnInstances:
         """Of an app of an example in which it has instances of its own."""
         record = next(policy for policy in example.policies if policy["app"] == app)
         group = record["allocation_group"]
-        prices = [_full("price", price, watch) for price in example.prices if price["commitment_id"] == group]
-        return cls(policy_of(_full("policy", record, watch)), prices, example.starting[app])
+        prices = [full("price", price) for price in example.prices if price["commitment_id"] == group]
+        return cls(policy_of(full("policy", record)), prices, example.starting[app])
 
     def carried(self) -> dict[str, int]:
         """Replicas on an instance, by offer."""
         return {p["offer_id"]: replicas_per_instance(offer_of(p), self.policy) for p in self.prices}
 
 
-def _full(schema: str, record: Record, watch: Watch) -> Record:
+def full(schema: str, record: Record) -> Record:
     """The record as it is read: with its schema's defaults."""
-    return watch.codec.decode(watch.codec.encode(schema, record))[1]
+    return DEFAULT.decode(DEFAULT.encode(schema, record))[1]
+
+
+@dataclass(frozen=True)
+class Served:
+    """What a policy had, tick by tick.
+
+    Attributes:
+        ready: (tick) least replicas ready within the tick.
+        cost: (tick) spent within the tick.
+        counts: (tick) instances ready, by offer.
+        tiers: tier by offer.
+    """
+
+    ready: np.ndarray
+    cost: np.ndarray
+    counts: dict[str, np.ndarray] = field(default_factory=dict[str, np.ndarray])
+    tiers: dict[str, str] = field(default_factory=dict[str, str])
 
 
 def app_run(app: str, watch: Watch, policy: Policy, own: OwnInstances, window: TickWindow) -> AppRun:
-    """One app's outcome, tick by tick, in replicas of its policy."""
+    """One app's outcome on the local provider, tick by tick, in replicas of its policy."""
     ticks = range(window.first, window.last + 1)
-    usage = np.array([watch.usage[app].get(tick, np.full(len(METRICS), np.nan)) for tick in ticks])
-    governed = [METRICS.index(metric) for metric in policy.governed]
-    unknown = np.isnan(usage[:, governed]).all(axis=1)
-    demand = np.where(unknown, np.nan, replica_loads(usage, METRICS, policy).max(axis=1))
     smaller = own.policy.size(policy.governed[0]) / policy.size(policy.governed[0])
     size = {offer: smaller * of for offer, of in own.carried().items()}
     size |= {REPLICAS: 1.0} if REPLICAS in watch.observed[app] else {}
     counts = {o: _series(watch.observed[app][o], ticks, "least_ready") for o in size}
-    cost = _cost(watch.observed[app], own.prices, window)
-    reactive, reactive_cost = _reactive(app, usage, own, window)
-    low, mean, high = _fan(app, watch, policy, ticks)
-    warm_up = min(WARM_UP_TICKS, window.ticks // 4)
+    tiers = {p["offer_id"]: p["tier"] for p in own.prices} | (
+        {REPLICAS: "SHARED"} if REPLICAS in size else {}
+    )
     ready = np.sum([counts[o] * size[o] for o in size], axis=0)
-    realised = _realised(watch.plans[app], demand, ready, window, warm_up)
+    ours = Served(ready, _cost(watch.observed[app], own.prices, window), counts, tiers)
+    least, cost = _reactive(app, _usage(app, watch, window), own, window)
+    currency = currencies.one_currency(own.prices)[0]
+    return run_of(app, watch, policy, window, ours, Served(least * smaller, cost), currency)
+
+
+def run_of(
+    app: str,
+    watch: Watch,
+    policy: Policy,
+    window: TickWindow,
+    ours: Served,
+    reactive: Served,
+    currency: str,
+) -> AppRun:
+    """One app's outcome by what was published of it and what it and the reactive policy had."""
+    ticks = range(window.first, window.last + 1)
+    usage = _usage(app, watch, window)
+    governed = [METRICS.index(metric) for metric in policy.governed]
+    unknown = np.isnan(usage[:, governed]).all(axis=1)
+    demand = np.where(unknown, np.nan, replica_loads(usage, METRICS, policy).max(axis=1))
+    low, mean, high = _fan(app, watch, policy, ticks)
+    warm_up = warm_up_of(window)
+    realised = _realised(watch.plans[app], demand, ours.ready, window, warm_up)
     return AppRun(
         app=app,
         tick_s=window.tick_s,
@@ -99,14 +134,13 @@ def app_run(app: str, watch: Watch, policy: Policy, own: OwnInstances, window: T
         mean=mean,
         high=high,
         required=_required(watch.plans[app], ticks, window.tick_s),
-        ready=ready,
-        reactive=reactive * smaller,
-        counts=counts,
-        tiers={p["offer_id"]: p["tier"] for p in own.prices}
-        | ({REPLICAS: "SHARED"} if REPLICAS in size else {}),
-        cost=cost,
-        reactive_cost=reactive_cost,
-        currency=currencies.one_currency(own.prices)[0],
+        ready=ours.ready,
+        reactive=reactive.ready,
+        counts=ours.counts,
+        tiers=ours.tiers,
+        cost=ours.cost,
+        reactive_cost=reactive.cost,
+        currency=currency,
         held=np.array(
             ["missing_telemetry" in watch.plans[app].get(t, {"guardrails": []})["guardrails"] for t in ticks]
         ),
@@ -114,6 +148,17 @@ def app_run(app: str, watch: Watch, policy: Policy, own: OwnInstances, window: T
         plans_kept=realised.plans.kept,
         plans_judged=realised.plans.known,
     )
+
+
+def warm_up_of(window: TickWindow) -> int:
+    """Ticks at a window's start that are not scored."""
+    return min(WARM_UP_TICKS, window.ticks // 4)
+
+
+def _usage(app: str, watch: Watch, window: TickWindow) -> np.ndarray:
+    """(tick, metric) what was measured; NaN: nothing."""
+    nothing = np.full(len(METRICS), np.nan)
+    return np.array([watch.usage[app].get(tick, nothing) for tick in range(window.first, window.last + 1)])
 
 
 def _cost(
@@ -245,7 +290,7 @@ def outcome(watch: Watch, example: Example, own: Example, window: TickWindow) ->
         own: the same with instances of each app's own.
         window: ticks of the run.
     """
-    of_apps = [_full("policy", p, watch) for p in example.policies if p["app"] != example.group]
+    of_apps = [full("policy", p) for p in example.policies if p["app"] != example.group]
     policies = {p["app"]: policy_of(p) for p in sorted(of_apps, key=lambda p: p["app"])}
     runs = [
         app_run(app, watch, policy, OwnInstances.of(app, own, watch), window)
@@ -253,7 +298,7 @@ def outcome(watch: Watch, example: Example, own: Example, window: TickWindow) ->
     ]
     if not example.group:
         return runs
-    nodes = [_full("price", p, watch) for p in example.prices if p["commitment_id"] == example.group]
+    nodes = [full("price", p) for p in example.prices if p["commitment_id"] == example.group]
     cost = _cost(watch.observed[example.group], nodes, window)
     whole = {m: sum(p.size(m) for p in policies.values() if m in p.unit) for m in METRICS}
     takes = {app: max(policy.size(m) / whole[m] for m in policy.unit) for app, policy in policies.items()}

@@ -71,6 +71,7 @@ class Supervisor:
         note: called with one line of text when a stage dies.
         clock: monotonic seconds.
         module: that runs a stage by its name.
+        options: of stages, by name.
     """
 
     environment: Mapping[str, str]
@@ -78,13 +79,14 @@ class Supervisor:
     note: Callable[[str], None] = lambda text: print(text, file=sys.stderr)
     clock: Callable[[], float] = time.monotonic
     module: str = "pipeline.stages"
+    options: Mapping[str, Sequence[str]] = field(default_factory=dict[str, Sequence[str]])
     stages: dict[str, StageProcess] = field(default_factory=dict[str, StageProcess])
 
     def start(self, names: Sequence[str] = STAGES) -> None:
         """Start the stages."""
         folders.make(self.folder, "folder of logs")
         for name in names:
-            command = [sys.executable, "-m", self.module, name, "--supervised"]
+            command = [sys.executable, "-m", self.module, name, *self.options.get(name, ()), "--supervised"]
             stage = StageProcess(name, command, self.environment, self.folder / f"{name}.log")
             self.stages[name] = stage
             stage.start(self.clock())

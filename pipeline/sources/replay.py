@@ -138,21 +138,46 @@ def _lane(
         yield Item(ts_us, topic, key, value)
 
 
+Pace = Callable[[float], None]
+"""Returns when a moment of event time (unix seconds) has come; called with each tick's beginning, in their order."""
+
+
+def unpaced(_: float) -> None:
+    """The pace of what goes as fast as possible."""
+
+
+def at_speed(
+    speed: float | None,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> Pace:
+    """A pace of `speed` event seconds per second from its first call on; None: as fast as possible.
+
+    Args:
+        speed: positive.
+        clock, sleep: seconds, and how to wait for them.
+    """
+    begun: tuple[float, float] | None = None
+
+    def wait(at_s: float) -> None:
+        nonlocal begun
+        begun = begun or (at_s, clock())
+        if speed is not None:
+            sleep(max(0.0, begun[1] + (at_s - begun[0]) / speed - clock()))
+
+    return wait
+
+
 class Replayer:
     """Publishes items tick by tick.
 
     Args:
         settings: of the installation: address, topics and the length of a tick.
-        clock, sleep: wall clock in unix seconds, and how to wait for it.
+        clock: wall clock in unix seconds.
     """
 
-    def __init__(
-        self,
-        settings: Settings,
-        clock: Callable[[], float] = time.time,
-        sleep: Callable[[float], None] = time.sleep,
-    ) -> None:
-        self.settings, self.clock, self.sleep = settings, clock, sleep
+    def __init__(self, settings: Settings, clock: Callable[[], float] = time.time) -> None:
+        self.settings, self.clock = settings, clock
         self.codec = Codec(settings.registry_url)
         self.tick_us = settings.tick_s * 1_000_000
         # As large as what the raw topics take: a window of topics holds what came.
@@ -163,7 +188,7 @@ class Replayer:
     def run(
         self,
         items: Iterator[Item],
-        speed: float | None = None,
+        pace: Pace = unpaced,
         progress: Callable[[int], None] = lambda _: None,
         last: int | None = None,
     ) -> int:
@@ -171,7 +196,7 @@ class Replayer:
 
         Args:
             items: in the order of time.
-            speed: event seconds per wall second; None: as fast as possible.
+            pace: waits for each tick's beginning.
             progress: called after each tick with the number of records so far.
             last: tick up to which watermarks go on after the last item; None: its own.
 
@@ -182,17 +207,16 @@ class Replayer:
         if first is None:
             return 0
         tick = first.ts_us // self.tick_us
-        begun, start_us = self.clock(), tick * self.tick_us
+        pace(tick * self.tick_us / 1e6)
         headers, now_ms = self._headers((tick + 1) * self.tick_us)
-        self._watermarks(start_us, headers, now_ms)
+        self._watermarks(tick * self.tick_us, headers, now_ms)
 
         def advance() -> None:
             nonlocal tick, headers, now_ms
             tick += 1
             self._watermarks(tick * self.tick_us, headers, now_ms)
             progress(self.sent)
-            if speed is not None:
-                self.sleep(max(0.0, begun + (tick * self.tick_us - start_us) / 1e6 / speed - self.clock()))
+            pace(tick * self.tick_us / 1e6)
             headers, now_ms = self._headers((tick + 1) * self.tick_us)
 
         for item in self._chain(first, items):

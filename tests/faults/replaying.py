@@ -135,7 +135,7 @@ def run(
         patch.setattr("pipeline.demo.run.Replayer", partial(replay.Replayer, clock=clock))
         patch.setattr("pipeline.demo.run.Supervisor", partial(Supervisor, module="tests.faults.stage"))
         replayed = Replayed(TickWindow.of(made, made.tick_s), shared=shared)
-        figures = Run(here, made, replayed, console, speed, each=fault).go(
+        figures = Run(here, made, replayed, console, replay.at_speed(speed), each=fault).go(
             folder / "page.html", folder / "out"
         )
     assert fault.over

@@ -21,8 +21,8 @@ from pipeline.errors import Unreachable, UsageError
 from pipeline.kafka.connection import connection, faust_credentials, reachable
 from pipeline.kafka.embedded import EmbeddedKafka
 from pipeline.runtime.cluster import cluster
+from pipeline.security.certificates import self_signed
 from pipeline.settings import Settings
-from tests.certificates import self_signed
 
 PASSWORD = 'p"a\\s,s;w=o${r}d é'
 

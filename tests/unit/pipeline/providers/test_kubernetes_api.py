@@ -23,8 +23,8 @@ from kubernetes.config import ConfigException
 from pipeline.errors import Rejected, Retryable, UsageError
 from pipeline.providers.kubernetes.api import CALL_S, Api, Conflict, Gone, NotFound, connect
 from pipeline.providers.kubernetes.resources import HPA, NODE, Place, quantity
+from pipeline.security.certificates import self_signed
 from pipeline.stages.actuator.executor import Executor
-from tests.certificates import self_signed
 from tests.unit.pipeline.providers import kubernetes_server as kube
 from tests.unit.pipeline.providers.faults import Fault
 from tests.unit.pipeline.providers.kubernetes_server import Refused, Served, served

@@ -1,4 +1,4 @@
-"""Certificates for servers of tests on 127.0.0.1."""
+"""Certificates for servers of tests and demos on this machine."""
 
 import datetime
 import ipaddress
@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 def self_signed(folder: Path) -> Path:
     """A PEM file with a key and a certificate for 127.0.0.1 that it signs itself."""
     key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "leadtime test")])
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "leadtime")])
     now = datetime.datetime.now(datetime.UTC)
     signed = (
         x509.CertificateBuilder()
