@@ -94,6 +94,7 @@ class Observed:
     at_s: event time of the report, unix seconds, 0 = there was none yet; None: no reports are to be expected
     silent: whether a report is overdue; managed_by: who set the generation; answer: to the newest command
     set_by: tick of the command of ours that set the generation, -1 = somebody else did, None = not known
+    autoscaled: of the running ones, those beyond the commanded count that an autoscaler holds: they serve, and are its
     resized: of replicas, what they ask for where that is not what the policy says; counts are in those of the policy
     """
 
@@ -103,6 +104,7 @@ class Observed:
     failed: int = 0
     interrupted: int = 0
     generation: int = 0
+    autoscaled: int = 0
     at_s: float | None = None
     silent: bool = False
     managed_by: str = "leadtime"

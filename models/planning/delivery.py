@@ -379,7 +379,7 @@ def _lacking(
             "late",
             f"{overdue} of {order.in_force} instances did not come in {lead_s:.0f} s, nor in twice as long",
         )
-    more = order.known and seen.running > order.in_force
+    more = order.known and seen.running - seen.autoscaled > order.in_force
     if more and (unreleased or observed_s > order.issued_s + clock.tick_s):
         return "unreleased", f"{seen.running} instances run where {order.in_force} were commanded"
     return "", ""

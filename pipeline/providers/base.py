@@ -35,6 +35,7 @@ class Observation:
         billed_h: instance-hours billed so far; None where the provider does not know.
         managed_by: who set the present generation.
         reason: why what is pending waits, where the provider knows.
+        autoscaled: of the ready and pending ones, those beyond the desired count that an autoscaler holds.
     """
 
     ready: int
@@ -50,6 +51,7 @@ class Observation:
     billed_h: float | None = None
     managed_by: str = "leadtime"
     reason: str = ""
+    autoscaled: int = 0
 
 
 @dataclass(frozen=True)

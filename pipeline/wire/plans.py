@@ -37,6 +37,7 @@ REPORTED: Final = (
     "allocatable",
     "pending_ready_s",
     "reason",
+    "autoscaled",
 )
 """Fields of `capacity_observed` that a plan keeps."""
 GUARD_RAILS: Final = {

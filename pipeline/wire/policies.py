@@ -127,7 +127,7 @@ def observed_of(record: Record, sent: Mapping[str, int], at_s: float | None, *, 
         at_s: event time of the observation; None: it is not followed.
         silent: whether a newer one is overdue.
     """
-    counts = ("ready", "pending", "draining", "failed", "interrupted", "generation")
+    counts = ("ready", "pending", "draining", "failed", "interrupted", "generation", "autoscaled")
     answer, command = record["answer"], record["command_id"]
     return Observed(
         **{name: record[name] for name in counts},

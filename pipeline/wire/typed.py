@@ -132,6 +132,7 @@ class OfferCapacity(_Part):
         allocatable: by metric, what one instance was reported to have for replicas.
         pending_ready_s: for each pending instance that is expected, seconds until it serves.
         reason: why pending ones have no node; empty where they have.
+        autoscaled: of the ready and pending ones, those beyond the desired count that an autoscaler holds.
         in_force: count that the provider last accepted; None: no command was sent yet.
         late: instances of it that should have been ready by now.
         state, detail: what is wrong, as a word and in words; empty where nothing is.
@@ -152,6 +153,7 @@ class OfferCapacity(_Part):
     allocatable: tuple[ReportedAmount, ...]
     pending_ready_s: tuple[float, ...] = ()
     reason: str = ""
+    autoscaled: int = 0
     in_force: int | None
     late: int
     state: str

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
@@ -312,6 +313,21 @@ def test_more_than_was_asked_for_is_named_so_and_asked_back(make: Make) -> None:
     pauses = [b - a for (a, _), (b, _) in pairwise(run.issued()) if a > 60]
     assert pauses == sorted(pauses)
     assert pauses[-1] == 60
+
+
+def test_what_an_autoscaler_holds_above_its_floor_is_not_asked_back(make: Make) -> None:
+    """It serves, and nothing is wrong: the floor is commanded no more once it is what is needed."""
+
+    class Autoscaled(Fleet):
+        def observe(self, target: Target, now_s: float, since_s: float | None = None) -> Observation:
+            seen = super().observe(target, now_s, since_s)
+            return replace(seen, ready=seen.ready + 4, autoscaled=4)
+
+    run = make(Autoscaled())
+    plans = run.run(30)
+    assert set(states(plans)) == {""}
+    assert plans[-1]["capacity"][0]["autoscaled"] == 4
+    assert max(at_s for at_s, _ in run.issued()) <= 60
 
 
 @pytest.mark.parametrize(

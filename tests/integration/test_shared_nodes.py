@@ -35,7 +35,7 @@ def of(tick: int, name: str, issued: int = 0) -> Record:
     """The plan of the group's nodes, or of an app's replicas."""
     offer, level = (REPLICAS, "REPLICAS") if name in APPS else ("od-4", "NODES")
     return plan(tick, issued, name) | {
-        "schema_version": 4,
+        "schema_version": 5,
         "allocation_group": "team",
         "level": level,
         "counts": [{"offer_id": offer, "desired": [1]}],

@@ -238,6 +238,7 @@ class Cluster:
             "ready": ready,
             "pending": wanted - ready,
             "draining": max(0, status.get("replicas", 0) - wanted),
+            "autoscaled": max(0, wanted - count),
             "allocatable": _requests(workload) if resource.ref.endswith(f"/{REPLICAS}") else {},
             "reason": reason,
         }

@@ -382,7 +382,7 @@ def _same_command(one: Record, other: Record) -> bool:
 def observed(target: Target, tick: int, observation: Observation, answer: Record | None = None) -> Record:
     """The record `capacity_observed`; answer: the newest result of a command for the target, None without."""
     return {
-        "schema_version": 3,
+        "schema_version": 4,
         "tick": tick,
         "target": target.ref,
         "app": target.app,
@@ -402,6 +402,7 @@ def observed(target: Target, tick: int, observation: Observation, answer: Record
         "billed_h": observation.billed_h,
         "command_id": observation.command_id,
         "reason": observation.reason,
+        "autoscaled": observation.autoscaled,
         "answer": None
         if answer is None
         else {name: answer[name] for name in ("epoch", "status", "reason", "after", "generation")},

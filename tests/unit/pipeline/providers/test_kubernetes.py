@@ -188,8 +188,10 @@ def test_a_floor_is_observed_as_the_pods_of_what_is_scaled(floor: Cluster) -> No
     assert counts(observe(provider)) == (2, 5, 0)
     floor.state.settle()
     eventually(lambda: counts(observe(provider)) == (7, 0, 0))
+    assert observe(provider).autoscaled == 0
     apply(provider, 3, epoch=11)  # the autoscaler keeps what it needs
     assert counts(observe(provider)) == (7, 0, 0)
+    assert observe(provider).autoscaled == 4
     floor.state.edit("deployments", "shop", "web", {"spec": {"replicas": 4}})
     eventually(lambda: counts(observe(provider)) == (4, 0, 3))
 
