@@ -9,7 +9,7 @@ SYNCED := .venv/.synced
 
 TIER := .venv/bin/python -m pytest -m
 
-.PHONY: demo test test-slow test-all test-peers peers faults lint types docs setup
+.PHONY: demo test test-slow test-all test-peers peers cluster faults lint types docs setup
 
 demo: $(SYNCED)
 	@echo "demo: a trace through all stages on an embedded Kafka"
@@ -25,22 +25,34 @@ test-slow: $(SYNCED)
 
 test-all: test test-slow
 
-# Real peers, built from Go modules into the user's cache; KUBERNETES is the module that names their versions.
+# Real peers, built from Go modules into the user's cache; tests/peers/*/go.mod name their versions.
 PEERS := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/leadtime/peers
 KUBERNETES := tests/peers/kubernetes
+KWOK := tests/peers/kwok
 GITVERSION := $(shell sed -n 's/^require k8s.io\/kubernetes //p' $(KUBERNETES)/go.mod)
+STAGES := node/fast/node-initialize.yaml pod/fast/pod-ready.yaml pod/fast/pod-delete.yaml
 
-peers: $(PEERS)/kube-apiserver $(PEERS)/kube-controller-manager
+peers: $(addprefix $(PEERS)/,kube-apiserver kube-controller-manager kube-scheduler kubectl kwok)
 
-$(PEERS)/%: $(KUBERNETES)/go.mod $(KUBERNETES)/go.sum
+$(PEERS)/kube%: $(KUBERNETES)/go.mod $(KUBERNETES)/go.sum
 	@command -v go >/dev/null || { echo "peers: no go on PATH" >&2; exit 2; }
-	@echo "peers: $* $(GITVERSION) into $(PEERS): some minutes of a core, the first time"
+	@echo "peers: kube$* $(GITVERSION) into $(PEERS): some minutes of a core, the first time"
 	@cd $(KUBERNETES) && CGO_ENABLED=0 go build -trimpath -o $@ \
-		-ldflags "-s -w -X k8s.io/component-base/version.gitVersion=$(GITVERSION)" k8s.io/kubernetes/cmd/$*
+		-ldflags "-s -w -X k8s.io/component-base/version.gitVersion=$(GITVERSION)" k8s.io/kubernetes/cmd/kube$*
+
+$(PEERS)/kwok: $(KWOK)/go.mod $(KWOK)/go.sum
+	@command -v go >/dev/null || { echo "peers: no go on PATH" >&2; exit 2; }
+	@echo "peers: kwok into $(PEERS): two minutes of a core, the first time"
+	@cd $(KWOK) && CGO_ENABLED=0 go build -trimpath -o $@.new -ldflags "-s -w" sigs.k8s.io/kwok/cmd/kwok \
+		&& mkdir -p $(PEERS)/stages && cd "$$(go list -m -f '{{.Dir}}' sigs.k8s.io/kwok)/kustomize/stage" \
+		&& install -m 644 $(STAGES) $(PEERS)/stages && mv $@.new $@
 
 test-peers: $(SYNCED) peers
 	@echo "test-peers: the provider of Kubernetes on a real API server and controllers; needs etcd on PATH"
 	@.venv/bin/python -m pytest tests/peers $(ARGS)
+
+cluster: $(SYNCED) peers
+	@.venv/bin/python -m tests.peers.cluster $(or $(SPEED),1)
 
 faults: $(SYNCED)
 	@echo "faults: stages killed, frozen and starved during a replay, seeds from $(or $(SEED),0)"

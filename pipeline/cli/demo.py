@@ -21,7 +21,10 @@ from pipeline.format import money, parse_time, percent, utc
 from pipeline.options import AsJson, Speed
 
 if TYPE_CHECKING:
-    from pipeline.demo.run import Replayed
+    from rich.console import Console
+    from rich.table import Table
+
+    from pipeline.demo.run import Replayed, Run
     from pipeline.settings import Settings
     from pipeline.traces.trace_file import Trace
 
@@ -44,6 +47,10 @@ def demo(
     nodes: Annotated[
         str, typer.Option(help="shared: nodes that the apps share; own: instances of each app's own.")
     ] = "shared",
+    provider: Annotated[
+        str,
+        typer.Option(help="local: simulated; kubernetes: floors on a test cluster of `make cluster`."),
+    ] = "local",
     out: Annotated[
         Path | None,
         typer.Option(help="Folder for the page, and plans, commands, results as JSON lines."),
@@ -62,6 +69,8 @@ def demo(
     """
     if nodes not in ("own", "shared"):
         raise UsageError(f"--nodes is shared or own, got {nodes!r}")
+    if provider not in ("local", "kubernetes"):
+        raise UsageError(f"--provider is local or kubernetes, got {provider!r}")
     start_s = None if start is None else parse_time(start)
     begun_s = time.monotonic()
     if out is not None:
@@ -72,8 +81,7 @@ def demo(
     console = Console(stderr=True)
     console.print("[dim]   0.0 s[/]  loading the trace", highlight=False)
 
-    from pipeline.demo.run import Run
-
+    make_run = _local if provider == "local" else _on_cluster
     with _folder(keep) as folder:
         read = _read(trace)
         settings = _settings(bootstrap, folder, read.tick_s)
@@ -81,8 +89,9 @@ def demo(
         replayed = replayed._replace(shared=nodes == "shared")
         page = (out or Path(tempfile.mkdtemp(prefix="leadtime-demo-"))).resolve() / "report.html"
         trained = _trained_on(settings, trace)
-        notes = (f"In the training data: {trained}.", SIMULATED if trace is None else GIVEN, *NOTES)
-        run = Run(settings, read, replayed, console, speed, notes=notes, begun_s=begun_s)
+        notes = (f"In the training data: {trained}.", SIMULATED if trace is None else GIVEN)
+        run = make_run(settings, read, replayed, console, speed)
+        run.notes, run.begun_s = (*notes, *run.notes), begun_s
         figures = run.go(page, out)
         figures["trained_on"] = trained
     if as_json:
@@ -91,6 +100,30 @@ def demo(
         _show(figures, page)
     if not headless and _has_screen():
         webbrowser.open(page.as_uri())
+
+
+def _local(
+    settings: "Settings", trace: "Trace", replayed: "Replayed", console: "Console", speed: float | None
+) -> "Run":
+    """A run on the local provider."""
+    from pipeline.demo.run import Run
+    from pipeline.sources.replay import at_speed
+
+    return Run(settings, trace, replayed, console, at_speed(speed), notes=NOTES)
+
+
+def _on_cluster(
+    settings: "Settings", trace: "Trace", replayed: "Replayed", console: "Console", speed: float | None
+) -> "Run":
+    """A run on the cluster of this machine's credentials, without the learner and shared nodes."""
+    from pipeline.providers.kubernetes import connected
+
+    api = connected()
+    from pipeline.demo.cluster_run import SPEED, ClusterRun
+    from pipeline.demo.run import Replayed
+
+    notes = (NOTES[0], *CLUSTER_NOTES)
+    return ClusterRun(api, speed or SPEED, settings, trace, Replayed(replayed.window), console, notes=notes)
 
 
 def _read(path: Path | None) -> "Trace":
@@ -179,6 +212,14 @@ NOTES = (
 )
 
 
+CLUSTER_NOTES = (
+    "Cost: hours of pods, from their creation on, at the price of a pod; of the scored ticks.",
+    "Reactive: the same Deployment under the same HorizontalPodAutoscaler (80 % of a pod's request, minReplicas 1), "
+    "alone. Ours is the one whose minReplicas Leadtime moves.",
+    "Capacity is of pods on the cluster; their usage is the demand in equal parts, and does not react to shortage.",
+)
+
+
 def _trained_on(settings: "Settings", trace: Path | None) -> str:
     """Whether the trace was in the training data, by its SHA-256."""
     if trace is None:
@@ -207,6 +248,18 @@ def _learner_rows(of: dict[str, Any], currency: str) -> list[tuple[str, str, str
     ]
 
 
+def _kubernetes_rows(table: "Table", of: dict[str, Any]) -> None:
+    ready = (
+        f"{of['rises'][lane]['ready_before']} of {of['rises'][lane]['rises']}" for lane in ("floor", "alone")
+    )
+    table.add_row("rises, ready before", *ready)
+    for name, key in (("floor to scaled", "floor_to_scaled_s"), ("floor to ready", "floor_to_ready_s")):
+        p50, p99 = (of[key][share] for share in ("p50", "p99"))
+        table.add_row(f"  {name}, p50, p99", "none" if p50 is None else f"{p50:.0f} s, {p99:.0f} s", "")
+    table.add_row("floors raised, not ours", f"{of['floors_raised']}, {of['foreign_samples']}", "")
+    table.add_row("replicas set by", ", ".join(of["replicas_set_by"]), "")
+
+
 def _show(figures: dict[str, Any], page: Path) -> None:
     from rich.console import Console
     from rich.table import Table
@@ -222,6 +275,8 @@ def _show(figures: dict[str, Any], page: Path) -> None:
         of = figures["shared_nodes"]
         table.add_row("  of it shared nodes", money(of["cost"], figures["currency"]), "")
         table.add_row("  (each app on its own)", money(of["cost_alone"], figures["currency"]), "")
+    if "kubernetes" in figures:
+        _kubernetes_rows(table, figures["kubernetes"])
     table.add_row("95 % intervals hold", percent(figures["coverage_95"]), "")
     table.add_row("records", f"{figures['records']:,}", "")
     table.add_row("users, apps, ticks", f"{figures['users']}, {figures['apps']}, {figures['ticks']}", "")

@@ -36,7 +36,7 @@ class Example:
         policies, prices: records.
         starting: instances by app and offer, ready at the first tick; nodes of the group likewise.
         group: whose apps share nodes; "": none.
-        replicas: on shared nodes, by app, ready at the first tick.
+        replicas: on shared nodes, or pods, by app, ready at the first tick.
     """
 
     policies: list[Record]
@@ -89,6 +89,18 @@ class Example:
             group,
             {app: replicas * parts[app] for app in sorted(units)},
         )
+
+    def as_pods(self, provider: str) -> "Example":
+        """The same with one offer an app, a pod of its replica's size, of which as many are there at first."""
+        example = tomllib.loads(FILE.read_text())
+        sizing = example["sizing"]
+        policies: list[Record] = [policy | {"providers": [provider]} for policy in self.policies]
+        prices = [
+            _price(policy["app"], _amounts(policy["unit"]), example["pod"], 1.0) | {"provider": provider}
+            for policy in policies
+        ]
+        replicas = math.ceil(sizing["starting_share"] * sizing["median_replicas"])
+        return Example(policies, prices, {}, replicas={policy["app"]: replicas for policy in policies})
 
     @classmethod
     def median_replicas(cls, file: Path = FILE) -> int:
@@ -144,17 +156,24 @@ class Example:
         return cls(policies, prices, starting)
 
 
-def _medians(trace: Trace, window: TickWindow) -> dict[str, dict[str, float]]:
-    """Per app and metric the median over ticks of the sum over users; metrics whose median is 0 are left out.
-
-    An app without any has 1 of the first metric that it reports, or of the first of all where it reports events alone.
-    """
+def totals(trace: Trace, window: TickWindow) -> pl.DataFrame:
+    """The sum over users by `app` and `tick`, a column a metric that the trace has; null: nobody reported it."""
     rows = window.select(trace)
     metrics = [m for m in METRICS if m in rows.columns]
     tick = (pl.col("ts").dt.epoch("us") // (window.tick_s * 1_000_000)).alias("tick")
     users = rows.group_by("app", "user", tick).agg(pl.col(metrics).mean())
     sums = pl.when(pl.col(metrics).is_not_null().any()).then(pl.col(metrics).sum())
-    apps = users.group_by("app", "tick").agg(sums).group_by("app").agg(pl.col(metrics).median())
+    return users.group_by("app", "tick").agg(sums)
+
+
+def _medians(trace: Trace, window: TickWindow) -> dict[str, dict[str, float]]:
+    """Per app and metric the median over ticks of the sum over users; metrics whose median is 0 are left out.
+
+    An app without any has 1 of the first metric that it reports, or of the first of all where it reports events alone.
+    """
+    sums = totals(trace, window)
+    metrics = [m for m in METRICS if m in sums.columns]
+    apps = sums.group_by("app").agg(pl.col(metrics).median())
     return {
         row["app"]: {m: row[m] for m in metrics if row[m]}
         or {next((m for m in metrics if row[m] is not None), METRICS[0]): 1.0}

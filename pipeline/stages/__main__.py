@@ -95,6 +95,9 @@ def actuator(
             help="Have each change checked, and change nothing.",
         ),
     ] = False,
+    replayed: Annotated[
+        bool, typer.Option("--replayed", help="Follow a replay, which goes at the speed of a test cluster.")
+    ] = False,
     supervised: Supervised = False,
 ) -> None:
     """Run the actuator of a provider: apply signed commands, publish results and observed capacity."""
@@ -105,8 +108,10 @@ def actuator(
     if integration is None:
         actuators.run(settings, stop=stop)
         return
-    if settings.event_time:
-        raise UsageError("a cluster or cloud has no event time: replays need the local provider")
+    if settings.event_time and not replayed:
+        raise UsageError(
+            "a cluster or cloud has no event time: replays need the local provider, or its own speed and --replayed"
+        )
     with integration as made:
         actuators.run(settings, {provider: made}, stop=stop)
 

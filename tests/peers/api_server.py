@@ -25,7 +25,6 @@ from pipeline.providers.kubernetes.resources import (
     POD,
     Kind,
     Object,
-    Permission,
     Place,
 )
 from tests.unit.pipeline.providers.kubernetes_server import Key
@@ -229,8 +228,7 @@ class ApiServer:
         return Place(BY_PLURAL[plural], namespace, name)
 
     def _delete(self, place: Place) -> None:
-        call = self.admin.call()
-        call._request(Permission("delete", place), "DELETE", [("gracePeriodSeconds", "0")])
+        self.admin.call().delete(place)
         _eventually(lambda: not any(o["metadata"]["name"] == place.name for o in self._all(place)))
 
     def _all(self, place: Place) -> list[Object]:

@@ -174,10 +174,16 @@ class Call:
         query = [("fieldManager", manager), *([("dryRun", "All")] if dry_run else [])]
         return self._request(Permission("patch", place, subresource), "PATCH", query, body)
 
-    def create(self, place: Place, body: Object) -> Object:
-        """Make an object."""
+    def create(self, place: Place, body: Object, *, manager: str = "") -> Object:
+        """Make an object; manager: owner of its fields; empty: named after the client library."""
         full = {"apiVersion": place.kind.api_version, "kind": place.kind.name, **body}
-        return self._request(Permission("create", place), "POST", [], full)
+        query = [("fieldManager", manager)] if manager else []
+        return self._request(Permission("create", place), "POST", query, full)
+
+    def delete(self, place: Place) -> None:
+        """Delete an object at once, and later what it owns."""
+        body = {"gracePeriodSeconds": 0, "propagationPolicy": "Background"}
+        self._request(Permission("delete", place), "DELETE", [], body)
 
     def list(
         self, place: Place, *, selector: str = "", fields: str = "", most: int | None = None

@@ -54,7 +54,7 @@ class State:
 
 def state_of(resource: Resource, obj: Object) -> State:
     """Read an object's count, our mark on it and who owns the count."""
-    count, owner = count_of(resource.kind, obj), _owner(obj, resource.kind.count)
+    count, owner = count_of(resource.kind, obj), owner_of(obj, resource.kind.count)
     mark = _named(owner, count) if resource.by_scale else _noted(obj)
     generation = obj["metadata"].get("generation")
     if generation is None:  # HorizontalPodAutoscalers have none
@@ -135,8 +135,8 @@ def _named(owner: str, count: int | None) -> Mark | None:
     return Mark(command, int(epoch), count, count, count, 0.0)
 
 
-def _owner(obj: Object, field: str) -> str:
-    """The manager that set a field of `spec` last."""
+def owner_of(obj: Object, field: str) -> str:
+    """The manager that set a field of `spec` last; empty: none is noted."""
     owners = [
         (str(entry.get("time", "")), str(entry.get("manager", "")))
         for entry in obj["metadata"].get("managedFields") or ()

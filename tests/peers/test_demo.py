@@ -1,0 +1,64 @@
+"""`leadtime demo --provider kubernetes` on a real API server, controllers, scheduler and kwok's nodes."""
+
+import json
+from collections.abc import Generator
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from pipeline.cli.demo import demo
+from pipeline.command_line import command_group
+from pipeline.demo.cluster_run import METRICS_API, NAMESPACE
+from pipeline.providers.kubernetes.resources import Place
+from tests.peers import cluster as peers
+from tests.peers.api_server import ApiServer
+
+pytestmark = [pytest.mark.slow, pytest.mark.peers]
+SPEED = 100.0
+
+
+@pytest.fixture
+def full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Generator[ApiServer]:
+    """A cluster with controllers and nodes, which this machine's credentials are for."""
+    with peers.api_server(tmp_path) as server, peers.controllers(server, SPEED), peers.nodes(server, SPEED):
+        monkeypatch.setenv("KUBECONFIG", str(server.kubeconfig()))
+        yield server
+
+
+def run(*arguments: str) -> tuple[int, str]:
+    app = command_group()
+    app.command()(demo)
+    done = CliRunner().invoke(app, ["--provider", "kubernetes", "--headless", *arguments])
+    return done.exit_code, done.stdout or str(done.exception)
+
+
+def test_a_demo_moves_floors_and_leaves_nothing(full: ApiServer) -> None:
+    code, text = run("--ticks", "16", "--speed", str(SPEED), "--json")
+    assert code == 0, text
+    figures = json.loads(text)
+    of = figures["kubernetes"]
+    assert figures["commands_by_status"].keys() == {"APPLIED"}
+    assert (of["foreign_samples"], of["replicas_set_by"]) == (0, ["kube-controller-manager"])
+    assert of["floors_raised"] >= 5
+    assert 0 <= of["floor_to_scaled_s"]["p50"] < of["floor_to_ready_s"]["p50"]
+    assert figures["hit_rate"] is not None
+    call = full.admin.call()
+    assert not any(o["metadata"]["name"].startswith("leadtime-demo") for o in call.list(Place(NAMESPACE))[0])
+    assert not any(o["metadata"]["name"] == METRICS_API.name for o in call.list(Place(METRICS_API.kind))[0])
+
+
+def test_a_cluster_with_metrics_of_its_own_is_left_alone(full: ApiServer) -> None:
+    service = {"namespace": "kube-system", "name": "metrics-server", "port": 443}
+    spec = {
+        "group": "metrics.k8s.io",
+        "version": "v1beta1",
+        "groupPriorityMinimum": 100,
+        "versionPriority": 100,
+    }
+    own = {"metadata": {"name": METRICS_API.name}, "spec": spec | {"service": service}}
+    full.admin.call().create(Place(METRICS_API.kind), own)
+    code, text = run("--ticks", "16")
+    assert code != 0
+    assert "metrics of its own" in text
+    assert full.admin.call().get(METRICS_API)["spec"]["service"]["name"] == "metrics-server"
