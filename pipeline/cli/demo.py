@@ -116,7 +116,7 @@ def _on_cluster(
     settings: "Settings", trace: "Trace", replayed: "Replayed", console: "Console", speed: float | None
 ) -> "Run":
     """A run on the cluster of this machine's credentials, without the learner and shared nodes."""
-    from pipeline.providers.kubernetes import connected
+    from pipeline.providers.kubernetes.integration import connected
 
     api = connected()
     from pipeline.demo.cluster_run import SPEED, ClusterRun

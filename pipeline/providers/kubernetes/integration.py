@@ -60,14 +60,14 @@ class KubernetesIntegration(Integration[Resource]):
 
     def live_faults(self, resources: Sequence[Resource]) -> list[str]:
         """See `checks.live_faults`."""
-        with closing(_connected()) as api:
+        with closing(connected()) as api:
             from pipeline.providers.kubernetes.checks import live_faults
 
             return live_faults(api, resources)
 
     def release(self, resources: Sequence[Resource]) -> tuple[list[str], list[str]]:
         """See `release.release`."""
-        with closing(_connected()) as api:
+        with closing(connected()) as api:
             from pipeline.providers.kubernetes.release import release
 
             return release(api, resources)
@@ -75,14 +75,14 @@ class KubernetesIntegration(Integration[Resource]):
     @contextmanager
     def provider(self, resources: Sequence[Resource], *, dry_run: bool) -> Generator[Provider]:
         """See `provider.KubernetesProvider`."""
-        api = _connected()
+        api = connected()
         from pipeline.providers.kubernetes.provider import KubernetesProvider
 
         with closing(KubernetesProvider(api, resources, dry_run=dry_run)) as provider:
             yield provider
 
 
-def _connected() -> "Api":
+def connected() -> "Api":
     """The cluster that this machine's credentials are for.
 
     Raises:

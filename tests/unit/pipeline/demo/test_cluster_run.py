@@ -51,7 +51,8 @@ def test_pods_have_metrics_as_the_api_has_them(tmp_path: Path) -> None:
         context = ssl.create_default_context(cafile=str(tmp_path / "server.pem"))
 
         def get(path: str) -> dict[str, object]:
-            return json.load(urllib.request.urlopen(f"https://127.0.0.1:{port}{path}", context=context))
+            with urllib.request.urlopen(f"https://127.0.0.1:{port}{path}", context=context) as answer:
+                return json.load(answer)
 
         assert get("/apis/metrics.k8s.io/v1beta1")["groupVersion"] == "metrics.k8s.io/v1beta1"
         listed = get(
@@ -63,5 +64,6 @@ def test_pods_have_metrics_as_the_api_has_them(tmp_path: Path) -> None:
             for item in listed["items"]  # type: ignore[attr-defined]
         ] == [("a", "250m"), ("b", "1500m")]
         for path in ("/openapi/v2", "/apis/metrics.k8s.io/v1beta1/nodes"):
-            with pytest.raises(urllib.error.HTTPError, match="404"):
+            with pytest.raises(urllib.error.HTTPError, match="404") as refused:
                 get(path)
+            refused.value.close()
