@@ -136,6 +136,10 @@ NO_CREDENTIALS: Final = (
     sdk.ProfileNotFound,
     sdk.MetadataRetrievalError,
     sdk.RefreshWithMFAUnsupportedError,
+    sdk.UnknownCredentialError,
+    sdk.UnknownTokenProviderError,
+    sdk.NoAuthTokenError,
+    sdk.LoginError,
 )
 ACTION: Final = re.compile(r"(?:to perform|allows the):? ?([a-z0-9-]+:[A-Za-z]+)(?:.*? on resource: (\S+))?")
 """What an answer of denied access names."""

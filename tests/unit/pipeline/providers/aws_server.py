@@ -25,6 +25,7 @@ from xml.sax.saxutils import escape
 
 import boto3
 from moto.autoscaling.models import autoscaling_backends
+from moto.ec2.models import ec2_backends
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 from moto.sqs.models import sqs_backends
 from werkzeug.serving import make_server
@@ -68,7 +69,7 @@ class Cloud:
     """See the module.
 
     Attributes:
-        faults: to come; asked: requests, the oldest first.
+        faults: to come; asked: requests, the oldest first; keys: ids of their access keys.
         written: desired capacities that were set, with the mark that was on the group then, and whether late.
         room: most instances that can run in a group; None: any number.
         messages: of activities that failed, by zone, while there is no room.
@@ -80,6 +81,7 @@ class Cloud:
     faults: list[Fault] = field(default_factory=list[Fault])
     asked: list[Asked] = field(default_factory=list[Asked])
     written: list[Written] = field(default_factory=list[Any])
+    keys: list[str] = field(default_factory=list[str])
     room: int | None = None
     messages: dict[str, str] = field(default_factory=lambda: {ZONES[0]: NO_CAPACITY})
     landing_late: bool = False
@@ -150,6 +152,11 @@ class Cloud:
         """Terminate an instance; the desired capacity stays."""
         self.backend.terminate_instance(instance, True)
 
+    def launched(self, instance: str, age_s: float) -> None:
+        """Say how long ago an instance was launched."""
+        at = datetime.fromtimestamp(time.time() - age_s, UTC)
+        ec2_backends[ACCOUNT][REGION].get_instance(instance).launch_time = at
+
     def activity(self, status: str, zone: str, message: str, name: str = "web", age_s: float = 0.0) -> None:
         """Note a launch, as the newest."""
         at = datetime.fromtimestamp(time.time() - age_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
@@ -180,6 +187,9 @@ class Cloud:
         service, operation = asked.action.split(":")
         with self.noting:
             self.asked.append(asked)
+            self.keys.append(
+                environ.get("HTTP_AUTHORIZATION", "").partition("Credential=")[2].partition("/")[0]
+            )
             fault = take(self.faults, operation, asked.action)
         try:
             status, headers, body = self._faulty(fault, asked, environ, service)
@@ -392,11 +402,8 @@ class Served:
     cloud: Cloud
     url: str
 
-    def session(self) -> boto3.Session:
-        return boto3.Session("AKIAX", "secret", region_name=REGION)
-
     def api(self, **limits: Any) -> Api:
-        return Api(self.session(), self.url, **limits)
+        return Api(session(), self.url, **limits)
 
     def queue(self, name: str = "spot") -> str:
         """Make a queue; returns its URL."""
@@ -409,25 +416,27 @@ class Served:
 
 def boto_client(service: str) -> Any:
     """A client of moto itself: what the world does is no request of ours."""
-    return _direct().client(service, endpoint_url=_moto_url())
+    return session().client(service, endpoint_url=_moto_url())
 
 
 @cache
-def _direct() -> boto3.Session:
+def session() -> boto3.Session:
+    """One for all tests: it keeps the models that clients are made of."""
     return boto3.Session("AKIAX", "secret", region_name=REGION)
 
 
 @cache
 def _moto_url() -> str:
     """moto itself, served once for all tests of the process."""
-    return _serve(moto_app())
+    return serve(moto_app())
 
 
-def _serve(app: Any) -> str:
+def serve(app: Any, tls: Any = None) -> str:
+    """Serve an application as long as the process lives; returns its URL."""
     logging.getLogger("werkzeug").setLevel(logging.CRITICAL)
-    server = make_server("127.0.0.1", 0, app, threaded=True)
+    server = make_server("127.0.0.1", 0, app, threaded=True, ssl_context=tls)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    return f"http://127.0.0.1:{server.server_port}"
+    return f"{'https' if tls else 'http'}://127.0.0.1:{server.server_port}"
 
 
 class _Switch:
@@ -443,7 +452,7 @@ class _Switch:
 @cache
 def _switch() -> tuple[_Switch, str]:
     switch = _Switch()
-    return switch, _serve(switch)
+    return switch, serve(switch)
 
 
 @contextmanager
