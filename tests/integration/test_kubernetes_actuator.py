@@ -1,28 +1,20 @@
 """`leadtime actuator --provider kubernetes` on a real Kafka and a contract API server: killed, and started again."""
 
-import os
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
-from decimal import Decimal
+from collections.abc import Generator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from pipeline.kafka import topics
-from pipeline.kafka.producer import Outputs
 from pipeline.settings import Settings
 from pipeline.wire.codec import Record
 from pipeline.wire.commands import Target
-from tests.integration.actuating import command, observations, plan, publish, results
+from tests.integration.actuating import command, plan, publish, results
+from tests.integration.live_actuator import actuator, installed, newest, until
 from tests.unit.pipeline.providers import kubernetes_server as kube
 from tests.unit.pipeline.providers.faults import Fault
 from tests.unit.pipeline.providers.kubernetes_server import Served, served
 
-LEADTIME = Path(sys.executable).parent / "leadtime"
 TARGETS = """
 [[target]]
 ref = "shop/pod"
@@ -30,31 +22,6 @@ kind = "HorizontalPodAutoscaler"
 namespace = "shop"
 name = "web"
 """
-PRICE: Record = {
-    "schema_version": 1,
-    "offer_id": "pod",
-    "version": 1,
-    "valid_from_tick": 0,
-    "provider": "kubernetes",
-    "region": "eu",
-    "tier": "ON_DEMAND",
-    "instance_type": "pod",
-    "capacity": [{"metric": "cpu", "value": 1.0}],
-    "price": Decimal("0.05"),
-    "startup_p50_s": 10.0,
-    "startup_p90_s": 20.0,
-    "startup_p99_s": 30.0,
-}
-
-
-@pytest.fixture
-def live(settings: Settings) -> Settings:
-    settings = settings.model_copy(update={"partitions": 2, "tick_s": 60})
-    topics.create(settings)
-    outputs = Outputs(settings)
-    outputs.publish("prices", "price", PRICE, key="pod@1")
-    outputs.flush()
-    return settings
 
 
 @pytest.fixture
@@ -63,26 +30,6 @@ def server() -> Generator[Served]:
         made.state.put("horizontalpodautoscalers", kube.hpa())
         made.state.put("deployments", kube.deployment())
         yield made
-
-
-@contextmanager
-def actuator(settings: Settings, server: Served, folder: Path) -> Generator[subprocess.Popen[bytes]]:
-    (folder / "targets.toml").write_text(TARGETS)
-    kubeconfig = {"KUBECONFIG": str(server.kubeconfig(folder / "kubeconfig"))}
-    words = ["actuator", "--provider", "kubernetes", "--targets", str(folder / "targets.toml")]
-    process = subprocess.Popen([LEADTIME, *words], env={**os.environ, **settings.environment(), **kubeconfig})
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.wait()
-
-
-def until(condition: Callable[[], Any], limit_s: float = 60.0) -> None:
-    deadline = time.monotonic() + limit_s
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
 
 
 def order(settings: Settings, epoch: int, desired: int) -> Record:
@@ -95,22 +42,20 @@ def floor(server: Served) -> int:
     return server.state.get("horizontalpodautoscalers", "shop", "web")["spec"]["minReplicas"]
 
 
-def newest(settings: Settings) -> Record:
-    seen = observations(settings)
-    return seen[max(seen)][-1] if seen else {}
-
-
 @pytest.mark.slow
 def test_commands_set_the_floor_once_however_often_the_actuator_dies(
-    live: Settings, server: Served, tmp_path: Path
+    settings: Settings, server: Served, tmp_path: Path
 ) -> None:
+    live, targets = installed(settings, "kubernetes"), tmp_path / "targets.toml"
+    targets.write_text(TARGETS)
+    there = {"KUBECONFIG": str(server.kubeconfig(tmp_path / "kubeconfig"))}
     epoch = int(time.time() // 60) - 2
     first = order(live, epoch, 7)
     server.state.faults.append(Fault("PATCH", lost=True))  # the actuator dies before the answer comes
-    with actuator(live, server, tmp_path):
+    with actuator(live, "kubernetes", targets, **there):
         publish(live, plan(epoch, issued=1), first)
         until(lambda: floor(server) == 7)
-    with actuator(live, server, tmp_path) as process:
+    with actuator(live, "kubernetes", targets, **there) as process:
         until(lambda: [r["status"] for r in results(live)][-1:] == ["APPLIED"])
         (applied,) = (r for r in results(live) if r["status"] == "APPLIED")
         assert (applied["before"], applied["after"]) == (2, 7)

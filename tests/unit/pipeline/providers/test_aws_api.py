@@ -24,8 +24,8 @@ from pipeline.providers.aws import api as requests
 from pipeline.providers.aws.api import Api, NotFound, Unanswered, connect
 from pipeline.providers.aws.resources import Account, Place
 from pipeline.providers.bounds import CALL_S
+from pipeline.security.certificates import self_signed
 from pipeline.stages.actuator.executor import Executor
-from tests.certificates import self_signed
 from tests.unit.pipeline.providers.aws_server import REGION, Refused, Served, serve, served, session
 from tests.unit.pipeline.providers.faults import Fault
 
@@ -391,3 +391,13 @@ def test_credentials_or_a_clock_that_are_wrong_are_waited_for(server: Served, ap
     assert isinstance(error, Retryable)
     assert error.retry_after == 30.0
     assert "credentials, or this machine's clock" in str(error)
+
+
+def test_an_error_inside_a_200_is_no_success(server: Served, api: Api) -> None:
+    error = b"<ErrorResponse><Error><Code>Throttling</Code></Error><RequestId>1</RequestId></ErrorResponse>"
+    for operation in ("SetDesiredCapacity", READ):
+        server.cloud.faults[:] = [Fault(operation, body=error)]
+        parameters = {"AutoScalingGroupName": "web", "DesiredCapacity": 3} if operation != READ else {}
+        with pytest.raises(Retryable):
+            api.call().request(operation, **parameters)
+    assert server.cloud.written == []

@@ -1,0 +1,71 @@
+"""`leadtime actuator` of a provider that a targets file names, as a process on a real Kafka."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+from pipeline.kafka import topics
+from pipeline.kafka.producer import Outputs
+from pipeline.settings import Settings
+from pipeline.wire.codec import Record
+from tests.integration.actuating import observations
+
+LEADTIME = Path(sys.executable).parent / "leadtime"
+PRICE: Record = {
+    "schema_version": 1,
+    "offer_id": "pod",
+    "version": 1,
+    "valid_from_tick": 0,
+    "region": "eu",
+    "tier": "ON_DEMAND",
+    "instance_type": "pod",
+    "capacity": [{"metric": "cpu", "value": 1.0}],
+    "price": Decimal("0.05"),
+    "startup_p50_s": 10.0,
+    "startup_p90_s": 20.0,
+    "startup_p99_s": 30.0,
+}
+
+
+def installed(settings: Settings, provider: str) -> Settings:
+    """Topics, and the price of an offer of a provider."""
+    settings = settings.model_copy(update={"partitions": 2, "tick_s": 60})
+    topics.create(settings)
+    outputs = Outputs(settings)
+    outputs.publish("prices", "price", PRICE | {"provider": provider}, key="pod@1")
+    outputs.flush()
+    return settings
+
+
+@contextmanager
+def actuator(
+    settings: Settings, provider: str, targets: Path, **environment: str
+) -> Generator[subprocess.Popen[bytes]]:
+    """A process, killed at the end."""
+    words = ["actuator", "--provider", provider, "--targets", str(targets)]
+    of = {**os.environ, **settings.environment(), **environment}
+    process = subprocess.Popen([LEADTIME, *words], env=of)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def until(condition: Callable[[], Any], limit_s: float = 60.0) -> None:
+    deadline = time.monotonic() + limit_s
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def newest(settings: Settings) -> Record:
+    """The last observation."""
+    seen = observations(settings)
+    return seen[max(seen)][-1] if seen else {}
