@@ -29,10 +29,11 @@ test-all: test test-slow
 PEERS := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/leadtime/peers
 KUBERNETES := tests/peers/kubernetes
 KWOK := tests/peers/kwok
+HELM := tests/peers/helm
 GITVERSION := $(shell sed -n 's/^require k8s.io\/kubernetes //p' $(KUBERNETES)/go.mod)
 STAGES := node/fast/node-initialize.yaml pod/fast/pod-ready.yaml pod/fast/pod-delete.yaml
 
-peers: $(addprefix $(PEERS)/,kube-apiserver kube-controller-manager kube-scheduler kubectl kwok)
+peers: $(addprefix $(PEERS)/,kube-apiserver kube-controller-manager kube-scheduler kubectl kwok helm)
 
 $(PEERS)/kube%: $(KUBERNETES)/go.mod $(KUBERNETES)/go.sum
 	@command -v go >/dev/null || { echo "peers: no go on PATH" >&2; exit 2; }
@@ -47,8 +48,13 @@ $(PEERS)/kwok: $(KWOK)/go.mod $(KWOK)/go.sum
 		&& mkdir -p $(PEERS)/stages && cd "$$(go list -m -f '{{.Dir}}' sigs.k8s.io/kwok)/kustomize/stage" \
 		&& install -m 644 $(STAGES) $(PEERS)/stages && mv $@.new $@
 
+$(PEERS)/helm: $(HELM)/go.mod $(HELM)/go.sum
+	@command -v go >/dev/null || { echo "peers: no go on PATH" >&2; exit 2; }
+	@echo "peers: helm into $(PEERS): some minutes of a core, the first time"
+	@cd $(HELM) && CGO_ENABLED=0 go build -trimpath -o $@ -ldflags "-s -w" helm.sh/helm/v3/cmd/helm
+
 test-peers: $(SYNCED) peers
-	@echo "test-peers: the provider of Kubernetes on a real API server and controllers; needs etcd on PATH"
+	@echo "test-peers: the provider of Kubernetes and the chart on a real API server and controllers; needs etcd on PATH"
 	@.venv/bin/python -m pytest tests/peers $(ARGS)
 
 cluster: $(SYNCED) peers

@@ -13,7 +13,7 @@
 
 Every error raised on purpose is a `LeadtimeError`: UsageError (change the request), Unreachable (Kafka or a registry
 does not answer), NotDelivered (records that Kafka has not acknowledged), Poison (bytes that are no record). A provider
-raises Retryable and Rejected. Addresses and secrets come from arguments or from LEADTIME_* in the environment.
+raises Retryable, Throttled, Rejected. Addresses and secrets come from arguments or LEADTIME_* in the environment.
 """
 
 from importlib import import_module
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         Poison,
         Rejected,
         Retryable,
+        Throttled,
         Unreachable,
         UsageError,
     )
@@ -45,7 +46,7 @@ else:
     _PLACES = {
         "pipeline.backtest.notebook": "backtest",
         "pipeline.backtest.run": "Backtest BacktestRequest",
-        "pipeline.errors": "LeadtimeError NotDelivered Poison Rejected Retryable Unreachable UsageError",
+        "pipeline.errors": "LeadtimeError NotDelivered Poison Rejected Retryable Throttled Unreachable UsageError",
         "pipeline.providers.base": "Observation Provider Result",
         "pipeline.reports.decisions": "Decision decision plans",
         "pipeline.settings": "Settings load_settings",
@@ -72,6 +73,6 @@ else:
 
 __all__ = [
     "Backtest", "BacktestRequest", "Decision", "LeadtimeError", "NotDelivered", "Observation", "Poison", "Provider",
-    "PublishedPlan", "Rejected", "Result", "Retryable", "Settings", "Target", "Telemetry", "Unreachable",
-    "UsageError", "backtest", "decision", "load_settings", "plans", "run", "verify",
+    "PublishedPlan", "Rejected", "Result", "Retryable", "Settings", "Target", "Telemetry", "Throttled",
+    "Unreachable", "UsageError", "backtest", "decision", "load_settings", "plans", "run", "verify",
 ]  # fmt: skip

@@ -6,6 +6,7 @@ LeadtimeError                 base: its text is one clear line for people; the c
 │   ├── NotDelivered          messages that Kafka has not acknowledged: how many, and the first reason
 │   └── Exhausted             this machine lacks disk or file handles: nothing is decided; make room, start again
 ├── Retryable                 a provider could not do it now: try again after `retry_after` seconds
+│   └── Throttled             it had too many requests
 ├── Rejected                  a provider or an actuator will never do this: do not try again
 ├── Poison                    one record cannot be read: put it aside with its reason, go on with its neighbours
 └── Fenced                    a successor owns this partition: end the process, publish nothing more
@@ -55,6 +56,10 @@ class Retryable(LeadtimeError):
     def __init__(self, message: str, retry_after: float) -> None:
         super().__init__(message)
         self.retry_after = retry_after
+
+
+class Throttled(Retryable):
+    """The provider takes no more requests now; counted apart from other failures that pass."""
 
 
 class Rejected(LeadtimeError):

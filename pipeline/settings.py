@@ -84,6 +84,8 @@ class Settings(BaseSettings):
     metrics_port: int | None = Field(default=None, ge=1, le=65_000)
     """Prometheus metrics, /healthz and /readyz of ingest on this port of the loopback, of the worker on the next, of
     the actuator on the one after; a second one of a kind takes a port three further. None: there are none."""
+    metrics_host: str = Field(default="127.0.0.1", min_length=1)
+    """Address that they listen on: 0.0.0.0 where probes and Prometheus come from elsewhere, as to a pod."""
 
     pseudonym_keys_file: Path | None = None
     """JSON list of {key_id, secret, valid_from, carry_over}: keys for pseudonyms, each used for ticks that start at

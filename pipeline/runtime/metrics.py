@@ -1,4 +1,4 @@
-"""Serves Prometheus metrics, liveness and readiness of a stage on a loopback port.
+"""Serves Prometheus metrics, liveness and readiness of a stage on a port, of the loopback by default.
 
 /metrics    all of the below, with the process's memory and processor time
 /healthz    200 while the stage's loop completes rounds, else 503
@@ -131,6 +131,23 @@ PRICE_STALE = Gauge(
     "1 where an offer's price is older than LEADTIME_PRICE_MAX_AGE_S, else 0.",
     ["offer"],
 )
+PROVIDER_CALL_SECONDS = Histogram(
+    "leadtime_provider_call_seconds",
+    "Calls of a provider (apply, observe): how many, and how long each was waited for.",
+    ["provider", "call"],
+    buckets=(0.01, 0.05, 0.2, 1, 5, 10),
+)
+PROVIDER_ERRORS = Counter(
+    "leadtime_provider_errors_total",
+    "Calls of a provider that failed, by class: throttled, timeout, retryable, defect, rejected, exhausted.",
+    ["provider", "call", "class"],
+)
+PROVIDER_READY_SECONDS = Histogram(
+    "leadtime_provider_ready_seconds",
+    "From a command that grows a target until an observation has that many instances ready, its retries included.",
+    ["provider"],
+    buckets=(5, 15, 30, 60, 120, 300, 600, 1200, 3600),
+)
 OF_PLANS: Final = (
     *(COMPLETENESS, UNDELIVERED, PLAN_DUE, FEASIBLE, SHADOW, CONFIDENCE, COST, REPLICAS, DEMAND, REQUIRED),
     *(UNREPORTED, PRICE_STALE, LEARNER_FOLLOWED),
@@ -176,7 +193,7 @@ class _Quiet(WSGIRequestHandler):
 
 
 def serve(stage: str, vitals: Vitals, settings: Settings) -> int | None:
-    """Start the server on the loopback, until the process ends; return its port, or None if none is set.
+    """Start the server, until the process ends; return its port, or None if none is set.
 
     Raises:
         UsageError: no port is free.
@@ -198,10 +215,10 @@ def serve(stage: str, vitals: Vitals, settings: Settings) -> int | None:
     first = settings.metrics_port + STAGES.index(stage)
     for port in range(first, first + len(STAGES) * SEVERAL, len(STAGES)):
         with suppress(OSError):
-            server = make_server("127.0.0.1", port, answer, _Server, _Quiet)
+            server = make_server(settings.metrics_host, port, answer, _Server, _Quiet)
             threading.Thread(target=server.serve_forever, name="metrics", daemon=True).start()
             return port
-    raise UsageError(f"metrics_port: no port of 127.0.0.1 is free from {first} on")
+    raise UsageError(f"metrics_port: no port of {settings.metrics_host} is free from {first} on")
 
 
 def watch_lag(stage: str, positions: Positions, settings: Settings) -> None:

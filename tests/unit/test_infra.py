@@ -171,7 +171,7 @@ def test_the_dashboard_has_its_rows_and_no_panel_over_another() -> None:
     rows = [panel["title"] for panel in panels if panel["type"] == "row"]
     assert rows == [
         *("Plans and confidence", "Demand against prediction", "Cost", "Telemetry"),
-        *("Stages: lag and latency", "Learner"),
+        *("Stages: lag and latency", "Learner", "Providers"),
     ]
     assert len({panel["id"] for panel in panels}) == len(panels)
     taken = set[tuple[int, int]]()

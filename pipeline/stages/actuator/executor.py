@@ -14,10 +14,11 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
-from pipeline.errors import Exhausted, Rejected, Retryable
+from pipeline.errors import Exhausted, Rejected, Retryable, Throttled
 from pipeline.logs import get_logger
 from pipeline.providers.base import Observation, Provider, Record, Result
 from pipeline.providers.bounds import OF_THE_MACHINE
+from pipeline.runtime import metrics
 from pipeline.security.signing_keys import Keyring
 from pipeline.wire.codec import encode
 from pipeline.wire.commands import Ledger, Target, refusal
@@ -41,6 +42,25 @@ SHORTEST_RETRY_S = 1.0
 
 class Stopped(Exception):
     """The process is being stopped during a provider's call, whose outcome is therefore unknown."""
+
+
+class TimedOut(Retryable):
+    """A provider's call was given up; it may go through after all."""
+
+
+class Defect(Rejected):
+    """A provider's call raised what the contract does not name."""
+
+
+ERROR_CLASSES = (
+    (Throttled, "throttled"),
+    (TimedOut, "timeout"),
+    (Retryable, "retryable"),
+    (Defect, "defect"),
+    (Rejected, "rejected"),
+    (Exhausted, "exhausted"),
+)
+"""Names of failures in metrics; the first class that an error is of."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +95,10 @@ class Executor:
         default_factory=lambda: defaultdict[str, deque[Record]](lambda: deque(maxlen=ANSWERS))
     )
     _sharing: dict[str, bool] = field(default_factory=dict[str, bool])
+    _growing: dict[str, dict[int, float]] = field(
+        default_factory=lambda: defaultdict[str, dict[int, float]](dict)
+    )
+    """By target and count that is not ready yet: event time of the first command for it."""
 
     def owns(self, command: Record) -> bool:
         """Whether the command's target belongs to a provider of this actuator; other actuators follow the rest."""
@@ -161,6 +185,7 @@ class Executor:
         except (Retryable, Rejected) as error:
             log.warning("no observation", target=target.ref, tick=tick, error=str(error))
             return None
+        self._note_ready(target, observation.ready, now_s)
         return observed(target, tick, observation, self._answer(target.ref, now_s))
 
     def accepted(self, ref: str, before: int) -> int | None:
@@ -219,7 +244,7 @@ class Executor:
         """What the target's provider observes; see `Provider.observe`."""
         self._check(target)
         provider = self.providers[target.provider]
-        return self._bounded(lambda: _sound(provider.observe(target, now_s, since_s)))
+        return self._called(target, "observe", lambda: _sound(provider.observe(target, now_s, since_s)))
 
     def _foreign_generation(self, command: Record, now_s: float) -> int | None:
         """The target's generation where neither this command nor an accepted one set it; else None.
@@ -242,13 +267,40 @@ class Executor:
         provider = self.providers[target.provider]
         try:
             self._check(target)
-            return self._bounded(lambda: _done(command, provider.apply(command, now_s), now_s))
+            done = self._called(
+                target, "apply", lambda: _done(command, provider.apply(command, now_s), now_s)
+            )
         except Retryable as error:
             wait_s = _wait_s(error)
             self.retries[command["target"]["ref"]] = Retry(command, now_s + wait_s)
             return result(command, "RETRYING", str(error), now_s, retry_after_s=wait_s)
         except Rejected as error:
             return result(command, "FAILED", str(error), now_s)
+        self._note_growth(target, command, done)
+        return done
+
+    def _note_growth(self, target: Target, command: Record, done: Record) -> None:
+        """Begin to wait for what a command grew a target to; counts beyond it are not waited for any more."""
+        counts = self._growing[target.ref]
+        for count in [count for count in counts if count > done["after"]]:
+            del counts[count]
+        if done["after"] > done["before"]:
+            counts.setdefault(done["after"], command["not_before"].timestamp())
+
+    def _note_ready(self, target: Target, ready: int, now_s: float) -> None:
+        counts = self._growing[target.ref]
+        for count in [count for count in counts if count <= ready]:
+            metrics.PROVIDER_READY_SECONDS.labels(target.provider).observe(now_s - counts.pop(count))
+
+    def _called(self, target: Target, name: str, call: Callable[[], T]) -> T:
+        """Make a call of the target's provider and count it; as `_bounded`."""
+        try:
+            with metrics.PROVIDER_CALL_SECONDS.labels(target.provider, name).time():
+                return self._bounded(call)
+        except (Retryable, Rejected, Exhausted) as error:
+            of = next(label for kind, label in ERROR_CLASSES if isinstance(error, kind))
+            metrics.PROVIDER_ERRORS.labels(target.provider, name, of).inc()
+            raise
 
     def _bounded(self, call: Callable[[], T]) -> T:
         """Make a provider's call in a daemon thread, which is abandoned after the timeout.
@@ -279,7 +331,7 @@ class Executor:
         if errors:
             raise _known(errors[0])
         if not outcome:
-            raise Retryable(f"no answer within {self.timeout_s:g} s", self.timeout_s)
+            raise TimedOut(f"no answer within {self.timeout_s:g} s", self.timeout_s)
         return outcome[0]
 
 
@@ -309,7 +361,7 @@ def _known(error: BaseException) -> BaseException:
     if isinstance(error, OSError) and error.errno in OF_THE_MACHINE:
         return Exhausted(f"the machine of the actuator: {error}: no command is decided until this has passed")
     log.error("defect of a provider", error=repr(error), exc_info=error)
-    return Rejected(f"defect of the provider: {type(error).__name__}: {error}")
+    return Defect(f"defect of the provider: {type(error).__name__}: {error}")
 
 
 def _wait_s(error: Retryable) -> float:

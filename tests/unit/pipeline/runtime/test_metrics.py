@@ -72,6 +72,15 @@ def test_stages_of_one_kind_take_ports_beside_each_other_until_none_is_left() ->
         metrics.serve("ingest", Vitals(), settings)
 
 
+def test_it_listens_where_it_is_told_to() -> None:
+    settings = Settings(metrics_port=free_port(), metrics_host="127.0.0.2")
+    port = metrics.serve("ingest", Vitals(), settings)
+    with urllib.request.urlopen(f"http://127.0.0.2:{port}/healthz", timeout=10) as answer:
+        assert answer.status == 200
+    with pytest.raises(urllib.error.URLError):
+        urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz", timeout=10)
+
+
 class Ends:
     """An admin client's answer: where topics end."""
 

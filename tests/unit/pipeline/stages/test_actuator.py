@@ -6,6 +6,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -14,8 +15,9 @@ import pytest
 import structlog
 from hypothesis import given
 from hypothesis import strategies as st
+from prometheus_client import REGISTRY
 
-from pipeline.errors import Exhausted, Rejected, Retryable
+from pipeline.errors import Exhausted, LeadtimeError, Rejected, Retryable, Throttled
 from pipeline.providers.base import Observation, Provider, Result
 from pipeline.security.signing_keys import demo_key
 from pipeline.stages.actuator.executor import Executor, Stopped
@@ -413,3 +415,69 @@ def test_offsets_go_up_to_the_oldest_that_is_not_finished() -> None:
     assert committed() == []
     positions.finish(("commands", 1, 6))
     assert committed() == [("commands", 1, 8)]
+
+
+def sample(name: str, **labels: str) -> float:
+    return REGISTRY.get_sample_value(f"leadtime_provider_{name}", labels) or 0.0
+
+
+@pytest.mark.parametrize(
+    ("step", "label"),
+    [
+        (Throttled("too many requests", 5.0), "throttled"),
+        (Retryable("busy", 5.0), "retryable"),
+        (Rejected("no such group"), "rejected"),
+        (ValueError("a bug"), "defect"),
+        (OSError(errno.ENOSPC, "disk full"), "exhausted"),
+        (1.0, "timeout"),
+    ],
+)
+def test_a_failed_call_of_a_provider_is_counted_by_its_class(step: Exception | float, label: str) -> None:
+    def counted() -> tuple[float, float]:
+        labels = {"provider": "local", "call": "apply"}
+        return sample("errors_total", **labels, **{"class": label}), sample("call_seconds_count", **labels)
+
+    errors, calls = counted()
+    with suppress(LeadtimeError):
+        executor(Scripted(step), timeout_s=0.2).submit(command(), 660.0)
+    assert counted() == (errors + 1, calls + 1)
+
+
+class Counted(Scripted):
+    """Has as many ready instances as a test says; grows from `before`."""
+
+    def __init__(self, *script: Exception | float) -> None:
+        super().__init__(*script)
+        self.before, self.ready = 0, 0
+
+    def apply(self, command: dict[str, Any], now_s: float) -> Result:
+        done = replace(super().apply(command, now_s), before=self.before)
+        self.before = done.after
+        return done
+
+    def observe(self, target: Target, now_s: float, since_s: float | None = None) -> Observation:
+        return replace(super().observe(target, now_s, since_s), ready=self.ready)
+
+
+def test_time_from_a_command_until_its_count_is_ready() -> None:
+    provider = Counted(Retryable("no capacity", 30.0))
+    desk = Executor({"slow": provider}, KEY.keyring)
+
+    def seen(ready: int, now_s: float) -> tuple[float, float]:
+        provider.ready = ready
+        desk.observe(Target("slow", "shop/od-4"), int(now_s // 60) - 1, 60, now_s)
+        return sample("ready_seconds_count", provider="slow"), sample("ready_seconds_sum", provider="slow")
+
+    def ask(desired: int, epoch: int) -> None:
+        target = Target("slow", "shop/od-4", region="eu")
+        desk.submit(command(epoch, desired, target=target), (epoch + 1) * 60.0)
+
+    ask(3, 10)
+    desk.retry(690.0)
+    assert seen(2, 700.0) == (0, 0)
+    assert seen(3, 720.0) == (1, 60.0)  # from the command, not from its retry
+    ask(5, 12)
+    ask(7, 13)
+    assert seen(6, 900.0) == (2, 60.0 + 120.0)
+    ask(4, 15)  # 7 are not wanted any more
+    assert seen(7, 1000.0) == (2, 180.0)
