@@ -228,6 +228,8 @@ class Delivery:
 
     def _sighting(self, order: Order, seen: Observed) -> Sighting:
         at_s, failing = seen.at_s or 0.0, order.state in ("retrying", "unanswered")
+        waits = [(at_s - since, math.inf, n) for since, n, *_ in order.waiting if at_s > since]
+        restarts = order.losses.loop  # what comes back in a crash loop was not launched
         return Sighting(
             at_s,
             seen.ready,
@@ -235,8 +237,8 @@ class Delivery:
             delay_s=max(0.0, self.clock.now_s - self.clock.delay_s - self.clock.tick_s - at_s),
             failed=seen.failed,
             interrupted=seen.interrupted,
-            came=order.came,
-            waits=[(at_s - since, math.inf, n) for since, n, *_ in order.waiting if at_s > since],
+            came=() if restarts else order.came,
+            waits=() if restarts else waits,
             refused=order.state == "partly" and order.failed_s == self.clock.now_s,
             stuck=order.state in ("partly", "late"),
             attempts=max(1, order.attempts) if failing else 0,
