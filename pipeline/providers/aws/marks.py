@@ -78,6 +78,11 @@ class Memory:
             self.uid, self.settled, self.unanswered = uid, "", {}
         self.mark = mark
 
+    def unknown(self, mark: Mark, clock_s: float) -> None:
+        """Note that nobody answered a request for a mark's count, which may still land."""
+        kept = {of: late for of, late in list(self.unanswered.items()) if clock_s < late[1]}
+        self.unanswered = {**kept, mark.command: (mark.desired, clock_s + LATE_S)}
+
     def state(self, group: Described, clock_s: float) -> State:
         """A group's count, our mark on it and who set the count, at a monotonic time."""
         count, mark = int(group["DesiredCapacity"]), self._mark(group)
@@ -86,8 +91,8 @@ class Memory:
         if count == mark.desired:
             self.settled = mark.command
             return State(count, mark, Whose.OURS, mark.command, mark.generation)
-        self.unanswered = {of: late for of, late in self.unanswered.items() if clock_s < late[1]}
-        late = next((of for of, (asked, _) in self.unanswered.items() if asked == count), "")
+        unanswered = list(self.unanswered.items())  # another thread may add to it
+        late = next((of for of, (asked, until_s) in unanswered if asked == count and clock_s < until_s), "")
         if late and late != mark.command:
             return State(count, mark, Whose.LATE, late, mark.generation + 1)
         if count == mark.before and mark.command != self.settled:

@@ -21,7 +21,7 @@ from typing import Final
 from pipeline.errors import Rejected, Retryable
 from pipeline.providers.aws.api import Api, Call, Unanswered, connect
 from pipeline.providers.aws.checks import refuse_described, refuse_scaled
-from pipeline.providers.aws.marks import LATE_S, TAG, Memory, State, Whose, mark_of, tag_of
+from pipeline.providers.aws.marks import TAG, Memory, State, Whose, mark_of, tag_of
 from pipeline.providers.aws.observation import Region
 from pipeline.providers.aws.resources import Account, Described, Group, uid_of
 from pipeline.providers.aws.victims import BATCH, launch_times, protected, victims
@@ -157,7 +157,7 @@ class AwsProvider(Provider):
             if mark.desired != count:
                 self._write(call, change, count, oldest=oldest)
         except Unanswered:
-            memory.unanswered[mark.command] = mark.desired, call.api.clock() + LATE_S
+            memory.unknown(mark, call.api.clock())
             raise
         memory.settled = mark.command
         self.regions[group.account].note(group, change.described, mark)

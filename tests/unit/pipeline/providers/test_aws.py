@@ -14,7 +14,7 @@ from pipeline.errors import Rejected, Retryable
 from pipeline.providers.aws import observation as watching
 from pipeline.providers.aws.checks import live_faults
 from pipeline.providers.aws.discovery import TARGET_TAG, discover
-from pipeline.providers.aws.marks import PAUSED, TAG
+from pipeline.providers.aws.marks import LATE_S, PAUSED, TAG, Memory, Whose, tag_of
 from pipeline.providers.aws.notices import LASTS_S, REBALANCE, WARNING, parse
 from pipeline.providers.aws.observation import Failure, failures_of
 from pipeline.providers.aws.provider import AwsProvider
@@ -22,6 +22,7 @@ from pipeline.providers.aws.release import release
 from pipeline.providers.aws.resources import Account, Group, Place
 from pipeline.providers.aws.victims import victims
 from pipeline.providers.base import Observation, Record, Result
+from pipeline.providers.marks import Mark
 from pipeline.security.signing_keys import demo_key
 from pipeline.stages.actuator.executor import Executor
 from pipeline.wire.commands import Target
@@ -922,3 +923,27 @@ def eventually(check: Callable[[], bool], within_s: float = 10.0) -> None:
     while not check():
         assert time.monotonic() < deadline
         time.sleep(0.01)
+
+
+def test_what_lands_after_the_signature_has_expired_is_somebody_elses() -> None:
+    mark, arn = (
+        Mark("b", 11, 2, 4, 2, 0.0, 2),
+        "arn:aws:autoscaling:eu:1:autoScalingGroup:uid:autoScalingGroupName/web",
+    )
+    memory = Memory()
+    memory.wrote("uid", mark)
+    memory.unknown(Mark("a", 10, 2, 7, 2, 0.0, 2), 0.0)
+    late = {
+        "AutoScalingGroupARN": arn,
+        "DesiredCapacity": 7,
+        "Tags": [{"Key": TAG, "Value": tag_of(mark, "uid")}],
+    }
+    assert memory.state(late, LATE_S - 1).whose is Whose.LATE
+    assert memory.state(late, LATE_S).whose is Whose.FOREIGN
+    memory.unknown(mark, LATE_S)
+    assert list(memory.unanswered) == ["b"]
+
+
+def test_a_tag_is_short_enough_for_aws() -> None:
+    mark = Mark("f" * 32, 10**10, 10**6, 10**6, 10**6, 1.8e9 + 1 / 3, 10**9)
+    assert len(tag_of(mark, "x" * 36)) <= 256

@@ -397,7 +397,9 @@ def test_an_error_inside_a_200_is_no_success(server: Served, api: Api) -> None:
     error = b"<ErrorResponse><Error><Code>Throttling</Code></Error><RequestId>1</RequestId></ErrorResponse>"
     for operation in ("SetDesiredCapacity", READ):
         server.cloud.faults[:] = [Fault(operation, body=error)]
-        parameters = {"AutoScalingGroupName": "web", "DesiredCapacity": 3} if operation != READ else {}
+        parameters: dict[str, Any] = {}
+        if operation != READ:
+            parameters = {"AutoScalingGroupName": "web", "DesiredCapacity": 3}
         with pytest.raises(Retryable):
             api.call().request(operation, **parameters)
     assert server.cloud.written == []
