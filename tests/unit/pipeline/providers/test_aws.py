@@ -947,3 +947,14 @@ def test_what_lands_after_the_signature_has_expired_is_somebody_elses() -> None:
 def test_a_tag_is_short_enough_for_aws() -> None:
     mark = Mark("f" * 32, 10**10, 10**6, 10**6, 10**6, 1.8e9 + 1 / 3, 10**9)
     assert len(tag_of(mark, "x" * 36)) <= 256
+
+
+def test_a_newer_command_waits_for_the_request_of_an_older_one(world: World) -> None:
+    provider, slow = world.provider(), Fault("SetDesiredCapacity", slow_s=0.5)
+    world.cloud.faults[:] = [slow]
+    thread = threading.Thread(target=lambda: apply(provider, 7, epoch=10))
+    thread.start()
+    eventually(lambda: not slow.times)
+    apply(provider, 4, epoch=11)
+    thread.join()
+    assert sets(world.cloud) == [7, 4]
