@@ -307,7 +307,10 @@ def _situation(
     refused = {o.offer_id: why_unusable(o, policy) for o in offers}
     usable = sorted((o for o in offers if refused[o.offer_id] is None), key=lambda o: o.offer_id)
     key = context.seed, context.app, context.tick
-    failed = failing(usable, observed, policy, memory.get("failing", {}), context.now_s, context.steps_s[0])
+    known = memory.get("supply", {})
+    empty = evidence.empty(usable, known)
+    news = {o: replace(seen, failed=0) if o in empty else seen for o, seen in observed.items()}
+    failed = failing(usable, news, policy, memory.get("failing", {}), context.now_s, context.steps_s[0])
     delay_s = context.actuation_s
     clock = Clock(context.now_s + delay_s, context.tick, context.steps_s[0], delay_s)
     orders = memory.get(
@@ -318,9 +321,10 @@ def _situation(
     if policy.mode != "shadow":
         delivery = follow(usable, observed, policy, orders, clock, failed.excluded)
         wait_s = max(policy.spot_return_wait_s, context.steps_s[0])
-        seen = evidence.observe(memory.get("supply", {}), usable, delivery.sightings, context.now_s, wait_s)
+        seen = evidence.observe(known, usable, delivery.sightings, context.now_s, wait_s)
         shut = closed(usable, seen, context.now_s)
-    market = Market(usable, delivery.credible, policy, needed, context.steps_s, key, context.actuation_s)
+    credible = {o: replace(n, pending=0) if o in shut.excluded else n for o, n in delivery.credible.items()}
+    market = Market(usable, credible, policy, needed, context.steps_s, key, context.actuation_s)
     confidence, notes, past = requested, (), None
     if shortage_price is not None:
         owned, replica_h = prices(market)
@@ -386,7 +390,17 @@ def _choice(situation: _Situation, policy: Policy, requested: float, draft: bool
     """
     market, levels, excluded = situation.market, () if draft else COST_LEVELS, situation.excluded
     if situation.supply is None:
-        return choose(market, policy, situation.confidence, levels, excluded, alternatives=not draft)
+        # pools that are lost in waves are hedged by many mixes of one price: that nearest to what runs launches least
+        near = market.running if any(o.learnt and o.tier == "SPOT" for o in situation.usable) else None
+        return choose(
+            market,
+            policy,
+            situation.confidence,
+            levels,
+            excluded,
+            alternatives=not draft,
+            near=near if near and any(near.values()) else None,
+        )
     bought = choose(situation.supply, policy, requested, (), excluded, alternatives=not draft)
     if draft:
         return bought

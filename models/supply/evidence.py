@@ -169,6 +169,21 @@ def _launches(before: Mapping[str, Any], seen: Sighting) -> dict[str, Any]:
     }
 
 
+def empty(offers: Sequence[Offer], memory: Mapping[str, Any]) -> set[str]:
+    """Spot offers whose pools give nothing.
+
+    Args:
+        offers: of the app.
+        memory: of `observe`.
+    """
+    pools = memory.get("pools", {})
+    return {
+        o.offer_id
+        for o in offers
+        if o.tier == "SPOT" and pools.get(pool_name(o), {}).get("empty", 0) >= EMPTY
+    }
+
+
 def _finite(bound: float) -> float | None:
     return None if math.isinf(bound) else bound
 

@@ -13,9 +13,9 @@ from typing import Any, Final
 
 from models.capacity import Offer
 from models.supply import rates, startup
-from models.supply.evidence import EMPTY, intervals, pool_name
+from models.supply.evidence import empty, intervals, pool_name
 from models.supply.rates import Tally
-from models.supply.startup import Stated
+from models.supply.startup import Interval, Stated
 
 LEAST: Final = 5.0  # launches, below which start-up times and failures count as stated
 MOST_FAILURE: Final = 0.95
@@ -63,18 +63,25 @@ def _evidence(offer: Offer, memory: Mapping[str, Any]) -> Mapping[str, Any]:
     return memory["offers"].get(offer.offer_id, {})
 
 
+def _seen(offer: Offer, memory: Mapping[str, Any]) -> list[Interval]:
+    """Intervals of an offer's launches; a wait that is not longer than is stated says little, and is left out."""
+    seen = intervals(_evidence(offer, memory))
+    seen = [(low, high, n) for low, high, n in seen if math.isfinite(high) or low > offer.startup_p99_s]
+    return seen if sum(n for _, high, n in seen if math.isfinite(high)) >= LEAST else []
+
+
 def _stated(offer: Offer) -> Stated:
     return Stated(offer.startup_p50_s, offer.startup_p99_s, offer.launch_failure)
 
 
 def _started(offer: Offer, others: Sequence[Offer], memory: Mapping[str, Any], notes: list[str]) -> Offer:
     """The offer with its start-up times."""
-    seen = intervals(_evidence(offer, memory))
-    launches = sum(n for _, high, n in seen if math.isfinite(high))
-    if launches < LEAST or not math.isfinite(offer.startup_p99_s):
+    seen = _seen(offer, memory)
+    if not seen or not math.isfinite(offer.startup_p99_s):
         return offer
+    launches = sum(n for _, high, n in seen if math.isfinite(high))
     known = [o for o in others if math.isfinite(o.startup_p99_s)]
-    shift = startup.provider_shift([(_stated(o), intervals(_evidence(o, memory))) for o in known])
+    shift = startup.provider_shift([(_stated(o), _seen(o, memory)) for o in known])
     now = startup.posterior(_stated(offer), seen, shift)
     stated = (("", offer.startup_p50_s, now.p50_s, 0.5), (" at 99 %", offer.startup_p99_s, now.p99_s, 0.99))
     for at, figure_s, was_s, quantile in stated:
@@ -146,6 +153,7 @@ def closed(offers: Sequence[Offer], memory: Mapping[str, Any], now_s: float) -> 
         return Closed({})
     excluded: dict[str, str] = {}
     pools: dict[str, Offer] = {}
+    gone = empty(offers, memory)
     for offer in sorted(offers, key=lambda o: (o.price_h, o.offer_id)):
         out = memory["providers"].get(offer.provider, {}).get("out")
         if out is not None and now_s < out["until_s"]:
@@ -153,7 +161,7 @@ def closed(offers: Sequence[Offer], memory: Mapping[str, Any], now_s: float) -> 
                 f"provider {offer.provider} has not answered for {now_s - out['since_s']:.0f} s, "
                 f"tried again in {out['until_s'] - now_s:.0f} s"
             )
-        elif offer.tier == "SPOT" and memory["pools"].get(pool_name(offer), {}).get("empty", 0) >= EMPTY:
+        elif offer.offer_id in gone:
             excluded[offer.offer_id] = (
                 f"pool {offer.pool or offer.offer_id} gives nothing, one instance waits for it"
             )

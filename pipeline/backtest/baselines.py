@@ -14,7 +14,6 @@ from models.baselines.autoscalers.scenario_replicas import ScenarioReplicas
 from models.capacity import replica_loads, replicas
 from models.evaluation import need
 from models.evaluation.promise import totals
-from models.evaluation.simulated_cloud import SimulatedCloud
 from models.metrics import METRICS
 from models.purchase.table import Tiers, grown_before_shrunk
 from pipeline.backtest.job import TIERS, Arrays, Job, capacity_of, owned_of, tiers_of
@@ -78,10 +77,7 @@ class _Market:
         self.supply = np.concatenate([np.repeat(np.arange(len(SUPPLY)), n) for n in each])
         self.products = np.repeat([False, *(KNOBS[name].product for name in names)], self.settings)
         self.defaults = np.cumsum(self.settings)[:-1]  # each baseline's first setting
-        self.clouds = [
-            SimulatedCloud(job.offers[market][app], job.terms, tick_s=job.tick_s, seed=job.seed, app=app)
-            for app in apps
-        ]
+        self.clouds = [job.cloud(market, app) for app in apps]
         self.fleets = [
             cloud.start(job.starting[market][app], sum(self.settings))
             for cloud, app in zip(self.clouds, apps, strict=True)

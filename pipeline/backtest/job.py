@@ -9,9 +9,11 @@ from typing import Any, Final
 
 import numpy as np
 
-from models.capacity import Observed, Offer, Policy, replicas_per_instance
+from models.capacity import Answer, Observed, Offer, Policy, replicas_per_instance
 from models.evaluation.simulated_cloud import Fleet, SimulatedCloud, Terms
+from models.evaluation.supplied_cloud import SuppliedCloud, Supply
 from models.metrics import DAY_S, METRICS, horizon_steps
+from models.supply.offers import learnt
 from pipeline.stages.allocator.pool import Pool
 
 Arrays = dict[str, np.ndarray]
@@ -40,6 +42,7 @@ class Job:
         learner: "off"; "on": `pipeline.backtest.learners` steers the first lane; "both": likewise, and the second lane
             is the plan without it.
         pool: that the apps share beside their own instances, in `members` as one more app; None: there is none.
+        supply: what spot pools give and cost; None: simulated by the offers' own figures.
     """
 
     values: np.ndarray
@@ -67,6 +70,7 @@ class Job:
     before: np.ndarray = field(default_factory=lambda: NOTHING)
     experts: Mapping[str, float] = field(default_factory=dict[str, float])
     pool: Pool | None = None
+    supply: Supply | None = None
 
     @property
     def apps(self) -> list[str]:
@@ -110,13 +114,25 @@ class Job:
         return row % max(1, DAY_S // self.tick_s) == 0 or row == len(self.values)
 
     def offers_at(self, market: str, app: str, now_s: float) -> list[Offer]:
-        """An app's offers at a time: a commitment that has ended by then owns nothing and cannot be used."""
+        """An app's offers at a time, at its prices: a commitment that has ended owns nothing and cannot be used."""
+        tick = int(now_s // self.tick_s)
+        offers = [
+            offer if self.supply is None else replace(offer, price_h=self.supply.price_of(offer, tick))
+            for offer in self.offers[market][app]
+        ]
         return [
             replace(offer, owned_count=0, ended="its commitment ended")
             if self.ends.get(offer.offer_id, np.inf) <= now_s
             else offer
-            for offer in self.offers[market][app]
+            for offer in offers
         ]
+
+    def cloud(self, market: str, app: str) -> SimulatedCloud:
+        """The simulated cloud of an app in a market."""
+        offers, tick_s, seed = self.offers[market][app], self.tick_s, self.seed
+        if self.supply is None:
+            return SimulatedCloud(offers, self.terms, tick_s=tick_s, seed=seed, app=app)
+        return SuppliedCloud(offers, self.terms, self.supply, tick_s=tick_s, seed=seed, app=app)
 
     def start_s(self, row: int) -> int:
         """Unix seconds in which a row's tick starts."""
@@ -161,19 +177,23 @@ class AppLanes:
         self.size = capacity_of(job, app, market)
         self.confidences = [c if c is not None else self.policy.confidence for c in confidences]
         self.offers = job.offers[market][app]
-        self.cloud = SimulatedCloud(self.offers, job.terms, tick_s=job.tick_s, seed=job.seed, app=app)
+        self.cloud = job.cloud(market, app)
         self.end_commitments(job.start_s(0))
         self.fleet = self.cloud.start(job.starting[market][app], len(confidences))
         self.memory: list[dict[str, Any]] = [{} for _ in confidences]
         self.desired = self.fleet.running
         self.reported, self.reported_s = self._now(), float(job.start_s(job.plan_from))
-        self.price = np.array([o.price_h for o in self.offers])
         self.tiers = tiers_of(self.offers)
 
     def end_commitments(self, now_s: float) -> None:
         """Offers as of a time: commitments that have ended are neither planned with nor billed from then on."""
         self.offers = self._job.offers_at(self._market, self._app, now_s)
+        self.price = np.array([o.price_h for o in self.offers])
         self.cloud.owned = owned_of(self.offers)
+
+    def learnt(self, lane: int) -> list[Offer]:
+        """The offers as a lane has found them to be."""
+        return learnt(self.offers, self.memory[lane].get("supply", {}))
 
     def follow(self, tick: int) -> None:
         """Apply what is desired at the start of a tick, and report what runs then: the next plan's observation."""
@@ -190,10 +210,26 @@ class AppLanes:
         names = ("ready", "pending", "failed", "interrupted")
         return {
             offer.offer_id: Observed(
-                **dict(zip(names, self.reported[lane, o].tolist(), strict=True)), at_s=self.reported_s
+                **dict(zip(names, self.reported[lane, o].tolist(), strict=True)),
+                at_s=self.reported_s,
+                answer=self._answer(lane, offer),
             )
             for o, offer in enumerate(self.offers)
         }
+
+    def _answer(self, lane: int, offer: Offer) -> Answer | None:
+        """What the actuator says of the newest command while the provider is out; None: the counts say it."""
+        supply, sent = (
+            self._job.supply,
+            self.memory[lane].get("orders", {}).get(offer.offer_id, {}).get("sent"),
+        )
+        if (
+            not sent
+            or supply is None
+            or not supply.is_out(offer.provider, int(self.reported_s // self._job.tick_s))
+        ):
+            return None
+        return Answer(sent[-1][0], "RETRYING", "the provider does not answer")
 
     def blocks(self) -> Arrays:
         """For a snapshot."""

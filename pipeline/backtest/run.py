@@ -22,12 +22,14 @@ from models.demand import reconciliation
 from models.learning.price_tail import PRICES
 from pipeline.backtest import (
     baselines,
+    clouds,
     comparison,
     demand,
     figures,
     observations,
     setup,
     shared_nodes,
+    supply_file,
     topic_simulation,
     what_if,
 )
@@ -36,6 +38,7 @@ from pipeline.backtest.demand import DemandSource
 from pipeline.backtest.job import Arrays, Job
 from pipeline.backtest.setup import PlanningInputs
 from pipeline.backtest.shared_nodes import POOL
+from pipeline.backtest.supply_file import Outage, SupplyFile
 from pipeline.errors import UsageError
 from pipeline.inputs import model_folder
 from pipeline.progress import Progress, silent
@@ -47,7 +50,7 @@ SHORTAGES: Final = PRICES
 """Likewise prices of an hour's shortage, in those of a replica: misses fall where they save most."""
 LEARNER: Final = ("off", "on", "both")
 NODES: Final = ("own", "shared", "both")
-FORMAT: Final = 8
+FORMAT: Final = 9
 """Version of the files of days and snapshots: a run does not continue those of another version."""
 SCENARIOS: Final = 1_024
 """Scenarios of a decision on a trace: 10 of them lie above 99 %."""
@@ -82,6 +85,9 @@ class BacktestRequest:
         nodes: "own": apps buy nodes of common types each for itself; "shared": together
             (`pipeline.backtest.shared_nodes`); "both": shared, and own nodes beside; None: instances that are sized for
             each app.
+        supply: supply file, whose pools and prices the offers are (`pipeline.backtest.supply_file`), beside what
+            `pipeline.backtest.clouds` compares with; None: the offers' own figures.
+        outages: of its providers, each as `pipeline.backtest.supply_file.Outage.parse` takes it.
         seed: of scenarios, supply, groupings and the bootstrap; None: 0, or the installation's setting.
         out: folder of tables and of the days that a killed run continues from; None: nothing is kept.
         processes: at once; None: two.
@@ -112,6 +118,8 @@ class BacktestRequest:
     backlog: bool = False
     learner: str = "off"
     nodes: str | None = None
+    supply: Path | None = None
+    outages: Sequence[str] = ()
     seed: int | None = None
     out: Path | None = None
     processes: int | None = None
@@ -119,7 +127,7 @@ class BacktestRequest:
     @property
     def names(self) -> list[str]:
         """Baselines to run."""
-        return [] if self.alone else list(dict.fromkeys(self.baselines or registry.KNOBS))
+        return [] if self.alone or self.supply else list(dict.fromkeys(self.baselines or registry.KNOBS))
 
     @property
     def levels(self) -> tuple[float, ...]:
@@ -189,6 +197,7 @@ class BacktestRequest:
                 not (self.nodes and (self.topics or self.divisible or self.what_if)),
                 "--nodes are of a trace alone: no --topics, no --divisible, no --what-if",
             ),
+            *self._supply_rules(),
             (self.topics or self.trace is not None, "give a trace file with --trace, or --topics"),
             (
                 self.topics or not (self.offsets or self.bootstrap or self.prefix),
@@ -198,6 +207,18 @@ class BacktestRequest:
                 not (self.alone and (self.baselines or self.sweep)),
                 "--alone leaves out baselines and sweep: no --rival, no --sweep",
             ),
+        ]
+
+    def _supply_rules(self) -> list[tuple[bool, str]]:
+        """Conditions on `supply`, each with the message where it does not hold."""
+        others = (self.topics, self.policy, self.nodes, self.divisible, self.what_if, self.alone, self.sweep)
+        return [
+            (
+                self.supply is None or not (any(others) or self.baselines or self.learner != "off"),
+                "--supply has offers, rivals and a sweep of its own: no --topics, --policy, --prices, --nodes, "
+                "--divisible, --what-if, --alone, --sweep, --rival, --learner",
+            ),
+            (self.supply is not None or not self.outages, "--outage is of a provider of --supply"),
         ]
 
 
@@ -247,6 +268,7 @@ class Prepared:
         skipped: counts by what of the policies and offers is left out.
         pinned: whether topics' stages plan by the versions that the installation's own plans name.
         scenarios, seed: resolved.
+        supply: of `request.supply`, read.
     """
 
     request: BacktestRequest
@@ -257,6 +279,7 @@ class Prepared:
     pinned: bool
     scenarios: int
     seed: int
+    supply: SupplyFile | None = None
 
     def job(self, panel: Panel, records: PlanningInputs, *, alone: bool) -> Job:
         """A job of the window on a panel; alone: without sweep and without the market on demand."""
@@ -272,9 +295,12 @@ class Prepared:
         )
         if given.nodes in ("shared", "both"):
             job = shared_nodes.with_pool(job)
+        if self.supply is not None:
+            outages = [Outage.parse(text) for text in given.outages]
+            job = clouds.with_supply(job, self.supply, outages)
         return replace(
             job,
-            shortages=() if alone else given.shortages,
+            shortages=() if alone or self.supply is not None else given.shortages,
             scenarios=self.scenarios,
             every=given.every,
             seed=self.seed,
@@ -320,6 +346,8 @@ class Prepared:
         ]
         settings += [given.same_time] if given.same_time else []
         settings += [] if given.learner == "off" else [given.learner]
+        if self.supply is not None:
+            settings += [self.supply.digest, list(given.outages), clouds.CONFIDENCES]
         settings += [] if given.nodes is None else [given.nodes != "own"]
         digest.update(json.dumps([FORMAT, settings, asdict(window), given.levels, given.shortages]).encode())
         return digest.hexdigest()
@@ -405,7 +433,10 @@ def prepare(request: BacktestRequest) -> Prepared:
         scenarios = SCENARIOS if settings is None else settings.scenarios
     members = setup.members_of(source.panel, request.groupings, seed)
     records, skipped, pinned = _records(source, members, request)
-    return Prepared(request, source, members, records, skipped, pinned, scenarios, seed)
+    supply = None if request.supply is None else supply_file.read(request.supply)
+    if supply is not None:
+        records = clouds.records(supply, records)
+    return Prepared(request, source, members, records, skipped, pinned, scenarios, seed, supply)
 
 
 def _records(
@@ -439,6 +470,14 @@ class _Simulator:
         request, window = self.prepared.request, self.prepared.source.window
         folder = self.root / f"parts-{digest}"
         ours, published = source.run(job, folder, request.processes, records, self.progress)
+        if job.supply is not None:
+            first = next(iter(job.offers))
+            bare = replace(job, levels=(), offers={first: job.offers[first]}, lanes=job.lanes[:1])
+            simulated = self._scored(bare, ours, {}, published)
+            compared = clouds.figures(job, ours, window.score - window.begin - job.plan_from, self.progress)
+            simulated.compared.report["summary"]["clouds"] = compared.pop("summary")
+            simulated.compared.report["clouds"] = compared
+            return simulated
         others = baselines.simulate(job, request.names, ours, self.progress)
         if job.pool is None:
             return self._scored(job, ours, others, published)

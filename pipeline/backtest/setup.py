@@ -111,9 +111,9 @@ def sized(panel: Panel, window: ScoringWindow, members: Mapping[str, np.ndarray]
             raise UsageError(f"nothing is known of app {app} before the window: give --policy and --prices")
         medians[app] = {m: v for m, v in known.items() if v > 0} or {next(iter(known)): 1.0}
     example = Example.of_medians(medians)
-    full = [_full("price", r) for r in example.prices]
+    full = [with_defaults("price", r) for r in example.prices]
     return PlanningInputs(
-        {r["app"]: _full("policy", r) for r in example.policies},
+        {r["app"]: with_defaults("policy", r) for r in example.policies},
         {app: [p for p in full if p["commitment_id"] == app] for app in members},
         example.starting,
     )
@@ -165,7 +165,7 @@ def policies_of(policy_file: Path, apps: Sequence[str]) -> dict[str, Record]:
     Raises:
         UsageError: an app without one, or a file that cannot be read.
     """
-    policies = {r["app"]: _full("policy", r) for r in files.read_policies(policy_file)}
+    policies = {r["app"]: with_defaults("policy", r) for r in files.read_policies(policy_file)}
     missing = [app for app in apps if app not in policies and DEFAULT_POLICY not in policies]
     if missing:
         raise UsageError(f"{policy_file}: no policy of app {missing[0]}, and none of '*'")
@@ -178,7 +178,7 @@ def offers_of(price_file: Path, policies: Mapping[str, Record]) -> dict[str, lis
     Raises:
         UsageError: an app without one, or a file that cannot be read.
     """
-    prices = [_full("price", r) for r in files.read_prices(price_file)]
+    prices = [with_defaults("price", r) for r in files.read_prices(price_file)]
     offers = {app: _offers(app, policy, prices) for app, policy in policies.items()}
     for app, app_offers in offers.items():
         if not app_offers:
@@ -202,7 +202,7 @@ def of_topics(inputs: SideInputs, apps: Sequence[str], tick: int) -> PlanningInp
     policies: dict[str, Record] = {}
     for app in apps:
         known = inputs.at("policies", app, tick) or inputs.at("policies", DEFAULT_POLICY, tick)
-        policies[app] = known or _full("policy", default_policy(app))
+        policies[app] = known or with_defaults("policy", default_policy(app))
     prices = inputs.all_at("prices", tick)
     offers = {app: _offers(app, policies[app], prices) for app in apps}
     if not all(offers.values()):
@@ -231,7 +231,8 @@ def _offers(app: str, policy: Record, prices: Sequence[Record]) -> list[Record]:
     return offered(prices, group)
 
 
-def _full(schema: str, record: Record) -> Record:
+def with_defaults(schema: str, record: Record) -> Record:
+    """A record with the defaults of its schema."""
     record = {"version": 1, "valid_from_tick": 0, **record}
     return DEFAULT.decode(DEFAULT.encode(schema, record))[1]
 

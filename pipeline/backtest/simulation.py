@@ -165,7 +165,7 @@ class Simulation(ABC):
         observed = lanes.observed(lane)
         confidence, memory = lanes.confidences[lane], lanes.memory[lane]
         return groups.Member(
-            offers=lanes.offers,
+            offers=lanes.learnt(lane),
             policy=replace(lanes.policy, confidence=confidence),
             running={offer: state.running for offer, state in observed.items()},
             decide=lambda offers, policy, draft: decide(

@@ -122,7 +122,7 @@ class TraceSimulation(Simulation):
             replace(demand, scenarios=drawn, metrics=metrics),
             forecast.total,
             self.common,
-            offers=first.offers,
+            offers=first.learnt(0),
             policy=first.policy,
             tick=Tick(tick, job.tick_s),
             terms=Terms(job.seed, experts=experts),

@@ -116,6 +116,18 @@ Nodes = Annotated[
         show_default="instances of each app's own",
     ),
 ]
+Supply = Annotated[
+    Path | None,
+    typer.Option(
+        help="Supply file: what spot pools of several providers gave and cost, beside clouds and policies of its own."
+    ),
+]
+Outages = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--outage", help="Provider of --supply that is out, PROVIDER@TIME/DURATION; repeat for more."
+    ),
+]
 Seed = Annotated[
     int | None,
     typer.Option(
@@ -158,6 +170,8 @@ def backtest(
     backlog: Backlog = False,
     learner: Learner = "off",
     nodes: Nodes = None,
+    supply: Supply = None,
+    outage: Outages = None,
     seed: Seed = None,
     out: Out = None,
     processes: Processes = None,
@@ -198,6 +212,8 @@ def backtest(
         backlog=backlog,
         learner=learner,
         nodes=nodes,
+        supply=supply,
+        outages=outage or (),
         seed=seed,
         out=out,
         processes=processes,
