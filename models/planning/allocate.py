@@ -390,17 +390,7 @@ def _choice(situation: _Situation, policy: Policy, requested: float, draft: bool
     """
     market, levels, excluded = situation.market, () if draft else COST_LEVELS, situation.excluded
     if situation.supply is None:
-        # pools that are lost in waves are hedged by many mixes of one price: that nearest to what runs launches least
-        near = market.running if any(o.learnt and o.tier == "SPOT" for o in situation.usable) else None
-        return choose(
-            market,
-            policy,
-            situation.confidence,
-            levels,
-            excluded,
-            alternatives=not draft,
-            near=near if near and any(near.values()) else None,
-        )
+        return choose(market, policy, situation.confidence, levels, excluded, alternatives=not draft)
     bought = choose(situation.supply, policy, requested, (), excluded, alternatives=not draft)
     if draft:
         return bought

@@ -228,8 +228,9 @@ class Search(Supply):
             part = copy.copy(self)
             if some.size < spare.size:
                 some = np.sort(some)
-                part.need, part.survival, part.normal = (
-                    np.ascontiguousarray(x[:, some]) for x in (self.need, self.survival, self.normal)
+                part.need, part.survival, part.normal, part.succeeds = (
+                    np.ascontiguousarray(x[:, some])
+                    for x in (self.need, self.survival, self.normal, self.succeeds)
                 )
             exchanged, holds = moved(part, counts)
             lacks = np.flatnonzero(self.margin(exchanged).min(axis=0) < self.lost(exchanged))

@@ -102,10 +102,27 @@ class Market:
                 self._survival[known] = (level < mean) * 1.0 if certain else betaincinv(a, b, level)
         return self._survival[known]
 
+    def succeeds(self, offer: Offer, use: str = "launch") -> NDArray[np.float64] | float:
+        """Probability that a launch does not fail, by scenario where its pool's instances were found to share fates.
+
+        Beta-binomial likewise, of mean 1 − launch failure and the pool's correlation, all or none above CERTAIN.
+        """
+        mean, together = 1 - offer.launch_failure, offer.loss_correlation
+        if together is None or mean >= 1:
+            return mean
+        known = (use, pool_of(offer))
+        if known not in self._survival:
+            draw, strength = stream(np, *self.key, *known), 1 / together - 1
+            if together >= CERTAIN:
+                self._survival[known] = (draw.random(self.scenarios) < mean) * 1.0
+            else:
+                self._survival[known] = draw.beta(mean * strength, (1 - mean) * strength, size=self.scenarios)
+        return self._survival[known]
+
     def alive(self, offer: Offer, counts: Sequence[int]) -> Array:
         """Replicas that serve, (group, count, scenario), for each number of instances in `counts`, which rise."""
         name, ready = offer.offer_id, self.ready[offer.offer_id]
-        survival = self.survival(offer)
+        survival, succeeds = self.survival(offer), self.succeeds(offer)
         draw = stream(np, *self.key, "supply", name)
         old = np.zeros((len(counts), self.scenarios), np.int32)
         new = np.zeros_like(old)
@@ -113,11 +130,7 @@ class Market:
         for i, count in enumerate(counts):
             kept, launched = min(count, ready) - min(before, ready), max(0, count - max(before, ready))
             now[0] += draw.binomial(kept, survival, self.scenarios) if kept else 0
-            now[1] += (
-                draw.binomial(launched, survival * (1 - offer.launch_failure), self.scenarios)
-                if launched
-                else 0
-            )
+            now[1] += draw.binomial(launched, survival * succeeds, self.scenarios) if launched else 0
             old[i], new[i], before = now[0], now[1], count
         return self.size[name] * np.stack([old + new if late else old for late in self.late[name]])
 

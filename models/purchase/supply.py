@@ -40,6 +40,7 @@ class Supply:
         self.need = (market.need * (1 - EXACT)).astype(np.float32)
         self.whole = not isinstance(market, Fluid)
         self.survival = np.ones((len(offers), market.scenarios), np.float32)
+        self.succeeds = self._succeeds()
         drawn: dict[str, Any] = {}
         for i, offer in enumerate(offers):
             if offer.tier == "SPOT":
@@ -59,6 +60,14 @@ class Supply:
             if offer.tier == "SPOT":
                 self.pools[names.index(pool_of(offer)), i] = self.size[i]
 
+    def _succeeds(self) -> Float:
+        """Probability that a launch does not fail, (offer, scenario)."""
+        succeeds = np.repeat((1 - self.fails)[:, None], self.market.scenarios, axis=1)
+        for i, offer in enumerate(self.offers):
+            if offer.loss_correlation is not None:
+                succeeds[i] = self.market.succeeds(offer, "launch tried")
+        return succeeds
+
     def supply(
         self, index: Counts, counts: Counts, part: NDArray[np.intp] | None = None
     ) -> tuple[Float, Float]:
@@ -67,16 +76,16 @@ class Supply:
         new = counts[:, None].astype(np.float32) - old
         size = self.size[index].astype(np.float32)[:, None]
         if part is None:
-            p, z = self.survival[index], self.normal[index]
+            p, z, succeeds = self.survival[index], self.normal[index], self.succeeds[index]
         else:
             cell = index[:, None] * self.survival.shape[1] + part
-            p, z = self.survival.ravel()[cell], self.normal.ravel()[cell]
-        every = p * (old + new * (1 - self.fails[index])[:, None])
+            p, z, succeeds = (of.ravel()[cell] for of in (self.survival, self.normal, self.succeeds))
+        every = p * (old + new * succeeds)
         if not old.any():
             # n p of n launched instances, of variance n p (1 - p)
             every = size * self._rounded(every, z, every * (1 - every / np.maximum(new, 1)), new)
             return np.zeros_like(every), every
-        q = p * (1 - self.fails[index])[:, None]
+        q = p * succeeds
         variance = old * p * (1 - p)
         every = self._rounded(every, z, variance + new * q * (1 - q), old + new)
         return size * self._rounded(old * p, z, variance, old), size * every

@@ -109,7 +109,7 @@ def observe(
             tick = ticks.setdefault(offer.provider, {}).setdefault(pool_name(offer), _Tick())
             _note_losses(tick, before, seen)
             tick.offers.append(offer.offer_id)
-            of_offers[offer.offer_id] = _launches(before, seen)
+            of_offers[offer.offer_id] = _launches(before, seen, spot=offer.tier == "SPOT")
     by_id = {offer.offer_id: offer for offer in offers}
     of_providers: dict[str, Any] = dict(known.get("providers", {}))
     for provider, pools in ticks.items():
@@ -147,15 +147,18 @@ def _note_losses(tick: _Tick, before: Mapping[str, Any], seen: Sighting) -> None
         tick.hours = max(tick.hours, (seen.at_s - before["at_s"]) / 3600)
 
 
-def _launches(before: Mapping[str, Any], seen: Sighting) -> dict[str, Any]:
-    """An offer's evidence of launches after an observation."""
+def _launches(before: Mapping[str, Any], seen: Sighting, *, spot: bool) -> dict[str, Any]:
+    """An offer's evidence of launches after an observation.
+
+    What a spot pool with nothing ready refuses says that it is empty, not how launches fail in one that gives some.
+    """
     faded = _faded(seen.at_s - before.get("at_s", seen.at_s))
     came = sum(n for _, _, n in seen.came)
     failed = max(0, seen.failed - before.get("failed", 0))
     trials, fails = (before.get(name, 0.0) * faded for name in ("trials", "fails"))
-    if came + failed:
+    if came + failed and (seen.ready or not spot):
         trials, fails = trials + 1, fails + failed / (came + failed)
-    if seen.refused:
+    if seen.refused and (seen.ready or not spot):
         trials, fails = trials + 1, fails + 1
     return {
         "at_s": seen.at_s,

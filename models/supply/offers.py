@@ -99,10 +99,10 @@ def _failing(offer: Offer, others: Sequence[Offer], memory: Mapping[str, Any], n
         seen = _evidence(o, memory)
         return Tally(o.launch_failure, seen.get("fails", 0.0), seen.get("trials", 0.0))
 
-    own = tally(offer)
-    if own.exposure < LEAST:
+    own, beside = tally(offer), [tally(o) for o in others if o.tier == offer.tier]
+    if own.exposure + sum(o.exposure for o in beside) < LEAST:
         return offer
-    rate = rates.failure(own, [tally(o) for o in others])
+    rate = rates.failure(own, beside)
     if rate.low <= offer.launch_failure:
         return offer
     notes.append(
