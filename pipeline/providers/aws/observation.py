@@ -97,6 +97,7 @@ class Region:
     _noted: dict[str, tuple[float, Described]] = field(default_factory=dict[str, tuple[float, Described]])
     _asked: dict[str, float] = field(default_factory=dict[str, float])
     _lock: threading.Lock = field(default_factory=threading.Lock)
+    _turn: threading.Lock = field(default_factory=threading.Lock)
     _polled: threading.Event = field(default_factory=threading.Event)
     _stop: threading.Event = field(default_factory=threading.Event)
 
@@ -207,11 +208,15 @@ class Region:
         self.fault = error
 
     def poll(self) -> None:
-        """Describe all groups, then read what is optional: notices and scaling activities.
+        """Describe all groups, then read what is optional: notices and scaling activities; a poll at a time.
 
         Raises:
             Retryable, Rejected: the groups could not be described.
         """
+        with self._turn:  # what one has read of a queue, another does not find there
+            self._poll()
+
+    def _poll(self) -> None:
         began_s = self.api.clock()
         names = list(dict.fromkeys(group.place.name for group in self.groups))
         described = self.api.call(POLL_CALL_S).groups(names)
