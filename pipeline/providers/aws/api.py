@@ -4,7 +4,8 @@ Every failure is one of these:
 
 | answer | becomes |
 |---|---|
-| throttling, a scaling activity or contention in progress, no capacity, 429 | `Retryable` |
+| throttling, 429 | `Throttled` |
+| a scaling activity or contention in progress, no capacity | `Retryable` |
 | expired, unknown or missing credentials, a clock that is off, a certificate that does not fit | `Retryable`, later |
 | access denied | `Rejected`, with the IAM action that is missing |
 | ValidationError and other 4xx | `Rejected` |
@@ -27,7 +28,7 @@ import boto3
 from botocore import exceptions as sdk
 from botocore.config import Config
 
-from pipeline.errors import Rejected, Retryable, UsageError
+from pipeline.errors import Rejected, Retryable, Throttled, UsageError
 from pipeline.providers.aws.resources import KIND, Account, Described, Place
 from pipeline.providers.bounds import CALL_S, CONNECT_S, LONG_WAIT_S, OF_THE_MACHINE, READ_S, WAIT_S, one_line
 
@@ -320,7 +321,7 @@ def _refused(action: str, error: sdk.ClientError) -> Retryable | Rejected:
     name = code.removeprefix("Client.").removeprefix("Server.").removeprefix("AWS.SimpleQueueService.")
     where = f"{action}: {message} ({code or status})"
     if name in THROTTLED or status == 429:
-        return Retryable(where, THROTTLED_S)
+        return Throttled(where, THROTTLED_S)
     if name in CREDENTIALS or (status == 401 and name not in DENIED):
         return Retryable(
             f"AWS does not accept our credentials, or this machine's clock: {message}", LONG_WAIT_S
