@@ -128,7 +128,7 @@ class ApiServer:
         for name in ("shop", "leadtime"):
             self.admin.call().create(Place(KINDS["Namespace"]), {"metadata": {"name": name}})
         for name in ("ScaledObject", "NodePool"):
-            self.admin.call().create(Place(CRD), _definition(KINDS[name]))
+            self.admin.call().create(Place(CRD), definition(KINDS[name]))
         for name in ("ScaledObject", "NodePool"):
             place = Place(KINDS[name], "shop" if KINDS[name].namespaced else "")
             _eventually(lambda place=place: self.admin.call().list(place))
@@ -240,7 +240,8 @@ class ApiServer:
                 self._delete(Place(place.kind, place.namespace, obj["metadata"]["name"]))
 
 
-def _definition(kind: Kind) -> Object:
+def definition(kind: Kind) -> Object:
+    """A definition of a kind with a count, which takes any other field."""
     scale = {"specReplicasPath": f".spec.{kind.count}", "statusReplicasPath": ".status.nodes"}
     schema = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
     count: Object = {"type": "object", "properties": {kind.count: {"type": "integer", "minimum": 0}}}

@@ -13,16 +13,19 @@ from typing import Any
 import promql_parser
 import pytest
 import yaml
+from jsonschema import Draft7Validator
 from prometheus_client import PROCESS_COLLECTOR
 from prometheus_client.metrics import MetricWrapperBase
 from typer.main import get_command
 
 from pipeline.cli.main import app
 from pipeline.kafka.embedded import COORDINATE
+from pipeline.providers.integrations import INTEGRATIONS
 from pipeline.runtime import metrics
 from pipeline.security import signing_keys
 from pipeline.security.pseudonyms import KeyRing
 from pipeline.settings import Settings
+from pipeline.stages.worker import AGENTS
 from tests.markdown import ROOT, anchors, blocks, headings, section, slugify
 
 INFRA = ROOT / "infra"
@@ -281,6 +284,75 @@ def test_the_image_is_built_from_all_that_the_wheel_has_and_runs_without_root() 
     assert len(bases) == 1  # the environment's Python is that of its base
     low, high = re.findall(r"3\.(\d+)", project["project"]["requires-python"])
     assert int(low) <= int(bases.pop().split(".")[1].split("-")[0]) < int(high)
+
+
+CHART = INFRA / "helm/leadtime"
+TEMPLATES = {path.name: path.read_text() for path in (CHART / "templates").iterdir()}
+CHART_VALUES: dict[str, Any] = yaml.safe_load((CHART / "values.yaml").read_text())
+
+
+def test_values_of_the_chart_and_of_its_examples_are_as_the_schema_says() -> None:
+    schema = json.loads((CHART / "values.schema.json").read_text())
+    validator = Draft7Validator(schema)
+    Draft7Validator.check_schema(schema)
+    examples = sorted((INFRA / "helm/examples").glob("*.yaml"))
+    assert examples
+    for path in examples:
+        merged = merge(CHART_VALUES, yaml.safe_load(path.read_text()))
+        assert [error.message for error in validator.iter_errors(merged)] == [], path
+    wanted = {error.json_path for error in validator.iter_errors(CHART_VALUES)}
+    assert wanted == {"$.image.repository", "$.kafka.bootstrap"}  # which nobody can know
+    assert set(schema["properties"]) == {*CHART_VALUES, "global"}
+
+
+def merge(values: Any, more: Any) -> Any:
+    """Values with others put over them, as helm does."""
+    if not (isinstance(values, dict) and isinstance(more, dict)):
+        return more
+    return values | {name: merge(values.get(name, {}), value) for name, value in more.items()}
+
+
+def test_settings_of_the_chart_are_settings() -> None:
+    allowed = json.loads((CHART / "values.schema.json").read_text())["properties"]["settings"]["properties"]
+    elsewhere = {"bootstrap", "kafka", "data_dir", "metrics_port", "metrics_host"}
+    elsewhere |= {"pseudonym_keys_file", "signing_key_file"}
+    replays = {"event_time", "demo_keys"}
+    assert set(allowed) == set(Settings.model_fields) - elsewhere - replays
+    named = set(re.findall(r"LEADTIME_([A-Z_]+)", " ".join(TEMPLATES.values()))) - {""}
+    assert {name.lower() for name in named} == elsewhere
+
+
+def test_stages_of_the_chart_listen_and_are_called_as_the_code_has_them() -> None:
+    stages = TEMPLATES["stages.yaml"]
+    ports = dict(re.findall(r'"stage" "(\w+)" "port" (\d+)', stages))
+    first = int(re.findall(r'LEADTIME_METRICS_PORT, value: "(\d+)"', TEMPLATES["_helpers.tpl"])[0])
+    assert ports == {stage: str(first + at) for at, stage in enumerate(metrics.STAGES)}
+    assert set(re.findall(r"path: (/\w+z),", TEMPLATES["_helpers.tpl"])) == {"/healthz", "/readyz"}
+    agents = re.findall(r'"([a-z]+(?:,[a-z]+)+)"', stages)
+    assert {frozenset(names.split(",")) for names in agents} == {
+        frozenset(AGENTS),
+        frozenset(AGENTS) - {"learner"},
+    }
+    group: Any = get_command(app)
+    for name, *arguments in (
+        ["ingest"],
+        ["worker", "--only", agents[0]],
+        ["actuator", "--provider", "kubernetes", "--targets", "targets.toml", "--dry-run"],
+        ["topics", "create"],
+    ):
+        group.get_command(None, name).make_context(name, arguments)
+    schema = json.loads((CHART / "values.schema.json").read_text())["properties"]["actuator"]["properties"]
+    assert set(schema["providers"]["items"]["enum"]) == set(INTEGRATIONS)
+
+
+def test_the_chart_has_alerts_dashboard_and_user_of_the_other_files() -> None:
+    assert (CHART / "files/alerts.yml").samefile(INFRA / "alerts/leadtime.yml")
+    assert (CHART / "files/dashboard.json").samefile(INFRA / "dashboards/leadtime.json")
+    assert "runAsUser: 10001" in TEMPLATES["_helpers.tpl"]
+    assert "--uid 10001" in DOCKERFILE
+    chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert chart["appVersion"] == project["tool"]["hatch"]["version"]["fallback-version"]
 
 
 def test_the_health_check_asks_all_stages() -> None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
-from pipeline.errors import Exhausted, Rejected, Retryable, Throttled
+from pipeline.errors import Exhausted, LeadtimeError, Rejected, Retryable, Throttled
 from pipeline.logs import get_logger
 from pipeline.providers.base import Observation, Provider, Record, Result
 from pipeline.providers.bounds import OF_THE_MACHINE
@@ -52,7 +52,7 @@ class Defect(Rejected):
     """A provider's call raised what the contract does not name."""
 
 
-ERROR_CLASSES = (
+ERROR_CLASSES: tuple[tuple[type[LeadtimeError], str], ...] = (
     (Throttled, "throttled"),
     (TimedOut, "timeout"),
     (Retryable, "retryable"),
