@@ -9,7 +9,11 @@ import pytest
 from tests import tiers
 
 ROOT = Path(__file__).parents[2]
-OUTSIDE = {"tests/rivals/test_libraries.py", "tests/peers/test_kubernetes.py"}
+OUTSIDE = {
+    "tests/rivals/test_libraries.py",
+    "tests/peers/test_kubernetes.py",
+    "tests/peers/test_demo.py",
+}
 """Run by `uv run --group rivals pytest tests/rivals`, which needs 3 GB of libraries that nothing else does, and by
 `make test-peers`, which builds its peers first."""
 
