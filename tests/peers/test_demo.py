@@ -1,14 +1,14 @@
 """`leadtime demo --provider kubernetes` on a real API server, controllers, scheduler and kwok's nodes."""
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Generator
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
-from pipeline.cli.demo import demo
-from pipeline.command_line import command_group
 from pipeline.demo.cluster_run import METRICS_API, NAMESPACE
 from pipeline.providers.kubernetes.resources import Place
 from tests.peers import cluster as peers
@@ -19,24 +19,22 @@ SPEED = 100.0
 
 
 @pytest.fixture
-def full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Generator[ApiServer]:
-    """A cluster with controllers and nodes, which this machine's credentials are for."""
+def full(tmp_path: Path) -> Generator[ApiServer]:
+    """A cluster with controllers and nodes."""
     with peers.api_server(tmp_path) as server, peers.controllers(server, SPEED), peers.nodes(server, SPEED):
-        monkeypatch.setenv("KUBECONFIG", str(server.kubeconfig()))
         yield server
 
 
-def run(*arguments: str) -> tuple[int, str]:
-    app = command_group()
-    app.command()(demo)
-    done = CliRunner().invoke(app, ["--provider", "kubernetes", "--headless", *arguments])
-    return done.exit_code, done.stdout or str(done.exception)
+def run(server: ApiServer, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "pipeline", "demo", "--provider", "kubernetes", "--headless", *arguments]
+    environment = {**os.environ, "KUBECONFIG": str(server.kubeconfig())}  # read when the library is imported
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=500, check=False)
 
 
 def test_a_demo_moves_floors_and_leaves_nothing(full: ApiServer) -> None:
-    code, text = run("--ticks", "16", "--speed", str(SPEED), "--json")
-    assert code == 0, text
-    figures = json.loads(text)
+    done = run(full, "--ticks", "16", "--speed", str(SPEED), "--json")
+    assert done.returncode == 0, done.stderr
+    figures = json.loads(done.stdout)
     of = figures["kubernetes"]
     assert figures["commands_by_status"].keys() == {"APPLIED"}
     assert (of["foreign_samples"], of["replicas_set_by"]) == (0, ["kube-controller-manager"])
@@ -58,7 +56,7 @@ def test_a_cluster_with_metrics_of_its_own_is_left_alone(full: ApiServer) -> Non
     }
     own = {"metadata": {"name": METRICS_API.name}, "spec": spec | {"service": service}}
     full.admin.call().create(Place(METRICS_API.kind), own)
-    code, text = run("--ticks", "16")
-    assert code != 0
-    assert "metrics of its own" in text
+    done = run(full, "--ticks", "16")
+    assert done.returncode == 2
+    assert "metrics of its own" in done.stderr
     assert full.admin.call().get(METRICS_API)["spec"]["service"]["name"] == "metrics-server"
