@@ -235,6 +235,24 @@ def test_environment_and_secrets_of_the_stages_are_settings(monkeypatch: pytest.
     assert all(f'job="{scraped["job_name"]}"' in rule["expr"] for rule in RULES if "up{" in rule["expr"])
 
 
+def test_the_collector_scrapes_what_prometheus_does_and_uses_what_it_configures() -> None:
+    config: dict[str, Any] = yaml.safe_load((INFRA / "compose/collector.yml").read_text())
+    (scraped,) = config["receivers"]["prometheus"]["config"]["scrape_configs"]
+    (by_prometheus,) = PROMETHEUS["scrape_configs"]
+    assert {name: scraped[name] for name in by_prometheus} == by_prometheus
+    pipeline = config["service"]["pipelines"]["metrics"]
+    assert all(set(pipeline[part]) == set(config[part]) for part in pipeline)
+    variables = set(re.findall(r"\$\{env:(\w+)\}", str(config)))
+    assert variables == set(SERVICES["collector"]["environment"])
+
+
+def test_the_image_has_the_providers_of_the_chart_and_the_locked_client_of_gpus() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert set(re.findall(r"--extra (\w+)", DOCKERFILE)) == {*INTEGRATIONS, "gpu"} <= set(extras)
+    (locked,) = extras["gpu"]
+    assert f"'{locked.replace('==', '[ctk]==')}'" in DOCKERFILE
+
+
 def test_commands_of_image_and_compose_are_accepted_by_the_command_line() -> None:
     default = json.loads(re.findall(r"^CMD (.+)$", DOCKERFILE, re.MULTILINE)[0])
     assert re.findall(r"^ENTRYPOINT (.+)$", DOCKERFILE, re.MULTILINE) == ['["leadtime"]']
