@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from pipeline.demo.cluster_run import METRICS_API, NAMESPACE
-from pipeline.providers.kubernetes.resources import Place
+from pipeline.providers.kubernetes.resources import Kind, Place
 from tests.peers import cluster as peers
 from tests.peers.api_server import ApiServer
+from tests.unit.pipeline.providers.test_kubernetes import eventually
 
 pytestmark = [pytest.mark.slow, pytest.mark.peers]
 SPEED = 100.0
@@ -31,6 +32,10 @@ def run(server: ApiServer, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=500, check=False)
 
 
+def names(server: ApiServer, kind: Kind) -> set[str]:
+    return {of["metadata"]["name"] for of in server.admin.call().list(Place(kind))[0]}
+
+
 def test_a_demo_moves_floors_and_leaves_nothing(full: ApiServer) -> None:
     done = run(full, "--ticks", "16", "--speed", str(SPEED), "--json")
     assert done.returncode == 0, done.stderr
@@ -41,9 +46,8 @@ def test_a_demo_moves_floors_and_leaves_nothing(full: ApiServer) -> None:
     assert of["floors_raised"] >= 5
     assert 0 <= of["floor_to_scaled_s"]["p50"] < of["floor_to_ready_s"]["p50"]
     assert figures["hit_rate"] is not None
-    call = full.admin.call()
-    assert not any(o["metadata"]["name"].startswith("leadtime-demo") for o in call.list(Place(NAMESPACE))[0])
-    assert not any(o["metadata"]["name"] == METRICS_API.name for o in call.list(Place(METRICS_API.kind))[0])
+    assert METRICS_API.name not in names(full, METRICS_API.kind)
+    eventually(lambda: not any(name.startswith("leadtime-demo") for name in names(full, NAMESPACE)), 60.0)
 
 
 def test_a_cluster_with_metrics_of_its_own_is_left_alone(full: ApiServer) -> None:

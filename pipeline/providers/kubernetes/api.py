@@ -9,7 +9,8 @@ Every failure is one of these:
 | 404 | `NotFound` (`Rejected`) |
 | 403 | `Rejected`, with the permission that is missing or the reason of whoever refused |
 | other 4xx, 3xx | `Rejected` |
-| 401, 408, 429, 5xx | `Retryable`, after `Retry-After` where it is given |
+| 429 | `Throttled` (`Retryable`), after `Retry-After` where it is given |
+| 401, 408, 5xx | `Retryable`, after `Retry-After` where it is given |
 | no answer, a broken one, one that is no JSON, a certificate that does not fit | `Retryable` |
 | a `Status` of failure inside a 200 | as its code |
 
@@ -34,7 +35,7 @@ from kubernetes.client.configuration import Configuration
 from kubernetes.client.exceptions import OpenApiException
 from urllib3.exceptions import HTTPError
 
-from pipeline.errors import Rejected, Retryable, UsageError
+from pipeline.errors import Rejected, Retryable, Throttled, UsageError
 from pipeline.providers.bounds import CALL_S, CONNECT_S, LONG_WAIT_S, OF_THE_MACHINE, READ_S, WAIT_S, one_line
 from pipeline.providers.kubernetes.resources import Object, Permission, Place
 
@@ -46,7 +47,7 @@ PAGE: Final = 500
 PIECE: Final = 65_536
 BODY_BYTES: Final = 64 * 1024**2
 """More than any page that is asked for can have."""
-RETRYABLE: Final = frozenset({401, 408, 429})
+RETRYABLE: Final = frozenset({401, 408})
 """Besides 5xx. A token that was rotated is read again, so that 401 can pass."""
 JSON: Final = "application/json"
 MERGE: Final = "application/merge-patch+json"
@@ -350,6 +351,8 @@ def _refuse(permission: Permission, code: int, headers: Mapping[str, str], statu
         raise Gone(where, 1.0)
     if code == 401:
         raise Retryable(f"the API server does not accept our credentials: {message}", wait_s or LONG_WAIT_S)
+    if code == 429:
+        raise Throttled(f"{where} ({code})", WAIT_S if wait_s is None else wait_s)
     if code in RETRYABLE or code >= 500:
         raise Retryable(f"{where} ({code})", WAIT_S if wait_s is None else wait_s)
     if code == 404:

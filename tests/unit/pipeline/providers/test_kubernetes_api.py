@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from kubernetes.client.exceptions import ApiException
 from kubernetes.config import ConfigException
 
-from pipeline.errors import Rejected, Retryable, UsageError
+from pipeline.errors import Rejected, Retryable, Throttled, UsageError
 from pipeline.providers.kubernetes.api import CALL_S, Api, Conflict, Gone, NotFound, connect
 from pipeline.providers.kubernetes.resources import HPA, NODE, Place, quantity
 from pipeline.security.certificates import self_signed
@@ -32,7 +32,8 @@ from tests.unit.pipeline.providers.kubernetes_server import Refused, Served, ser
 PLACE = Place(HPA, "shop", "web")
 CODES: dict[int, type[Exception]] = {
     **dict.fromkeys((301, 302, 307, 400, 402, 403, 405, 406, 413, 415, 422), Rejected),
-    **dict.fromkeys((401, 408, 429, 500, 501, 502, 503, 504, 507, 599), Retryable),
+    429: Throttled,
+    **dict.fromkeys((401, 408, 500, 501, 502, 503, 504, 507, 599), Retryable),
     404: NotFound,
     409: Conflict,
     410: Gone,
