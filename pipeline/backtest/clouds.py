@@ -127,8 +127,8 @@ def figures(job: Job, ours: Arrays, skip: int, progress: Progress) -> dict[str, 
     lanes = len(LEVELS)
     swept |= {f"skyserve +{extra}": hedged[e * lanes : (e + 1) * lanes] for e, extra in enumerate(EXTRA)}
     cheapest = np.stack([_cheapest(job, app) for app in job.apps], axis=1)[skip:]
-    asked = np.concatenate([ours["wanted"][:1], ours["wanted"][:-1]])[skip:].astype(float)
-    swept["optimum"] = rows(asked, asked * cheapest[..., None])
+    replicas = np.concatenate([ours["wanted"][:1], ours["wanted"][:-1]])[skip:].astype(float)
+    swept["optimum"] = rows(replicas, replicas * cheapest[..., None])
     return _figures(swept, float(_least(demand, scored, cheapest)), planned[0])
 
 

@@ -282,9 +282,9 @@ class Call:
         """Descriptions of groups by name; one that does not exist has none."""
         described: dict[str, Described] = {}
         for first in range(0, len(names), PAGE):
-            asked = names[first : first + PAGE]
+            part = names[first : first + PAGE]
             page = self.pages(
-                "DescribeAutoScalingGroups", "AutoScalingGroups", AutoScalingGroupNames=asked, MaxRecords=PAGE
+                "DescribeAutoScalingGroups", "AutoScalingGroups", AutoScalingGroupNames=part, MaxRecords=PAGE
             )
             described |= {str(group.get("AutoScalingGroupName")): group for group in page}
         return described

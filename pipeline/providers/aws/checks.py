@@ -106,14 +106,14 @@ def _mix_faults(policy: dict[str, Any]) -> list[str]:
     """What a mixed instances policy hides: an offer is one type of instances and one way to pay for them."""
     template, shares = policy.get("LaunchTemplate") or {}, policy.get("InstancesDistribution") or {}
     overrides = template.get("Overrides") or []
-    types = sorted({str(one["InstanceType"]) for one in overrides if "InstanceType" in one})
+    types = sorted({str(override["InstanceType"]) for override in overrides if "InstanceType" in override})
     base = int(shares.get("OnDemandBaseCapacity") or 0)
     share = int(shares.get("OnDemandPercentageAboveBaseCapacity", 100))
     faults: list[str] = []
-    if len(types) > 1 or any("InstanceRequirements" in one for one in overrides):
+    if len(types) > 1 or any("InstanceRequirements" in override for override in overrides):
         what = ", ".join(types) or "by requirements"
         faults.append(f"its mixed instances policy has several types ({what}): make one group an offer")
-    if any(str(one.get("WeightedCapacity") or "1") != "1" for one in overrides):
+    if any(str(override.get("WeightedCapacity") or "1") != "1" for override in overrides):
         faults.append("its mixed instances policy has weights: only instances are counted")
     if 0 < share < 100 or (share == 0 and base > 0):
         faults.append("its mixed instances policy mixes on-demand and spot: make one group an offer")

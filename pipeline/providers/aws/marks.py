@@ -92,7 +92,9 @@ class Memory:
             self.settled = mark.command
             return State(count, mark, Whose.OURS, mark.command, mark.generation)
         unanswered = list(self.unanswered.items())  # another thread may add to it
-        late = next((of for of, (asked, until_s) in unanswered if asked == count and clock_s < until_s), "")
+        late = next(
+            (of for of, (desired, until_s) in unanswered if desired == count and clock_s < until_s), ""
+        )
         if late and late != mark.command:
             return State(count, mark, Whose.LATE, late, mark.generation + 1)
         if count == mark.before and mark.command != self.settled:

@@ -43,7 +43,7 @@ FIRST_S: Final = 5.0
 """Wait for the first poll, within the actuator's 10 s."""
 ACTIVITIES: Final = 20
 """Newest scaling activities that are read of a group."""
-ASKED: Final = 10
+EXPLAINED: Final = 10
 """Groups whose activities are read in one poll."""
 RECENT_S: Final = 1800.0
 """Age of a failed launch that still says why instances are missing: AWS tries again within minutes."""
@@ -95,7 +95,7 @@ class Region:
     heard_s: float | None = None
     fault: Retryable | Rejected | None = None
     _noted: dict[str, tuple[float, Described]] = field(default_factory=dict[str, tuple[float, Described]])
-    _asked: dict[str, float] = field(default_factory=dict[str, float])
+    _explained_s: dict[str, float] = field(default_factory=dict[str, float])
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _turn: threading.Lock = field(default_factory=threading.Lock)
     _polled: threading.Event = field(default_factory=threading.Event)
@@ -244,7 +244,7 @@ class Region:
         lacking = [name for name, group in described.items() if _missing(group)]
         with self._lock:
             self.failures = {name: self.failures[name] for name in lacking if name in self.failures}
-        return sorted(lacking, key=lambda name: self._asked.get(name, 0.0))[:ASKED]
+        return sorted(lacking, key=lambda name: self._explained_s.get(name, 0.0))[:EXPLAINED]
 
     def _ask(self, name: str) -> None:
         answer = self.api.call().request(
@@ -253,7 +253,7 @@ class Region:
         failures = failures_of(answer.get("Activities") or [])
         with self._lock:
             self.failures[name] = failures
-            self._asked[name] = self.api.clock()
+            self._explained_s[name] = self.api.clock()
 
 
 def failures_of(activities: Iterable[Described]) -> list[Failure]:

@@ -807,7 +807,7 @@ def test_few_groups_are_asked_why_in_one_poll(world: World) -> None:
     time.sleep(0.5)
     before = len(world.cloud.asked)
     region.poll()
-    assert len(world.cloud.asked) - before == 1 + watching.ASKED
+    assert len(world.cloud.asked) - before == 1 + watching.EXPLAINED
     names = {a.parameters["AutoScalingGroupName"] for a in world.cloud.asked if "Activities" in a.action}
     assert names == {group.place.name for group in groups}
 
