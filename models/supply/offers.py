@@ -17,7 +17,7 @@ from models.supply.evidence import empty, intervals, pool_name
 from models.supply.rates import Tally
 from models.supply.startup import Interval, Stated
 
-LEAST: Final = 5.0  # launches, below which start-up times and failures count as stated
+LEAST: Final = 20.0  # launches, below which start-up times and failures count as stated
 MOST_FAILURE: Final = 0.95
 
 
