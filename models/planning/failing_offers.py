@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from models.capacity import Observed, Offer, Policy
+from models.supply.evidence import pool_name
 
 TOGETHER: Final = 2  # pools of a provider that fail in one tick; one alone is that pool's own trouble
 
@@ -74,8 +75,10 @@ def failing(
     }
     if policy.spot_return_wait_s > 0:
         end_s = now_s + policy.spot_return_wait_s
-        until["pools"] |= {_pool(o): end_s for o in hit}
-        providers = {o.provider: {_pool(other) for other in hit if other.provider == o.provider} for o in hit}
+        until["pools"] |= {pool_name(o): end_s for o in hit}
+        providers = {
+            o.provider: {pool_name(other) for other in hit if other.provider == o.provider} for o in hit
+        }
         until["providers"] |= {name: end_s for name, pools in providers.items() if len(pools) >= TOGETHER}
     excluded: dict[str, str] = {}
     acted: set[str] = set()
@@ -85,7 +88,7 @@ def failing(
                 "provider_failing",
                 f"provider {o.provider} failed, for {max(0.0, end_s - now_s):.0f} s more",
             )
-        elif (end_s := until["pools"].get(_pool(o))) is not None:
+        elif (end_s := until["pools"].get(pool_name(o))) is not None:
             name = "spot_return_wait" if o.tier == "SPOT" else "pool_failing"
             why = f"pool {o.pool or o.offer_id} failed, for {max(0.0, end_s - now_s):.0f} s more"
         elif o.stale:
@@ -96,11 +99,6 @@ def failing(
         acted.add(name)
     order = ("spot_return_wait", "pool_failing", "provider_failing", "stale_price")
     return Failing(excluded, tuple(name for name in order if name in acted), {"seen": lost, **until})
-
-
-def _pool(offer: Offer) -> str:
-    """Name of the offer's pool, with the provider's; an offer without a pool is a pool of its own."""
-    return f"{offer.provider}/{offer.pool or offer.offer_id}"
 
 
 def _grew(
@@ -115,7 +113,7 @@ def _starting_s(
     offers: Sequence[Offer], states: Mapping[str, Observed], name: str, kind: str, tick_s: float
 ) -> float:
     """Seconds by which the wait for a pool or a provider is longer, while others that may stand in are starting."""
-    others = [o for o in offers if name != (_pool(o) if kind == "pools" else o.provider)]
+    others = [o for o in offers if name != (pool_name(o) if kind == "pools" else o.provider)]
     return starting_s(others, states, tick_s)
 
 

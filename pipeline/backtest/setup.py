@@ -232,9 +232,9 @@ def _offers(app: str, policy: Record, prices: Sequence[Record]) -> list[Record]:
 
 
 def with_defaults(schema: str, record: Record) -> Record:
-    """A record with the defaults of its schema."""
+    """A first version, with the defaults of its schema."""
     record = {"version": 1, "valid_from_tick": 0, **record}
-    return DEFAULT.decode(DEFAULT.encode(schema, record))[1]
+    return DEFAULT.with_defaults(schema, record)
 
 
 def job_of(

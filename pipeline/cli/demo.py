@@ -90,8 +90,7 @@ def demo(
         page = (out or Path(tempfile.mkdtemp(prefix="leadtime-demo-"))).resolve() / "report.html"
         trained = _trained_on(settings, trace)
         notes = (f"In the training data: {trained}.", SIMULATED if trace is None else GIVEN)
-        run = make_run(settings, read, replayed, console, speed)
-        run.notes, run.begun_s = (*notes, *run.notes), begun_s
+        run = make_run(settings, read, replayed, console, speed, notes, begun_s)
         figures = run.go(page, out)
         figures["trained_on"] = trained
     if as_json:
@@ -103,17 +102,30 @@ def demo(
 
 
 def _local(
-    settings: "Settings", trace: "Trace", replayed: "Replayed", console: "Console", speed: float | None
+    settings: "Settings",
+    trace: "Trace",
+    replayed: "Replayed",
+    console: "Console",
+    speed: float | None,
+    notes: tuple[str, ...],
+    begun_s: float,
 ) -> "Run":
     """A run on the local provider."""
     from pipeline.demo.run import Run
     from pipeline.sources.replay import at_speed
 
-    return Run(settings, trace, replayed, console, at_speed(speed), notes=NOTES)
+    notes = (*notes, *NOTES)
+    return Run(settings, trace, replayed, console, at_speed(speed), notes=notes, begun_s=begun_s)
 
 
 def _on_cluster(
-    settings: "Settings", trace: "Trace", replayed: "Replayed", console: "Console", speed: float | None
+    settings: "Settings",
+    trace: "Trace",
+    replayed: "Replayed",
+    console: "Console",
+    speed: float | None,
+    notes: tuple[str, ...],
+    begun_s: float,
 ) -> "Run":
     """A run on the cluster of this machine's credentials, without the learner and shared nodes."""
     from pipeline.providers.kubernetes.integration import connected
@@ -122,8 +134,8 @@ def _on_cluster(
     from pipeline.demo.cluster_run import SPEED, ClusterRun
     from pipeline.demo.run import Replayed
 
-    notes = (NOTES[0], *CLUSTER_NOTES)
-    return ClusterRun(api, speed or SPEED, settings, trace, Replayed(replayed.window), console, notes=notes)
+    alone, notes = Replayed(replayed.window), (*notes, NOTES[0], *CLUSTER_NOTES)
+    return ClusterRun(api, speed or SPEED, settings, trace, alone, console, notes=notes, begun_s=begun_s)
 
 
 def _read(path: Path | None) -> "Trace":

@@ -5,7 +5,6 @@ that it sees the day as it was. The autoscalers read the usage of pods from `pod
 evenly among its ready pods. What became of it is read from the cluster by watch, some ten times a tick or more.
 """
 
-import json
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -26,15 +25,16 @@ from pipeline.errors import LeadtimeError, Retryable, UsageError
 from pipeline.inputs.example import Example, totals
 from pipeline.providers.kubernetes.api import Api, NotFound
 from pipeline.providers.kubernetes.marks import owner_of, state_of
-from pipeline.providers.kubernetes.observation import Watch
+from pipeline.providers.kubernetes.observation import Watch, is_ready
 from pipeline.providers.kubernetes.resources import DEPLOYMENT, HPA, POD, Kind, Object, Place, Resource
+from pipeline.providers.targets import table
 from pipeline.reports.app_run import AppRun
 from pipeline.runtime.supervisor import Supervisor
 from pipeline.settings import Settings
 from pipeline.traces.trace_file import Trace
 from pipeline.traces.window import TickWindow
 from pipeline.wire import currencies
-from pipeline.wire.codec import Record
+from pipeline.wire.codec import DEFAULT, Record
 from pipeline.wire.policies import policy_of
 
 PROVIDER: Final = "kubernetes"
@@ -316,7 +316,7 @@ class Lanes:
         pods = [
             pod["metadata"]["name"]
             for pod in self._watches[POD].all()
-            if pod["metadata"].get("labels", {}).items() >= lane.labels.items() and _is_ready(pod)
+            if pod["metadata"].get("labels", {}).items() >= lane.labels.items() and is_ready(pod)
         ]
         return dict.fromkeys(pods, self._demand(lane.app) / max(1, len(pods)))
 
@@ -407,7 +407,7 @@ class ClusterRun(Run):
         offers = {price["commitment_id"]: price["offer_id"] for price in example.prices}
         targets = folder / "targets.toml"
         targets.write_text(
-            "".join(_table(f"{app}/{offers[app]}", at) for app, at in self.lanes.floors().items())
+            "\n\n".join(_table(f"{app}/{offers[app]}", at) for app, at in self.lanes.floors().items())
         )
         return {"actuator": ("--provider", PROVIDER, "--targets", str(targets), "--replayed")}
 
@@ -421,14 +421,14 @@ class ClusterRun(Run):
         assert self.lanes is not None
         end_s = (self.window.last + 1) * self.window.tick_s
         time.sleep(max(0.0, (end_s - self.held.now_s()) / self.held.speed))
-        prices = {price["commitment_id"]: summary.full("price", price) for price in example.prices}
+        prices = {price["commitment_id"]: DEFAULT.with_defaults("price", price) for price in example.prices}
         runs: list[AppRun] = []
         for policy in sorted(example.policies, key=lambda policy: policy["app"]):
             app = policy["app"]
             price = prices[app]
             with_floor, alone = (self._served(app, lane, price) for lane in LANES)
             currency = currencies.one_currency([price])[0]
-            of = policy_of(summary.full("policy", policy))
+            of = policy_of(DEFAULT.with_defaults("policy", policy))
             runs.append(summary.run_of(app, watch, of, self.window, with_floor, alone, currency))
         return runs
 
@@ -475,7 +475,7 @@ def demands(trace: Trace, window: TickWindow, policies: Sequence[Record]) -> dic
     metrics = [metric for metric in METRICS if metric in sums.columns]
     demand: dict[str, np.ndarray] = {}
     for record in policies:
-        app, policy = record["app"], policy_of(summary.full("policy", record))
+        app, policy = record["app"], policy_of(DEFAULT.with_defaults("policy", record))
         rows = sums.filter(pl.col("app") == app)
         loads = replica_loads(rows.select(metrics).cast(pl.Float64).to_numpy(), metrics, policy).max(axis=1)
         demand[app] = np.full(window.ticks, np.nan)
@@ -484,22 +484,14 @@ def demands(trace: Trace, window: TickWindow, policies: Sequence[Record]) -> dic
 
 
 def _table(ref: str, place: Place) -> str:
-    """A table of the targets file; JSON's strings are TOML's too."""
-    fields = {"ref": ref, "kind": place.kind.name, "namespace": place.namespace, "name": place.name}
-    return "\n".join(
-        ["[[target]]", *(f"{name} = {json.dumps(value)}" for name, value in fields.items()), "", ""]
-    )
+    """A table of the targets file."""
+    return table({"ref": ref, "kind": place.kind.name, "namespace": place.namespace, "name": place.name})
 
 
 def _counts(deployment: Object) -> tuple[int, int]:
     """Ready and all replicas."""
     status = deployment.get("status", {})
     return status.get("readyReplicas", 0), status.get("replicas", 0)
-
-
-def _is_ready(pod: Object) -> bool:
-    conditions = pod.get("status", {}).get("conditions") or ()
-    return any(c.get("type") == "Ready" and c.get("status") == "True" for c in conditions)
 
 
 def _percentiles(values: Sequence[float]) -> dict[str, float | None]:

@@ -60,17 +60,16 @@ class OwnInstances:
         """Of an app of an example in which it has instances of its own."""
         record = next(policy for policy in example.policies if policy["app"] == app)
         group = record["allocation_group"]
-        prices = [full("price", price) for price in example.prices if price["commitment_id"] == group]
-        return cls(policy_of(full("policy", record)), prices, example.starting[app])
+        prices = [
+            DEFAULT.with_defaults("price", price)
+            for price in example.prices
+            if price["commitment_id"] == group
+        ]
+        return cls(policy_of(DEFAULT.with_defaults("policy", record)), prices, example.starting[app])
 
     def carried(self) -> dict[str, int]:
         """Replicas on an instance, by offer."""
         return {p["offer_id"]: replicas_per_instance(offer_of(p), self.policy) for p in self.prices}
-
-
-def full(schema: str, record: Record) -> Record:
-    """The record as it is read: with its schema's defaults."""
-    return DEFAULT.decode(DEFAULT.encode(schema, record))[1]
 
 
 @dataclass(frozen=True)
@@ -290,7 +289,7 @@ def outcome(watch: Watch, example: Example, own: Example, window: TickWindow) ->
         own: the same with instances of each app's own.
         window: ticks of the run.
     """
-    of_apps = [full("policy", p) for p in example.policies if p["app"] != example.group]
+    of_apps = [DEFAULT.with_defaults("policy", p) for p in example.policies if p["app"] != example.group]
     policies = {p["app"]: policy_of(p) for p in sorted(of_apps, key=lambda p: p["app"])}
     runs = [
         app_run(app, watch, policy, OwnInstances.of(app, own, watch), window)
@@ -298,7 +297,7 @@ def outcome(watch: Watch, example: Example, own: Example, window: TickWindow) ->
     ]
     if not example.group:
         return runs
-    nodes = [full("price", p) for p in example.prices if p["commitment_id"] == example.group]
+    nodes = [DEFAULT.with_defaults("price", p) for p in example.prices if p["commitment_id"] == example.group]
     cost = _cost(watch.observed[example.group], nodes, window)
     whole = {m: sum(p.size(m) for p in policies.values() if m in p.unit) for m in METRICS}
     takes = {app: max(policy.size(m) / whole[m] for m in policy.unit) for app, policy in policies.items()}

@@ -571,7 +571,7 @@ def _record(schema: str, row: Mapping[str, Any]) -> Record:
                 raise ValueError(f"{name} is out of range: {given[name]}") from None
         elif "default" not in field:
             raise ValueError(f"{name} is missing")
-    return DEFAULT.decode(DEFAULT.encode(schema, record))[1]
+    return DEFAULT.with_defaults(schema, record)
 
 
 def _value(kind: Any, value: Any, zone: Any) -> Any:

@@ -80,11 +80,11 @@ def publish(
         stated = from_tick is not None or not {"version", "valid_from_tick"}.isdisjoint(given)
         if not stated and topic != RENEWED and (holding := _holding(versions, default)) is not None:
             of_holding = {name: holding[name] for name in ("version", "valid_from_tick")}
-            if DEFAULT.decode(DEFAULT.encode(schema_name, of_holding | given))[1] == holding:
+            if DEFAULT.with_defaults(schema_name, of_holding | given) == holding:
                 whole.append(holding)
                 continue
         valid = {"version": number, "valid_from_tick": default if from_tick is None else from_tick}
-        record = DEFAULT.decode(DEFAULT.encode(schema_name, valid | given))[1]
+        record = DEFAULT.with_defaults(schema_name, valid | given)
         if versions.get(number, record) != record:
             raise UsageError(f"{schema_name} {name}: version {number} is published with other values")
         if number not in versions:

@@ -8,6 +8,7 @@ name = "web"
 One file may have targets of several providers. Other fields are the provider's.
 """
 
+import json
 import tomllib
 from abc import ABC, abstractmethod
 from collections import Counter
@@ -215,3 +216,8 @@ def _doubled(resources: Sequence[Resource]) -> list[str]:
         *(f"target {ref}: {n} targets have this ref" for ref, n in refs.items() if n > 1),
         *(f"{place}: {n} targets are this object" for place, n in places.items() if n > 1),
     ]
+
+
+def table(fields: Mapping[str, str]) -> str:
+    """A table [[target]] of a file; JSON's strings are TOML's too."""
+    return "\n".join(["[[target]]", *(f"{name} = {json.dumps(value)}" for name, value in fields.items())])

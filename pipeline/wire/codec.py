@@ -189,6 +189,14 @@ class Codec:
             self._by_id[number] = _writer(name, None, schema)
         return self._by_id[number]
 
+    def with_defaults(self, name: str, record: Record) -> Record:
+        """A record as it is read: with the defaults of its schema.
+
+        Raises:
+            ValueError: as `encode`.
+        """
+        return self.decode(self.encode(name, record))[1]
+
     def decode(self, data: bytes) -> tuple[str, Record]:
         """The record's name and its fields, by the newest schema (defaults filled).
 

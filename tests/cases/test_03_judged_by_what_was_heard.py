@@ -45,9 +45,9 @@ def test_an_app_is_not_promoted_by_the_half_that_was_heard(
     gates = [{"metric": "coverage", "value": 0.5}, {"metric": "decisions", "value": 50.0}]
     run = Installation(model, here, Fleet(), policies=[policy(promotion_gates=gates)])
     for number in range(40):
-        heard = number < 34
-        record, marker = scenario(model, here, FIRST + number, CORES if heard else CORES / 2)
-        of_app = DEFAULT.decode(record)[1] | {"reporting": 4 if heard else 2}
+        is_complete = number < 34
+        record, marker = scenario(model, here, FIRST + number, CORES if is_complete else CORES / 2)
+        of_app = DEFAULT.decode(record)[1] | {"reporting": 4 if is_complete else 2}
         run.allocator.fold(DEFAULT.encode("scenario", of_app))
         run.allocator.fold(marker)
     judged = [plan["promotion"]["decisions"] for plan in run.plans]

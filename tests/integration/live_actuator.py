@@ -14,7 +14,7 @@ from pipeline.kafka import topics
 from pipeline.kafka.producer import Outputs
 from pipeline.settings import Settings
 from pipeline.wire.codec import Record
-from tests.integration.actuating import observations
+from tests.integration.actuating import observations, publish, results
 
 LEADTIME = Path(sys.executable).parent / "leadtime"
 PRICE: Record = {
@@ -69,3 +69,14 @@ def newest(settings: Settings) -> Record:
     """The last observation."""
     seen = observations(settings)
     return seen[max(seen)][-1] if seen else {}
+
+
+def assert_settled_once(settings: Settings, first: Record, older: Record) -> None:
+    """Check that an actuator that was killed tells of the first command once, of 2 to 7, and of no other."""
+    until(lambda: [r["status"] for r in results(settings)][-1:] == ["APPLIED"])
+    (applied,) = (r for r in results(settings) if r["status"] == "APPLIED")
+    assert (applied["before"], applied["after"]) == (2, 7)
+    until(lambda: newest(settings).get("command_id") == first["id"])
+    publish(settings, first, older)
+    until(lambda: sum(r["status"] == "REFUSED" for r in results(settings)) == 2)
+    assert {r["reason"] for r in results(settings)} >= {"replayed", "older-epoch"}

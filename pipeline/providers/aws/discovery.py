@@ -1,12 +1,11 @@
 """Proposes targets: groups that a tag names as `app/offer`."""
 
-import json
-
 from pipeline.errors import Rejected
 from pipeline.providers.aws.api import PAGE, Api
 from pipeline.providers.aws.checks import refuse_described, refuse_scaled
 from pipeline.providers.aws.marks import tags_of
 from pipeline.providers.aws.resources import KIND, Account, Place
+from pipeline.providers.targets import table
 
 TARGET_TAG = "leadtime.dev/target"
 """Tag whose value is the `ref` of a group."""
@@ -32,7 +31,7 @@ def discover(api: Api, account: Account) -> str:
             **({"profile": account.profile} if account.profile else {}),
             "name": place.name,
         }
-        lines = ["[[target]]", *(f"{name} = {json.dumps(value)}" for name, value in fields.items())]
+        lines = [table(fields)]
         try:
             refuse_described(place, group)
             refuse_scaled(api.call(), place)

@@ -27,7 +27,7 @@ from pipeline.providers.aws.resources import Account, Described, Group, uid_of
 from pipeline.providers.aws.victims import BATCH, launch_times, protected, victims
 from pipeline.providers.base import Observation, Provider, Record, Result
 from pipeline.providers.bounds import CALL_S
-from pipeline.providers.marks import Mark
+from pipeline.providers.marks import Epochs, Mark, result_of
 from pipeline.wire.commands import Target
 
 CHECKED_S: Final = 300.0
@@ -63,9 +63,8 @@ class AwsProvider(Provider):
             account: Region(api, [g for g in self.groups.values() if g.account == account]).start()
             for account, api in self.apis.items()
         }
-        self._epochs: dict[str, int] = {}
+        self._epochs = Epochs()
         self._checked_s: dict[str, float] = {}
-        self._lock = threading.Lock()
         self._turns = {ref: threading.Lock() for ref in self.groups}
 
     def close(self) -> None:
@@ -83,14 +82,14 @@ class AwsProvider(Provider):
     def apply(self, command: Record, now_s: float) -> Result:
         """Set the desired capacity of the target's group; see the module and `Provider.apply`."""
         group = self._group(Target.of(command).ref)
-        self._enter(group, command)
+        self._epochs.enter(group.ref, command)
         with self._turn(group):
             call = self.apis[group.account].call()
             described = call.group(group.place)
             state = self.memory[group.ref].state(described, call.api.clock())
             if state.mark is not None and state.mark.command == command["id"]:
                 if state.whose is not Whose.UNWRITTEN:
-                    return _result(state.mark, command, uid_of(described))
+                    return result_of(state.mark, command, state.mark.generation, uid_of(described))
                 change = Change(group, described, state.mark)
             else:
                 change = self._change(call, group, described, state, command, now_s)
@@ -99,9 +98,9 @@ class AwsProvider(Provider):
                 raise Rejected(f"dry run: {words} of {group.place} would be set, nothing was changed")
             if mark_of(described) != change.mark:
                 self._tag(call, change)
-            self._enter(group, command)
+            self._epochs.enter(group.ref, command)
             self._set(call, change, oldest=command["victim_rule"] == "OLDEST")
-            return _result(change.mark, command, uid_of(described))
+            return result_of(change.mark, command, change.mark.generation, uid_of(described))
 
     def _change(
         self, call: Call, group: Group, described: Described, state: State, command: Record, now_s: float
@@ -179,17 +178,6 @@ class AwsProvider(Provider):
         if count - len(going) != desired:  # a rest was never launched
             call.request("SetDesiredCapacity", AutoScalingGroupName=name, DesiredCapacity=desired)
 
-    def _enter(self, group: Group, command: Record) -> None:
-        """Refuse a command that a newer one of this process has overtaken: a call that was given up lives on.
-
-        Raises:
-            Rejected: one has.
-        """
-        with self._lock:
-            if command["epoch"] < self._epochs.get(group.ref, command["epoch"]):
-                raise Rejected("older-epoch")
-            self._epochs[group.ref] = command["epoch"]
-
     @contextmanager
     def _turn(self, group: Group) -> Generator[None]:
         """One call of a target at a time: one that was given up ends by its own deadline.
@@ -209,14 +197,3 @@ class AwsProvider(Provider):
         if ref not in self.groups:
             raise Rejected(f"the targets file has no {ref}")
         return self.groups[ref]
-
-
-def _result(mark: Mark, command: Record, uid: str) -> Result:
-    return Result(
-        mark.before,
-        mark.desired,
-        mark.accepted_s,
-        mark.generation,
-        request_id=uid,
-        partial=mark.desired != command["desired"],
-    )

@@ -314,7 +314,7 @@ def _nodes(pool: Object, count: int, nodes: list[Object], now_s: float) -> dict[
         n for n in nodes if n["metadata"].get("labels", {}).get(NODE_POOL_LABEL) == pool["metadata"]["name"]
     ]
     going = [node for node in mine if _goes(node)]
-    ready = [node for node in mine if not _goes(node) and _is_ready(node)]
+    ready = [node for node in mine if not _goes(node) and is_ready(node)]
     pending = max(0, count - len(ready))
     reason = _condition(pool, {"Ready": "False", "NodeClassReady": "False"}) if pending else ""
     return {
@@ -333,10 +333,11 @@ def _goes(node: Object) -> bool:
     return "deletionTimestamp" in node["metadata"] or bool(spec.get("unschedulable")) or DISRUPTED in taints
 
 
-def _is_ready(node: Object) -> bool:
+def is_ready(obj: Object) -> bool:
+    """Whether a node or pod says that it is."""
     return any(
         condition.get("type") == "Ready" and condition.get("status") == "True"
-        for condition in node.get("status", {}).get("conditions") or ()
+        for condition in obj.get("status", {}).get("conditions") or ()
     )
 
 

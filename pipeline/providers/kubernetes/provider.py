@@ -7,7 +7,6 @@
 A kill between any two leaves the object as it was or as commanded, with the mark that says so.
 """
 
-import threading
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -35,7 +34,7 @@ from pipeline.providers.kubernetes.resources import (
     Resource,
     most_of,
 )
-from pipeline.providers.marks import Mark
+from pipeline.providers.marks import Epochs, Mark, result_of
 from pipeline.wire.commands import Target
 
 TRIES: Final = 3
@@ -76,8 +75,7 @@ class KubernetesProvider(Provider):
         self.api, self.dry_run = api, dry_run
         self.resources = {resource.ref: resource for resource in resources}
         self.cluster = Cluster(api, self.resources.values()).start()
-        self._epochs: dict[str, int] = {}
-        self._lock = threading.Lock()
+        self._epochs = Epochs()
 
     def close(self) -> None:
         """End the watches."""
@@ -95,7 +93,7 @@ class KubernetesProvider(Provider):
     def apply(self, command: Record, now_s: float) -> Result:
         """Set the count of the target's object; see the module and `Provider.apply`."""
         resource = self._resource(Target.of(command).ref)
-        self._enter(resource, command)
+        self._epochs.enter(resource.ref, command)
         call = self.api.call()
         for _ in range(TRIES):
             obj = call.get(resource.place)
@@ -104,9 +102,9 @@ class KubernetesProvider(Provider):
                 generation = (
                     state.generation if state.ours else state.mark.generation
                 )  # before the foreign edit
-                return _result(state.mark, command, generation, str(obj["metadata"]["uid"]))
+                return result_of(state.mark, command, generation, str(obj["metadata"]["uid"]))
             change = self._change(call, resource, obj, command, now_s)
-            self._enter(resource, command)
+            self._epochs.enter(resource.ref, command)
             try:
                 return self._write(call, change, command)
             except Conflict:
@@ -151,7 +149,7 @@ class KubernetesProvider(Provider):
         self.cluster.note(resource.place, written)
         if mark.desired != mark.before:
             self._tell(call, change, command)
-        return _result(mark, command, state_of(resource, written).generation, change.uid)
+        return result_of(mark, command, state_of(resource, written).generation, change.uid)
 
     def _tell(self, call: Call, change: Change, command: Record) -> None:
         """Make an Event on the object; that it cannot be made is no failure of the command."""
@@ -181,17 +179,6 @@ class KubernetesProvider(Provider):
         except (Retryable, Rejected) as error:
             log.info("no event", of=str(place), error=str(error))
 
-    def _enter(self, resource: Resource, command: Record) -> None:
-        """Refuse a command that a newer one of this process has overtaken: a call that was given up lives on.
-
-        Raises:
-            Rejected: one has.
-        """
-        with self._lock:
-            if command["epoch"] < self._epochs.get(resource.ref, command["epoch"]):
-                raise Rejected("older-epoch")
-            self._epochs[resource.ref] = command["epoch"]
-
     def _resource(self, ref: str) -> Resource:
         if ref not in self.resources:
             raise Rejected(f"the targets file has no {ref}")
@@ -200,14 +187,3 @@ class KubernetesProvider(Provider):
 
 def _words(resource: Resource, mark: Mark) -> str:
     return f"{resource.kind.count} {mark.before} → {mark.desired}"
-
-
-def _result(mark: Mark, command: Record, generation: int, uid: str) -> Result:
-    return Result(
-        mark.before,
-        mark.desired,
-        mark.accepted_s,
-        generation,
-        request_id=uid,
-        partial=mark.desired != command["desired"],
-    )

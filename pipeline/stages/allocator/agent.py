@@ -635,7 +635,7 @@ class Allocator:
             policy = self.inputs.at("policies", app, tick) or self.inputs.at(
                 "policies", plans.DEFAULT_POLICY, tick
             )
-        return policy or self.codec.decode(self.codec.encode("policy", plans.default_policy(app)))[1]
+        return policy or self.codec.with_defaults("policy", plans.default_policy(app))
 
     def _prices(self, group: str, tick: int, pinned: Record | None) -> dict[str, Record]:
         """Price records by offer id, without offers that are committed to another allocation group."""

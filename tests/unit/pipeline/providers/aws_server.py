@@ -57,7 +57,7 @@ class Refused:
 
 
 @dataclass(frozen=True)
-class Asked:
+class Request:
     """A request: service and operation, as IAM names it, and parameters."""
 
     action: str
@@ -69,7 +69,7 @@ class Cloud:
     """See the module.
 
     Attributes:
-        faults: to come; asked: requests, the oldest first; keys: ids of their access keys.
+        faults: to come; requests: the oldest first; keys: ids of their access keys.
         written: desired capacities that were set, with the mark that was on the group then, and whether late.
         room: most instances that can run in a group; None: any number.
         messages: of activities that failed, by zone, while there is no room.
@@ -79,7 +79,7 @@ class Cloud:
     """
 
     faults: list[Fault] = field(default_factory=list[Fault])
-    asked: list[Asked] = field(default_factory=list[Asked])
+    requests: list[Request] = field(default_factory=list[Request])
     written: list[Written] = field(default_factory=list[Any])
     keys: list[str] = field(default_factory=list[str])
     room: int | None = None
@@ -183,16 +183,16 @@ class Cloud:
     # What requests are answered.
 
     def __call__(self, environ: Environ, start: Any) -> Iterable[bytes]:
-        asked = read(environ)
-        service, operation = asked.action.split(":")
+        request = read(environ)
+        service, operation = request.action.split(":")
         with self.noting:
-            self.asked.append(asked)
+            self.requests.append(request)
             self.keys.append(
                 environ.get("HTTP_AUTHORIZATION", "").partition("Credential=")[2].partition("/")[0]
             )
-            fault = take(self.faults, operation, asked.action)
+            fault = take(self.faults, operation, request.action)
         try:
-            status, headers, body = self._faulty(fault, asked, environ, service)
+            status, headers, body = self._faulty(fault, request, environ, service)
         finally:
             if fault is not None:
                 fault.finished.set()
@@ -201,7 +201,7 @@ class Cloud:
         start(status, headers)
         return [body]
 
-    def _faulty(self, fault: Fault | None, asked: Asked, environ: Environ, service: str) -> Any:
+    def _faulty(self, fault: Fault | None, request: Request, environ: Environ, service: str) -> Any:
         if fault is not None:
             time.sleep(fault.slow_s)
             if fault.held is not None:
@@ -215,32 +215,32 @@ class Cloud:
                 return "200 OK", [], b""
         with self.lock:
             self.landing_late = fault is not None and fault.held is not None
-            denied = self._denied(asked)
-            return refusal(service, denied) if denied else self._answer(asked, environ, service)
+            denied = self._denied(request)
+            return refusal(service, denied) if denied else self._answer(request, environ, service)
 
-    def _denied(self, asked: Asked) -> Refused | None:
-        if self.policy is None or any(allows(statement, asked) for statement in self.policy):
+    def _denied(self, request: Request) -> Refused | None:
+        if self.policy is None or any(allows(statement, request) for statement in self.policy):
             return None
-        resource = resource_of(asked)
-        code = "UnauthorizedOperation" if asked.action.startswith("ec2:") else "AccessDenied"
+        resource = resource_of(request)
+        code = "UnauthorizedOperation" if request.action.startswith("ec2:") else "AccessDenied"
         where = f" on resource: {resource}" if resource != "*" else ""
-        words = f"is not authorized to perform: {asked.action}{where}"
-        why = f"because no identity-based policy allows the {asked.action} action"
+        words = f"is not authorized to perform: {request.action}{where}"
+        why = f"because no identity-based policy allows the {request.action} action"
         return Refused(code, 403, f"User: arn:aws:iam::{ACCOUNT}:user/x {words} {why}")
 
-    def _answer(self, asked: Asked, environ: Environ, service: str) -> Any:
+    def _answer(self, request: Request, environ: Environ, service: str) -> Any:
         custom = {
             "autoscaling:SetDesiredCapacity": self._set,
             "autoscaling:TerminateInstanceInAutoScalingGroup": self._terminate,
             "autoscaling:DescribeScalingActivities": self._activities,
-        }.get(asked.action)
+        }.get(request.action)
         if custom is not None:
-            answer = custom(asked.parameters)
-            return refusal(service, answer) if isinstance(answer, Refused) else xml(asked, answer)
-        if asked.action == "autoscaling:DescribeAutoScalingGroups" and self.page:
-            with_pages(environ, asked, self.page)
+            answer = custom(request.parameters)
+            return refusal(service, answer) if isinstance(answer, Refused) else xml(request, answer)
+        if request.action == "autoscaling:DescribeAutoScalingGroups" and self.page:
+            with_pages(environ, request, self.page)
         status, headers, body = pass_on(environ)
-        if asked.action == "autoscaling:DescribeAutoScalingGroups" and status.startswith("200"):
+        if request.action == "autoscaling:DescribeAutoScalingGroups" and status.startswith("200"):
             body = self._described(body)
             headers = [(name, value) for name, value in headers if name.lower() == "content-type"]
         return status, headers, body
@@ -309,7 +309,7 @@ class Cloud:
         return ElementTree.tostring(root)
 
 
-def read(environ: Environ) -> Asked:
+def read(environ: Environ) -> Request:
     """The request of an environment, whose body can be read again."""
     body = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
     environ["wsgi.input"] = BytesIO(body)
@@ -318,14 +318,14 @@ def read(environ: Environ) -> Asked:
     service = scope[1] if scope else ""
     if target:
         fields = {key: json.dumps(value) for key, value in json.loads(body or b"{}").items()}
-        return Asked(f"{service}:{target.partition('.')[2]}", fields)
+        return Request(f"{service}:{target.partition('.')[2]}", fields)
     fields = dict(parse_qsl(body.decode(), keep_blank_values=True))
-    return Asked(f"{service}:{fields.get('Action', '')}", fields)
+    return Request(f"{service}:{fields.get('Action', '')}", fields)
 
 
-def with_pages(environ: Environ, asked: Asked, page: int) -> None:
+def with_pages(environ: Environ, request: Request, page: int) -> None:
     """Ask for pages of so many."""
-    body = urlencode(asked.parameters | {"MaxRecords": str(page)}).encode()
+    body = urlencode(request.parameters | {"MaxRecords": str(page)}).encode()
     environ |= {"wsgi.input": BytesIO(body), "CONTENT_LENGTH": str(len(body))}
 
 
@@ -341,9 +341,9 @@ def pass_on(environ: Environ) -> tuple[str, list[tuple[str, str]], bytes]:
     return got[0], got[1], body
 
 
-def xml(asked: Asked, inner: str) -> tuple[str, list[tuple[str, str]], bytes]:
+def xml(request: Request, inner: str) -> tuple[str, list[tuple[str, str]], bytes]:
     """An answer of a query service."""
-    name = asked.action.partition(":")[2]
+    name = request.action.partition(":")[2]
     result = f"<{name}Result>{inner}</{name}Result>" if inner else ""
     metadata = "<ResponseMetadata><RequestId>front</RequestId></ResponseMetadata>"
     text = f'<{name}Response xmlns="{NAMESPACE}">{result}{metadata}</{name}Response>'
@@ -368,29 +368,29 @@ def refusal(service: str, refused: Refused) -> tuple[str, list[tuple[str, str]],
     return status, [("Content-Type", "text/xml")], text.encode()
 
 
-def resource_of(asked: Asked) -> str:
+def resource_of(request: Request) -> str:
     """The resource of a request that IAM judges; `*`: it has none."""
-    if asked.action.startswith("sqs:"):
-        queue = json.loads(asked.parameters["QueueUrl"]).rpartition("/")[2]
+    if request.action.startswith("sqs:"):
+        queue = json.loads(request.parameters["QueueUrl"]).rpartition("/")[2]
         return f"arn:aws:sqs:{REGION}:{ACCOUNT}:{queue}"
-    name = asked.parameters.get("AutoScalingGroupName") or asked.parameters.get(
+    name = request.parameters.get("AutoScalingGroupName") or request.parameters.get(
         "Tags.member.1.ResourceId", ""
     )
-    if not name or asked.action.split(":")[1].startswith("Describe"):
+    if not name or request.action.split(":")[1].startswith("Describe"):
         return "*"
     return f"arn:aws:autoscaling:{REGION}:{ACCOUNT}:autoScalingGroup:uuid:autoScalingGroupName/{name}"
 
 
-def allows(statement: dict[str, Any], asked: Asked) -> bool:
+def allows(statement: dict[str, Any], request: Request) -> bool:
     """Whether a statement of IAM allows a request, as far as ours go: actions, resources, and keys of tags."""
     actions, resources = statement["Action"], statement["Resource"]
     resources = [resources] if isinstance(resources, str) else resources
-    keys = [v for k, v in asked.parameters.items() if re.fullmatch(r"Tags\.member\.\d+\.Key", k)]
+    keys = [v for k, v in request.parameters.items() if re.fullmatch(r"Tags\.member\.\d+\.Key", k)]
     condition = statement.get("Condition", {}).get("ForAllValues:StringEquals", {}).get("aws:TagKeys")
     return (
         statement["Effect"] == "Allow"
-        and asked.action in actions
-        and any(fnmatchcase(resource_of(asked), resource) for resource in resources)
+        and request.action in actions
+        and any(fnmatchcase(resource_of(request), resource) for resource in resources)
         and (condition is None or set(keys) <= set(condition))
     )
 

@@ -96,8 +96,8 @@ def sets(cloud: Cloud) -> list[int]:
     return [count for count, _, _ in cloud.written]
 
 
-def asked(cloud: Cloud, operation: str) -> int:
-    return sum(1 for request in cloud.asked if request.action.endswith(f":{operation}"))
+def requests_for(cloud: Cloud, operation: str) -> int:
+    return sum(1 for request in cloud.requests if request.action.endswith(f":{operation}"))
 
 
 # What it does.
@@ -160,11 +160,11 @@ def test_a_call_that_an_epoch_overtook_writes_nothing(world: World) -> None:
 
     thread = threading.Thread(target=late)
     thread.start()
-    while not asked(world.cloud, "DescribePolicies"):
+    while not requests_for(world.cloud, "DescribePolicies"):
         time.sleep(0.01)
     newer = threading.Thread(target=lambda: apply(provider, 4, epoch=11))
     newer.start()
-    while provider._epochs[REF] != 11:
+    while provider._epochs.newest[REF] != 11:
         time.sleep(0.01)
     held.set()
     thread.join()
@@ -294,12 +294,12 @@ def test_many_groups_are_described_in_one_request(world: World) -> None:
         world.cloud.make(group.place.name, 1)
     provider = world.provider(*groups)
     observe(provider, "shop/0")
-    before = len(world.cloud.asked)
+    before = len(world.cloud.requests)
     observe(provider, "shop/0")
-    assert len(world.cloud.asked) == before + 1
+    assert len(world.cloud.requests) == before + 1
     for group in groups:
         assert provider.observe(Target("aws", group.ref), time.time()).ready == 1
-    assert len(world.cloud.asked) == before + 1
+    assert len(world.cloud.requests) == before + 1
 
 
 def test_an_observation_of_before_a_command_does_not_undo_it(world: World) -> None:
@@ -343,8 +343,8 @@ def test_a_shrink_beside_protected_instances_names_its_victims(world: World, rul
     for age, ident in enumerate(reversed(ids)):
         world.cloud.launched(ident, age * 60.0)
     assert apply(world.provider(), 3, victim_rule=rule).after == 3
-    assert asked(world.cloud, "TerminateInstanceInAutoScalingGroup") == 1
-    assert asked(world.cloud, "SetDesiredCapacity") == 0
+    assert requests_for(world.cloud, "TerminateInstanceInAutoScalingGroup") == 1
+    assert requests_for(world.cloud, "SetDesiredCapacity") == 0
     (gone,) = set(ids) - set(world.cloud.instances())
     assert ids.index(gone) == going
     assert world.cloud.desired["web"] == 3
@@ -354,15 +354,15 @@ def test_victims_of_one_command_are_one_request(world: World) -> None:
     world.cloud.scale(12)
     world.cloud.protect(world.cloud.instances()[:2])
     assert apply(world.provider(), 4).after == 4
-    assert asked(world.cloud, "TerminateInstanceInAutoScalingGroup") == 1
+    assert requests_for(world.cloud, "TerminateInstanceInAutoScalingGroup") == 1
     assert len(world.cloud.instances()) == 4
 
 
 def test_a_shrink_without_protection_is_left_to_the_groups_termination_policy(world: World) -> None:
     world.cloud.scale(9)
     apply(world.provider(), 4)
-    assert asked(world.cloud, "TerminateInstanceInAutoScalingGroup") == 0
-    assert asked(world.cloud, "DescribeInstances") == 0
+    assert requests_for(world.cloud, "TerminateInstanceInAutoScalingGroup") == 0
+    assert requests_for(world.cloud, "DescribeInstances") == 0
     assert sets(world.cloud) == [4]
 
 
@@ -598,7 +598,7 @@ def test_failure_tags_written_desired_not(world: World, again: str) -> None:
     if again == "the same command":
         result = apply(provider, 7)
         assert (result.before, result.after, result.generation) == (2, 7, 2)
-        assert (sets(world.cloud), asked(world.cloud, "CreateOrUpdateTags")) == ([7], 1)
+        assert (sets(world.cloud), requests_for(world.cloud, "CreateOrUpdateTags")) == ([7], 1)
     else:
         result = apply(provider, 5, epoch=11)
         assert (result.before, result.after, result.generation) == (2, 5, 2)
@@ -705,7 +705,7 @@ def test_policies_are_looked_for_again_after_some_minutes(world: World) -> None:
     apply(provider, 3)
     put_policy("StepScaling")
     assert apply(provider, 4, epoch=11).after == 4
-    assert asked(world.cloud, "DescribePolicies") == 1
+    assert requests_for(world.cloud, "DescribePolicies") == 1
     now_s[0] = 301.0
     with pytest.raises(Rejected, match="policy busy"):
         apply(provider, 5, epoch=12)
@@ -805,10 +805,10 @@ def test_few_groups_are_asked_why_in_one_poll(world: World) -> None:
     while not region._polled.is_set():
         time.sleep(0.01)
     time.sleep(0.5)
-    before = len(world.cloud.asked)
+    before = len(world.cloud.requests)
     region.poll()
-    assert len(world.cloud.asked) - before == 1 + watching.EXPLAINED
-    names = {a.parameters["AutoScalingGroupName"] for a in world.cloud.asked if "Activities" in a.action}
+    assert len(world.cloud.requests) - before == 1 + watching.EXPLAINED
+    names = {a.parameters["AutoScalingGroupName"] for a in world.cloud.requests if "Activities" in a.action}
     assert names == {group.place.name for group in groups}
 
 
@@ -841,7 +841,7 @@ def everything(world: World) -> AwsProvider:
 def test_the_policy_of_iam_allows_what_is_asked_and_nothing_else(world: World) -> None:
     world.cloud.policy = POLICY
     everything(world)
-    actions = {request.action for request in world.cloud.asked}
+    actions = {request.action for request in world.cloud.requests}
     allowed = {action for statement in POLICY for action in statement["Action"]}
     assert {action.replace("Batch", "") for action in actions} == allowed
     assert {statement["Sid"] for statement in POLICY} == {

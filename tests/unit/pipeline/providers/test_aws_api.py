@@ -224,12 +224,12 @@ def test_groups_come_in_pages(server: Served, api: Api) -> None:
     for name in names:
         server.cloud.make(name, 0)
     server.cloud.page = 2
-    before = len(server.cloud.asked)
+    before = len(server.cloud.requests)
     try:
         assert list(api.call().groups([*names, "nosuch"])) == names
     finally:
         server.cloud.page = 0
-    assert len(server.cloud.asked) - before == 3
+    assert len(server.cloud.requests) - before == 3
 
 
 def test_pages_that_never_end_are_given_up(server: Served, api: Api) -> None:
@@ -248,20 +248,20 @@ def test_pages_that_never_end_are_given_up(server: Served, api: Api) -> None:
 
 
 def test_requests_are_not_repeated_by_the_client(server: Served, api: Api) -> None:
-    before = len(server.cloud.asked)
+    before = len(server.cloud.requests)
     raised(server, api, Fault(READ, times=9, refused=Refused("InternalFailure", 500)))
-    assert len(server.cloud.asked) == before + 1
+    assert len(server.cloud.requests) == before + 1
 
 
 def test_nothing_is_sent_after_the_deadline(server: Served) -> None:
     now_s = [0.0]
     slow = server.api(clock=lambda: now_s[0])
-    call, before = slow.call(), len(server.cloud.asked)
+    call, before = slow.call(), len(server.cloud.requests)
     call.group(WEB)
     now_s[0] = CALL_S
     with pytest.raises(Retryable, match="too slowly"):
         call.group(WEB)
-    assert len(server.cloud.asked) == before + 1
+    assert len(server.cloud.requests) == before + 1
 
 
 def test_credentials_that_come_too_late_send_nothing(server: Served) -> None:
@@ -275,11 +275,11 @@ def test_credentials_that_come_too_late_send_nothing(server: Served) -> None:
     inner._credentials = DeferredRefreshableCredentials(fetch, "slow")
     api, before = (
         Api(boto3.Session(botocore_session=inner, region_name=REGION), server.url),
-        len(server.cloud.asked),
+        len(server.cloud.requests),
     )
     with pytest.raises(Retryable, match="credentials, answers too slowly"):
         api.call(0.2).group(WEB)
-    assert len(server.cloud.asked) == before
+    assert len(server.cloud.requests) == before
 
 
 def test_a_server_that_hangs_is_left_in_time(server: Served) -> None:

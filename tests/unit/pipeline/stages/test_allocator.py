@@ -89,9 +89,9 @@ def test_with_a_learner_plans_are_the_same_and_the_usage_of_14_days_is_kept(
     )
     priced = [arm["wanted"][1:] for curve in evidence for arm in curve["arms"]]
     assert all(wanted == sorted(wanted) for wanted in priced)
-    heard = [plan["completeness"] == 1 for plan in plans_of(whole, "shop")]
-    assert [(curve["need"] or 0) > 0 for curve in evidence] == heard
-    assert any(heard)
+    complete = [plan["completeness"] == 1 for plan in plans_of(whole, "shop")]
+    assert [(curve["need"] or 0) > 0 for curve in evidence] == complete
+    assert any(complete)
     unchanged = drive(plain, inputs, None)
     assert all(plan["curve"]["arms"] == [] and plan["need"] is None for plan in plans_of(unchanged, "shop"))
     for plan, other in zip(plans_of(whole, "shop"), plans_of(unchanged, "shop"), strict=True):

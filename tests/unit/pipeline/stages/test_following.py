@@ -363,5 +363,5 @@ def test_a_replay_waits_for_the_adjustment_of_its_tick_and_not_for_ever(
     for value in messages:
         successor.fold(value)
     assert plans_of(published) == plans_of(whole)[2:]
-    heard = [plan["completeness"] == 1 for plan in plans_of(whole)]
-    assert [plan["need"] is not None for plan in plans_of(whole)] == heard
+    complete = [plan["completeness"] == 1 for plan in plans_of(whole)]
+    assert [plan["need"] is not None for plan in plans_of(whole)] == complete
