@@ -1,22 +1,18 @@
 """Groups as the API described them lately, and what that says of a target.
 
-A thread an account and region describes all its groups every few seconds, a hundred in a request, and asks for the
-scaling activities of those that lack instances. So an observation asks AWS nothing. It is refused once the answers are
-older than a few polls: a describe that is throttled is not zero instances.
+A thread an account and region describes all its groups, a hundred in a request, and asks for the scaling activities of
+those that lack instances.
 """
 
 import json
-import threading
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
-from pipeline.errors import Rejected, Retryable
-from pipeline.logs import get_logger
 from pipeline.providers.aws.api import Api
-from pipeline.providers.aws.marks import TAG, Memory, Whose, tag_of
+from pipeline.providers.aws.marks import TAG, state_of
 from pipeline.providers.aws.notices import REBALANCE, WARNING, Notices
 from pipeline.providers.aws.resources import (
     IN_SERVICE,
@@ -30,17 +26,9 @@ from pipeline.providers.aws.resources import (
     uid_of,
 )
 from pipeline.providers.base import Observation
-from pipeline.providers.marks import Mark
+from pipeline.providers.marks import Mark, Memory, Whose, text_of
+from pipeline.providers.polling import POLL_CALL_S, Poller
 
-POLL_S: Final = 5.0
-MOST_WAIT_S: Final = 30.0
-"""Pauses between two polls: while nothing fails, and at most."""
-POLL_CALL_S: Final = 30.0
-"""For all requests of one poll, which no call of the provider waits for."""
-STALE_S: Final = 20.0
-"""Age of descriptions that are not reported any more."""
-FIRST_S: Final = 5.0
-"""Wait for the first poll, within the actuator's 10 s."""
 ACTIVITIES: Final = 20
 """Newest scaling activities that are read of a group."""
 EXPLAINED: Final = 10
@@ -57,7 +45,6 @@ NO_CAPACITY: Final = (
     ("more vCPU capacity than your current vCPU limit", "VcpuLimitExceeded"),
 )
 """What the message of a failed launch has, and the code that it stands for: some give the sentence alone."""
-log = get_logger("leadtime.aws")
 
 
 @dataclass(frozen=True)
@@ -73,51 +60,28 @@ class Failure:
         return f"{self.code or self.message}{f' in {self.zone}' if self.zone else ''}"
 
 
-@dataclass
-class Region:
+class Region(Poller):
     """Groups of an account in a region, kept up to date by a thread.
 
-    Attributes:
+    Args:
         api: its clients.
         groups: targets there.
-        described: by name.
+
+    Attributes:
         failures: of launches, the newest of each zone, by name.
-        heard_s: monotonic time at which the last poll began that was answered; None: none was.
-        fault: why the last poll failed; None: it did not.
     """
 
-    api: Api
-    groups: Sequence[Group]
-    poll_s: float = POLL_S
-    described: dict[str, Described] = field(default_factory=dict[str, Described])
-    failures: dict[str, list[Failure]] = field(default_factory=dict[str, list[Failure]])
-    notices: Notices = field(default_factory=Notices)
-    heard_s: float | None = None
-    fault: Retryable | Rejected | None = None
-    _noted: dict[str, tuple[float, Described]] = field(default_factory=dict[str, tuple[float, Described]])
-    _explained_s: dict[str, float] = field(default_factory=dict[str, float])
-    _lock: threading.Lock = field(default_factory=threading.Lock)
-    _turn: threading.Lock = field(default_factory=threading.Lock)
-    _polled: threading.Event = field(default_factory=threading.Event)
-    _stop: threading.Event = field(default_factory=threading.Event)
+    def __init__(self, api: Api, groups: Sequence[Group]) -> None:
+        super().__init__("aws", str(groups[0].account), api.clock)
+        self.api, self.groups, self.notices = api, groups, Notices()
+        self.failures: dict[str, list[Failure]] = {}
+        self._explained_s: dict[str, float] = {}
 
-    def start(self) -> "Region":
-        """Begin to poll."""
-        threading.Thread(target=self._run, name=f"poll {self.groups[0].account}", daemon=True).start()
-        return self
-
-    def stop(self) -> None:
-        """End it; its thread ends soon."""
-        self._stop.set()
-
-    def note(self, group: Group, described: Described, mark: Mark) -> None:
-        """Keep a group as a command left it, until a poll that began later."""
-        tag = {"Key": TAG, "Value": tag_of(mark, uid_of(described))}
+    def left(self, group: Group, described: Described, mark: Mark) -> None:
+        """Keep a group as a command left it."""
+        tag = {"Key": TAG, "Value": text_of(mark, uid_of(described))}
         tags = [t for t in described.get("Tags") or () if t.get("Key") != TAG]
-        noted = {**described, "DesiredCapacity": mark.desired, "Tags": [*tags, tag]}
-        with self._lock:
-            self._noted[group.place.name] = self.api.clock(), noted
-            self.described[group.place.name] = noted
+        self.note(group.place.name, {**described, "DesiredCapacity": mark.desired, "Tags": [*tags, tag]})
 
     def noticed(self, described: Described) -> dict[str, str]:
         """Instances of a group that will be taken back, with the kind of notice.
@@ -137,12 +101,10 @@ class Region:
         Raises:
             Retryable, Rejected: it cannot be told.
         """
-        self._known()
-        with self._lock:
-            described = self.described.get(group.place.name)
+        described = self.known(group.place.name)
         if described is None:
             return Observation(0, 0, {}, generation=0)
-        state = memory.state(described, self.api.clock())
+        state = state_of(memory, described, self.clock())
         ours = state.whose is not Whose.FOREIGN
         return Observation(
             **self._counts(described, state.count, now_s),
@@ -177,64 +139,20 @@ class Region:
         }
 
     def _failures(self, described: Described) -> list[Failure]:
-        with self._lock:
+        with self.lock:
             return self.failures.get(str(described.get("AutoScalingGroupName")), [])
 
-    def _known(self) -> None:
-        if not self._polled.wait(FIRST_S if self.fault is None else 0.0) or self.heard_s is None:
-            raise self.fault or Retryable(f"{self.groups[0].account} was not described yet", 1.0)
-        silent_s = self.api.clock() - self.heard_s
-        if silent_s > STALE_S:
-            why = f": {self.fault}" if self.fault is not None else ""
-            raise Retryable(f"nothing was heard of {self.groups[0].account} for {silent_s:.0f} s{why}", 5.0)
-
-    def _run(self) -> None:
-        wait_s = 0.0
-        while not self._stop.wait(wait_s):
-            try:
-                self.poll()
-                wait_s = self.poll_s
-            except (Retryable, Rejected) as error:
-                self._failed(error)
-                requested_s = error.retry_after if isinstance(error, Retryable) else 0.0
-                wait_s = min(max(self.poll_s, 2 * wait_s, requested_s), MOST_WAIT_S)
-            except Exception as error:  # a defect of ours or the library's must not end the polling
-                self._failed(Retryable(f"poll of {self.groups[0].account}: {error!r}", MOST_WAIT_S))
-                wait_s = MOST_WAIT_S
-
-    def _failed(self, error: Retryable | Rejected) -> None:
-        if not self._stop.is_set() and str(error) != str(self.fault):
-            log.warning("poll failed", of=str(self.groups[0].account), error=str(error))
-        self.fault = error
-
-    def poll(self) -> None:
-        """Describe all groups, then read what is optional: notices and scaling activities; a poll at a time.
-
-        Raises:
-            Retryable, Rejected: the groups could not be described.
-        """
-        with self._turn:  # what one has read of a queue, another does not find there
-            self._poll()
-
-    def _poll(self) -> None:
-        began_s = self.api.clock()
+    def describe(self) -> dict[str, Described]:
+        """All groups by name, a hundred in a request."""
         names = list(dict.fromkeys(group.place.name for group in self.groups))
-        described = self.api.call(POLL_CALL_S).groups(names)
-        with self._lock:
-            self._noted = {name: noted for name, noted in self._noted.items() if noted[0] >= began_s}
-            self.described = described | {name: noted for name, (_, noted) in self._noted.items()}
-            self.heard_s, self.fault = began_s, None
-        self._polled.set()
-        for queue in dict.fromkeys(group.queue for group in self.groups if group.queue):
-            self._optionally(lambda queue=queue: self._read(queue))
-        for name in self._lacking(described):
-            self._optionally(lambda name=name: self._ask(name))
+        return self.api.call(POLL_CALL_S).groups(names)
 
-    def _optionally(self, request: Any) -> None:
-        try:
-            request()
-        except (Retryable, Rejected) as error:
-            log.warning("not read", of=str(self.groups[0].account), error=str(error))
+    def explain(self, described: dict[str, Described]) -> None:
+        """Read notices, and scaling activities of groups that lack instances."""
+        for queue in dict.fromkeys(group.queue for group in self.groups if group.queue):
+            self.optionally(lambda queue=queue: self._read(queue))
+        for name in self._lacking(described):
+            self.optionally(lambda name=name: self._ask(name))
 
     def _read(self, queue: str) -> None:
         self.notices.read(self.api.call(), queue, time.time())
@@ -242,7 +160,7 @@ class Region:
     def _lacking(self, described: dict[str, Described]) -> list[str]:
         """Groups that lack instances, those first that were asked for longest ago."""
         lacking = [name for name, group in described.items() if _missing(group)]
-        with self._lock:
+        with self.lock:
             self.failures = {name: self.failures[name] for name in lacking if name in self.failures}
         return sorted(lacking, key=lambda name: self._explained_s.get(name, 0.0))[:EXPLAINED]
 
@@ -251,7 +169,7 @@ class Region:
             "DescribeScalingActivities", AutoScalingGroupName=name, MaxRecords=ACTIVITIES
         )
         failures = failures_of(answer.get("Activities") or [])
-        with self._lock:
+        with self.lock:
             self.failures[name] = failures
             self._explained_s[name] = self.api.clock()
 

@@ -11,23 +11,20 @@ Nothing makes 4 depend on 1: a request that was given up can land late. Requests
 leaves after its call's deadline, and one that lands all the same is recognised by its count (`marks`).
 """
 
-import math
-import threading
-from collections.abc import Callable, Generator, Iterable
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from pipeline.errors import Rejected, Retryable
+from pipeline.errors import Rejected
 from pipeline.providers.aws.api import Api, Call, Unanswered, connect
 from pipeline.providers.aws.checks import refuse_described, refuse_scaled
-from pipeline.providers.aws.marks import TAG, Memory, State, Whose, mark_of, tag_of
+from pipeline.providers.aws.marks import TAG, mark_of, state_of
 from pipeline.providers.aws.observation import Region
 from pipeline.providers.aws.resources import Account, Described, Group, uid_of
 from pipeline.providers.aws.victims import BATCH, launch_times, protected, victims
 from pipeline.providers.base import Observation, Provider, Record, Result
-from pipeline.providers.bounds import CALL_S
-from pipeline.providers.marks import Epochs, Mark, result_of
+from pipeline.providers.bounds import Lately, Turns
+from pipeline.providers.marks import Epochs, Mark, Memory, State, Whose, change_of, result_of, text_of
 from pipeline.wire.commands import Target
 
 CHECKED_S: Final = 300.0
@@ -60,12 +57,14 @@ class AwsProvider(Provider):
         self.apis = {account: connected(account) for account in accounts}
         self.memory = {group.ref: Memory() for group in self.groups.values()}
         self.regions = {
-            account: Region(api, [g for g in self.groups.values() if g.account == account]).start()
+            account: Region(api, [g for g in self.groups.values() if g.account == account])
             for account, api in self.apis.items()
         }
+        for region in self.regions.values():
+            region.start()
         self._epochs = Epochs()
-        self._checked_s: dict[str, float] = {}
-        self._turns = {ref: threading.Lock() for ref in self.groups}
+        self._checked = Lately(CHECKED_S)
+        self._turns = Turns(self.groups)
 
     def close(self) -> None:
         """End the polling."""
@@ -83,10 +82,10 @@ class AwsProvider(Provider):
         """Set the desired capacity of the target's group; see the module and `Provider.apply`."""
         group = self._group(Target.of(command).ref)
         self._epochs.enter(group.ref, command)
-        with self._turn(group):
+        with self._turns.turn(group.ref, group.place):
             call = self.apis[group.account].call()
             described = call.group(group.place)
-            state = self.memory[group.ref].state(described, call.api.clock())
+            state = state_of(self.memory[group.ref], described, call.api.clock())
             if state.mark is not None and state.mark.command == command["id"]:
                 if state.whose is not Whose.UNWRITTEN:
                     return result_of(state.mark, command, state.mark.generation, uid_of(described))
@@ -113,23 +112,11 @@ class AwsProvider(Provider):
         if state.mark is not None and command["epoch"] <= state.mark.epoch:
             raise Rejected("older-epoch")
         refuse_described(group.place, described)
-        self._check(call, group)
+        self._checked.check(group.ref, call.api.clock, lambda: refuse_scaled(call, group.place))
         desired = min(max(command["desired"], int(described["MinSize"])), int(described["MaxSize"]))
         if desired < state.count:
             desired = min(state.count, max(desired, protected(described)))
-        foreign = state.mark is None or state.whose is Whose.FOREIGN
-        original = state.count if foreign or state.mark is None else state.mark.original
-        generation = state.generation + (desired != state.count)
-        mark = Mark(command["id"], command["epoch"], state.count, desired, original, now_s, generation)
-        return Change(group, described, mark)
-
-    def _check(self, call: Call, group: Group) -> None:
-        """Refuse a group that others scale, unless it was looked at lately."""
-        clock = self.apis[group.account].clock
-        if clock() < self._checked_s.get(group.ref, -math.inf) + CHECKED_S:
-            return
-        refuse_scaled(call, group.place)
-        self._checked_s[group.ref] = clock()
+        return Change(group, described, change_of(state, command, desired, now_s))
 
     def _tag(self, call: Call, change: Change) -> None:
         """Leave the command on the group."""
@@ -139,7 +126,7 @@ class AwsProvider(Provider):
             "ResourceId": name,
             "ResourceType": "auto-scaling-group",
             "Key": TAG,
-            "Value": tag_of(change.mark, uid),
+            "Value": text_of(change.mark, uid),
             "PropagateAtLaunch": False,
         }
         call.request("CreateOrUpdateTags", Tags=[tag])
@@ -159,7 +146,7 @@ class AwsProvider(Provider):
             memory.unknown(mark, call.api.clock())
             raise
         memory.settled = mark.command
-        self.regions[group.account].note(group, change.described, mark)
+        self.regions[group.account].left(group, change.described, mark)
 
     def _write(self, call: Call, change: Change, count: int, *, oldest: bool) -> None:
         name, desired = change.group.place.name, change.mark.desired
@@ -177,21 +164,6 @@ class AwsProvider(Provider):
             )
         if count - len(going) != desired:  # a rest was never launched
             call.request("SetDesiredCapacity", AutoScalingGroupName=name, DesiredCapacity=desired)
-
-    @contextmanager
-    def _turn(self, group: Group) -> Generator[None]:
-        """One call of a target at a time: one that was given up ends by its own deadline.
-
-        Raises:
-            Retryable: it takes longer.
-        """
-        turn = self._turns[group.ref]
-        if not turn.acquire(timeout=CALL_S):
-            raise Retryable(f"an earlier request for {group.place} has not ended yet", 1.0)
-        try:
-            yield
-        finally:
-            turn.release()
 
     def _group(self, ref: str) -> Group:
         if ref not in self.groups:

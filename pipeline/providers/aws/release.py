@@ -3,8 +3,9 @@
 from collections.abc import Iterable
 
 from pipeline.providers.aws.api import Api
-from pipeline.providers.aws.marks import TAG, Memory, Whose
+from pipeline.providers.aws.marks import TAG, state_of
 from pipeline.providers.aws.resources import Account, Group
+from pipeline.providers.marks import Memory, Whose
 from pipeline.providers.targets import give_back_each
 
 
@@ -25,7 +26,7 @@ def _release(api: Api, group: Group) -> str:
     """
     call, name = api.call(), group.place.name
     described = call.group(group.place)
-    state = Memory().state(described, api.clock())
+    state = state_of(Memory(), described, api.clock())
     if state.mark is None:
         return "nothing of ours is on it"
     count = state.count

@@ -14,7 +14,7 @@ from pipeline.errors import Rejected, Retryable
 from pipeline.providers.aws import observation as watching
 from pipeline.providers.aws.checks import live_faults
 from pipeline.providers.aws.discovery import TARGET_TAG, discover
-from pipeline.providers.aws.marks import LATE_S, PAUSED, TAG, Memory, Whose, tag_of
+from pipeline.providers.aws.marks import PAUSED, TAG, state_of
 from pipeline.providers.aws.notices import LASTS_S, REBALANCE, WARNING, parse
 from pipeline.providers.aws.observation import Failure, failures_of
 from pipeline.providers.aws.provider import AwsProvider
@@ -22,7 +22,8 @@ from pipeline.providers.aws.release import release
 from pipeline.providers.aws.resources import Account, Group, Place
 from pipeline.providers.aws.victims import victims
 from pipeline.providers.base import Observation, Record, Result
-from pipeline.providers.marks import Mark
+from pipeline.providers.marks import LATE_S, Mark, Memory, Whose, text_of
+from pipeline.providers.polling import STALE_S
 from pipeline.security.signing_keys import demo_key
 from pipeline.stages.actuator.executor import Executor
 from pipeline.wire.commands import Target
@@ -392,9 +393,9 @@ def test_failure_throttled_describe(world: World) -> None:
     world.cloud.faults[:] = [Fault("DescribeAutoScalingGroups", times=99, refused=Refused("Throttling"))]
     with pytest.raises(Retryable, match="Throttling"):
         provider.regions[HERE].poll()
-    now_s[0] = watching.STALE_S - 1
+    now_s[0] = STALE_S - 1
     assert provider.observe(Target("aws", REF), 900.0).ready == 2
-    now_s[0] = watching.STALE_S + 1
+    now_s[0] = STALE_S + 1
     with pytest.raises(Retryable, match="nothing was heard of eu-west-1 for 21 s"):
         provider.observe(Target("aws", REF), 900.0)
     with pytest.raises(Retryable, match="Throttling") as refused:
@@ -936,17 +937,17 @@ def test_what_lands_after_the_signature_has_expired_is_somebody_elses() -> None:
     late = {
         "AutoScalingGroupARN": arn,
         "DesiredCapacity": 7,
-        "Tags": [{"Key": TAG, "Value": tag_of(mark, "uid")}],
+        "Tags": [{"Key": TAG, "Value": text_of(mark, "uid")}],
     }
-    assert memory.state(late, LATE_S - 1).whose is Whose.LATE
-    assert memory.state(late, LATE_S).whose is Whose.FOREIGN
+    assert state_of(memory, late, LATE_S - 1).whose is Whose.LATE
+    assert state_of(memory, late, LATE_S).whose is Whose.FOREIGN
     memory.unknown(mark, LATE_S)
     assert list(memory.unanswered) == ["b"]
 
 
 def test_a_tag_is_short_enough_for_aws() -> None:
     mark = Mark("f" * 32, 10**10, 10**6, 10**6, 10**6, 1.8e9 + 1 / 3, 10**9)
-    assert len(tag_of(mark, "x" * 36)) <= 256
+    assert len(text_of(mark, "x" * 36)) <= 256
 
 
 def test_a_newer_command_waits_for_the_request_of_an_older_one(world: World) -> None:
