@@ -1,7 +1,6 @@
 """`leadtime targets`: check the file that says which object of a cluster or cloud each target of the commands is."""
 
 import json
-from contextlib import closing
 from pathlib import Path
 from typing import Annotated
 
@@ -73,30 +72,27 @@ def release(
 
 @targets_app.command("discover")
 def discover(
-    region: Annotated[str, typer.Option(help="Region of AWS, as eu-west-1.")],
+    region: Annotated[str, typer.Option(help="Region of AWS, as eu-west-1.")] = "",
     profile: Annotated[
         str, typer.Option(help="Profile of ~/.aws/config; default: the SDK's own credentials.")
     ] = "",
 ) -> None:
-    """Print a targets file of AWS's auto scaling groups whose tag leadtime.dev/target says app/offer.
+    """Print a targets file of groups whose tag leadtime.dev/target says app/offer.
 
     A comment above a target says what would hinder its commands. Nothing is changed.
     """
-    from pipeline.providers.aws.integration import connect_to
-    from pipeline.providers.aws.resources import Account
+    from pipeline.providers.integrations import INTEGRATIONS
 
-    account = Account(profile, region)
-    with closing(connect_to(account)) as api:
-        from pipeline.providers.aws.discovery import TARGET_TAG
-        from pipeline.providers.aws.discovery import discover as proposed
-
-        try:
-            text = proposed(api, account)
-        except (Retryable, Rejected) as error:
-            raise UsageError(str(error)) from None
-    if not text:
-        raise UsageError(f"no auto scaling group in {account} has the tag {TARGET_TAG}")
-    print(text)
+    options = {"region": region, "profile": profile}
+    where = {name: value for name, value in options.items() if value}
+    scopes = {of.scope: of for of in INTEGRATIONS.values() if of.scope}
+    of = [scope for scope in scopes if scope in where]
+    if len(of) != 1:
+        raise UsageError(f"say where: {' or '.join(f'--{scope}' for scope in scopes)}")
+    try:
+        print(scopes[of[0]].discover(where))
+    except (Retryable, Rejected) as error:
+        raise UsageError(str(error)) from None
 
 
 def _print(refs: list[str], faults: list[str], file: Path, *, as_json: bool) -> None:

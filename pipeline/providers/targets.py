@@ -12,17 +12,19 @@ import json
 import tomllib
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Generator, Hashable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Generic, Protocol, TypeVar, cast
+from typing import Any, ClassVar, Final, Generic, Protocol, TypeVar, cast
 
 from pipeline.errors import Rejected, Retryable, UsageError
 from pipeline.names import name_fault, offer_fault
 from pipeline.providers.base import Provider
 from pipeline.wire.commands import REPLICAS
 
+TARGET_TAG: Final = "leadtime.dev/target"
+"""Tag whose value is the `ref` of a group."""
 Row = dict[str, Any]
 """A table [[target]]."""
 
@@ -41,7 +43,17 @@ class Resource(Protocol):
         ...
 
 
+class Client(Protocol):
+    """Clients of an account."""
+
+    def close(self) -> None:
+        """End them."""
+        ...
+
+
 R = TypeVar("R", bound=Resource)
+A = TypeVar("A", bound=Hashable)
+C = TypeVar("C", bound=Client)
 
 
 class Integration(ABC, Generic[R]):
@@ -50,10 +62,12 @@ class Integration(ABC, Generic[R]):
     Attributes:
         kinds: values of `kind` that are its own.
         fields: of a table [[target]], of which ref, kind and name are required.
+        scope: option of `leadtime targets discover` that says where its targets are; empty: it finds none.
     """
 
     kinds: ClassVar[Sequence[str]]
     fields: ClassVar[Sequence[str]]
+    scope: ClassVar[str] = ""
 
     @abstractmethod
     def faults(self, row: Row) -> list[str]:
@@ -80,6 +94,18 @@ class Integration(ABC, Generic[R]):
             UsageError: as `live_faults`.
         """
 
+    def discover(self, where: Mapping[str, str]) -> str:
+        """A targets file of what the tag TARGET_TAG names as `app/offer`, with what hinders each as a comment.
+
+        Args:
+            where: options by name, of which `scope` is one.
+
+        Raises:
+            UsageError: as `live_faults`, or there is none.
+            Retryable, Rejected: the API does not tell.
+        """
+        raise UsageError(f"targets of {', '.join(self.kinds)} are not found by a tag: {where}")
+
     @abstractmethod
     def provider(self, resources: Sequence[R], *, dry_run: bool) -> AbstractContextManager[Provider]:
         """The provider of targets; dry_run: its commands are tried as far as its API allows, and rejected.
@@ -87,6 +113,13 @@ class Integration(ABC, Generic[R]):
         Raises:
             UsageError: as `live_faults`.
         """
+
+
+@contextmanager
+def connected(accounts: Iterable[A], connect: Callable[[A], C]) -> Generator[dict[A, C]]:
+    """Clients by account, which are closed at the end; connect: makes those of an account."""
+    with ExitStack() as stack:
+        yield {of: stack.enter_context(closing(connect(of))) for of in dict.fromkeys(accounts)}
 
 
 def not_installed(extra: str, error: ModuleNotFoundError) -> Exception:

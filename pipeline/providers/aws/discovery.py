@@ -1,14 +1,11 @@
 """Proposes targets: groups that a tag names as `app/offer`."""
 
-from pipeline.errors import Rejected
+from pipeline.errors import Rejected, UsageError
 from pipeline.providers.aws.api import PAGE, Api
 from pipeline.providers.aws.checks import refuse_described, refuse_scaled
 from pipeline.providers.aws.marks import tags_of
 from pipeline.providers.aws.resources import KIND, Account, Place
-from pipeline.providers.targets import table
-
-TARGET_TAG = "leadtime.dev/target"
-"""Tag whose value is the `ref` of a group."""
+from pipeline.providers.targets import TARGET_TAG, table
 
 
 def discover(api: Api, account: Account) -> str:
@@ -16,11 +13,14 @@ def discover(api: Api, account: Account) -> str:
     commands of one.
 
     Raises:
+        UsageError: there is none.
         Retryable, Rejected: AWS does not tell.
     """
     call = api.call()
     filters = [{"Name": "tag-key", "Values": [TARGET_TAG]}]
     groups = call.pages("DescribeAutoScalingGroups", "AutoScalingGroups", Filters=filters, MaxRecords=PAGE)
+    if not groups:
+        raise UsageError(f"no auto scaling group in {account} has the tag {TARGET_TAG}")
     tables: list[str] = []
     for group in sorted(groups, key=lambda group: str(group["AutoScalingGroupName"])):
         place = Place(account, str(group["AutoScalingGroupName"]))

@@ -10,13 +10,13 @@ queue = "https://sqs.eu-west-1.amazonaws.com/111122223333/spot-warnings"   # of 
 """
 
 import re
-from collections.abc import Generator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Final
 
 from pipeline.providers.aws.resources import KIND, Account, Group, Place
 from pipeline.providers.base import Provider
-from pipeline.providers.targets import Integration, Row, not_installed
+from pipeline.providers.targets import Integration, Row, connected, not_installed
 from pipeline.wire.commands import REPLICAS
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ class AwsIntegration(Integration[Group]):
 
     kinds = (KIND,)
     fields = ("ref", "kind", "region", "name", "profile", "queue")
+    scope = "region"
 
     def faults(self, row: Row) -> list[str]:
         """What is wrong with place and queue of a table."""
@@ -54,17 +55,25 @@ class AwsIntegration(Integration[Group]):
 
     def live_faults(self, resources: Sequence[Group]) -> list[str]:
         """See `checks.live_faults`."""
-        with _connected(resources) as apis:
+        with connected((group.account for group in resources), connect_to) as apis:
             from pipeline.providers.aws.checks import live_faults
 
             return live_faults(apis, resources)
 
     def release(self, resources: Sequence[Group]) -> tuple[list[str], list[str]]:
         """See `release.release`."""
-        with _connected(resources) as apis:
+        with connected((group.account for group in resources), connect_to) as apis:
             from pipeline.providers.aws.release import release
 
             return release(apis, resources)
+
+    def discover(self, where: Mapping[str, str]) -> str:
+        """See `discovery.discover`."""
+        account = Account(where.get("profile", ""), where["region"])
+        with closing(connect_to(account)) as api:
+            from pipeline.providers.aws.discovery import discover
+
+            return discover(api, account)
 
     @contextmanager
     def provider(self, resources: Sequence[Group], *, dry_run: bool) -> Generator[Provider]:
@@ -88,10 +97,3 @@ def connect_to(account: Account) -> "Api":
     except ModuleNotFoundError as error:
         raise not_installed("aws", error) from None
     return connect(account)
-
-
-@contextmanager
-def _connected(groups: Sequence[Group]) -> "Generator[dict[Account, Api]]":
-    with ExitStack() as stack:
-        accounts = dict.fromkeys(group.account for group in groups)
-        yield {account: stack.enter_context(closing(connect_to(account))) for account in accounts}

@@ -13,7 +13,7 @@ import pytest
 from pipeline.errors import Rejected, Retryable
 from pipeline.providers.aws import observation as watching
 from pipeline.providers.aws.checks import live_faults
-from pipeline.providers.aws.discovery import TARGET_TAG, discover
+from pipeline.providers.aws.discovery import discover
 from pipeline.providers.aws.marks import PAUSED, TAG, state_of
 from pipeline.providers.aws.notices import LASTS_S, REBALANCE, WARNING, parse
 from pipeline.providers.aws.observation import Failure, failures_of
@@ -24,6 +24,7 @@ from pipeline.providers.aws.victims import victims
 from pipeline.providers.base import Observation, Record, Result
 from pipeline.providers.marks import LATE_S, Mark, Memory, Whose, text_of
 from pipeline.providers.polling import STALE_S
+from pipeline.providers.targets import TARGET_TAG
 from pipeline.security.signing_keys import demo_key
 from pipeline.stages.actuator.executor import Executor
 from pipeline.wire.commands import Target

@@ -11,10 +11,9 @@ from typer.testing import CliRunner
 
 from pipeline.cli.main import app
 from pipeline.errors import UsageError
-from pipeline.providers.aws.discovery import TARGET_TAG
 from pipeline.providers.aws.resources import Account, Group, Place
 from pipeline.providers.integrations import INTEGRATIONS
-from pipeline.providers.targets import parse_targets, read_targets
+from pipeline.providers.targets import TARGET_TAG, parse_targets, read_targets
 from tests.unit.pipeline.providers.aws_server import REGION, Served, served
 
 QUEUE = "https://sqs.eu-west-1.amazonaws.com/1/spot"
