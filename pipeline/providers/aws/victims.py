@@ -7,6 +7,8 @@ from typing import Final
 from pipeline.errors import Rejected, Retryable
 from pipeline.providers.aws.api import Call
 from pipeline.providers.aws.resources import Described, is_counted, serves
+from pipeline.providers.victims import Candidate
+from pipeline.providers.victims import victims as chosen
 
 BATCH: Final = 100
 """Instances in a request: the most that the API takes."""
@@ -25,36 +27,29 @@ def victims(
     *,
     oldest: bool = False,
 ) -> list[str]:
-    """Instances to terminate, at most `count` of those that are not protected.
-
-    First those that go anyway (under notice), then those that do not serve, then from the zone that has most, so that
-    zones stay balanced, the youngest first (or the oldest).
+    """Instances to terminate, at most `count` of those that are not protected: see `pipeline.providers.victims`.
 
     Args:
         group: described.
         count: how many.
         noticed: instances under notice.
-        launched: launch time of instances; unknown ones go last, or first of the oldest.
+        launched: launch time of instances, unix seconds.
         oldest: whether the oldest go first.
     """
-    free = [i for i in group.get("Instances") or () if is_counted(i) and not i.get("ProtectedFromScaleIn")]
-    zones = Counter(str(i.get("AvailabilityZone")) for i in group.get("Instances") or () if is_counted(i))
-    chosen: list[str] = []
-    while free and len(chosen) < count:
-        victim = min(
-            free,
-            key=lambda i: (
-                i["InstanceId"] not in noticed,
-                serves(i),
-                -zones[str(i.get("AvailabilityZone"))],
-                (1 if oldest else -1) * launched.get(i["InstanceId"], 0.0),
-                i["InstanceId"],
-            ),
+    here = [i for i in group.get("Instances") or () if is_counted(i)]
+    candidates = (
+        Candidate(
+            str(i["InstanceId"]),
+            str(i.get("AvailabilityZone")),
+            i["InstanceId"] in noticed,
+            serves(i),
+            launched.get(i["InstanceId"], 0.0),
         )
-        free.remove(victim)
-        zones[str(victim.get("AvailabilityZone"))] -= 1
-        chosen.append(str(victim["InstanceId"]))
-    return chosen
+        for i in here
+        if not i.get("ProtectedFromScaleIn")
+    )
+    zones = Counter(str(i.get("AvailabilityZone")) for i in here)
+    return chosen(candidates, zones, count, oldest=oldest)
 
 
 def launch_times(call: Call, group: Described) -> dict[str, float]:
