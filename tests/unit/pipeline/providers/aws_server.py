@@ -196,6 +196,8 @@ class Cloud:
         finally:
             if fault is not None:
                 fault.finished.set()
+        if fault is not None and fault.late is not None:
+            fault.late.wait(30)
         if fault is not None and (fault.lost or fault.held is not None):
             environ["werkzeug.socket"].shutdown(2)
         start(status, headers)
