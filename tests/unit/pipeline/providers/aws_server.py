@@ -7,9 +7,7 @@ IAM does not allow, gives pages, and does what a fault says instead.
 """
 
 import json
-import logging
 import re
-import threading
 import time
 from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager
@@ -28,12 +26,11 @@ from moto.autoscaling.models import autoscaling_backends
 from moto.ec2.models import ec2_backends
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 from moto.sqs.models import sqs_backends
-from werkzeug.serving import make_server
 
 from pipeline.providers.aws.api import Api
 from pipeline.providers.aws.marks import mark_of
 from pipeline.providers.marks import Mark
-from tests.unit.pipeline.providers.faults import Fault, take
+from tests.unit.pipeline.providers.serving import Answer, Contract, Environ, Switch, serve
 
 REGION = "eu-west-1"
 ZONES = ("eu-west-1a", "eu-west-1b")
@@ -42,7 +39,6 @@ ACCOUNT = "123456789012"
 NO_CAPACITY = (
     "Could not launch Spot Instances. InsufficientInstanceCapacity - There is no Spot capacity available."
 )
-Environ = dict[str, Any]
 Written = tuple[int, Mark | None, bool]
 
 
@@ -65,11 +61,11 @@ class Request:
 
 
 @dataclass
-class Cloud:
+class Cloud(Contract):
     """See the module.
 
     Attributes:
-        faults: to come; requests: the oldest first; keys: ids of their access keys.
+        requests: the oldest first; keys: ids of their access keys.
         written: desired capacities that were set, with the mark that was on the group then, and whether late.
         room: most instances that can run in a group; None: any number.
         messages: of activities that failed, by zone, while there is no room.
@@ -78,21 +74,17 @@ class Cloud:
         page: most groups in an answer, whatever was asked for; 0: what was.
     """
 
-    faults: list[Fault] = field(default_factory=list[Fault])
     requests: list[Request] = field(default_factory=list[Request])
     written: list[Written] = field(default_factory=list[Any])
     keys: list[str] = field(default_factory=list[str])
     room: int | None = None
     messages: dict[str, str] = field(default_factory=lambda: {ZONES[0]: NO_CAPACITY})
-    landing_late: bool = False
     desired: dict[str, int] = field(default_factory=dict[str, int])
     lives: dict[str, str] = field(default_factory=dict[str, str])
     ill: set[str] = field(default_factory=set[str])
     activities: list[dict[str, str]] = field(default_factory=list[dict[str, str]])
     policy: Sequence[dict[str, Any]] | None = None
     page: int = 0
-    lock: Any = field(default_factory=threading.RLock)
-    noting: threading.Lock = field(default_factory=threading.Lock)
 
     # What the world does.
 
@@ -182,43 +174,22 @@ class Cloud:
 
     # What requests are answered.
 
-    def __call__(self, environ: Environ, start: Any) -> Iterable[bytes]:
+    def note(self, environ: Environ) -> Request:
         request = read(environ)
-        service, operation = request.action.split(":")
-        with self.noting:
-            self.requests.append(request)
-            self.keys.append(
-                environ.get("HTTP_AUTHORIZATION", "").partition("Credential=")[2].partition("/")[0]
-            )
-            fault = take(self.faults, operation, request.action)
-        try:
-            status, headers, body = self._faulty(fault, request, environ, service)
-        finally:
-            if fault is not None:
-                fault.finished.set()
-        if fault is not None and fault.late is not None:
-            fault.late.wait(30)
-        if fault is not None and (fault.lost or fault.held is not None):
-            environ["werkzeug.socket"].shutdown(2)
-        start(status, headers)
-        return [body]
+        self.requests.append(request)
+        credential = environ.get("HTTP_AUTHORIZATION", "").partition("Credential=")[2]
+        self.keys.append(credential.partition("/")[0])
+        return request
 
-    def _faulty(self, fault: Fault | None, request: Request, environ: Environ, service: str) -> Any:
-        if fault is not None:
-            time.sleep(fault.slow_s)
-            if fault.held is not None:
-                fault.held.wait(30)
-            if fault.refused is not None:
-                return refusal(service, fault.refused)
-            if fault.body is not None:
-                return "200 OK", [("Content-Type", "text/html")], fault.body
-            if fault.unheard:
-                environ["werkzeug.socket"].shutdown(2)
-                return "200 OK", [], b""
-        with self.lock:
-            self.landing_late = fault is not None and fault.held is not None
-            denied = self._denied(request)
-            return refusal(service, denied) if denied else self._answer(request, environ, service)
+    def named(self, request: Request) -> tuple[str, str]:
+        return request.action.partition(":")[2], request.action
+
+    def refusal(self, request: Request, refused: Refused) -> Answer:
+        return refusal(request.action.partition(":")[0], refused)
+
+    def answer(self, request: Request, environ: Environ) -> Answer:
+        denied = self._denied(request)
+        return self.refusal(request, denied) if denied else self._answer(request, environ)
 
     def _denied(self, request: Request) -> Refused | None:
         if self.policy is None or any(allows(statement, request) for statement in self.policy):
@@ -230,7 +201,7 @@ class Cloud:
         why = f"because no identity-based policy allows the {request.action} action"
         return Refused(code, 403, f"User: arn:aws:iam::{ACCOUNT}:user/x {words} {why}")
 
-    def _answer(self, request: Request, environ: Environ, service: str) -> Any:
+    def _answer(self, request: Request, environ: Environ) -> Answer:
         custom = {
             "autoscaling:SetDesiredCapacity": self._set,
             "autoscaling:TerminateInstanceInAutoScalingGroup": self._terminate,
@@ -238,7 +209,7 @@ class Cloud:
         }.get(request.action)
         if custom is not None:
             answer = custom(request.parameters)
-            return refusal(service, answer) if isinstance(answer, Refused) else xml(request, answer)
+            return self.refusal(request, answer) if isinstance(answer, Refused) else xml(request, answer)
         if request.action == "autoscaling:DescribeAutoScalingGroups" and self.page:
             with_pages(environ, request, self.page)
         status, headers, body = pass_on(environ)
@@ -433,37 +404,17 @@ def _moto_url() -> str:
     return serve(moto_app())
 
 
-def serve(app: Any, tls: Any = None) -> str:
-    """Serve an application as long as the process lives; returns its URL."""
-    logging.getLogger("werkzeug").setLevel(logging.CRITICAL)
-    server = make_server("127.0.0.1", 0, app, threaded=True, ssl_context=tls)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    return f"{'https' if tls else 'http'}://127.0.0.1:{server.server_port}"
-
-
-class _Switch:
-    """One served front for all tests: making and ending a server costs half a second."""
-
-    def __init__(self) -> None:
-        self.cloud = Cloud()
-
-    def __call__(self, environ: Environ, start: Any) -> Iterable[bytes]:
-        return self.cloud(environ, start)
-
-
 @cache
-def _switch() -> tuple[_Switch, str]:
-    switch = _Switch()
-    return switch, serve(switch)
+def switch() -> Switch:
+    return Switch()
 
 
 @contextmanager
 def served() -> Generator[Served]:
     """A cloud of its own for a test."""
-    switch, url = _switch()
-    switch.cloud = Cloud()
+    cloud = switch().cloud = Cloud()
     try:
-        yield Served(switch.cloud, url)
+        yield Served(cloud, switch().url)
     finally:
         autoscaling_backends[ACCOUNT][REGION].reset()
         sqs_backends[ACCOUNT][REGION].reset()

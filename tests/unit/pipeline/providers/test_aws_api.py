@@ -26,8 +26,9 @@ from pipeline.providers.aws.resources import Account, Place
 from pipeline.providers.bounds import CALL_S
 from pipeline.security.certificates import self_signed
 from pipeline.stages.actuator.executor import Executor
-from tests.unit.pipeline.providers.aws_server import REGION, Refused, Served, serve, served, session
+from tests.unit.pipeline.providers.aws_server import REGION, Refused, Served, served, session
 from tests.unit.pipeline.providers.faults import Fault
+from tests.unit.pipeline.providers.serving import serve
 
 WEB = Place(Account("", REGION), "web")
 READ = "DescribeAutoScalingGroups"
