@@ -43,6 +43,7 @@ class Interleavings(RuleBasedStateMachine):
         self.commands: list[Record] = []
         self.held: list[Fault] = []
         self.answers: dict[str, tuple[int, int]] = {}
+        self.restored: set[str] = set()
         self.start()
         self.provider = self.made()
 
@@ -158,6 +159,36 @@ class Interleavings(RuleBasedStateMachine):
     @rule(text=st.sampled_from(["a", "b", None]))
     def edited(self, text: str | None) -> None:
         self.edit(text)
+
+
+class TwoWrites(Interleavings):
+    """Where nothing makes a write of the count depend on what was read.
+
+    A request that was given up can land after a newer command's. So it is told apart from somebody else's edit, and the
+    next command mends it; no other write moves a target to an older epoch, and none is made twice.
+    """
+
+    cloud: Any
+    """Has `written` (count, mark that was there, whether late), `mark()` and `scale(count)`."""
+
+    @property
+    def faults(self) -> list[Fault]:
+        return self.cloud.faults
+
+    def set_count(self, count: int) -> None:
+        mark = self.cloud.mark()
+        if mark is not None and count == mark.before:  # nothing tells it from a count that was never written
+            self.restored.add(mark.command)
+        self.cloud.scale(count)
+
+    def judge(self) -> None:
+        desired = {order["id"]: order["desired"] for order in self.commands}
+        ours = [(count, mark) for count, mark, late in list(self.cloud.written) if not late]
+        marks = [mark for _, mark in ours if mark is not None]
+        assert len(marks) == len(ours)
+        assert [count for count, _ in ours] == [desired[mark.command] for mark in marks]
+        epochs = [mark.epoch for mark in marks if mark.command not in self.restored]
+        assert epochs == sorted(set(epochs))
 
 
 def case(machine: type[Interleavings], examples: int) -> Any:

@@ -3,7 +3,7 @@
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -25,10 +25,8 @@ from pipeline.providers.base import Observation, Record, Result
 from pipeline.providers.marks import LATE_S, Mark, Memory, Whose, text_of
 from pipeline.providers.polling import STALE_S
 from pipeline.providers.targets import TARGET_TAG
-from pipeline.security.signing_keys import demo_key
-from pipeline.stages.actuator.executor import Executor
 from pipeline.wire.commands import Target
-from tests.unit.pipeline.messages import command
+from tests.unit.pipeline.providers import commanding
 from tests.unit.pipeline.providers.aws_server import (
     NO_CAPACITY,
     REGION,
@@ -39,10 +37,15 @@ from tests.unit.pipeline.providers.aws_server import (
     boto_client,
     served,
 )
+from tests.unit.pipeline.providers.commanding import (
+    REF,
+    assert_conflicts_are_refused,
+    counts,
+    eventually,
+)
 from tests.unit.pipeline.providers.faults import Fault
 
 ROOT = Path(__file__).parents[4]
-REF = "shop/od"
 HERE = Account("", REGION)
 WEB = Group(REF, Place(HERE, "web"))
 
@@ -76,7 +79,7 @@ def world() -> Iterator[World]:
 
 
 def order(desired: int, epoch: int = 10, ref: str = REF, **more: Any) -> Record:
-    return command(epoch, desired, ref, target=Target("aws", ref), bounds=(0, 999), **more)
+    return commanding.order("aws", desired, epoch, ref, **more)
 
 
 def apply(provider: AwsProvider, desired: int, epoch: int = 10, **more: Any) -> Result:
@@ -87,10 +90,6 @@ def observe(provider: AwsProvider, ref: str = REF) -> Observation:
     """What a target has after another poll."""
     provider.regions[provider.groups[ref].account].poll()
     return provider.observe(Target("aws", ref), time.time())
-
-
-def counts(seen: Observation) -> tuple[int, int, int, int, int]:
-    return seen.ready, seen.pending, seen.draining, seen.failed, seen.interrupted
 
 
 def sets(cloud: Cloud) -> list[int]:
@@ -905,26 +904,13 @@ def test_groups_that_a_tag_names_are_proposed(world: World) -> None:
 
 def test_an_actuator_refuses_what_somebody_else_changed(world: World) -> None:
     provider = world.provider()
-    executor = Executor({"aws": provider}, demo_key().keyring)
     eventually(lambda: provider.regions[HERE].heard_s is not None)
 
-    def submit(desired: int, epoch: int, generation: int) -> Record:
-        sent = order(desired, epoch, expected_generation=generation)
-        (outcome,) = executor.submit(sent, sent["not_before"].timestamp())
-        return outcome[1]
+    def scale(count: int) -> None:
+        world.cloud.scale(count)
+        provider.regions[HERE].poll()
 
-    assert submit(7, 10, 1)["status"] == "APPLIED"
-    world.cloud.scale(5)
-    provider.regions[HERE].poll()
-    assert (submit(8, 11, 2)["status"], submit(8, 12, 2)["reason"]) == ("REFUSED", "conflict")
-    assert submit(8, 13, 3)["status"] == "APPLIED"
-
-
-def eventually(check: Callable[[], bool], within_s: float = 10.0) -> None:
-    deadline = time.monotonic() + within_s
-    while not check():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    assert_conflicts_are_refused("aws", provider, scale)
 
 
 def test_what_lands_after_the_signature_has_expired_is_somebody_elses() -> None:
