@@ -76,14 +76,16 @@ def discover(
     profile: Annotated[
         str, typer.Option(help="Profile of ~/.aws/config; default: the SDK's own credentials.")
     ] = "",
+    project: Annotated[str, typer.Option(help="Project of GCP, all its zones and regions.")] = "",
+    endpoint: Annotated[str, typer.Option(help="URL of GCP's API where it is a private one.")] = "",
 ) -> None:
-    """Print a targets file of groups whose tag leadtime.dev/target says app/offer.
+    """Print a targets file of groups whose tag leadtime.dev/target says app/offer, or whose description at GCP does.
 
     A comment above a target says what would hinder its commands. Nothing is changed.
     """
     from pipeline.providers.integrations import INTEGRATIONS
 
-    options = {"region": region, "profile": profile}
+    options = {"region": region, "profile": profile, "project": project, "endpoint": endpoint}
     where = {name: value for name, value in options.items() if value}
     scopes = {of.scope: of for of in INTEGRATIONS.values() if of.scope}
     of = [scope for scope in scopes if scope in where]

@@ -42,6 +42,8 @@ class Whose(enum.Enum):
     The command, when it comes again, writes the count."""
     LATE = "late"
     """An earlier command of this process asked for it without an answer: that request landed after all."""
+    REDUCED = "reduced"
+    """The cloud lowered it by what it could not create, and does not try again."""
     FOREIGN = "unknown"
 
 

@@ -21,6 +21,7 @@ HEAVY = [
     "rich",
     "jgo",
     "kubernetes",
+    "google",
 ]
 GROUPS = {name: get_command(app).get_command(None, name) for name in COMMANDS}  # type: ignore[union-attr]
 HELPS = [
