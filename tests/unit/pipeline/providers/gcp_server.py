@@ -128,6 +128,7 @@ class Cloud(Contract):
         permissions: that requests have; None: all.
         page: most items in an answer, whatever was asked for; 0: what was.
         deferred: whether operations end only when they are finished, and do what they do then.
+        deferred_of, failing_of: method of the operations that are; empty: all.
         failing: code, message and status of errors that the next operations end with.
         slow: whether instances stay in creation.
         violations: what did not hold to the document.
@@ -142,6 +143,8 @@ class Cloud(Contract):
     permissions: set[str] | None = None
     page: int = 0
     deferred: bool = False
+    deferred_of: str = ""
+    failing_of: str = ""
     failing: list[tuple[str, str, int]] = field(default_factory=list[Any])
     slow: bool = False
     violations: list[str] = field(default_factory=list[str])
@@ -290,11 +293,15 @@ class Cloud(Contract):
         return "200 OK", [("Content-Type", "application/json; charset=UTF-8")], json.dumps(body).encode()
 
     def _denied(self, request: Request) -> Refused | None:
-        permission = PERMISSIONS[request.method]
+        permission = self.permission_of(request)
         if self.permissions is None or permission in self.permissions:
             return None
         resource = request.path.removeprefix("/compute/v1/")
         return Refused("forbidden", 403, f"Required '{permission}' permission for '{resource}'")
+
+    def permission_of(self, request: Request) -> str:
+        """What a request needs."""
+        return PERMISSIONS[request.method]
 
     def _find(self, request: Request) -> Managed | Refused:
         where = request.path.removeprefix(f"/compute/v1/projects/{PROJECT}/")
@@ -406,7 +413,7 @@ class Cloud(Contract):
             "progress": 0,
         }
         self.operations[name] = operation
-        if self.deferred:
+        if self.deferred and (not self.deferred_of or request.fault == self.deferred_of):
             self.waiting.append((name, do))
         else:
             self._end(operation, do)
@@ -414,7 +421,8 @@ class Cloud(Contract):
 
     def _end(self, operation: dict[str, Any], do: Any) -> None:
         operation |= {"status": "DONE", "progress": 100}
-        if not self.failing:
+        of_method = not self.failing_of or operation["operationType"].endswith(self.failing_of)
+        if not self.failing or not of_method:
             do()
             return
         code, message, status = self.failing.pop(0)
