@@ -92,16 +92,20 @@ UNKNOWN: Final = _codes(
 CREDENTIALS: Final = _codes(
     """authError unauthorized UNAUTHENTICATED expired invalidCredentials ACCESS_TOKEN_EXPIRED CREDENTIALS_MISSING
     ACCESS_TOKEN_TYPE_UNSUPPORTED SESSION_COOKIE_EXPIRED SESSION_COOKIE_INVALID ACCOUNT_STATE_INVALID
-    userProjectAccountProblem"""
+    JWT_TOKEN_INVALID CREDENTIAL_TYPE_UNSUPPORTED OVERLOADED_CREDENTIALS"""
 )
 DENIED: Final = _codes(
     """forbidden insufficientPermissions PERMISSION_DENIED IAM_PERMISSION_DENIED PERMISSIONS_ERROR accessDenied
-    ACCESS_TOKEN_SCOPE_INSUFFICIENT RESOURCE_USAGE_RESTRICTION"""
+    ACCESS_TOKEN_SCOPE_INSUFFICIENT"""
 )
 REFUSED: Final = _codes(
     """quotaExceeded QUOTA_EXCEEDED RESOURCE_QUOTA_EXCEEDED IP_SPACE_EXHAUSTED IP_SPACE_EXHAUSTED_WITH_DETAILS
     limitExceeded LIMIT_EXCEEDED accessNotConfigured SERVICE_DISABLED BILLING_DISABLED billingNotEnabled
-    invalid badRequest"""
+    CONSUMER_SUSPENDED CONSUMER_INVALID USER_PROJECT_DENIED SECURITY_POLICY_VIOLATED RESOURCE_PROJECT_INVALID
+    USER_BLOCKED_BY_ADMIN RESOURCE_USAGE_RESTRICTION_VIOLATED ORG_RESTRICTION_VIOLATION SERVICE_NOT_VISIBLE
+    ORG_RESTRICTION_HEADER_INVALID GCP_SUSPENDED LOCATION_POLICY_VIOLATED LOCATION_ORG_POLICY_VIOLATED
+    LOCATION_TAX_POLICY_VIOLATED TLS_ORG_POLICY_VIOLATED ENDPOINT_USAGE_RESTRICTION_VIOLATED
+    TLS_CIPHER_RESTRICTION_VIOLATED invalid badRequest"""
 )
 """What somebody has to mend, with words that say what, whatever its status."""
 PERMISSION: Final = re.compile(r"Required '([a-zA-Z]+\.[a-zA-Z.]+)' permission for '([^']+)'")
@@ -304,6 +308,11 @@ class Call:
     def of_group(self, place: Place, method: str, **fields: Any) -> Described:
         """Make a request for a group."""
         return self.request(place.location, "groups", method, instance_group_manager=place.name, **fields)
+
+
+def permission_of(place: Place, method: str) -> str:
+    """The permission that a request for a group needs."""
+    return _permission(place.location, "groups", method, {"instance_group_manager": place.name})
 
 
 def _permission(location: Location, service: str, method: str, fields: dict[str, Any]) -> str:

@@ -11,7 +11,7 @@ from typing import Final
 
 from pipeline.errors import Retryable
 from pipeline.providers.base import Observation
-from pipeline.providers.gcp.api import Api, Call, failure_of
+from pipeline.providers.gcp.api import Api, Call, failure_of, permission_of
 from pipeline.providers.gcp.marks import mark_of, state_of, with_mark
 from pipeline.providers.gcp.resources import (
     LAUNCHING,
@@ -186,7 +186,7 @@ class Area(Poller):
         if operation.get("status") != "DONE":
             return
         self._end(name, flight)
-        failure = failure_of(f"to resize {flight.group.place}", operation)
+        failure = failure_of(permission_of(flight.group.place, "resize"), operation)
         if failure is not None:
             flight.forget()
             raise failure

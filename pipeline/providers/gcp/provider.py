@@ -13,7 +13,7 @@ from uuid import NAMESPACE_URL, uuid5
 from pipeline.errors import Rejected, Retryable
 from pipeline.providers.base import Observation, Record
 from pipeline.providers.bounds import Lately
-from pipeline.providers.gcp.api import Api, Call, Unanswered, connect, failure_of
+from pipeline.providers.gcp.api import Api, Call, Unanswered, connect, failure_of, permission_of
 from pipeline.providers.gcp.checks import autoscaler_of, refuse_described, refuse_scaled
 from pipeline.providers.gcp.marks import mark_of, state_of, with_mark
 from pipeline.providers.gcp.observation import Area, instances_of, is_small, losses_of
@@ -110,7 +110,7 @@ class GcpProvider(TwoWrites[Group, Call]):
             "description": with_mark(read.described, mark),
         }
         operation = call.of_group(group.place, "patch", instance_group_manager_resource=body)
-        failure = failure_of(f"to patch {group.place}", operation)
+        failure = failure_of(permission_of(group.place, "patch"), operation)
         if failure is not None:
             raise failure
         if operation.get("status") != "DONE" and mark_of(call.group(group.place)) != mark:
@@ -130,7 +130,7 @@ class GcpProvider(TwoWrites[Group, Call]):
             except Unanswered:
                 memory.unknown(mark, read.call.api.clock())
                 raise
-            failure = failure_of(f"to resize {group.place}", operation)
+            failure = failure_of(permission_of(group.place, "resize"), operation)
             if failure is not None:
                 self._failed[group.ref] = (mark.command, self._attempt(group, mark) + 1)
                 raise failure

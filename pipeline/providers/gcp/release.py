@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 
-from pipeline.providers.gcp.api import Api, failure_of
+from pipeline.providers.gcp.api import Api, failure_of, permission_of
 from pipeline.providers.gcp.marks import state_of, with_mark
 from pipeline.providers.gcp.resources import Group
 from pipeline.providers.marks import Memory, Whose
@@ -31,7 +31,7 @@ def _release(api: Api, group: Group) -> str:
     size = state.count if state.whose is Whose.FOREIGN else state.mark.original
     if size != state.count:
         operation = call.of_group(place, "resize", size=size)
-        if (failure := failure_of(f"to resize {place}", operation)) is not None:
+        if (failure := failure_of(permission_of(place, "resize"), operation)) is not None:
             raise failure
     described = call.group(place)  # a resize may be a new fingerprint
     body = {
@@ -39,6 +39,6 @@ def _release(api: Api, group: Group) -> str:
         "description": with_mark(described, None),
     }
     operation = call.of_group(place, "patch", instance_group_manager_resource=body)
-    if (failure := failure_of(f"to patch {place}", operation)) is not None:
+    if (failure := failure_of(permission_of(place, "patch"), operation)) is not None:
         raise failure
     return f"target size {state.count} → {size}, nothing of ours in its description"

@@ -15,9 +15,12 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cache
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
 
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
 from google.auth.credentials import AnonymousCredentials
 
 from pipeline.providers.gcp.api import Api
@@ -619,6 +622,26 @@ class Served:
 
     def api(self, **limits: Any) -> Api:
         return Api(AnonymousCredentials(), self.url, **limits)
+
+
+def service_account(folder: Path) -> Path:
+    """A file of a service account's key."""
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    pem = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    path = folder / "account.json"
+    fields = {
+        "type": "service_account",
+        "project_id": PROJECT,
+        "private_key_id": "1",
+        "private_key": pem.decode(),
+        "client_email": "leadtime@shop-production.iam.gserviceaccount.com",
+        "client_id": "1",
+        "token_uri": "https://127.0.0.1:1/token",
+    }
+    path.write_text(json.dumps(fields))
+    return path
 
 
 @cache
