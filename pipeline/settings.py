@@ -81,6 +81,13 @@ class Settings(BaseSettings):
     """A price that is valid for longer than this (event time) without a new version is stale: no more of its offer is
     bought. None: prices do not age."""
 
+    feeds_file: Path | None = None
+    """Feeds file that `leadtime up` pulls prices by; None: it does not."""
+    feeds_every_s: float = Field(default=3600.0, ge=60, le=86_400)
+    """Seconds between two pulls of `leadtime up`."""
+    gcp_api_key: str | None = Field(default=None, repr=False)
+    """Key of the Cloud Billing Catalog API, where the feeds file names no file of it."""
+
     metrics_port: int | None = Field(default=None, ge=1, le=65_000)
     """Prometheus metrics, /healthz and /readyz of ingest on this port of the loopback, of the worker on the next, of
     the actuator on the one after; a second one of a kind takes a port three further. None: there are none."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from pipeline.command_line import command_group
-from pipeline.errors import UsageError
+from pipeline.errors import USAGE_EXIT, UsageError
 from pipeline.options import AsJson, Bootstrap, Prefix
 
 if TYPE_CHECKING:
@@ -202,7 +202,7 @@ topics_app = command_group(no_args_is_help=True, help="List or create the topics
 policies_app = command_group(
     no_args_is_help=True, help="List, check or publish policies: how each app's capacity is decided."
 )
-prices_app = command_group(no_args_is_help=True, help="List or publish the offers that can be bought.")
+prices_app = command_group(no_args_is_help=True, help="List, publish or pull the offers that can be bought.")
 calendar_app = command_group(
     no_args_is_help=True, help="List or publish events that change demand: campaigns, seasons, maintenance."
 )
@@ -310,6 +310,64 @@ def history(
 def _change(name: str, values: Sequence[Any]) -> str:
     before, after = (_text(value) or "none" for value in values)
     return f"{name} {before} → {after}"
+
+
+@prices_app.command("pull")
+def pull_prices(
+    file: Annotated[Path, typer.Argument(help="TOML file of [[feed]] tables.")],
+    once: Annotated[bool, typer.Option("--once", help="Pull once, and end: the default.")] = False,
+    every: Annotated[
+        str | None, typer.Option(help="Go on, and pull every so often, as 30m or 1h.", show_default=False)
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what would be, and publish nothing.")
+    ] = False,
+    as_json: AsJson = False,
+    bootstrap: Bootstrap = None,
+    prefix: Prefix = None,
+) -> None:
+    """Publish new versions of the prices that their feeds changed.
+
+    A feed that does not answer, and an offer that it has no good price of, is one line on stderr, and the exit status
+    is then 2: that price stands.
+    """
+    import signal
+    import threading
+
+    from pipeline import format as fmt
+    from pipeline.inputs.feeds import service
+    from pipeline.inputs.feeds.files import read_feeds
+    from pipeline.inputs.feeds.pull import Pulled, pull
+    from pipeline.options import refuse_unused
+    from pipeline.settings import load_settings
+
+    def show(pulled: Pulled) -> None:
+        summary = pulled.as_json()
+        if as_json:
+            _print_json(summary | {"dry_run": dry_run})
+        elif summary["prices"]:
+            _print_table(summary["prices"], list(summary["prices"][0]))
+        else:
+            print(f"nothing to publish, {len(summary['unchanged'])} prices unchanged")
+        sys.stdout.flush()
+
+    settings = load_settings(bootstrap=bootstrap, prefix=prefix)
+    if every is not None:
+        refuse_unused({"--once": once, "--dry-run": dry_run}, "with --every")
+        stop, every_s = threading.Event(), fmt.parse_duration(every)
+        if not 1 <= every_s <= service.MOST_EVERY_S:
+            raise UsageError(f"--every {every}: prices are pulled every second at most, once a day at least")
+        read_feeds(file, settings.gcp_api_key)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: stop.set())
+        service.run(settings, file, every_s, stop, show)
+        return
+    pulled = pull(settings, read_feeds(file, settings.gcp_api_key), dry_run=dry_run)
+    show(pulled)
+    for offer, fault in pulled.changes.faults.items():
+        print(f"warning: {offer}: {fault}", file=sys.stderr)
+    if pulled.changes.faults:
+        raise typer.Exit(USAGE_EXIT)
 
 
 @topics_app.command("create")

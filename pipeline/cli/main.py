@@ -73,7 +73,9 @@ COMMANDS: Final = {
     ),
     "topics": Command("pipeline.cli.inputs:topics_app", "List or create the topics."),
     "policies": Command("pipeline.cli.inputs:policies_app", "List, check or publish the policies of apps."),
-    "prices": Command("pipeline.cli.inputs:prices_app", "List or publish the offers that can be bought."),
+    "prices": Command(
+        "pipeline.cli.inputs:prices_app", "List, publish or pull the offers that can be bought."
+    ),
     "calendar": Command("pipeline.cli.inputs:calendar_app", "List or publish events that change demand."),
     "models": Command("pipeline.cli.inputs:models_app", "List the released models."),
     "pseudonyms": Command(

@@ -23,12 +23,13 @@ def up(
     """Run all stages on this machine; a stage that dies is started again.
 
     They run against the Kafka that is set, or against an embedded one where none is set. The length of a tick is set
-    once: another one than the installation has is refused.
+    once: another one than the installation has is refused. Where LEADTIME_FEEDS_FILE is set, prices are pulled as well.
     """
+    from pipeline.inputs.feeds.files import read_feeds
     from pipeline.kafka import topics
     from pipeline.kafka.installation import declare, settled
     from pipeline.runtime.cluster import cluster
-    from pipeline.runtime.supervisor import STAGES, Supervisor
+    from pipeline.runtime.supervisor import PRICES, STAGES, Supervisor
     from pipeline.security.signing_keys import signing_key
     from pipeline.settings import load_settings
 
@@ -41,6 +42,11 @@ def up(
     with cluster(load_settings(bootstrap=bootstrap, prefix=prefix, tick_s=tick)) as settings:
         topics.create(settings)
         settings = (declare if "ingest" in names else settled)(settings)
+        if settings.feeds_file is not None:
+            read_feeds(
+                settings.feeds_file, settings.gcp_api_key
+            )  # refused here, or never: its service goes on
+            names.append(PRICES)
         signing_key(settings)  # made before the first actuator asks whom to trust
         supervisor = Supervisor(settings.environment(), settings.data_dir / "stages")
         supervisor.start(names)

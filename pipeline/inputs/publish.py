@@ -45,6 +45,7 @@ def publish(
     *,
     from_tick: int | None = None,
     clock: Callable[[], float] = time.time,
+    outputs: Outputs | None = None,
 ) -> list[Record]:
     """Publish versions of a side input; all of them, or none where one is refused. Twice is as good as once: what says
     neither version nor tick and is as the version that holds from the next tick on stays that version, but for prices.
@@ -59,6 +60,7 @@ def publish(
         records: as `read_policies` gives them.
         from_tick: where a record has no tick of its own.
         clock: wall clock in unix seconds.
+        outputs: in whose transaction they are sent; None: they are sent, and there when it returns.
 
     Returns:
         The records as they are on the topic.
@@ -91,18 +93,24 @@ def publish(
             new.append(record)
         versions[number] = record
         whole.append(record)
-    outputs = Outputs(settings)
+    producer = outputs or Outputs(settings)
     for record in new:
         key = f"{record[VERSIONED[topic]]}@{record['version']}"
-        outputs.publish(topic, schema_name, record, key=key)
-    outputs.flush()
+        producer.publish(topic, schema_name, record, key=key)
+    if outputs is None:
+        producer.flush()
     return whole
+
+
+def valid_at(versions: Mapping[int, Record], tick: float) -> Record | None:
+    """The version that holds at a tick; None where none does yet."""
+    valid = [record for record in versions.values() if record["valid_from_tick"] <= tick]
+    return max(valid, key=lambda record: (record["valid_from_tick"], record["version"]), default=None)
 
 
 def _holding(versions: Mapping[int, Record], tick: int) -> Record | None:
     """The newest version, where it is the one that holds at a tick; else None."""
-    valid = [record for record in versions.values() if record["valid_from_tick"] <= tick]
-    newest = max(valid, key=lambda record: (record["valid_from_tick"], record["version"]), default=None)
+    newest = valid_at(versions, tick)
     return newest if newest is not None and newest["version"] == max(versions) else None
 
 

@@ -1,12 +1,13 @@
 """The process's idempotent producer: it blocks while its queue is full, and `flush` raises for undelivered messages."""
 
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager, suppress
 from typing import Any
 
-from confluent_kafka import KafkaError, Message, Producer
+from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
-from pipeline.errors import NotDelivered
+from pipeline.errors import Fenced, NotDelivered, Unreachable
 from pipeline.kafka import topics
 from pipeline.kafka.connection import connection
 from pipeline.kafka.reader import whole
@@ -136,6 +137,32 @@ class Outputs:
         left = self._producer.flush(timeout_s)
         if left or self._failed:
             raise NotDelivered(self._failed, left, self._first or f"no answer within {timeout_s:g} s")
+
+    @contextmanager
+    def transaction(self, timeout_s: float = TIMEOUT_S) -> Generator[None]:
+        """Send what is sent within it whole or not at all, after ending the one that another process has open.
+
+        The producer needs a transactional.id, and no flush of its own. What is read within it is there to stay: who has
+        read the same before and sends later is fenced.
+
+        Raises:
+            Fenced: another process has begun a transaction since; nothing of this one is there.
+            Unreachable: Kafka does not take it.
+        """
+        try:
+            self._producer.init_transactions(timeout_s)
+            self._producer.begin_transaction()
+            yield
+            self._producer.commit_transaction(timeout_s)
+        except BaseException as error:
+            with suppress(KafkaException):
+                self._producer.abort_transaction(timeout_s)
+            if not isinstance(error, KafkaException):
+                raise
+            reason: KafkaError = error.args[0]
+            if reason.code() in (KafkaError._FENCED, KafkaError.INVALID_PRODUCER_EPOCH, KafkaError._STATE):
+                raise Fenced("another process publishes the same") from None
+            raise Unreachable(f"Kafka does not take the transaction: {reason.str()}") from None
 
     def forget_failures(self) -> None:
         """Count failed messages from zero: for a caller that has reported them and goes on."""

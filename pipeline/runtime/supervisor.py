@@ -16,6 +16,8 @@ from pipeline.errors import USAGE_EXIT, UsageError
 from pipeline.runtime.backoff import Backoff
 
 STAGES = ("ingest", "worker", "actuator")
+PRICES = "prices"
+"""The service that pulls prices: not a stage, `leadtime up` runs it where a feeds file is set."""
 TERM_S = 15.0
 
 

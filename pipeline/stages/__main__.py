@@ -116,6 +116,18 @@ def actuator(
         actuators.run(settings, {provider: made}, stop=stop)
 
 
+def prices(bootstrap: Bootstrap = None, prefix: Prefix = None, supervised: Supervised = False) -> None:
+    """Pull prices by the feeds file that is set, every so often."""
+    from pipeline.inputs.feeds import service
+
+    settings, stop = _stage(supervised, bootstrap=bootstrap, prefix=prefix)
+    if settings.feeds_file is None:
+        raise UsageError("no feeds file is set: LEADTIME_FEEDS_FILE")
+    service.run(
+        settings, settings.feeds_file, settings.feeds_every_s, stop, lambda pulled: print(pulled, flush=True)
+    )
+
+
 def _integration(
     provider: str, targets: Path | None, *, dry_run: bool
 ) -> "AbstractContextManager[Provider] | None":
@@ -142,6 +154,6 @@ def _integration(
 
 if __name__ == "__main__":
     stage_app = typer.Typer(pretty_exceptions_enable=False, add_completion=False)
-    for stage in (ingest, worker, actuator):
+    for stage in (ingest, worker, actuator, prices):
         stage_app.command()(stage)
     run(stage_app, AGAIN_EXIT)

@@ -1,0 +1,1 @@
+"""Prices of offers from where clouds state them: AWS, Azure, GCP and files."""
