@@ -7,6 +7,7 @@ stage that plans the tick again after a kill uses the same, also where a newer v
 
 import math
 import threading
+from bisect import insort
 from collections.abc import Iterable, Mapping
 from itertools import islice
 
@@ -69,6 +70,7 @@ class SideInputs:
         self.inputs: dict[str, Versions] = {topic: {} for topic in VERSIONED}
         self.observations: dict[str, dict[str, dict[int, Record]]] = {}
         self.changed = threading.Condition()
+        self._last: dict[tuple[str, str], int] = {}  # newest version, by topic and name
         self._behind: set[tuple[str, int]] = set()
         self._stop = threading.Event()
         self._failure: Exception | None = None
@@ -127,13 +129,13 @@ class SideInputs:
         except (Poison, ValueError) as error:
             _LOG.warning("side input ignored", topic=topic, error=str(error))
             return
-        versions = self.inputs[topic].setdefault(record[VERSIONED[topic]], [])
-        newest = versions[-1] if versions else {"version": -1, "valid_from_tick": -1}
-        if topic == ADJUSTMENTS and all(newest[n] < record[n] for n in ("version", "valid_from_tick")):
-            versions.append(record)  # a sort of all those of a week would cost more than reading them
-        else:
-            versions[:] = [known for known in versions if known["version"] != record["version"]] + [record]
-            versions.sort(key=_order)
+        name = record[VERSIONED[topic]]
+        versions = self.inputs[topic].setdefault(name, [])
+        if record["version"] <= self._last.get((topic, name), -1):
+            versions[:] = [known for known in versions if known["version"] != record["version"]]
+        else:  # looking through a year of hourly prices for each of them would cost more than reading them
+            self._last[topic, name] = record["version"]
+        insort(versions, record, key=_order)
         if topic == ADJUSTMENTS:
             del versions[: -self.kept_ticks]
 
