@@ -115,7 +115,6 @@ class GcpProvider(TwoWrites[Group, Call]):
             raise failure
         if operation.get("status") != "DONE" and mark_of(call.group(group.place)) != mark:
             raise Retryable(f"the description of {group.place} is not written yet", 1.0)
-        self.memory[group.ref].wrote(read.uid, mark)
 
     def write(self, read: Read[Group, Call], mark: Mark, command: Record) -> None:
         """Set the size.
@@ -124,6 +123,7 @@ class GcpProvider(TwoWrites[Group, Call]):
             Retryable, Rejected: as GCP answers.
         """
         group, memory, operation = read.group, self.memory[read.group.ref], {}
+        memory.wrote(read.uid, mark)
         if mark.desired != size_of(read.described):
             try:
                 operation = self._set(read, mark, oldest=command["victim_rule"] == "OLDEST")
