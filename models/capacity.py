@@ -29,6 +29,9 @@ ROUNDING: Final = 1e-5
 MUCH_LARGER: Final = (
     2  # an overhead that a price reserves, and a provider does not, is less than half of an instance
 )
+MOST_REPLICAS: Final = 10**9
+"""That an app needs, and fit into an instance: as many are a unit mistaken, as bytes for GiB. Twice as many are an
+int32."""
 SATURATED_EXTRA: Final = 0.5  # a saturated user counts 1.5 times its usage (docs/records.md, "Censoring")
 
 
@@ -182,7 +185,7 @@ class Policy:
     @property
     def limit(self) -> int:
         """Most replicas that may be asked for: the maximum, and what it may be exceeded by."""
-        return math.floor(self.max * (1 + self.beyond_max) + ROUNDING)
+        return min(math.floor(self.max * (1 + self.beyond_max) + ROUNDING), MOST_REPLICAS - 1)
 
     @property
     def least_decisions(self) -> int:
@@ -264,6 +267,7 @@ def _limit_rules(policy: Policy) -> list[tuple[bool, str]]:
     """Conditions on the bounds of a purchase, each with the message where it does not hold."""
     return [
         (policy.min >= 0, f"min must be at least 0, got {policy.min}"),
+        (policy.min < MOST_REPLICAS, f"min must be below {MOST_REPLICAS:,}, got {policy.min}"),
         (policy.max >= policy.min, f"max ({policy.max}) is below min ({policy.min})"),
         (policy.beyond_max >= 0, f"beyond_max must be at least 0, got {policy.beyond_max}"),
         (policy.budget is None or policy.budget >= 0, f"budget must be at least 0, got {policy.budget}"),
@@ -375,8 +379,12 @@ def governed(metrics: Sequence[str], policy: Policy) -> tuple[str, ...]:
 
 
 def replicas(loads: NDArray[np.floating[Any]], policy: Policy) -> NDArray[np.int32]:
-    """Whole replicas for loads (..., governed): the largest over metrics, at least the policy's minimum."""
-    whole = np.ceil(loads.max(axis=-1, initial=0.0) - ROUNDING).astype(np.int32)
+    """Whole replicas for loads (..., governed): the largest over metrics, at least the policy's minimum.
+
+    At most MOST_REPLICAS: a larger load is as far beyond what can be bought.
+    """
+    largest = np.minimum(loads.max(axis=-1, initial=0.0), MOST_REPLICAS)
+    whole = np.ceil(largest - ROUNDING).astype(np.int32)
     return np.maximum(whole, np.int32(policy.min))
 
 
@@ -389,9 +397,12 @@ def floor_demand(usage: NDArray[np.float64], saturated: NDArray[np.float64]) -> 
 
 
 def replicas_per_instance(offer: Offer, policy: Policy) -> int:
-    """Whole replicas that fit in an instance: a floor per resource, the least of them; 0 = of no use."""
+    """Whole replicas that fit in an instance: a floor per resource, the least of them, at most MOST_REPLICAS.
+
+    0 = of no use.
+    """
     fits = [
-        math.floor(room / policy.unit[metric] + ROUNDING) if math.isfinite(room) else 0
+        math.floor(min(room / policy.unit[metric], MOST_REPLICAS) + ROUNDING) if math.isfinite(room) else 0
         for metric, room in offer.allocatable.items()
         if policy.unit.get(metric, 0.0) > 0
     ]
@@ -459,9 +470,19 @@ def why_unusable(offer: Offer, policy: Policy) -> str | None:
         return f"start-up time {offer.startup_p99_s} is not a time"
     if offer.tier == "SPOT" and policy.min_on_demand >= 1:
         return "the policy buys no spot"
-    if replicas_per_instance(offer, policy) < 1:
+    return _why_unfit(offer, policy)
+
+
+def _why_unfit(offer: Offer, policy: Policy) -> str | None:
+    """Why an offer's instances carry no replica, or none that can be meant; None: they carry some."""
+    fit = replicas_per_instance(offer, policy)
+    if fit < 1:
         return f"a replica does not fit{f' ({offer.mismatch})' if offer.mismatch else ''}"
-    return None
+    return (
+        f"{MOST_REPLICAS:,} replicas or more fit: is the policy's unit as meant?"
+        if fit >= MOST_REPLICAS
+        else None
+    )
 
 
 def why_unkept(policy: Policy, offers: Sequence[Offer]) -> str | None:
@@ -476,6 +497,8 @@ def why_unkept(policy: Policy, offers: Sequence[Offer]) -> str | None:
     if most < policy.min:
         return f"min is {policy.min} replicas, all that may be bought carries {most:g} (replicas an instance: {sizes})"
     least, limit = max(policy.min, 1), policy.limit
+    if limit >= least + min(size.values()):
+        return None
     totals = 1  # bit n: n replicas are attainable; an offer's instances are added in powers of two
     for n in {n for n in size.values() if n <= limit}:
         step = n

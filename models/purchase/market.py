@@ -132,7 +132,9 @@ class Market:
             now[0] += draw.binomial(kept, survival, self.scenarios) if kept else 0
             now[1] += draw.binomial(launched, survival * succeeds, self.scenarios) if launched else 0
             old[i], new[i], before = now[0], now[1], count
-        return self.size[name] * np.stack([old + new if late else old for late in self.late[name]])
+        size = self.size[name]
+        whole = np.int64(size) if size * max(counts, default=0) >= 2**31 else np.int32(size)
+        return whole * np.stack([old + new if late else old for late in self.late[name]])
 
     def served(self, counts: Mapping[str, int]) -> Array:
         """Replicas that serve, (group, scenario); less the share `pool_loss` of the spot pool that carries most."""

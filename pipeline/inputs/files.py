@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, cast
 from zoneinfo import ZoneInfo
 
-from models.capacity import validate, why_unkept
+from models.capacity import MOST_REPLICAS, validate, why_unkept
 from models.metrics import METRIC_UNITS, METRICS
 from models.telemetry_rules import LEAST_MEANT, MOST, MOST_CORES
 from pipeline import format as fmt
@@ -37,7 +37,6 @@ SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(?:([kKMGTP])(i?))?B?", re.ASCII)
 """A number, and after it a power of 1000 (k, M, G, T, P), or of 1024 with an i; a B may follow: 512MiB, 2GB, 4Gi."""
 MONEY_PLACES = 6  # the schema's scale
 RATE_PLACES = 12  # the schema's scale
-MOST_REPLICAS = 1_000_000
 DAY_S = 86_400.0
 LONGEST_S = 365 * DAY_S
 """No time of a policy is longer than a year."""

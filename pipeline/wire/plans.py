@@ -14,6 +14,7 @@ from models.tick import Tick
 from pipeline.security.signing_keys import SigningKey
 from pipeline.wire import commands, policies
 from pipeline.wire.codec import Record
+from pipeline.wire.currencies import MOST, PLACES
 
 DEFAULT_POLICY = "*"
 """Policy of apps that have none of their own."""
@@ -78,7 +79,6 @@ GUARD_RAILS: Final = {
 }
 """What each guard rail of models.planning.guardrails did, in one sentence."""
 NO_CURVE: Final = NeedCurve((), (), {})
-_CENT = Decimal("0.000001")
 
 
 def default_policy(app: str) -> Record:
@@ -102,8 +102,12 @@ def promised(plan: Record) -> dict[int, int]:
 
 
 def money(amount: float) -> Decimal:
-    """An amount as records carry it: six decimals; what is not finite has no price and is written as the largest."""
-    return Decimal(amount if math.isfinite(amount) else 10**11).quantize(_CENT)
+    """An amount as records carry it: six decimals, and at most twelve digits before them.
+
+    What is not finite has no price and is written as 10^11.
+    """
+    least = min(amount, float(MOST)) if math.isfinite(amount) else 10**11
+    return min(Decimal(least).quantize(PLACES), MOST - PLACES)
 
 
 @dataclass(frozen=True)
