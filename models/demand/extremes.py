@@ -14,9 +14,11 @@ of which n are known,
 
 r is that of exchangeable slots, of which the six to come have the largest. Beyond, excesses are Pareto in logarithms:
 exponential ones of unknown scale are (Lomax 1954), and index 1 is what training traces show. The scale s is the app's
-own Hill estimate (1975), the mean log ratio of its √n largest slots to the next one, shrunk to that of all apps. So a
-steady app is bounded within half an hour, and one that bursts or grows, whose largest slots lie far apart, hardly at
-all. How the fit was made: docs/decisions/0019-an-apps-first-day.md.
+own Hill estimate (1975), the mean log ratio of its √n largest slots to the next one, shrunk to that of all apps. That
+mean is one of gaps, i log(x_i / x_i+1) of the i-th largest, which of a Pareto tail are alike: each counts as GAP_LIMIT
+at most, since a single wide one is two levels, as of a job that comes again and again, and no tail. So a steady app is
+bounded within half an hour, and one that bursts or grows, whose largest slots lie far apart, hardly at all. How the fit
+was made: docs/decisions/0019-an-apps-first-day.md.
 
 An app whose measured demand is zero, and that never returned from zero, is taken to end: its demand is at most the mean
 of its last six slots, which falls with each zero and is 0 after a horizon. After a week without demand there is no
@@ -49,6 +51,7 @@ SCALE: Final = 0.12  # of all apps,
 SCALE_WEIGHT: Final = (
     0.2  # and the slots that it counts for beside an app's own: apps differ more than all say
 )
+GAP_LIMIT: Final = 0.5  # likeliest of 0.2 to 3; with it as many horizons pass their bound as without
 EXCESS_LIMIT: Final = 50.0  # of x: exp(50) bounds nothing
 LIKELY: Final = 0.02
 """What is likelier is bounded as this is: such levels are known from forecasts, and demand that rises for hours passes
@@ -150,10 +153,10 @@ def horizon_most(state: State, probability: Array, tick_s: int) -> Array:
 
 def _scale(slots: Array) -> float:
     """Scale s of the module's formula, from an app's slots (slot); zeros are left out."""
-    rising = np.sort(slots[slots > 0])
+    rising = np.log(np.sort(slots[slots > 0]))
     count = math.isqrt(len(rising)) if len(rising) > 1 else 0
-    own = float(np.log(rising[len(rising) - count :] / rising[-count - 1]).sum()) if count else 0.0
-    return (SCALE_WEIGHT * SCALE + own) / (SCALE_WEIGHT + count)
+    gaps = np.arange(count, 0, -1) * np.diff(rising[-count - 1 :]) if count else np.zeros(0)
+    return (SCALE_WEIGHT * SCALE + float(np.minimum(gaps, GAP_LIMIT).sum())) / (SCALE_WEIGHT + count)
 
 
 def most(state: State, probability: Array, tick_s: int, index: float) -> Array:

@@ -73,6 +73,16 @@ def test_an_app_that_alternates_costs_what_its_upper_level_needs(every: int):
     assert need[-1] < 1.25 * 12
 
 
+@pytest.mark.parametrize("every", [12, 20])
+@pytest.mark.parametrize("times", [1.5, 4.0])
+def test_a_job_that_comes_again_and_again_is_no_heavy_tail(every: int, times: float):
+    """It was planned for 4 to 28 times its largest demand: the gap between its two levels was taken for a tail's."""
+    level = np.where(np.arange(90) % every, 6.0, 6 * times)
+    need = needs((level * noise(90, every)).tolist())
+    assert (need[20:] > 6 * times).all()
+    assert need[60:].mean() < 2.2 * 6 * times
+
+
 @pytest.mark.parametrize("scenarios", [64, 128, 256])
 def test_few_scenarios_bound_an_app_that_is_on_and_off_as_many_do(scenarios: int):
     """The last scenario is the level of 99 and of 99.9 %: it is bounded as the confidence that is asked for."""
