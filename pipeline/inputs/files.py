@@ -47,6 +47,8 @@ MUCH_DEARER = 100
 _POLICY_TIMES = ("hold_s", "idle_after_s", "drain_s", "spot_return_wait_s", "latency_slo_s")
 NO_EFFECT = ("latency_slo_s", "egress")
 """Fields of policies and prices that are checked and stored, and that nothing uses."""
+OF_GOVERNED = ("overhead", "base", "target_utilisation")
+"""Fields of a policy, by metric, that are of governed ones alone."""
 OF_APPS = ("min", "max", "beyond_max", "max_up", "max_down", "learner")
 """Fields of a policy that are of its apps where a group shares nodes."""
 OF_NODES = ("providers", "regions", "min_on_demand", "pool_loss", "learner")
@@ -195,10 +197,7 @@ def doubtful_amounts(record: Record) -> list[str]:
         doubts.append(
             f"interruption is {record['interruption']:g}: the share of instances an hour is meant, such as 0.03"
         )
-    doubts += [
-        f"{name} has no effect: no plan or cost uses it" for name in NO_EFFECT if record.get(name) is not None
-    ]
-    return doubts + [
+    return [*doubts, *_without_effect(record)] + [
         f"{name} of {pair['metric']} is {fmt.amount(pair['value'], pair['metric'])}: was a suffix such as MiB left out?"
         if pair["metric"] == "memory"
         else f"{name} of {pair['metric']} is {fmt.amount(pair['value'], pair['metric'])}"
@@ -206,6 +205,25 @@ def doubtful_amounts(record: Record) -> list[str]:
         for pair in record.get(name, ())
         if 0 < pair["value"] < LEAST_MEANT.get(pair["metric"], 0.0)
     ]
+
+
+def _without_effect(record: Record) -> list[str]:
+    """Which fields of a policy or a price are taken and change no plan, each with why."""
+    why = [
+        f"{name} has no effect: no plan or cost uses it" for name in NO_EFFECT if record.get(name) is not None
+    ]
+    governed = record.get("governed", ())
+    why += [
+        f"{name} of {pair['metric']} has no effect: {pair['metric']} is not governed"
+        for name in OF_GOVERNED
+        for pair in record.get(name, ())
+        if pair["metric"] not in governed
+    ]
+    if record.get("rps_per_replica") is not None and "requests" not in governed:
+        why.append("rps_per_replica has no effect: requests is not governed")
+    if record.get("tier", "RESERVED") != "RESERVED" and record["owned_count"] is not None:
+        why.append(f"owned_count has no effect: the tier is {record['tier']}, and RESERVED ones are owned")
+    return why
 
 
 def far_prices(prices: Sequence[Record]) -> dict[str, str]:

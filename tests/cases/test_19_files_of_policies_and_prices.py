@@ -112,6 +112,18 @@ def test_an_event_names_apps_that_may_be(tmp_path: Path) -> None:
         ("", "interruption = 3", "node: interruption is 3: the share of instances an hour is meant"),
         ("latency_slo_s = 0.2", "", "shop: latency_slo_s has no effect: no plan or cost uses it"),
         ("", "egress = 0.1", "node: egress has no effect: no plan or cost uses it"),
+        ("base = {disk = 3}", "", "shop: base of disk has no effect: disk is not governed"),
+        (
+            "target_utilisation = {memory = 0.7}",
+            "",
+            "shop: target_utilisation of memory has no effect: memory is not",
+        ),
+        ("rps_per_replica = 5", "", "shop: rps_per_replica has no effect: requests is not governed"),
+        (
+            "",
+            "owned_count = 3",
+            "node: owned_count has no effect: the tier is ON_DEMAND, and RESERVED ones are owned",
+        ),
     ],
 )
 def test_milliseconds_and_percents_are_warned_of(
