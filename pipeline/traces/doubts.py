@@ -30,6 +30,7 @@ def of_rows(frame: pl.DataFrame, measured: Sequence[str], tick_s: int) -> list[s
         tick_s: seconds of its tick.
     """
     return [
+        *_spaced_names(frame),
         *_times(frame, tick_s),
         *_uneven(frame, tick_s),
         *_repeats(frame),
@@ -41,6 +42,20 @@ def of_rows(frame: pl.DataFrame, measured: Sequence[str], tick_s: int) -> list[s
 def repeated(frame: pl.DataFrame) -> int:
     """How many rows are of a user and a time that an earlier row is of; arrays have the mean of them."""
     return frame.height - frame.select(_KEY).unique().height
+
+
+def _spaced_names(frame: pl.DataFrame) -> list[str]:
+    """A line on names of apps, and one on those of users, that white space makes others than they look."""
+    notes: list[str] = []
+    for column in ("app", "user"):
+        names = frame[column].unique()
+        spaced = names.filter(names != names.str.strip_chars()).sort()
+        if len(spaced):
+            notes.append(
+                f"column {column!r}: {len(spaced):,} of {len(names):,} names begin or end with white space, as"
+                f" {spaced[0]!r}: it is part of the name"
+            )
+    return notes
 
 
 def _times(frame: pl.DataFrame, tick_s: int) -> list[str]:

@@ -214,6 +214,19 @@ def test_rows_of_one_time_and_user_that_differ_are_questioned() -> None:
     assert to_panel(of_frame(differ)).values[:, 0, 0].tolist() == [2.0, 1.5]
 
 
+def test_names_with_spaces_around_them_are_said(tmp_path: Path) -> None:
+    """The header's spaces are none of its names, an app's are: of a policy of `shop` such an app has nothing."""
+    spaced = trace_of(
+        tmp_path, "ts, app, user, cpu\n2024-05-06T09:00:00Z, shop, ann, 1\n2024-05-06T09:01:00Z,shop,bob, 1\n"
+    )
+    assert spaced.frame["app"].to_list() == [" shop", "shop"]
+    assert spaced.notes == (
+        "column 'app': 1 of 2 names begin or end with white space, as ' shop': it is part of the name",
+        "column 'user': 1 of 2 names begin or end with white space, as ' ann': it is part of the name",
+    )
+    assert of_frame(samples([NINE]).with_columns(user=pl.lit("a b"))).notes == ()
+
+
 def test_rows_that_give_a_metric_each_do_not_differ() -> None:
     whole = samples([NINE, NINE + timedelta(minutes=1)]).with_columns(memory=pl.lit(4e9))
     nothing = pl.lit(None, pl.Float64)
