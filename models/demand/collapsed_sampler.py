@@ -174,7 +174,7 @@ def _noise(gram: NDArray[np.float64], dependence: Dependence, steps: int, half: 
     r = dependence.correlation(steps)
     powers = r[None] ** np.arange(1, ORDERS + 1)[:, None, None] / _factorials()[:, None, None]
     covariance = (powers * gram).sum(axis=0)
-    size = np.sqrt(np.diag(covariance))
+    size = np.sqrt(np.maximum(np.diag(covariance), 0))  # of no rest, what rounding leaves may be negative
     known = size > 0
     correlation = np.where(
         known & known[:, None], covariance / np.where(known, size, 1) / np.where(known, size, 1)[:, None], 0
