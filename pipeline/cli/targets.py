@@ -77,15 +77,26 @@ def discover(
         str, typer.Option(help="Profile of ~/.aws/config; default: the SDK's own credentials.")
     ] = "",
     project: Annotated[str, typer.Option(help="Project of GCP, all its zones and regions.")] = "",
-    endpoint: Annotated[str, typer.Option(help="URL of GCP's API where it is a private one.")] = "",
+    subscription: Annotated[str, typer.Option(help="Subscription of Azure, by id.")] = "",
+    resource_group: Annotated[str, typer.Option(help="Of the subscription; default: all of them.")] = "",
+    endpoint: Annotated[str, typer.Option(help="URL of the cloud's API where it is a private one.")] = "",
 ) -> None:
-    """Print a targets file of groups whose tag leadtime.dev/target says app/offer, or whose description at GCP does.
+    """Print a targets file of groups whose tag leadtime.dev/target says app/offer.
+
+    At Azure the tag is leadtime-target; at GCP it is in the description.
 
     A comment above a target says what would hinder its commands. Nothing is changed.
     """
     from pipeline.providers.integrations import INTEGRATIONS
 
-    options = {"region": region, "profile": profile, "project": project, "endpoint": endpoint}
+    options = {
+        "region": region,
+        "profile": profile,
+        "project": project,
+        "subscription": subscription,
+        "resource_group": resource_group,
+        "endpoint": endpoint,
+    }
     where = {name: value for name, value in options.items() if value}
     scopes = {of.scope: of for of in INTEGRATIONS.values() if of.scope}
     of = [scope for scope in scopes if scope in where]

@@ -106,12 +106,13 @@ class Poller(ABC):
             self._polled.set()
             self.explain(described)
 
-    def optionally(self, request: Callable[[], None]) -> None:
+    def optionally(self, request: Callable[[], object]) -> None:
         """Make a request that may fail."""
         try:
             request()
         except (Retryable, Rejected) as error:
-            self._log.warning("not read", of=self.account, error=str(error))
+            if not self._stop.is_set():
+                self._log.warning("not read", of=self.account, error=str(error))
 
     def _run(self) -> None:
         wait_s = 0.0

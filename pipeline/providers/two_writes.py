@@ -96,9 +96,10 @@ class TwoWrites(Provider, Generic[G, C]):
             if self.dry_run:
                 words = f"{self.count} {mark.before} → {mark.desired}"
                 raise Rejected(f"dry run: {words} of {group.place} would be set, nothing was changed")
+            self._epochs.enter(group.ref, command)
             if read.noted != mark:
                 self.leave(read, mark)
-            self._epochs.enter(group.ref, command)
+                self._epochs.enter(group.ref, command)
             self.write(read, mark, command)
             return result_of(mark, command, mark.generation, read.uid)
 

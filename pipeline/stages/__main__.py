@@ -83,7 +83,7 @@ def actuator(
     bootstrap: Bootstrap = None,
     prefix: Prefix = None,
     provider: Annotated[
-        str, typer.Option(help="Whose commands it applies: local, kubernetes, aws or gcp.")
+        str, typer.Option(help="Whose commands it applies: local, kubernetes, aws, azure or gcp.")
     ] = "local",
     targets: Annotated[
         Path | None, typer.Option(help="TOML file of [[target]] tables: which object each target is.")

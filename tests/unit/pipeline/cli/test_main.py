@@ -22,6 +22,8 @@ HEAVY = [
     "jgo",
     "kubernetes",
     "google",
+    "azure",
+    "requests",
 ]
 GROUPS = {name: get_command(app).get_command(None, name) for name in COMMANDS}  # type: ignore[union-attr]
 HELPS = [
