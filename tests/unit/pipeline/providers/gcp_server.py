@@ -370,7 +370,8 @@ class Cloud(Contract):
             return group
         if not 0 <= size <= 2000:
             return Refused("invalid", 400, f"Invalid value for field 'size': '{size}'.")
-        return self._operate(request, group, lambda: self._set(group, size))
+        late = self.landing_late
+        return self._operate(request, group, lambda: self._set(group, size, late=late))
 
     def _delete_instances(self, request: Request) -> dict[str, Any] | Refused:
         group, urls = self._find(request), request.body.get("instances", [])
@@ -380,14 +381,16 @@ class Cloud(Contract):
         if len(going) != len(urls) or len(urls) > 1000:
             return Refused("invalid", 400, "Invalid value for field 'instances': not a member of the group")
 
+        late = self.landing_late
+
         def do() -> None:
             group.instances = [i for i in group.instances if i not in going]
-            self._set(group, group.target - len(going))
+            self._set(group, group.target - len(going), late=late)
 
         return self._operate(request, group, do)
 
-    def _set(self, group: Managed, size: int) -> None:
-        self.written.append((size, self.mark(group.name), self.landing_late))
+    def _set(self, group: Managed, size: int, *, late: bool) -> None:
+        self.written.append((size, self.mark(group.name), late))
         self._scaled(group, size)
 
     def _scaled(self, group: Managed, size: int) -> None:

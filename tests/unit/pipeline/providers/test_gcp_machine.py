@@ -1,6 +1,7 @@
 """The interleavings of `machine` on managed instance groups."""
 
 import pytest
+from hypothesis.stateful import rule
 
 from pipeline.providers.gcp.marks import COMMAND
 from pipeline.providers.gcp.provider import GcpProvider
@@ -43,9 +44,30 @@ class OfGroups(TwoWrites):
             group.version += 1
 
 
+class WhereOperationsTakeTime(OfGroups):
+    """What is asked for is done in its order, some time later."""
+
+    def start(self) -> None:
+        super().start()
+        self.cloud.deferred = True
+
+    @rule()
+    def operations_end(self) -> None:
+        self.cloud.finish()
+        self.judge()
+
+    def teardown(self) -> None:
+        for fault in self.held:
+            self._release(fault)
+        self.held.clear()
+        self.operations_end()
+        super().teardown()
+
+
 class Quickly(OfGroups):
     """Some of them, in the fast tier."""
 
 
 TestQuickly = case(Quickly, 5)
 TestGroups = pytest.mark.slow(case(OfGroups, 60))
+TestOperations = pytest.mark.slow(case(WhereOperationsTakeTime, 60))
