@@ -126,7 +126,7 @@ class Cloud(Contract):
     Attributes:
         groups: by where and name.
         requests: the oldest first; tokens: their credentials.
-        written: sizes that were set, with the mark that was on the group then, and whether late.
+        written: sizes that were set, with the mark that was on the group when they were asked for, and whether late.
         room: most instances in a zone; one without: any number. code: of what fails for lack of it.
         permissions: that requests have; None: all.
         page: most items in an answer, whatever was asked for; 0: what was.
@@ -370,8 +370,8 @@ class Cloud(Contract):
             return group
         if not 0 <= size <= 2000:
             return Refused("invalid", 400, f"Invalid value for field 'size': '{size}'.")
-        late = self.landing_late
-        return self._operate(request, group, lambda: self._set(group, size, late=late))
+        asked = self.mark(group.name), self.landing_late
+        return self._operate(request, group, lambda: self._set(group, size, *asked))
 
     def _delete_instances(self, request: Request) -> dict[str, Any] | Refused:
         group, urls = self._find(request), request.body.get("instances", [])
@@ -381,16 +381,16 @@ class Cloud(Contract):
         if len(going) != len(urls) or len(urls) > 1000:
             return Refused("invalid", 400, "Invalid value for field 'instances': not a member of the group")
 
-        late = self.landing_late
+        asked = self.mark(group.name), self.landing_late
 
         def do() -> None:
             group.instances = [i for i in group.instances if i not in going]
-            self._set(group, group.target - len(going), late=late)
+            self._set(group, group.target - len(going), *asked)
 
         return self._operate(request, group, do)
 
-    def _set(self, group: Managed, size: int, *, late: bool) -> None:
-        self.written.append((size, self.mark(group.name), late))
+    def _set(self, group: Managed, size: int, mark: Mark | None, late: bool) -> None:
+        self.written.append((size, mark, late))
         self._scaled(group, size)
 
     def _scaled(self, group: Managed, size: int) -> None:

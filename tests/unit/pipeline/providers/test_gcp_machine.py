@@ -45,11 +45,11 @@ class OfGroups(TwoWrites):
 
 
 class WhereOperationsTakeTime(OfGroups):
-    """What is asked for is done in its order, some time later."""
+    """Sizes that are asked for are set in their order, some time later."""
 
     def start(self) -> None:
         super().start()
-        self.cloud.deferred = True
+        self.cloud.deferred, self.cloud.deferred_of = True, "resize"
 
     @rule()
     def operations_end(self) -> None:
