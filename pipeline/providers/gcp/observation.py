@@ -6,7 +6,7 @@ they should be, and follows the operations of commands: a resize that was accept
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from pipeline.errors import Retryable
@@ -87,10 +87,12 @@ class Area(Poller):
         """Keep a group as a command left it, whose operation may not be done yet; empty: it needed none."""
         name = group.place.name
         with self.lock:
-            self._flights.pop(name, None)
+            earlier = self._flights.pop(name, None)
             if operation and operation.get("status") != "DONE":
                 until_s = self.clock() + FLIGHT_S
                 self._flights[name] = Flight(str(operation["name"]), group, mark, memory, until_s)
+            elif earlier is not None and not operation:  # what is on its way is what this command wants too
+                self._flights[name] = replace(earlier, mark=mark)
             else:
                 memory.settled = mark.command
         self.note(name, _as_left(described, mark))

@@ -535,6 +535,21 @@ def test_an_operation_that_fails_later_leaves_the_size_as_it_was(world: World) -
     assert mark.original == 2
 
 
+def test_a_command_for_the_size_that_is_on_its_way_goes_with_it(world: World) -> None:
+    provider = world.provider()
+    world.cloud.deferred, world.cloud.deferred_of = True, "resize"
+    apply(provider, 7)
+    apply(provider, 7, epoch=11)
+    seen = observe(provider)
+    assert (counts(seen), seen.command_id, seen.managed_by) == (
+        (2, 5, 0, 0, 0),
+        order(7, 11)["id"],
+        "leadtime",
+    )
+    world.cloud.finish()
+    assert (sets(world.cloud), counts(observe(provider))) == ([7], (7, 0, 0, 0, 0))
+
+
 @pytest.mark.parametrize("again", ["the same command", "a newer one"])
 def test_a_kill_between_mark_and_size_is_mended(world: World, again: str) -> None:
     world.cloud.faults[:] = [Fault("resize", unheard=True)]
