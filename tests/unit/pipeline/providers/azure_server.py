@@ -283,6 +283,15 @@ class Cloud(Contract):
             view["vmHealth"] = {"status": {"code": f"HealthState/{health}", "level": "Info"}}
 
     @alone
+    def expire(self) -> None:
+        """The links of all operations."""
+        self.operations.clear()
+
+    @alone
+    def delete(self, name: str = "web") -> None:
+        del self.sets[name]
+
+    @alone
     def fail(self, code: str, zone: str, name: str = "web") -> None:
         """An instance that could not be made in a zone."""
         instance = self.sets[name].instances[self.add("Failed", name=name)]

@@ -627,7 +627,7 @@ def test_failure_expired_operation_link(world: World) -> None:
     cloud.sets["web"].room = 3
     provider = world.provider()
     apply(provider, 7)
-    cloud.operations.clear()
+    cloud.expire()
     observe(provider)
     seen = observe(provider)
     assert (counts(seen), seen.reason) == ((3, 0, 0, 4, 0), "AllocationFailed")
@@ -636,7 +636,7 @@ def test_failure_expired_operation_link(world: World) -> None:
 def test_a_set_that_is_gone_has_nothing(world: World) -> None:
     provider = world.provider()
     apply(provider, 7)
-    del world.cloud.sets["web"]
+    world.cloud.delete()
     assert observe(provider) == Observation(0, 0, {}, generation=0)
     with pytest.raises(NotFound, match="web"):
         apply(provider, 3, epoch=11)
@@ -687,10 +687,10 @@ def everything(world: World) -> None:
     cloud.sets["web"].room = 5
     apply(provider, 7, epoch=10)
     observe(provider)
-    cloud.operations.clear()
+    cloud.expire()
     apply(provider, 6, epoch=11)
     provider.pollers[HERE].failures.clear()
-    cloud.operations.clear()
+    cloud.expire()
     observe(provider)
     cloud.evict(cloud.keys()[0])
     apply(provider, 2, epoch=12)
