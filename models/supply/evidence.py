@@ -150,8 +150,13 @@ def _note_losses(tick: _Tick, before: Mapping[str, Any], seen: Sighting) -> None
 def _launches(before: Mapping[str, Any], seen: Sighting, *, spot: bool) -> dict[str, Any]:
     """An offer's evidence of launches after an observation.
 
-    What a spot pool with nothing ready refuses says that it is empty, not how launches fail in one that gives some.
+    What a spot pool with nothing ready refuses says that it is empty, not how launches fail in one that gives some; and
+    launches that waited while its pool failed some waited for its capacity, which says nothing of start-up times.
     """
+    failed_s = before.get("failed_s", -math.inf) if spot else -math.inf
+    starts = [(a, b, n) for a, b, n in seen.came if before.get("at_s", seen.at_s) - a >= failed_s]
+    failed_s = seen.at_s if spot and seen.failed else failed_s
+    waits = [(a, b, n) for a, b, n in seen.waits if seen.at_s - a >= failed_s]
     faded = _faded(seen.at_s - before.get("at_s", seen.at_s))
     came = sum(n for _, _, n in seen.came)
     failed = max(0, seen.failed - before.get("failed", 0))
@@ -167,8 +172,9 @@ def _launches(before: Mapping[str, Any], seen: Sighting, *, spot: bool) -> dict[
         "interrupted": seen.interrupted,
         "trials": trials,
         "fails": fails,
-        "starts": _newest([*before.get("starts", ()), *([a, _finite(b), n] for a, b, n in seen.came)]),
-        "waits": [[a, _finite(b), n] for a, b, n in seen.waits],
+        "starts": _newest([*before.get("starts", ()), *([a, _finite(b), n] for a, b, n in starts)]),
+        "waits": [[a, _finite(b), n] for a, b, n in waits],
+        **({"failed_s": failed_s} if math.isfinite(failed_s) else {}),
     }
 
 

@@ -1,4 +1,5 @@
 import json
+import math
 from typing import Any
 
 from models.capacity import Offer
@@ -43,6 +44,20 @@ def test_an_offer_that_starts_slowly_says_so() -> None:
     assert after.learnt.startswith("stated 60 s, was 1")
     assert after.learnt.endswith(" s in 37 launches")
     assert 130 < after.startup_p50_s < 170 < after.startup_p99_s
+
+
+def test_a_wait_for_a_pool_that_gives_nothing_is_no_slow_start() -> None:
+    offers = [offer("x")]
+    came = [{"x": Sighting(t * TICK, 10, 10, came=[(0.0, 120.0, 1.0)])} for t in range(30)]
+    waits = [
+        {"x": Sighting((30 + t) * TICK, 0, 10, failed=10, waits=[(t * TICK, math.inf, 10.0)])}
+        for t in range(1, 100)
+    ]
+    returned = [{"x": Sighting(130 * TICK, 10, 10, came=[(99 * TICK, 100 * TICK, 10.0)])}]
+    memory = run(offers, came + waits)
+    assert memory["offers"]["x"]["waits"] == []
+    (after,) = learnt(offers, run(offers, returned, memory))
+    assert after.startup_p99_s == 120.0
 
 
 def test_failed_launches_are_learnt_by_the_batch() -> None:
