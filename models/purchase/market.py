@@ -82,24 +82,24 @@ class Market:
         """Probability to survive the window by scenario, (scenario): one draw for each pool and `use`.
 
         Where pools of the provider lose instances together, by a Gaussian copula of its `provider_correlation` r:
-        the level Φ(√r z_provider + √(1 − r) z_pool) of the same beta distribution, of which above CERTAIN nothing but
-        its ends is left.
+        the level Φ(√r z_provider + √(1 − r) z_pool) of the same beta distribution. From CERTAIN on nothing but its
+        ends is left: all or none. What lies between is rare, and few survivors of very many would be bought for it.
         """
-        mean, strength = self.mean_survival(offer), 1 / self._correlation[pool_of(offer)] - 1
+        mean, together = self.mean_survival(offer), self._correlation[pool_of(offer)]
         if mean >= 1:
             return 1.0
         known = (use, pool_of(offer))
         if known not in self._survival:
-            a, b, r = mean * strength, (1 - mean) * strength, offer.provider_correlation
-            draw = stream(np, *self.key, *known)
-            if r <= 0:
+            strength, r = 1 / together - 1, offer.provider_correlation
+            a, b, draw = mean * strength, (1 - mean) * strength, stream(np, *self.key, *known)
+            if r <= 0 and together < CERTAIN:
                 self._survival[known] = draw.beta(a, b, size=self.scenarios)
             else:
                 shared = stream(np, *self.key, use, "provider", offer.provider)
                 z = [of.standard_normal(self.scenarios) for of in (shared, draw)]
                 level = ndtr(math.sqrt(r) * z[0] + math.sqrt(1 - r) * z[1])
-                certain = self._correlation[pool_of(offer)] >= CERTAIN
-                self._survival[known] = (level < mean) * 1.0 if certain else betaincinv(a, b, level)
+                all_or_none = together >= CERTAIN
+                self._survival[known] = (level < mean) * 1.0 if all_or_none else betaincinv(a, b, level)
         return self._survival[known]
 
     def succeeds(self, offer: Offer, use: str = "launch") -> NDArray[np.float64] | float:

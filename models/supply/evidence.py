@@ -10,7 +10,8 @@ A provider is out while commands for its offers have no answer, or are not taken
 since: two attempts in a row, or one after an outage that is not over. No more of its offers is bought for the policy's
 return wait, twice as long after each further attempt, MOST_WAIT_S at most; then it is tried again.
 
-A spot pool is empty while none of its instances is ready and launches fail, in two observations in a row at least.
+A spot pool is empty while none of its instances is ready and launches fail, in two observations in a row at least. The
+first launches in a pool of which nothing is ready come, or are refused: that is counted too.
 """
 
 from __future__ import annotations
@@ -226,7 +227,11 @@ def _losses(before: Mapping[str, Any], tick: _Tick, rate_h: float) -> dict[str, 
         likelihood = [faded * a + float(b) for a, b in zip(likelihood, added, strict=True)]
     lost = tick.lost / tick.ready if tick.ready else 0.0
     empty = 0 if tick.now else before.get("empty", 0) + tick.stuck
+    tried = before.get("now") == 0 == before["empty"]
+    first = (tried and tick.now > 0, tried and empty > 0)
     return {
+        "now": tick.now,
+        "first": [faded * n + new for n, new in zip(before.get("first", (0.0, 0.0)), first, strict=True)],
         "hours": before.get("hours", 0.0) * faded + (tick.hours if tick.ready else 0.0),
         "lost": before.get("lost", 0.0) * faded + lost,
         "log_likelihood": list(likelihood),

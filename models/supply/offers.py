@@ -43,16 +43,16 @@ def learnt(offers: Sequence[Offer], memory: Mapping[str, Any]) -> list[Offer]:
     """
     if not memory:
         return list(offers)
-    return [_learnt(offer, [o for o in offers if o.provider == offer.provider], memory) for offer in offers]
+    return [_learnt(offer, offers, memory) for offer in offers]
 
 
-def _learnt(offer: Offer, of_provider: Sequence[Offer], memory: Mapping[str, Any]) -> Offer:
-    others = [o for o in of_provider if o.offer_id != offer.offer_id]
+def _learnt(offer: Offer, offers: Sequence[Offer], memory: Mapping[str, Any]) -> Offer:
+    others = [o for o in offers if o.provider == offer.provider and o.offer_id != offer.offer_id]
     notes: list[str] = []
     after = _started(offer, others, memory, notes)
     after = _failing(after, others, memory, notes)
     if offer.tier == "SPOT":
-        after = _interrupted(after, of_provider, memory, notes)
+        after = _interrupted(after, offers, memory, notes)
     late = memory["providers"].get(offer.provider, {}).get("late")
     if late:
         after = replace(after, detect_s=late[1] / late[0])
@@ -111,34 +111,30 @@ def _failing(offer: Offer, others: Sequence[Offer], memory: Mapping[str, Any], n
     return replace(offer, launch_failure=min(rate.mean, MOST_FAILURE))
 
 
-def _interrupted(
-    offer: Offer, of_provider: Sequence[Offer], memory: Mapping[str, Any], notes: list[str]
-) -> Offer:
-    """The offer with its pool's interruptions, upwards alone, and how they come together."""
-    pools: dict[str, float] = {}
-    for o in of_provider:
-        if o.tier == "SPOT":
-            pools[pool_name(o)] = max(pools.get(pool_name(o), 0.0), o.interruption_h)
-    own = pool_name(offer)
+def _interrupted(offer: Offer, offers: Sequence[Offer], memory: Mapping[str, Any], notes: list[str]) -> Offer:
+    """The offer with its pool's interruptions, upwards alone, and how they come together.
 
-    def tally(name: str) -> Tally:
-        seen = memory["pools"].get(name, {})
-        return Tally(pools[name], seen.get("lost", 0.0), seen.get("hours", 0.0))
-
-    seen = memory["pools"].get(own)
-    if seen is None:
-        return offer
-    rate = rates.interruptions(tally(own), [tally(name) for name in sorted(pools) if name != own])
-    stated = pools[own]
-    after = offer
-    if rate.low > stated:
-        notes.append(
-            f"stated {stated:.3g} interruptions an hour, was {rate.mean:.3g} in {seen['hours']:.0f} h"
-        )
+    Its pool's rate moves once the pool, or all pools together, contradict what is stated.
+    """
+    pools: dict[str, Tally] = {}
+    provider: dict[str, str] = {}
+    for o in sorted((o for o in offers if o.tier == "SPOT"), key=lambda o: o.interruption_h):
+        seen = memory["pools"].get(pool_name(o), {})
+        pools[pool_name(o)] = Tally(o.interruption_h, seen.get("lost", 0.0), seen.get("hours", 0.0))
+        provider[pool_name(o)] = o.provider
+    own = pools.pop(pool_name(offer))
+    others = [tally for name, tally in sorted(pools.items()) if provider[name] == offer.provider]
+    elsewhere = [tally for name, tally in sorted(pools.items()) if provider[name] != offer.provider]
+    rate, after = rates.interruptions(own, others, elsewhere), offer
+    low = max(rate.low, rates.together(own, others, elsewhere).low)
+    if low > own.stated and rate.mean > own.stated:
+        where = f"{own.exposure:.0f} h" if rate.low > own.stated else "its own and other pools"
+        notes.append(f"stated {own.stated:.3g} interruptions an hour, was {rate.mean:.3g} in {where}")
         after = replace(after, interruption_h=rate.mean)
-    together = rates.correlation(seen["log_likelihood"])
+    likelihoods = [seen["log_likelihood"] for _, seen in sorted(memory["pools"].items())]
+    in_pool = rates.correlation(memory["pools"].get(pool_name(offer), {}).get("log_likelihood"), likelihoods)
     between = rates.between_pools(*memory["providers"].get(offer.provider, {}).get("losses", (0, 0, 0, 0)))
-    return replace(after, loss_correlation=together, provider_correlation=between)
+    return replace(after, loss_correlation=in_pool, provider_correlation=between)
 
 
 def closed(offers: Sequence[Offer], memory: Mapping[str, Any], now_s: float) -> Closed:
@@ -169,3 +165,25 @@ def closed(offers: Sequence[Offer], memory: Mapping[str, Any], now_s: float) -> 
     if len(excluded) == len(offers):
         return Closed({})
     return Closed(excluded, tuple(sorted(offer.offer_id for offer in pools.values())))
+
+
+def unproven(offers: Sequence[Offer], memory: Mapping[str, Any]) -> frozenset[str]:
+    """Spot offers whose launches may be refused: nothing of their pools is ready, and such launches were refused.
+
+    They were where the posterior of their failure, over all of the app's pools, lies above what the offer states.
+
+    Args:
+        offers: usable ones.
+        memory: of `models.supply.evidence.observe`.
+    """
+    pools: Mapping[str, Any] = memory.get("pools", {})
+    came, refused = (sum(pool["first"][i] for _, pool in sorted(pools.items())) for i in (0, 1))
+    if not refused:
+        return frozenset()
+    return frozenset(
+        o.offer_id
+        for o in offers
+        if o.tier == "SPOT"
+        and not pools.get(pool_name(o), {}).get("now", 0)
+        and rates.failure(Tally(o.launch_failure, refused, came + refused)).low > o.launch_failure
+    )

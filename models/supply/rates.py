@@ -34,6 +34,7 @@ EVENTS: Final = (
     0.5  # interruptions that what is stated counts for: rates are stated by the month and in wide bands
 )
 MOST_HOURS: Final = 12.0  # for no longer than this
+ELSEWHERE: Final = 0.25  # of an hour of another provider's pool, beside one of the same provider
 CORRELATIONS: Final = (0.01, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9, 0.99)
 USUAL: Final = 0.3  # `models.purchase.market.POOL_CORRELATION`
 DECISIVE: Final = 3.0  # log-likelihood above that of USUAL: odds of 20
@@ -67,6 +68,12 @@ def _prior_mean(own: Tally, others: Sequence[Tally], weight: float) -> float:
     return (weight * own.stated + events) / (weight + exposure)
 
 
+def _relative(own: Tally, other: Tally) -> Tally:
+    """What another provider's pool showed, as of a pool that states what `own` does, with the weight ELSEWHERE."""
+    scale = other.stated / max(own.stated, 1e-9)
+    return Tally(own.stated, ELSEWHERE * other.events, ELSEWHERE * scale * other.exposure)
+
+
 def failure(own: Tally, others: Sequence[Tally] = ()) -> Rate:
     """Probability that a launch fails: Beta(w m + failed, w (1 − m) + launched − failed); others: of the provider."""
     mean = min(max(_prior_mean(own, others, PROVIDER_LAUNCHES), 1e-3), 0.99)
@@ -76,14 +83,28 @@ def failure(own: Tally, others: Sequence[Tally] = ()) -> Rate:
     return Rate(a / (a + b), low, high)
 
 
-def interruptions(own: Tally, others: Sequence[Tally] = ()) -> Rate:
-    """Interruptions per hour: Gamma of shape w m + lost and rate w + hours, w = EVENTS / m at most MOST_HOURS."""
+def interruptions(own: Tally, others: Sequence[Tally] = (), elsewhere: Sequence[Tally] = ()) -> Rate:
+    """Interruptions per hour: Gamma of shape w m + lost and rate w + hours, w = EVENTS / m at most MOST_HOURS.
+
+    Args:
+        own: of the pool.
+        others: of the provider's other pools.
+        elsewhere: of other providers' pools, each relative to what it states, as the same source states it.
+    """
     weight = min(EVENTS / max(own.stated, 1e-9), MOST_HOURS)
-    mean = max(_prior_mean(own, others, weight), 1e-6)
+    known = [*others, *(_relative(own, tally) for tally in elsewhere)]
+    mean = max(_prior_mean(own, known, weight), 1e-6)
     weight = min(EVENTS / mean, MOST_HOURS)
     shape, rate = weight * mean + own.events, weight + own.exposure
     low, high = (gammaincinv(shape, [0.005, 0.995]) / rate).tolist()
     return Rate(shape / rate, low, high)
+
+
+def together(own: Tally, others: Sequence[Tally], elsewhere: Sequence[Tally]) -> Rate:
+    """Interruptions per hour of all those pools, weighted as in `interruptions`, as of a single one."""
+    known = [own, *others, *(_relative(own, tally) for tally in elsewhere)]
+    events, exposure = (sum(getattr(o, name) for o in known) for name in ("events", "exposure"))
+    return interruptions(Tally(own.stated, events, exposure))
 
 
 def log_likelihoods(lost: int, ready: int, share: float) -> Array:
@@ -97,11 +118,20 @@ def log_likelihoods(lost: int, ready: int, share: float) -> Array:
     return choose + betaln(lost + a, ready - lost + b) - betaln(a, b)
 
 
-def correlation(log_likelihood: Sequence[float]) -> float | None:
-    """The most likely of CORRELATIONS; None: it is not decisively more so than the usual one."""
-    values = np.asarray(log_likelihood)
-    best = int(values.argmax())
-    return CORRELATIONS[best] if values[best] - values[CORRELATIONS.index(USUAL)] > DECISIVE else None
+def correlation(own: Sequence[float] | None, pools: Sequence[Sequence[float]] = ()) -> float | None:
+    """The most likely of CORRELATIONS; None: it is not decisively more so than the usual one.
+
+    Args:
+        own: log-likelihoods of the pool by CORRELATIONS, None = no evidence; where they decide nothing, all decide.
+        pools: likewise of all pools.
+    """
+    for values in (own, np.sum(pools, axis=0) if len(pools) else None):
+        if values is not None:
+            known = np.asarray(values)
+            best = int(known.argmax())
+            if known[best] - known[CORRELATIONS.index(USUAL)] > DECISIVE:
+                return CORRELATIONS[best]
+    return None
 
 
 def between_pools(hits: float, exposed: float, joint: float, pairs: float) -> float:

@@ -4,7 +4,7 @@ from typing import Any
 
 from models.capacity import Offer
 from models.supply.evidence import Sighting, observe
-from models.supply.offers import closed, learnt
+from models.supply.offers import closed, learnt, unproven
 
 TICK = 60.0
 
@@ -131,3 +131,30 @@ def test_an_unknown_version_is_forgotten() -> None:
     offers = [offer("x")]
     memory = run(offers, [{"x": Sighting(0.0, 1, 1)}], {"version": 99, "offers": 7})
     assert memory["version"] == 1
+
+
+def test_first_launches_that_were_refused_make_untried_pools_doubtful() -> None:
+    offers = [
+        offer(name, tier="ON_DEMAND" if name == "od" else "SPOT") for name in ("w", "x", "y", "z", "od")
+    ]
+    refused = [
+        {o.offer_id: Sighting(t * TICK, 1 if o.offer_id == "od" else 0, 1) for o in offers} for t in range(8)
+    ]
+    assert unproven(offers, run(offers, refused)) == frozenset(), "nothing was launched there yet"
+    for t, name in ((1, "w"), (3, "x"), (5, "y")):
+        refused[t][name] = Sighting(t * TICK, 0, 3, failed=3)
+    assert unproven(offers, run(offers, refused)) == {"w", "x", "y", "z"}
+    came = {o.offer_id: Sighting(8 * TICK, 1, 1) for o in offers}
+    assert unproven(offers, run(offers, [came], run(offers, refused))) == frozenset(), "all have ready ones"
+
+
+def test_a_pool_is_doubted_for_what_other_providers_pools_showed() -> None:
+    offers = [offer("x"), offer("y"), offer("z", provider="b")]
+    ticks = [
+        {name: Sighting(t * TICK, 0 if t % 60 == 30 + i else 10, 10) for i, name in enumerate(("x", "y"))}
+        for t in range(1200)
+    ]
+    *_, z = learnt(offers, run(offers, ticks))
+    assert 0.05 < z.interruption_h < 1.0
+    assert z.loss_correlation is not None
+    assert "in its own and other pools" in z.learnt
