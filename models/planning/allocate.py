@@ -41,7 +41,7 @@ from models.purchase.constraints import zone_of
 from models.purchase.market import SUPPLY_SCENARIOS, Market
 from models.purchase.promise_window import window
 from models.supply import evidence
-from models.supply.offers import Closed, closed
+from models.supply.offers import Closed, closed, unproven
 
 if TYPE_CHECKING:
     from models.planning.sweep import NeedCurve
@@ -263,6 +263,7 @@ def allocate(
     choice = _choice(situation, policy, requested, draft)
     usable = {o.offer_id for o in situation.usable}
     fleet = _fleet(offers, usable, observed, policy, situation.excluded, shared=context.shared)
+    fleet = replace(fleet, unproven=unproven(situation.usable, situation.seen))
     desired = choice.best.counts if situation.usable else fleet.running
     need = _present_need(situation, fleet)
     guarded = guard(
@@ -571,8 +572,21 @@ def _fleet(
         quotas=dict(quotas([o for o in known if o.offer_id in usable]).values()),
         committed=committed(o for o in known if o.offer_id in usable),
         unusable=frozenset(o.offer_id for o in known if o.offer_id not in usable),
-        alike={o.offer_id: (o.tier, zone_of(o)) for o in known} if shared else {},
+        alike=_alike(known, policy, size, shared=shared),
     )
+
+
+def _alike(
+    offers: Sequence[Offer], policy: Policy, size: Mapping[str, int], *, shared: bool
+) -> dict[str, tuple[Any, ...]]:
+    """Offers of which any instance stands for any other: nodes of a tier and zone, or on-demand instances of a size."""
+    if shared:
+        return {o.offer_id: (o.tier, zone_of(o)) for o in offers}
+    return {
+        o.offer_id: (size[o.offer_id], *(zone_of(o) if policy.zone_share else ()))
+        for o in offers
+        if o.tier == "ON_DEMAND"
+    }
 
 
 def _beyond(policy: Policy, fleet: Fleet, guardrails: Sequence[str]) -> tuple[str, ...]:

@@ -11,19 +11,22 @@ They are applied in this order, and a plan names each that changed the counts:
 4. `hold_time`: replicas are not released below the largest number desired within the last `hold_s`.
 5. `churn`: instances are not exchanged for a saving below the threshold while what runs keeps the promise, but for
    those of an offer that may not be bought any more. Nodes that apps share are not either while it is not kept: of
-   alike offers (one tier and zone) those that run stay, up to the capacity that is wanted.
+   alike offers (one tier and zone) those that run stay, up to the capacity that is wanted. So do on-demand instances of
+   one size, of any zone unless the policy has a zone share, for those that cost about as much.
 6. `max_up`, `max_down`, `canary`: the change per tick is bounded.
-7. `grow_before_shrink`: an offer shrinks only as far as the ready capacity that stays carries what is needed; nodes
-   that apps share, as far as it carries what is wanted, for replicas find no room on nodes that are still starting.
-8. `reactive_floor`, `minimum`: at least the capacity for the present usage and the policy's minimum, despite the rails
+7. `grow_before_shrink`: an offer shrinks only as far as the ready capacity that stays carries what is wanted, or as
+   much as is ready: replicas find no room on nodes that are still starting, and spot that stays may be lost.
+8. `unproven_pool`: launches in spot pools that may refuse them (`models.supply.offers.unproven`) carry nothing of
+   what is needed now until they are ready; others are kept or bought beside them.
+9. `reactive_floor`, `minimum`: at least the capacity for the present usage and the policy's minimum, despite the rails
    above.
-9. `maximum`: never above it, despite the rails above; room below it that a whole instance leaves is filled with smaller
-   ones.
-10. `quota`: growth of the offers that share a quota stays within it; other offers are bought instead.
-11. `minimum_beyond_maximum`: where no number of instances lies between the minimum and the maximum, the fewest replicas
+10. `maximum`: never above it, despite the rails above; room below it that a whole instance leaves is filled with
+    smaller ones.
+11. `quota`: growth of the offers that share a quota stays within it; other offers are bought instead.
+12. `minimum_beyond_maximum`: where no number of instances lies between the minimum and the maximum, the fewest replicas
     that reach the minimum, though they exceed the maximum by a part of an instance.
-12. `offers_exhausted`, `quota`: offers or quotas do not suffice for what the rails ask for; only named.
-13. `over_budget`: what the rails ask for costs more than the policy's budget; only named.
+13. `offers_exhausted`, `quota`: offers or quotas do not suffice for what the rails ask for; only named.
+14. `over_budget`: what the rails ask for costs more than the policy's budget; only named.
 
 So an app that needs a replica has one where an offer can carry it, and capacity is below what the present usage needs
 only under a bound that the plan names.
@@ -110,8 +113,8 @@ class Fleet:
     offers: ids, those to keep or to buy first in front; size: replicas per instance; price: per instance and hour;
     most: instances up to which a guard rail may buy, 0 = none; ready, pending: instances; quotas: most instances of
     some offers together; committed: price per hour of reserved instances, used or not; unusable: offers of which what
-    runs is to be replaced, whatever that costs or saves; alike: of nodes that apps share, which stand for each other
-    ({} where an app has instances of its own).
+    runs is to be replaced, whatever that costs or saves; alike: of offers of which any instance stands for any other;
+    unproven: offers whose launches may be refused.
     """
 
     offers: tuple[str, ...]
@@ -124,6 +127,7 @@ class Fleet:
     committed: float = 0.0
     unusable: frozenset[str] = frozenset()
     alike: Mapping[str, tuple[Any, ...]] = field(default_factory=dict[str, tuple[Any, ...]])
+    unproven: frozenset[str] = frozenset()
 
     @property
     def running(self) -> Counts:
@@ -207,6 +211,7 @@ def guard(
         *_release_rails(fleet, policy, need, telemetry, held=int(history[0][1])),
         *_change_rails(fleet, policy),
         ("grow_before_shrink", lambda c: _grown_before_shrunk(c, fleet, _carried_now(c, fleet, need))),
+        ("unproven_pool", lambda c: _covered(c, fleet, need.needed_now)),
         ("reactive_floor", lambda c: _raised(c, fleet, need.floor)),
         ("minimum", lambda c: _raised(c, fleet, least)),
         *_bound_rails(fleet, policy.limit, wanted=max(need.floor, least), least=least),
@@ -338,7 +343,7 @@ def _least_exchanged(counts: Counts, fleet: Fleet) -> Counts:
     """Counts with running nodes kept instead of alike ones bought, so far that as many replicas are carried."""
     result, running = dict(counts), fleet.running
     for kind in sorted(set(fleet.alike.values())):
-        alike = [o for o in fleet.offers if fleet.alike[o] == kind]
+        alike = [o for o in fleet.offers if fleet.alike.get(o) == kind]
         surplus = sum(fleet.size[o] * max(0, running[o] - counts[o]) for o in alike)
         for o in alike:
             result[o] = max(counts[o], running[o])
@@ -352,8 +357,6 @@ def _least_exchanged(counts: Counts, fleet: Fleet) -> Counts:
 
 def _carried_now(counts: Counts, fleet: Fleet, need: PresentNeed) -> int:
     """Replicas that ready instances must carry until what is bought now serves."""
-    if not fleet.alike:
-        return need.needed_now
     return max(need.needed_now, min(fleet.replicas(counts), fleet.ready_replicas(fleet.ready)))
 
 
@@ -403,6 +406,15 @@ def _raised(counts: Counts, fleet: Fleet, replicas: int) -> Counts:
     for o in fleet.offers:  # one by one: what a quota keeps from one offer, the next may bring
         result = _added(result, fleet, replicas, {**result, o: _most(result, fleet, o)})
     return result
+
+
+def _covered(counts: Counts, fleet: Fleet, replicas: int) -> Counts:
+    """Counts raised so that `replicas` are carried without launches of unproven offers."""
+    certain = {o: min(n, fleet.ready[o]) if o in fleet.unproven else n for o, n in counts.items()}
+    if certain == counts:
+        return counts
+    raised = _raised(certain, fleet, replicas)
+    return {o: max(n, raised[o]) for o, n in counts.items()}
 
 
 def _most(counts: Counts, fleet: Fleet, offer: str) -> int:

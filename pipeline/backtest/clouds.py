@@ -33,7 +33,7 @@ from pipeline.wire.codec import Record
 
 LEVELS: Final = (0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999)
 """Of the scenarios, whose replicas SkyServe and the optimum are asked for."""
-CONFIDENCES: Final = (0.9,)
+CONFIDENCES: Final = (0.95, 0.998)
 """That our planner plans at beside the policy's."""
 EXTRA: Final = (0, 1, 2, 4)
 LEARN_S: Final = (

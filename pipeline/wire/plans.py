@@ -59,6 +59,8 @@ GUARD_RAILS: Final = {
     "max_down": "Release was bounded by the policy's max_down replicas a tick: less was wanted.",
     "canary": "Canary mode: at most a tenth of the instances, and at least one, may change in a tick.",
     "grow_before_shrink": "Ready instances stay until those that replace them are ready as well.",
+    "unproven_pool": "New launches of spot may be refused, as earlier ones were: what is needed now is kept or bought "
+    "beside them.",
     "reactive_floor": "Raised to what the present usage needs, whatever the forecast says.",
     "minimum": "Raised to the policy's minimum.",
     "maximum": "Lowered to the policy's maximum: demand may exceed it.",

@@ -46,7 +46,7 @@ def outcome(found: Guarded) -> tuple[int, int, int, tuple[str, ...]]:
 
 
 def test_what_is_desired_passes_where_nothing_objects():
-    assert outcome(decide({"spot": 3, "od": 1}, fleet(own=1, spot=5))) == (0, 3, 1, ())
+    assert outcome(decide({"spot": 3, "od": 1}, fleet(own=1, spot=5, od=1))) == (0, 3, 1, ())
 
 
 def test_a_paused_app_keeps_what_is_commanded():
@@ -132,9 +132,11 @@ def test_a_canary_changes_a_tenth_of_the_instances():
 
 
 def test_grow_before_shrink():
-    # from five spot to five on demand, eight replicas needed now: on demand is not ready, one spot may go
-    grown = decide({"od": 5}, fleet(spot=5), needed_now=8)
-    assert outcome(grown) == (0, 4, 5, ("grow_before_shrink",))
+    # from five spot to three on demand, eight replicas needed now: on demand is not ready, one spot may go
+    grown = decide({"od": 3}, fleet(spot=5), needed_now=8)
+    assert outcome(grown) == (0, 4, 3, ("grow_before_shrink",))
+    # where six are wanted and none is needed now, the promise's six stay
+    assert outcome(decide({"od": 3}, fleet(spot=5))) == (0, 3, 3, ("grow_before_shrink",))
     started = decide({"od": 5}, fleet(spot=4, od_pending=5), needed_now=8)
     assert outcome(started) == (0, 4, 5, ("grow_before_shrink",))
     ready = decide({"od": 5}, fleet(spot=4, od=5), needed_now=8)
@@ -340,9 +342,26 @@ def test_shared_nodes_that_run_are_not_exchanged_for_alike_ones(
     guarded = decide(desired, shared_nodes({"s1": 8}), policy)
     assert {o: n for o, n in guarded.counts.items() if n} == counts
     assert guarded.guardrails == rails
-    # an app's own instances are
-    own = decide(desired, replace(shared_nodes({"s1": 8}), alike={}), policy)
-    assert {o: n for o, n in own.counts.items() if n} == desired
+    # offers that are not alike are exchanged once those that replace them serve
+    unlike = replace(shared_nodes({"s1": 8, **desired}), alike={})
+    assert {o: n for o, n in decide(desired, unlike, policy).counts.items() if n} == desired
+
+
+def test_launches_that_may_be_refused_carry_nothing_of_what_is_needed_now() -> None:
+    seen = replace(fleet(spot=1, od=2), unproven=frozenset({"spot"}))
+    # of ten replicas needed two are ready on spot and four on demand, which stay; four are bought beside
+    assert outcome(decide({"spot": 5}, seen, needed_now=10)) == (
+        2,
+        5,
+        3,
+        ("grow_before_shrink", "unproven_pool"),
+    )
+    assert outcome(decide({"spot": 5}, replace(seen, unproven=frozenset()), needed_now=10)) == (
+        0,
+        5,
+        2,
+        ("grow_before_shrink",),
+    )
 
 
 def test_shared_nodes_are_exchanged_where_that_saves_enough_and_released_once_others_serve() -> None:
