@@ -572,16 +572,14 @@ def _fleet(
         quotas=dict(quotas([o for o in known if o.offer_id in usable]).values()),
         committed=committed(o for o in known if o.offer_id in usable),
         unusable=frozenset(o.offer_id for o in known if o.offer_id not in usable),
-        alike=_alike(known, policy, size, shared=shared),
+        alike={o.offer_id: (o.tier, zone_of(o)) for o in known}
+        if shared
+        else _alike([o for o in known if o.offer_id in works], policy, size),
     )
 
 
-def _alike(
-    offers: Sequence[Offer], policy: Policy, size: Mapping[str, int], *, shared: bool
-) -> dict[str, tuple[Any, ...]]:
-    """Offers of which any instance stands for any other: nodes of a tier and zone, or on-demand instances of a size."""
-    if shared:
-        return {o.offer_id: (o.tier, zone_of(o)) for o in offers}
+def _alike(offers: Sequence[Offer], policy: Policy, size: Mapping[str, int]) -> dict[str, tuple[Any, ...]]:
+    """On-demand offers of one size (and zone, where the policy has a zone share): any instance stands for any other."""
     return {
         o.offer_id: (size[o.offer_id], *(zone_of(o) if policy.zone_share else ()))
         for o in offers
