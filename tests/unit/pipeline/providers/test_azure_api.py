@@ -217,7 +217,7 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(
     status=st.sampled_from([200, 202, 204, 301, 400, 401, 403, 404, 409, 412, 429, 500, 502, 503, 504]),
     body=st.one_of(st.binary(max_size=80), JSON.map(lambda there: json.dumps(there).encode())),

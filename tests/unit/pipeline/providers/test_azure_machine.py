@@ -60,5 +60,5 @@ class Quickly(OfScaleSets):
     """Some of them, in the fast tier."""
 
 
-TestQuickly = case(Quickly, 5)
+TestQuickly = case(Quickly, 3)
 TestScaleSets = pytest.mark.slow(case(OfScaleSets, 60))
