@@ -437,7 +437,9 @@ class Cloud(Contract):
         found = re.fullmatch(r"'virtualMachineScaleSet/id' eq '(.+)'", request.query.get("$filter", ""))
         if found is None or request.query.get("$expand") != "instanceView":
             return Refused("BadRequest", 400, "Instance views only with a filter.")
-        machines = self.sets[found[1].rpartition("/")[2].lower()]
+        machines = self.sets.get(found[1].rpartition("/")[2].lower())
+        if machines is None or machines.described["properties"]["orchestrationMode"] != "Flexible":
+            return []
         return [conforming(models.VirtualMachine, instance) for instance in machines.instances.values()]
 
     def _instances(self, request: Request) -> Refused | list[Json]:
