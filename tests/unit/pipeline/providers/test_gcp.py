@@ -338,7 +338,7 @@ def test_failure_412(world: World) -> None:
 
     thread = threading.Thread(target=run)
     thread.start()
-    eventually(lambda: not world.cloud.faults[0].times)
+    assert world.cloud.faults[0].finished.wait(10)
     world.cloud.scale(5)
     late.set()
     thread.join()
