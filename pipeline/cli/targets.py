@@ -80,10 +80,16 @@ def discover(
     subscription: Annotated[str, typer.Option(help="Subscription of Azure, by id.")] = "",
     resource_group: Annotated[str, typer.Option(help="Of the subscription; default: all of them.")] = "",
     endpoint: Annotated[str, typer.Option(help="URL of the cloud's API where it is a private one.")] = "",
+    namespace: Annotated[
+        str, typer.Option(help="Namespace of the Kubernetes cluster of this machine's credentials.")
+    ] = "",
 ) -> None:
     """Print a targets file of groups whose tag leadtime.dev/target says app/offer.
 
     At Azure the tag is leadtime-target; at GCP it is in the description.
+
+    In Kubernetes of autoscalers and Deployments whose label leadtime.dev/app names the app (and leadtime.dev/offer the
+    offer, else "pod").
 
     A comment above a target says what would hinder its commands. Nothing is changed.
     """
@@ -96,6 +102,7 @@ def discover(
         "subscription": subscription,
         "resource_group": resource_group,
         "endpoint": endpoint,
+        "namespace": namespace,
     }
     where = {name: value for name, value in options.items() if value}
     scopes = {of.scope: of for of in INTEGRATIONS.values() if of.scope}

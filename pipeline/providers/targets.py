@@ -254,3 +254,12 @@ def _doubled(resources: Sequence[Resource]) -> list[str]:
 def table(fields: Mapping[str, str]) -> str:
     """A table [[target]] of a file; JSON's strings are TOML's too."""
     return "\n".join(["[[target]]", *(f"{name} = {json.dumps(value)}" for name, value in fields.items())])
+
+
+def proposal(fields: Mapping[str, str], check: Callable[[], None]) -> str:
+    """A table of a file, below a comment where `check` is `Rejected`."""
+    try:
+        check()
+    except Rejected as error:
+        return f"# {error}\n{table(fields)}"
+    return table(fields)

@@ -1,11 +1,11 @@
 """Proposes targets: groups that a tag names as `app/offer`."""
 
-from pipeline.errors import Rejected, UsageError
+from pipeline.errors import UsageError
 from pipeline.providers.aws.api import PAGE, Api
 from pipeline.providers.aws.checks import refuse_described, refuse_scaled
 from pipeline.providers.aws.marks import tags_of
-from pipeline.providers.aws.resources import KIND, Account, Place
-from pipeline.providers.targets import TARGET_TAG, table
+from pipeline.providers.aws.resources import KIND, Account, Described, Place
+from pipeline.providers.targets import TARGET_TAG, proposal
 
 
 def discover(api: Api, account: Account) -> str:
@@ -31,11 +31,10 @@ def discover(api: Api, account: Account) -> str:
             **({"profile": account.profile} if account.profile else {}),
             "name": place.name,
         }
-        lines = [table(fields)]
-        try:
+
+        def check(place: Place = place, group: Described = group) -> None:
             refuse_described(place, group)
             refuse_scaled(api.call(), place)
-        except Rejected as error:
-            lines.insert(0, f"# {error}")
-        tables.append("\n".join(lines))
+
+        tables.append(proposal(fields, check))
     return "\n\n".join(tables)

@@ -1,11 +1,11 @@
 """Proposes targets: sets that a tag names as `app/offer`."""
 
-from pipeline.errors import Rejected, UsageError
+from pipeline.errors import UsageError
 from pipeline.providers.azure.api import Api
 from pipeline.providers.azure.checks import refuse_described, refuse_scaled
 from pipeline.providers.azure.marks import TARGET, tag
-from pipeline.providers.azure.resources import KIND, place_of
-from pipeline.providers.targets import table
+from pipeline.providers.azure.resources import KIND, Described, Place, place_of
+from pipeline.providers.targets import proposal
 
 
 def discover(api: Api, resource_group: str) -> str:
@@ -30,11 +30,10 @@ def discover(api: Api, resource_group: str) -> str:
             "name": place.name,
             **({"endpoint": place.account.endpoint} if place.account.endpoint else {}),
         }
-        lines = [table(fields)]
-        try:
+
+        def check(place: Place = place, scale_set: Described = scale_set) -> None:
             refuse_described(place, scale_set)
             refuse_scaled(api.call(), place)
-        except Rejected as error:
-            lines.insert(0, f"# {error}")
-        tables.append("\n".join(lines))
+
+        tables.append(proposal(fields, check))
     return "\n\n".join(tables)

@@ -1,11 +1,11 @@
 """Proposes targets: groups whose description names them as `app/offer`."""
 
-from pipeline.errors import Rejected, UsageError
+from pipeline.errors import UsageError
 from pipeline.providers.gcp.api import Api
 from pipeline.providers.gcp.checks import refuse_described, refuse_scaled
 from pipeline.providers.gcp.marks import TARGET
 from pipeline.providers.gcp.resources import KIND, Described, Location, Place
-from pipeline.providers.targets import table
+from pipeline.providers.targets import proposal
 
 
 def discover(api: Api, project: str) -> str:
@@ -33,13 +33,12 @@ def discover(api: Api, project: str) -> str:
             "name": place.name,
             **({"endpoint": api.endpoint} if api.endpoint else {}),
         }
-        lines = [table(fields)]
-        try:
+
+        def check(place: Place = place, group: Described = group) -> None:
             refuse_described(place, group)
             refuse_scaled(api.call(), place, group)
-        except Rejected as error:
-            lines.insert(0, f"# {error}")
-        tables.append("\n".join(lines))
+
+        tables.append(proposal(fields, check))
     return "\n\n".join(tables)
 
 

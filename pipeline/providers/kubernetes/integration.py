@@ -9,7 +9,7 @@ through = "object"                    # or "scale": by the subresource alone
 """
 
 import re
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Final
 
@@ -31,6 +31,7 @@ class KubernetesIntegration(Integration[Resource]):
 
     kinds = tuple(COMMANDED)
     fields = ("ref", "kind", "namespace", "name", "through")
+    scope = "namespace"
 
     def faults(self, row: Row) -> list[str]:
         """What is wrong with place and way of a table."""
@@ -71,6 +72,13 @@ class KubernetesIntegration(Integration[Resource]):
             from pipeline.providers.kubernetes.release import release
 
             return release(api, resources)
+
+    def discover(self, where: Mapping[str, str]) -> str:
+        """See `discovery.discover`."""
+        with closing(connected()) as api:
+            from pipeline.providers.kubernetes.discovery import discover
+
+            return discover(api, where["namespace"])
 
     @contextmanager
     def provider(self, resources: Sequence[Resource], *, dry_run: bool) -> Generator[Provider]:

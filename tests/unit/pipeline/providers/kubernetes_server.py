@@ -349,6 +349,9 @@ def _selected(obj: Object, query: dict[str, str]) -> bool:
         name, _, values = selector.partition(" in (")
         if labels.get(name) not in values.rstrip(")").split(","):
             return False
+    elif selector and "=" not in selector:
+        if selector not in labels:
+            return False
     elif selector and any(labels.get(n) != v for n, v in (pair.split("=") for pair in selector.split(","))):
         return False
     phase = query.get("fieldSelector", "").removeprefix("status.phase=")

@@ -143,7 +143,7 @@ def test_releasing_names_what_was_done_and_what_could_not_be(
 @pytest.mark.parametrize(
     ("words", "why"),
     [
-        (["--provider", "gcp"], "no provider gcp: there are local, kubernetes, aws"),
+        (["--provider", "ovh"], "no provider ovh: there are local, kubernetes, aws, azure, gcp"),
         (["--provider", "kubernetes"], "--provider kubernetes needs --targets FILE"),
         (["--targets", "x.toml"], "--targets: no effect with the local provider"),
         (["--dry-run"], "--dry-run: no effect with the local provider"),
@@ -165,3 +165,24 @@ def test_without_the_extra_one_line_says_what_to_install(tmp_path: Path) -> None
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stderr.endswith("pip install 'leadtime[kubernetes]'\n")
+
+
+def test_what_is_discovered_is_a_targets_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shop, bank = {"leadtime.dev/app": "shop"}, {"leadtime.dev/app": "bank", "leadtime.dev/offer": "big"}
+    owners = [{"kind": "ScaledObject", "name": "bank"}]
+    words = ["targets", "discover", "--namespace"]
+    with served() as server:
+        monkeypatch.setattr(LOCATION, str(server.kubeconfig(tmp_path / "config")))
+        server.state.put("horizontalpodautoscalers", kube.hpa())  # of nobody's app
+        server.state.put("deployments", kube.deployment(labels=shop))
+        server.state.put("deployments", kube.deployment(name="free", labels={"leadtime.dev/app": "free"}))
+        server.state.put("scaledobjects", kube.scaled_object(name="bank", labels=bank))
+        copied = kube.hpa(name="keda-hpa-bank", labels=bank, ownerReferences=owners)
+        server.state.put("horizontalpodautoscalers", copied)
+        proposed = CliRunner().invoke(app, [*words, "shop"])
+        nothing = CliRunner().invoke(app, [*words, "empty"])
+    assert "namespace empty has the label leadtime.dev/app" in str(nothing.exception)
+    targets = read_targets(write(tmp_path, proposed.stdout), INTEGRATIONS).by_provider()["kubernetes"]
+    assert [resource.ref for resource in targets] == ["bank/big", "free/pod", "shop/pod"]
+    [comment] = [line for line in proposed.stdout.splitlines() if line.startswith("#")]
+    assert "sets Deployment shop/web" in comment
