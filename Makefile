@@ -9,7 +9,7 @@ SYNCED := .venv/.synced
 
 TIER := .venv/bin/python -m pytest -m
 
-.PHONY: demo test test-slow test-all test-peers peers cluster faults lint types docs setup
+.PHONY: demo test test-slow test-all test-peers peers cluster faults lint types docs proto setup
 
 demo: $(SYNCED)
 	@echo "demo: a trace through all stages on an embedded Kafka"
@@ -76,6 +76,10 @@ types: $(SYNCED)
 docs: $(SYNCED)
 	@echo "docs: the site of docs/ into .site/; a broken link fails"
 	@.venv/bin/zensical build --strict $(ARGS)
+
+# The modules of KEDA's gRPC contract, from its .proto.
+proto: $(SYNCED)
+	@.venv/bin/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. --grpc_python_out=. pipeline/scaler/externalscaler.proto
 
 setup: $(SYNCED)
 	@:

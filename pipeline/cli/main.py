@@ -68,6 +68,9 @@ COMMANDS: Final = {
     "actuator": Command(
         "pipeline.stages.__main__:actuator", "Run the actuator: apply commands and report capacity."
     ),
+    "scaler": Command(
+        "pipeline.cli.scaler:scaler", "Answer KEDA, as its external push scaler, what is planned."
+    ),
     "targets": Command(
         "pipeline.cli.targets:targets_app", "Check which objects of a cluster the targets of commands are."
     ),

@@ -88,10 +88,7 @@ def read(
     more = {"enable.partition.eof": True, "fetch.wait.max.ms": 10}
     consumer = reader(settings, more=more)
     try:
-        if partitions is None:
-            begin = whole(consumer, topic)
-        else:
-            begin = [TopicPartition(topic, number, offset) for number, offset in partitions.items()]
+        begin = whole(consumer, topic) if partitions is None else _from(topic, partitions)
         consumer.assign(begin)
         yield from _to_the_end(
             consumer, topic, {at.partition: (end or {}).get(at.partition, 2**63 - 1) for at in begin}
@@ -100,6 +97,10 @@ def read(
         raise Unreachable(f"topic {topic}: {error.args[0].str()}") from None
     finally:
         consumer.close()
+
+
+def _from(topic: str, partitions: Mapping[int, int]) -> list[TopicPartition]:
+    return [TopicPartition(topic, number, offset) for number, offset in partitions.items()]
 
 
 def _to_the_end(consumer: Consumer, topic: str, ends: Mapping[int, int]) -> Iterator[Message]:
@@ -135,7 +136,13 @@ def _to_the_end(consumer: Consumer, topic: str, ends: Mapping[int, int]) -> Iter
             raise Unreachable(f"topic {topic}: no answer for {POLL_S:g} s")
 
 
-def follow(settings: Settings, logical: str, *, from_end: bool) -> Iterator[Message]:
+def follow(
+    settings: Settings,
+    logical: str,
+    *,
+    from_end: bool = False,
+    partitions: Mapping[int, int] | None = None,
+) -> Iterator[Message]:
     """Messages of a topic for as long as the caller asks, in order per partition, outside any consumer group.
 
     Where it begins is settled by this call, not by the first message asked for.
@@ -144,6 +151,7 @@ def follow(settings: Settings, logical: str, *, from_end: bool) -> Iterator[Mess
         settings: where.
         logical: topic of the table.
         from_end: begin with what is published from now on; else with the oldest message that is kept.
+        partitions: which, and from which offset, instead; None: all.
 
     Raises:
         Unreachable: the broker does not answer, or the topic does not exist; also from the iterator.
@@ -151,7 +159,7 @@ def follow(settings: Settings, logical: str, *, from_end: bool) -> Iterator[Mess
     topic, complaints = topics.name(logical, settings), list[KafkaError]()
     consumer = reader(settings, more={"error_cb": complaints.append})
     try:
-        begin = whole(consumer, topic)
+        begin = whole(consumer, topic) if partitions is None else _from(topic, partitions)
         for at in begin if from_end else ():
             at.offset = bounds(settings, logical, at.partition)[1]
         consumer.assign(begin)
@@ -224,6 +232,29 @@ def _bounds(consumer: Consumer, at: TopicPartition) -> tuple[int, int]:
             if error.args[0].code() not in _PASSING or time.monotonic() > deadline:
                 raise Unreachable(f"topic {at.topic}: {error.args[0].str()}") from None
             time.sleep(0.1)
+
+
+def since(settings: Settings, logical: str, at_s: float) -> dict[int, int]:
+    """Offset by partition of the first message with this timestamp or a later one; without any, of the next message.
+
+    Args:
+        settings, logical: where.
+        at_s: unix seconds.
+
+    Raises:
+        Unreachable: the broker does not answer, or the topic does not exist.
+    """
+    consumer = reader(settings)
+    try:
+        times = whole(consumer, topics.name(logical, settings))
+        for at in times:
+            at.offset = int(at_s * 1000)
+        begin = consumer.offsets_for_times(times, timeout=POLL_S)
+        return {at.partition: at.offset if at.offset >= 0 else _bounds(consumer, at)[1] for at in begin}
+    except KafkaException as error:
+        raise Unreachable(f"topic {logical}: {error.args[0].str()}") from None
+    finally:
+        consumer.close()
 
 
 def last(settings: Settings, logical: str) -> list[Message]:

@@ -14,7 +14,18 @@ GROUND = "(ground)"
 ROOMS = {
     "pipeline": (
         GROUND,
-        *("security", "traces", "wire", "kafka", "providers", "runtime", "inputs", "sources", "stages"),
+        *(
+            "security",
+            "traces",
+            "wire",
+            "kafka",
+            "providers",
+            "runtime",
+            "inputs",
+            "sources",
+            "scaler",
+            "stages",
+        ),
         *("training", "backtest", "reports", "bench", "demo", "console", "federation", "cli"),
     ),
     "models": (
