@@ -248,7 +248,7 @@ def test_the_collector_scrapes_what_prometheus_does_and_uses_what_it_configures(
 
 def test_the_image_has_the_providers_of_the_chart_and_the_locked_client_of_gpus() -> None:
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    assert set(re.findall(r"--extra (\w+)", DOCKERFILE)) == {*INTEGRATIONS, "gpu"} <= set(extras)
+    assert set(re.findall(r"--extra (\w+)", DOCKERFILE)) == {*INTEGRATIONS, "gpu", "keda"} <= set(extras)
     (locked,) = extras["gpu"]
     assert f"'{locked.replace('==', '[ctk]==')}'" in DOCKERFILE
 
@@ -362,6 +362,17 @@ def test_stages_of_the_chart_listen_and_are_called_as_the_code_has_them() -> Non
         group.get_command(None, name).make_context(name, arguments)
     schema = json.loads((CHART / "values.schema.json").read_text())["properties"]["actuator"]["properties"]
     assert set(schema["providers"]["items"]["enum"]) == set(INTEGRATIONS)
+
+
+def test_the_scaler_of_the_chart_is_off_and_has_options_and_port_of_the_command() -> None:
+    group: Any = get_command(app)
+    command = group.get_command(None, "scaler")
+    named = set(re.findall(r'"(--[a-z-]+)"', TEMPLATES["scaler.yaml"]))
+    assert named == {"--listen", "--tls-cert", "--tls-key", "--client-ca"}
+    command.make_context("scaler", [word for option in sorted(named) for word in (option, "x")])
+    of_command = {option.name: option.default for option in command.params}
+    values = CHART_VALUES["scaler"]
+    assert (values["enabled"], of_command["listen"]) == (False, f"127.0.0.1:{values['port']}")
 
 
 def test_the_chart_has_alerts_dashboard_and_user_of_the_other_files() -> None:
