@@ -83,6 +83,7 @@ def discover(
     namespace: Annotated[
         str, typer.Option(help="Namespace of the Kubernetes cluster of this machine's credentials.")
     ] = "",
+    context: Annotated[str, typer.Option(help="Context of the kubeconfig; default: the current one.")] = "",
 ) -> None:
     """Print a targets file of groups whose tag leadtime.dev/target says app/offer.
 
@@ -103,6 +104,7 @@ def discover(
         "resource_group": resource_group,
         "endpoint": endpoint,
         "namespace": namespace,
+        "context": context,
     }
     where = {name: value for name, value in options.items() if value}
     scopes = {of.scope: of for of in INTEGRATIONS.values() if of.scope}

@@ -16,16 +16,16 @@ POD: Final = "pod"
 """Offer of an object without OFFER_LABEL."""
 
 
-def discover(api: Api, namespace: str) -> str:
+def discover(api: Api, namespace: str, context: str = "") -> str:
     """A targets file of the autoscalers and Deployments of a namespace that have the label APP_LABEL; a comment says
-    what hinders commands of one.
+    what hinders commands of one. context: of the cluster, for the file.
 
     Raises:
         UsageError: there is none.
         Retryable, Rejected: the cluster does not tell.
     """
     proposals = [
-        _proposed(api, Place(kind, namespace, str(obj["metadata"]["name"])), obj)
+        _proposed(api, Place(kind, namespace, str(obj["metadata"]["name"])), obj, context)
         for kind in (HPA, SCALED_OBJECT, DEPLOYMENT)
         for obj in _labelled(api.call(), kind, namespace)
         if not _is_of_keda(obj)
@@ -48,12 +48,13 @@ def _is_of_keda(obj: Object) -> bool:
     return any(owner.get("kind") == SCALED_OBJECT.name for owner in owners)
 
 
-def _proposed(api: Api, place: Place, obj: Object) -> str:
+def _proposed(api: Api, place: Place, obj: Object, context: str) -> str:
     labels = obj["metadata"]["labels"]
     fields = {
         "ref": f"{labels[APP_LABEL]}/{labels.get(OFFER_LABEL, POD)}",
         "kind": place.kind.name,
         "namespace": place.namespace,
         "name": place.name,
+        **({"context": context} if context else {}),
     }
     return proposal(fields, lambda: refuse_hindered(api.call(), place, obj))

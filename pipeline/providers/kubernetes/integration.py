@@ -6,17 +6,20 @@ kind = "HorizontalPodAutoscaler"      # ScaledObject, Deployment, StatefulSet, N
 namespace = "shop"                    # not of a NodePool
 name = "web"
 through = "object"                    # or "scale": by the subresource alone
+context = "eu"                        # of the kubeconfig; default: the cluster of this machine's credentials
 """
 
 import re
 from collections.abc import Generator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
-from pipeline.providers.base import Provider
+from pipeline.errors import Rejected
+from pipeline.providers.base import Observation, Provider, Record, Result
 from pipeline.providers.kubernetes.resources import COMMANDED, NODE_POOL, Place, Resource
 from pipeline.providers.targets import Integration, Row, not_installed
-from pipeline.wire.commands import REPLICAS
+from pipeline.wire.commands import REPLICAS, Target
 
 if TYPE_CHECKING:
     from pipeline.providers.kubernetes.api import Api
@@ -27,10 +30,10 @@ NAME: Final = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
 
 
 class KubernetesIntegration(Integration[Resource]):
-    """Objects of the cluster that this machine's credentials are for."""
+    """Objects of the clusters that this machine's credentials are for."""
 
     kinds = tuple(COMMANDED)
-    fields = ("ref", "kind", "namespace", "name", "through")
+    fields = ("ref", "kind", "namespace", "name", "through", "context")
     scope = "namespace"
 
     def faults(self, row: Row) -> list[str]:
@@ -45,6 +48,7 @@ class KubernetesIntegration(Integration[Resource]):
                 not namespace or ("." not in namespace and bool(NAME.fullmatch(namespace))),
                 f"namespace {namespace!r} is no name of Kubernetes",
             ),
+            (row.get("context") != "", "context is empty"),
             (way in WAYS, f"through {way!r}: there are {', '.join(WAYS)}"),
             (way != "scale" or kind.scaled, f"a {kind.name} has no count that its subresource scale sets"),
             (
@@ -56,42 +60,89 @@ class KubernetesIntegration(Integration[Resource]):
 
     def resource(self, row: Row) -> Resource:
         """The object of a table."""
-        place = Place(COMMANDED[row["kind"]], row.get("namespace", ""), row["name"])
+        kind, namespace = COMMANDED[row["kind"]], row.get("namespace", "")
+        place = Place(kind, namespace, row["name"], row.get("context", ""))
         return Resource(row["ref"], place, row.get("through") == "scale")
 
     def live_faults(self, resources: Sequence[Resource]) -> list[str]:
         """See `checks.live_faults`."""
-        with closing(connected()) as api:
-            from pipeline.providers.kubernetes.checks import live_faults
+        faults: list[str] = []
+        for context, inside in _by_context(resources).items():
+            with closing(connected(context)) as api:
+                from pipeline.providers.kubernetes.checks import live_faults
 
-            return live_faults(api, resources)
+                faults += live_faults(api, inside)
+        return faults
 
     def release(self, resources: Sequence[Resource]) -> tuple[list[str], list[str]]:
         """See `release.release`."""
-        with closing(connected()) as api:
-            from pipeline.providers.kubernetes.release import release
+        done: list[str] = []
+        failed: list[str] = []
+        for context, inside in _by_context(resources).items():
+            with closing(connected(context)) as api:
+                from pipeline.providers.kubernetes.release import release
 
-            return release(api, resources)
+                of_done, of_failed = release(api, inside)
+                done, failed = done + of_done, failed + of_failed
+        return done, failed
 
     def discover(self, where: Mapping[str, str]) -> str:
         """See `discovery.discover`."""
-        with closing(connected()) as api:
+        context = where.get("context", "")
+        with closing(connected(context)) as api:
             from pipeline.providers.kubernetes.discovery import discover
 
-            return discover(api, where["namespace"])
+            return discover(api, where["namespace"], context)
 
     @contextmanager
     def provider(self, resources: Sequence[Resource], *, dry_run: bool) -> Generator[Provider]:
-        """See `provider.KubernetesProvider`."""
-        api = connected()
-        from pipeline.providers.kubernetes.provider import KubernetesProvider
+        """See `provider.KubernetesProvider`: one for each cluster."""
+        by_ref: dict[str, Provider] = {}
+        with ExitStack() as stack:
+            for context, inside in _by_context(resources).items():
+                api = connected(context)
+                from pipeline.providers.kubernetes.provider import KubernetesProvider
 
-        with closing(KubernetesProvider(api, resources, dry_run=dry_run)) as provider:
-            yield provider
+                cluster = stack.enter_context(closing(KubernetesProvider(api, inside, dry_run=dry_run)))
+                by_ref |= dict.fromkeys((resource.ref for resource in inside), cluster)
+            yield Clusters(by_ref)
 
 
-def connected() -> "Api":
-    """The cluster that this machine's credentials are for.
+class Clusters(Provider):
+    """Several clusters as one provider; by_ref: that of each target."""
+
+    def __init__(self, by_ref: Mapping[str, Provider]) -> None:
+        self.by_ref = by_ref
+
+    def observe(self, target: Target, now_s: float, since_s: float | None = None) -> Observation:
+        """As the target's cluster does."""
+        return self._cluster(target.ref).observe(target, now_s, since_s)
+
+    def apply(self, command: Record, now_s: float) -> Result:
+        """As the target's cluster does."""
+        return self._cluster(Target.of(command).ref).apply(command, now_s)
+
+    def can_share_nodes(self) -> bool:
+        """It can: each cluster's scheduler places replicas."""
+        return True
+
+    def _cluster(self, ref: str) -> Provider:
+        if ref not in self.by_ref:
+            raise Rejected(f"the targets file has no {ref}")
+        return self.by_ref[ref]
+
+
+def _by_context(resources: Sequence[Resource]) -> dict[str, list[Resource]]:
+    """Targets by context, without it."""
+    grouped: dict[str, list[Resource]] = {}
+    for of in resources:
+        bare = replace(of, place=replace(of.place, context=""))
+        grouped.setdefault(of.place.context, []).append(bare)
+    return grouped
+
+
+def connected(context: str = "") -> "Api":
+    """The cluster of a context of the kubeconfig; empty: the one that this machine's credentials are for.
 
     Raises:
         UsageError: there are no credentials, or the client library is not installed.
@@ -100,4 +151,4 @@ def connected() -> "Api":
         from pipeline.providers.kubernetes.api import connect
     except ModuleNotFoundError as error:
         raise not_installed("kubernetes", error) from None
-    return connect()
+    return connect(context or None)

@@ -96,11 +96,15 @@ NODE_POOL_LABEL: Final = "karpenter.sh/nodepool"
 
 @dataclass(frozen=True)
 class Place:
-    """Where an object is, or with an empty name, where all of its kind are (in a namespace)."""
+    """Where an object is, or with an empty name, where all of its kind are (in a namespace).
+
+    context: of the kubeconfig, in a targets file alone: what talks to one cluster knows no other.
+    """
 
     kind: Kind
     namespace: str = ""
     name: str = ""
+    context: str = ""
 
     def path(self, subresource: str = "") -> str:
         """Path of its URL."""
@@ -111,7 +115,8 @@ class Place:
         return f"{root}{inside}/{kind.plural}{tail}"
 
     def __str__(self) -> str:
-        return f"{self.kind.name} {'/'.join(part for part in (self.namespace, self.name) if part)}"
+        place = f"{self.kind.name} {'/'.join(part for part in (self.namespace, self.name) if part)}"
+        return f"{place} of context {self.context}" if self.context else place
 
 
 @dataclass(frozen=True)

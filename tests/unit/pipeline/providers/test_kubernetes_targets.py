@@ -6,13 +6,16 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from typer.testing import CliRunner
 
 from pipeline.cli.main import app
-from pipeline.errors import UsageError
+from pipeline.errors import Rejected, UsageError
 from pipeline.providers.integrations import INTEGRATIONS
 from pipeline.providers.kubernetes.resources import HPA, NODE_POOL, Place, Resource
 from pipeline.providers.targets import parse_targets, read_targets
+from pipeline.wire.commands import Target
+from tests.unit.pipeline.messages import command
 from tests.unit.pipeline.providers import kubernetes_server as kube
 from tests.unit.pipeline.providers.kubernetes_server import served
 
@@ -58,7 +61,7 @@ def test_targets_are_objects(tmp_path: Path) -> None:
         ("target = 3", ["no [[target]]"]),
         ("target = [3]", ["target 1: must be a table"]),
         ("title = 3\n" + GOOD, ["title: there is only [[target]]"]),
-        (fields(colour="red"), ["no field 'colour': there are ref, kind, namespace, name, through"]),
+        (fields(colour="red"), ["no field 'colour': there are ref, kind, namespace, name, through, context"]),
         (fields(ref=None), ["target 1: ref is missing"]),
         (fields(name=None, kind=None), ["kind is missing", "name is missing"]),
         (fields(name=3), ["name must be a text"]),
@@ -75,6 +78,11 @@ def test_targets_are_objects(tmp_path: Path) -> None:
         (fields(through="status"), ["through 'status': there are object, scale"]),
         (fields(kind="ScaledObject", through="scale"), ["a ScaledObject has no count"]),
         (fields() + fields(name="other"), ["target shop/pod: 2 targets have this ref"]),
+        (fields(context=""), ["context is empty"]),
+        (
+            fields(context="eu") + fields(ref="shop/other", context="eu"),
+            ["Deployment shop/web of context eu: 2 targets are this object"],
+        ),
         (fields() + fields(ref="shop/other"), ["Deployment shop/web: 2 targets are this object"]),
         (fields(kind="X") + fields(ref="b/c", name="Y"), ["no kind 'X'", "target b/c: name 'Y'"]),
     ],
@@ -186,3 +194,47 @@ def test_what_is_discovered_is_a_targets_file(tmp_path: Path, monkeypatch: pytes
     assert [resource.ref for resource in targets] == ["bank/big", "free/pod", "shop/pod"]
     [comment] = [line for line in proposed.stdout.splitlines() if line.startswith("#")]
     assert "sets Deployment shop/web" in comment
+
+
+def test_targets_of_several_clusters_are_those_of_their_contexts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hpa = {"kind": "HorizontalPodAutoscaler"}
+    text = fields(ref="shop/eu", context="eu", **hpa) + fields(ref="shop/us", context="us", **hpa)
+    path = write(tmp_path, text + fields(ref="shop/here", **hpa))
+    with served() as here, served() as eu, served() as us:
+        config = yaml.safe_load(here.kubeconfig(tmp_path / "config").read_text())
+        for name, server in (("eu", eu), ("us", us)):
+            config["clusters"].append({"name": name, "cluster": {"server": server.url}})
+            config["contexts"].append({"name": name, "context": {"cluster": name, "user": "test"}})
+        (tmp_path / "config").write_text(yaml.safe_dump(config))
+        monkeypatch.setattr(LOCATION, str(tmp_path / "config"))
+        for server in (here, eu, us):
+            server.state.put("horizontalpodautoscalers", kube.hpa())
+            server.state.put("deployments", kube.deployment(labels={"leadtime.dev/app": "shop"}))
+        assert CliRunner().invoke(app, ["targets", "check", str(path), "--live"]).exit_code == 0
+        resources = read_targets(path, INTEGRATIONS).by_provider()["kubernetes"]
+        with INTEGRATIONS["kubernetes"].provider(resources, dry_run=False) as provider:
+            for ref, count in (("shop/eu", 3), ("shop/us", 5)):
+                target = Target("kubernetes", ref)
+                sent = command(10, count, ref, target=target, bounds=(0, 9))
+                assert provider.apply(sent, 900.0).after == count
+                assert provider.observe(target, 900.0).command_id == sent["id"]
+            with pytest.raises(Rejected, match="the targets file has no shop/asia"):
+                provider.observe(Target("kubernetes", "shop/asia"), 900.0)
+
+        def floors() -> list[int]:
+            return [
+                server.state.get("horizontalpodautoscalers", "shop", "web")["spec"]["minReplicas"]
+                for server in (here, eu, us)
+            ]
+
+        assert floors() == [2, 3, 5]
+        assert CliRunner().invoke(app, ["targets", "release", str(path)]).exit_code == 0
+        assert floors() == [2, 2, 2]
+        proposed = CliRunner().invoke(app, ["targets", "discover", "--namespace", "shop", "--context", "us"])
+        assert 'context = "us"' in proposed.stdout
+        done = CliRunner().invoke(
+            app, ["targets", "check", str(write(tmp_path, fields(context="gone"))), "--live"]
+        )
+    assert "no credentials for Kubernetes: " in str(done.exception)
