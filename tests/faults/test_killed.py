@@ -26,6 +26,7 @@ WITHIN_S = {"ingest": 5.0, "worker": 15.0, "actuator": 5.0}
 SESSION_S = 6
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_stages_killed_at_random_moments_and_steps(settings: Settings, whole: Outcome) -> None:
     steps = Deaths(["profiler blocks 2", "allocator folded 9", "simulator committed 2"])

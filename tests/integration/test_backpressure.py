@@ -18,6 +18,7 @@ MESSAGES = 200
 """Of half a megabyte each: 100 MB, three times what may wait in the process."""
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(180)
 def test_a_slow_stage_makes_lag_and_not_memory(settings: Settings) -> None:
     topics.create(settings)

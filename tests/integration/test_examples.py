@@ -85,6 +85,7 @@ def test_a_block_that_reads_plans_prints_them(
     assert "plan shop-11" in printed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("block", TESTING, ids=str)
 def test_a_block_that_backtests_prints_a_cost(
     block: Block, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

@@ -54,6 +54,7 @@ def run(trace_file: Path, *options: str) -> Any:
     return json.loads(done.stdout)
 
 
+@pytest.mark.slow
 def test_the_same_arguments_give_the_same_bytes_and_all_figures(trace_file: Path, tmp_path: Path) -> None:
     folders = [tmp_path / name for name in ("one", "two")]
     options = ("--warm-up", "65m", "--sweep", "0.5", "--sweep", "0.99")
