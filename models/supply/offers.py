@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Any, Final, Self
 
 from models.capacity import Offer
 from models.supply import rates, startup
@@ -43,16 +43,53 @@ def learnt(offers: Sequence[Offer], memory: Mapping[str, Any]) -> list[Offer]:
     """
     if not memory:
         return list(offers)
-    return [_learnt(offer, offers, memory) for offer in offers]
+    pools = _Pools.of(offers, memory)
+    return [_learnt(offer, offers, memory, pools) for offer in offers]
 
 
-def _learnt(offer: Offer, offers: Sequence[Offer], memory: Mapping[str, Any]) -> Offer:
+@dataclass(frozen=True)
+class _Pools:
+    """The spot pools of an app.
+
+    Attributes:
+        tallies: what each states at most, and what was lost of it.
+        provider: of each.
+        log_likelihood: of all together, by `rates.CORRELATIONS`; None = no evidence.
+    """
+
+    tallies: Mapping[str, Tally]
+    provider: Mapping[str, str]
+    log_likelihood: Sequence[float] | None
+
+    @classmethod
+    def of(cls, offers: Sequence[Offer], memory: Mapping[str, Any]) -> Self:
+        """The pools of those offers, and the evidence of all."""
+        tallies: dict[str, Tally] = {}
+        provider: dict[str, str] = {}
+        for o in sorted((o for o in offers if o.tier == "SPOT"), key=lambda o: o.interruption_h):
+            seen = memory["pools"].get(pool_name(o), {})
+            tallies[pool_name(o)] = Tally(o.interruption_h, seen.get("lost", 0.0), seen.get("hours", 0.0))
+            provider[pool_name(o)] = o.provider
+        known = [seen["log_likelihood"] for _, seen in sorted(memory["pools"].items())]
+        return cls(tallies, provider, [sum(of) for of in zip(*known, strict=True)] if known else None)
+
+    def others(self, own: str, *, inside: bool) -> list[Tally]:
+        """Tallies of the other pools of a pool's provider, or of the other providers."""
+        provider = self.provider[own]
+        return [
+            tally
+            for name, tally in sorted(self.tallies.items())
+            if name != own and (self.provider[name] == provider) == inside
+        ]
+
+
+def _learnt(offer: Offer, offers: Sequence[Offer], memory: Mapping[str, Any], pools: _Pools) -> Offer:
     others = [o for o in offers if o.provider == offer.provider and o.offer_id != offer.offer_id]
     notes: list[str] = []
     after = _started(offer, others, memory, notes)
     after = _failing(after, others, memory, notes)
     if offer.tier == "SPOT":
-        after = _interrupted(after, offers, memory, notes)
+        after = _interrupted(after, pools, memory, notes)
     late = memory["providers"].get(offer.provider, {}).get("late")
     if late:
         after = replace(after, detect_s=late[1] / late[0])
@@ -111,28 +148,24 @@ def _failing(offer: Offer, others: Sequence[Offer], memory: Mapping[str, Any], n
     return replace(offer, launch_failure=min(rate.mean, MOST_FAILURE))
 
 
-def _interrupted(offer: Offer, offers: Sequence[Offer], memory: Mapping[str, Any], notes: list[str]) -> Offer:
+def _interrupted(offer: Offer, pools: _Pools, memory: Mapping[str, Any], notes: list[str]) -> Offer:
     """The offer with its pool's interruptions, upwards alone, and how they come together.
 
     Its pool's rate moves once the pool, or all pools together, contradict what is stated.
     """
-    pools: dict[str, Tally] = {}
-    provider: dict[str, str] = {}
-    for o in sorted((o for o in offers if o.tier == "SPOT"), key=lambda o: o.interruption_h):
-        seen = memory["pools"].get(pool_name(o), {})
-        pools[pool_name(o)] = Tally(o.interruption_h, seen.get("lost", 0.0), seen.get("hours", 0.0))
-        provider[pool_name(o)] = o.provider
-    own = pools.pop(pool_name(offer))
-    others = [tally for name, tally in sorted(pools.items()) if provider[name] == offer.provider]
-    elsewhere = [tally for name, tally in sorted(pools.items()) if provider[name] != offer.provider]
-    rate, after = rates.interruptions(own, others, elsewhere), offer
+    pool, after = pool_name(offer), offer
+    own, others, elsewhere = (
+        pools.tallies[pool],
+        pools.others(pool, inside=True),
+        pools.others(pool, inside=False),
+    )
+    rate = rates.interruptions(own, others, elsewhere)
     low = max(rate.low, rates.together(own, others, elsewhere).low)
     if low > own.stated and rate.mean > own.stated:
         where = f"{own.exposure:.0f} h" if rate.low > own.stated else "its own and other pools"
         notes.append(f"stated {own.stated:.3g} interruptions an hour, was {rate.mean:.3g} in {where}")
         after = replace(after, interruption_h=rate.mean)
-    likelihoods = [seen["log_likelihood"] for _, seen in sorted(memory["pools"].items())]
-    in_pool = rates.correlation(memory["pools"].get(pool_name(offer), {}).get("log_likelihood"), likelihoods)
+    in_pool = rates.correlation(memory["pools"].get(pool, {}).get("log_likelihood"), pools.log_likelihood)
     between = rates.between_pools(*memory["providers"].get(offer.provider, {}).get("losses", (0, 0, 0, 0)))
     return replace(after, loss_correlation=in_pool, provider_correlation=between)
 

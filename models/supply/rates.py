@@ -118,14 +118,14 @@ def log_likelihoods(lost: int, ready: int, share: float) -> Array:
     return choose + betaln(lost + a, ready - lost + b) - betaln(a, b)
 
 
-def correlation(own: Sequence[float] | None, pools: Sequence[Sequence[float]] = ()) -> float | None:
+def correlation(own: Sequence[float] | None, pools: Sequence[float] | None = None) -> float | None:
     """The most likely of CORRELATIONS; None: it is not decisively more so than the usual one.
 
     Args:
         own: log-likelihoods of the pool by CORRELATIONS, None = no evidence; where they decide nothing, all decide.
-        pools: likewise of all pools.
+        pools: likewise of all pools together.
     """
-    for values in (own, np.sum(pools, axis=0) if len(pools) else None):
+    for values in (own, pools):
         if values is not None:
             known = np.asarray(values)
             best = int(known.argmax())

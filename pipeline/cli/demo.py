@@ -128,9 +128,9 @@ def _on_cluster(
     begun_s: float,
 ) -> "Run":
     """A run on the cluster of this machine's credentials, without the learner and shared nodes."""
-    from pipeline.providers.kubernetes.integration import connected
+    from pipeline.providers.kubernetes.integration import connect_to
 
-    api = connected()
+    api = connect_to()
     from pipeline.demo.cluster_run import SPEED, ClusterRun
     from pipeline.demo.run import Replayed
 

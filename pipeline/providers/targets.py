@@ -54,6 +54,7 @@ class Client(Protocol):
 R = TypeVar("R", bound=Resource)
 A = TypeVar("A", bound=Hashable)
 C = TypeVar("C", bound=Client)
+T = TypeVar("T")
 
 
 class Integration(ABC, Generic[R]):
@@ -197,6 +198,17 @@ def read_targets(path: Path, integrations: Mapping[str, Integration[Any]]) -> Pa
         )
         raise UsageError(f"{path}: {parsed.faults[0]}{more}")
     return parsed
+
+
+def named(kept: Mapping[str, T], ref: str) -> T:
+    """What is kept of a target.
+
+    Raises:
+        Rejected: the targets file has none of this ref.
+    """
+    if ref not in kept:
+        raise Rejected(f"the targets file has no {ref}")
+    return kept[ref]
 
 
 def give_back_each(resources: Iterable[R], give_back: Callable[[R], str]) -> tuple[list[str], list[str]]:

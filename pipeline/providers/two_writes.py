@@ -19,7 +19,7 @@ from pipeline.errors import Rejected
 from pipeline.providers.base import Provider, Record, Result
 from pipeline.providers.bounds import Turns
 from pipeline.providers.marks import Epochs, Mark, Memory, State, Whose, change_of, result_of
-from pipeline.providers.targets import Resource
+from pipeline.providers.targets import Resource, named
 from pipeline.wire.commands import Target
 
 G = TypeVar("G", bound=Resource)
@@ -120,6 +120,4 @@ class TwoWrites(Provider, Generic[G, C]):
         Raises:
             Rejected: the targets file has none of this name.
         """
-        if ref not in self.groups:
-            raise Rejected(f"the targets file has no {ref}")
-        return self.groups[ref]
+        return named(self.groups, ref)

@@ -11,7 +11,7 @@ import grpc
 from pipeline.errors import LeadtimeError
 from pipeline.scaler.triggers import Trigger
 from pipeline.wire.codec import Record
-from pipeline.wire.plans import LIFETIME_S
+from pipeline.wire.plans import lifetime_s
 
 IN_FORCE: Final = ("canary", "auto", "paused")
 """Modes whose counts are answered. Those of canary are bounded already, those of paused are what was last commanded;
@@ -49,8 +49,9 @@ class Planned:
         """Of a record `plan`."""
         counts = {count["offer_id"]: int(count["desired"][0]) for count in record["counts"]}
         tick, tick_s = record["tick"], record["tick_s"]
-        life_s = max(LIFETIME_S, 2.0 * tick_s)
-        return cls(record["app"], tick, record["mode"], float((tick + 1) * tick_s), life_s, counts)
+        return cls(
+            record["app"], tick, record["mode"], float((tick + 1) * tick_s), lifetime_s(tick_s), counts
+        )
 
 
 class Board:

@@ -1,6 +1,5 @@
 """Where the service listens, and with which certificates."""
 
-import ipaddress
 import ssl
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ import grpc
 
 from pipeline.errors import UsageError
 from pipeline.logs import get_logger
+from pipeline.security.addresses import is_loopback
 
 OPTIONS: Final = (
     ("grpc.so_reuseport", 0),  # else a second service shares the port, and neither says so
@@ -39,7 +39,7 @@ def bind(server: grpc.aio.Server, address: str, tls: Tls | None) -> str:
     if not (host and port.isdecimal() and int(port) < 65536):
         raise UsageError(f"--listen {address}: give host:port")
     credentials = None if tls is None else _credentials(tls)
-    if credentials is None and not _is_loopback(host):
+    if credentials is None and not is_loopback(host):
         get_logger().warning("without TLS whoever reaches the port reads what is planned", address=address)
     try:
         if credentials is None:
@@ -53,13 +53,6 @@ def bind(server: grpc.aio.Server, address: str, tls: Tls | None) -> str:
             f"--listen {address}: nothing can listen there: taken, or no address of this machine"
         )
     return f"{host}:{bound}"
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _credentials(tls: Tls) -> grpc.ServerCredentials:

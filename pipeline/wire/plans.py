@@ -83,6 +83,11 @@ GUARD_RAILS: Final = {
 NO_CURVE: Final = NeedCurve((), (), {})
 
 
+def lifetime_s(tick_s: float) -> float:
+    """Seconds after its tick's end for which a command is valid, at a tick's length."""
+    return max(LIFETIME_S, 2.0 * tick_s)
+
+
 def default_policy(app: str) -> Record:
     """Policy of an app without a policy record: shadow mode, and a replica of one core and 4 GiB, the usual ratio."""
     return {
@@ -361,7 +366,7 @@ def command_records(
             epoch=tick.number,
             issued_tick=tick.number,
             issued_s=tick.end_s,
-            lifetime_s=max(LIFETIME_S, 2.0 * tick.length_s),
+            lifetime_s=lifetime_s(tick.length_s),
             drain_s=policy.drain_s if desired[offer] < before[offer] else 0.0,
             expected_generation=observed[offer]["generation"] if offer in observed else None,
             **(on_nodes if offer == commands.REPLICAS else {}),

@@ -4,8 +4,9 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,9 @@ from pipeline.kafka import topics
 from pipeline.kafka.producer import Outputs
 from pipeline.settings import Settings
 from pipeline.wire.codec import Record
-from tests.integration.actuating import observations, publish, results
+from pipeline.wire.commands import Target
+from tests.integration.actuating import command, observations, plan, publish, results
+from tests.unit.pipeline.providers.faults import Fault
 
 LEADTIME = Path(sys.executable).parent / "leadtime"
 PRICE: Record = {
@@ -41,6 +44,12 @@ def installed(settings: Settings, provider: str) -> Settings:
     outputs.publish("prices", "price", PRICE | {"provider": provider}, key="pod@1")
     outputs.flush()
     return settings
+
+
+def order(settings: Settings, provider: str, epoch: int, desired: int) -> Record:
+    """A command for the target shop/pod of a provider."""
+    target = Target(provider, "shop/pod")
+    return command(settings, epoch, desired, offer_id="pod", target=target, bounds=(0, 99))
 
 
 @contextmanager
@@ -80,3 +89,44 @@ def assert_settled_once(settings: Settings, first: Record, older: Record) -> Non
     publish(settings, first, older)
     until(lambda: sum(r["status"] == "REFUSED" for r in results(settings)) == 2)
     assert {r["reason"] for r in results(settings)} >= {"replayed", "older-epoch"}
+
+
+@dataclass(frozen=True)
+class LiveCloud:
+    """A contract server with a group of two, as an actuator in its own process reaches it.
+
+    Attributes:
+        provider: its name.
+        targets: targets file, whose shop/pod is the group.
+        environment: of the actuator.
+        faults: of the server.
+        count: of the group now.
+        written: counts that requests set.
+    """
+
+    provider: str
+    targets: str
+    environment: Mapping[str, str]
+    faults: list[Fault]
+    count: Callable[[], int]
+    written: Callable[[], list[int]]
+
+
+def assert_set_once_though_killed(settings: Settings, cloud: LiveCloud, fault: Fault, folder: Path) -> None:
+    """Check that counts are set once each by an actuator that dies before a write is answered, and the next one."""
+    live, provider, targets = installed(settings, cloud.provider), cloud.provider, folder / "targets.toml"
+    targets.write_text(cloud.targets)
+    epoch = int(time.time() // 60) - 2
+    first = order(live, provider, epoch, 7)
+    cloud.faults.append(fault)
+    with actuator(live, provider, targets, **cloud.environment):
+        publish(live, plan(epoch, issued=1), first)
+        until(lambda: not fault.times)
+    with actuator(live, provider, targets, **cloud.environment) as process:
+        assert_settled_once(live, first, older=order(live, provider, epoch - 1, 3))
+        publish(live, order(live, provider, epoch + 1, 4))
+        until(lambda: cloud.count() == 4)
+        until(lambda: newest(live).get("ready") == 4)
+        process.terminate()
+        assert process.wait(10) == 0
+    assert cloud.written() == [7, 4]

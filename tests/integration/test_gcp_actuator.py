@@ -1,62 +1,39 @@
 """`leadtime actuator --provider gcp` on a real Kafka and the contract server of GCP: killed, and started again."""
 
-import time
-from collections.abc import Generator
 from pathlib import Path
 
 import pytest
 
 from pipeline.settings import Settings
-from pipeline.wire.codec import Record
-from pipeline.wire.commands import Target
-from tests.integration.actuating import command, plan, publish
-from tests.integration.live_actuator import actuator, assert_settled_once, installed, newest, until
+from tests.integration.live_actuator import LiveCloud, assert_set_once_though_killed
 from tests.unit.pipeline.providers.faults import Fault
-from tests.unit.pipeline.providers.gcp_server import PROJECT, ZONES, Served, served, service_account
+from tests.unit.pipeline.providers.gcp_server import PROJECT, ZONES, served, service_account
 
-
-@pytest.fixture
-def server() -> Generator[Served]:
-    with served() as made:
-        made.cloud.make()
-        yield made
-
-
-def order(settings: Settings, epoch: int, desired: int) -> Record:
-    return command(settings, epoch, desired, offer_id="pod", target=Target("gcp", "shop/pod"), bounds=(0, 99))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("lost", [True, False], ids=["after the size", "between mark and size"])
-def test_commands_set_the_size_once_however_often_the_actuator_dies(
-    settings: Settings, server: Served, tmp_path: Path, lost: bool
-) -> None:
-    live, cloud = installed(settings, "gcp"), server.cloud
-    targets = tmp_path / "targets.toml"
-    targets.write_text(
-        f"""
+TARGETS = f"""
 [[target]]
 ref = "shop/pod"
 kind = "InstanceGroupManager"
 project = "{PROJECT}"
 zone = "{ZONES[0]}"
 name = "web"
-endpoint = "{server.url}"
 """
-    )
-    there = {"GOOGLE_APPLICATION_CREDENTIALS": str(service_account(tmp_path))}
-    epoch = int(time.time() // 60) - 2
-    first = order(live, epoch, 7)
-    fault = Fault("resize", lost=lost, unheard=not lost)  # the actuator dies before the answer comes
-    cloud.faults.append(fault)
-    with actuator(live, "gcp", targets, **there):
-        publish(live, plan(epoch, issued=1), first)
-        until(lambda: not fault.times)
-    with actuator(live, "gcp", targets, **there) as process:
-        assert_settled_once(live, first, older=order(live, epoch - 1, 3))
-        publish(live, order(live, epoch + 1, 4))
-        until(lambda: cloud.group().target == 4)
-        until(lambda: newest(live).get("ready") == 4)
-        process.terminate()
-        assert process.wait(10) == 0
-    assert [size for size, _, _ in cloud.written] == [7, 4]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lost", [True, False], ids=["after the size", "between mark and size"])
+def test_commands_set_the_size_once_however_often_the_actuator_dies(
+    settings: Settings, tmp_path: Path, lost: bool
+) -> None:
+    with served() as server:
+        cloud = server.cloud
+        cloud.make()
+        live = LiveCloud(
+            "gcp",
+            f'{TARGETS}endpoint = "{server.url}"\n',
+            {"GOOGLE_APPLICATION_CREDENTIALS": str(service_account(tmp_path))},
+            cloud.faults,
+            lambda: cloud.group().target,
+            lambda: [size for size, _, _ in cloud.written],
+        )
+        fault = Fault("resize", lost=lost, unheard=not lost)
+        assert_set_once_though_killed(settings, live, fault, tmp_path)

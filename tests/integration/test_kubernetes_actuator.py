@@ -7,10 +7,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.settings import Settings
-from pipeline.wire.codec import Record
-from pipeline.wire.commands import Target
-from tests.integration.actuating import command, plan, publish
-from tests.integration.live_actuator import actuator, assert_settled_once, installed, newest, until
+from tests.integration.actuating import plan, publish
+from tests.integration.live_actuator import actuator, assert_settled_once, installed, newest, order, until
 from tests.unit.pipeline.providers import kubernetes_server as kube
 from tests.unit.pipeline.providers.faults import Fault
 from tests.unit.pipeline.providers.kubernetes_server import Served, served
@@ -32,12 +30,6 @@ def server() -> Generator[Served]:
         yield made
 
 
-def order(settings: Settings, epoch: int, desired: int) -> Record:
-    return command(
-        settings, epoch, desired, offer_id="pod", target=Target("kubernetes", "shop/pod"), bounds=(0, 99)
-    )
-
-
 def floor(server: Served) -> int:
     return server.state.get("horizontalpodautoscalers", "shop", "web")["spec"]["minReplicas"]
 
@@ -50,15 +42,15 @@ def test_commands_set_the_floor_once_however_often_the_actuator_dies(
     targets.write_text(TARGETS)
     there = {"KUBECONFIG": str(server.kubeconfig(tmp_path / "kubeconfig"))}
     epoch = int(time.time() // 60) - 2
-    first = order(live, epoch, 7)
+    first = order(live, "kubernetes", epoch, 7)
     server.state.faults.append(Fault("PATCH", lost=True))  # the actuator dies before the answer comes
     with actuator(live, "kubernetes", targets, **there):
         publish(live, plan(epoch, issued=1), first)
         until(lambda: floor(server) == 7)
     with actuator(live, "kubernetes", targets, **there) as process:
-        assert_settled_once(live, first, older=order(live, epoch - 1, 3))
+        assert_settled_once(live, first, older=order(live, "kubernetes", epoch - 1, 3))
         server.state.settle()
-        publish(live, order(live, epoch + 1, 4))
+        publish(live, order(live, "kubernetes", epoch + 1, 4))
         until(lambda: floor(server) == 4)
         until(lambda: newest(live).get("ready") == 7)
         process.terminate()

@@ -13,7 +13,7 @@ from pipeline.demo.cluster_run import METRICS_API, NAMESPACE
 from pipeline.providers.kubernetes.resources import Kind, Place
 from tests.peers import cluster as peers
 from tests.peers.api_server import ApiServer
-from tests.unit.pipeline.providers.test_kubernetes import eventually
+from tests.unit.pipeline.providers.commanding import eventually
 
 pytestmark = [pytest.mark.slow, pytest.mark.peers]
 SPEED = 100.0

@@ -10,13 +10,13 @@ import time
 import zlib
 from collections.abc import Iterator, Mapping
 from http.client import HTTPException, HTTPResponse
-from ipaddress import ip_address
 from typing import Any, Final
 from urllib.parse import quote, urlsplit
 from urllib.request import HTTPHandler, HTTPSHandler, OpenerDirector, ProxyHandler, Request, getproxies
 
 from pipeline.inputs.feeds.feed import FeedFault
 from pipeline.providers.bounds import READ_S, one_line
+from pipeline.security.addresses import is_loopback
 
 MOST_BYTES: Final = 32 * 1024**2
 """Of an answer when it is unpacked: a page of 5,000 SKUs of GCP has some 8 MB."""
@@ -38,16 +38,9 @@ def url_fault(url: str) -> str | None:
         return f"is no URL: {url[:80]!r}"
     if parts.username is not None or parts.password is not None:
         return "must not have a password: it would be in logs"
-    if not host or not (parts.scheme == "https" or (parts.scheme == "http" and _loopback(host))):
+    if not host or not (parts.scheme == "https" or (parts.scheme == "http" and is_loopback(host))):
         return f"must be https://host/…, or http on the loopback, got {url[:80]!r}"
     return None
-
-
-def _loopback(host: str) -> bool:
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _origin(url: str) -> tuple[str, str | None, int | None]:

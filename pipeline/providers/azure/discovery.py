@@ -16,11 +16,11 @@ def discover(api: Api, resource_group: str) -> str:
         UsageError: there is none.
         Retryable, Rejected: Azure does not tell.
     """
-    found = [of for of in api.call().scale_sets(resource_group) if tag(of, TARGET)]
-    if not found:
+    tagged = [of for of in api.call().scale_sets(resource_group) if tag(of, TARGET)]
+    if not tagged:
         raise UsageError(f"no {KIND} in {resource_group or api.account.subscription} has the tag {TARGET}")
     tables: list[str] = []
-    for scale_set in sorted(found, key=lambda of: str(of["id"]).lower()):
+    for scale_set in sorted(tagged, key=lambda of: str(of["id"]).lower()):
         place = place_of(scale_set, api.account)
         fields = {
             "ref": tag(scale_set, TARGET),

@@ -123,8 +123,8 @@ class ResourceGroup(Poller):
     def describe(self) -> dict[str, Described]:
         """Sets that are targets, by name."""
         (group,) = {target.group for target in self.targets.values()}
-        found = self.api.call(POLL_CALL_S).scale_sets(group[1])
-        described = {place_of(scale_set, self.api.account).name: scale_set for scale_set in found}
+        listed = self.api.call(POLL_CALL_S).scale_sets(group[1])
+        described = {place_of(scale_set, self.api.account).name: scale_set for scale_set in listed}
         return {name: scale_set for name, scale_set in described.items() if name in self.targets}
 
     def explain(self, described: dict[str, Described]) -> None:

@@ -326,16 +326,16 @@ def _permission(location: Location, service: str, method: str, fields: dict[str,
 def _refused(permission: str, error: core.GoogleAPICallError) -> Retryable | Rejected:
     """What an answer that is an error means."""
     status, answer = int(error.code or 0), error.response
-    told = [*_reasons(error), *([error.reason] if error.reason else [])]
+    reasons = [*_reasons(error), *([error.reason] if error.reason else [])]
     # "403 POST https://…: Required …": the SDK puts the request before the message
     message = (
         " ".join(re.sub(r"^[A-Z]+ https?://\S+?: ", "", str(error.message)).split()) or f"status {status}"
     )
-    if not told and not _is_googles(answer):
+    if not reasons and not _is_googles(answer):
         return Unanswered(
             f"{message[:200]} ({status}): the answer is none of GCP's, perhaps a proxy's", WAIT_S
         )
-    return mapped(permission, told, message, status, _retry_after_s(answer))
+    return mapped(permission, reasons, message, status, _retry_after_s(answer))
 
 
 def _reasons(error: core.GoogleAPICallError) -> list[str]:
@@ -370,9 +370,9 @@ def mapped(
         status: of HTTP; 0: none.
         wait_s: pause that the answer names.
     """
-    told = [code for code in codes if code]
-    known = {_normal(code) for code in told}
-    where = f"{message} ({', '.join(dict.fromkeys(told)) or status})"
+    named = [code for code in codes if code]
+    known = {_normal(code) for code in named}
+    where = f"{message} ({', '.join(dict.fromkeys(named)) or status})"
     rules: list[tuple[bool, Callable[[], Retryable | Rejected]]] = [
         (
             bool(known & THROTTLED) or (status == 429 and not known & REFUSED),

@@ -15,10 +15,9 @@ from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
-from pipeline.errors import Rejected
 from pipeline.providers.base import Observation, Provider, Record, Result
 from pipeline.providers.kubernetes.resources import COMMANDED, NODE_POOL, Place, Resource
-from pipeline.providers.targets import Integration, Row, not_installed
+from pipeline.providers.targets import Integration, Row, connected, named, not_installed
 from pipeline.wire.commands import REPLICAS, Target
 
 if TYPE_CHECKING:
@@ -66,30 +65,25 @@ class KubernetesIntegration(Integration[Resource]):
 
     def live_faults(self, resources: Sequence[Resource]) -> list[str]:
         """See `checks.live_faults`."""
-        faults: list[str] = []
-        for context, inside in _by_context(resources).items():
-            with closing(connected(context)) as api:
-                from pipeline.providers.kubernetes.checks import live_faults
+        by_context = _by_context(resources)
+        with connected(by_context, connect_to) as apis:
+            from pipeline.providers.kubernetes.checks import live_faults
 
-                faults += live_faults(api, inside)
-        return faults
+            return [fault for of, inside in by_context.items() for fault in live_faults(apis[of], inside)]
 
     def release(self, resources: Sequence[Resource]) -> tuple[list[str], list[str]]:
         """See `release.release`."""
-        done: list[str] = []
-        failed: list[str] = []
-        for context, inside in _by_context(resources).items():
-            with closing(connected(context)) as api:
-                from pipeline.providers.kubernetes.release import release
+        by_context = _by_context(resources)
+        with connected(by_context, connect_to) as apis:
+            from pipeline.providers.kubernetes.release import release
 
-                of_done, of_failed = release(api, inside)
-                done, failed = done + of_done, failed + of_failed
-        return done, failed
+            each = [release(apis[of], inside) for of, inside in by_context.items()]
+        return [line for done, _ in each for line in done], [line for _, failed in each for line in failed]
 
     def discover(self, where: Mapping[str, str]) -> str:
         """See `discovery.discover`."""
         context = where.get("context", "")
-        with closing(connected(context)) as api:
+        with closing(connect_to(context)) as api:
             from pipeline.providers.kubernetes.discovery import discover
 
             return discover(api, where["namespace"], context)
@@ -100,7 +94,7 @@ class KubernetesIntegration(Integration[Resource]):
         by_ref: dict[str, Provider] = {}
         with ExitStack() as stack:
             for context, inside in _by_context(resources).items():
-                api = connected(context)
+                api = connect_to(context)
                 from pipeline.providers.kubernetes.provider import KubernetesProvider
 
                 cluster = stack.enter_context(closing(KubernetesProvider(api, inside, dry_run=dry_run)))
@@ -116,20 +110,15 @@ class Clusters(Provider):
 
     def observe(self, target: Target, now_s: float, since_s: float | None = None) -> Observation:
         """As the target's cluster does."""
-        return self._cluster(target.ref).observe(target, now_s, since_s)
+        return named(self.by_ref, target.ref).observe(target, now_s, since_s)
 
     def apply(self, command: Record, now_s: float) -> Result:
         """As the target's cluster does."""
-        return self._cluster(Target.of(command).ref).apply(command, now_s)
+        return named(self.by_ref, Target.of(command).ref).apply(command, now_s)
 
     def can_share_nodes(self) -> bool:
         """It can: each cluster's scheduler places replicas."""
         return True
-
-    def _cluster(self, ref: str) -> Provider:
-        if ref not in self.by_ref:
-            raise Rejected(f"the targets file has no {ref}")
-        return self.by_ref[ref]
 
 
 def _by_context(resources: Sequence[Resource]) -> dict[str, list[Resource]]:
@@ -141,7 +130,7 @@ def _by_context(resources: Sequence[Resource]) -> dict[str, list[Resource]]:
     return grouped
 
 
-def connected(context: str = "") -> "Api":
+def connect_to(context: str = "") -> "Api":
     """The cluster of a context of the kubeconfig; empty: the one that this machine's credentials are for.
 
     Raises:

@@ -35,6 +35,7 @@ from pipeline.providers.kubernetes.resources import (
     most_of,
 )
 from pipeline.providers.marks import Epochs, Mark, result_of
+from pipeline.providers.targets import named
 from pipeline.wire.commands import Target
 
 TRIES: Final = 3
@@ -88,11 +89,11 @@ class KubernetesProvider(Provider):
 
     def observe(self, target: Target, now_s: float, since_s: float | None = None) -> Observation:
         """As the watches tell; see `Cluster.observe`."""
-        return self.cluster.observe(self._resource(target.ref), now_s)
+        return self.cluster.observe(named(self.resources, target.ref), now_s)
 
     def apply(self, command: Record, now_s: float) -> Result:
         """Set the count of the target's object; see the module and `Provider.apply`."""
-        resource = self._resource(Target.of(command).ref)
+        resource = named(self.resources, Target.of(command).ref)
         self._epochs.enter(resource.ref, command)
         call = self.api.call()
         for _ in range(TRIES):
@@ -178,11 +179,6 @@ class KubernetesProvider(Provider):
             call.create(Place(EVENT, place.namespace or "default"), event)
         except (Retryable, Rejected) as error:
             log.info("no event", of=str(place), error=str(error))
-
-    def _resource(self, ref: str) -> Resource:
-        if ref not in self.resources:
-            raise Rejected(f"the targets file has no {ref}")
-        return self.resources[ref]
 
 
 def _words(resource: Resource, mark: Mark) -> str:

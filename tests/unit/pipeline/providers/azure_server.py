@@ -434,10 +434,10 @@ class Cloud(Contract):
 
     def _machines(self, request: Request) -> Refused | list[Json]:
         """Instances of a flexible set: virtual machines of the group."""
-        found = re.fullmatch(r"'virtualMachineScaleSet/id' eq '(.+)'", request.query.get("$filter", ""))
-        if found is None or request.query.get("$expand") != "instanceView":
+        filtered = re.fullmatch(r"'virtualMachineScaleSet/id' eq '(.+)'", request.query.get("$filter", ""))
+        if filtered is None or request.query.get("$expand") != "instanceView":
             return Refused("BadRequest", 400, "Instance views only with a filter.")
-        machines = self.sets.get(found[1].rpartition("/")[2].lower())
+        machines = self.sets.get(filtered[1].rpartition("/")[2].lower())
         if machines is None or machines.described["properties"]["orchestrationMode"] != "Flexible":
             return []
         return [conforming(models.VirtualMachine, instance) for instance in machines.instances.values()]
@@ -517,9 +517,9 @@ def read(environ: Environ) -> Request:
     action, version, name = "", "", ""
     within = rf"/subscriptions/{SUBSCRIPTION}(/resourceGroups/{GROUP})?"
     for of, form, named, needed in ROUTES:
-        found = re.fullmatch(within + form, path, re.IGNORECASE)
-        if of == method and found is not None:
-            action, version, name = named, needed, found.groupdict().get("name") or ""
+        matched = re.fullmatch(within + form, path, re.IGNORECASE)
+        if of == method and matched is not None:
+            action, version, name = named, needed, matched.groupdict().get("name") or ""
     token = environ.get("HTTP_AUTHORIZATION", "").removeprefix("Bearer ")
     etag = environ.get("HTTP_IF_MATCH", "")
     return Request(method, path, query, body, etag, token, action, version, name)

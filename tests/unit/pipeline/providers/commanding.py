@@ -2,15 +2,48 @@
 
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
-from pipeline.providers.base import Observation, Provider, Record
+from pipeline.providers.base import Observation, Provider, Record, Result
 from pipeline.security.signing_keys import demo_key
 from pipeline.stages.actuator.executor import Executor
 from pipeline.wire.commands import Target
 from tests.unit.pipeline.messages import command
 
 REF = "shop/od"
+
+
+class Closable(Protocol):
+    """A provider that ends."""
+
+    def apply(self, command: Record, now_s: float) -> Result: ...
+
+    def close(self) -> None: ...
+
+
+S = TypeVar("S")
+P = TypeVar("P", bound=Closable)
+
+
+class World(Generic[S, P]):
+    """A cloud on its contract server, with providers on it.
+
+    Args:
+        server: is serving it.
+    """
+
+    def __init__(self, server: S) -> None:
+        self.server = server
+        self.providers: list[P] = []
+
+    def with_provider(self, made: P) -> P:
+        """Close a provider with the rest."""
+        self.providers.append(made)
+        return made
+
+    def close(self) -> None:
+        for provider in self.providers:
+            provider.close()
 
 
 def order(provider: str, desired: int, epoch: int = 10, ref: str = REF, **more: Any) -> Record:

@@ -230,8 +230,8 @@ class Cloud(Contract):
 
     def mark(self, name: str = "web") -> Mark | None:
         """The mark on a group."""
-        found = next((group for group in self.groups.values() if group.name == name), None)
-        return None if found is None else mark_of(self.described(found))
+        group_named = next((group for group in self.groups.values() if group.name == name), None)
+        return None if group_named is None else mark_of(self.described(group_named))
 
     def attach(self, mode: str, name: str = "web") -> None:
         """Attach an autoscaler."""
@@ -370,8 +370,8 @@ class Cloud(Contract):
             return group
         if not 0 <= size <= 2000:
             return Refused("invalid", 400, f"Invalid value for field 'size': '{size}'.")
-        asked = self.mark(group.name), self.landing_late
-        return self._operate(request, group, lambda: self._set(group, size, *asked))
+        of_request = self.mark(group.name), self.landing_late
+        return self._operate(request, group, lambda: self._set(group, size, *of_request))
 
     def _delete_instances(self, request: Request) -> dict[str, Any] | Refused:
         group, urls = self._find(request), request.body.get("instances", [])
@@ -381,11 +381,11 @@ class Cloud(Contract):
         if len(going) != len(urls) or len(urls) > 1000:
             return Refused("invalid", 400, "Invalid value for field 'instances': not a member of the group")
 
-        asked = self.mark(group.name), self.landing_late
+        of_request = self.mark(group.name), self.landing_late
 
         def do() -> None:
             group.instances = [i for i in group.instances if i not in going]
-            self._set(group, group.target - len(going), *asked)
+            self._set(group, group.target - len(going), *of_request)
 
         return self._operate(request, group, do)
 

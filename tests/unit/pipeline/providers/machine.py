@@ -2,30 +2,23 @@
 
 import threading
 from abc import abstractmethod
-from typing import Any, ClassVar, Protocol, cast
+from typing import Any, ClassVar, cast
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 
 from pipeline.errors import Rejected, Retryable
-from pipeline.providers.base import Record, Result
+from pipeline.providers.base import Record
 from pipeline.wire.commands import Target
 from tests.unit.pipeline.messages import command
+from tests.unit.pipeline.providers.commanding import Closable
 from tests.unit.pipeline.providers.faults import Fault
 
 REF = "shop/pod"
 CHOICE = st.integers(0, 1_000)
 """Of a list, by the remainder: a draw inside a rule fails where a thread of a client uses `random` meanwhile."""
 COUNTS = st.integers(1, 9)
-
-
-class Closable(Protocol):
-    """A provider that ends."""
-
-    def apply(self, command: Record, now_s: float) -> Result: ...
-
-    def close(self) -> None: ...
 
 
 class Interleavings(RuleBasedStateMachine):

@@ -50,21 +50,17 @@ HERE = Account("", REGION)
 WEB = Group(REF, Place(HERE, "web"))
 
 
-class World:
+class World(commanding.World[Served, AwsProvider]):
     """A cloud with providers on it."""
 
     def __init__(self, server: Served) -> None:
-        self.server, self.cloud = server, server.cloud
-        self.providers: list[AwsProvider] = []
+        super().__init__(server)
+        self.cloud = server.cloud
 
     def provider(self, *groups: Group, dry_run: bool = False, **limits: Any) -> AwsProvider:
-        made = AwsProvider(groups or [WEB], lambda _: self.server.api(**limits), dry_run=dry_run)
-        self.providers.append(made)
-        return made
-
-    def close(self) -> None:
-        for provider in self.providers:
-            provider.close()
+        return self.with_provider(
+            AwsProvider(groups or [WEB], lambda _: self.server.api(**limits), dry_run=dry_run)
+        )
 
 
 @pytest.fixture

@@ -44,21 +44,17 @@ SETS = "/virtualMachineScaleSets"
 GET = f"{SETS}/web"
 
 
-class World:
+class World(commanding.World[Served, AzureProvider]):
     """A cloud with providers on it."""
 
     def __init__(self, server: Served) -> None:
-        self.server, self.cloud = server, server.cloud
-        self.providers: list[AzureProvider] = []
+        super().__init__(server)
+        self.cloud = server.cloud
 
     def provider(self, *targets: ScaleSet, dry_run: bool = False, **limits: Any) -> AzureProvider:
-        made = AzureProvider(targets or [WEB], lambda _: self.server.api(**limits), dry_run=dry_run)
-        self.providers.append(made)
-        return made
-
-    def close(self) -> None:
-        for provider in self.providers:
-            provider.close()
+        return self.with_provider(
+            AzureProvider(targets or [WEB], lambda _: self.server.api(**limits), dry_run=dry_run)
+        )
 
 
 @pytest.fixture

@@ -41,29 +41,25 @@ from tests.unit.pipeline.providers.gcp_server import (
 ROOT = Path(__file__).parents[4]
 
 
-class World:
+class World(commanding.World[Served, GcpProvider]):
     """A cloud with providers on it."""
 
     def __init__(self, server: Served) -> None:
-        self.server, self.cloud = server, server.cloud
-        self.providers: list[GcpProvider] = []
+        super().__init__(server)
+        self.cloud = server.cloud
 
     def group(self, name: str = "web", ref: str = REF, *, regional: bool = False) -> Group:
         at = self.server.location
         return Group(ref, Place(replace(at, zone="", region=REGION) if regional else at, name))
 
     def provider(self, *groups: Group, dry_run: bool = False, **limits: Any) -> GcpProvider:
-        made = GcpProvider(groups or [self.group()], lambda _: self.server.api(**limits), dry_run=dry_run)
-        self.providers.append(made)
-        return made
+        return self.with_provider(
+            GcpProvider(groups or [self.group()], lambda _: self.server.api(**limits), dry_run=dry_run)
+        )
 
     @property
     def apis(self) -> dict[str, Any]:
         return {self.server.url: self.server.api()}
-
-    def close(self) -> None:
-        for provider in self.providers:
-            provider.close()
 
 
 @pytest.fixture
@@ -710,8 +706,8 @@ def test_the_roles_allow_what_is_asked_and_nothing_else(world: World) -> None:
         world.cloud.deferred = False
         assert len(release(world.apis, [group])[0]) == 1
     world.server.api().call().everywhere(PROJECT)
-    asked = {world.cloud.permission_of(request) for request in world.cloud.requests}
-    assert asked == permissions()
+    needed = {world.cloud.permission_of(request) for request in world.cloud.requests}
+    assert needed == permissions()
 
 
 def test_without_a_role_the_permission_is_named(world: World) -> None:

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from pipeline.stages.actuator.executor import Executor
 from pipeline.wire.commands import Target
 from tests.unit.pipeline.messages import command
 from tests.unit.pipeline.providers import kubernetes_server as kube
+from tests.unit.pipeline.providers.commanding import World, eventually
 from tests.unit.pipeline.providers.faults import Fault
 from tests.unit.pipeline.providers.kubernetes_server import Object, Refused, Served, served
 
@@ -41,32 +42,18 @@ SCALED = Resource(REF, Place(SCALED_OBJECT, "shop", "web"))
 DIRECT = Resource(REF, Place(DEPLOYMENT, "shop", "web"))
 POOL = Resource(REF, Place(NODE_POOL, "", "general"))
 BY_SCALE = Resource(REF, Place(NODE_POOL, "", "general"), by_scale=True)
-WITHIN_S = 10.0
 NOW_S = 900.0
 
 
-def eventually(check: Callable[[], bool], within_s: float = WITHIN_S) -> None:
-    deadline = time.monotonic() + within_s
-    while not check():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
-class Cluster:
+class Cluster(World[Served, KubernetesProvider]):
     """A contract server with providers on it."""
 
     def __init__(self, server: Served) -> None:
-        self.server, self.state = server, server.state
-        self.providers: list[KubernetesProvider] = []
+        super().__init__(server)
+        self.state = server.state
 
     def provider(self, *resources: Resource, dry_run: bool = False, **limits: Any) -> KubernetesProvider:
-        made = KubernetesProvider(self.server.api(**limits), resources, dry_run=dry_run)
-        self.providers.append(made)
-        return made
-
-    def close(self) -> None:
-        for provider in self.providers:
-            provider.close()
+        return self.with_provider(KubernetesProvider(self.server.api(**limits), resources, dry_run=dry_run))
 
 
 @pytest.fixture
